@@ -1,0 +1,28 @@
+# Everything sets itself up: the first target that needs it makes .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench clean
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.ready  ## train on 10,000 photos of clothes, in minutes, and write runs/demo/report.html
+	$(BIN)/dinokit pretrain demo --data demo:fashion --out runs/demo
+
+test: $(VENV)/.ready  ## the default test suite
+	$(BIN)/python -m pytest -m "not slow" -n auto
+
+check: $(VENV)/.ready  ## style, types and every test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n auto
+
+bench: $(VENV)/.ready  ## the figures of docs/log.md
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf $(VENV) dist build runs

@@ -1,0 +1,32 @@
+"""dinokit: self-supervised vision foundation models of the DINO family, from a folder of images.
+
+The front door. Each name is imported when it is first used, so that `import dinokit` stays fast and free of torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load": "dinokit.checkpoints.load",
+    "Features": "dinokit.models.features",
+    "Backbone": "dinokit.models.features",
+    "list_models": "dinokit.commands",
+    "pretrain": "dinokit.commands",
+    "evaluate": "dinokit.commands",
+    "embed": "dinokit.commands",
+    "report": "dinokit.commands",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dinokit' has no attribute '{name}'; it has {', '.join(_HOME)}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

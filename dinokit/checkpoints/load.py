@@ -1,0 +1,81 @@
+"""Open a trained backbone: a run folder, one of its checkpoints, or a weights file.
+
+A file of ours carries its architecture and its pixel statistics in the safetensors header; a file of the official
+repositories is recognised by its keys (official.py). Only safetensors and `torch.load(weights_only=True)` are used, so no
+file can run code.
+"""
+
+import json
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dinokit.checkpoints import official
+from dinokit.checkpoints.store import MODEL
+from dinokit.config import from_plain, to_plain
+from dinokit.core.errors import UserError
+from dinokit.models import vit
+from dinokit.models.features import Backbone, Pixels
+
+FORMAT = "dinokit"
+
+
+def header(architecture: vit.Config, pixels: Pixels, *, step: int) -> dict[str, str]:
+    """Return what a weights file says of itself, so that it can be loaded on its own."""
+    about = {"architecture": to_plain(architecture), "pixels": to_plain(pixels), "step": step}
+    return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
+
+
+def load(path: str | Path) -> Backbone:
+    """Load a backbone, frozen and in evaluation mode, on the CPU.
+
+    Args:
+        path: a run folder, a folder RUN/checkpoints/STEP, a .safetensors file, or an official .pth file.
+
+    Raises:
+        UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
+    """
+    file = _weights_file(Path(path))
+    state, about = _read(file)
+    if FORMAT in about:
+        architecture, pixels = _described(about[FORMAT], file)
+    else:
+        architecture, state = official.recognise(state)
+        pixels = official.pixels(architecture)
+    backbone = vit.VisionTransformer(architecture)
+    official.load_strictly(backbone, state, file=str(file))
+    backbone.pixels = pixels
+    return backbone.eval().requires_grad_(False)
+
+
+def _described(about: str, file: Path) -> tuple[vit.Config, Pixels]:
+    try:
+        described = json.loads(about)
+        return from_plain(vit.Config, described["architecture"]), from_plain(Pixels, described["pixels"])
+    except (UserError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"{file} was written by another version of dinokit: {error}") from error
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_dir():
+        if not (path / MODEL).exists():
+            raise UserError(f"{path} holds no {MODEL}; expected a run folder, a checkpoint folder or a weights file")
+        return path / MODEL
+    if not path.exists():
+        raise UserError(f"no model at {path}; expected a run folder, a checkpoint folder or a weights file")
+    return path
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                names = opened.keys()
+                return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
+        return torch.load(file, map_location="cpu", weights_only=True), {}
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file} is not a readable weights file ({reason}); expected .safetensors or a plain .pth") from error

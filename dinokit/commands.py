@@ -1,0 +1,194 @@
+"""The verbs of the front door: what `dinokit VERB` and `dinokit.verb()` both run.
+
+Here the layers meet: the engine trains and hands over a checkpoint's path; this module decides that it is measured and
+that the report is written at the end.
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dinokit import config as configuration
+from dinokit import recipes
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import RunFolder
+from dinokit.config import parse_overrides
+from dinokit.core.errors import UserError
+from dinokit.core.files import append_jsonl, read_jsonl, write_json
+from dinokit.core.log import info
+from dinokit.data.source import open_source
+from dinokit.embed import embed as embed_source
+from dinokit.evaluation import base as evaluations
+from dinokit.models.variants import VARIANTS
+from dinokit.training.config import HALVES, TrainConfig
+from dinokit.training.engine import Interrupted
+from dinokit.training.engine import pretrain as train
+from dinokit.visuals.report import write_report
+
+__all__ = ["embed", "evaluate", "help_text", "list_models", "models", "parse_overrides", "pretrain", "report"]
+
+Settings = Annotated[Mapping[str, Any], tyro.conf.Suppress]
+NO_SETTINGS: Mapping[str, Any] = {}
+
+
+def pretrain(
+    recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, settings: Settings = NO_SETTINGS
+) -> int:
+    """Train a backbone on a folder of images, or continue the run that is in OUT.
+
+    Any setting of the recipe can be changed by its dotted key: --optim.lr.peak 1e-3 --data.batch_size 64.
+
+    Args:
+        recipe: a recipe's name (see `dinokit models`) or the config.yaml of another run.
+        data: a folder of images, nested as you like, or demo:fashion, demo:fashion-placed, demo:emoji.
+        out: the run's folder; the same command again continues it.
+    """
+    config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
+    if data:
+        config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
+    if not config.experiment.data.source:
+        raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
+    run = RunFolder(out)
+    try:
+        train(config, out, on_checkpoint=_measure(config, run))
+    except Interrupted as stop:
+        info(str(stop))
+        return 130
+    page = write_report(out)
+    info(_headline(run) or f"no labels in {config.experiment.data.source}: nothing to measure; look at the pictures")
+    info(f"model {run.model} · report {page}")
+    return 0
+
+
+def evaluate(
+    task: tyro.conf.Positional[str], *, model: str, data: str, out: Path | None = None, baselines: bool = True,
+    settings: Settings = NO_SETTINGS,
+) -> dict[str, dict[str, float]]:
+    """Measure frozen features, with the untrained architecture and the raw pixels beside them.
+
+    Args:
+        task: knn or retrieval.
+        model: a run folder, RUN/checkpoints/STEP, a weights file.
+        data: a folder with one folder per class, with train/ and val/ or test/ above them, or a demo: name.
+        out: file that receives the numbers as JSON.
+        baselines: also measure random-init and raw-pixels.
+    """
+    module = evaluations.find(task)
+    config = configuration.override(module.Config(data=data), settings)
+    backbone = load(model)
+    candidates = {str(model): backbone} | (evaluations.baselines(backbone) if baselines else {})
+    rows = {name: module.run(candidate, config) for name, candidate in candidates.items()}
+    _print_table(f"{task} on {data}", rows)
+    if out is not None:
+        write_json(out, {"task": task, "config": configuration.to_plain(config), "results": rows})
+    return rows
+
+
+def embed(*, model: str, data: str, out: Path) -> None:
+    """Write the features of every image of a source: OUT/embeddings.npy, one row per line of OUT/manifest.jsonl.
+
+    Args:
+        model: a run folder, RUN/checkpoints/STEP or a weights file.
+        data: a folder of images or a demo: name.
+        out: the folder to write.
+    """
+    embed_source(model, data, out)
+
+
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Write RUN/report.html: what ran, the curves, the numbers beside their baselines, and what the features see.
+
+    Args:
+        run: the run's folder.
+    """
+    info(f"report {write_report(run)}")
+
+
+def models(*, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+    """List architectures and recipes.
+
+    Args:
+        as_json: print JSON.
+    """
+    if as_json:
+        print(json.dumps({"architectures": list_models(), "recipes": recipes.names()}, indent=2))
+        return
+    table = Table("architecture", "patch", "dim", "depth", "heads", "registers", "positions", box=None)
+    for name, c in VARIANTS.items():
+        table.add_row(name, *map(str, (c.patch_size, c.dim, c.depth, c.heads, c.registers, c.position)))
+    Console().print(table)
+    print(f"\nrecipes: {', '.join(recipes.names())}")
+
+
+def list_models(pattern: str = "") -> list[str]:
+    """Return the names of all architectures that contain the pattern."""
+    return [name for name in VARIANTS if pattern in name]
+
+
+def help_text(name: str, words: list[str]) -> str:
+    """Return what a command takes; for `pretrain` with every setting of the recipe, its default and its meaning."""
+    text = _tyro_help(globals()[name], f"dinokit {name}")
+    recipe = next((word for word in words if not word.startswith("-")), "demo")
+    if name == "pretrain":
+        text += f"\nsettings of '{recipe}' (the leading experiment. or runtime. may be left out)\n"
+        text += _tyro_help(TrainConfig, "", default=recipes.find(recipe)).split("\n", 2)[2]
+    if name == "evaluate" and recipe in evaluations.names():
+        text += f"\nsettings of '{recipe}'\n"
+        text += _tyro_help(evaluations.find(recipe).Config, "", default=evaluations.find(recipe).Config(data="DATA"))
+    return text
+
+
+def _tyro_help(target: Any, prog: str, **options: Any) -> str:
+    captured = io.StringIO()
+    with redirect_stdout(captured), suppress(SystemExit):
+        tyro.cli(target, prog=prog, args=["--help"], config=(tyro.conf.AvoidSubcommands,), **options)
+    return captured.getvalue()
+
+
+def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:
+    """Return what measures each saved teacher and adds the result to metrics.jsonl, if there are labels to do it with."""
+    data = config.experiment.data.source
+    source = open_source(data)
+    if not config.runtime.evaluate or source.labels is None or len(source.classes) < 2:
+        return lambda step, path: None
+    task = evaluations.find("knn" if source.domains is None else "retrieval")
+    name = task.__name__.rsplit(".", 1)[1]
+
+    def measure(step: int, path: Path) -> None:
+        if any("evaluation" in line and line["step"] == step for line in read_jsonl(run.metrics)):
+            return
+        backbone = load(path)
+        candidates = {"teacher": backbone}
+        if step == 0:  # the teacher before the first step is the untrained network
+            candidates = {"random-init": backbone, "teacher": backbone, "raw-pixels": evaluations.raw_pixels(backbone)}
+        for model, candidate in candidates.items():
+            result = task.run(candidate, task.Config(data=data))
+            append_jsonl(run.metrics, {"step": step, "evaluation": name, "model": model} | result)
+        info(f"step {step} · {_headline(run)}")
+
+    return measure
+
+
+def _headline(run: RunFolder) -> str:
+    """Say the newest result and its baselines in one line; nothing if nothing was measured."""
+    newest = {line["model"]: line for line in read_jsonl(run.metrics) if "evaluation" in line}
+    if "teacher" not in newest:
+        return ""
+    measure, label = ("mAP", "retrieval mAP") if "mAP" in newest["teacher"] else ("top1@20", "k-NN (k = 20)")
+    order = [model for model in ("teacher", "random-init", "raw-pixels") if model in newest]
+    return f"{label}: " + ", ".join(f"{model} {newest[model][measure]:.1f} %" for model in order)
+
+
+def _print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    measures = list(next(iter(rows.values())))
+    table = Table("model", *measures, title=title, box=None)
+    for name, result in rows.items():
+        table.add_row(name, *(f"{result[measure]:.2f}" for measure in measures))
+    Console().print(table)

@@ -1,0 +1,183 @@
+"""Typed configuration: frozen dataclasses <-> plain values <-> YAML, strictly, with dotted overrides and differences.
+
+cattrs does the conversion; scalars are taken as they are (no "3" -> 3, no 2.7 -> 2, no "no" -> True), unknown keys fail
+with the nearest valid one, and every error names the dotted path of the value.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+import yaml
+
+from dinokit.core.errors import UserError, unknown_name
+
+T = TypeVar("T")
+
+converter = cattrs.Converter(forbid_extra_keys=True)
+
+
+def to_plain(config: Any) -> Any:
+    """Turn a config into dicts, lists and scalars that YAML and JSON can hold."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_plain(getattr(config, field.name)) for field in fields(config)}
+    if isinstance(config, Mapping):
+        return {key: to_plain(value) for key, value in config.items()}
+    return [to_plain(value) for value in config] if isinstance(config, tuple | list) else config
+
+
+def from_plain(kind: type[T], value: Any) -> T:
+    """Build a config from plain values.
+
+    Raises:
+        UserError: for an unknown key, a wrong type or a conflict; the message names the dotted path.
+    """
+    try:
+        return converter.structure(value, kind)
+    except (cattrs.BaseValidationError, TypeError, ValueError) as error:
+        raise UserError(_explanation(error, path="")) from error
+
+
+def to_yaml(config: Any) -> str:
+    """Write a config as YAML, in the order of its fields."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, width=120)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read plain values from a YAML file.
+
+    Raises:
+        UserError: if the file is missing or is not YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read `--dotted.key VALUE` pairs, also written `--dotted.key=VALUE`; values are YAML, e.g. 3, 1e-3, [0.4, 1.0], null."""
+    result: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        key, equals, text = rest.pop(0).partition("=")
+        if not key.startswith("--"):
+            raise UserError(f"expected --dotted.key VALUE, got '{key}'; settings come in pairs, lists as [0.4, 1.0]")
+        if not equals:
+            if not rest:
+                raise UserError(f"{key} has no value; write {key} VALUE")
+            text = rest.pop(0)
+        result[key.removeprefix("--").replace("-", "_")] = yaml.load(text, Loader=_Loader)
+    return result
+
+
+def override(config: T, values: Mapping[str, Any], *, hidden: Sequence[str] = ()) -> T:
+    """Return the config with the values at these dotted paths replaced.
+
+    Args:
+        hidden: fields of the root whose name may be left out of a path: with "experiment", `seed` is `experiment.seed`.
+
+    Raises:
+        UserError: for a path that does not exist or a value that does not fit.
+    """
+    plain = to_plain(config)
+    for path, value in values.items():
+        keys = path.split(".")
+        if keys[0] not in hidden:
+            keys = [half for half in hidden if keys[0] in plain[half]][:1] + keys
+        _assign(plain, keys, value, known=_paths(plain, hidden=hidden), path=path)
+    return from_plain(type(config), plain)
+
+
+def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """Return dotted path -> (old value, new value) wherever two configs or plain values differ."""
+    before, after = _leaves(to_plain(old)), _leaves(to_plain(new))
+    paths = list(before) + [path for path in after if path not in before]
+    absent = object()
+    changed = [path for path in paths if before.get(path, absent) != after.get(path, absent)]
+    return {path: (before.get(path), after.get(path)) for path in changed}
+
+
+def _assign(plain: dict[str, Any], keys: list[str], value: Any, *, known: list[str], path: str) -> None:
+    node: Any = plain
+    for key in keys[:-1]:
+        if not isinstance(node, dict) or key not in node:
+            raise unknown_name("setting", path, known)
+        if node[key] is None:
+            node[key] = {}  # a part that was switched off: the given values must then be complete
+        node = node[key]
+    if not isinstance(node, dict) or (node and keys[-1] not in node):
+        raise unknown_name("setting", path, known)
+    node[keys[-1]] = value
+
+
+def _paths(plain: Any, *, hidden: Sequence[str]) -> list[str]:
+    inner = [name for name in _nodes(plain) if name not in hidden]
+    return [name.split(".", 1)[1] if name.split(".")[0] in hidden else name for name in inner]
+
+
+def _nodes(plain: Any, prefix: str = "") -> list[str]:
+    names = []
+    for key, value in plain.items():
+        names.append(prefix + key)
+        if isinstance(value, dict):
+            names += _nodes(value, f"{prefix}{key}.")
+    return names
+
+
+def _leaves(plain: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(plain, dict) or not plain:
+        return {prefix: plain}
+    leaves: dict[str, Any] = {}
+    for key, value in plain.items():
+        leaves |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
+
+
+def _explanation(error: BaseException, *, path: str) -> str:
+    """Describe the first leaf of cattrs' tree of errors by its dotted path."""
+    if isinstance(error, cattrs.BaseValidationError):
+        first = error.exceptions[0]
+        notes = getattr(first, "__notes__", [])
+        steps = [n.name for n in notes if isinstance(n, cattrs.AttributeValidationNote)]
+        steps += [str(n.index) for n in notes if isinstance(n, cattrs.IterableValidationNote)]
+        step = steps[0] if steps else ""
+        return _explanation(first, path=f"{path}.{step}".strip("."))
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        prefix = f"{path}." if path else ""
+        known = [prefix + field.name for field in fields(error.cl)]
+        return str(unknown_name("setting", prefix + sorted(error.extra_fields)[0], known))
+    if isinstance(error, KeyError):
+        return f"setting '{path}' is missing; give it a value"
+    if isinstance(error, UserError):
+        return f"{path}: {error}" if path and path not in str(error) else str(error)
+    return f"setting '{path}': {error}"
+
+
+def _strict(kind: type, accepts: Callable[[Any], bool], name: str) -> None:
+    def structure(value: Any, _: Any) -> Any:
+        if not accepts(value):
+            raise TypeError(f"expected {name}, got {value!r}")
+        return kind(value)
+
+    converter.register_structure_hook(kind, structure)
+
+
+_strict(int, lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number")
+_strict(float, lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number")
+_strict(bool, lambda value: isinstance(value, bool), "true or false")
+_strict(str, lambda value: isinstance(value, str), "text")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-3 as text; this loader reads it as the number everyone means."""
+
+
+_EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))

@@ -1,0 +1,45 @@
+"""The device is chosen once, here, and so is the precision of its matrix products."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+
+from dinokit.core.errors import UserError
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def choose(name: str = "auto") -> torch.device:
+    """Return the named device, or with "auto" the first of CUDA, MPS and CPU that this machine has.
+
+    Raises:
+        UserError: if the device does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' is not usable here ({reason}); expected auto, cpu, cuda or mps") from error
+    return torch.device(name)
+
+
+def uses_bf16(device: torch.device, precision: Precision) -> bool:
+    """Decide whether matrix products run in bfloat16; "auto" means wherever the hardware multiplies it natively."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def autocast(device: torch.device, precision: Precision) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what opens a bfloat16 autocast region, or one that does nothing."""
+    if uses_bf16(device, precision):
+        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext

@@ -1,0 +1,24 @@
+"""The two kinds of failure a person meets, and the exit code of each.
+
+Every message is one line: what was expected, what came, what to do.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake of the user: a typo, a missing path, settings that contradict each other. Exit code 2."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on through no fault of the command. Exit code 3."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that does not exist; the nearest valid ones come first."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return UserError(f"unknown {kind} '{name}'; did you mean {' or '.join(repr(n) for n in near)}?")
+    return UserError(f"unknown {kind} '{name}'; known are: {', '.join(names)}")

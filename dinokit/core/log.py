@@ -1,0 +1,15 @@
+"""What the program says to a person: on standard error, so that standard output stays data."""
+
+from rich.console import Console
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def info(message: str) -> None:
+    """Say one line."""
+    console.print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """Say one line that asks for attention."""
+    console.print(f"warning: {message}", style="yellow", markup=False)

@@ -1,0 +1,71 @@
+"""Numbers that change with the training step: warm-up, then a constant, a cosine or a line.
+
+Two conventions of the field differ by one step, and both stay reproducible: the older recipes (DINO, DINOv2) let the
+warm-up reach its peak on its last step and the cosine stop one step short of its end; DINOv3 starts the cosine at the
+peak and lets it reach its end.
+Source: DINO (arXiv:2104.14294) section 3.1 with its published recipe; DINOv3 (arXiv:2508.10104) section 3.2.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from dinokit.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A value per step: 0 while frozen, then warm-up `start` -> `peak`, then `shape` towards `end`, then `end`."""
+
+    peak: float  # value after the warm-up
+    end: float  # value after the decay; equals `peak` for shape "constant"
+    start: float = 0.0  # value at the first step of the warm-up
+    warmup: int = 0  # steps of linear warm-up
+    decay: int = 0  # steps of the decay that follows the warm-up
+    freeze: int = 0  # steps at 0 that come before the warm-up
+    shape: Literal["constant", "cosine", "linear"] = "constant"  # how the decay goes from peak to end
+    inclusive: bool = False  # False: DINO, DINOv2 (warm-up includes its peak); True: DINOv3 (decay includes its end)
+
+    def __post_init__(self) -> None:
+        if min(self.warmup, self.decay, self.freeze) < 0:
+            counts = f"warmup {self.warmup}, decay {self.decay}, freeze {self.freeze}"
+            raise UserError(f"the steps of a schedule must be >= 0, got {counts}")
+        if self.shape == "constant" and self.peak != self.end:
+            raise UserError(f"a constant schedule needs end = peak, got {self.end} and {self.peak}; set both or choose shape cosine")
+
+    def at(self, step: int) -> float:
+        """Return the value at a step counted from 0."""
+        if step < self.freeze:
+            return 0.0
+        step -= self.freeze
+        if step < self.warmup:
+            return self._warming(step)
+        if self.shape == "constant" or step >= self.warmup + self.decay:
+            return self.end
+        return self._decaying(step - self.warmup)
+
+    def _warming(self, step: int) -> float:
+        intervals = self.warmup if self.inclusive else self.warmup - 1
+        return self.start + (self.peak - self.start) * (step / intervals if intervals else 0.0)
+
+    def _decaying(self, step: int) -> float:
+        intervals = self.decay - 1 if self.inclusive else self.decay
+        progress = step / intervals if intervals else 0.0
+        if self.shape == "linear":
+            return self.peak + (self.end - self.peak) * progress
+        return self.end + (self.peak - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def constant(value: float) -> Schedule:
+    """Return the schedule that never changes."""
+    return Schedule(peak=value, end=value)
+
+
+def cosine(peak: float, end: float, *, steps: int, warmup: int = 0, start: float = 0.0) -> Schedule:
+    """Return warm-up and cosine decay over `steps` in all, in the convention of DINO and DINOv2."""
+    return Schedule(start=start, peak=peak, end=end, warmup=warmup, decay=steps - warmup, shape="cosine")
+
+
+def ramp(start: float, end: float, *, steps: int) -> Schedule:
+    """Return a linear ramp over `steps`, then the constant `end`."""
+    return Schedule(start=start, peak=end, end=end, warmup=steps)

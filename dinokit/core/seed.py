@@ -1,0 +1,27 @@
+"""Randomness as a function: every draw follows from a few integers such as (seed, step, sample).
+
+Nothing then depends on how many workers, ranks or interruptions there were, and no generator state needs saving.
+"""
+
+import numpy
+import torch
+
+
+def generator(*key: int) -> numpy.random.Generator:
+    """Make a NumPy generator that is a pure function of the integers (each >= 0)."""
+    return numpy.random.default_rng(key)
+
+
+def torch_generator(*key: int) -> torch.Generator:
+    """Make a CPU torch generator that is a pure function of the integers (each >= 0)."""
+    return torch.Generator().manual_seed(_hashed(key))
+
+
+def seed_torch(*key: int) -> None:
+    """Seed torch's global generators on every device from the integers (each >= 0)."""
+    torch.manual_seed(_hashed(key))
+
+
+def _hashed(key: tuple[int, ...]) -> int:
+    # 63 bits: torch takes a signed integer
+    return int(numpy.random.SeedSequence(key).generate_state(1, numpy.uint64)[0] >> numpy.uint64(1))

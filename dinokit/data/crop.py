@@ -1,0 +1,134 @@
+"""Random resized crops: which window of an image (the rule of torchvision's RandomResizedCrop) and its resampling.
+
+Bicubic with antialiasing (Keys 1981, a = -0.5, support widened by the scale when shrinking), on uint8, any number of
+channels. Two ways to the same pixels, up to one grey level of rounding: large images one by one with torch's kernel;
+small images of one shape all together as two batched matrix products, because the kernel's fixed cost of 60 us per call
+would exceed the work (768 crops of 28 px on one core: 58 ms against 10).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from torch import Tensor
+
+DRAWS = 23  # uniforms per crop: 10 tries of (area, aspect), then top, left, flip
+SMALL = 64  # pixels; images up to this side are resampled together
+_TRIES = 10
+
+
+def boxes(
+    uniforms: Float[np.ndarray, "sample draw"],
+    *,
+    height: Int64[np.ndarray, "sample"],
+    width: Int64[np.ndarray, "sample"],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Int64[np.ndarray, "sample 4"]:
+    """Choose a window per image: (top, left, height, width) in pixels.
+
+    Area uniform in `scale` (fractions of the image), aspect ratio log-uniform in `ratio`; the first of ten tries that
+    fits, else the largest centred window of an allowed ratio.
+    """
+    tries = uniforms[:, : 2 * _TRIES].reshape(-1, _TRIES, 2)
+    area = (height * width)[:, None] * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])  # [sample, try]
+    low, high = np.log(ratio)
+    aspect = np.exp(low + (high - low) * tries[..., 1])
+    tall, wide = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+    fits = (tall > 0) & (tall <= height[:, None]) & (wide > 0) & (wide <= width[:, None])
+    first = fits.argmax(axis=1)[:, None]
+    chosen_height = np.take_along_axis(tall, first, axis=1)[:, 0]
+    chosen_width = np.take_along_axis(wide, first, axis=1)[:, 0]
+    top = np.floor(uniforms[:, 20] * (height - chosen_height + 1))
+    left = np.floor(uniforms[:, 21] * (width - chosen_width + 1))
+    drawn = np.stack([top, left, chosen_height, chosen_width], axis=1).astype(np.int64)
+    return np.where(fits.any(axis=1)[:, None], drawn, _centred(height, width, ratio=ratio))
+
+
+def flips(uniforms: Float[np.ndarray, "sample draw"], *, probability: float) -> Bool[np.ndarray, "sample"]:
+    """Choose which crops are mirrored left to right."""
+    return uniforms[:, 22] < probability
+
+
+def cut(
+    images: Sequence[Tensor],
+    windows: Int64[np.ndarray, "view sample 4"],
+    mirrored: Bool[np.ndarray, "view sample"],
+    *,
+    size: int,
+) -> UInt8[Tensor, "view sample channel size size"]:
+    """Cut windows out of images (uint8 [channel, height, width], any sizes), resize them to a square, mirror them."""
+    views, samples, _ = windows.shape
+    out = torch.empty(views, samples, images[0].shape[0], size, size, dtype=torch.uint8)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        if max(image.shape[1:]) <= SMALL:
+            groups.setdefault(tuple(image.shape), []).append(index)
+            continue
+        for view in range(views):
+            out[view, index] = _one(image, windows[view, index], flip=bool(mirrored[view, index]), size=size)
+    for members in groups.values():
+        stack = (
+            torch.stack([images[index] for index in members]).float().transpose(1, 2)
+        )  # [sample, height, channel, width]
+        for view in range(views):
+            crops = _together(stack, windows[view, members], mirrored[view, members], size=size)
+            out[view].index_copy_(0, torch.tensor(members), crops)
+    return out
+
+
+def _centred(
+    height: Int64[np.ndarray, "sample"], width: Int64[np.ndarray, "sample"], *, ratio: tuple[float, float]
+) -> Int64[np.ndarray, "sample 4"]:
+    aspect = width / height
+    chosen_height = np.where(aspect < ratio[0], np.rint(width / ratio[0]), height)
+    chosen_width = np.where(aspect > ratio[1], np.rint(height * ratio[1]), width)
+    top, left = (height - chosen_height) // 2, (width - chosen_width) // 2
+    return np.stack([top, left, chosen_height, chosen_width], axis=1).astype(np.int64)
+
+
+def _one(image: Tensor, window: Int64[np.ndarray, "4"], *, flip: bool, size: int) -> Tensor:
+    top, left, height, width = map(int, window)
+    part = image[None, :, top : top + height, left : left + width]
+    resized = F.interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
+    return resized.flip(-1) if flip else resized
+
+
+def _together(
+    stack: Float32[Tensor, "sample height channel width"],
+    windows: Int64[np.ndarray, "sample 4"],
+    mirrored: Bool[np.ndarray, "sample"],
+    *,
+    size: int,
+) -> UInt8[Tensor, "sample channel size size"]:
+    samples, height, channels, width = stack.shape
+    window = torch.from_numpy(windows)
+    rows = _weights(window[:, 0], window[:, 2], side=height, size=size)  # [sample, size, height]
+    columns = _weights(window[:, 1], window[:, 3], side=width, size=size)
+    columns = torch.where(torch.from_numpy(mirrored)[:, None, None], columns.flip(1), columns)
+    wide = torch.bmm(stack.reshape(samples, height * channels, width), columns.transpose(1, 2))
+    tall = torch.bmm(rows, wide.view(samples, height, channels * size))  # [sample, size, channel * size]
+    pixels = tall.round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.view(samples, size, channels, size).transpose(1, 2)
+
+
+def _weights(
+    start: Int64[Tensor, "sample"], length: Int64[Tensor, "sample"], *, side: int, size: int
+) -> Float32[Tensor, "sample size side"]:
+    """Make the matrix that resamples pixels start .. start + length of a line of `side` pixels to `size` pixels."""
+    scale = (length / size)[:, None, None]
+    inside = torch.arange(side) - start[:, None]  # position within the window, [sample, side]
+    # pixels outside of the window are put out of reach of every kernel
+    position = torch.where((inside >= 0) & (inside < length[:, None]), inside + 0.5, math.inf)
+    centres = scale * (torch.arange(size)[:, None] + 0.5)  # [sample, size, 1]
+    distance = (position[:, None, :] - centres).div_(scale.clamp(min=1)).abs_()
+    # twice Keys' kernel (3 d^3 - 5 d^2 + 2 up to 1, then -d^3 + 5 d^2 - 8 d + 4 up to 2) as a sum of clamped cubics,
+    # f^2 (f - 1) + 2 n^2 (1 - 2 n) with f = max(2 - d, 0), n = max(1 - d, 0): half the passes over memory
+    far = distance.neg_().add_(2).clamp_(min=0)
+    near = (far - 1).clamp_(min=0)
+    weights = (far - 1).mul_(far).mul_(far)
+    weights.add_((1 - 2 * near).mul_(near).mul_(near), alpha=2)
+    return weights.div_(weights.sum(dim=2, keepdim=True))

@@ -1,0 +1,184 @@
+"""The training loader: batches as a pure function of (seed, step), whatever the workers, ranks and interruptions.
+
+The global batch of a step consists of world * accumulate micro batches; rank r owns `accumulate` neighbouring ones. The
+images and their views depend on the position in the global batch alone; masks are balanced within each micro batch, so
+they stay the same as long as its size does. An image that cannot be read is replaced by another one and reported.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dinokit.core.errors import UserError
+from dinokit.core.seed import generator
+from dinokit.data import masking, views
+from dinokit.data.sampler import Order
+from dinokit.data.source import BadImage, Source
+
+_STREAM = 3  # keeps these random numbers apart from the order (0), the views (1) and the masks (2)
+_ATTEMPTS = 32  # replacements tried for one image before the source is given up
+_ENDLESS = 1 << 62
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """An image that could not be used and was replaced."""
+
+    index: int  # in the source
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro batch of one rank."""
+
+    step: int
+    micro: int  # 0 .. accumulate - 1
+    views: views.Views
+    indices: Int64[np.ndarray, "batch"]  # of the images actually seen, after replacement
+    bad: tuple[BadRecord, ...]
+
+    def pin_memory(self) -> "Batch":
+        """Copy to page-locked memory; the hook by which torch's DataLoader pins."""
+        return Batch(self.step, self.micro, self.views.pin_memory(), self.indices, self.bad)
+
+
+@final
+class Loader:
+    """Batches of views from any source, from any step on.
+
+    Args:
+        views_config: crops and distortions.
+        masking_config: None = no masks (DINO v1).
+        patch_size: of the backbone, pixels; crop sizes must be multiples of it.
+        batch: images per micro batch, i.e. per rank and forward pass; the global batch is batch * accumulate * world.
+        accumulate: micro batches per step and rank.
+        workers: loader processes; 0 = build the batches in this process. Never changes a number.
+        prefetch: batches that every worker prepares in advance.
+
+    Raises:
+        UserError: if a crop size is not a multiple of the patch size, or the normalisation does not fit the channels.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views_config: views.Config,
+        masking_config: masking.Config | None,
+        *,
+        patch_size: int,
+        batch: int,
+        seed: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        prefetch: int = 2,
+        pin_memory: bool = False,
+    ) -> None:
+        views.check_sizes(views_config, patch_size=patch_size, channels=source.channels)
+        self.source = source
+        self.views_config = views_config
+        self.masking_config = masking_config
+        self.grid = (views_config.global_size // patch_size, views_config.global_size // patch_size)
+        self.batch = batch
+        self.accumulate = accumulate
+        self.rank = rank
+        self.world = world
+        self.seed = seed
+        self.workers = workers
+        self.prefetch = prefetch
+        self.pin_memory = pin_memory
+        self._order = Order(len(source), seed=seed)
+
+    @property
+    def global_batch(self) -> int:
+        """Images per step over all ranks."""
+        return self.batch * self.accumulate * self.world
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Yield the micro batches of steps start .. stop (None = without end), `accumulate` per step.
+
+        Raises:
+            UserError: if the source holds hardly any readable image.
+        """
+        numbers = range(start * self.accumulate, _ENDLESS if stop is None else stop * self.accumulate)
+        feed: DataLoader[Batch | UserError] = DataLoader(
+            _Built(self),
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self.workers,
+            prefetch_factor=self.prefetch if self.workers else None,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),  # else the DataLoader would take a number from torch's global generator
+            worker_init_fn=_quiet_worker,
+        )
+        for built in feed:
+            if isinstance(built, UserError):
+                raise built
+            yield built
+
+    def build(self, step: int, micro: int = 0) -> Batch:
+        """Build one micro batch in this process."""
+        first = (self.rank * self.accumulate + micro) * self.batch
+        images, indices, bad = self._read(step, first)
+        global_crops, local_crops = views.make(images, self.views_config, seed=self.seed, step=step, first=first)
+        masks = None
+        if self.masking_config is not None:
+            masks = masking.sample_masks(
+                self.masking_config, views=2, batch=self.batch, grid=self.grid, seed=self.seed, step=step, first=first
+            )
+        return Batch(step, micro, views.Views(global_crops, local_crops, masks), indices, tuple(bad))
+
+    def _read(self, step: int, first: int) -> tuple[list[Tensor], Int64[np.ndarray, "batch"], list[BadRecord]]:
+        indices = self._order.indices(step * self.global_batch + first, self.batch)
+        images: list[Tensor] = []
+        bad: list[BadRecord] = []
+        for position, index in enumerate(indices.tolist()):
+            image, used, failed = self._read_one(index, step, first + position)
+            images.append(image)
+            indices[position] = used
+            bad += failed
+        return images, indices, bad
+
+    def _read_one(self, index: int, step: int, position: int) -> tuple[Tensor, int, list[BadRecord]]:
+        """Read an image or else random others in its place: a function of seed, step and position like everything."""
+        bad: list[BadRecord] = []
+        while True:
+            try:
+                return self.source.read(index, min_side=self.views_config.min_side), index, bad
+            except BadImage as error:
+                bad.append(BadRecord(index, self.source.key(index), str(error)))
+            if len(bad) > _ATTEMPTS:
+                raise UserError(
+                    f"{len(bad)} images in a row of {self.source.name} could not be read, "
+                    f"e.g. {bad[0].key}: {bad[0].reason}; check that the files are whole"
+                )
+            index = int(generator(self.seed, _STREAM, step, position, len(bad)).integers(len(self.source)))
+
+
+class _Built(Dataset[Batch | UserError]):
+    """Micro batches by their number, for torch's DataLoader to spread over processes."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __getitem__(self, number: int) -> Batch | UserError:
+        try:
+            return self.loader.build(*divmod(number, self.loader.accumulate))
+        except UserError as error:
+            return error  # as a value: raised in a worker it would arrive wrapped in a traceback of the worker
+
+
+def _quiet_worker(_: int) -> None:
+    """Prepare a loader process: one thread, and Ctrl-C left to the main process, which saves before it ends."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,185 @@
+"""Multi-crop views: two global crops and several local ones of every image, each distorted in its own way.
+
+All randomness of a batch is one table of uniform numbers per step, one row per position in the global batch; a rank or
+a loader process computes its own rows of it directly: the views of a sample are a function of (seed, step, position).
+Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1), DINOv2 and DINOv3 recipes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, UInt8
+from torch import Tensor
+
+from dinokit.core.errors import UserError
+from dinokit.core.seed import generator
+from dinokit.data import augment, crop
+
+_STREAM = 1  # keeps these random numbers apart from the order (0), the masks (2) and the replacements (3)
+_CHUNK = 1 << 19  # values distorted at a time: 2 MB of float32 stay near the core without too many small calls
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a training step sees of a batch; crops are normalised float32."""
+
+    global_crops: Float[Tensor, "view batch channel height width"]
+    local_crops: Float[Tensor, "local batch channel small_height small_width"]
+    masks: Bool[Tensor, "view batch patch"] | None  # True where HIDDEN
+    anchor_crops: Float[Tensor, "view batch channel large_height large_width"] | None = None  # for the Gram teacher
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Views":
+        """Copy to a device."""
+        return self._map(lambda part: part.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Views":
+        """Copy to page-locked memory, from where copies to a device can overlap with computing."""
+        return self._map(lambda part: part.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Views":
+        return Views(
+            change(self.global_crops),
+            change(self.local_crops),
+            None if self.masks is None else change(self.masks),
+            None if self.anchor_crops is None else change(self.anchor_crops),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Multi-crop augmentation; the defaults are those of DINOv2 and DINOv3 as published, at 224 and 96 pixels."""
+
+    global_size: int = 224  # pixels; side of the two global crops, a multiple of the patch size
+    global_scale: tuple[float, float] = (0.32, 1.0)  # fraction of the image area that a global crop covers
+    local_count: int = 8  # local crops per image; 0 = none
+    local_size: int = 96  # pixels; a multiple of the patch size
+    local_scale: tuple[float, float] = (0.05, 0.32)  # fraction of the image area that a local crop covers
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the window before it is resized to a square
+    flip: float = 0.5  # probability of mirroring a crop left to right
+    first: augment.Config = field(default_factory=lambda: augment.published()[0])  # distortion of global crop 1
+    second: augment.Config = field(default_factory=lambda: augment.published()[1])  # distortion of global crop 2
+    local: augment.Config = field(default_factory=lambda: augment.published()[2])  # distortion of the local crops
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # subtracted from values in [0, 1]; per channel, or one for all
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)  # then divided by; per channel, or one for all
+
+    def __post_init__(self) -> None:
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise UserError(f"{name} must be (low, high) with 0 < low <= high <= 1, got {(low, high)}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise UserError(f"ratio must be (low, high) with 0 < low <= high, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"flip must lie in [0, 1], got {self.flip}")
+        if self.local_count < 0:
+            raise UserError(f"local_count must be 0 or more, got {self.local_count}")
+        if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
+            raise UserError(
+                f"mean and std must have one value per channel, std positive; got {self.mean} and {self.std}"
+            )
+        taps = max(self.first.blur_taps, self.second.blur_taps)
+        kinds = [("global_size", self.global_size, taps)]
+        kinds += [("local_size", self.local_size, self.local.blur_taps)] if self.local_count else []
+        for name, size, taps in kinds:
+            if size <= taps // 2:
+                raise UserError(f"{name} {size} is too small for blur_taps {taps}; use at least {taps // 2 + 1} pixels")
+
+    @property
+    def min_side(self) -> int:
+        """The short side in pixels below which an image would have to be enlarged for its smallest crops."""
+        sides = [self.global_size / math.sqrt(self.global_scale[0])]
+        if self.local_count:
+            sides.append(self.local_size / math.sqrt(self.local_scale[0]))
+        return math.ceil(max(sides))
+
+
+def check_sizes(config: Config, *, patch_size: int, channels: int) -> None:
+    """Check that crops divide into patches and that the normalisation fits the images.
+
+    Raises:
+        UserError: names the nearest sizes that do, or the numbers of channels.
+    """
+    sizes = {"global_size": config.global_size} | ({"local_size": config.local_size} if config.local_count else {})
+    for name, size in sizes.items():
+        if size <= 0 or size % patch_size:
+            below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
+            advice = f"use {below} or {above}" if below > 0 else f"use {above}"
+            raise UserError(f"{name} {size} is not a multiple of the patch size {patch_size}; {advice}")
+    if len(config.mean) not in (1, channels):
+        raise UserError(
+            f"mean and std have {len(config.mean)} values, the images {channels} channels; give one per channel"
+        )
+
+
+def make(
+    images: Sequence[Tensor], config: Config, *, seed: int, step: int, first: int
+) -> tuple[
+    Float32[Tensor, "view batch channel height width"], Float32[Tensor, "local batch channel small_height small_width"]
+]:
+    """Cut and distort the global and the local crops of a batch.
+
+    Args:
+        images: uint8 [channel, height, width], of any sizes.
+        first: position of the first image in the global batch of this step.
+    """
+    count = 2 + config.local_count
+    uniforms = _uniforms(seed, step, first=first, samples=len(images), draws=count * (crop.DRAWS + augment.DRAWS))
+    table = uniforms.reshape(len(images), count, -1).transpose(1, 0, 2)  # [crop, sample, draw]
+    geometry, distortion = table[..., : crop.DRAWS], table[..., crop.DRAWS :]
+    first_crop, second_crop = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
+    local_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
+    global_crops = torch.stack(
+        [
+            _distort(first_crop, distortion[0], config.first, config),
+            _distort(second_crop, distortion[1], config.second, config),
+        ]
+    )
+    flat = distortion[2:].reshape(-1, augment.DRAWS)  # [local * sample, draw]
+    return global_crops, _distort(local_crops.flatten(0, 1), flat, config.local, config).view(local_crops.shape)
+
+
+def _uniforms(seed: int, step: int, *, first: int, samples: int, draws: int) -> Float[np.ndarray, "sample draw"]:
+    generate = generator(seed, _STREAM, step)
+    assert isinstance(generate.bit_generator, np.random.PCG64)
+    generate.bit_generator.advance(first * draws)  # one 64-bit number per uniform: straight to this row of the table
+    return generate.random((samples, draws))
+
+
+def _cut(
+    images: Sequence[Tensor],
+    geometry: Float[np.ndarray, "view sample draw"],
+    scale: tuple[float, float],
+    size: int,
+    config: Config,
+) -> UInt8[Tensor, "view sample channel size size"]:
+    height = np.array([image.shape[1] for image in images])
+    width = np.array([image.shape[2] for image in images])
+    windows = [crop.boxes(view, height=height, width=width, scale=scale, ratio=config.ratio) for view in geometry]
+    mirrored = [crop.flips(view, probability=config.flip) for view in geometry]
+    shape = (len(geometry), len(images))  # spelled out, for there may be no views at all
+    return crop.cut(
+        images, np.reshape(windows, (*shape, 4)).astype(np.int64), np.reshape(mirrored, shape).astype(bool), size=size
+    )
+
+
+def _distort(
+    crops: UInt8[Tensor, "sample channel height width"],
+    uniforms: Float[np.ndarray, "sample draw"],
+    distortion: augment.Config,
+    config: Config,
+) -> Float32[Tensor, "sample channel height width"]:
+    """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
+    parameters = augment.draw(distortion, uniforms)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+    out = torch.empty(crops.shape, dtype=torch.float32)
+    pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK))
+    edges = np.linspace(0, len(crops), pieces + 1).astype(int).tolist()
+    for start, stop in pairwise(edges):
+        values = crops[start:stop].float().div_(255)
+        values = augment.apply(values, parameters.rows(start, stop), distortion)
+        torch.div(values - mean, std, out=out[start:stop])
+    return out

@@ -1,0 +1,341 @@
+"""Frozen features of a set of images: one vector per image, in rows that stay in step with the images' keys.
+
+Everything that measures, searches or shows a backbone starts here, so that an image meets every model in the same way:
+the centre square, one bicubic antialiased resize, no augmentation, float32, no gradient. The feature is the CLS token
+after the final norm, no projection head. Source: DINOv3 (arXiv:2508.10104), appendix D, where the short side is resized
+to the crop itself.
+
+The size rule. With `pixels.size` the centre square is resized to the multiple of the patch nearest to that size.
+Without it (native size) nothing is cut and each side is resized to its own nearest multiple of the patch.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from dinokit.checkpoints.load import load
+from dinokit.core.errors import RunError, UserError
+from dinokit.core.files import write_atomic, write_json, write_text
+from dinokit.data.source import BadImage, Source, open_source
+from dinokit.models.features import Backbone, Features, Pixels
+
+Progress = Callable[[int, int], None]  # images done, images in all
+
+FILES = ("embeddings.npy", "patches.npy", "manifest.jsonl", "bad_images.jsonl", "embed.json")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read, and why."""
+
+    index: int  # its place in the source
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Features of the readable images of a source; row i of every field belongs to the same image."""
+
+    cls: Float32[numpy.ndarray, "image dim"]
+    patches: Float32[numpy.ndarray, "image patch dim"] | None
+    indices: Int64[numpy.ndarray, " image"]  # place of each row in the source
+    keys: tuple[str, ...]
+    labels: Int64[numpy.ndarray, " image"] | None
+    classes: tuple[str, ...]
+    domains: numpy.ndarray | None
+    bad: tuple[Skipped, ...]
+
+
+def extract(
+    backbone: Backbone,
+    source: Source,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    workers: int = 2,
+    patches: bool = False,
+    progress: Progress | None = None,
+) -> Embeddings:
+    """Compute the frozen features of all images of a source, in its order.
+
+    Images of equal size are computed together, so a row does not depend on the batch it was in. An image that cannot be
+    read is left out of every field and listed in `bad`.
+
+    Args:
+        device: where to compute; the backbone is moved there. None: where the backbone is.
+        workers: threads that read and resize; 0 reads in this thread.
+        patches: also keep the patch features; costs images x patches x dim x 4 bytes of memory.
+
+    Raises:
+        UserError: if no image is readable, or `patches` is asked for and the images give different numbers of patches.
+        RunError: if a feature is not finite.
+    """
+    device = torch.device(device) if device is not None else device_of(backbone)
+    backbone.to(device)
+    was_training = backbone.training
+    backbone.eval()
+    bad: list[Skipped] = []
+    rows: dict[int, Float32[numpy.ndarray, " dim"]] = {}
+    patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]] = {}
+    for batch in _batches(_readable(source, backbone, workers=workers, bad=bad), batch_size):
+        features = encode(backbone, torch.stack([image for _, image in batch]).to(device))
+        cls = features.cls.float().cpu().numpy()
+        rows |= {index: row for (index, _), row in zip(batch, cls, strict=True)}
+        if patches:
+            tokens = features.patches.float().cpu().numpy()
+            patch_rows |= {index: row for (index, _), row in zip(batch, tokens, strict=True)}
+        if progress is not None:
+            progress(len(rows) + len(bad), len(source))
+    backbone.train(was_training)
+    if not rows:
+        first = f"; the first: {bad[0].key}: {bad[0].reason}" if bad else ""
+        raise UserError(f"expected images in {source.name}, got none that can be read{first}")
+    return _assembled(source, rows, patch_rows if patches else None, bad)
+
+
+def embed(
+    model: str | Path,
+    data: str,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    workers: int = 2,
+    patches: bool = False,
+    progress: Progress | None = None,
+) -> Embeddings:
+    """Embed a folder of images and write the result to a folder.
+
+    Writes `embeddings.npy` (float32, one row per readable image), `manifest.jsonl` (row, key, label of each),
+    `bad_images.jsonl` if there are any, `patches.npy` if asked for, and last `embed.json`, so that a folder with
+    `embed.json` is complete. An earlier result in `out` is replaced; any other folder with content is refused.
+
+    Args:
+        model: a run folder, a checkpoint folder, or a safetensors file.
+        data: a folder of images or a `demo:` name.
+        split: one split of the data; None: train, or everything where there are no splits.
+    """
+    out = Path(out)
+    _check_writable(out)
+    backbone = load(Path(model))
+    source = open_source(data, split=split, channels=backbone.channels)
+    result = extract(
+        backbone, source, batch_size=batch_size, device=device, workers=workers, patches=patches, progress=progress
+    )
+    try:
+        _write(result, out, summary=_summary(result, model=str(model), data=data, split=split, pixels=backbone.pixels))
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; give --out another folder") from error
+    return result
+
+
+def prepare(
+    image: UInt8[Tensor, "channel height width"], *, size: int | None, patch_size: int
+) -> UInt8[Tensor, "channel rows columns"]:
+    """Resize and crop one image by the size rule of this module; an image that fits is returned as it is."""
+    height, width = image.shape[1:]
+    if size is None:
+        return _resized(image, multiple(height, patch_size), multiple(width, patch_size))
+    # cut first: the same picture up to the outermost pixels, and a panorama does not grow before it is cut
+    square = min(height, width)
+    top, left = (height - square) // 2, (width - square) // 2
+    side = multiple(size, patch_size)
+    return _resized(image[:, top : top + square, left : left + square], side, side)
+
+
+@torch.inference_mode()
+def encode(backbone: Backbone, images: UInt8[Tensor, "batch channel height width"]) -> Features:
+    """Compute the features of prepared images: scale to [0, 1], normalise as the backbone expects, run it."""
+    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in _statistics(backbone))
+    features: Features = backbone((images.float() / 255 - mean) / std)
+    return features
+
+
+def multiple(side: int, patch_size: int) -> int:
+    """Return the multiple of the patch nearest to a side, at least one patch."""
+    return max(1, round(side / patch_size)) * patch_size
+
+
+def device_of(backbone: Backbone) -> torch.device:
+    """Return where a backbone is; one without parameters is on the CPU."""
+    for parameter in backbone.parameters():
+        return parameter.device
+    return torch.device("cpu")
+
+
+def unit(vectors: Float32[numpy.ndarray, "image dim"]) -> Float[Tensor, "image dim"]:
+    """Return rows of length 1, so that a dot product is a cosine; a zero row stays zero."""
+    return functional.normalize(torch.from_numpy(vectors), dim=-1)
+
+
+def _statistics(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, std = backbone.pixels.mean, backbone.pixels.std
+    assert len(mean) == len(std) in (1, backbone.channels), "one mean and std per channel"
+    return mean, std
+
+
+def _resized(
+    image: UInt8[Tensor, "channel height width"], height: int, width: int
+) -> UInt8[Tensor, "channel rows columns"]:
+    if image.shape[1:] == (height, width):
+        return image
+    # uint8 in, uint8 out: rounds and clamps as Pillow does, without a float copy of a large photo
+    return functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)[0]
+
+
+def _readable(
+    source: Source, backbone: Backbone, *, workers: int, bad: list[Skipped]
+) -> Iterator[tuple[int, UInt8[Tensor, "channel height width"]]]:
+    """Yield (index, prepared image) in order; append what cannot be read to `bad`."""
+    size = backbone.pixels.size
+    min_side = None if size is None else multiple(size, backbone.patch_size)
+
+    def read(index: int) -> UInt8[Tensor, "channel height width"] | BadImage:
+        try:
+            return prepare(source.read(index, min_side=min_side), size=size, patch_size=backbone.patch_size)
+        except BadImage as error:
+            return error
+
+    for index, image in enumerate(_ahead(read, len(source), workers=workers)):
+        if isinstance(image, BadImage):
+            bad.append(Skipped(index=index, key=source.key(index), reason=str(image)))
+        else:
+            yield index, image
+
+
+def _ahead(
+    read: Callable[[int], UInt8[Tensor, "channel height width"] | BadImage], count: int, *, workers: int
+) -> Iterator[UInt8[Tensor, "channel height width"] | BadImage]:
+    """Yield read(0), read(1), ...; threads run a bounded number of images ahead."""
+    if workers == 0:
+        yield from map(read, range(count))
+        return
+    pending: deque[Future[Tensor | BadImage]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for index in range(count):
+            pending.append(pool.submit(read, index))
+            if len(pending) == 32 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _batches(images: Iterable[tuple[int, Tensor]], batch_size: int) -> Iterator[list[tuple[int, Tensor]]]:
+    """Group images of equal size into batches; at most four batches of images wait for their like."""
+    groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    waiting = 0
+    for index, image in images:
+        group = groups.setdefault(tuple(image.shape), [])
+        group.append((index, image))
+        waiting += 1
+        if len(group) == batch_size or waiting == 4 * batch_size:
+            fullest = max(groups, key=lambda shape: len(groups[shape]))
+            waiting -= len(groups[fullest])
+            yield groups.pop(fullest)
+    yield from groups.values()
+
+
+def _assembled(
+    source: Source,
+    rows: dict[int, Float32[numpy.ndarray, " dim"]],
+    patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]] | None,
+    bad: list[Skipped],
+) -> Embeddings:
+    indices = numpy.array(sorted(rows), dtype=numpy.int64)
+    cls = numpy.stack([rows[index] for index in indices.tolist()])
+    if not numpy.isfinite(cls).all():
+        first = source.key(int(indices[~numpy.isfinite(cls).all(axis=1)][0]))
+        raise RunError(f"the model gives features that are not finite, first for {first}; its weights are broken")
+    return Embeddings(
+        cls=cls,
+        patches=None if patch_rows is None else _stacked(patch_rows),
+        indices=indices,
+        keys=tuple(source.key(index) for index in indices.tolist()),
+        labels=None if source.labels is None else source.labels[indices],
+        classes=tuple(source.classes),
+        domains=None if source.domains is None else source.domains[indices],
+        bad=tuple(bad),
+    )
+
+
+def _stacked(patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]]) -> Float32[numpy.ndarray, "image patch dim"]:
+    counts = sorted({row.shape[0] for row in patch_rows.values()})
+    if len(counts) > 1:
+        raise UserError(
+            f"expected one number of patches for all images, got {counts[0]} to {counts[-1]}; "
+            "patch features need a model with a fixed size (pixels.size)"
+        )
+    return numpy.stack([patch_rows[index] for index in sorted(patch_rows)])
+
+
+def _check_writable(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"expected a folder for the embeddings, got the file {out}; give --out a new folder")
+    foreign = [path.name for path in sorted(out.glob("*")) if path.name not in FILES and path.suffix != ".part"]
+    if foreign:
+        raise UserError(f"{out} holds other files such as {foreign[0]}; nothing was written, give --out a new folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {out}: {error.strerror}; give --out a place you may write to") from error
+
+
+def _write(result: Embeddings, out: Path, *, summary: dict[str, Any]) -> None:
+    # embed.json goes first and comes last: while it is missing, the folder is not complete
+    for name in reversed(FILES):
+        (out / name).unlink(missing_ok=True)
+    _write_array(out / "embeddings.npy", result.cls)
+    if result.patches is not None:
+        _write_array(out / "patches.npy", result.patches)
+    _write_lines(out / "manifest.jsonl", [_manifest_line(result, row) for row in range(len(result.keys))])
+    if result.bad:
+        _write_lines(out / "bad_images.jsonl", [asdict(entry) for entry in result.bad])
+    write_json(out / "embed.json", summary)
+
+
+def _write_array(path: Path, array: Float32[numpy.ndarray, "*shape"]) -> None:
+    with write_atomic(path) as temporary, temporary.open("wb") as file:
+        numpy.save(file, array, allow_pickle=False)
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _manifest_line(result: Embeddings, row: int) -> dict[str, Any]:
+    line: dict[str, Any] = {"row": row, "key": result.keys[row]}
+    if result.labels is not None:
+        label = int(result.labels[row])
+        line |= {"label": label}
+        if 0 <= label < len(result.classes):
+            line |= {"class": result.classes[label]}
+    if result.domains is not None:
+        line |= {"domain": str(result.domains[row])}
+    return line
+
+
+def _summary(result: Embeddings, *, model: str, data: str, split: str | None, pixels: Pixels) -> dict[str, Any]:
+    images, dim = result.cls.shape
+    return {
+        "model": model,
+        "data": data,
+        "split": split,
+        "images": images,
+        "skipped": len(result.bad),
+        "dim": dim,
+        "dtype": str(result.cls.dtype),
+        "feature": "CLS token after the final norm, not normalised to length 1",
+        "pixels": asdict(pixels),
+    }

@@ -1,0 +1,1 @@
+"""Frozen-backbone measurements; one protocol per file, found by its file name."""

@@ -1,0 +1,220 @@
+"""What every evaluation shares: protocols by name, cached frozen features, which images ask and answer, baselines.
+
+An evaluation is a file of this folder with a frozen dataclass `Config` and
+`run(backbone, config, out, *, extraction) -> dict[str, float]`; its name is the file's name. Every accuracy, recall and
+average precision is in percent, from 0 to 100.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.files import write_atomic
+from dinokit.data.source import Source, open_source, splits
+from dinokit.embed import Embeddings, Progress, Skipped, device_of, extract, unit
+from dinokit.models.features import Backbone
+from dinokit.models.pixels import RawPixels
+from dinokit.models.vit import VisionTransformer
+
+TRAIN_SPLIT = "train"
+TEST_SPLITS = ("val", "test")  # in this order
+
+# similarities held at once, in numbers: 64 MiB of float32
+CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """How features are computed; nothing here changes a result."""
+
+    batch_size: int = 256  # images at once
+    workers: int = 2  # threads that read images; 0 reads in the main thread
+    device: str | None = None  # where to compute; None: where the backbone is
+    cache: Path | None = None  # folder of cached features; None keeps nothing
+    progress: Progress | None = None  # called with (images done, images in all)
+
+
+PLAIN = Extraction()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images that ask (queries) and images that answer (gallery), with one set of class ids."""
+
+    gallery: Float[Tensor, "gallery dim"]  # rows of length 1
+    gallery_labels: Int64[Tensor, " gallery"]
+    gallery_domains: numpy.ndarray | None
+    queries: Float[Tensor, "query dim"]  # rows of length 1
+    query_labels: Int64[Tensor, " query"]
+    query_domains: numpy.ndarray | None
+    leave_one_out: bool  # gallery and queries are the same rows; an image never answers itself
+
+
+def sides(data: str, gallery: str | None, query: str | None) -> tuple[str | None, str | None]:
+    """Choose (gallery split, query split) where they are not given: train and val, or else test.
+
+    Data without both is compared with itself: (None, None).
+    """
+    if (gallery is None) != (query is None):
+        raise UserError("expected both a gallery and a query split, got one; give both, or none for train and val/test")
+    if gallery is not None:
+        return gallery, query
+    known = splits(data)
+    asks = [name for name in TEST_SPLITS if name in known]
+    return (TRAIN_SPLIT, asks[0]) if TRAIN_SPLIT in known and asks else (None, None)
+
+
+def names() -> list[str]:
+    """List the evaluations on disk."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "base"))
+
+
+def find(name: str) -> ModuleType:
+    """Return the module of an evaluation, with its `Config` and `run`.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    if name not in names():
+        raise unknown_name("evaluation", name, names())
+    return import_module(f"dinokit.evaluation.{name}")
+
+
+def baselines(backbone: Backbone, *, seed: int = 0) -> dict[str, Backbone]:
+    """Build what a result must be compared with: the same architecture untrained, and the pixels themselves.
+
+    Args:
+        seed: of the untrained weights.
+    """
+    if not isinstance(backbone, VisionTransformer):
+        raise UserError(f"expected a vision transformer to build baselines for, got {type(backbone).__name__}")
+    random_init = VisionTransformer(backbone.config, seed=seed)
+    random_init.pixels = backbone.pixels
+    return {"random-init": random_init.eval(), "raw-pixels": raw_pixels(backbone)}
+
+
+def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | None, extraction: Extraction) -> Task:
+    """Extract the features of the two sides of a labelled comparison.
+
+    Args:
+        gallery: split that answers; None is the source's default: train, or everything where there are no splits.
+        query: split that asks; the same as `gallery` means leave-one-out.
+
+    Raises:
+        UserError: if the data has no labels or no such split.
+    """
+    left = _labelled(backbone, data, gallery, extraction)
+    right = left if gallery == query else _labelled(backbone, data, query, extraction)
+    assert left.labels is not None
+    assert right.labels is not None
+    return Task(
+        gallery=unit(left.cls),
+        gallery_labels=torch.from_numpy(left.labels),
+        gallery_domains=left.domains,
+        queries=unit(right.cls),
+        query_labels=torch.from_numpy(right.labels),
+        query_domains=right.domains,
+        leave_one_out=gallery == query,
+    )
+
+
+def features(backbone: Backbone, data: str, *, split: str | None, extraction: Extraction) -> Embeddings:
+    """Extract the CLS features of a split, or read them from the cache."""
+    source = open_source(data, split=split, channels=backbone.channels)
+    if extraction.cache is None:
+        return _extract(backbone, source, extraction)
+    path = extraction.cache / f"{_fingerprint(backbone, source, data, split)}.npz"
+    if path.exists():
+        return _read(path, source)
+    result = _extract(backbone, source, extraction)
+    with write_atomic(path) as temporary, temporary.open("wb") as file:
+        bad = json.dumps([asdict(entry) for entry in result.bad])
+        numpy.savez(file, cls=result.cls, indices=result.indices, bad=numpy.array(bad))
+    return result
+
+
+def chunks(queries: int, gallery: int) -> Iterator[slice]:
+    """Cut the queries so that no more than `CHUNK` similarities exist at a time."""
+    step = max(1, CHUNK // max(gallery, 1))
+    for start in range(0, queries, step):
+        yield slice(start, min(start + step, queries))
+
+
+def similarities(task: Task, part: slice) -> Float[Tensor, "query gallery"]:
+    """Return the cosine of each query of the part with the gallery; under leave-one-out, -inf with itself."""
+    similarity = task.queries[part] @ task.gallery.T  # [query, gallery]
+    if task.leave_one_out:
+        similarity[torch.arange(len(similarity)), torch.arange(part.start, part.stop)] = -torch.inf
+    return similarity
+
+
+def raw_pixels(backbone: Backbone) -> RawPixels:
+    """Build the raw-pixel baseline for a backbone: small images as they are, larger ones at 32 px.
+
+    Above 64 px the vectors would need gigabytes, and shrinking helps this baseline rather than hurting it.
+    """
+    size = backbone.pixels.size
+    side = size if size is not None and size <= 64 else 32
+    return RawPixels(size=side, channels=backbone.channels)
+
+
+def _labelled(backbone: Backbone, data: str, split: str | None, extraction: Extraction) -> Embeddings:
+    found = features(backbone, data, split=split, extraction=extraction)
+    if found.labels is None or len(found.classes) < 2:
+        raise UserError(
+            f"expected labelled images in {data}, got {len(found.classes)} classes; put each class in its own folder: "
+            "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg"
+        )
+    return found
+
+
+def _extract(backbone: Backbone, source: Source, extraction: Extraction) -> Embeddings:
+    return extract(
+        backbone,
+        source,
+        batch_size=extraction.batch_size,
+        device=extraction.device or device_of(backbone),
+        workers=extraction.workers,
+        progress=extraction.progress,
+    )
+
+
+def _fingerprint(backbone: Backbone, source: Source, data: str, split: str | None) -> str:
+    """Hash all that decides the features: the weights, the pixels, and the images by name, size and date."""
+    digest = hashlib.sha256()
+    digest.update(repr((type(backbone).__name__, backbone.patch_size, backbone.pixels, data, split)).encode())
+    for name, value in sorted(backbone.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    root = Path(data).expanduser() / (split or next(iter(splits(data)), ""))
+    for index in range(len(source)):
+        key = source.key(index)
+        file = root / key
+        status = file.stat() if file.is_file() else None
+        digest.update(f"{key} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _read(path: Path, source: Source) -> Embeddings:
+    with numpy.load(path, allow_pickle=False) as stored:
+        cls, indices, bad = stored["cls"], stored["indices"], json.loads(str(stored["bad"]))
+    return Embeddings(
+        cls=cls,
+        patches=None,
+        indices=indices,
+        keys=tuple(source.key(index) for index in indices.tolist()),
+        labels=None if source.labels is None else source.labels[indices],
+        classes=tuple(source.classes),
+        domains=None if source.domains is None else source.domains[indices],
+        bad=tuple(Skipped(**entry) for entry in bad),
+    )

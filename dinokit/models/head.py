@@ -1,0 +1,100 @@
+"""The projection head: features -> scores of prototypes (DINO, arXiv:2104.14294, section 3.1 and appendix C).
+
+    z = l2_normalise(MLP(x));   logits = W z
+
+The prototypes W are the rows of the last layer. DINOv3 leaves them free, DINOv2 trains a length for each (weight
+normalisation, arXiv:1602.07868), DINO fixes that length to 1.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dinokit.core.errors import UserError
+from dinokit.models import init
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sizes of a projection head."""
+
+    hidden: int = 2048  # inner width of the MLP
+    bottleneck: int = 256  # width of the normalised vector
+    prototypes: int = 65536  # number of scores
+    layers: int = 3  # linear layers of the MLP
+    weight_norm: Literal["none", "fixed", "trainable"] = "none"  # length of the prototypes: free, 1, learned apart
+    batch_norm: bool = False  # before every GELU; only DINO with convolutional networks used it
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "bottleneck", "prototypes", "layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"head {name} must be at least 1, got {getattr(self, name)}")
+
+
+class WeightNormed(nn.Module):
+    """A linear map without bias whose rows are weight_g * weight_v / |weight_v|, under the official names.
+
+    Written out because torch's own weight_norm cannot be deep-copied into a teacher after a forward pass.
+    """
+
+    def __init__(self, width: int, rows: int, *, trainable: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.empty(rows, 1), requires_grad=trainable)
+        self.weight_v = nn.Parameter(torch.empty(rows, width))
+
+    def forward(self, vectors: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch row"]:
+        """Multiply by the normalised rows."""
+        weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
+        return F.linear(vectors, weight)
+
+
+class Head(nn.Module):
+    """Scores of prototypes; `project` and `prototypes` are its two halves."""
+
+    def __init__(self, dim: int, config: Config, *, seed: int) -> None:
+        """Build on torch's default device; heads that must differ need different seeds."""
+        super().__init__()
+        device = torch.get_default_device()
+        with torch.device("meta"):
+            self.mlp = _mlp(dim, config)
+            self.last_layer = _last_layer(config)
+        init.materialise(self, "dinov3", seed=seed, device=device)
+
+    def forward(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch prototype"]:
+        """Return the logits, in the autocast dtype."""
+        return self.prototypes(self.project(features))
+
+    def project(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch bottleneck"]:
+        """Return the bottleneck, of length 1."""
+        *batch, dim = features.shape
+        flat: Tensor = self.mlp(features.reshape(-1, dim))  # [sample, bottleneck]: batch norm wants two axes
+        eps = 1e-6 if flat.dtype == torch.float16 else 1e-12  # 1e-12 is zero in float16
+        return F.normalize(flat, dim=-1, eps=eps).reshape(*batch, flat.shape[-1])  # also of no rows
+
+    def prototypes(self, projected: Float[Tensor, "*batch bottleneck"]) -> Float[Tensor, "*batch prototype"]:
+        """Return the scores of normalised vectors."""
+        logits: Tensor = self.last_layer(projected)
+        return logits
+
+
+def _mlp(dim: int, config: Config) -> nn.Sequential:
+    widths = [dim, *[config.hidden] * (config.layers - 1), config.bottleneck]
+    modules: list[nn.Module] = []
+    for width, following in pairwise(widths):
+        modules.append(nn.Linear(width, following))
+        if config.batch_norm:
+            modules.append(nn.BatchNorm1d(following))
+        modules.append(nn.GELU())
+    last = 2 if config.batch_norm else 1
+    return nn.Sequential(*modules[:-last])
+
+
+def _last_layer(config: Config) -> nn.Module:
+    if config.weight_norm == "none":
+        return nn.Linear(config.bottleneck, config.prototypes, bias=False)
+    return WeightNormed(config.bottleneck, config.prototypes, trainable=config.weight_norm == "trainable")

@@ -1,0 +1,119 @@
+"""All initial values of all weights, in one place.
+
+| tensor                    | dino             | dinov2           | dinov3           |
+|---------------------------|------------------|------------------|------------------|
+| linear weight, bias       | N(0, .02), 0     | the same         | the same         |
+| patch convolution         | U(+-fan_in^-1/2) | the same         | the same         |
+| cls_token                 | N(0, .02)        | N(0, 1e-6)       | N(0, .02)        |
+| register_tokens           | N(0, .02)        | N(0, 1e-6)       | N(0, .02)        |
+| pos_embed                 | N(0, .02)        | the same         | the same         |
+| mask_token                | 0                | 0                | 0                |
+| norm weight, bias         | 1, 0             | the same         | the same         |
+| last_layer weight         | N(0, .02)        | the same         | the same         |
+| last_layer weight_g       | 1                | the same         | the same         |
+| last_layer weight_v       | U(+-fan_in^-1/2) | the same         | the same         |
+
+LayerScale, RoPE periods and the key bias mask come from `constants()` of their modules.
+
+N(0, s) is a normal distribution of standard deviation s. The official code truncates it at +-2, a hundred standard
+deviations away; without, the rare infinities of the inverse error function cannot occur. Original DINO has no
+registers; they are drawn like its CLS token.
+
+Every tensor is drawn on the CPU by a generator of its own, made from the seed and the tensor's name: the same numbers
+on every device, no matter what else the network contains, and the global generators stay untouched. Everything is
+filled with NaN before, so that a forgotten tensor cannot pass for a small random one.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from dinokit.core.seed import torch_generator
+
+Style = Literal["dino", "dinov2", "dinov3"]
+
+
+@runtime_checkable
+class HasConstants(Protocol):
+    """A module that knows the initial values of some of its own tensors."""
+
+    def constants(self) -> dict[str, Tensor]:
+        """Map names of own parameters or buffers to values."""
+
+
+def materialise(module: nn.Module, style: Style, *, seed: int, device: torch.device) -> None:
+    """Give memory and initial values to a module built on the meta device; on the meta device itself do nothing."""
+    if device.type == "meta":
+        return
+    module.to_empty(device=device)
+    initialise(module, style, seed=seed)
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, style: Style, *, seed: int) -> None:
+    """Set every parameter and buffer in place.
+
+    Args:
+        module: on a real device, for example after `to_empty`.
+        style: column of the table above.
+        seed: at least 0. Two modules with the same seed get the same values in tensors of the same name and shape.
+    Raises:
+        AssertionError: naming the tensors that no rule covers.
+    """
+    for _, _, _, tensor in _tensors(module):
+        if tensor.is_floating_point():
+            tensor.fill_(math.nan)
+    for path, owner, name, tensor in _tensors(module):
+        key = zlib.crc32(f"{path}.{name}".encode())
+        value = _initial(owner, name, tensor.shape, style, torch_generator(seed, key))
+        if value is not None:
+            tensor.copy_(value)
+    forgotten = [f"{path}.{name}".lstrip(".") for path, _, name, tensor in _tensors(module) if tensor.isnan().any()]
+    assert not forgotten, f"the initialiser has no rule for {', '.join(forgotten)}"
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    for path, owner in module.named_modules():
+        for name, tensor in chain(owner.named_parameters(recurse=False), owner.named_buffers(recurse=False)):
+            yield path, owner, name, tensor
+
+
+def _initial(owner: nn.Module, name: str, shape: torch.Size, style: Style, generator: torch.Generator) -> Tensor | None:
+    constants = owner.constants() if isinstance(owner, HasConstants) else {}
+    if name in constants:
+        return constants[name]
+    empty = torch.empty(shape, device="cpu")
+    match owner, name:
+        case nn.Conv2d(), "weight" | "bias":
+            return _uniform(empty, owner.weight[0].numel(), generator)
+        case nn.Linear(), "bias":
+            return empty.zero_()
+        case (nn.LayerNorm() | nn.BatchNorm1d()), ("weight" | "running_var"):
+            return empty.fill_(1)
+        case (nn.LayerNorm() | nn.BatchNorm1d()), ("bias" | "running_mean" | "num_batches_tracked"):
+            return empty.zero_()
+        case _, "mask_token":
+            return empty.zero_()
+        case _, "cls_token" | "register_tokens":
+            return _normal(empty, 1e-6 if style == "dinov2" else 0.02, generator)
+        case (nn.Linear(), "weight") | (_, "pos_embed"):
+            return _normal(empty, 0.02, generator)
+        case _, "weight_g":
+            return empty.fill_(1)
+        case _, "weight_v":
+            return _uniform(empty, shape[1], generator)
+    return None
+
+
+def _normal(tensor: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    return tensor.normal_(0, std, generator=generator)
+
+
+def _uniform(tensor: Tensor, fan_in: int, generator: torch.Generator) -> Tensor:
+    bound = fan_in**-0.5
+    return tensor.uniform_(-bound, bound, generator=generator)

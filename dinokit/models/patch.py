@@ -1,0 +1,39 @@
+"""Images to tokens: one linear map of every non-overlapping patch (ViT, arXiv:2010.11929, section 3.1, equation 1)."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dinokit.core.errors import UserError
+
+
+class PatchEmbed(nn.Module):
+    """Cut images into `patch_size` x `patch_size` squares and embed each.
+
+    Any height and width, also those that are no multiple of the patch: trailing pixels at the bottom and at the right
+    that do not fill a patch are ignored, as in the official convolution.
+    """
+
+    def __init__(self, *, patch_size: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.channels = channels
+        self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> tuple[Float[Tensor, "batch patch dim"], tuple[int, int]]:
+        """Return the patches, row-major, and their grid (rows, columns).
+
+        Raises:
+            UserError: if the images are smaller than a patch or have another number of channels.
+        """
+        _, channels, height, width = images.shape
+        if channels != self.channels:
+            raise UserError(f"the model takes {self.channels} channels, the images have {channels}")
+        if min(height, width) < self.patch_size:
+            raise UserError(
+                f"images of {height}x{width} pixels are smaller than one patch of {self.patch_size}x{self.patch_size}; "
+                "enlarge them or use a smaller patch size"
+            )
+        maps: Tensor = self.proj(images)  # [batch, dim, rows, columns]
+        return maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])

@@ -1,0 +1,155 @@
+"""Axial rotary position embedding: every pair of query/key channels is rotated by an angle linear in y or in x.
+
+Source: RoFormer (arXiv:2104.09864, section 3.2) made two-dimensional with normalised coordinates and random rescaling
+in training ("RoPE-box jittering"), as in DINOv3 (arXiv:2508.10104, section 3.2). No weights; the same for all heads.
+
+With Q = head_dim / 4 periods p_i, a patch at (y, x) in [-1, 1]^2 has the angles
+
+    theta = 2 pi [y/p_1 ... y/p_Q, x/p_1 ... x/p_Q],      (a + ib)' = exp(i theta) (a + ib)
+
+where channel j of a head is the real part a and channel j + head_dim/2 the imaginary part b.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dinokit.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Axial RoPE. Either `base`, or `min_period` and `max_period`."""
+
+    base: float | None = 100.0  # periods base^(i/Q), i = 0..Q-1; DINOv3 uses 100
+    min_period: float | None = None  # shortest period of a geometric series, in units of the coordinates
+    max_period: float | None = None  # its longest period
+    coordinates: Literal["separate", "max", "min"] = "separate"  # side that normalises an axis: own, longest, shortest
+    shift: float | None = None  # training: add U(-shift, shift) to each axis
+    jitter: float | None = None  # training: multiply each axis by a log-uniform factor in [1/jitter, jitter]
+    rescale: float | None = None  # training: the same with one factor for both axes; DINOv3 uses 2
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of coordinates, angles, sines and cosines
+
+    def __post_init__(self) -> None:
+        ends = [end for end in (self.min_period, self.max_period) if end is not None]
+        if len(ends) != (2 if self.base is None else 0):
+            raise UserError(
+                f"rope takes either base or both min_period and max_period, got base={self.base}, "
+                f"min_period={self.min_period}, max_period={self.max_period}; set the others to null"
+            )
+        for name in ("base", "min_period", "max_period", "shift"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"rope.{name} must be positive, got {value}")
+        for name in ("jitter", "rescale"):
+            value = getattr(self, name)
+            if value is not None and value <= 1:
+                raise UserError(f"rope.{name} must be greater than 1, got {value}; null switches it off")
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """cos(theta) and +-sin(theta) of every token and channel; prefix tokens (CLS, registers) are turned by zero."""
+
+    cos: Float[Tensor, "token head_dim"]
+    sin: Float[Tensor, "token head_dim"]  # minus the sine in the first half of the channels
+
+    def __call__(
+        self, vectors: Float[Tensor, "batch token role head head_dim"]
+    ) -> Float[Tensor, "batch token role head head_dim"]:
+        """Rotate queries and keys, in the dtype of the table."""
+        turned = vectors.to(self.cos.dtype)
+        cos, sin = self.cos[:, None, None], self.sin[:, None, None]  # [token, 1, 1, head_dim]
+        # a' = a cos - b sin, b' = b cos + a sin: rolling by half the channels exchanges a and b
+        turned = torch.addcmul(turned * cos, turned.roll(turned.shape[-1] // 2, dims=-1), sin)
+        return turned.to(vectors.dtype)
+
+
+class Rope(nn.Module):
+    """Makes the rotation of a grid of patches; keeps the periods as a buffer and uses them as loaded."""
+
+    periods: Tensor
+
+    def __init__(self, head_dim: int, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = head_dim
+        self.register_buffer("periods", torch.empty(head_dim // 4))
+
+    def constants(self) -> dict[str, Tensor]:
+        """Values of the buffers, for the initialiser."""
+        return {"periods": periods(self.head_dim // 4, self.config)}
+
+    def rotations(self, grid: tuple[int, int], *, prefix: int, blocks: int) -> Iterator[Rotation]:
+        """Yield the rotation of each block: one and the same, unless training augments the coordinates.
+
+        Then every block draws its own from the global torch generator; a draw is shared by the whole batch.
+        """
+        config = self.config
+        augmented = self.training and any((config.shift, config.jitter, config.rescale))
+        if not augmented:
+            yield from [self(grid, prefix=prefix)] * blocks
+            return
+        for _ in range(blocks):
+            yield self(grid, prefix=prefix)
+
+    def forward(self, grid: tuple[int, int], *, prefix: int) -> Rotation:
+        """Compute the rotation for `prefix` tokens without a position followed by the patches of a grid."""
+        dtype = getattr(torch, self.config.dtype)
+        coords = coordinates(grid, self.config.coordinates, dtype=dtype, device=self.periods.device)
+        if self.training:
+            coords = augmented_coordinates(coords, self.config)
+        angles = 2 * math.pi * coords[:, :, None] / self.periods.to(dtype)  # [patch, axis, period]
+        angles = angles.flatten(1)  # [patch, head_dim/2]
+        angles = torch.cat([angles.new_zeros(prefix, angles.shape[1]), angles])  # [token, head_dim/2]
+        cos, sin = angles.cos(), angles.sin()
+        return Rotation(torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1))
+
+
+def periods(count: int, config: Config) -> Float[Tensor, "{count}"]:
+    """Compute the geometric series of periods; rounded to the dtype of the config, kept in float32."""
+    steps = torch.arange(count, dtype=torch.float32, device="cpu")
+    if config.base is not None:
+        series = config.base ** (steps / count)
+    else:
+        assert config.min_period is not None
+        assert config.max_period is not None
+        series = config.min_period * (config.max_period / config.min_period) ** (steps / max(count - 1, 1))
+    return series.to(getattr(torch, config.dtype)).float()
+
+
+def coordinates(
+    grid: tuple[int, int],
+    how: Literal["separate", "max", "min"],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Float[Tensor, "patch 2"]:
+    """Place the centres of the patches, row-major, as (y, x); each axis spans (-1, 1) if "separate"."""
+    rows, columns = grid
+    sides = {"separate": grid, "max": (max(grid),) * 2, "min": (min(grid),) * 2}[how]
+    y = (torch.arange(rows, dtype=dtype, device=device) + 0.5) / sides[0]
+    x = (torch.arange(columns, dtype=dtype, device=device) + 0.5) / sides[1]
+    cells = torch.stack([y[:, None].expand(rows, columns), x.expand(rows, columns)], dim=-1)  # [rows, columns, 2]
+    return 2 * cells.flatten(0, 1) - 1
+
+
+def augmented_coordinates(coords: Float[Tensor, "patch 2"], config: Config) -> Float[Tensor, "patch 2"]:
+    """Shift, jitter, rescale, in this order, with draws from the global torch generator."""
+    if config.shift is not None:
+        coords = coords + torch.empty(2, dtype=coords.dtype, device=coords.device).uniform_(-config.shift, config.shift)
+    if config.jitter is not None:
+        coords = coords * _log_uniform(2, config.jitter, coords)
+    if config.rescale is not None:
+        coords = coords * _log_uniform(1, config.rescale, coords)
+    return coords
+
+
+def _log_uniform(count: int, limit: float, like: Tensor) -> Tensor:
+    bound = math.log(limit)
+    return torch.empty(count, dtype=like.dtype, device=like.device).uniform_(-bound, bound).exp()

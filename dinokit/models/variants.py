@@ -1,0 +1,96 @@
+"""Every published ViT of the family, and two small ones for small data. One name, one line.
+
+Sizes: DINO (arXiv:2104.14294, table 1), DINOv2 (arXiv:2304.07193, table 16; registers: arXiv:2309.16588), DINOv3
+(arXiv:2508.10104, section 5).
+"""
+
+from dataclasses import replace
+
+from dinokit.models.ffn import swiglu_hidden
+from dinokit.models.rope import Config as RopeConfig
+from dinokit.models.vit import Config
+
+
+def _dino(dim: int, patch_size: int) -> Config:
+    return Config(
+        patch_size=patch_size,
+        dim=dim,
+        heads=dim // 64,
+        registers=0,
+        mask_token=False,
+        ffn_hidden=4 * dim,
+        qkv_bias="qkv",
+        position="offset",
+        position_grid=224 // patch_size,
+        layer_scale=None,
+        norm_eps=1e-6,
+        init="dino",
+    )
+
+
+def _dinov2(dim: int, depth: int, *, registers: int = 0, swiglu: bool = False) -> Config:
+    return Config(
+        patch_size=14,
+        dim=dim,
+        depth=depth,
+        heads=dim // 64,
+        registers=registers,
+        ffn="swiglu" if swiglu else "mlp",
+        ffn_hidden=swiglu_hidden(dim, ratio=4.0) if swiglu else 4 * dim,
+        qkv_bias="qkv",
+        position="antialias" if registers else "offset",
+        position_grid=518 // 14,
+        norm_eps=1e-6,
+        init="dinov2",
+    )
+
+
+def _dinov3(dim: int, depth: int, *, swiglu_ratio: float | None = None) -> Config:
+    return Config(
+        dim=dim,
+        depth=depth,
+        heads=dim // 64,
+        ffn="mlp" if swiglu_ratio is None else "swiglu",
+        ffn_hidden=4 * dim if swiglu_ratio is None else swiglu_hidden(dim, ratio=swiglu_ratio),
+        rope=RopeConfig(rescale=2.0),
+    )
+
+
+def _small(dim: int, depth: int, *, heads: int, patch_size: int) -> Config:
+    # few blocks and short runs: without a LayerScale near zero the branches contribute from the first step
+    return Config(
+        patch_size=patch_size,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        registers=0,
+        ffn_hidden=4 * dim,
+        layer_scale=0.1,
+        rope=RopeConfig(rescale=2.0),
+    )
+
+
+VARIANTS: dict[str, Config] = {
+    "vit_micro": _small(128, 6, heads=4, patch_size=4),  # 1.2M parameters: images of about 32 px on a CPU
+    "vit_tiny": _small(192, 12, heads=3, patch_size=8),  # 5.4M parameters: images of about 64 px
+    "dino_vits16": _dino(384, 16),
+    "dino_vits8": _dino(384, 8),
+    "dino_vitb16": _dino(768, 16),
+    "dino_vitb8": _dino(768, 8),
+    "dinov2_vits14": _dinov2(384, 12),
+    "dinov2_vitb14": _dinov2(768, 12),
+    "dinov2_vitl14": _dinov2(1024, 24),
+    "dinov2_vitg14": _dinov2(1536, 40, swiglu=True),
+    "dinov2_vits14_reg": _dinov2(384, 12, registers=4),
+    "dinov2_vitb14_reg": _dinov2(768, 12, registers=4),
+    "dinov2_vitl14_reg": _dinov2(1024, 24, registers=4),
+    "dinov2_vitg14_reg": _dinov2(1536, 40, registers=4, swiglu=True),
+    "dinov3_vits16": _dinov3(384, 12),
+    "dinov3_vits16plus": _dinov3(384, 12, swiglu_ratio=6.0),
+    "dinov3_vitb16": _dinov3(768, 12),
+    "dinov3_vitl16": _dinov3(1024, 24),
+    "dinov3_vith16plus": _dinov3(1280, 32, swiglu_ratio=6.0),
+    "dinov3_vit7b16": replace(
+        _dinov3(4096, 40), heads=32, ffn="swiglu", ffn_hidden=8192, qkv_bias="none", untie_local_cls_norm=True
+    ),
+}

@@ -1,0 +1,1 @@
+"""Training objectives: one file each, found by its name (see `base.find`)."""

@@ -1,0 +1,153 @@
+"""Teacher targets: from the logits of the teacher's head to a distribution over prototypes for every sample.
+
+Two rules keep the teacher from saying the same of every image. Centring subtracts a running mean of the logits before
+the softmax; it is cheap and needs a state. Sinkhorn-Knopp balances the batch, each prototype receiving the same mass;
+it needs no state, but looks at the samples of all ranks at once.
+Sources: DINO (arXiv:2104.14294) section 3.1 and equation 4 for centring; Cuturi 2013 (arXiv:1306.0895) as used in SwAV
+(arXiv:2006.09882) and DINOv2 (arXiv:2304.07193) section 4 for Sinkhorn-Knopp.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dinokit.core import dist
+from dinokit.core.errors import UserError
+from dinokit.core.schedule import Schedule, ramp
+
+# Added to the mass of a prototype: one that no sample can see in float32 has none, and 0 / 0 is not a number.
+_NO_MASS = 1e-35
+# Log of the smallest weight a sample starts with in `sinkhorn`; in float32 such a weight is lost beside 1 anyway.
+_FAINTEST = -60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The part of a configuration that all objectives with prototypes share."""
+
+    targets: Literal["sinkhorn", "centring"] = "sinkhorn"  # how the teacher's logits become targets
+    student_temperature: float = 0.1  # of the student's softmax
+    teacher_temperature: Schedule = field(  # of the targets, per step; smaller is harder
+        default_factory=lambda: ramp(0.04, 0.07, steps=37_500)
+    )
+    sinkhorn_iterations: int = 3  # for "sinkhorn": normalisations of prototypes and samples; 0 is a plain softmax
+    centre_momentum: float = 0.9  # for "centring": share of the old centre kept in each step
+
+    def __post_init__(self) -> None:
+        if self.student_temperature <= 0:
+            raise UserError(f"student_temperature must be > 0, got {self.student_temperature}; 0.1 is usual")
+        lowest = _lowest(self.teacher_temperature)
+        if lowest <= 0:
+            raise UserError(
+                f"teacher_temperature must be > 0 at every step, but reaches {lowest}; 0.04 to 0.07 is usual"
+            )
+        if self.sinkhorn_iterations < 0:
+            raise UserError(f"sinkhorn_iterations must be >= 0, got {self.sinkhorn_iterations}; 3 is usual")
+        if not 0 <= self.centre_momentum < 1:
+            raise UserError(f"centre_momentum must be in [0, 1), got {self.centre_momentum}; 0.9 is usual")
+
+
+class Targets(nn.Module):
+    """The chosen rule together with its state: `centre`, which only `fold` changes."""
+
+    centre: Tensor | None
+
+    def __init__(self, config: Config, *, prototypes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("centre", torch.zeros(prototypes) if config.targets == "centring" else None)
+
+    def forward(
+        self, logits: Float[Tensor, "sample prototype"], *, step: int
+    ) -> tuple[Float[Tensor, "sample prototype"], dict[str, Tensor]]:
+        """Return the targets and, for `fold`, the statistics; all ranks must call together."""
+        temperature = self.config.teacher_temperature.at(step)
+        if self.centre is None:
+            return sinkhorn(logits, temperature=temperature, iterations=self.config.sinkhorn_iterations), {}
+        statistics = {"centre": mean_over_ranks(logits, otherwise=self.centre)}
+        return centred(logits, self.centre, temperature=temperature), statistics
+
+    def fold(self, statistics: Mapping[str, Tensor]) -> None:
+        """Move the centre towards the mean of the step that has just finished."""
+        if self.centre is not None:
+            self.centre.copy_(updated_centre(self.centre, statistics["centre"], momentum=self.config.centre_momentum))
+
+
+@torch.no_grad()
+def sinkhorn(
+    scores: Float[Tensor, "sample prototype"], *, temperature: float, iterations: int = 3
+) -> Float[Tensor, "sample prototype"]:
+    """Assign samples to prototypes so that every prototype receives the same mass.
+
+    Rows of the result sum to 1; over all ranks, columns approach samples / prototypes. Float32, whatever comes in.
+    Ranks may bring different numbers of samples, also none.
+
+    The classic form divides a matrix by the masses of prototypes and samples in turn. Here the matrix stays, and one
+    factor per prototype and one per sample change, so an iteration reads the matrix twice and writes nothing. The
+    constants 1 / prototypes and 1 / samples of the classic form cancel in the last division.
+
+    Args:
+        scores: logits of THIS rank's samples; all ranks must call together.
+        temperature: > 0; smaller is harder.
+        iterations: normalisations of prototypes, then samples; 3 suffices, 0 returns a softmax.
+    """
+    assert temperature > 0, temperature
+    samples, prototypes = scores.shape
+    mass = scores.float() / temperature  # a new matrix, so that working in place leaves the scores alone
+    peak = mass.amax(dim=1) if samples else mass.new_empty(0)  # [sample]
+    mass.sub_(peak[:, None]).exp_()  # (0, 1], with a 1 in every row: no overflow, and no row without mass
+
+    # The peaks taken from the rows return as the first factors, relative to the highest peak of all ranks.
+    highest = dist.all_reduce_max(peak.max() if samples else mass.new_tensor(-torch.inf))
+    per_sample = (peak - highest).clamp_min_(_FAINTEST).exp_()  # [sample]
+    per_prototype = mass.new_ones(prototypes)
+    with torch.autocast(scores.device.type, enabled=False):  # autocast would multiply in bfloat16
+        for _ in range(iterations):
+            per_prototype = dist.all_reduce_sum(mass.T.mv(per_sample)).add_(_NO_MASS).reciprocal_()
+            per_sample = mass.mv(per_prototype).reciprocal_()
+    mass.mul_(per_prototype)
+    return mass.div_(mass.sum(dim=1, keepdim=True))
+
+
+@torch.no_grad()
+def centred(
+    scores: Float[Tensor, "sample prototype"], centre: Float[Tensor, " prototype"], *, temperature: float
+) -> Float[Tensor, "sample prototype"]:
+    """Subtract the centre and sharpen: softmax((scores - centre) / temperature), in float32."""
+    assert temperature > 0, temperature
+    return ((scores.float() - centre.float()) / temperature).softmax(dim=-1)
+
+
+@torch.no_grad()
+def mean_over_ranks(
+    scores: Float[Tensor, "sample prototype"], *, otherwise: Float[Tensor, " prototype"]
+) -> Float[Tensor, " prototype"]:
+    """Average the mean row of every rank, in float32; all ranks must call together.
+
+    Each rank that has samples counts the same, however many they are, as published; the mean over all samples differs
+    from it for masked patches, whose number differs between ranks.
+
+    Args:
+        otherwise: the answer if no rank has a sample; a centre moved towards itself stays.
+    """
+    samples = len(scores)
+    present = scores.new_full((1,), float(samples > 0), dtype=torch.float32)
+    mean = scores.float().sum(dim=0) / max(1, samples)
+    total = dist.all_reduce_sum(torch.cat([mean, present]))  # [prototype + 1]
+    return torch.where(total[-1] > 0, total[:-1] / total[-1].clamp_min(1), otherwise.float())
+
+
+def updated_centre(
+    centre: Float[Tensor, " prototype"], mean: Float[Tensor, " prototype"], *, momentum: float
+) -> Float[Tensor, " prototype"]:
+    """Return the exponential moving average of the teacher's mean logits after one more step, in float32."""
+    return momentum * centre.float() + (1 - momentum) * mean.float()
+
+
+def _lowest(schedule: Schedule) -> float:
+    edges = [schedule.at(0), schedule.peak, schedule.end]
+    return min([*edges, schedule.start] if schedule.warmup else edges)

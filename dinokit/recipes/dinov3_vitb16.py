@@ -1,0 +1,21 @@
+"""DINOv3 at ImageNet-1k scale: ViT-B/16."""
+
+from dataclasses import replace
+
+from dinokit.models.variants import VARIANTS
+from dinokit.recipes.dinov3_vitl16 import dinov3_vitl16
+from dinokit.training.config import TrainConfig
+
+
+def dinov3_vitb16() -> TrainConfig:
+    """Pretrain a ViT-B/16 with the published ViT-L/16 values and the released architecture (registers, masked key bias).
+
+    Source: DINOv3 (arXiv:2508.10104). Its released ViT-B is distilled from the 7B model; nobody published a recipe from
+        scratch, so only the architecture differs from `dinov3_vitl16`.
+    Command: dinokit pretrain dinov3-vitb16 --data imagenet/train --out runs/dinov3-vitb16
+    Hardware: batch 2048 wants several GPUs; `--data.accumulate 16` divides the memory by 16.
+    Expected time, expected metric: not published.
+    """
+    large = dinov3_vitl16()
+    backbone = replace(VARIANTS["dinov3_vitb16"], drop_path=large.experiment.backbone.drop_path)
+    return replace(large, experiment=replace(large.experiment, recipe="dinov3-vitb16", backbone=backbone))

@@ -1,0 +1,117 @@
+"""The whole of a run's settings: the experiment, which may change numbers, and the runtime, which must not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NewType
+
+from dinokit.config import converter, from_plain
+from dinokit.core.device import Precision
+from dinokit.core.errors import UserError
+from dinokit.core.schedule import Schedule
+from dinokit.data import masking, views
+from dinokit.models import vit
+from dinokit.models.features import Pixels
+from dinokit.objectives import base as objectives
+from dinokit.training import optim
+
+ObjectiveConfigs = NewType("ObjectiveConfigs", dict[str, Any])  # file name in objectives/ -> its Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What the student and its teacher see."""
+
+    views: views.Config  # crops and their photometric changes
+    masks: masking.Config | None  # which patches of the student's global crops are hidden; null: none
+    batch_size: int  # images per optimiser step, over all ranks and micro-batches
+    pixels: Pixels = Pixels()  # normalisation; and the side at which the trained model will look at images
+    source: str = ""  # a folder, or demo:NAME; what --data gives
+    channels: int = 3  # 1: gray, 3: RGB
+    accumulate: int = 1  # micro-batches per step; each is normalised (Sinkhorn, KoLeo) on its own, gradients are averaged
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise UserError(
+                f"batch_size must be a positive multiple of accumulate, got {self.batch_size} and {self.accumulate}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that may change a number of the run."""
+
+    recipe: str  # the name this started from
+    steps: int  # optimiser steps
+    data: Data
+    backbone: vit.Config
+    objectives: ObjectiveConfigs  # dino, ibot, koleo, ...: every file of dinokit/objectives
+    optim: optim.Config
+    momentum: Schedule  # of the teacher's exponential moving average, per step
+    seed: int = 0  # of everything that is drawn
+    precision: Precision = "auto"  # of the matrix products; auto: bf16 where the hardware multiplies it natively
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"steps must be at least 1, got {self.steps}")
+        if self.seed < 0:
+            raise UserError(f"seed must be >= 0, got {self.seed}")
+        if not self.objectives:
+            raise UserError(f"no objective is set; add one of {', '.join(objectives.names())}")
+        for name, config in self.objectives.items():
+            wants_masks = "masks" in objectives.find(name).Objective.needs
+            if wants_masks and self.data.masks is None:
+                raise UserError(f"objective '{name}' needs masks, but data.masks is null; set data.masks.probability")
+            if not isinstance(config, objectives.find(name).Config):
+                raise UserError(f"objectives.{name}: expected {name}'s Config, got {type(config).__name__}")
+        if self.backbone.channels != self.data.channels:
+            raise UserError(f"the backbone takes {self.backbone.channels} channels, data.channels is {self.data.channels}")
+        views.check_sizes(self.data.views, patch_size=self.backbone.patch_size, channels=self.data.channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Everything that must not change a number of the run."""
+
+    device: str = "auto"  # auto: CUDA, else MPS, else CPU
+    workers: int | None = None  # processes that prepare batches; 0: none; null: chosen from the cores
+    checkpoint_every: int = 1000  # steps between checkpoints
+    keep: int = 2  # newest checkpoints that keep the training state; older ones keep the teacher only
+    log_every: int = 10  # steps between lines of metrics.jsonl
+    evaluate: bool = True  # measure k-NN of every saved teacher when the data has labels
+    tensorboard: bool = True  # write events/
+
+    def __post_init__(self) -> None:
+        if min(self.checkpoint_every, self.keep, self.log_every) < 1:
+            raise UserError("checkpoint_every, keep and log_every must be at least 1")
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"workers must be >= 0 or null, got {self.workers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A run, whole."""
+
+    experiment: Experiment
+    runtime: Runtime = field(default_factory=Runtime)
+
+
+HALVES: tuple[Literal["experiment"], Literal["runtime"]] = ("experiment", "runtime")
+
+
+def _structure_objectives(value: Any, _: Any) -> ObjectiveConfigs:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected objectives by name, got {value!r}")
+    # an objective that is set to null is switched off
+    chosen = {name: config for name, config in value.items() if config is not None}
+    return ObjectiveConfigs({name: _objective(name, config) for name, config in chosen.items()})
+
+
+def _objective(name: str, config: Any) -> Any:
+    kind = objectives.find(name).Config
+    try:
+        return from_plain(kind, config)
+    except UserError as error:
+        raise UserError(str(error).replace("setting '", f"setting 'objectives.{name}.", 1)) from error
+
+
+converter.register_structure_hook(ObjectiveConfigs, _structure_objectives)

@@ -1,0 +1,265 @@
+"""The run: opens or continues a folder, trains step by step, saves, and leaves cleanly when it is asked to.
+
+Every step is a function of (seed, step) and the saved state, so the same command continues an interrupted run bit by bit.
+"""
+
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from dinokit import config as configuration
+from dinokit.checkpoints.load import header
+from dinokit.checkpoints.store import RunFolder
+from dinokit.core import device as devices
+from dinokit.core.errors import RunError, UserError
+from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_text
+from dinokit.core.log import info, warn
+from dinokit.data.loader import BadRecord, Batch, Loader
+from dinokit.data.source import Source, open_source
+from dinokit.training.config import HALVES, TrainConfig
+from dinokit.training.progress import Journal
+from dinokit.training.step import Trainer
+
+MAX_BAD_STEPS = 20  # consecutive steps with a loss that is not finite, after which the run gives up
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved; the same command continues it."""
+
+
+@dataclass
+class Clock:
+    """Where a run stands: saved with every checkpoint."""
+
+    step: int = 0  # steps done
+    seconds: float = 0.0  # of training, over all starts
+    bad_steps: int = 0  # skipped because a loss was not finite
+
+
+def pretrain(config: TrainConfig, out: Path, *, on_checkpoint: Callable[[int, Path], None] = lambda step, path: None) -> None:
+    """Train until the experiment's last step, continuing what is in `out`.
+
+    Args:
+        on_checkpoint: called with step and folder after every checkpoint, also with the one that a run continues from.
+
+    Raises:
+        UserError: if the data, the folder or the settings do not fit.
+        Interrupted: after SIGINT or SIGTERM, with a checkpoint of the last whole step written.
+        RunError: if it cannot go on; the message says what was saved.
+    """
+    run = RunFolder(out)
+    _check_experiment(run, config)
+    experiment, runtime = config.experiment, config.runtime
+    source = open_source(experiment.data.source, channels=experiment.data.channels, split=None)
+    device = devices.choose(runtime.device)
+    trainer = Trainer(experiment, device)
+    run.create()
+    write_text(run.config, configuration.to_yaml(config))
+    write_json(run.environment, environment(device))
+    clock = _restore(run, trainer)
+    _say_what_runs(config, source, trainer, clock)
+    session = _Session(config=config, run=run, trainer=trainer, source=source, clock=clock, on_checkpoint=on_checkpoint)
+    session.train()
+
+
+@dataclass
+class _Session:
+    """One start of a run, from its newest checkpoint to its end or an interruption."""
+
+    config: TrainConfig
+    run: RunFolder
+    trainer: Trainer
+    source: Source
+    clock: Clock
+    on_checkpoint: Callable[[int, Path], None]
+    bad_in_a_row: int = 0
+
+    def train(self) -> None:
+        steps, runtime = self.config.experiment.steps, self.config.runtime
+        start = self.clock.step
+        if start == 0:
+            self._save()
+        self.on_checkpoint(start, self.run.checkpoint(start))
+        if start >= steps:
+            info(f"{self.run.path}: all {steps} steps are done")
+            return
+        journal = Journal(self.run, steps=steps, every=runtime.log_every, tensorboard=runtime.tensorboard, start=start)
+        batches = self._loader().batches(start, steps)
+        try:
+            with _stop_requests() as stop, journal.shown(start=start):
+                while self.clock.step < steps:
+                    self._step(batches, journal)
+                    due = self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == steps
+                    if due or stop.requested:
+                        self._save()
+                    if stop.requested and self.clock.step < steps:
+                        raise Interrupted(f"saved step {self.clock.step} of {steps}; the same command continues")
+                    if due:
+                        self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
+        finally:
+            journal.close()
+
+    def _step(self, batches: Iterator[Batch], journal: Journal) -> None:
+        began = time.monotonic()
+        micro_batches = [next(batches) for _ in range(self.config.experiment.data.accumulate)]
+        waited = time.monotonic() - began
+        report = self.trainer.step([batch.views for batch in micro_batches], step=self.clock.step)
+        seconds = time.monotonic() - began
+        self._record_bad_images([record for batch in micro_batches for record in batch.bad])
+        self._count_bad_step(report.finite, report.values)
+        self.clock.step += 1
+        self.clock.seconds += seconds
+        images = self.config.experiment.data.batch_size
+        journal.add(
+            self.clock.step, report.values, images=images, seconds=seconds, waited=waited, clock=self.clock.seconds
+        )
+
+    def _save(self) -> None:
+        self.run.save(
+            self.clock.step,
+            state=self.trainer.state(),
+            clock=asdict(self.clock),
+            model=self.trainer.backbone.teacher.state_dict(),
+            about=header(self.config.experiment.backbone, self.config.experiment.data.pixels, step=self.clock.step),
+            keep=self.config.runtime.keep,
+        )
+
+    def _loader(self) -> Loader:
+        experiment = self.config.experiment
+        return Loader(
+            self.source,
+            experiment.data.views,
+            experiment.data.masks,
+            patch_size=experiment.backbone.patch_size,
+            batch=experiment.data.batch_size // experiment.data.accumulate,
+            accumulate=experiment.data.accumulate,
+            seed=experiment.seed,
+            workers=_workers(self.config.runtime.workers),
+            pin_memory=self.trainer.device.type == "cuda",
+        )
+
+    def _record_bad_images(self, records: list[BadRecord]) -> None:
+        known = {line["key"] for line in read_jsonl(self.run.bad_images)} if records else set()
+        for record in records:
+            if record.key not in known:
+                known.add(record.key)
+                append_jsonl(self.run.bad_images, {"key": record.key, "reason": record.reason})
+                warn(f"replaced {record.key}: {record.reason}")
+
+    def _count_bad_step(self, finite: bool, values: dict[str, float]) -> None:
+        if finite:
+            self.bad_in_a_row = 0
+            return
+        self.bad_in_a_row += 1
+        self.clock.bad_steps += 1
+        warn(f"step {self.clock.step + 1} is skipped: loss {values['loss']}")
+        if self.bad_in_a_row >= MAX_BAD_STEPS:
+            newest = self.run.steps(with_state=True)[-1]
+            raise RunError(f"{MAX_BAD_STEPS} steps in a row had no finite loss; lower optim.lr; the newest checkpoint is step {newest}")
+
+
+def environment(device: torch.device) -> dict[str, str | int]:
+    """Return what a reader needs to know to repeat the run: machine, versions, command."""
+    packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "device": str(device),
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **packages,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
+    """Refuse a folder that holds something else than this experiment."""
+    if not run.path.exists():
+        return
+    if not run.path.is_dir():
+        raise UserError(f"{run.path} is a file; --out takes a folder")
+    if not run.config.exists():
+        if any(run.path.iterdir()):
+            raise UserError(f"{run.path} is not empty and holds no run (no config.yaml); choose another --out")
+        return
+    old = configuration.read_yaml(run.config)
+    changed = configuration.differences(old.get("experiment", {}), config.experiment)
+    if changed:
+        listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(changed.items())[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UserError(f"{run.path} holds another experiment: {listed}{more}; give these back their old values or choose another --out")
+
+
+def _restore(run: RunFolder, trainer: Trainer) -> Clock:
+    """Load the newest checkpoint and drop what the log says of later steps; a fresh run stays as it was built."""
+    steps = run.steps(with_state=True)
+    if not steps:
+        return Clock()
+    state, clock = run.load(steps[-1])
+    trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
+    lines = [line for line in read_jsonl(run.metrics) if line["step"] <= steps[-1]]
+    write_text(run.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    info(f"continuing {run.path} from step {steps[-1]}")
+    return Clock(**clock)
+
+
+def _say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: Clock) -> None:
+    experiment = config.experiment
+    weights = sum(parameter.numel() for parameter in trainer.backbone.student.parameters())
+    bf16 = devices.uses_bf16(trainer.device, experiment.precision)
+    info(
+        f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(source):,} images of {source.name} · "
+        f"batch {experiment.data.batch_size} · steps {clock.step} to {experiment.steps} · "
+        f"{trainer.device} {'bf16' if bf16 else 'fp32'}"
+    )
+
+
+def _workers(wanted: int | None) -> int:
+    """Leave one core to the training; more than 8 rarely pay."""
+    return min((os.cpu_count() or 1) - 1, 8) if wanted is None else wanted
+
+
+@dataclass
+class _Stop:
+    requested: bool = False
+
+
+@contextmanager
+def _stop_requests() -> Iterator[_Stop]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop after this step; a second one acts at once."""
+    stop = _Stop()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.requested = True
+        warn("stopping after this step; once more to stop at once without saving")
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    for number in previous:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

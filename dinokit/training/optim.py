@@ -1,0 +1,164 @@
+"""AdamW with the parameter groups of the DINO family, and gradient clipping part by part.
+
+Group rules (DINOv2 and DINOv3; spec section 8.2): biases, norms and LayerScales are not decayed, tokens are; block i of L
+learns at layer_decay ** (L - i), patch embedding and tokens at layer_decay ** (L + 1); the prototypes follow their own
+learning rate, which starts frozen.
+Source: AdamW arXiv:1711.05101; layer-wise decay arXiv:2003.10555 section 3.4, arXiv:2106.08254.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dinokit.core.errors import UserError
+from dinokit.core.schedule import Schedule
+
+EMBEDDINGS = ("patch_embed.", "cls_token", "mask_token", "register_tokens", "pos_embed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How the weights move. Rates are the rates used: nothing is scaled by the batch size behind these numbers."""
+
+    lr: Schedule  # learning rate per step
+    weight_decay: Schedule  # decoupled weight decay per step
+    betas: tuple[float, float] = (0.9, 0.999)  # decay of AdamW's two moments
+    layer_decay: float = 1.0  # factor on the learning rate per block further from the output
+    patch_embed_lr: float = 1.0  # further factor on the learning rate of the patch embedding
+    freeze_last_layer: int = 0  # first steps in which the prototypes stay as they are
+    freeze: Literal["rate", "gradient"] = "rate"  # how they stay: rate 0, moments go on (v2, v3); gradient removed (v1)
+    clip: float | None = 3.0  # largest gradient norm; None: no clipping
+    clip_per: Literal["part", "parameter"] = "part"  # norm over backbone, each head (v2, v3); over each tensor (v1)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
+        if self.clip is not None and self.clip <= 0:
+            raise UserError(f"clip must be positive, got {self.clip}; use null for no clipping")
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """What one parameter's rates are multiplied by, and whether it belongs to the prototypes."""
+
+    lr: float
+    weight_decay: float
+    last_layer: bool
+
+
+def multipliers(name: str, *, blocks: int, layer_decay: float, patch_embed_lr: float) -> Multipliers:
+    """Return the multipliers of a parameter from its name.
+
+    Args:
+        blocks: depth of the backbone it belongs to; 0 for a head.
+    """
+    block = re.match(r"blocks\.(\d+)\.", name)
+    if block:
+        exponent = blocks - int(block.group(1))
+    else:
+        exponent = blocks + 1 if blocks and name.startswith(EMBEDDINGS) else 0
+    lr = layer_decay**exponent * (patch_embed_lr if name.startswith("patch_embed.") else 1.0)
+    decayed = not (name.endswith("bias") or "norm" in name or "gamma" in name)
+    return Multipliers(lr=lr, weight_decay=float(decayed), last_layer="last_layer" in name)
+
+
+def optimizer(parts: Mapping[str, nn.Module], config: Config) -> torch.optim.AdamW:
+    """Build AdamW with one group per set of multipliers over the trained parameters of all parts.
+
+    Args:
+        parts: name -> module that learns, e.g. backbone and heads.
+    """
+    groups: dict[Multipliers, list[nn.Parameter]] = {}
+    for module in parts.values():
+        blocks = len(module.blocks) if isinstance(getattr(module, "blocks", None), nn.ModuleList) else 0
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            key = multipliers(
+                name, blocks=blocks, layer_decay=config.layer_decay, patch_embed_lr=config.patch_embed_lr
+            )
+            groups.setdefault(key, []).append(parameter)
+    rows = [{"params": parameters, "multipliers": key} for key, parameters in groups.items()]
+    fused = all(p.device.type in ("cpu", "cuda") for parameters in groups.values() for p in parameters)
+    return torch.optim.AdamW(rows, lr=0.0, betas=config.betas, eps=1e-8, weight_decay=0.0, fused=fused)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, config: Config, *, step: int) -> dict[str, float]:
+    """Write this step's rates into every group; return them for the log."""
+    lr, weight_decay = config.lr.at(step), config.weight_decay.at(step)
+    frozen = step < config.freeze_last_layer and config.freeze == "rate"
+    for group in optimizer.param_groups:
+        factor: Multipliers = group["multipliers"]
+        group["lr"] = 0.0 if frozen and factor.last_layer else lr * factor.lr
+        group["weight_decay"] = weight_decay * factor.weight_decay
+    return {"lr": lr, "weight_decay": weight_decay}
+
+
+def drop_frozen_gradients(optimizer: torch.optim.Optimizer, config: Config, *, step: int) -> None:
+    """Remove the prototypes' gradients while they are frozen the way of DINO v1."""
+    if step >= config.freeze_last_layer or config.freeze != "gradient":
+        return
+    for group in optimizer.param_groups:
+        if group["multipliers"].last_layer:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def clip_gradients(parts: Mapping[str, nn.Module], config: Config) -> dict[str, float]:
+    """Clip in place and return each part's gradient norm before clipping."""
+    norms = {}
+    for name, module in parts.items():
+        parameters = [p for p in module.parameters() if p.grad is not None]
+        norms[name] = float(_norm(parameters))
+        if config.clip is None:
+            continue
+        if config.clip_per == "part":
+            _scale(parameters, norms[name], config.clip)
+        else:
+            for parameter in parameters:
+                _scale([parameter], float(_norm([parameter])), config.clip)
+    return norms
+
+
+def state_by_name(optimizer: torch.optim.Optimizer, parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """Return the optimiser's moments as flat named tensors."""
+    state = {}
+    for name, parameter in _named(parts):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            state[f"{name}.{key}"] = value
+    return state
+
+
+def load_state_by_name(
+    optimizer: torch.optim.Optimizer, parts: Mapping[str, nn.Module], state: Mapping[str, torch.Tensor]
+) -> None:
+    """Put moments written by `state_by_name` back; parameters without moments start fresh."""
+    entries: dict[str, dict[str, Any]] = {}
+    for name, value in state.items():
+        parameter_name, key = name.rsplit(".", 1)
+        entries.setdefault(parameter_name, {})[key] = value
+    for name, parameter in _named(parts):
+        if name in entries:
+            optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in entries[name].items()
+            }
+
+
+def _named(parts: Mapping[str, nn.Module]) -> Iterable[tuple[str, nn.Parameter]]:
+    for part, module in parts.items():
+        for name, parameter in module.named_parameters():
+            yield f"{part}.{name}", parameter
+
+
+def _norm(parameters: list[nn.Parameter]) -> torch.Tensor:
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _scale(parameters: list[nn.Parameter], norm: float, largest: float) -> None:
+    factor = min(1.0, largest / (norm + 1e-6))
+    if factor < 1:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)

@@ -1,0 +1,159 @@
+"""One training step, as in the papers' algorithm box.
+
+    teacher targets from the unmasked global crops, student outputs from masked global and local crops,
+    sum of weighted losses, gradient, clip, AdamW, then theta_teacher <- m theta_teacher + (1 - m) theta_student.
+
+Source: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) section 4; DINOv3 (arXiv:2508.10104) section 3.2.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dinokit.core.device import autocast
+from dinokit.core.seed import seed_torch
+from dinokit.data.views import Views
+from dinokit.models.pair import Pair
+from dinokit.models.vit import VisionTransformer
+from dinokit.objectives import base as objectives
+from dinokit.objectives.base import Inputs, Objective
+from dinokit.training import optim
+from dinokit.training.config import Experiment
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one step measured; `finite` is False when it was skipped because a loss was not."""
+
+    finite: bool
+    values: dict[str, float]  # loss, loss/NAME, lr, weight_decay, momentum, grad_norm/PART
+
+
+class Trainer:
+    """All that learns: the backbone's pair, the objectives with their heads' pairs, the optimiser."""
+
+    def __init__(self, experiment: Experiment, device: torch.device) -> None:
+        self.experiment = experiment
+        self.device = device
+        self.autocast = autocast(device, experiment.precision)
+        self.backbone = Pair(VisionTransformer(experiment.backbone, seed=experiment.seed)).to(device)
+        self.objectives = _build_objectives(experiment).to(device)
+        self.needs = frozenset[str]().union(*(o.needs for o in self._objectives()))
+        self.parts = {"backbone": self.backbone.student} | {
+            name: pair.student for name, pair in _unique_pairs(self.objectives).items()
+        }
+        self.optimizer = optim.optimizer(self.parts, experiment.optim)
+
+    def step(self, micro_batches: Sequence[Views], *, step: int) -> Report:
+        """Learn from one global batch, given as micro-batches; skip it untouched if a loss is not finite."""
+        rates = optim.set_rates(self.optimizer, self.experiment.optim, step=step)
+        self.optimizer.zero_grad(set_to_none=True)
+        values: dict[str, float] = {}
+        statistics: list[dict[str, dict[str, Tensor]]] = []
+        for micro, views in enumerate(micro_batches):
+            seed_torch(self.experiment.seed, step, micro)  # drop path and RoPE augmentation follow the step alone
+            losses = self._losses(views, step=step)
+            total = torch.stack([loss.total for loss in losses.values()]).sum() / len(micro_batches)
+            if not math.isfinite(float(total.detach())):
+                self.optimizer.zero_grad(set_to_none=True)
+                return Report(finite=False, values={"loss": float(total.detach())})
+            total.backward()
+            statistics.append({name: loss.statistics for name, loss in losses.items()})
+            _add(values, "loss", total)
+            for loss in losses.values():
+                for term, value in loss.terms.items():
+                    _add(values, f"loss/{term}", value / len(micro_batches))
+
+        optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=step)
+        norms = optim.clip_gradients(self.parts, self.experiment.optim)
+        if not all(math.isfinite(norm) for norm in norms.values()):
+            self.optimizer.zero_grad(set_to_none=True)
+            return Report(finite=False, values=values)
+        self.optimizer.step()
+        momentum = self.experiment.momentum.at(step)
+        for pair in (self.backbone, *_unique_pairs(self.objectives).values()):
+            pair.update(momentum)
+        for name, objective in self.objectives.items():
+            _objective(objective).after_step(_mean([micro[name] for micro in statistics]))
+        norms = {f"grad_norm/{part}": norm for part, norm in norms.items()}
+        return Report(finite=True, values=values | rates | {"momentum": momentum} | norms)
+
+    def _losses(self, views: Views, *, step: int) -> dict[str, objectives.Losses]:
+        inputs = self._inputs(views)
+        # float32 where it matters is each objective's own business; only the heads' products may run in bf16
+        with self.autocast():
+            return {name: _objective(objective)(inputs, step=step) for name, objective in self.objectives.items()}
+
+    def _inputs(self, views: Views) -> Inputs:
+        """Run each network on what some objective needs, and on nothing else."""
+        crops = views.global_crops.to(self.device, non_blocking=True)  # [view, batch, channel, H, W]
+        masks = None  # [view, batch, patch]
+        if views.masks is not None and "masks" in self.needs:
+            masks = views.masks.to(self.device, non_blocking=True)
+        view = crops.shape[0]
+        student_local = teacher_global = None
+        with torch.no_grad(), self.autocast():
+            if "teacher_global" in self.needs:
+                teacher_global = self.backbone.teacher(crops.flatten(0, 1)).unflatten(view)
+        with self.autocast():
+            hidden = None if masks is None else masks.flatten(0, 1)
+            student_global = self.backbone.student(crops.flatten(0, 1), masks=hidden).unflatten(view)
+            if "student_local" in self.needs and views.local_crops.shape[0]:
+                local = views.local_crops.to(self.device, non_blocking=True)  # [local, batch, channel, h, w]
+                student_local = self.backbone.student(local.flatten(0, 1), local=True).unflatten(local.shape[0])
+        return Inputs(
+            student_global=student_global, student_local=student_local, teacher_global=teacher_global, masks=masks
+        )
+
+    def _objectives(self) -> list[Objective]:
+        return [_objective(module) for module in self.objectives.values()]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every number training continues from, under flat names."""
+        named = {"backbone": self.backbone.state_dict(), "objectives": self.objectives.state_dict()}
+        named["optimizer"] = optim.state_by_name(self.optimizer, self.parts)
+        return {f"{prefix}.{name}": value for prefix, state in named.items() for name, value in state.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put a state back; every name must match."""
+        self.backbone.load_state_dict(_under("backbone.", state))
+        self.objectives.load_state_dict(_under("objectives.", state))
+        optim.load_state_by_name(self.optimizer, self.parts, _under("optimizer.", state))
+
+
+def _build_objectives(experiment: Experiment) -> nn.ModuleDict:
+    built: dict[str, Objective] = {}
+    for index, (name, config) in enumerate(experiment.objectives.items()):
+        kind = objectives.find(name).Objective
+        built[name] = kind.build(config, dim=experiment.backbone.dim, seed=experiment.seed + index + 1, siblings=built)
+    return nn.ModuleDict(built)
+
+
+def _unique_pairs(modules: nn.ModuleDict) -> dict[str, Pair]:
+    """Name each head's pair once, by the objective that built it, although another may share it."""
+    pairs: dict[str, Pair] = {}
+    for name, module in modules.items():
+        for pair_name, pair in _objective(module).pairs().items():
+            if not any(pair is known for known in pairs.values()):
+                pairs[f"{name}_{pair_name}"] = pair
+    return pairs
+
+
+def _objective(module: nn.Module) -> Objective:
+    assert isinstance(module, Objective)
+    return module
+
+
+def _mean(statistics: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([each[name] for each in statistics]).mean(0) for name in statistics[0]}
+
+
+def _add(values: dict[str, float], name: str, value: Tensor) -> None:
+    values[name] = values.get(name, 0.0) + float(value.detach())
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,0 +1,220 @@
+"""Line charts as inline SVG, written by hand: no library, no script, readable in light and dark by CSS classes alone.
+
+Colours, fonts and dashes come from the page's style sheet (`.s0` ... `.s5`); a point tells its value on hover through
+<title>, which screen readers can read too.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 480, 270
+LEFT, RIGHT, TOP, BOTTOM = 66, 22, 12, 34  # margins of the plot
+POINTS = 160  # drawn per line; longer curves are averaged in groups
+HOVERS = 60  # points per line that tell their value
+TICKS = 5
+PERCENT = " %"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: int = 0  # 0 to 5, classes of the style sheet
+    marks: bool = False  # a dot at every point: for few, measured points
+    smooth: bool = False  # the curve in the background and its running mean in front
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A horizontal line to compare with."""
+
+    name: str
+    y: float
+    colour: int = 1
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """The mapping of values to places."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    log: bool
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        low, high, value = (math.log10(v) for v in (*self.y, y)) if self.log else (*self.y, y)
+        up = (value - low) / (high - low)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+
+def line_chart(
+    series: Sequence[Series], *, title: str, baselines: Sequence[Baseline] = (), unit: str = "", log: bool = False
+) -> str:
+    """Draw curves over the training step as a <figure>.
+
+    Args:
+        unit: written behind every value; PERCENT keeps one decimal.
+        log: logarithmic values; taken as linear if one is not positive.
+    """
+    series = [_finite(one) for one in series]
+    values = [y for one in series for y in one.y] + [line.y for line in baselines]
+    if not any(len(one.x) for one in series):
+        return f'<figure class="chart"><h3>{escape(title)}</h3><p class="none">Nothing was logged.</p></figure>'
+    log = log and min(values) > 0
+    plot = _Plot(_x_range(series), _log_range(values) if log else _range(values), log)
+    legend = [(one.colour, "", one.name, _value(one.y[-1], unit)) for one in series if len(one.y)]
+    legend += [(line.colour, " dash", line.name, _value(line.y, unit)) for line in baselines]
+    spoken = escape(f"{title} by step. Last values: {'; '.join(f'{name}: {value}' for _, _, name, value in legend)}")
+    parts = [_axes(plot, unit)]
+    parts += [_baseline(plot, line, unit) for line in baselines]
+    parts += [_curve(plot, one, unit) for one in series]
+    return (
+        f'<figure class="chart"><h3>{escape(title)}</h3>{_legend(legend)}'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{spoken}">{"".join(parts)}</svg></figure>'
+    )
+
+
+def number(value: float) -> str:
+    """Write a value for a person: about four significant digits, thousands apart, tiny ones with an exponent."""
+    size = abs(value)
+    if value == 0:
+        return "0"
+    if size >= 1000 or (size >= 1 and value == int(value)):
+        return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    if size >= 100:
+        return f"{value:.1f}"
+    if size >= 1:
+        return f"{value:.2f}"
+    return f"{value:.3g}" if size < 0.9 else f"{value:.5g}"
+
+
+def running_mean(values: Sequence[float], *, window: int) -> list[float]:
+    """Average each value with its neighbours on both sides; the window shrinks at the ends."""
+    half = window // 2
+    means = []
+    for index in range(len(values)):
+        reach = min(half, index, len(values) - 1 - index)
+        part = values[index - reach : index + reach + 1]
+        means.append(sum(part) / len(part))
+    return means
+
+
+def thinned(x: Sequence[float], y: Sequence[float], *, count: int) -> tuple[list[float], list[float]]:
+    """Average a long curve in groups of equal length, so that at most `count` points remain; the last x is kept."""
+    group = math.ceil(len(x) / count)
+    if group <= 1:
+        return list(x), list(y)
+    starts = range(0, len(x), group)
+    xs = [x[min(start + group, len(x)) - 1] for start in starts]
+    ys = [sum(y[start : start + group]) / len(y[start : start + group]) for start in starts]
+    return xs, ys
+
+
+def ticks(low: float, high: float, *, count: int = TICKS) -> list[float]:
+    """Return round numbers (1, 2 or 5 times a power of ten apart) inside a range."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _finite(one: Series) -> Series:
+    points = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    x, y = [x for x, _ in points], [y for _, y in points]
+    if not one.marks:
+        x, y = thinned(x, y, count=POINTS)
+    return Series(one.name, x, y, one.colour, one.marks, one.smooth)
+
+
+def _x_range(series: Sequence[Series]) -> tuple[float, float]:
+    last = max(x for one in series for x in one.x)
+    return 0.0, last if last > 0 else 1.0
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    bottom = low - margin
+    return (0.0 if low >= 0 > bottom else bottom), high + margin
+
+
+def _log_range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return low / 1.2, high * 1.2
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1,) if high / low > 1000 else (1, 2, 5)
+    return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+
+
+def _axes(plot: _Plot, unit: str) -> str:
+    parts = []
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    for value in _log_ticks(*plot.y) if plot.log else ticks(*plot.y):
+        _, y = plot.at(0, value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{_tick(value)}{escape(unit)}</text>')
+    for value in ticks(*plot.x, count=4):
+        x = plot.at(value, plot.y[0])[0]
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 22}" text-anchor="middle">{_tick(value)}</text>')
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(f'<text x="{LEFT - 12}" y="{bottom + 22}" text-anchor="end">step</text>')
+    return "".join(parts)
+
+
+def _tick(value: float) -> str:
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    return f"{value:g}"
+
+
+def _baseline(plot: _Plot, line: Baseline, unit: str) -> str:
+    _, y = plot.at(0, line.y)
+    text = escape(f"{line.name}: {_value(line.y, unit)}")
+    shape = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
+    target = f'<line class="wide" {shape}><title>{text}</title></line>'  # wide enough to be hit
+    return f'<g class="s{line.colour}"><line class="line dash" {shape}/>{target}</g>'
+
+
+def _curve(plot: _Plot, one: Series, unit: str) -> str:
+    places = [plot.at(x, y) for x, y in zip(one.x, one.y, strict=True)]
+    if not places:
+        return ""
+    smooth = one.smooth and len(places) >= 30
+    parts = [_polyline(places, "line faint" if smooth else "line")]
+    if smooth:
+        means = running_mean(one.y, window=max(3, len(one.y) // 12))
+        parts.append(_polyline([plot.at(x, y) for x, y in zip(one.x, means, strict=True)], "line"))
+    if one.marks or len(places) == 1:
+        parts += [f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places]
+    for index in range(0, len(places), math.ceil(len(places) / HOVERS)):
+        x, y = places[index]
+        text = escape(f"step {number(one.x[index])}: {one.name} {_value(one.y[index], unit)}")
+        parts.append(f'<circle class="hover" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{text}</title></circle>')
+    return f'<g class="s{one.colour}">{"".join(parts)}</g>'
+
+
+def _polyline(places: Sequence[tuple[float, float]], kind: str) -> str:
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    return f'<polyline class="{kind}" points="{points}"/>'
+
+
+def _legend(entries: Sequence[tuple[int, str, str, str]]) -> str:
+    items = "".join(
+        f'<li><i class="s{colour}{dash}"></i>{escape(name)} <b>{escape(value)}</b></li>'
+        for colour, dash, name, value in entries
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _value(value: float, unit: str) -> str:
+    return f"{value:.1f}{unit}" if unit == PERCENT else f"{number(value)}{unit}"

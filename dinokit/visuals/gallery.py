@@ -1,0 +1,176 @@
+"""The images a report shows, read once and prepared once, and what each stage of a model makes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from dinokit.checkpoints.load import load
+from dinokit.core import device as devices
+from dinokit.core.errors import UserError
+from dinokit.core.seed import generator
+from dinokit.data.source import BadImage, Source, open_source, splits
+from dinokit.embed import device_of, encode, multiple, prepare
+from dinokit.models.features import Backbone
+from dinokit.visuals.neighbours import nearest
+from dinokit.visuals.pca import pca_maps
+
+SHOWN = 8  # pictures with PCA maps
+ASKED = 6  # of these, pictures whose neighbours are shown
+NEIGHBOURS = 6
+SEARCHED = 2000  # images that neighbours are looked for in, at most, and
+SEARCHED_PATCHES = 128_000  # patches of all of them together: bounds the time of a report
+NATIVE = 224  # pixels; side for models without one of their own
+GRID = 12  # patches; a smaller map shows too little and is computed from an enlarged picture
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Images:
+    """Prepared square pictures and what is known of them."""
+
+    pixels: UInt8[Tensor, "image channel side side"]
+    keys: tuple[str, ...]
+    labels: Int64[numpy.ndarray, " image"] | None
+    classes: tuple[str, ...]
+    indices: tuple[int, ...]  # places in the source
+
+    def label(self, row: int) -> str:
+        """Return the class of an image, empty if unknown."""
+        return "" if self.labels is None else self.classes[int(self.labels[row])]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images that are shown, and those in which their neighbours are looked for."""
+
+    shown: Images
+    searched: Images
+    same_source: bool  # the shown images are among the searched; an image is not its own neighbour
+    side: int
+    patch_size: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one checkpoint makes of the pictures."""
+
+    step: int
+    maps: UInt8[Tensor, "image rows columns rgb"]
+    neighbours: Int64[Tensor, "query neighbour"]  # rows of the searched images
+
+
+def choose_pictures(data: str, backbone: Backbone) -> Pictures:
+    """Open the data again and draw pictures with a fixed seed, spread over the classes.
+
+    Data with splits shows test images and searches the training images. Data with domains shows one domain and searches
+    the others.
+
+    Raises:
+        UserError: if the data is gone or holds too few readable images.
+    """
+    known = [name for name in ("test", "val") if name in splits(data)]
+    searched = open_source(data, channels=backbone.channels)
+    shown = open_source(data, split=known[0], channels=backbone.channels) if known else searched
+    side = multiple(backbone.pixels.size or NATIVE, backbone.patch_size)
+    ours = _first_domain(shown)
+    theirs = _other_domains(searched) if searched.domains is not None else numpy.arange(len(searched))
+    count = min(SEARCHED, max(2 * ASKED, SEARCHED_PATCHES // (side // backbone.patch_size) ** 2))
+    draw = numpy.sort(generator(0, 1).permutation(theirs)[:count])
+    return Pictures(
+        shown=_read(shown, _spread(shown, ours), side=side, patch_size=backbone.patch_size, count=SHOWN),
+        searched=_read(searched, draw.tolist(), side=side, patch_size=backbone.patch_size, count=count),
+        same_source=not known,
+        side=side,
+        patch_size=backbone.patch_size,
+    )
+
+
+def look(folder: Path, step: int, pictures: Pictures) -> Stage:
+    """Run one checkpoint over the pictures.
+
+    Raises:
+        UserError: if its weights cannot be loaded.
+    """
+    backbone = load(folder).to(devices.choose("auto"))
+    shown, searched = pictures.shown.pixels, pictures.searched.pixels
+    place = {index: row for row, index in enumerate(pictures.searched.indices)}
+    own = [place.get(index, -1) if pictures.same_source else -1 for index in pictures.shown.indices[:ASKED]]
+    side, patch_size = map_side(pictures.side, pictures.patch_size), pictures.patch_size
+    enlarged = torch.stack([prepare(image, size=side, patch_size=patch_size) for image in shown])
+    features = encode(backbone, enlarged.to(device_of(backbone)))
+    queries, gallery = _cls(backbone, shown[:ASKED]), _cls(backbone, searched)
+    return Stage(
+        step=step,
+        maps=pca_maps(features.patches.cpu(), features.grid),
+        neighbours=nearest(queries, gallery, count=NEIGHBOURS, exclude=torch.tensor(own)),
+    )
+
+
+def map_side(side: int, patch_size: int) -> int:
+    """Return the picture side for PCA maps: the model's own, doubled (twice at most) until a map has `GRID` rows."""
+    factor = 1
+    while side * factor // patch_size < GRID and factor < 4:
+        factor *= 2
+    return side * factor
+
+
+def _cls(backbone: Backbone, images: UInt8[Tensor, "image channel side side"]) -> Float[Tensor, "image dim"]:
+    return torch.cat([encode(backbone, part.to(device_of(backbone))).cls.cpu() for part in _parts(images)])
+
+
+def _parts(images: UInt8[Tensor, "image channel side side"]) -> tuple[Tensor, ...]:
+    return tuple(images[start : start + BATCH] for start in range(0, len(images), BATCH))
+
+
+def _first_domain(source: Source) -> Int64[numpy.ndarray, " image"]:
+    if source.domains is None:
+        return numpy.arange(len(source))
+    return numpy.flatnonzero(source.domains == source.domains[0])
+
+
+def _other_domains(source: Source) -> Int64[numpy.ndarray, " image"]:
+    assert source.domains is not None
+    others = numpy.flatnonzero(source.domains != source.domains[0])
+    return others if len(others) else numpy.arange(len(source))
+
+
+def _spread(source: Source, candidates: Int64[numpy.ndarray, " image"]) -> list[int]:
+    """Order candidates at random, but with one image of each class before a second of any."""
+    drawn: list[int] = generator(0, 0).permutation(candidates).tolist()
+    if source.labels is None:
+        return drawn
+    seen: dict[int, int] = {}
+    turns = []
+    for index in drawn:
+        label = int(source.labels[index])
+        seen[label] = seen.get(label, 0) + 1
+        turns.append(seen[label])
+    return [index for _, index in sorted(zip(turns, drawn, strict=True), key=lambda pair: pair[0])]
+
+
+def _read(source: Source, order: Sequence[int], *, side: int, patch_size: int, count: int) -> Images:
+    """Read images in an order until there are enough; those that cannot be read are passed over."""
+    pixels: list[Tensor] = []
+    indices: list[int] = []
+    for index in order:
+        if len(indices) == count:
+            break
+        try:
+            pixels.append(prepare(source.read(index, min_side=side), size=side, patch_size=patch_size))
+        except BadImage:
+            continue
+        indices.append(index)
+    if not indices:
+        raise UserError(f"expected readable images in {source.name}, got none")
+    return Images(
+        pixels=torch.stack(pixels),
+        keys=tuple(source.key(index) for index in indices),
+        labels=None if source.labels is None else source.labels[indices],
+        classes=source.classes,
+        indices=tuple(indices),
+    )

@@ -1,0 +1,82 @@
+"""The HTML page as a thing of its own: one file, no script, no request to anywhere.
+
+A content security policy in the page itself forbids all loading, so that a report can be opened from a mail or a
+cluster without a doubt. Every text goes through `text`, which escapes it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    link: str  # its name in the navigation, one or two words
+    heading: str
+    body: str  # HTML; an empty part is left out
+
+    @property
+    def anchor(self) -> str:
+        return self.link.lower().replace(" ", "-")
+
+
+def document(*, title: str, header: str, sections: Sequence[Section]) -> str:
+    """Assemble the page; `header` is HTML."""
+    present = [section for section in sections if section.body]
+    links = "".join(f'<a href="#{one.anchor}">{text(one.link)}</a>' for one in present)
+    bodies = "".join(
+        f'<section id="{one.anchor}" aria-labelledby="{one.anchor}-h"><h2 id="{one.anchor}-h">{text(one.heading)}</h2>'
+        f"{one.body}</section>"
+        for one in present
+    )
+    style = (files("dinokit.visuals") / "report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name="color-scheme" content="light dark"><title>{text(title)}</title><style>\n{style}</style></head>\n'
+        f'<body><header>{header}</header><nav aria-label="Sections">{links}</nav><main>{bodies}</main></body></html>\n'
+    )
+
+
+def text(value: object) -> str:
+    """Escape anything that did not come from this package."""
+    return escape(str(value))
+
+
+def paragraph(value: object, *, kind: str = "") -> str:
+    """Return an escaped paragraph."""
+    return f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>"
+
+
+def facts(rows: Iterable[tuple[str, object]], *, kind: str = "facts") -> str:
+    """Return pairs of name and value as a list; pairs without a value are left out."""
+    present = [(name, value) for name, value in rows if value not in (None, "")]
+    items = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in present)
+    return f'<dl class="{kind}">{items}</dl>' if items else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, kind: str = "") -> str:
+    """Return a table; the first column of each row names it."""
+    names = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
+    body = ""
+    for first, *rest in rows:
+        body += f'<tr><th scope="row">{text(first)}</th>{"".join(f"<td>{text(value)}</td>" for value in rest)}</tr>'
+    inner = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table class="{kind}">{inner}</table></div>'
+
+
+def details(summary: str, body: str) -> str:
+    """Return a part that opens on a click; `body` is HTML."""
+    return f"<details><summary>{text(summary)}</summary>{body}</details>"
+
+
+def picture(source: str, *, alt: str, sharp: bool = False, kind: str = "") -> str:
+    """Return an <img>; `sharp` shows its pixels as squares when it is enlarged."""
+    kinds = " ".join(part for part in ("sharp" if sharp else "", kind) if part)
+    return f'<img src="{text(source)}" alt="{text(alt)}" title="{text(alt)}"' + (f' class="{kinds}">' if kinds else ">")

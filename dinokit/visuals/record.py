@@ -1,0 +1,114 @@
+"""What a run left in its folder, read back: settings, machine, log, measurements, bad images, checkpoints.
+
+Everything may be missing or cut short: a run can be interrupted at any moment and must still be shown.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinokit.checkpoints.store import RunFolder
+from dinokit.config import read_yaml
+from dinokit.core.errors import UserError
+from dinokit.core.files import read_jsonl
+
+TEACHER, RANDOM, PIXELS = "teacher", "random-init", "raw-pixels"
+
+EARLY = 0.15  # of the run: where the middle picture is taken from
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as its files tell it."""
+
+    path: Path
+    config: Mapping[str, Any]
+    config_text: str
+    environment: Mapping[str, Any]
+    log: tuple[Mapping[str, Any], ...]  # one entry per logged step, ascending
+    evaluations: tuple[Mapping[str, Any], ...]  # in the order they were measured
+    bad_images: tuple[Mapping[str, Any], ...]
+    checkpoints: Mapping[int, Path]  # step -> folder with the teacher's weights
+
+    def setting(self, path: str) -> Any:
+        """Return the value at a dotted path of the settings, None if there is none."""
+        value: Any = self.config
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    @property
+    def step(self) -> int:
+        """The last step that the log or a checkpoint knows of."""
+        return max([line["step"] for line in self.log] + list(self.checkpoints), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, as far as the settings tell."""
+        steps = self.setting("experiment.steps")
+        return not isinstance(steps, int) or self.step >= steps
+
+    @property
+    def seconds(self) -> float | None:
+        """Training time at the last logged step."""
+        times = [line["time"] for line in self.log if isinstance(line.get("time"), int | float)]
+        return times[-1] if times else None
+
+    def curve(self, name: str) -> tuple[list[float], list[float]]:
+        """Return steps and values of one logged quantity, finite values only."""
+        points = [(line["step"], line[name]) for line in self.log if _finite(line.get(name))]
+        return [float(step) for step, _ in points], [float(value) for _, value in points]
+
+    def quantities(self) -> list[str]:
+        """List what was logged, in the order it first appeared."""
+        names = dict.fromkeys(name for line in self.log for name in line)
+        return [name for name in names if name not in ("step", "time") and self.curve(name)[0]]
+
+    def stages(self) -> list[int]:
+        """Return the steps to show side by side: untrained, early, newest; fewer if there are fewer."""
+        steps = sorted(self.checkpoints)
+        if len(steps) < 3:
+            return steps
+        early = min(steps[1:-1], key=lambda step: abs(step - EARLY * steps[-1]))
+        return [steps[0], early, steps[-1]]
+
+
+def read_record(run: Path) -> Record:
+    """Read a run folder.
+
+    Raises:
+        UserError: if the folder is no run.
+    """
+    folder = RunFolder(run)
+    if not folder.config.is_file():
+        raise UserError(f"expected a run folder with config.yaml, got {run}; give the --out of a pretrain command")
+    config = read_yaml(folder.config)
+    lines = [line for line in read_jsonl(folder.metrics) if isinstance(line.get("step"), int)]
+    log = {line["step"]: line for line in lines if "evaluation" not in line}  # the last line of a step counts
+    return Record(
+        path=run,
+        config=config if isinstance(config, dict) else {},
+        config_text=folder.config.read_text(encoding="utf-8"),
+        environment=_read_object(folder.environment),
+        log=tuple(log[step] for step in sorted(log)),
+        evaluations=tuple(line for line in lines if "evaluation" in line),
+        bad_images=tuple(read_jsonl(folder.bad_images)),
+        checkpoints={step: folder.checkpoint(step) for step in folder.steps()},
+    )
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

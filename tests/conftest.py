@@ -1,0 +1,70 @@
+"""What several tests need: a transformer that costs nothing, folders of images, and a run's folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from dinokit.checkpoints.load import header
+from dinokit.models.features import Pixels
+from dinokit.models.vit import Config, VisionTransformer
+
+MakeVit = Callable[..., VisionTransformer]
+MakeFolder = Callable[..., Path]
+
+ARCHITECTURE = Config(patch_size=4, dim=16, depth=2, heads=2, ffn_hidden=32, registers=1, layer_scale=None)
+
+
+@pytest.fixture
+def make_vit() -> MakeVit:
+    """A randomly initialised transformer with 4 px patches that looks at images of `size` px."""
+
+    def make(*, size: int | None = 16, seed: int = 0) -> VisionTransformer:
+        backbone = VisionTransformer(ARCHITECTURE, seed=seed).eval()
+        backbone.pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), size)
+        return backbone
+
+    return make
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> MakeFolder:
+    """A folder of noise images; `files` are paths in it, noise of one class has the colour of its folder's name."""
+
+    def make(*files: str, name: str = "images", sizes: tuple[tuple[int, int], ...] = ((16, 16),)) -> Path:
+        root = tmp_path / name
+        for index, file in enumerate(files):
+            path = root / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw = numpy.random.default_rng([sum(map(ord, path.parent.name)), index])
+            width, height = sizes[index % len(sizes)]
+            tint = numpy.random.default_rng(sum(map(ord, path.parent.name))).integers(0, 200, 3)
+            Image.fromarray((tint + draw.integers(0, 55, (height, width, 3))).astype(numpy.uint8)).save(path)
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, make_vit: MakeVit) -> MakeFolder:
+    """A run's folder as the engine leaves it, with another random teacher in each checkpoint."""
+
+    def make(data: str, *, steps: tuple[int, ...] = (0, 10, 100), lines: tuple[dict[str, object], ...] = ()) -> Path:
+        run = tmp_path / "run"
+        run.mkdir()
+        experiment = {"recipe": "demo", "steps": 100, "data": {"source": data, "batch_size": 8}, "objectives": {"dino": {}}}
+        (run / "config.yaml").write_text(yaml.safe_dump({"experiment": experiment, "runtime": {"workers": 0}}))
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for step in steps:
+            backbone = make_vit(seed=step)
+            (run / "checkpoints" / str(step)).mkdir(parents=True)
+            about = header(ARCHITECTURE, backbone.pixels, step=step)
+            save_file(backbone.state_dict(), run / "checkpoints" / str(step) / "model.safetensors", about)
+        return run
+
+    return make

@@ -1,0 +1,35 @@
+"""Collectives: the identity on one process, and on two what one process would compute."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as group
+import torch.multiprocessing as processes
+
+from dinokit.core import dist
+
+
+def test_without_a_process_group_collectives_are_the_identity() -> None:
+    x = torch.randn(3, 2, requires_grad=True)
+    assert dist.all_gather(x) is x
+    assert torch.equal(dist.all_reduce_sum(x), x.detach())
+    assert torch.equal(dist.all_reduce_max(x), x.detach())
+    assert (dist.rank(), dist.world_size()) == (0, 1)
+
+
+def _gather_on(rank: int, store: str) -> None:
+    group.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    x = torch.arange(4.0).reshape(2, 2).add(10 * rank).requires_grad_()
+    everything = dist.all_gather(x)  # [4, 2]
+    assert everything[:, 0].tolist() == [0, 2, 10, 12]
+    # each rank weighs the rows its own way; the gradient of a row sums both ranks' opinions
+    (everything * (rank + 1)).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.full((2, 2), 3.0))
+    assert dist.all_reduce_sum(torch.tensor(rank + 1.0)).item() == 3
+    assert dist.all_reduce_max(torch.tensor(rank + 1.0)).item() == 2
+    group.destroy_process_group()
+
+
+def test_gathered_rows_are_in_rank_order_and_carry_gradient(tmp_path: Path) -> None:
+    processes.spawn(_gather_on, args=(str(tmp_path / "store"),), nprocs=2)

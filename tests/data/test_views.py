@@ -1,0 +1,121 @@
+"""Views have the right shapes, depend on (seed, step, position) alone, and are normalised."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dinokit.core.errors import UserError
+from dinokit.data import augment, views
+
+PLAIN = augment.Config(jitter=0.0, grayscale=0.0, blur=0.0)
+CONFIG = views.Config(global_size=16, local_size=8, local_count=3)
+
+
+def _images(count: int, channels: int = 3) -> list[torch.Tensor]:
+    generate = np.random.default_rng(0)
+    sides = [(28, 28), (20, 30), (90, 70)]
+    return [
+        torch.from_numpy(generate.integers(0, 256, (channels, *sides[index % 3]), dtype=np.uint8))
+        for index in range(count)
+    ]
+
+
+def test_shapes() -> None:
+    global_crops, local_crops = views.make(_images(5), CONFIG, seed=0, step=0, first=0)
+    assert global_crops.shape == (2, 5, 3, 16, 16)
+    assert local_crops.shape == (3, 5, 3, 8, 8)
+    none = views.make(_images(2), replace(CONFIG, local_count=0), seed=0, step=0, first=0)[1]
+    assert none.shape == (0, 2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_any_number_of_channels(channels: int) -> None:
+    config = replace(CONFIG, mean=(0.5,), std=(0.5,))
+    global_crops, local_crops = views.make(_images(3, channels), config, seed=0, step=0, first=0)
+    assert global_crops.shape == (2, 3, channels, 16, 16)
+    assert torch.isfinite(local_crops).all()
+
+
+def test_a_slice_of_the_batch_has_the_same_views() -> None:
+    images = _images(7)
+    whole = views.make(images, CONFIG, seed=5, step=9, first=0)
+    part = views.make(images[3:6], CONFIG, seed=5, step=9, first=3)
+    for ours, theirs in zip(part, whole):
+        torch.testing.assert_close(ours, theirs[:, 3:6], atol=1e-5, rtol=0)
+
+
+def test_seed_step_and_position_all_matter() -> None:
+    images = _images(1) * 2
+    base = views.make(images, CONFIG, seed=0, step=0, first=0)[0]
+    assert torch.equal(base, views.make(images, CONFIG, seed=0, step=0, first=0)[0])
+    assert not torch.equal(base[:, 0], base[:, 1])
+    assert not torch.equal(base[0], base[1])
+    assert not torch.equal(base, views.make(images, CONFIG, seed=1, step=0, first=0)[0])
+    assert not torch.equal(base, views.make(images, CONFIG, seed=0, step=1, first=0)[0])
+
+
+def test_normalisation_and_flip() -> None:
+    config = replace(
+        CONFIG, first=PLAIN, second=PLAIN, local=PLAIN, global_scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0
+    )
+    image = _images(1)[0][:, :16, :16]
+    expected = (image / 255 - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
+    straight = views.make([image], config, seed=0, step=0, first=0)[0][0, 0]
+    torch.testing.assert_close(straight, expected, atol=1e-5, rtol=0)
+    mirrored = views.make([image], replace(config, flip=1.0), seed=0, step=0, first=0)[0][0, 0]
+    torch.testing.assert_close(mirrored, expected.flip(-1), atol=1e-5, rtol=0)
+
+
+def test_each_kind_of_crop_has_its_own_distortion() -> None:
+    inverted = replace(PLAIN, solarise=1.0, solarise_threshold=0.0)
+    config = replace(CONFIG, first=PLAIN, second=PLAIN, local=PLAIN, mean=(0.0,), std=(1.0,))
+    base = views.make(_images(2), config, seed=0, step=0, first=0)
+    for field, touched in (("first", (1, 0, 0)), ("second", (0, 1, 0)), ("local", (0, 0, 1))):
+        changed = views.make(_images(2), replace(config, **{field: inverted}), seed=0, step=0, first=0)
+        pairs = [(base[0][0], changed[0][0]), (base[0][1], changed[0][1]), (base[1], changed[1])]
+        for (old, new), hit in zip(pairs, touched):
+            torch.testing.assert_close(new, 1 - old if hit else old, atol=1e-6, rtol=0)
+
+
+def test_sizes_must_fit_the_patches() -> None:
+    views.check_sizes(CONFIG, patch_size=8, channels=3)
+    with pytest.raises(UserError, match="global_size 16 is not a multiple of the patch size 7; use 14 or 21"):
+        views.check_sizes(CONFIG, patch_size=7, channels=3)
+    with pytest.raises(UserError, match=r"local_size 8 .* use 16"):
+        views.check_sizes(CONFIG, patch_size=16, channels=3)
+    views.check_sizes(replace(CONFIG, local_count=0), patch_size=16, channels=3)
+    with pytest.raises(UserError, match="3 values, the images 4 channels"):
+        views.check_sizes(CONFIG, patch_size=8, channels=4)
+
+
+def test_min_side_keeps_the_smallest_crop_sharp() -> None:
+    assert views.Config().min_side == 430  # 96 / sqrt(0.05)
+    assert replace(views.Config(), local_count=0).min_side == 396  # 224 / sqrt(0.32)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"global_scale": (0.5, 0.4)},
+        {"local_scale": (0.0, 0.4)},
+        {"ratio": (2.0, 1.0)},
+        {"flip": 2.0},
+        {"local_count": -1},
+        {"std": (1.0,)},
+        {"local_size": 4},
+    ],
+)
+def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        views.Config(**wrong)  # type: ignore[arg-type]
+
+
+def test_views_move_as_one() -> None:
+    crops = views.make(_images(2), CONFIG, seed=0, step=0, first=0)
+    moved = views.Views(*crops, masks=torch.zeros(2, 2, 4, dtype=torch.bool)).to("meta")
+    assert moved.global_crops.device.type == moved.local_crops.device.type == "meta"
+    assert moved.masks is not None
+    assert moved.masks.device.type == "meta"
+    assert moved.anchor_crops is None

@@ -1,0 +1,41 @@
+"""The published architectures, to the parameter."""
+
+import pytest
+import torch
+
+from dinokit.models.variants import VARIANTS
+from dinokit.models.vit import VisionTransformer
+
+# counted in the official files
+PUBLISHED = {
+    "dino_vits16": 21_665_664,
+    "dino_vits8": 21_670_272,
+    "dino_vitb16": 85_798_656,
+    "dino_vitb8": 85_807_872,
+    "dinov2_vits14": 22_056_576,
+    "dinov2_vitb14": 86_580_480,
+    "dinov2_vitl14": 304_368_640,
+    "dinov2_vitg14": 1_136_480_768,
+    "dinov2_vits14_reg": 22_058_112,
+    "dinov2_vitb14_reg": 86_583_552,
+    "dinov2_vitl14_reg": 304_372_736,
+    "dinov2_vitg14_reg": 1_136_486_912,
+    "dinov3_vits16": 21_601_152,
+    "dinov3_vits16plus": 28_697_472,
+    "dinov3_vitb16": 85_669_632,
+    "dinov3_vitl16": 303_154_176,
+    "dinov3_vith16plus": 840_633_600,
+    "dinov3_vit7b16": 6_716_043_264,
+}
+OURS = {"vit_micro": 1_197_952, "vit_tiny": 5_380_800}
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_parameters_are_as_many_as_published(name: str) -> None:
+    with torch.device("meta"):
+        model = VisionTransformer(VARIANTS[name])
+    assert sum(parameter.numel() for parameter in model.parameters()) == (PUBLISHED | OURS)[name]
+
+
+def test_every_published_model_is_there() -> None:
+    assert VARIANTS.keys() == PUBLISHED.keys() | OURS.keys()

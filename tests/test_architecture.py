@@ -1,0 +1,141 @@
+"""The house stays a house: layers, sizes, names and settings, checked on the source itself."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "dinokit"
+FILES = sorted(ROOT.rglob("*.py"))
+BANNED = {"utils", "util", "helpers", "helper", "common", "misc"}
+LAZY = {"__init__", "cli"}  # the front door imports what is asked for, when it is asked for
+OPTIONAL = {"torchvision", "timm", "transformers", "wandb"}
+
+# package -> packages of ours it may import; what is not listed for a package is forbidden to it
+MAY = {
+    "core": {"core"},
+    "config": {"core"},
+    "data": {"core", "config", "data"},
+    "models": {"core", "config", "models"},
+    "objectives": {"core", "config", "objectives", "models.features", "models.head", "models.pair"},
+    "checkpoints": {"core", "config", "models", "checkpoints"},
+    "training": {"core", "config", "data", "models", "objectives", "checkpoints", "training"},
+    "embed": {"core", "config", "data", "models", "checkpoints"},
+    "evaluation": {"core", "config", "data", "models", "checkpoints", "embed", "evaluation"},
+    "visuals": {"core", "config", "data", "models", "checkpoints", "embed", "visuals"},
+    "recipes": {"core", "config", "data", "models", "objectives", "checkpoints", "training", "recipes"},
+    "commands": {"*"},
+    "cli": {"*"},
+    "__init__": {"*"},
+}
+
+
+def _name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
+
+
+def _ours(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    return ((name.removeprefix("dinokit."), line) for name, line in _imports(tree) if name.startswith("dinokit."))
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_a_module_imports_only_from_lower_layers(path: Path) -> None:
+    package = _name(path).split(".")[0]
+    assert package in MAY, f"{package} has no place in the house; add its layer to this table and to docs/design.md"
+    for target, line in _ours(_tree(path)):
+        allowed = MAY[package]
+        fits = "*" in allowed or any(target == a or target.startswith(a + ".") for a in allowed)
+        assert fits or target == "__version__", f"{path}:{line} imports dinokit.{target}; {package} may import {sorted(allowed)}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    known = {_name(path).removesuffix(".__init__") for path in FILES}
+    edges: dict[str, set[str]] = {}
+    for path in FILES:
+        if path.stem == "__init__" and path.parent == ROOT:
+            continue
+        targets = {name for name, _ in _ours(_tree(path))}
+        resolved = {t if t in known else t.rsplit(".", 1)[0] for t in targets}
+        edges[_name(path).removesuffix(".__init__")] = {t for t in resolved if t in known}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"import cycle: {' -> '.join((*trail, name))}"
+        if name not in done:
+            for target in edges.get(name, ()):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    assert path.stem not in BANNED, f"{path}: name a module after what is in it"
+    assert len(path.read_text().splitlines()) <= 500, path
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno + 1 <= 80, f"{path}:{node.lineno} {node.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_stand_at_the_top(path: Path) -> None:
+    if path.stem in LAZY:
+        return
+    for function in ast.walk(_tree(path)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            inside = {name.split(".")[0] for name, _ in _imports(function)}
+            assert inside <= OPTIONAL, f"{path}:{function.lineno} {function.name} imports {inside - OPTIONAL}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_only_the_device_module_names_a_device(path: Path) -> None:
+    allowed = _name(path).split(".")[0] in ("training", "cli", "commands") or _name(path) == "core.device"
+    strings = {node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant)}
+    assert allowed or "cuda" not in strings, path
+
+
+def _config_fields() -> Iterator[tuple[str, str]]:
+    """Every field of every frozen dataclass that is part of a configuration."""
+    for path in FILES:
+        for node in ast.walk(_tree(path)):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            keyword_only = any("kw_only=True" in ast.unparse(decorator) for decorator in node.decorator_list)
+            if keyword_only:
+                for item in node.body:
+                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                        yield f"{_name(path)}.{node.name}", item.target.id
+
+
+def test_every_config_field_is_read() -> None:
+    """An option that nobody reads is a bug; `__post_init__` checking it does not count as reading."""
+    read: set[str] = set()
+    for path in FILES:
+        tree = _tree(path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                node.body = [item for item in node.body if getattr(item, "name", "") != "__post_init__"]
+        loads = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)]
+        read |= {node.attr for node in loads}
+    fields = list(_config_fields())
+    assert len(fields) > 50
+    unread = [f"{owner}.{name}" for owner, name in fields if name not in read]
+    assert not unread, unread

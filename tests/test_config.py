@@ -1,0 +1,99 @@
+"""Configuration is strict: what is not meant exactly is an error that says where and what to do."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from dinokit.config import differences, from_plain, override, parse_overrides, read_yaml, to_plain, to_yaml
+from dinokit.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.1
+    scale: tuple[float, float] = (0.4, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    steps: int = 10
+    name: str = "a"
+    fast: bool = False
+    inner: Inner = field(default_factory=Inner)
+    maybe: Inner | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise UserError(f"steps must be >= 0, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    half: Outer = field(default_factory=Outer)
+
+
+def test_yaml_round_trip_gives_the_same_config(tmp_path: Path) -> None:
+    config = Outer(steps=3, inner=Inner(rate=1e-7, scale=(0.1, 0.2)), maybe=Inner())
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert from_plain(Outer, read_yaml(tmp_path / "c.yaml")) == config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("stepz", 3, "unknown setting 'stepz'; did you mean 'steps'"),
+        ("inner.rat", 3, "unknown setting 'inner.rat'; did you mean 'inner.rate'"),
+        ("steps", "3", "'steps': expected a whole number, got '3'"),
+        ("steps", 2.7, "'steps': expected a whole number, got 2.7"),
+        ("steps", True, "'steps': expected a whole number"),
+        ("fast", "no", "'fast': expected true or false"),
+        ("inner.rate", "fast", "'inner.rate': expected a number, got 'fast'"),
+        ("inner.scale", [0.4], "'inner.scale'"),
+        ("steps", -1, "steps must be >= 0, got -1"),
+    ],
+)
+def test_a_wrong_setting_names_its_path(path: str, value: object, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        override(Outer(), {path: value})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_key_in_a_file_names_its_path_and_the_nearest() -> None:
+    plain = to_plain(Outer())
+    plain["inner"]["rats"] = 1
+    with pytest.raises(UserError, match="unknown setting 'inner.rats'; did you mean 'inner.rate'"):
+        from_plain(Outer, plain)
+
+
+def test_a_path_may_leave_out_the_half_it_is_in() -> None:
+    changed = override(Root(), {"inner.rate": 3.0, "half.steps": 4}, hidden=("half",))
+    assert (changed.half.inner.rate, changed.half.steps) == (3.0, 4)
+
+
+def test_a_part_that_is_off_can_be_given_whole_and_switched_off_again() -> None:
+    on = override(Outer(), {"maybe.rate": 0.5})
+    assert on.maybe == Inner(rate=0.5)
+    assert override(on, {"maybe": None}).maybe is None
+
+
+def test_words_become_values_as_in_yaml() -> None:
+    words = ["--a.b", "1e-3", "--c=[0.4, 1.0]", "--d-e", "null", "--f", "text", "--g", "5", "--h", "-1e5"]
+    assert parse_overrides(words) == {"a.b": 1e-3, "c": [0.4, 1.0], "d_e": None, "f": "text", "g": 5, "h": -1e5}
+
+
+@pytest.mark.parametrize("words", [["--a"], ["a", "3"]])
+def test_words_that_are_no_pairs_are_refused(words: list[str]) -> None:
+    with pytest.raises(UserError):
+        parse_overrides(words)
+
+
+def test_differences_name_paths_and_both_values() -> None:
+    assert differences(Outer(), Outer(steps=11, maybe=Inner())) == {
+        "steps": (10, 11),
+        "maybe": (None, None),
+        "maybe.rate": (None, 0.1),
+        "maybe.scale": (None, [0.4, 1.0]),
+    }
+    assert differences(Outer(), Outer()) == {}

@@ -1,0 +1,237 @@
+"""A run survives interruptions to the bit, keeps what it should and refuses what it cannot do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dinokit.checkpoints.store import RunFolder
+from dinokit.config import to_yaml
+from dinokit.core.errors import RunError, UserError
+from dinokit.core.files import read_jsonl
+from dinokit.core.schedule import constant
+from dinokit.data import masking, views
+from dinokit.models import head, rope, vit
+from dinokit.objectives import dino, ibot, koleo
+from dinokit.training import engine
+from dinokit.training.config import Data, ObjectiveConfigs, Runtime, TrainConfig
+
+from .test_step import tiny
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve small pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    draw = numpy.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=numpy.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def config(photos: Path, *, steps: int = 6, **runtime: object) -> TrainConfig:
+    """A run of seconds, with everything random switched on."""
+    prototypes = head.Config(hidden=8, bottleneck=4, prototypes=12)
+    experiment = tiny(
+        steps=steps,
+        data=Data(
+            views=views.Config(global_size=16, local_size=8, local_count=2),
+            masks=masking.Config(),
+            batch_size=4,
+            accumulate=2,
+            source=str(photos),
+        ),
+        backbone=vit.Config(
+            patch_size=4, dim=16, depth=2, heads=2, ffn_hidden=32, drop_path=0.4, rope=rope.Config(rescale=2.0)
+        ),
+        objectives=ObjectiveConfigs(
+            {
+                "dino": dino.Config(head=prototypes, targets="centring"),
+                "ibot": ibot.Config(head=prototypes),
+                "koleo": koleo.Config(),
+            }
+        ),
+    )
+    settings = {"workers": 0, "checkpoint_every": 2, "log_every": 1, "tensorboard": False, "device": "cpu"} | runtime
+    return TrainConfig(experiment=experiment, runtime=Runtime(**settings))  # type: ignore[arg-type]
+
+
+def final(run: Path) -> dict[str, Tensor]:
+    """All numbers of the last checkpoint."""
+    folder = RunFolder(run)
+    return load_file(folder.checkpoint(folder.steps()[-1]) / "state.safetensors")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Bit by bit."""
+    left, right = final(one), final(other)
+    assert left.keys() == right.keys()
+    differing = [name for name, value in left.items() if not torch.equal(value, right[name])]
+    assert not differing
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def losses(run: Path) -> dict[int, float]:
+    """Loss by step."""
+    return {line["step"]: line["loss"] for line in read_jsonl(run / "metrics.jsonl")}
+
+
+def test_a_run_writes_what_it_promises(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    seen: list[int] = []
+    engine.pretrain(config(photos), run, on_checkpoint=lambda step, path: seen.append(step))
+    assert seen == [0, 2, 4, 6]
+    assert RunFolder(run).steps() == [0, 2, 4, 6]
+    assert RunFolder(run).steps(with_state=True) == [4, 6]
+    assert sorted(losses(run)) == [1, 2, 3, 4, 5, 6]
+    newest = run / "checkpoints" / "6" / "model.safetensors"
+    assert (run / "model.safetensors").read_bytes() == newest.read_bytes()
+    assert {path.name for path in run.iterdir()} == {
+        "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "model.safetensors",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [1, 2, 5])
+def test_an_interrupted_run_continues_bit_by_bit(photos: Path, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    engine.pretrain(config(photos), whole)
+    _interrupt_after(after, monkeypatch)
+    with pytest.raises(engine.Interrupted, match=f"saved step {after} of 6"):
+        engine.pretrain(config(photos), broken)
+    monkeypatch.undo()
+    engine.pretrain(config(photos), broken)
+    assert_same(whole, broken)
+    assert losses(whole) == losses(broken)
+
+
+def _interrupt_after(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send the process Ctrl-C while step `after` runs."""
+    step = engine.Trainer.step
+
+    def interrupted(self: engine.Trainer, micro_batches: list[views.Views], *, step: int, original: object = step) -> object:
+        if step + 1 == after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, micro_batches, step=step)  # type: ignore[operator]
+
+    monkeypatch.setattr(engine.Trainer, "step", interrupted)
+
+
+def test_a_crash_between_checkpoints_continues_from_the_last_one(photos: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    engine.pretrain(config(photos), whole)
+
+    def crash(step: int, path: Path) -> None:
+        if step == 4:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        engine.pretrain(config(photos), broken, on_checkpoint=crash)
+    (broken / "checkpoints" / ".6.part").mkdir()  # and a checkpoint that was being written
+    engine.pretrain(config(photos), broken)
+    assert_same(whole, broken)
+
+
+def test_the_runtime_changes_no_number(photos: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    engine.pretrain(config(photos), one)
+    engine.pretrain(config(photos, workers=2, checkpoint_every=5, log_every=1, keep=1, tensorboard=True), other)
+    assert losses(one) == losses(other)
+    assert_same(one, other)
+
+
+def test_a_changed_experiment_is_refused_and_nothing_is_touched(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    engine.pretrain(config(photos, steps=2), run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds another experiment: steps 2 -> 3") as caught:
+        engine.pretrain(config(photos, steps=3), run)
+    assert "\n" not in str(caught.value)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_changed_runtime_is_accepted(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    engine.pretrain(config(photos, steps=2), run)
+    engine.pretrain(config(photos, steps=2, log_every=5), run)
+    assert "log_every: 5" in (run / "config.yaml").read_text()
+
+
+def test_a_folder_with_other_things_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        engine.pretrain(config(photos), tmp_path / "thesis")
+    with pytest.raises(UserError, match="is a file"):
+        engine.pretrain(config(photos), tmp_path / "thesis" / "chapter.tex")
+
+
+def test_broken_images_are_replaced_and_listed_once(photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff not a jpeg")
+    (photos / "empty.png").write_bytes(b"")
+    run = tmp_path / "run"
+    engine.pretrain(config(photos, steps=12), run)
+    listed = read_jsonl(run / "bad_images.jsonl")
+    assert sorted(line["key"] for line in listed) == ["broken.jpg", "empty.png"]
+    assert all(line["reason"] for line in listed)
+
+
+def test_a_run_without_finite_losses_gives_up_and_says_what_is_saved(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, steps=50)
+    exploding = replace(settings.experiment, optim=replace(settings.experiment.optim, lr=constant(1e30)))
+    with pytest.raises(RunError, match="steps in a row had no finite loss.*newest checkpoint is step"):
+        engine.pretrain(replace(settings, experiment=exploding), tmp_path / "run")
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from dinokit.config import from_plain, read_yaml
+from dinokit.training import engine
+from dinokit.training.config import TrainConfig
+engine.pretrain(from_plain(TrainConfig, read_yaml(Path(sys.argv[1]))), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_three_moments_continues_bit_by_bit(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, steps=60, checkpoint_every=3, workers=1)
+    (tmp_path / "config.yaml").write_text(to_yaml(settings))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    engine.pretrain(settings, whole)
+    for moment in (4, 17, 31):
+        process = _start(tmp_path, broken)
+        _wait_for_line(broken, moment)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert _start(tmp_path, broken).wait() == 0
+    assert_same(whole, broken)
+    assert losses(whole) == losses(broken)
+
+
+def _start(folder: Path, run: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder / "config.yaml"), str(run)])
+
+
+def _wait_for_line(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while max(losses(run), default=0) < step:
+        assert time.monotonic() < deadline, "the run does not advance"
+        time.sleep(0.01)
+
+
+def test_the_environment_is_recorded(photos: Path, tmp_path: Path) -> None:
+    engine.pretrain(config(photos, steps=1), tmp_path / "run")
+    recorded = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert {"command", "torch", "python", "device", "cores"} <= recorded.keys()

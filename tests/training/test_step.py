@@ -1,0 +1,172 @@
+"""One whole step equals the official one, and touches only what it should."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dinokit.checkpoints import official
+from dinokit.core.schedule import constant
+from dinokit.data import masking, views
+from dinokit.data.views import Views
+from dinokit.models import head, vit
+from dinokit.objectives import dino, ibot, koleo
+from dinokit.training import optim
+from dinokit.training.config import Data, Experiment, ObjectiveConfigs
+from dinokit.training.step import Trainer
+
+CPU = torch.device("cpu")
+
+
+def tiny(**changes: object) -> Experiment:
+    """The smallest DINOv3 experiment."""
+    prototypes = head.Config(hidden=40, bottleneck=16, prototypes=48)
+    base = Experiment(
+        recipe="tiny",
+        steps=4,
+        data=Data(
+            views=views.Config(global_size=48, local_size=24, local_count=4),
+            masks=masking.Config(),
+            batch_size=4,
+        ),
+        backbone=vit.Config(patch_size=8, dim=64, depth=2, heads=2, ffn_hidden=256),
+        objectives=ObjectiveConfigs(
+            {
+                "dino": dino.Config(head=prototypes, teacher_temperature=constant(0.07)),
+                "ibot": ibot.Config(head=prototypes, teacher_temperature=constant(0.07)),
+                "koleo": koleo.Config(weight=0.1),
+            }
+        ),
+        optim=optim.Config(lr=constant(1e-3), weight_decay=constant(0.04), clip=None),
+        momentum=constant(0.9),
+        precision="fp32",
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def make_views(batch: int = 4, *, masked: bool = True) -> Views:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(2, batch, 36, generator=generator) < 0.3
+    return Views(
+        torch.randn(2, batch, 3, 48, 48, generator=generator),
+        torch.randn(4, batch, 3, 24, 24, generator=generator),
+        masks if masked else None,
+    )
+
+
+def _snapshot(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.state().items()}
+
+
+def _official_trainer(golden: dict[str, Tensor]) -> Trainer:
+    trainer = Trainer(tiny(), CPU)
+    weights = {name.removeprefix("w."): value for name, value in golden.items() if name.startswith("w.")}
+    for network in ("student", "teacher"):
+        found = official.parts({name: value for name, value in weights.items() if name.startswith(network)}, network=network)
+        getattr(trainer.backbone, network).load_state_dict(found["backbone"])
+        for name in ("dino", "ibot"):
+            getattr(trainer.objectives[name].head, network).load_state_dict(found[f"{name}_head"])
+    return trainer
+
+
+def test_losses_and_gradients_equal_the_official_step() -> None:
+    """Without its Gram term, whose gradient reaches the backbone alone: losses and both heads are compared."""
+    golden = load_file(Path(__file__).parent.parent / "golden" / "dinov3_step.safetensors")
+    trainer = _official_trainer(golden)
+    batch = Views(
+        golden["in.global_crops"].unflatten(0, (2, -1)),
+        golden["in.local_crops"].unflatten(0, (4, -1)),
+        golden["in.masks"].unflatten(0, (2, -1)),
+    )
+    report = trainer.step([batch], step=0)
+    expected = {
+        "dino_global": golden["out.dino_global_crops_loss"],
+        "dino_local": golden["out.dino_local_crops_loss"],
+        "ibot": golden["out.ibot_loss"],
+        "koleo": golden["out.koleo_loss"],
+    }
+    for name, value in expected.items():
+        assert report.values[f"loss/{name}"] == pytest.approx(float(value), rel=1e-5), name
+    gram = 2 * golden["out.gram_loss"]
+    assert report.values["loss"] == pytest.approx(float(golden["out.total"] - gram), rel=1e-5)
+    for part in ("dino", "ibot"):
+        for name, parameter in trainer.parts[f"{part}_head"].named_parameters():
+            assert parameter.grad is not None
+            norm = float(golden[f"out.gradnorm.{part}_head.{name}"])
+            assert float(parameter.grad.norm()) == pytest.approx(norm, rel=1e-4), name
+
+
+def test_the_teacher_moves_by_the_momentum_alone() -> None:
+    trainer = Trainer(tiny(), CPU)
+    before = _snapshot(trainer)
+    trainer.step([make_views()], step=0)
+    after = trainer.state()
+    for name in before:
+        if ".teacher." in name and after[name].is_floating_point():
+            student = after[name.replace(".teacher.", ".student.")]
+            torch.testing.assert_close(after[name], 0.9 * before[name] + 0.1 * student)
+
+
+def test_every_trained_parameter_moves() -> None:
+    trainer = Trainer(tiny(), CPU)
+    before = _snapshot(trainer)
+    trainer.step([make_views()], step=0)
+    still = [name for name, value in trainer.state().items() if ".student." in name and torch.equal(value, before[name])]
+    assert all("periods" in name or name.endswith("centre") for name in still), still
+
+
+def test_a_step_without_a_finite_loss_changes_nothing() -> None:
+    trainer = Trainer(tiny(), CPU)
+    trainer.step([make_views()], step=0)
+    before = _snapshot(trainer)
+    broken = make_views()
+    broken.global_crops[0, 0, 0, 0, 0] = float("nan")
+    report = trainer.step([make_views(), broken], step=1)
+    assert not report.finite
+    after = trainer.state()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_two_equal_micro_batches_give_the_gradient_of_one() -> None:
+    """Each micro-batch is normalised on its own, so equal ones must average to the same losses and weights."""
+    once, twice = Trainer(tiny(), CPU), Trainer(tiny(), CPU)
+    first = once.step([make_views()], step=0)
+    second = twice.step([make_views(), make_views()], step=0)
+    assert second.values["loss"] == pytest.approx(first.values["loss"], rel=1e-6)
+    for name, value in once.state().items():
+        torch.testing.assert_close(twice.state()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_step_is_a_function_of_state_and_step() -> None:
+    experiment = tiny()
+    dropping = replace(experiment, backbone=replace(experiment.backbone, drop_path=0.5))
+    results = []
+    for noise in (1, 2):
+        trainer = Trainer(dropping, CPU)
+        torch.manual_seed(noise)  # whatever the global generator did before must not matter
+        results.append(trainer.step([make_views()], step=7).values)
+    assert results[0] == results[1]
+
+
+def test_networks_run_only_when_an_objective_needs_them() -> None:
+    experiment = tiny(objectives=ObjectiveConfigs({"koleo": koleo.Config(weight=1.0)}))
+    trainer = Trainer(experiment, CPU)
+    ran: list[str] = []
+    trainer.backbone.teacher.register_forward_hook(lambda *_: ran.append("teacher"))
+    trainer.backbone.student.register_forward_hook(lambda *_: ran.append("student"))
+    trainer.step([make_views(masked=False)], step=0)
+    assert ran == ["student"]
+
+
+def test_a_shared_head_is_trained_and_averaged_once() -> None:
+    shared = tiny().objectives | {"ibot": ibot.Config(head=None, teacher_temperature=constant(0.07))}
+    trainer = Trainer(tiny(objectives=ObjectiveConfigs(shared)), CPU)
+    assert list(trainer.parts) == ["backbone", "dino_head"]
+    before = _snapshot(trainer)
+    trainer.step([make_views()], step=0)
+    name = "objectives.dino.head.{}.last_layer.weight"
+    teacher, student = (trainer.state()[name.format(network)] for network in ("teacher", "student"))
+    torch.testing.assert_close(teacher, 0.9 * before[name.format("teacher")] + 0.1 * student)
