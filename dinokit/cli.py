@@ -1,6 +1,6 @@
 """The command line: one sub-command per front-door function, no logic.
 
-    dinokit COMMAND ...        exit codes: 0 done, 2 your mistake, 3 the run cannot go on, 130 interrupted and saved
+dinokit COMMAND ...        exit codes: 0 done, 2 your mistake, 3 the run cannot go on, 130 interrupted and saved
 """
 
 import functools
@@ -72,8 +72,11 @@ def _overview() -> str:
     )
 
 
-def _parsed(function: Callable[..., Any], name: str, words: list[str], overrides: Callable[..., Any]) -> Callable[..., Any]:
+def _parsed(
+    function: Callable[..., Any], name: str, words: list[str], overrides: Callable[..., Any]
+) -> Callable[..., Any]:
     """Bind the words to the function's own signature with tyro; what it does not know are dotted settings."""
+
     @functools.wraps(function)
     def bind(*args: Any, **kwargs: Any) -> Callable[..., Any]:
         return functools.partial(function, *args, **kwargs)
@@ -87,7 +90,7 @@ def _parsed(function: Callable[..., Any], name: str, words: list[str], overrides
             raise
         raise UserError(_one_line(complaint.getvalue())) from error
     if not unknown:
-        return bound  # type: ignore[no-any-return]
+        return bound
     if "settings" not in inspect.signature(function).parameters:
         known = [f"--{key.replace('_', '-')}" for key in inspect.signature(function).parameters]
         raise unknown_name("option", unknown[0], known)

@@ -38,9 +38,7 @@ Settings = Annotated[Mapping[str, Any], tyro.conf.Suppress]
 NO_SETTINGS: Mapping[str, Any] = {}
 
 
-def pretrain(
-    recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, settings: Settings = NO_SETTINGS
-) -> int:
+def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, settings: Settings = NO_SETTINGS) -> int:
     """Train a backbone on a folder of images, or continue the run that is in OUT.
 
     Any setting of the recipe can be changed by its dotted key: --optim.lr.peak 1e-3 --data.batch_size 64.
@@ -68,7 +66,12 @@ def pretrain(
 
 
 def evaluate(
-    task: tyro.conf.Positional[str], *, model: str, data: str, out: Path | None = None, baselines: bool = True,
+    task: tyro.conf.Positional[str],
+    *,
+    model: str,
+    data: str,
+    out: Path | None = None,
+    baselines: bool = True,
     settings: Settings = NO_SETTINGS,
 ) -> dict[str, dict[str, float]]:
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
@@ -153,7 +156,7 @@ def _tyro_help(target: Any, prog: str, **options: Any) -> str:
 
 
 def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:
-    """Return what measures each saved teacher and adds the result to metrics.jsonl, if there are labels to do it with."""
+    """Return what measures each saved teacher, if there are labels, and adds the result to metrics.jsonl."""
     data = config.experiment.data.source
     source = open_source(data)
     if not config.runtime.evaluate or source.labels is None or len(source.classes) < 2:

@@ -61,7 +61,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Read `--dotted.key VALUE` pairs, also written `--dotted.key=VALUE`; values are YAML, e.g. 3, 1e-3, [0.4, 1.0], null."""
+    """Read `--dotted.key VALUE` or `--dotted.key=VALUE`; values are YAML, e.g. 3, 1e-3, [0.4, 1.0], null."""
     result: dict[str, Any] = {}
     rest = list(words)
     while rest:

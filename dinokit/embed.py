@@ -26,8 +26,9 @@ from torch.nn import functional
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import write_atomic, write_json, write_text
+from dinokit.core.pixels import Pixels
 from dinokit.data.source import BadImage, Source, open_source
-from dinokit.models.features import Backbone, Features, Pixels
+from dinokit.models.features import Backbone, Features
 
 Progress = Callable[[int, int], None]  # images done, images in all
 

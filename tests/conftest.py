@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dinokit.checkpoints.load import header
-from dinokit.models.features import Pixels
+from dinokit.core.pixels import Pixels
 from dinokit.models.vit import Config, VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]
@@ -57,7 +57,12 @@ def make_run(tmp_path: Path, make_vit: MakeVit) -> MakeFolder:
     def make(data: str, *, steps: tuple[int, ...] = (0, 10, 100), lines: tuple[dict[str, object], ...] = ()) -> Path:
         run = tmp_path / "run"
         run.mkdir()
-        experiment = {"recipe": "demo", "steps": 100, "data": {"source": data, "batch_size": 8}, "objectives": {"dino": {}}}
+        experiment = {
+            "recipe": "demo",
+            "steps": 100,
+            "data": {"source": data, "batch_size": 8},
+            "objectives": {"dino": {}},
+        }
         (run / "config.yaml").write_text(yaml.safe_dump({"experiment": experiment, "runtime": {"workers": 0}}))
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         for step in steps:

@@ -60,7 +60,9 @@ def test_a_module_imports_only_from_lower_layers(path: Path) -> None:
     for target, line in _ours(_tree(path)):
         allowed = MAY[package]
         fits = "*" in allowed or any(target == a or target.startswith(a + ".") for a in allowed)
-        assert fits or target == "__version__", f"{path}:{line} imports dinokit.{target}; {package} may import {sorted(allowed)}"
+        assert fits or target == "__version__", (
+            f"{path}:{line} imports dinokit.{target}; {package} may import {sorted(allowed)}"
+        )
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

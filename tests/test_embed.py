@@ -22,7 +22,9 @@ MakeFolder = Callable[..., Path]
 
 
 @pytest.mark.parametrize("size", [16, None])
-def test_a_row_does_not_depend_on_batches_and_threads(make_vit: MakeVit, make_folder: MakeFolder, size: int | None) -> None:
+def test_a_row_does_not_depend_on_batches_and_threads(
+    make_vit: MakeVit, make_folder: MakeFolder, size: int | None
+) -> None:
     source = open_source(str(make_folder(*FILES, sizes=SIZES)))
     backbone = make_vit(size=size)
     one_by_one = extract(backbone, source, batch_size=1, workers=0)
@@ -121,7 +123,9 @@ def test_raw_pixels_pass_the_same_way() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     backbone = RawPixels(size=8)
     torch.testing.assert_close(encode(backbone, images).cls, images.flatten(1) / 255)
-    numpy.testing.assert_allclose(extract(backbone, ArraySource(images)).cls, images.flatten(1).numpy() / 255, atol=1e-7)
+    numpy.testing.assert_allclose(
+        extract(backbone, ArraySource(images)).cls, images.flatten(1).numpy() / 255, atol=1e-7
+    )
 
 
 def test_the_folder_is_complete_and_reads_back(make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Open a trained backbone: a run folder, one of its checkpoints, or a weights file.
 
 A file of ours carries its architecture and its pixel statistics in the safetensors header; a file of the official
-repositories is recognised by its keys (official.py). Only safetensors and `torch.load(weights_only=True)` are used, so no
-file can run code.
+repositories is recognised by its keys (official.py). Only safetensors and `torch.load(weights_only=True)` are used, so
+no file can run code.
 """
 
 import json
@@ -17,8 +17,9 @@ from dinokit.checkpoints import official
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 from dinokit.models import vit
-from dinokit.models.features import Backbone, Pixels
+from dinokit.models.features import Backbone
 
 FORMAT = "dinokit"
 
@@ -78,4 +79,6 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return torch.load(file, map_location="cpu", weights_only=True), {}
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file} is not a readable weights file ({reason}); expected .safetensors or a plain .pth") from error
+        raise UserError(
+            f"{file} is not a readable weights file ({reason}); expected .safetensors or a plain .pth"
+        ) from error

@@ -21,8 +21,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 from dinokit.models import head, vit
-from dinokit.models.features import Pixels
 from dinokit.models.rope import Config as RopeConfig
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -35,9 +35,7 @@ SHOWN = 8  # keys per error message
 State = dict[str, Tensor]
 
 
-def parts(
-    checkpoint: Mapping[str, object], *, network: Literal["teacher", "student"] = "teacher"
-) -> dict[str, State]:
+def parts(checkpoint: Mapping[str, object], *, network: Literal["teacher", "student"] = "teacher") -> dict[str, State]:
     """Split a checkpoint into "backbone", "head", "dino_head", "ibot_head", as far as present, under our names.
 
     Args:

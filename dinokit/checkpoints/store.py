@@ -61,7 +61,7 @@ class RunFolder:
         return self.path / "checkpoints" / str(step)
 
     def steps(self, *, with_state: bool = False) -> list[int]:
-        """List the steps of all whole checkpoints, oldest first; `with_state`: only those training can continue from."""
+        """List the steps of all whole checkpoints, oldest first; `with_state`: of those to continue from."""
         folder = self.path / "checkpoints"
         found = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
         return sorted(int(p.name) for p in found if not with_state or (p / CLOCK).exists())
@@ -81,8 +81,14 @@ class RunFolder:
             raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another --out") from error
 
     def save(
-        self, step: int, *, state: Mapping[str, Tensor], clock: Mapping[str, Any],
-        model: Mapping[str, Tensor], about: Mapping[str, str], keep: int,
+        self,
+        step: int,
+        *,
+        state: Mapping[str, Tensor],
+        clock: Mapping[str, Any],
+        model: Mapping[str, Tensor],
+        about: Mapping[str, str],
+        keep: int,
     ) -> Path:
         """Write a checkpoint and the newest teacher, then strip the state from all but the `keep` newest.
 
@@ -112,7 +118,9 @@ class RunFolder:
             shutil.rmtree(partial, ignore_errors=True)
             kept = self.steps(with_state=True)
             newest = f"the newest checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
-            raise RunError(f"cannot write the checkpoint of step {step}: {error}; {newest}; free space, same command") from error
+            raise RunError(
+                f"cannot write the checkpoint of step {step}: {error}; {newest}; free space, same command"
+            ) from error
         for old in self.steps(with_state=True)[:-keep]:
             (self.checkpoint(old) / CLOCK).unlink()  # first: without it nobody will try to continue from here
             (self.checkpoint(old) / STATE).unlink(missing_ok=True)
@@ -130,9 +138,13 @@ class RunFolder:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return state, json.loads((folder / CLOCK).read_text())
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise RunError(f"checkpoint {folder} is damaged ({error}); delete that folder to continue from an older one") from error
+            raise RunError(
+                f"checkpoint {folder} is damaged ({error}); delete that folder to continue from an older one"
+            ) from error
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:
     # clone: safetensors refuses tensors that share memory, such as a head that two objectives use
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path, dict(about or {}))
+    save_file(
+        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path, dict(about or {})
+    )

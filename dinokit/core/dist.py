@@ -62,12 +62,12 @@ class _Gather(torch.autograd.Function):
     """All-gather whose backward sums the incoming gradients over ranks and keeps this rank's rows."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(_ctx: Any, tensor: Tensor) -> Tensor:
         parts = [torch.empty_like(tensor) for _ in range(world_size())]
         group.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
         return all_reduce_sum(gradient).chunk(world_size())[rank()]

@@ -31,7 +31,9 @@ class Schedule:
             counts = f"warmup {self.warmup}, decay {self.decay}, freeze {self.freeze}"
             raise UserError(f"the steps of a schedule must be >= 0, got {counts}")
         if self.shape == "constant" and self.peak != self.end:
-            raise UserError(f"a constant schedule needs end = peak, got {self.end} and {self.peak}; set both or choose shape cosine")
+            raise UserError(
+                f"a constant schedule needs end = peak, got {self.end} and {self.peak}; set both or choose shape cosine"
+            )
 
     def at(self, step: int) -> float:
         """Return the value at a step counted from 0."""

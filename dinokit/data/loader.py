@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 from dinokit.core.seed import generator
 from dinokit.data import masking, views
 from dinokit.data.sampler import Order
@@ -58,6 +59,7 @@ class Loader:
     Args:
         views_config: crops and distortions.
         masking_config: None = no masks (DINO v1).
+        pixels: normalisation of the crops.
         patch_size: of the backbone, pixels; crop sizes must be multiples of it.
         batch: images per micro batch, i.e. per rank and forward pass; the global batch is batch * accumulate * world.
         accumulate: micro batches per step and rank.
@@ -73,6 +75,7 @@ class Loader:
         source: Source,
         views_config: views.Config,
         masking_config: masking.Config | None,
+        pixels: Pixels,
         *,
         patch_size: int,
         batch: int,
@@ -84,10 +87,12 @@ class Loader:
         prefetch: int = 2,
         pin_memory: bool = False,
     ) -> None:
-        views.check_sizes(views_config, patch_size=patch_size, channels=source.channels)
+        views.check_sizes(views_config, patch_size=patch_size)
+        pixels.check_channels(source.channels)
         self.source = source
         self.views_config = views_config
         self.masking_config = masking_config
+        self.pixels = pixels
         self.grid = (views_config.global_size // patch_size, views_config.global_size // patch_size)
         self.batch = batch
         self.accumulate = accumulate
@@ -130,7 +135,9 @@ class Loader:
         """Build one micro batch in this process."""
         first = (self.rank * self.accumulate + micro) * self.batch
         images, indices, bad = self._read(step, first)
-        global_crops, local_crops = views.make(images, self.views_config, seed=self.seed, step=step, first=first)
+        global_crops, local_crops = views.make(
+            images, self.views_config, self.pixels, seed=self.seed, step=step, first=first
+        )
         masks = None
         if self.masking_config is not None:
             masks = masking.sample_masks(

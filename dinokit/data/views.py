@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 from dinokit.core.seed import generator
 from dinokit.data import augment, crop
 
@@ -63,8 +64,6 @@ class Config:
     first: augment.Config = field(default_factory=lambda: augment.published()[0])  # distortion of global crop 1
     second: augment.Config = field(default_factory=lambda: augment.published()[1])  # distortion of global crop 2
     local: augment.Config = field(default_factory=lambda: augment.published()[2])  # distortion of the local crops
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # subtracted from values in [0, 1]; per channel, or one for all
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)  # then divided by; per channel, or one for all
 
     def __post_init__(self) -> None:
         for name in ("global_scale", "local_scale"):
@@ -77,12 +76,7 @@ class Config:
             raise UserError(f"flip must lie in [0, 1], got {self.flip}")
         if self.local_count < 0:
             raise UserError(f"local_count must be 0 or more, got {self.local_count}")
-        if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
-            raise UserError(
-                f"mean and std must have one value per channel, std positive; got {self.mean} and {self.std}"
-            )
-        taps = max(self.first.blur_taps, self.second.blur_taps)
-        kinds = [("global_size", self.global_size, taps)]
+        kinds = [("global_size", self.global_size, max(self.first.blur_taps, self.second.blur_taps))]
         kinds += [("local_size", self.local_size, self.local.blur_taps)] if self.local_count else []
         for name, size, taps in kinds:
             if size <= taps // 2:
@@ -97,11 +91,11 @@ class Config:
         return math.ceil(max(sides))
 
 
-def check_sizes(config: Config, *, patch_size: int, channels: int) -> None:
-    """Check that crops divide into patches and that the normalisation fits the images.
+def check_sizes(config: Config, *, patch_size: int) -> None:
+    """Check that crops divide into patches.
 
     Raises:
-        UserError: names the nearest sizes that do, or the numbers of channels.
+        UserError: names the nearest sizes that do.
     """
     sizes = {"global_size": config.global_size} | ({"local_size": config.local_size} if config.local_count else {})
     for name, size in sizes.items():
@@ -109,14 +103,10 @@ def check_sizes(config: Config, *, patch_size: int, channels: int) -> None:
             below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
             advice = f"use {below} or {above}" if below > 0 else f"use {above}"
             raise UserError(f"{name} {size} is not a multiple of the patch size {patch_size}; {advice}")
-    if len(config.mean) not in (1, channels):
-        raise UserError(
-            f"mean and std have {len(config.mean)} values, the images {channels} channels; give one per channel"
-        )
 
 
 def make(
-    images: Sequence[Tensor], config: Config, *, seed: int, step: int, first: int
+    images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, step: int, first: int
 ) -> tuple[
     Float32[Tensor, "view batch channel height width"], Float32[Tensor, "local batch channel small_height small_width"]
 ]:
@@ -124,6 +114,7 @@ def make(
 
     Args:
         images: uint8 [channel, height, width], of any sizes.
+        pixels: normalisation of the crops.
         first: position of the first image in the global batch of this step.
     """
     count = 2 + config.local_count
@@ -134,12 +125,12 @@ def make(
     local_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
     global_crops = torch.stack(
         [
-            _distort(first_crop, distortion[0], config.first, config),
-            _distort(second_crop, distortion[1], config.second, config),
+            _distort(first_crop, distortion[0], config.first, pixels),
+            _distort(second_crop, distortion[1], config.second, pixels),
         ]
     )
     flat = distortion[2:].reshape(-1, augment.DRAWS)  # [local * sample, draw]
-    return global_crops, _distort(local_crops.flatten(0, 1), flat, config.local, config).view(local_crops.shape)
+    return global_crops, _distort(local_crops.flatten(0, 1), flat, config.local, pixels).view(local_crops.shape)
 
 
 def _uniforms(seed: int, step: int, *, first: int, samples: int, draws: int) -> Float[np.ndarray, "sample draw"]:
@@ -170,11 +161,11 @@ def _distort(
     crops: UInt8[Tensor, "sample channel height width"],
     uniforms: Float[np.ndarray, "sample draw"],
     distortion: augment.Config,
-    config: Config,
+    pixels: Pixels,
 ) -> Float32[Tensor, "sample channel height width"]:
     """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
     parameters = augment.draw(distortion, uniforms)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (pixels.mean, pixels.std))
     out = torch.empty(crops.shape, dtype=torch.float32)
     pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK))
     edges = np.linspace(0, len(crops), pieces + 1).astype(int).tolist()

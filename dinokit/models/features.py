@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,6 @@ class Features:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Features":
         return Features(change(self.cls), change(self.registers), change(self.patches), self.grid)
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """What the images of a backbone must look like; the defaults are the statistics of ImageNet."""
-
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # subtracted from values in [0, 1]; per channel, or one for all
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)  # then divided by; per channel, or one for all
-    size: int | None = None  # side in pixels for evaluation; None keeps the native size
-
-    def __post_init__(self) -> None:
-        if not self.mean or len(self.mean) != len(self.std):
-            raise UserError(f"pixels need as many means as stds, got {len(self.mean)} and {len(self.std)}")
-        if min(self.std) <= 0:
-            raise UserError(f"pixels.std must be positive, got {self.std}")
-        if self.size is not None and self.size < 1:
-            raise UserError(f"pixels.size must be a side in pixels or null, got {self.size}")
 
 
 class Backbone(nn.Module, ABC):

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dinokit.core.errors import UserError
-from dinokit.models.features import Backbone, Features, Pixels
+from dinokit.core.pixels import Pixels
+from dinokit.models.features import Backbone, Features
 
 
 class RawPixels(Backbone):

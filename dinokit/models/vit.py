@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 from dinokit.models import init, position
 from dinokit.models.attention import Bias
 from dinokit.models.block import Block
-from dinokit.models.features import Backbone, Features, Pixels
+from dinokit.models.features import Backbone, Features
 from dinokit.models.ffn import Mlp, SwiGlu
 from dinokit.models.init import Style
 from dinokit.models.patch import PatchEmbed

@@ -1,11 +1,9 @@
 """The demo: DINOv3 in miniature, minutes on two CPU cores."""
 
-from dataclasses import replace
-
+from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import constant, cosine, ramp
 from dinokit.data import augment, masking, views
 from dinokit.models import head, rope, vit
-from dinokit.models.features import Pixels
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
@@ -36,7 +34,14 @@ def demo() -> TrainConfig:
                 batch_size=64,
             ),
             backbone=vit.Config(
-                patch_size=7, dim=96, depth=4, heads=3, registers=0, ffn_hidden=192, layer_scale=0.1, rope=rope.Config(rescale=2.0)
+                patch_size=7,
+                dim=96,
+                depth=4,
+                heads=3,
+                registers=0,
+                ffn_hidden=192,
+                layer_scale=0.1,
+                rope=rope.Config(rescale=2.0),
             ),
             objectives=ObjectiveConfigs(
                 {

@@ -17,9 +17,9 @@ STEPS = 800 * EPOCH
 def dino_vits16() -> TrainConfig:
     """Pretrain a ViT-S/16 the way of DINO: centring and sharpening, one head, no masks.
 
-    Source: DINO (arXiv:2104.14294, sections 3 and 4) and the released settings of its ViT-S/16: base rate 5e-4 scaled by
-        1024 / 256, prototypes with a trained length. The temperature rises per step here, per epoch there; drop path works
-        on subsets of the batch (models/block.py).
+    Source: DINO (arXiv:2104.14294, sections 3 and 4) and the released settings of its ViT-S/16: base rate 5e-4 scaled
+        by 1024 / 256, prototypes with a trained length. The temperature rises per step here, per epoch there; drop path
+        works on subsets of the batch (models/block.py).
     Command: dinokit pretrain dino-vits16 --data imagenet/train --out runs/dino-vits16
     Hardware: batch 1024 wants several GPUs; `--data.accumulate N` divides the memory by N.
     Expected time: not published for 800 epochs.

@@ -16,9 +16,9 @@ STEPS = 625_000  # 500 "epochs" of 1,250
 def dinov2_vitb14() -> TrainConfig:
     """Pretrain a ViT-B/14 with the values published for ViT-L/14: Sinkhorn-Knopp, two heads, masked patches, KoLeo.
 
-    Source: DINOv2 (arXiv:2304.07193, section 4 and appendix B) and the released ImageNet-22k configuration: base rate 2e-4
-        scaled by sqrt(3072 / 1024), blur probabilities as that code applies them. The released ViT-B is distilled from
-        ViT-g, so only the architecture differs from what was published.
+    Source: DINOv2 (arXiv:2304.07193, section 4 and appendix B) and the released ImageNet-22k configuration: base rate
+        2e-4 scaled by sqrt(3072 / 1024), blur probabilities as that code applies them. The released ViT-B is distilled
+        from ViT-g, so only the architecture differs from what was published.
     Command: dinokit pretrain dinov2-vitb14 --data images --out runs/dinov2-vitb14
     Hardware: ViT-L was published on 96 A100, 32 images each; `--data.accumulate N` divides the memory by N.
     Expected time: 3.3 days there for ViT-L.

@@ -14,10 +14,11 @@ STEPS = 125_000  # 100 "epochs" of 1,250
 
 
 def dinov3_vitl16() -> TrainConfig:
-    """Pretrain a ViT-L/16 the way of DINOv3's ImageNet-1k configuration: Sinkhorn-Knopp, two heads, masked patches, KoLeo.
+    """Pretrain a ViT-L/16 as DINOv3 does on ImageNet-1k: Sinkhorn-Knopp, two heads, masked patches, KoLeo.
 
-    Source: DINOv3 (arXiv:2508.10104) and the values of its released ImageNet-1k configuration: no registers, key bias kept,
-        LayerNorm eps 1e-6, base rate 1e-3 scaled by 4 * sqrt(2048 / 1024), blur probabilities as that code applies them.
+    Source: DINOv3 (arXiv:2508.10104) and the values of its released ImageNet-1k configuration: no registers, key bias
+        kept, LayerNorm eps 1e-6, base rate 1e-3 scaled by 4 * sqrt(2048 / 1024), blur probabilities as that code has
+        them.
     Command: dinokit pretrain dinov3-vitl16 --data imagenet/train --out runs/dinov3-vitl16
     Hardware: published on 32 H100, 64 images each.
     Expected time: 14 hours there.

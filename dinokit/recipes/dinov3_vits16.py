@@ -8,7 +8,7 @@ from dinokit.training.config import TrainConfig
 
 
 def dinov3_vits16() -> TrainConfig:
-    """Pretrain a ViT-S/16 with the published ViT-L/16 values and the released architecture (registers, masked key bias).
+    """Pretrain a ViT-S/16 with the published ViT-L/16 values and the released architecture (4 registers, no key bias).
 
     Source: DINOv3 (arXiv:2508.10104). Its released ViT-S is distilled from the 7B model; nobody published a recipe from
         scratch, so only the architecture differs from `dinov3_vitl16`.

@@ -7,10 +7,10 @@ from typing import Any, Literal, NewType
 from dinokit.config import converter, from_plain
 from dinokit.core.device import Precision
 from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import Schedule
 from dinokit.data import masking, views
 from dinokit.models import vit
-from dinokit.models.features import Pixels
 from dinokit.objectives import base as objectives
 from dinokit.training import optim
 
@@ -24,10 +24,14 @@ class Data:
     views: views.Config  # crops and their photometric changes
     masks: masking.Config | None  # which patches of the student's global crops are hidden; null: none
     batch_size: int  # images per optimiser step, over all ranks and micro-batches
-    pixels: Pixels = Pixels()  # normalisation; and the side at which the trained model will look at images
+    pixels: Pixels = field(
+        default_factory=Pixels
+    )  # normalisation; and the side at which the trained model will look at images
     source: str = ""  # a folder, or demo:NAME; what --data gives
     channels: int = 3  # 1: gray, 3: RGB
-    accumulate: int = 1  # micro-batches per step; each is normalised (Sinkhorn, KoLeo) on its own, gradients are averaged
+    accumulate: int = (
+        1  # micro-batches per step; each is normalised (Sinkhorn, KoLeo) on its own, gradients are averaged
+    )
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
@@ -64,8 +68,11 @@ class Experiment:
             if not isinstance(config, objectives.find(name).Config):
                 raise UserError(f"objectives.{name}: expected {name}'s Config, got {type(config).__name__}")
         if self.backbone.channels != self.data.channels:
-            raise UserError(f"the backbone takes {self.backbone.channels} channels, data.channels is {self.data.channels}")
-        views.check_sizes(self.data.views, patch_size=self.backbone.patch_size, channels=self.data.channels)
+            raise UserError(
+                f"the backbone takes {self.backbone.channels} channels, data.channels is {self.data.channels}"
+            )
+        views.check_sizes(self.data.views, patch_size=self.backbone.patch_size)
+        self.data.pixels.check_channels(self.data.channels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The run: opens or continues a folder, trains step by step, saves, and leaves cleanly when it is asked to.
 
-Every step is a function of (seed, step) and the saved state, so the same command continues an interrupted run bit by bit.
+Every step is a function of (seed, step) and the saved state, so the same command continues an interrupted run bit by
+bit.
 """
 
 import json
@@ -27,7 +28,7 @@ from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_text
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source
-from dinokit.training.config import HALVES, TrainConfig
+from dinokit.training.config import TrainConfig
 from dinokit.training.progress import Journal
 from dinokit.training.step import Trainer
 
@@ -47,7 +48,9 @@ class Clock:
     bad_steps: int = 0  # skipped because a loss was not finite
 
 
-def pretrain(config: TrainConfig, out: Path, *, on_checkpoint: Callable[[int, Path], None] = lambda step, path: None) -> None:
+def pretrain(
+    config: TrainConfig, out: Path, *, on_checkpoint: Callable[[int, Path], None] = lambda step, path: None
+) -> None:
     """Train until the experiment's last step, continuing what is in `out`.
 
     Args:
@@ -141,6 +144,7 @@ class _Session:
             self.source,
             experiment.data.views,
             experiment.data.masks,
+            experiment.data.pixels,
             patch_size=experiment.backbone.patch_size,
             batch=experiment.data.batch_size // experiment.data.accumulate,
             accumulate=experiment.data.accumulate,
@@ -166,7 +170,10 @@ class _Session:
         warn(f"step {self.clock.step + 1} is skipped: loss {values['loss']}")
         if self.bad_in_a_row >= MAX_BAD_STEPS:
             newest = self.run.steps(with_state=True)[-1]
-            raise RunError(f"{MAX_BAD_STEPS} steps in a row had no finite loss; lower optim.lr; the newest checkpoint is step {newest}")
+            raise RunError(
+                f"{MAX_BAD_STEPS} steps in a row had no finite loss; the newest checkpoint is step {newest}; "
+                "lower optim.lr in a new run"
+            )
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
@@ -207,7 +214,10 @@ def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
     if changed:
         listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(changed.items())[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        raise UserError(f"{run.path} holds another experiment: {listed}{more}; give these back their old values or choose another --out")
+        raise UserError(
+            f"{run.path} holds another experiment: {listed}{more}; "
+            "give these their old values back or choose another --out"
+        )
 
 
 def _restore(run: RunFolder, trainer: Trainer) -> Clock:
@@ -250,7 +260,7 @@ def _stop_requests() -> Iterator[_Stop]:
     stop = _Stop()
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(_number: int, _frame: FrameType | None) -> None:
         stop.requested = True
         warn("stopping after this step; once more to stop at once without saving")
         for each, handler in previous.items():

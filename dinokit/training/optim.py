@@ -1,8 +1,8 @@
 """AdamW with the parameter groups of the DINO family, and gradient clipping part by part.
 
-Group rules (DINOv2 and DINOv3; spec section 8.2): biases, norms and LayerScales are not decayed, tokens are; block i of L
-learns at layer_decay ** (L - i), patch embedding and tokens at layer_decay ** (L + 1); the prototypes follow their own
-learning rate, which starts frozen.
+The rules of DINOv2 and DINOv3: biases, norms and LayerScales are not decayed, tokens are; block i of L learns at
+layer_decay ** (L - i), patch embedding and tokens at layer_decay ** (L + 1); the prototypes follow their own learning
+rate, which starts frozen.
 Source: AdamW arXiv:1711.05101; layer-wise decay arXiv:2003.10555 section 3.4, arXiv:2106.08254.
 """
 
@@ -57,10 +57,11 @@ def multipliers(name: str, *, blocks: int, layer_decay: float, patch_embed_lr: f
         blocks: depth of the backbone it belongs to; 0 for a head.
     """
     block = re.match(r"blocks\.(\d+)\.", name)
+    exponent = 0
     if block:
         exponent = blocks - int(block.group(1))
-    else:
-        exponent = blocks + 1 if blocks and name.startswith(EMBEDDINGS) else 0
+    elif blocks and name.startswith(EMBEDDINGS):
+        exponent = blocks + 1
     lr = layer_decay**exponent * (patch_embed_lr if name.startswith("patch_embed.") else 1.0)
     decayed = not (name.endswith("bias") or "norm" in name or "gamma" in name)
     return Multipliers(lr=lr, weight_decay=float(decayed), last_layer="last_layer" in name)
@@ -74,13 +75,12 @@ def optimizer(parts: Mapping[str, nn.Module], config: Config) -> torch.optim.Ada
     """
     groups: dict[Multipliers, list[nn.Parameter]] = {}
     for module in parts.values():
-        blocks = len(module.blocks) if isinstance(getattr(module, "blocks", None), nn.ModuleList) else 0
+        stack = getattr(module, "blocks", None)
+        blocks = len(stack) if isinstance(stack, nn.ModuleList) else 0
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            key = multipliers(
-                name, blocks=blocks, layer_decay=config.layer_decay, patch_embed_lr=config.patch_embed_lr
-            )
+            key = multipliers(name, blocks=blocks, layer_decay=config.layer_decay, patch_embed_lr=config.patch_embed_lr)
             groups.setdefault(key, []).append(parameter)
     rows = [{"params": parameters, "multipliers": key} for key, parameters in groups.items()]
     fused = all(p.device.type in ("cpu", "cuda") for parameters in groups.values() for p in parameters)

@@ -1,4 +1,4 @@
-"""What a person and the log see of a run: a live line in a terminal, plain lines elsewhere, metrics.jsonl, TensorBoard."""
+"""What one sees of a run: a live line in a terminal or plain lines elsewhere, metrics.jsonl, TensorBoard."""
 
 import math
 import time
@@ -50,7 +50,9 @@ class Journal:
         self.say: Callable[[int, dict[str, float]], None] = lambda step, means: None
         self.writer = SummaryWriter(str(run.events), purge_step=start) if tensorboard else None
 
-    def add(self, step: int, values: dict[str, float], *, images: int, seconds: float, waited: float, clock: float) -> None:
+    def add(
+        self, step: int, values: dict[str, float], *, images: int, seconds: float, waited: float, clock: float
+    ) -> None:
         """Record the step that just ended.
 
         Args:
@@ -82,7 +84,11 @@ class Journal:
             yield
             return
         columns = (
-            TextColumn("[bold]training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"), TimeRemainingColumn()
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, refresh_per_second=4) as progress:
             task = progress.add_task("training", total=self.steps, completed=start, facts="")
@@ -116,4 +122,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-

@@ -60,7 +60,7 @@ class Trainer:
             if not math.isfinite(float(total.detach())):
                 self.optimizer.zero_grad(set_to_none=True)
                 return Report(finite=False, values={"loss": float(total.detach())})
-            total.backward()
+            torch.autograd.backward(total)
             statistics.append({name: loss.statistics for name, loss in losses.items()})
             _add(values, "loss", total)
             for loss in losses.values():

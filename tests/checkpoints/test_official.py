@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dinokit.checkpoints import official
 from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 from dinokit.models import head
-from dinokit.models.features import Pixels
 from dinokit.models.variants import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 from dinokit.data import masking, views
 from dinokit.data.loader import Batch, Loader
 from dinokit.data.source import ArraySource, Source, open_source
@@ -22,7 +23,7 @@ def _source(count: int = 10) -> ArraySource:
 
 def _loader(source: Source | None = None, **options: int) -> Loader:
     settings = {"patch_size": 8, "batch": 4, "seed": 7} | options
-    return Loader(source or _source(), CONFIG, masking.Config(), **settings)  # type: ignore[arg-type]
+    return Loader(source or _source(), CONFIG, masking.Config(), Pixels(), **settings)  # type: ignore[arg-type]
 
 
 def _assert_equal(ours: Batch, theirs: Batch) -> None:
@@ -118,4 +119,4 @@ def test_crops_must_fit_the_patches() -> None:
 
 
 def test_masks_are_optional() -> None:
-    assert Loader(_source(), CONFIG, None, patch_size=8, batch=2, seed=0).build(0).views.masks is None
+    assert Loader(_source(), CONFIG, None, Pixels(), patch_size=8, batch=2, seed=0).build(0).views.masks is None

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dinokit.core.errors import UserError
-from dinokit.models.features import Features, Pixels
+from dinokit.core.pixels import Pixels
+from dinokit.models.features import Features
 from dinokit.models.pixels import RawPixels
 
 

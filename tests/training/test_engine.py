@@ -104,7 +104,9 @@ def test_a_run_writes_what_it_promises(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 2, 5])
-def test_an_interrupted_run_continues_bit_by_bit(photos: Path, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_continues_bit_by_bit(
+    photos: Path, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     engine.pretrain(config(photos), whole)
     _interrupt_after(after, monkeypatch)
@@ -120,7 +122,9 @@ def _interrupt_after(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send the process Ctrl-C while step `after` runs."""
     step = engine.Trainer.step
 
-    def interrupted(self: engine.Trainer, micro_batches: list[views.Views], *, step: int, original: object = step) -> object:
+    def interrupted(
+        self: engine.Trainer, micro_batches: list[views.Views], *, step: int, original: object = step
+    ) -> object:
         if step + 1 == after:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, micro_batches, step=step)  # type: ignore[operator]
@@ -190,7 +194,7 @@ def test_broken_images_are_replaced_and_listed_once(photos: Path, tmp_path: Path
 def test_a_run_without_finite_losses_gives_up_and_says_what_is_saved(photos: Path, tmp_path: Path) -> None:
     settings = config(photos, steps=50)
     exploding = replace(settings.experiment, optim=replace(settings.experiment.optim, lr=constant(1e30)))
-    with pytest.raises(RunError, match="steps in a row had no finite loss.*newest checkpoint is step"):
+    with pytest.raises(RunError, match=r"steps in a row had no finite loss.*newest checkpoint is step"):
         engine.pretrain(replace(settings, experiment=exploding), tmp_path / "run")
 
 

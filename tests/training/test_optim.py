@@ -19,7 +19,11 @@ GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "param_groups.jso
 
 @pytest.mark.parametrize(
     ("case", "blocks", "layer_decay", "ffn"),
-    [("vit_3_blocks_decay_0.9", 3, 0.9, "mlp"), ("vit_2_blocks_decay_0.98_swiglu", 2, 0.98, "swiglu"), ("head", 0, 0.9, "")],
+    [
+        ("vit_3_blocks_decay_0.9", 3, 0.9, "mlp"),
+        ("vit_2_blocks_decay_0.98_swiglu", 2, 0.98, "swiglu"),
+        ("head", 0, 0.9, ""),
+    ],
 )
 def test_every_parameter_has_the_official_multipliers(case: str, blocks: int, layer_decay: float, ffn: str) -> None:
     module: nn.Module

@@ -65,7 +65,9 @@ def _official_trainer(golden: dict[str, Tensor]) -> Trainer:
     trainer = Trainer(tiny(), CPU)
     weights = {name.removeprefix("w."): value for name, value in golden.items() if name.startswith("w.")}
     for network in ("student", "teacher"):
-        found = official.parts({name: value for name, value in weights.items() if name.startswith(network)}, network=network)
+        found = official.parts(
+            {name: value for name, value in weights.items() if name.startswith(network)}, network=network
+        )
         getattr(trainer.backbone, network).load_state_dict(found["backbone"])
         for name in ("dino", "ibot"):
             getattr(trainer.objectives[name].head, network).load_state_dict(found[f"{name}_head"])
@@ -114,7 +116,9 @@ def test_every_trained_parameter_moves() -> None:
     trainer = Trainer(tiny(), CPU)
     before = _snapshot(trainer)
     trainer.step([make_views()], step=0)
-    still = [name for name, value in trainer.state().items() if ".student." in name and torch.equal(value, before[name])]
+    still = [
+        name for name, value in trainer.state().items() if ".student." in name and torch.equal(value, before[name])
+    ]
     assert all("periods" in name or name.endswith("centre") for name in still), still
 
 
