@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -129,9 +129,9 @@ def embed(
         split: one split of the data; None: train, or everything where there are no splits.
     """
     out = Path(out)
-    _check_writable(out)
     backbone = load(Path(model))
     source = open_source(data, split=split, channels=backbone.channels)
+    _check_writable(out)
     result = extract(
         backbone, source, batch_size=batch_size, device=device, workers=workers, patches=patches, progress=progress
     )
@@ -176,9 +176,13 @@ def device_of(backbone: Backbone) -> torch.device:
     return torch.device("cpu")
 
 
-def unit(vectors: Float32[numpy.ndarray, "image dim"]) -> Float[Tensor, "image dim"]:
-    """Return rows of length 1, so that a dot product is a cosine; a zero row stays zero."""
-    return functional.normalize(torch.from_numpy(vectors), dim=-1)
+def unit(vectors: Float[Tensor, "image dim"]) -> Float64[Tensor, "image dim"]:
+    """Return rows of length 1, so that a dot product is a cosine; a zero row stays zero.
+
+    float64: with LayerScale at its initial 1e-5 the CLS features of all images differ only in the fifth digit, and their
+    cosines from 1 only in the tenth. In float32 an untrained DINOv2 or v3 would score 14 % on demo:fashion, not its 64.
+    """
+    return functional.normalize(vectors.double(), dim=-1)
 
 
 def _statistics(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:

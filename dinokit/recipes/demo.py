@@ -12,7 +12,14 @@ STEPS = 2_000
 
 
 def demo() -> TrainConfig:
-    """Pretrain a small ViT on small pictures: Sinkhorn-Knopp, masked patches, KoLeo."""
+    """Pretrain a small ViT on small pictures: Sinkhorn-Knopp, masked patches, KoLeo.
+
+    Source: ours.
+    Command: dinokit pretrain demo --data demo:fashion --out runs/demo
+    Hardware: two CPU cores.
+    Expected time: five minutes.
+    Expected metric: see docs/log.md.
+    """
     first, second, local = augment.intended()
     return TrainConfig(
         experiment=Experiment(

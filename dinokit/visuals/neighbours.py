@@ -2,7 +2,8 @@
 
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
+
+from dinokit.embed import unit
 
 
 def nearest(
@@ -18,7 +19,7 @@ def nearest(
         count: neighbours wanted; a smaller gallery gives all it has.
         exclude: a row of the gallery per query that must not answer (the query itself); -1 excludes nothing.
     """
-    similarity = functional.normalize(queries, dim=-1) @ functional.normalize(gallery, dim=-1).T  # [query, gallery]
+    similarity = unit(queries) @ unit(gallery).T  # [query, gallery]
     available = len(gallery)
     if exclude is not None:
         asked = (exclude >= 0).nonzero()[:, 0]

@@ -1,0 +1,94 @@
+import os
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from dinokit.core.errors import UserError
+from dinokit.evaluation import base
+from dinokit.models.pixels import RawPixels
+from dinokit.models.vit import VisionTransformer
+
+MakeVit = Callable[..., VisionTransformer]
+MakeFolder = Callable[..., Path]
+
+FILES = tuple(f"{label}/{i}.png" for label in "abc" for i in range(4))
+
+
+def test_evaluations_are_found_by_their_file_names() -> None:
+    assert base.names() == ["knn", "retrieval"]
+    with pytest.raises(UserError, match="did you mean 'knn'"):
+        base.find("knm")
+
+
+@pytest.mark.parametrize("name", base.names())
+def test_every_evaluation_keeps_the_contract(
+    name: str, make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    module = base.find(name)
+    config = module.Config(data=str(make_folder(*FILES)))
+    assert is_dataclass(config)
+    with pytest.raises(AttributeError):
+        config.data = "other"
+    backbone = make_vit().train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    result = module.run(backbone, config, tmp_path / "out")
+    assert (tmp_path / "out" / f"{name}.json").exists()
+    assert all(0 <= value <= 100 for value in result.values())
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    assert backbone.training
+
+
+def test_cached_features_are_the_features(make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder(*FILES)
+    (root / "b" / "2.png").write_bytes(b"broken")
+    cached = base.Extraction(cache=tmp_path / "cache")
+    first = base.features(make_vit(), str(root), split=None, extraction=cached)
+    (file,) = (tmp_path / "cache").iterdir()
+    made = file.stat().st_mtime_ns
+    again = base.features(make_vit(), str(root), split=None, extraction=cached)
+    assert numpy.array_equal(first.cls, again.cls)
+    assert (first.keys, first.bad) == (again.keys, again.bad)
+    assert first.labels is not None
+    assert again.labels is not None
+    assert first.labels.tolist() == again.labels.tolist()
+    assert file.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("change", ["weights", "pixels", "image"])
+def test_what_changes_features_misses_the_cache(
+    make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path, change: str
+) -> None:
+    root = make_folder(*FILES)
+    cached = base.Extraction(cache=tmp_path / "cache")
+    base.features(make_vit(), str(root), split=None, extraction=cached)
+    if change == "image":
+        os.utime(root / "a" / "1.png", ns=(1, 1))
+    other = make_vit(seed=int(change == "weights"), size=12 if change == "pixels" else 16)
+    base.features(other, str(root), split=None, extraction=cached)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_test_images_ask_and_train_images_answer(make_folder: MakeFolder) -> None:
+    both = str(make_folder("train/a/0.png", "val/a/0.png", "test/a/0.png"))
+    assert base.sides(both, None, None) == ("train", "val")
+    assert base.sides(both, "train", "test") == ("train", "test")
+    assert base.sides(str(make_folder("a/0.png", name="plain")), None, None) == (None, None)
+    with pytest.raises(UserError, match="give both"):
+        base.sides(both, "train", None)
+
+
+def test_baselines_look_at_the_same_images(make_vit: MakeVit) -> None:
+    backbone = make_vit(size=16, seed=1)
+    found = base.baselines(backbone, seed=5)
+    assert list(found) == ["random-init", "raw-pixels"]
+    fresh = found["random-init"]
+    assert isinstance(fresh, VisionTransformer)
+    assert (fresh.config, fresh.pixels) == (backbone.config, backbone.pixels)
+    assert not torch.equal(fresh.patch_embed.proj.weight, backbone.patch_embed.proj.weight)
+    assert isinstance(found["raw-pixels"], RawPixels)
+    assert found["raw-pixels"].pixels.size == 16
+    assert base.raw_pixels(make_vit(size=224)).pixels.size == 32

@@ -1,0 +1,110 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from dinokit.core.errors import UserError
+from dinokit.data.source import open_source
+from dinokit.embed import extract
+from dinokit.evaluation import base, knn
+from dinokit.models.pixels import RawPixels
+from dinokit.models.vit import VisionTransformer
+
+MakeVit = Callable[..., VisionTransformer]
+MakeFolder = Callable[..., Path]
+
+SPLIT = tuple(f"{split}/{label}/{i}.png" for split in ("train", "test") for label in "abc" for i in range(6))
+
+
+def naive(backbone: VisionTransformer, data: str, k: int, temperature: float) -> float:
+    """k-NN as the papers say it, one image and one vote at a time."""
+    gallery = extract(backbone, open_source(data, split="train"))
+    queries = extract(backbone, open_source(data, split="test"))
+    assert gallery.labels is not None
+    assert queries.labels is not None
+    right = 0
+    for feature, label in zip(queries.cls.astype(float), queries.labels, strict=True):
+        cosines = [feature @ g / numpy.linalg.norm(feature) / numpy.linalg.norm(g) for g in gallery.cls.astype(float)]
+        scores = dict.fromkeys(range(3), 0.0)
+        for neighbour in numpy.argsort(cosines)[::-1][:k]:
+            scores[int(gallery.labels[neighbour])] += numpy.exp(cosines[neighbour] / temperature)
+        right += max(scores, key=lambda c: scores[c]) == label
+    return 100 * right / len(queries.keys)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_equals_a_naive_loop(make_vit: MakeVit, make_folder: MakeFolder, seed: int) -> None:
+    data = str(make_folder(*SPLIT))
+    backbone = make_vit(seed=seed)
+    result = knn.run(backbone, knn.Config(data=data, k=(1, 3, 7, 18)))
+    for k in (1, 3, 7, 18):
+        assert result[f"top1@{k}"] == pytest.approx(naive(backbone, data, k, 0.07))
+    assert (result["queries"], result["gallery"]) == (18, 18)
+
+
+def test_a_near_vote_outweighs_two_far_ones() -> None:
+    similarity = torch.tensor([[0.9, 0.8, 0.8]])
+    labels = torch.tensor([[1, 0, 0]])
+    # exp(0.1 / 0.07) = 4.2 > 2; at temperature 1 it is 1.1 < 2
+    assert knn.vote(similarity, labels, [3], classes=2, temperature=0.07)[3].argmax() == 1
+    assert knn.vote(similarity, labels, [3], classes=2, temperature=1.0)[3].argmax() == 0
+    assert knn.vote(similarity, labels, [1, 3], classes=2, temperature=1.0)[1].tolist() == [[0.0, 1.0]]
+
+
+def test_a_small_temperature_does_not_overflow() -> None:
+    votes = knn.vote(torch.tensor([[0.9, 0.2]]), torch.tensor([[1, 0]]), [2], classes=2, temperature=1e-3)
+    assert votes[2].isfinite().all()
+
+
+def test_k_above_the_gallery_takes_all_of_it(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    result = knn.run(make_vit(), knn.Config(data=str(make_folder(*SPLIT)), k=(18, 500)))
+    assert result["top1@500"] == result["top1@18"]
+
+
+def test_chunks_do_not_change_the_result(
+    make_vit: MakeVit, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = knn.Config(data=str(make_folder(*SPLIT)), k=(3, 5))
+    whole = knn.run(make_vit(), config)
+    monkeypatch.setattr(base, "CHUNK", 40)  # 2 queries at a time
+    assert knn.run(make_vit(), config) == whole
+
+
+def test_a_folder_without_splits_leaves_one_out(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    # every image is unlike all others of its class: only finding itself could be right
+    data = make_folder("a/0.png", "b/0.png", "c/0.png")
+    result = knn.run(make_vit(), knn.Config(data=str(data), k=(1,)))
+    assert result == {"top1@1": 0.0, "top5@1": 0.0, "queries": 3.0, "gallery": 2.0}
+
+
+def test_the_same_split_on_both_sides_leaves_one_out(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    data = str(make_folder(*SPLIT))
+    result = knn.run(make_vit(), knn.Config(data=data, gallery="train", query="train", k=(1,)))
+    assert (result["queries"], result["gallery"]) == (18, 17)
+    assert result["top1@1"] < 100
+
+
+def test_top5_counts_only_classes_with_a_vote(make_folder: MakeFolder) -> None:
+    data = str(make_folder(*(f"{label}/0.png" for label in "abcde")))
+    assert knn.run(RawPixels(size=16), knn.Config(data=data, k=(1,)))["top5@1"] == 0
+
+
+def test_an_untrained_layer_scale_is_no_excuse(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    # cosines differ from 1 in the tenth digit; colours alone tell these classes apart
+    backbone = VisionTransformer(replace(make_vit().config, layer_scale=1e-5), seed=0)
+    backbone.pixels = make_vit().pixels
+    assert knn.run(backbone, knn.Config(data=str(make_folder(*SPLIT)), k=(3,)))["top1@3"] > 80
+
+
+def test_data_without_labels_says_what_to_do(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    with pytest.raises(UserError, match="DATA/CLASS/image.jpg"):
+        knn.run(make_vit(), knn.Config(data=str(make_folder("0.png", "1.png"))))
+
+
+@pytest.mark.parametrize("wrong", [{"k": ()}, {"k": (0, 5)}, {"temperature": 0.0}])
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UserError):
+        knn.Config(data="x", **wrong)  # type: ignore[arg-type]

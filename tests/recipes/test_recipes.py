@@ -1,0 +1,90 @@
+"""Every recipe is valid, survives YAML, and trains a step at a tiny size with all its own switches."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dinokit import recipes
+from dinokit.config import from_plain, read_yaml, to_yaml
+from dinokit.core.errors import UserError
+from dinokit.data.loader import Loader
+from dinokit.data.source import open_source
+from dinokit.training.config import Experiment, ObjectiveConfigs, TrainConfig
+from dinokit.training.step import Trainer
+
+EXPECTED = {"demo", "dino-vits16", "dinov2-vits14", "dinov2-vitb14", "dinov3-vits16", "dinov3-vitb16", "dinov3-vitl16"}
+
+
+def shrunk(experiment: Experiment) -> Experiment:
+    """The same experiment with a small network, small heads, small crops and a batch of four."""
+    patch = experiment.backbone.patch_size
+    grid = None if experiment.backbone.position_grid is None else 4
+    backbone = replace(experiment.backbone, dim=32, depth=2, heads=2, ffn_hidden=48, position_grid=grid)
+    objectives = ObjectiveConfigs({name: _small_head(config) for name, config in experiment.objectives.items()})
+    views = replace(experiment.data.views, global_size=4 * patch, local_size=2 * patch, local_count=2)
+    data = replace(experiment.data, views=views, batch_size=4)
+    return replace(experiment, data=data, backbone=backbone, objectives=objectives)
+
+
+def _small_head(config: Any) -> Any:
+    if getattr(config, "head", None) is None:
+        return config
+    return replace(config, head=replace(config.head, hidden=16, bottleneck=8, prototypes=24))
+
+
+def test_the_recipes_of_the_readme_exist() -> None:
+    assert set(recipes.names()) >= EXPECTED
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_survives_yaml(name: str, tmp_path: Path) -> None:
+    config = recipes.find(name)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_plain(TrainConfig, read_yaml(tmp_path / "config.yaml")) == config
+    assert recipes.find(str(tmp_path / "config.yaml")) == config
+    assert config.experiment.recipe == name
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_names_its_source_command_and_expectation(name: str) -> None:
+    module = __import__(f"dinokit.recipes.{name.replace('-', '_')}", fromlist=["_"])
+    text = getattr(module, name.replace("-", "_")).__doc__
+    for part in ("Source:", "Command:", "Hardware:", "Expected time", "xpected metric"):
+        assert part in text, part
+    assert f"dinokit pretrain {name} " in text
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_trains_a_step_at_a_tiny_size(name: str) -> None:
+    experiment = shrunk(recipes.find(name).experiment)
+    trainer = Trainer(experiment, torch.device("cpu"))
+    source = open_source("demo:fashion")
+    loader = Loader(
+        source,
+        experiment.data.views,
+        experiment.data.masks,
+        experiment.data.pixels,
+        patch_size=experiment.backbone.patch_size,
+        batch=4,
+        seed=0,
+    )
+    report = trainer.step([loader.build(0).views], step=experiment.optim.freeze_last_layer)
+    assert report.finite
+    assert all(value > 0 for key, value in report.values.items() if key.startswith("grad_norm/"))
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_schedules_end_with_the_run(name: str) -> None:
+    """A schedule written for another number of steps is the most common slip in a recipe."""
+    experiment = recipes.find(name).experiment
+    for schedule in (experiment.optim.lr, experiment.optim.weight_decay, experiment.momentum):
+        if schedule.shape != "constant":
+            assert schedule.freeze + schedule.warmup + schedule.decay == experiment.steps
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'dinov3-vits16'"):
+        recipes.find("dinov3-vits14")

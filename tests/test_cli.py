@@ -1,0 +1,135 @@
+"""The command line: quick help, one line and exit code 2 for every mistake, and nothing overwritten."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from dinokit import cli
+
+TINY = (
+    "--steps 2 --data.batch_size 4 --data.views.local_count 1 --checkpoint_every 1 --workers 0 --tensorboard false "
+    "--device cpu"
+).split()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two classes of six pictures."""
+    draw = numpy.random.default_rng(0)
+    for index in range(12):
+        folder = tmp_path / "photos" / ("dark" if index % 2 else "bright")
+        folder.mkdir(parents=True, exist_ok=True)
+        low = 0 if index % 2 else 128
+        Image.fromarray(draw.integers(low, low + 128, (30, 30, 3), dtype=numpy.uint8)).save(folder / f"{index}.png")
+    return tmp_path / "photos"
+
+
+def run(*words: object) -> int:
+    return cli.run([str(word) for word in words])
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Run a command that must fail with exit code 2 and one line; return the line."""
+    capsys.readouterr()
+    assert run(*words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_importing_dinokit_and_asking_for_help_loads_no_torch() -> None:
+    script = "import sys, dinokit, dinokit.cli; dinokit.cli.run(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    assert f"dinokit {command}" in capsys.readouterr().out
+
+
+def test_help_of_pretrain_lists_the_settings_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pretrain", "dinov3-vits16", "--help") == 0
+    text = capsys.readouterr().out
+    assert "optim.layer-decay" in text
+    assert "factor on the learning rate per block" in text
+
+
+def test_models_lists_architectures_and_recipes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert "dinov3_vits16" in listed["architectures"]
+    assert "demo" in listed["recipes"]
+
+
+def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert run("pretrain", "demo", "--data", photos, "--out", out, *TINY) == 0
+    assert (out / "report.html").exists()
+    assert run("evaluate", "knn", "--model", out, "--data", photos, "--out", tmp_path / "knn.json", "--k", "[1, 3]") == 0
+    results = json.loads((tmp_path / "knn.json").read_text())["results"]
+    assert set(results) == {str(out), "random-init", "raw-pixels"}
+    assert results["raw-pixels"]["top1@1"] == 100
+    assert run("embed", "--model", out, "--data", photos, "--out", tmp_path / "embedded") == 0
+    assert len(numpy.load(tmp_path / "embedded" / "embeddings.npy")) == 12
+    assert run("report", out) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretran", "demo"], "unknown command 'pretran'; did you mean 'pretrain'"),
+        (["pretrain", "dmo", "--out", "OUT"], "unknown recipe 'dmo'; did you mean 'demo'"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--optim.lr.peek", "1"], "did you mean 'optim.lr.peak'"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--steps", "many"], "'steps'|steps': expected a whole"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--steps"], "--steps has no value"),
+        (
+            ["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--data.views.global_size", "30"],
+            "not a multiple of the patch size",
+        ),
+        (["pretrain", "demo", "--out", "OUT"], "no images are given"),
+        (["pretrain", "demo", "--data", "DATA/nowhere", "--out", "OUT"], "nowhere"),
+        (["pretrain", "demo", "--data", "demo:fashoin", "--out", "OUT"], "did you mean 'demo:fashion'"),
+        (["pretrain", "demo", "--data", "DATA"], "--out"),
+        (["evaluate", "knm", "--model", "DATA", "--data", "DATA"], "unknown evaluation 'knm'; did you mean 'knn'"),
+        (["evaluate", "knn", "--model", "nowhere", "--data", "DATA"], "no model at nowhere"),
+        (["evaluate", "knn", "--model", "DATA", "--data", "DATA"], "holds no model.safetensors"),
+        (["embed", "--model", "nowhere", "--data", "DATA", "--out", "OUT"], "no model at nowhere"),
+        (["embed", "--modle", "x", "--data", "DATA", "--out", "OUT"], "--model"),
+        (["report", "DATA"], "DATA|photos"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(
+    words: list[str], message: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [word.replace("DATA", str(photos)).replace("OUT", str(tmp_path / "out")) for word in words]
+    line = mistake(capsys, *filled)
+    assert any(part in line for part in message.split("|")), line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "no image" in mistake(capsys, "pretrain", "demo", "--data", tmp_path / "empty", "--out", tmp_path / "out")
+
+
+def test_an_unwritable_output_is_one_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = mistake(capsys, "pretrain", "demo", "--data", photos, "--out", "/proc/run", *TINY)
+    assert "cannot write to /proc/run" in line
+
+
+def test_a_changed_experiment_is_one_line_and_changes_nothing(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run("pretrain", "demo", "--data", photos, "--out", out, *TINY) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    line = mistake(capsys, "pretrain", "demo", "--data", photos, "--out", out, *TINY, "--seed", "1")
+    assert "seed 0 -> 1" in line
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
