@@ -34,17 +34,20 @@ def make_vit() -> MakeVit:
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
-    """A folder of noise images; `files` are paths in it, noise of one class has the colour of its folder's name."""
+    """A folder of noise images at the paths `files`; if tinted, each folder has its own colour, else all are alike."""
 
-    def make(*files: str, name: str = "images", sizes: tuple[tuple[int, int], ...] = ((16, 16),)) -> Path:
+    def make(
+        *files: str, name: str = "images", sizes: tuple[tuple[int, int], ...] = ((16, 16),), tinted: bool = True
+    ) -> Path:
         root = tmp_path / name
         for index, file in enumerate(files):
             path = root / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            draw = numpy.random.default_rng([sum(map(ord, path.parent.name)), index])
+            folder = sum(map(ord, path.parent.name)) if tinted else 0
+            tint = numpy.random.default_rng(folder).integers(0, 200, 3)
             width, height = sizes[index % len(sizes)]
-            tint = numpy.random.default_rng(sum(map(ord, path.parent.name))).integers(0, 200, 3)
-            Image.fromarray((tint + draw.integers(0, 55, (height, width, 3))).astype(numpy.uint8)).save(path)
+            noise = numpy.random.default_rng([folder, index]).integers(0, 55, (height, width, 3))
+            Image.fromarray((tint + noise).astype(numpy.uint8)).save(path)
         return root
 
     return make

@@ -1,0 +1,153 @@
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from dinokit.core.errors import UserError
+from dinokit.visuals.report import write_report
+
+MakeFolder = Callable[..., Path]
+
+FILES = tuple(f"{split}/{label}/{i}.png" for split in ("train", "test") for label in "abc" for i in range(6))
+VOID = {"meta", "img", "line", "circle", "polyline", "br", "link"}
+
+
+def log(*, steps: int = 100) -> tuple[dict[str, object], ...]:
+    lines: list[dict[str, object]] = [
+        {"step": step, "time": 0.1 * step, "loss": 10 - step / 20, "loss/dino_global": 5 - step / 40, "lr": 1e-3,
+         "grad_norm/backbone": 1.5, "images_per_second": 800.0, "data_wait": 0.1}
+        for step in range(10, steps + 1, 10)
+    ]  # fmt: skip
+    for step, value in ((0, 40.0), (10, 60.0), (100, 90.0)):
+        lines.append({"step": step, "evaluation": "knn", "model": "teacher", "top1@20": value, "queries": 18})
+    lines.append({"step": 0, "evaluation": "knn", "model": "random-init", "top1@20": 40.0, "queries": 18})
+    lines.append({"step": 0, "evaluation": "knn", "model": "raw-pixels", "top1@20": 55.0, "queries": 18})
+    return tuple(lines)
+
+
+class Reader(HTMLParser):
+    """Checks that tags close in order, and collects what a browser would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loaded: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "poster")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def read(run: Path) -> tuple[str, Reader]:
+    page = write_report(run).read_text(encoding="utf-8")
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    return page, reader
+
+
+def test_a_finished_run_is_told_in_full(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    run = make_run(str(make_folder(*FILES)), lines=log())
+    page, reader = read(run)
+    assert page.count("<h2") == 7  # all but bad images
+    assert "35.0 points above raw pixels (55.0 %)" in page
+    for stage in ("untrained", "step 10", "final"):
+        assert f"<figcaption>{stage}</figcaption>" in page
+    assert reader.tags.count("img") == 8 * 4 + 6 + 6 * 3 * 6
+    assert "Of the query&#x27;s class are" in page
+
+
+def test_the_page_loads_nothing(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    page, reader = read(make_run(str(make_folder(*FILES)), lines=log()))
+    assert all(value.startswith(("data:image/", "#")) for value in reader.loaded)
+    assert "script" not in reader.tags
+    assert "@import" not in page
+    assert not re.search(r"url\(", page)
+    assert len(page) < 3_000_000
+
+
+def test_everything_from_files_is_escaped(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    evil = '<script>alert("1")</script>'
+    run = make_run(str(make_folder(*FILES)), lines=({"step": 5, "loss": 1.0, evil: 2.0}, *log()))
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("recipe: demo", f"recipe: '{evil}'"))
+    (run / "environment.json").write_text(json.dumps({"command": evil, "processor": evil, evil: evil}))
+    (run / "bad_images.jsonl").write_text(json.dumps({"key": evil, "reason": evil}) + "\n")
+    page, reader = read(run)
+    assert "script" not in reader.tags
+    assert page.count("&lt;script&gt;") >= 6
+
+
+def test_images_that_could_not_be_read_are_listed(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    run = make_run(str(make_folder(*FILES)))
+    lines = [json.dumps({"key": f"photo{i}.jpg", "reason": "truncated"}) for i in range(300)]
+    (run / "bad_images.jsonl").write_text("\n".join(lines))
+    page, _ = read(run)
+    assert "300 images were replaced" in page
+    assert "photo199.jpg" in page
+    assert "and 100 more" in page
+
+
+def test_an_interrupted_run_says_where_it_is(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    page, _ = read(make_run(str(make_folder(*FILES)), steps=(0, 40), lines=log(steps=40)[:4]))
+    assert "at step 40 of 100" in page
+    assert "<figcaption>newest</figcaption>" in page
+    assert "No measurement" in page
+
+
+def test_data_without_labels_and_splits(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    page, reader = read(make_run(str(make_folder(*(f"{i}.png" for i in range(9))))))
+    assert "of the query" not in page.lower().split("nearest neighbours")[0].replace("of the query’s", "")
+    assert reader.tags.count("img") > 8
+    assert "class=\"same\"" not in page
+
+
+def test_a_single_image_has_no_neighbour(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    read(make_run(str(make_folder("only.png"))))
+
+
+@pytest.mark.parametrize("steps", [(), (0,), (100,)])
+def test_any_number_of_checkpoints(make_run: MakeFolder, make_folder: MakeFolder, steps: tuple[int, ...]) -> None:
+    page, reader = read(make_run(str(make_folder(*FILES)), steps=steps))
+    assert ("no checkpoint yet" in page) == (not steps)
+    assert ("img" in reader.tags) == bool(steps)
+
+
+def test_data_that_is_gone_is_said_and_the_rest_stays(make_run: MakeFolder) -> None:
+    page, reader = read(make_run("/nowhere/photos", lines=log()))
+    assert "There are no pictures: no folder /nowhere/photos" in page
+    assert "img" not in reader.tags
+    assert "points above raw pixels" in page
+
+
+def test_damaged_weights_are_said_and_the_rest_stays(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    run = make_run(str(make_folder(*FILES)), lines=log())
+    (run / "checkpoints" / "10" / "model.safetensors").write_bytes(b"cut")
+    page, _ = read(run)
+    assert "There are no pictures" in page
+    assert "points above raw pixels" in page
+
+
+def test_broken_lines_and_missing_files_are_passed_over(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    run = make_run(str(make_folder(*FILES)), lines=log())
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 110, "loss": 1')
+    (run / "environment.json").write_text('{"command"')
+    read(run)
+    (run / "metrics.jsonl").unlink()
+    page, _ = read(run)
+    assert "Nothing was logged yet" in page
+
+
+def test_a_folder_that_is_no_run_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="config.yaml"):
+        write_report(tmp_path)
