@@ -26,6 +26,7 @@ from dinokit.core.log import info
 from dinokit.data.source import open_source
 from dinokit.embed import embed as embed_source
 from dinokit.evaluation import base as evaluations
+from dinokit.models.features import Backbone
 from dinokit.models.variants import VARIANTS
 from dinokit.training.config import HALVES, TrainConfig
 from dinokit.training.engine import Interrupted
@@ -168,9 +169,9 @@ def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]
         if any("evaluation" in line and line["step"] == step for line in read_jsonl(run.metrics)):
             return
         backbone = load(path)
-        candidates = {"teacher": backbone}
+        candidates: dict[str, Backbone] = {"teacher": backbone}
         if step == 0:  # the teacher before the first step is the untrained network
-            candidates = {"random-init": backbone, "teacher": backbone, "raw-pixels": evaluations.raw_pixels(backbone)}
+            candidates = {"random-init": backbone, "raw-pixels": evaluations.raw_pixels(backbone)}
         for model, candidate in candidates.items():
             result = task.run(candidate, task.Config(data=data))
             append_jsonl(run.metrics, {"step": step, "evaluation": name, "model": model} | result)
@@ -182,9 +183,10 @@ def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]
 def _headline(run: RunFolder) -> str:
     """Say the newest result and its baselines in one line; nothing if nothing was measured."""
     newest = {line["model"]: line for line in read_jsonl(run.metrics) if "evaluation" in line}
-    if "teacher" not in newest:
+    if not newest:
         return ""
-    measure, label = ("mAP", "retrieval mAP") if "mAP" in newest["teacher"] else ("top1@20", "k-NN (k = 20)")
+    is_retrieval = "mAP" in next(iter(newest.values()))
+    measure, label = ("mAP", "retrieval mAP") if is_retrieval else ("top1@20", "k-NN (k = 20)")
     order = [model for model in ("teacher", "random-init", "raw-pixels") if model in newest]
     return f"{label}: " + ", ".join(f"{model} {newest[model][measure]:.1f} %" for model in order)
 

@@ -72,7 +72,9 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
     out = tmp_path / "run"
     assert run("pretrain", "demo", "--data", photos, "--out", out, *TINY) == 0
     assert (out / "report.html").exists()
-    assert run("evaluate", "knn", "--model", out, "--data", photos, "--out", tmp_path / "knn.json", "--k", "[1, 3]") == 0
+    assert (
+        run("evaluate", "knn", "--model", out, "--data", photos, "--out", tmp_path / "knn.json", "--k", "[1, 3]") == 0
+    )
     results = json.loads((tmp_path / "knn.json").read_text())["results"]
     assert set(results) == {str(out), "random-init", "raw-pixels"}
     assert results["raw-pixels"]["top1@1"] == 100

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+Number = int | float
+
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 66, 22, 12, 34  # margins of the plot
 POINTS = 160  # drawn per line; longer curves are averaged in groups
@@ -22,8 +24,8 @@ class Series:
     """A curve."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[Number]
+    y: Sequence[Number]
     colour: int = 0  # 0 to 5, classes of the style sheet
     marks: bool = False  # a dot at every point: for few, measured points
     smooth: bool = False  # the curve in the background and its running mean in front
@@ -34,7 +36,7 @@ class Baseline:
     """A horizontal line to compare with."""
 
     name: str
-    y: float
+    y: Number
     colour: int = 1
 
 
@@ -42,11 +44,11 @@ class Baseline:
 class _Plot:
     """The mapping of values to places."""
 
-    x: tuple[float, float]
-    y: tuple[float, float]
+    x: tuple[Number, Number]
+    y: tuple[Number, Number]
     log: bool
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: Number, y: Number) -> tuple[Number, Number]:
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         low, high, value = (math.log10(v) for v in (*self.y, y)) if self.log else (*self.y, y)
         up = (value - low) / (high - low)
@@ -80,7 +82,7 @@ def line_chart(
     )
 
 
-def number(value: float) -> str:
+def number(value: Number) -> str:
     """Write a value for a person: about four significant digits, thousands apart, tiny ones with an exponent."""
     size = abs(value)
     if value == 0:
@@ -94,7 +96,7 @@ def number(value: float) -> str:
     return f"{value:.3g}" if size < 0.9 else f"{value:.5g}"
 
 
-def running_mean(values: Sequence[float], *, window: int) -> list[float]:
+def running_mean(values: Sequence[Number], *, window: int) -> list[Number]:
     """Average each value with its neighbours on both sides; the window shrinks at the ends."""
     half = window // 2
     means = []
@@ -105,7 +107,7 @@ def running_mean(values: Sequence[float], *, window: int) -> list[float]:
     return means
 
 
-def thinned(x: Sequence[float], y: Sequence[float], *, count: int) -> tuple[list[float], list[float]]:
+def thinned(x: Sequence[Number], y: Sequence[Number], *, count: int) -> tuple[list[Number], list[Number]]:
     """Average a long curve in groups of equal length, so that at most `count` points remain; the last x is kept."""
     group = math.ceil(len(x) / count)
     if group <= 1:
@@ -116,7 +118,7 @@ def thinned(x: Sequence[float], y: Sequence[float], *, count: int) -> tuple[list
     return xs, ys
 
 
-def ticks(low: float, high: float, *, count: int = TICKS) -> list[float]:
+def ticks(low: Number, high: Number, *, count: int = TICKS) -> list[Number]:
     """Return round numbers (1, 2 or 5 times a power of ten apart) inside a range."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
@@ -133,24 +135,24 @@ def _finite(one: Series) -> Series:
     return Series(one.name, x, y, one.colour, one.marks, one.smooth)
 
 
-def _x_range(series: Sequence[Series]) -> tuple[float, float]:
+def _x_range(series: Sequence[Series]) -> tuple[Number, Number]:
     last = max(x for one in series for x in one.x)
     return 0.0, last if last > 0 else 1.0
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
+def _range(values: Sequence[Number]) -> tuple[Number, Number]:
     low, high = min(values), max(values)
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     bottom = low - margin
     return (0.0 if low >= 0 > bottom else bottom), high + margin
 
 
-def _log_range(values: Sequence[float]) -> tuple[float, float]:
+def _log_range(values: Sequence[Number]) -> tuple[Number, Number]:
     low, high = min(values), max(values)
     return low / 1.2, high * 1.2
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def _log_ticks(low: Number, high: Number) -> list[Number]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1,) if high / low > 1000 else (1, 2, 5)
     return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
@@ -171,7 +173,7 @@ def _axes(plot: _Plot, unit: str) -> str:
     return "".join(parts)
 
 
-def _tick(value: float) -> str:
+def _tick(value: Number) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:g}"
@@ -203,7 +205,7 @@ def _curve(plot: _Plot, one: Series, unit: str) -> str:
     return f'<g class="s{one.colour}">{"".join(parts)}</g>'
 
 
-def _polyline(places: Sequence[tuple[float, float]], kind: str) -> str:
+def _polyline(places: Sequence[tuple[Number, Number]], kind: str) -> str:
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     return f'<polyline class="{kind}" points="{points}"/>'
 
@@ -216,5 +218,5 @@ def _legend(entries: Sequence[tuple[int, str, str, str]]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _value(value: float, unit: str) -> str:
+def _value(value: Number, unit: str) -> str:
     return f"{value:.1f}{unit}" if unit == PERCENT else f"{number(value)}{unit}"

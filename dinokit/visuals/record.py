@@ -55,7 +55,7 @@ class Record:
     def seconds(self) -> float | None:
         """Training time at the last logged step."""
         times = [line["time"] for line in self.log if isinstance(line.get("time"), int | float)]
-        return times[-1] if times else None
+        return float(times[-1]) if times else None
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Return steps and values of one logged quantity, finite values only."""

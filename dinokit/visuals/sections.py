@@ -27,10 +27,10 @@ CURVES = (
     "almost nothing at once, means that the features have collapsed; a slow fall, also after a rise, is healthy."
 )
 COLOURED = (
-    "Every square is one of {patches} patches; patches of one colour look alike to the model. Look for parts (an edge, a "
-    "sleeve, an eye, the background) that keep their colour from picture to picture, and compare with the untrained "
-    "column. Each model has its own colours, fitted to all these pictures together: compare shapes between columns, not "
-    "hues."
+    "Every square is one of {patches} patches; patches of one colour look alike to the model. Look for parts (an edge, "
+    "a sleeve, an eye, the background) that keep their colour from picture to picture, and compare with the untrained "
+    "column. Each model has its own colours, fitted to all these pictures together: compare shapes between columns, "
+    "not hues."
 )
 FOUND = (
     "The most similar of {count} other images to each query, by the cosine of the CLS features. Look for the kind of "

@@ -28,7 +28,10 @@ def test_a_logarithmic_axis_spaces_powers_evenly() -> None:
 
 def test_points_and_baselines_tell_their_values() -> None:
     svg = line_chart(
-        [Series("trained", [0, 50], [60.0, 84.64], marks=True)], title="k-NN", baselines=[Baseline("raw", 81.1)], unit=PERCENT
+        [Series("trained", [0, 50], [60.0, 84.64], marks=True)],
+        title="k-NN",
+        baselines=[Baseline("raw", 81.1)],
+        unit=PERCENT,
     )
     titles = [element.text for element in parsed(svg).iter("title")]
     assert titles == ["raw: 81.1 %", "step 0: trained 60.0 %", "step 50: trained 84.6 %"]

@@ -48,7 +48,7 @@ def test_the_border_is_dark_in_the_first_component() -> None:
 
 @pytest.mark.parametrize("dim", [1, 2, 12])
 def test_features_that_do_not_vary_are_grey(dim: int) -> None:
-    assert (pca_maps(torch.ones(2, 4, dim), (2, 2)) == 127).all()
+    assert (pca_maps(torch.ones(2, 4, dim), (2, 2)) == 128).all()
 
 
 def test_an_outlier_does_not_grey_the_rest() -> None:

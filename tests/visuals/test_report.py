@@ -106,9 +106,9 @@ def test_an_interrupted_run_says_where_it_is(make_run: MakeFolder, make_folder: 
 
 def test_data_without_labels_and_splits(make_run: MakeFolder, make_folder: MakeFolder) -> None:
     page, reader = read(make_run(str(make_folder(*(f"{i}.png" for i in range(9))))))
-    assert "of the query" not in page.lower().split("nearest neighbours")[0].replace("of the query’s", "")
     assert reader.tags.count("img") > 8
-    assert "class=\"same\"" not in page
+    assert "class are" not in page
+    assert 'class="same"' not in page
 
 
 def test_a_single_image_has_no_neighbour(make_run: MakeFolder, make_folder: MakeFolder) -> None:
