@@ -11,10 +11,7 @@ from PIL import Image
 
 from dinokit import cli
 
-TINY = (
-    "--steps 2 --data.batch_size 4 --data.views.local_count 1 --checkpoint_every 1 --workers 0 --tensorboard false "
-    "--device cpu"
-).split()
+TINY = ["--steps", "2", "--data.batch_size", "4", "--data.views.local_count", "1", "--checkpoint_every", "1", "--workers", "0", "--tensorboard", "false", "--device", "cpu"]
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ class Source(ABC):
         classes: names of the labels; empty without labels.
         labels: position in `classes` of every image, if known.
         domains: name of the domain (style, camera, hospital) of every image, if known.
+        decoded: reading is a copy from memory; there is nothing for loader processes to win.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Source(ABC):
     classes: tuple[str, ...] = ()
     labels: Int64[np.ndarray, "sample"] | None = None
     domains: Shaped[np.ndarray, "sample"] | None = None
+    decoded: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -101,6 +103,8 @@ def splits(spec: str) -> tuple[str, ...]:
 @final
 class ArraySource(Source):
     """Images of one size in memory."""
+
+    decoded = True
 
     def __init__(
         self,

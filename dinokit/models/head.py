@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
 from dinokit.models import init
+from dinokit.models.init import Style
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Config:
     prototypes: int = 65536  # number of scores
     layers: int = 3  # linear layers of the MLP
     weight_norm: Literal["none", "fixed", "trainable"] = "none"  # length of the prototypes: free, 1, learned apart
+    init: Style = "dinov3"  # initial values, see models/init.py; "narrow" for widths below a few hundred
     batch_norm: bool = False  # before every GELU; only DINO with convolutional networks used it
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class Head(nn.Module):
         with torch.device("meta"):
             self.mlp = _mlp(dim, config)
             self.last_layer = _last_layer(config)
-        init.materialise(self, "dinov3", seed=seed, device=device)
+        init.materialise(self, config.init, seed=seed, device=device)
 
     def forward(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch prototype"]:
         """Return the logits, in the autocast dtype."""

@@ -1,17 +1,19 @@
 """All initial values of all weights, in one place.
 
-| tensor                    | dino             | dinov2           | dinov3           |
-|---------------------------|------------------|------------------|------------------|
-| linear weight, bias       | N(0, .02), 0     | the same         | the same         |
-| patch convolution         | U(+-fan_in^-1/2) | the same         | the same         |
-| cls_token                 | N(0, .02)        | N(0, 1e-6)       | N(0, .02)        |
-| register_tokens           | N(0, .02)        | N(0, 1e-6)       | N(0, .02)        |
-| pos_embed                 | N(0, .02)        | the same         | the same         |
-| mask_token                | 0                | 0                | 0                |
-| norm weight, bias         | 1, 0             | the same         | the same         |
-| last_layer weight         | N(0, .02)        | the same         | the same         |
-| last_layer weight_g       | 1                | the same         | the same         |
-| last_layer weight_v       | U(+-fan_in^-1/2) | the same         | the same         |
+| tensor                    | dino             | dinov2           | dinov3           | narrow           |
+|---------------------------|------------------|------------------|------------------|------------------|
+| linear weight, bias       | N(0, .02), 0     | the same         | the same         | N(0, fan_in^-1/2)|
+| patch convolution         | U(+-fan_in^-1/2) | the same         | the same         | the same         |
+| cls_token                 | N(0, .02)        | N(0, 1e-6)       | N(0, .02)        | N(0, .02)        |
+| register_tokens           | N(0, .02)        | N(0, 1e-6)       | N(0, .02)        | N(0, .02)        |
+| pos_embed                 | N(0, .02)        | the same         | the same         | the same         |
+| mask_token                | 0                | 0                | 0                | 0                |
+| norm weight, bias         | 1, 0             | the same         | the same         | the same         |
+| last_layer weight         | as linear        | the same         | the same         | the same         |
+| last_layer weight_g       | 1                | the same         | the same         | the same         |
+| last_layer weight_v       | U(+-fan_in^-1/2) | the same         | the same         | the same         |
+
+"narrow" is ours: .02 is about fan_in^-1/2 at the widths of the papers (2048 and up), but much too small below 256.
 
 LayerScale, RoPE periods and the key bias mask come from `constants()` of their modules.
 
@@ -35,7 +37,7 @@ from torch import Tensor, nn
 
 from dinokit.core.seed import torch_generator
 
-Style = Literal["dino", "dinov2", "dinov3"]
+Style = Literal["dino", "dinov2", "dinov3", "narrow"]
 
 
 @runtime_checkable
@@ -101,7 +103,9 @@ def _initial(owner: nn.Module, name: str, shape: torch.Size, style: Style, gener
             return empty.zero_()
         case _, "cls_token" | "register_tokens":
             return _normal(empty, 1e-6 if style == "dinov2" else 0.02, generator)
-        case (nn.Linear(), "weight") | (_, "pos_embed"):
+        case nn.Linear(), "weight":
+            return _normal(empty, shape[1] ** -0.5 if style == "narrow" else 0.02, generator)
+        case _, "pos_embed":
             return _normal(empty, 0.02, generator)
         case _, "weight_g":
             return empty.fill_(1)

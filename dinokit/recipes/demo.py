@@ -1,14 +1,14 @@
 """The demo: DINOv3 in miniature, minutes on two CPU cores."""
 
 from dinokit.core.pixels import Pixels
-from dinokit.core.schedule import constant, cosine, ramp
+from dinokit.core.schedule import Schedule, constant, cosine
 from dinokit.data import augment, masking, views
-from dinokit.models import head, rope, vit
+from dinokit.models import head, vit
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 
-STEPS = 2_000
+STEPS = 1_500
 
 
 def demo() -> TrainConfig:
@@ -20,7 +20,8 @@ def demo() -> TrainConfig:
     Expected time: five minutes.
     Expected metric: see docs/log.md.
     """
-    first, second, local = augment.intended()
+    light = augment.Config(brightness=0.8, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0, blur=0.0)
+    sharp = constant(0.03)
     return TrainConfig(
         experiment=Experiment(
             recipe="demo",
@@ -28,47 +29,41 @@ def demo() -> TrainConfig:
             data=Data(
                 views=views.Config(
                     global_size=28,
-                    global_scale=(0.4, 1.0),
+                    global_scale=(0.6, 1.0),
                     local_count=2,
                     local_size=21,
-                    local_scale=(0.15, 0.5),
-                    first=first,
-                    second=second,
-                    local=local,
+                    local_scale=(0.3, 0.7),
+                    flip=0.0,
+                    first=light,
+                    second=light,
+                    local=light,
                 ),
-                masks=masking.Config(),
-                pixels=Pixels(size=28),
+                masks=masking.Config(probability=0.5, ratio=(0.1, 0.5)),
+                pixels=Pixels((0.5,), (0.5,), 28),
                 batch_size=64,
             ),
             backbone=vit.Config(
-                patch_size=7,
-                dim=96,
-                depth=4,
-                heads=3,
-                registers=0,
-                ffn_hidden=192,
-                layer_scale=0.1,
-                rope=rope.Config(rescale=2.0),
+                patch_size=7, dim=96, depth=3, heads=2, registers=0, ffn_hidden=192, layer_scale=0.1
             ),
             objectives=ObjectiveConfigs(
                 {
                     "dino": dino.Config(
-                        head=head.Config(hidden=256, bottleneck=64, prototypes=512, weight_norm="fixed"),
-                        teacher_temperature=ramp(0.04, 0.07, steps=600),
+                        head=head.Config(hidden=192, bottleneck=64, prototypes=512, init="narrow"),
+                        teacher_temperature=sharp,
                     ),
                     "ibot": ibot.Config(
-                        head=head.Config(hidden=128, bottleneck=32, prototypes=256, weight_norm="fixed"),
-                        teacher_temperature=ramp(0.04, 0.07, steps=600),
+                        head=head.Config(hidden=64, bottleneck=32, prototypes=256, init="narrow"),
+                        teacher_temperature=sharp,
                     ),
                     "koleo": koleo.Config(weight=0.1),
                 }
             ),
             optim=optim.Config(
-                lr=cosine(2e-3, 2e-5, steps=STEPS, warmup=200),
+                lr=Schedule(peak=4e-3, end=4e-5, warmup=50, decay=STEPS - 50, shape="cosine"),
                 weight_decay=constant(0.04),
                 clip=3.0,
             ),
-            momentum=cosine(0.99, 1.0, steps=STEPS),
+            momentum=cosine(0.99, 0.998, steps=STEPS),
         ),
-        runtime=Runtime(checkpoint_every=200),
+        runtime=Runtime(checkpoint_every=150),
     )

@@ -80,7 +80,7 @@ class Runtime:
     """Everything that must not change a number of the run."""
 
     device: str = "auto"  # auto: CUDA, else MPS, else CPU
-    workers: int | None = None  # processes that prepare batches; 0: none; null: chosen from the cores
+    workers: int | None = None  # processes that prepare batches; 0: none; null: from cores and source
     checkpoint_every: int = 1000  # steps between checkpoints
     keep: int = 2  # newest checkpoints that keep the training state; older ones keep the teacher only
     log_every: int = 10  # steps between lines of metrics.jsonl

@@ -149,7 +149,7 @@ class _Session:
             batch=experiment.data.batch_size // experiment.data.accumulate,
             accumulate=experiment.data.accumulate,
             seed=experiment.seed,
-            workers=_workers(self.config.runtime.workers),
+            workers=_workers(self.config.runtime.workers, self.source),
             pin_memory=self.trainer.device.type == "cuda",
         )
 
@@ -244,9 +244,11 @@ def _say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock:
     )
 
 
-def _workers(wanted: int | None) -> int:
-    """Leave one core to the training; more than 8 rarely pay."""
-    return min((os.cpu_count() or 1) - 1, 8) if wanted is None else wanted
+def _workers(wanted: int | None, source: Source) -> int:
+    """Leave one core to the training; more than 8 rarely pay, and none do where nothing has to be decoded."""
+    if wanted is not None:
+        return wanted
+    return 0 if source.decoded else min((os.cpu_count() or 1) - 1, 8)
 
 
 @dataclass
