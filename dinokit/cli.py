@@ -40,6 +40,8 @@ def run(words: list[str]) -> int:
         return _fail(f"error: {error}", code=2)
     except RunError as error:
         return _fail(f"stopped: {error}", code=3)
+    except OSError as error:
+        return _fail(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), code=2)
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
 

@@ -20,11 +20,13 @@ from dinokit import recipes
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import parse_overrides
-from dinokit.core.errors import UserError
+from dinokit.core import device as devices
+from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, read_jsonl, write_json
-from dinokit.core.log import info
+from dinokit.core.log import info, warn
 from dinokit.data.source import open_source
-from dinokit.embed import embed as embed_source
+from dinokit.embedding import Embeddings
+from dinokit.embedding import embed as embed_source
 from dinokit.evaluation import base as evaluations
 from dinokit.models.features import Backbone
 from dinokit.models.variants import VARIANTS
@@ -37,6 +39,7 @@ __all__ = ["embed", "evaluate", "help_text", "list_models", "models", "parse_ove
 
 Settings = Annotated[Mapping[str, Any], tyro.conf.Suppress]
 NO_SETTINGS: Mapping[str, Any] = {}
+MEASURED = 20_000  # images of each side for the k-NN of a run's checkpoints; `dinokit evaluate` takes all
 
 
 def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, settings: Settings = NO_SETTINGS) -> int:
@@ -54,13 +57,13 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
         config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
-    run = RunFolder(out)
+    run = RunFolder(Path(out))
     try:
-        train(config, out, on_checkpoint=_measure(config, run))
+        train(config, run.path, on_checkpoint=_measure(config, run))
     except Interrupted as stop:
         info(str(stop))
         return 130
-    page = write_report(out)
+    page = write_report(run.path)
     info(_headline(run) or f"no labels in {config.experiment.data.source}: nothing to measure; look at the pictures")
     info(f"model {run.model} · report {page}")
     return 0
@@ -73,6 +76,7 @@ def evaluate(
     data: str,
     out: Path | None = None,
     baselines: bool = True,
+    device: str = "auto",
     settings: Settings = NO_SETTINGS,
 ) -> dict[str, dict[str, float]]:
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
@@ -83,27 +87,33 @@ def evaluate(
         data: a folder with one folder per class, with train/ and val/ or test/ above them, or a demo: name.
         out: file that receives the numbers as JSON.
         baselines: also measure random-init and raw-pixels.
+        device: auto, cpu, cuda or mps.
     """
     module = evaluations.find(task)
     config = configuration.override(module.Config(data=data), settings)
-    backbone = load(model)
+    backbone = load(model).to(devices.choose(device))
+    if out is not None:
+        write_json(Path(out), {})  # now, rather than after the work, is the time to learn that it cannot be written
     candidates = {str(model): backbone} | (evaluations.baselines(backbone) if baselines else {})
     rows = {name: module.run(candidate, config) for name, candidate in candidates.items()}
     _print_table(f"{task} on {data}", rows)
     if out is not None:
-        write_json(out, {"task": task, "config": configuration.to_plain(config), "results": rows})
+        write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
     return rows
 
 
-def embed(*, model: str, data: str, out: Path) -> None:
+def embed(*, model: str, data: str, out: Path, device: str = "auto") -> Embeddings:
     """Write the features of every image of a source: OUT/embeddings.npy, one row per line of OUT/manifest.jsonl.
 
     Args:
         model: a run folder, RUN/checkpoints/STEP or a weights file.
         data: a folder of images or a demo: name.
         out: the folder to write.
+        device: auto, cpu, cuda or mps.
     """
-    embed_source(model, data, out)
+    found = embed_source(model, data, out, device=devices.choose(device))
+    info(f"{len(found.cls):,} images · {found.cls.shape[1]} numbers each · {len(found.bad)} unreadable · {out}")
+    return found
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:
@@ -112,7 +122,7 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     Args:
         run: the run's folder.
     """
-    info(f"report {write_report(run)}")
+    info(f"report {write_report(Path(run))}")
 
 
 def models(*, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
@@ -139,7 +149,7 @@ def list_models(pattern: str = "") -> list[str]:
 def help_text(name: str, words: list[str]) -> str:
     """Return what a command takes; for `pretrain` with every setting of the recipe, its default and its meaning."""
     text = _tyro_help(globals()[name], f"dinokit {name}")
-    recipe = next((word for word in words if not word.startswith("-")), "demo")
+    recipe = words[0] if words and not words[0].startswith("-") else "demo"
     if name == "pretrain":
         text += f"\nsettings of '{recipe}' (the leading experiment. or runtime. may be left out)\n"
         text += _tyro_help(TrainConfig, "", default=recipes.find(recipe)).split("\n", 2)[2]
@@ -165,15 +175,22 @@ def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]
     task = evaluations.find("knn" if source.domains is None else "retrieval")
     name = task.__name__.rsplit(".", 1)[1]
 
+    device = devices.choose(config.runtime.device)
+    # ImageNet against itself at every checkpoint would take longer than the training in between
+    settings = task.Config(data=data, limit=MEASURED) if name == "knn" else task.Config(data=data)
+
     def measure(step: int, path: Path) -> None:
-        if any("evaluation" in line and line["step"] == step for line in read_jsonl(run.metrics)):
-            return
-        backbone = load(path)
+        done = {line["model"] for line in read_jsonl(run.metrics) if "evaluation" in line and line["step"] == step}
+        backbone = load(path).to(device)
         candidates: dict[str, Backbone] = {"teacher": backbone}
         if step == 0:  # the teacher before the first step is the untrained network
             candidates = {"random-init": backbone, "raw-pixels": evaluations.raw_pixels(backbone)}
-        for model, candidate in candidates.items():
-            result = task.run(candidate, task.Config(data=data))
+        for model in candidates.keys() - done:
+            try:
+                result = task.run(candidates[model].to(device), settings)
+            except (UserError, RunError) as error:
+                warn(f"step {step} is not measured: {error}")
+                return
             append_jsonl(run.metrics, {"step": step, "evaluation": name, "model": model} | result)
         info(f"step {step} · {_headline(run)}")
 
@@ -192,8 +209,7 @@ def _headline(run: RunFolder) -> str:
 
 
 def _print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    measures = list(next(iter(rows.values())))
-    table = Table("model", *measures, title=title, box=None)
-    for name, result in rows.items():
-        table.add_row(name, *(f"{result[measure]:.2f}" for measure in measures))
+    table = Table("", *rows, title=title, box=None)
+    for measure in next(iter(rows.values())):
+        table.add_row(measure, *(f"{result[measure]:.2f}" for result in rows.values()))
     Console().print(table)

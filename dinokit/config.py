@@ -35,6 +35,8 @@ def from_plain(kind: type[T], value: Any) -> T:
     Raises:
         UserError: for an unknown key, a wrong type or a conflict; the message names the dotted path.
     """
+    if not isinstance(value, Mapping):
+        raise UserError(f"expected a group of settings, got {value!r}")
     try:
         return converter.structure(value, kind)
     except (cattrs.BaseValidationError, TypeError, ValueError) as error:
@@ -72,8 +74,15 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             if not rest:
                 raise UserError(f"{key} has no value; write {key} VALUE")
             text = rest.pop(0)
-        result[key.removeprefix("--").replace("-", "_")] = yaml.load(text, Loader=_Loader)
+        result[key.removeprefix("--").replace("-", "_")] = _value(key, text)
     return result
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}: '{text}' is not a value; quote lists for the shell: {key} '[0.4, 1.0]'") from error
 
 
 def override(config: T, values: Mapping[str, Any], *, hidden: Sequence[str] = ()) -> T:
@@ -154,6 +163,8 @@ def _explanation(error: BaseException, *, path: str) -> str:
         return str(unknown_name("setting", prefix + sorted(error.extra_fields)[0], known))
     if isinstance(error, KeyError):
         return f"setting '{path}' is missing; give it a value"
+    if isinstance(error, TypeError) and "not iterable" in str(error):
+        return f"setting '{path}': expected a group of settings, give its parts by their dotted keys"
     if isinstance(error, UserError):
         return f"{path}: {error}" if path and path not in str(error) else str(error)
     return f"setting '{path}': {error}"

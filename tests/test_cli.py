@@ -11,7 +11,10 @@ from PIL import Image
 
 from dinokit import cli
 
-TINY = ["--steps", "2", "--data.batch_size", "4", "--data.views.local_count", "1", "--checkpoint_every", "1", "--workers", "0", "--tensorboard", "false", "--device", "cpu"]
+TINY = [
+    *("--steps", "2", "--data.batch_size", "4", "--data.views.local_count", "1", "--checkpoint_every", "1"),
+    *("--workers", "0", "--tensorboard", "false", "--device", "cpu"),
+]
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
     [
         (["pretran", "demo"], "unknown command 'pretran'; did you mean 'pretrain'"),
         (["pretrain", "dmo", "--out", "OUT"], "unknown recipe 'dmo'; did you mean 'demo'"),
-        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--optim.lr.peek", "1"], "did you mean 'optim.lr.peak'"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--optim.lr.peek", "1"], "did you mean 'optim.lr.peak"),
         (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--steps", "many"], "'steps'|steps': expected a whole"),
         (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--steps"], "--steps has no value"),
         (

@@ -139,17 +139,14 @@ def infer_head(state: Mapping[str, Tensor]) -> head.Config:
 
     Weight normalisation is reported as trainable: whether the lengths were fixed is not in the file.
     """
-    indices = sorted(int(key.split(".")[1]) for key in state if re.fullmatch(r"mlp\.\d+\.weight", key))
-    linear = [index for index in indices if state[f"mlp.{index}.weight"].ndim == 2]
     normed = "last_layer.weight_v" in state
     prototypes, bottleneck = _shape(state, "last_layer.weight_v" if normed else "last_layer.weight", axes=2)
     return head.Config(
         hidden=_shape(state, "mlp.0.weight", axes=2)[0],
         bottleneck=bottleneck,
         prototypes=prototypes,
-        layers=len(linear),
+        layers=sum(re.fullmatch(r"mlp\.\d+\.weight", key) is not None for key in state),
         weight_norm="trainable" if normed else "none",
-        batch_norm=len(indices) > len(linear),
     )
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import sync, write_atomic, write_json
+from dinokit.core.files import sync, write_atomic, write_json, write_text
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
 
@@ -66,17 +66,20 @@ class RunFolder:
         found = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
         return sorted(int(p.name) for p in found if not with_state or (p / CLOCK).exists())
 
-    def create(self) -> None:
-        """Make the folder.
+    def create(self, config: str) -> None:
+        """Make the folder, or take it over for another start; remove what a killed start left half written.
+
+        Args:
+            config: the text of config.yaml.
 
         Raises:
             UserError: if it cannot be written to.
         """
         try:
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            with write_atomic(self.path / ".writable") as probe:
-                probe.write_text("")
-            (self.path / ".writable").unlink()
+            write_text(self.config, config)  # first: without it the folder would pass for somebody else's
+            (self.path / "checkpoints").mkdir(exist_ok=True)
+            for leftover in (self.path / "checkpoints").glob(".*.part"):
+                shutil.rmtree(leftover)
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another --out") from error
 
@@ -112,8 +115,7 @@ class RunFolder:
                 shutil.rmtree(final)
             partial.rename(final)
             sync(final.parent)
-            with write_atomic(self.model) as temporary:
-                _save(model, temporary, about)
+            self.publish(step)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             kept = self.steps(with_state=True)
@@ -125,6 +127,11 @@ class RunFolder:
             (self.checkpoint(old) / CLOCK).unlink()  # first: without it nobody will try to continue from here
             (self.checkpoint(old) / STATE).unlink(missing_ok=True)
         return final
+
+    def publish(self, step: int) -> None:
+        """Make a checkpoint's teacher the model of the run."""
+        with write_atomic(self.model) as temporary:
+            shutil.copyfile(self.checkpoint(step) / MODEL, temporary)
 
     def load(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Read a checkpoint's state and clock.

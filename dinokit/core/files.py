@@ -38,8 +38,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_jsonl(path: Path, value: dict[str, Any]) -> None:
     """Append one object as a line; a crash can cut only the last line, which `read_jsonl` passes over."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+            file.write(b"\n")  # a line cut by a crash must not swallow this one
+        file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -188,4 +188,5 @@ class _Built(Dataset[Batch | UserError]):
 def _quiet_worker(_: int) -> None:
     """Prepare a loader process: one thread, and Ctrl-C left to the main process, which saves before it ends."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -101,6 +101,31 @@ def splits(spec: str) -> tuple[str, ...]:
 
 
 @final
+@final
+class Subset(Source):
+    """Evenly spaced images of another source: quick to measure, and in a sorted folder every class keeps its share."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        self.source = source
+        self.rows = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64)
+        self.name = source.name
+        self.channels = source.channels
+        self.classes = source.classes
+        self.labels = None if source.labels is None else source.labels[self.rows]
+        self.domains = None if source.domains is None else source.domains[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, index: int) -> str:
+        """Return the key of the image in the whole source."""
+        return self.source.key(int(self.rows[index]))
+
+    def read(self, index: int, *, min_side: int | None = None) -> UInt8[Tensor, "channel height width"]:
+        """Read one image."""
+        return self.source.read(int(self.rows[index]), min_side=min_side)
+
+
 class ArraySource(Source):
     """Images of one size in memory."""
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_atomic
-from dinokit.data.source import Source, open_source, splits
-from dinokit.embed import Embeddings, Progress, Skipped, device_of, extract, unit
+from dinokit.data.source import Source, Subset, open_source, splits
+from dinokit.embedding import Embeddings, Progress, Skipped, device_of, extract, unit
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
@@ -103,18 +103,27 @@ def baselines(backbone: Backbone, *, seed: int = 0) -> dict[str, Backbone]:
     return {"random-init": random_init.eval(), "raw-pixels": raw_pixels(backbone)}
 
 
-def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | None, extraction: Extraction) -> Task:
+def task(
+    backbone: Backbone,
+    data: str,
+    *,
+    gallery: str | None,
+    query: str | None,
+    extraction: Extraction,
+    limit: int | None = None,
+) -> Task:
     """Extract the features of the two sides of a labelled comparison.
 
     Args:
         gallery: split that answers; None is the source's default: train, or everything where there are no splits.
         query: split that asks; the same as `gallery` means leave-one-out.
+        limit: images of each side, evenly spaced in the data; None takes all.
 
     Raises:
         UserError: if the data has no labels or no such split.
     """
-    left = _labelled(backbone, data, gallery, extraction)
-    right = left if gallery == query else _labelled(backbone, data, query, extraction)
+    left = _labelled(backbone, data, gallery, extraction, limit)
+    right = left if gallery == query else _labelled(backbone, data, query, extraction, limit)
     assert left.labels is not None
     assert right.labels is not None
     return Task(
@@ -128,9 +137,13 @@ def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | Non
     )
 
 
-def features(backbone: Backbone, data: str, *, split: str | None, extraction: Extraction) -> Embeddings:
+def features(
+    backbone: Backbone, data: str, *, split: str | None, extraction: Extraction, limit: int | None = None
+) -> Embeddings:
     """Extract the CLS features of a split, or read them from the cache."""
     source = open_source(data, split=split, channels=backbone.channels)
+    if limit is not None:
+        source = Subset(source, limit)
     if extraction.cache is None:
         return _extract(backbone, source, extraction)
     path = extraction.cache / f"{_fingerprint(backbone, source, data, split)}.npz"
@@ -168,8 +181,10 @@ def raw_pixels(backbone: Backbone) -> RawPixels:
     return RawPixels(size=side, channels=backbone.channels)
 
 
-def _labelled(backbone: Backbone, data: str, split: str | None, extraction: Extraction) -> Embeddings:
-    found = features(backbone, data, split=split, extraction=extraction)
+def _labelled(
+    backbone: Backbone, data: str, split: str | None, extraction: Extraction, limit: int | None
+) -> Embeddings:
+    found = features(backbone, data, split=split, extraction=extraction, limit=limit)
     if found.labels is None or len(found.classes) < 2:
         raise UserError(
             f"expected labelled images in {data}, got {len(found.classes)} classes; put each class in its own folder: "

@@ -26,11 +26,14 @@ class Config:
     gallery: str | None = None  # split that answers; None: train (the same split as `query`: leave-one-out)
     query: str | None = None  # split that asks; None: val, or else test
     k: tuple[int, ...] = (10, 20, 100, 200)  # numbers of neighbours; one larger than the gallery counts all of it
+    limit: int | None = None  # images of each side, evenly spaced in the data; null: all
     temperature: float = 0.07  # of the weights exp(similarity / temperature); smaller trusts the nearest more
 
     def __post_init__(self) -> None:
         if not self.k or min(self.k) < 1:
             raise UserError(f"expected numbers of neighbours k >= 1, got {list(self.k)}; DINO uses 10, 20, 100 and 200")
+        if self.limit is not None and self.limit < 2:
+            raise UserError(f"expected a limit of at least 2 images, got {self.limit}; null takes all")
         if self.temperature <= 0:
             raise UserError(f"expected a temperature above 0, got {self.temperature}; DINO uses 0.07")
 
@@ -44,7 +47,7 @@ def run(
         out: folder that receives `knn.json`; None writes nothing.
     """
     gallery, query = sides(config.data, config.gallery, config.query)
-    images = task(backbone, config.data, gallery=gallery, query=query, extraction=extraction)
+    images = task(backbone, config.data, gallery=gallery, query=query, extraction=extraction, limit=config.limit)
     answers = len(images.gallery) - images.leave_one_out
     ks = sorted(set(config.k))
     classes = int(torch.cat([images.gallery_labels, images.query_labels]).max()) + 1

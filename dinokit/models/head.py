@@ -30,7 +30,6 @@ class Config:
     layers: int = 3  # linear layers of the MLP
     weight_norm: Literal["none", "fixed", "trainable"] = "none"  # length of the prototypes: free, 1, learned apart
     init: Style = "dinov3"  # initial values, see models/init.py; "narrow" for widths below a few hundred
-    batch_norm: bool = False  # before every GELU; only DINO with convolutional networks used it
 
     def __post_init__(self) -> None:
         for name in ("hidden", "bottleneck", "prototypes", "layers"):
@@ -73,10 +72,9 @@ class Head(nn.Module):
 
     def project(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch bottleneck"]:
         """Return the bottleneck, of length 1."""
-        *batch, dim = features.shape
-        flat: Tensor = self.mlp(features.reshape(-1, dim))  # [sample, bottleneck]: batch norm wants two axes
-        eps = 1e-6 if flat.dtype == torch.float16 else 1e-12  # 1e-12 is zero in float16
-        return F.normalize(flat, dim=-1, eps=eps).reshape(*batch, flat.shape[-1])  # also of no rows
+        bottleneck: Tensor = self.mlp(features)  # [*batch, bottleneck]
+        eps = 1e-6 if bottleneck.dtype == torch.float16 else 1e-12  # 1e-12 is zero in float16
+        return F.normalize(bottleneck, dim=-1, eps=eps)
 
     def prototypes(self, projected: Float[Tensor, "*batch bottleneck"]) -> Float[Tensor, "*batch prototype"]:
         """Return the scores of normalised vectors."""
@@ -88,12 +86,8 @@ def _mlp(dim: int, config: Config) -> nn.Sequential:
     widths = [dim, *[config.hidden] * (config.layers - 1), config.bottleneck]
     modules: list[nn.Module] = []
     for width, following in pairwise(widths):
-        modules.append(nn.Linear(width, following))
-        if config.batch_norm:
-            modules.append(nn.BatchNorm1d(following))
-        modules.append(nn.GELU())
-    last = 2 if config.batch_norm else 1
-    return nn.Sequential(*modules[:-last])
+        modules += [nn.Linear(width, following), nn.GELU()]
+    return nn.Sequential(*modules[:-1])
 
 
 def _last_layer(config: Config) -> nn.Module:

@@ -95,9 +95,9 @@ def _initial(owner: nn.Module, name: str, shape: torch.Size, style: Style, gener
             return _uniform(empty, owner.weight[0].numel(), generator)
         case nn.Linear(), "bias":
             return empty.zero_()
-        case ((nn.LayerNorm() | nn.BatchNorm1d()), ("weight" | "running_var")):
+        case nn.LayerNorm(), "weight":
             return empty.fill_(1)
-        case ((nn.LayerNorm() | nn.BatchNorm1d()), ("bias" | "running_mean" | "num_batches_tracked")):
+        case nn.LayerNorm(), "bias":
             return empty.zero_()
         case _, "mask_token":
             return empty.zero_()

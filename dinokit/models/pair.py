@@ -2,7 +2,7 @@
 
     teacher <- momentum * teacher + (1 - momentum) * student          (DINO, arXiv:2104.14294, section 3.1)
 
-Parameters only: buffers (RoPE periods, masks, running statistics) are equal by construction or the teacher's own.
+Parameters only: buffers (RoPE periods, masks) are equal by construction.
 """
 
 import copy
@@ -14,27 +14,16 @@ from torch import nn
 class Pair(nn.Module):
     """A network and its teacher, of any kind: backbone or head."""
 
-    def __init__(self, student: nn.Module, *, teacher_train: bool = False) -> None:
-        """Copy the student.
-
-        Args:
-            student: kept, not copied.
-            teacher_train: let the batch norms of the teacher use and track the statistics of their own batches, as
-                DINO does for convolutional networks; all else in the teacher stays in evaluation mode.
-        """
+    def __init__(self, student: nn.Module) -> None:
+        """Keep the student and copy it to be the teacher, which stays in evaluation mode and gets no gradient."""
         super().__init__()
         self.student = student
         self.teacher = copy.deepcopy(student).requires_grad_(False).eval()
-        self.teacher_train = teacher_train
 
     def train(self, mode: bool = True) -> "Pair":
-        """Switch the student; of the teacher at most the batch norms."""
+        """Switch the student alone."""
         super().train(mode)
         self.teacher.eval()
-        if self.teacher_train:
-            for module in self.teacher.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.train(mode)
         return self
 
     @torch.no_grad()

@@ -39,6 +39,7 @@ class Config:
     depth: int = 12  # blocks
     heads: int = 6  # per block; divides dim
     registers: int = 4  # extra tokens without a position
+    stem: int | None = None  # channels of an overlapping convolution before the patches; null: none, as published
     mask_token: bool = True  # a learned vector in place of hidden patches; needed by masked objectives
     ffn: Literal["mlp", "swiglu"] = "mlp"  # feed-forward network of a block
     ffn_hidden: int = 1536  # its inner width; mlp: usually 4 * dim, swiglu: see ffn.swiglu_hidden
@@ -65,6 +66,8 @@ class Config:
             raise UserError(f"vit dim {self.dim} is not divisible by {self.heads} heads; change one of them")
         if not 0 <= self.drop_path < 1:
             raise UserError(f"vit drop_path must be in [0, 1), got {self.drop_path}")
+        if self.stem is not None and (self.stem < 1 or self.patch_size % 2):
+            raise UserError(f"vit stem needs channels and an even patch size, got {self.stem} and {self.patch_size}")
         self._check_position()
 
     def _check_position(self) -> None:
@@ -116,7 +119,9 @@ class VisionTransformer(Backbone):
         self.register_tokens = token(1, config.registers, exists=config.registers > 0)
         self.mask_token = token(1, exists=config.mask_token)
         self.pos_embed = token(1, 1 + cells, exists=cells > 0)
-        self.patch_embed = PatchEmbed(patch_size=config.patch_size, channels=config.channels, dim=config.dim)
+        self.patch_embed = PatchEmbed(
+            patch_size=config.patch_size, channels=config.channels, dim=config.dim, stem=config.stem
+        )
         self.rope_embed = Rope(config.dim // config.heads, config.rope) if config.position == "rope" else None
         self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)

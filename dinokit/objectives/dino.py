@@ -98,7 +98,7 @@ class Objective(base.Objective):
         return {"head": self.head}
 
     def _student(self, crops: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Send all crops through the head at once: one matrix product, and one batch for a head with BatchNorm."""
+        """Send all crops through the head at once: one matrix product instead of two."""
         logits = self.head.student(torch.cat(list(crops.values())).flatten(0, 1))  # [all crops * batch, prototype]
         parts = logits.split([cls.shape[0] * cls.shape[1] for cls in crops.values()])
         return {name: part.unflatten(0, cls.shape[:2]) for (name, cls), part in zip(crops.items(), parts, strict=True)}

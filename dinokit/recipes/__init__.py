@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dinokit.config import from_plain, read_yaml
-from dinokit.core.errors import unknown_name
+from dinokit.core.errors import UserError, unknown_name
 from dinokit.training.config import TrainConfig
 
 
@@ -25,7 +25,10 @@ def find(name: str) -> TrainConfig:
         UserError: if there is no such recipe or the file does not fit.
     """
     if name.endswith((".yaml", ".yml")):
-        return from_plain(TrainConfig, read_yaml(Path(name)))
+        try:
+            return from_plain(TrainConfig, read_yaml(Path(name)))
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
     module = name.replace("-", "_")
     if module.replace("_", "-") not in names():
         raise unknown_name("recipe", name, names())

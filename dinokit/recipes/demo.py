@@ -1,14 +1,14 @@
 """The demo: DINOv3 in miniature, minutes on two CPU cores."""
 
 from dinokit.core.pixels import Pixels
-from dinokit.core.schedule import Schedule, constant, cosine
+from dinokit.core.schedule import constant, cosine
 from dinokit.data import augment, masking, views
 from dinokit.models import head, vit
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 
-STEPS = 1_500
+STEPS = 2_500
 
 
 def demo() -> TrainConfig:
@@ -28,27 +28,27 @@ def demo() -> TrainConfig:
             steps=STEPS,
             data=Data(
                 views=views.Config(
-                    global_size=28,
-                    global_scale=(0.6, 1.0),
+                    global_size=32,
+                    global_scale=(0.35, 1.0),
                     local_count=2,
-                    local_size=21,
-                    local_scale=(0.3, 0.7),
+                    local_size=24,
+                    local_scale=(0.2, 0.6),
                     flip=0.0,
                     first=light,
                     second=light,
                     local=light,
                 ),
                 masks=masking.Config(probability=0.5, ratio=(0.1, 0.5)),
-                pixels=Pixels((0.5,), (0.5,), 28),
-                batch_size=64,
+                pixels=Pixels((0.3,), (0.35,), 32),
+                batch_size=32,
             ),
             backbone=vit.Config(
-                patch_size=7, dim=96, depth=3, heads=2, registers=0, ffn_hidden=192, layer_scale=0.1
+                patch_size=8, stem=24, dim=96, depth=3, heads=2, registers=0, ffn_hidden=192, layer_scale=0.1
             ),
             objectives=ObjectiveConfigs(
                 {
                     "dino": dino.Config(
-                        head=head.Config(hidden=192, bottleneck=64, prototypes=512, init="narrow"),
+                        head=head.Config(hidden=192, bottleneck=64, prototypes=256, init="narrow"),
                         teacher_temperature=sharp,
                     ),
                     "ibot": ibot.Config(
@@ -59,11 +59,11 @@ def demo() -> TrainConfig:
                 }
             ),
             optim=optim.Config(
-                lr=Schedule(peak=4e-3, end=4e-5, warmup=50, decay=STEPS - 50, shape="cosine"),
+                lr=cosine(3e-3, 3e-5, steps=STEPS, warmup=75),
                 weight_decay=constant(0.04),
                 clip=3.0,
             ),
             momentum=cosine(0.99, 0.998, steps=STEPS),
         ),
-        runtime=Runtime(checkpoint_every=150),
+        runtime=Runtime(checkpoint_every=250),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import cosine, ramp
 from dinokit.data import augment, views
 from dinokit.models import head
@@ -17,11 +18,11 @@ STEPS = 800 * EPOCH
 def dino_vits16() -> TrainConfig:
     """Pretrain a ViT-S/16 the way of DINO: centring and sharpening, one head, no masks.
 
-    Source: DINO (arXiv:2104.14294, sections 3 and 4) and the released settings of its ViT-S/16: base rate 5e-4 scaled
-        by 1024 / 256, prototypes with a trained length. The temperature rises per step here, per epoch there; drop path
-        works on subsets of the batch (models/block.py).
+    Source: DINO (arXiv:2104.14294, sections 3 and 4) and what is known of its released ViT-S/16 (rate, batch,
+        temperature and trained lengths of the prototypes are second hand): base rate 5e-4 scaled by 1024 / 256. The
+        temperature rises per step here, per epoch there; drop path works on subsets of the batch (models/block.py).
     Command: dinokit pretrain dino-vits16 --data imagenet/train --out runs/dino-vits16
-    Hardware: batch 1024 wants several GPUs; `--data.accumulate N` divides the memory by N.
+    Hardware: batch 1024 wants several GPUs; `--data.accumulate N` saves memory (docs/design.md).
     Expected time: not published for 800 epochs.
     Expected metric: ImageNet-1k k-NN 74.5 %, linear 77.0 %.
     """
@@ -42,6 +43,7 @@ def dino_vits16() -> TrainConfig:
                     local=local,
                 ),
                 masks=None,
+                pixels=Pixels(size=224),
                 batch_size=1024,
             ),
             backbone=replace(VARIANTS["dino_vits16"], drop_path=0.1, drop_path_shape="linear"),

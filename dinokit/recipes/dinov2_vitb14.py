@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import cosine, ramp
 from dinokit.data import augment, masking, views
 from dinokit.models import head
@@ -20,7 +21,7 @@ def dinov2_vitb14() -> TrainConfig:
         2e-4 scaled by sqrt(3072 / 1024), blur probabilities as that code applies them. The released ViT-B is distilled
         from ViT-g, so only the architecture differs from what was published.
     Command: dinokit pretrain dinov2-vitb14 --data images --out runs/dinov2-vitb14
-    Hardware: ViT-L was published on 96 A100, 32 images each; `--data.accumulate N` divides the memory by N.
+    Hardware: ViT-L was published on 96 A100, 32 images each; `--data.accumulate N` saves memory (docs/design.md).
     Expected time: 3.3 days there for ViT-L.
     Expected metric: ViT-L on ImageNet-22k reaches ImageNet-1k k-NN 82.0 %, linear 84.5 %; not published for ViT-B.
     """
@@ -42,6 +43,7 @@ def dinov2_vitb14() -> TrainConfig:
                     local=local,
                 ),
                 masks=masking.Config(probability=0.5, ratio=(0.1, 0.5), style="dinov2"),
+                pixels=Pixels(size=224),
                 batch_size=3072,
             ),
             # a table of 16 x 16 for the 224 px of pretraining; the released 37 x 37 comes from the high-resolution end

@@ -12,7 +12,7 @@ def dinov2_vits14() -> TrainConfig:
 
     Source: DINOv2 (arXiv:2304.07193); only the architecture differs from `dinov2_vitb14`.
     Command: dinokit pretrain dinov2-vits14 --data images --out runs/dinov2-vits14
-    Hardware: batch 3072 wants several GPUs; `--data.accumulate N` divides the memory by N.
+    Hardware: batch 3072 wants several GPUs; `--data.accumulate N` saves memory (docs/design.md).
     Expected time, expected metric: not published; the released ViT-S is distilled from ViT-g.
     """
     base = dinov2_vitb14()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import cosine, ramp
 from dinokit.data import augment, masking, views
 from dinokit.models import head
@@ -43,6 +44,7 @@ def dinov3_vitl16() -> TrainConfig:
                     local=local,
                 ),
                 masks=masking.Config(probability=0.5, ratio=(0.1, 0.5), style="dinov3"),
+                pixels=Pixels(size=224),
                 batch_size=2048,
             ),
             backbone=replace(

@@ -13,7 +13,7 @@ def dinov3_vits16() -> TrainConfig:
     Source: DINOv3 (arXiv:2508.10104). Its released ViT-S is distilled from the 7B model; nobody published a recipe from
         scratch, so only the architecture differs from `dinov3_vitl16`.
     Command: dinokit pretrain dinov3-vits16 --data imagenet/train --out runs/dinov3-vits16
-    Hardware: batch 2048 wants several GPUs; `--data.accumulate 16` divides the memory by 16.
+    Hardware: batch 2048 wants several GPUs; `--data.accumulate 16` saves memory (docs/design.md).
     Expected time, expected metric: not published.
     """
     large = dinov3_vitl16()

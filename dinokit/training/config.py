@@ -61,10 +61,14 @@ class Experiment:
             raise UserError(f"seed must be >= 0, got {self.seed}")
         if not self.objectives:
             raise UserError(f"no objective is set; add one of {', '.join(objectives.names())}")
+        if not 0 <= self.momentum.peak <= 1 or not 0 <= self.momentum.end <= 1:
+            raise UserError(f"momentum must be in [0, 1], got {self.momentum.peak} to {self.momentum.end}")
         for name, config in self.objectives.items():
             wants_masks = "masks" in objectives.find(name).Objective.needs
             if wants_masks and self.data.masks is None:
                 raise UserError(f"objective '{name}' needs masks, but data.masks is null; set data.masks.probability")
+            if wants_masks and not self.backbone.mask_token:
+                raise UserError(f"objective '{name}' needs a mask token; set backbone.mask_token to true")
             if not isinstance(config, objectives.find(name).Config):
                 raise UserError(f"objectives.{name}: expected {name}'s Config, got {type(config).__name__}")
         if self.backbone.channels != self.data.channels:

@@ -4,6 +4,7 @@ Every step is a function of (seed, step) and the saved state, so the same comman
 bit.
 """
 
+import fcntl
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -30,7 +31,7 @@ from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source
 from dinokit.training.config import TrainConfig
 from dinokit.training.progress import Journal
-from dinokit.training.step import Trainer
+from dinokit.training.step import Report, Trainer
 
 MAX_BAD_STEPS = 20  # consecutive steps with a loss that is not finite, after which the run gives up
 
@@ -67,13 +68,20 @@ def pretrain(
     source = open_source(experiment.data.source, channels=experiment.data.channels, split=None)
     device = devices.choose(runtime.device)
     trainer = Trainer(experiment, device)
-    run.create()
-    write_text(run.config, configuration.to_yaml(config))
-    write_json(run.environment, environment(device))
-    clock = _restore(run, trainer)
-    _say_what_runs(config, source, trainer, clock)
-    session = _Session(config=config, run=run, trainer=trainer, source=source, clock=clock, on_checkpoint=on_checkpoint)
-    session.train()
+    run.create(configuration.to_yaml(config))
+    with _only_run(run):
+        try:
+            write_json(run.environment, environment(device))
+            clock = _restore(run, trainer)
+            _say_what_runs(config, source, trainer, clock)
+            session = _Session(
+                config=config, run=run, trainer=trainer, source=source, clock=clock, on_checkpoint=on_checkpoint
+            )
+            session.train()
+        except OSError as error:
+            raise RunError(
+                f"cannot write to {out}: {error.strerror}; {_newest(run)}; the same command continues"
+            ) from error
 
 
 @dataclass
@@ -87,28 +95,32 @@ class _Session:
     clock: Clock
     on_checkpoint: Callable[[int, Path], None]
     bad_in_a_row: int = 0
+    bad_images: set[str] = field(default_factory=set)
 
     def train(self) -> None:
         steps, runtime = self.config.experiment.steps, self.config.runtime
         start = self.clock.step
-        if start == 0:
+        if not self.run.steps():
             self._save()
         self.on_checkpoint(start, self.run.checkpoint(start))
         if start >= steps:
             info(f"{self.run.path}: all {steps} steps are done")
             return
-        journal = Journal(self.run, steps=steps, every=runtime.log_every, tensorboard=runtime.tensorboard, start=start)
+        journal = Journal(
+            self.run, steps=steps, every=runtime.log_every, tensorboard=runtime.tensorboard, start=start + 1
+        )
         batches = self._loader().batches(start, steps)
         try:
             with _stop_requests() as stop, journal.shown(start=start):
                 while self.clock.step < steps:
                     self._step(batches, journal)
                     due = self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == steps
-                    if due or stop.requested:
+                    if (due or stop.requested) and not self.bad_in_a_row:  # a diverging run keeps its good states
+                        journal.flush(self.clock.step, clock=self.clock.seconds)
                         self._save()
                     if stop.requested and self.clock.step < steps:
-                        raise Interrupted(f"saved step {self.clock.step} of {steps}; the same command continues")
-                    if due:
+                        raise Interrupted(f"stopped at step {self.clock.step} of {steps}; {_newest(self.run)}")
+                    if due and not self.bad_in_a_row:
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
         finally:
             journal.close()
@@ -120,7 +132,7 @@ class _Session:
         report = self.trainer.step([batch.views for batch in micro_batches], step=self.clock.step)
         seconds = time.monotonic() - began
         self._record_bad_images([record for batch in micro_batches for record in batch.bad])
-        self._count_bad_step(report.finite, report.values)
+        self._count_bad_step(report)
         self.clock.step += 1
         self.clock.seconds += seconds
         images = self.config.experiment.data.batch_size
@@ -154,26 +166,42 @@ class _Session:
         )
 
     def _record_bad_images(self, records: list[BadRecord]) -> None:
-        known = {line["key"] for line in read_jsonl(self.run.bad_images)} if records else set()
+        if records and not self.bad_images:
+            self.bad_images = {line["key"] for line in read_jsonl(self.run.bad_images)}
         for record in records:
-            if record.key not in known:
-                known.add(record.key)
+            if record.key not in self.bad_images:
+                self.bad_images.add(record.key)
                 append_jsonl(self.run.bad_images, {"key": record.key, "reason": record.reason})
                 warn(f"replaced {record.key}: {record.reason}")
 
-    def _count_bad_step(self, finite: bool, values: dict[str, float]) -> None:
-        if finite:
+    def _count_bad_step(self, report: Report) -> None:
+        if report.finite:
             self.bad_in_a_row = 0
             return
         self.bad_in_a_row += 1
         self.clock.bad_steps += 1
-        warn(f"step {self.clock.step + 1} is skipped: loss {values['loss']}")
+        warn(f"step {self.clock.step + 1} is skipped: {report.fault}")
         if self.bad_in_a_row >= MAX_BAD_STEPS:
-            newest = self.run.steps(with_state=True)[-1]
             raise RunError(
-                f"{MAX_BAD_STEPS} steps in a row had no finite loss; the newest checkpoint is step {newest}; "
+                f"{MAX_BAD_STEPS} steps in a row had no finite loss or gradient; {_newest(self.run)}; "
                 "lower optim.lr in a new run"
             )
+
+
+@contextmanager
+def _only_run(run: RunFolder) -> Iterator[None]:
+    """Keep a second process out of the folder; the lock goes with the process, however it ends."""
+    with (run.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process trains in {run.path}; wait for it or choose another --out") from error
+        yield
+
+
+def _newest(run: RunFolder) -> str:
+    steps = run.steps(with_state=True)
+    return f"saved is step {steps[-1]}" if steps else "nothing is saved yet"
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
@@ -206,11 +234,13 @@ def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
     if not run.path.is_dir():
         raise UserError(f"{run.path} is a file; --out takes a folder")
     if not run.config.exists():
-        if any(run.path.iterdir()):
+        if any(not path.name.startswith(".") for path in run.path.iterdir()):
             raise UserError(f"{run.path} is not empty and holds no run (no config.yaml); choose another --out")
         return
     old = configuration.read_yaml(run.config)
-    changed = configuration.differences(old.get("experiment", {}), config.experiment)
+    if not isinstance(old, dict) or "experiment" not in old:
+        raise UserError(f"{run.config} is damaged: it has no experiment; restore it or choose another --out")
+    changed = configuration.differences(old["experiment"], config.experiment)
     if changed:
         listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(changed.items())[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -226,6 +256,7 @@ def _restore(run: RunFolder, trainer: Trainer) -> Clock:
     if not steps:
         return Clock()
     state, clock = run.load(steps[-1])
+    run.publish(steps[-1])  # a kill may have come between the checkpoint and its publication
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
     lines = [line for line in read_jsonl(run.metrics) if line["step"] <= steps[-1]]
     write_text(run.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -37,6 +37,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas must be in [0, 1), got {self.betas}")
         if self.clip is not None and self.clip <= 0:
             raise UserError(f"clip must be positive, got {self.clip}; use null for no clipping")
 

@@ -25,6 +25,7 @@ class Window:
     seconds: float = 0.0
     waited: float = 0.0  # seconds spent waiting for data
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, values: dict[str, float], *, images: int, seconds: float, waited: float) -> None:
         """Count one step."""
@@ -34,10 +35,11 @@ class Window:
         self.waited += waited
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
         """Return the mean of each value, images per second and the fraction of time spent waiting for data."""
-        means = {name: value / self.steps for name, value in self.sums.items()}
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
         return means | {"images_per_second": self.images / self.seconds, "data_wait": self.waited / self.seconds}
 
 
@@ -60,7 +62,12 @@ class Journal:
             clock: seconds of training since the run's first start.
         """
         self.window.add(values, images=images, seconds=seconds, waited=waited)
-        if step % self.every and step != self.steps:
+        if step % self.every == 0 or step == self.steps:
+            self.flush(step, clock=clock)
+
+    def flush(self, step: int, *, clock: float) -> None:
+        """Write the line of the steps since the last one; a checkpoint calls this, so that no step is lost with it."""
+        if not self.window.steps:
             return
         means = self.window.means()
         self.window = Window()

@@ -26,10 +26,15 @@ from dinokit.training.config import Experiment
 
 @dataclass(frozen=True)
 class Report:
-    """What one step measured; `finite` is False when it was skipped because a loss was not."""
+    """What one step measured, or why it was skipped."""
 
-    finite: bool
     values: dict[str, float]  # loss, loss/NAME, lr, weight_decay, momentum, grad_norm/PART
+    fault: str = ""  # empty for a step that was taken
+
+    @property
+    def finite(self) -> bool:
+        """Tell whether the step was taken."""
+        return not self.fault
 
 
 class Trainer:
@@ -59,7 +64,7 @@ class Trainer:
             total = torch.stack([loss.total for loss in losses.values()]).sum() / len(micro_batches)
             if not math.isfinite(float(total.detach())):
                 self.optimizer.zero_grad(set_to_none=True)
-                return Report(finite=False, values={"loss": float(total.detach())})
+                return Report(values={}, fault=f"its loss is {float(total.detach())}")
             torch.autograd.backward(total)
             statistics.append({name: loss.statistics for name, loss in losses.items()})
             _add(values, "loss", total)
@@ -71,7 +76,7 @@ class Trainer:
         norms = optim.clip_gradients(self.parts, self.experiment.optim)
         if not all(math.isfinite(norm) for norm in norms.values()):
             self.optimizer.zero_grad(set_to_none=True)
-            return Report(finite=False, values=values)
+            return Report(values={}, fault=f"its gradient norms are {norms}")
         self.optimizer.step()
         momentum = self.experiment.momentum.at(step)
         for pair in (self.backbone, *_unique_pairs(self.objectives).values()):
@@ -79,7 +84,7 @@ class Trainer:
         for name, objective in self.objectives.items():
             _objective(objective).after_step(_mean([micro[name] for micro in statistics]))
         norms = {f"grad_norm/{part}": norm for part, norm in norms.items()}
-        return Report(finite=True, values=values | rates | {"momentum": momentum} | norms)
+        return Report(values=values | rates | {"momentum": momentum} | norms)
 
     def _losses(self, views: Views, *, step: int) -> dict[str, objectives.Losses]:
         inputs = self._inputs(views)

@@ -14,7 +14,7 @@ from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
 from dinokit.data.source import BadImage, Source, open_source, splits
-from dinokit.embed import device_of, encode, multiple, prepare
+from dinokit.embedding import device_of, encode, multiple, prepare
 from dinokit.models.features import Backbone
 from dinokit.visuals.neighbours import nearest
 from dinokit.visuals.pca import pca_maps

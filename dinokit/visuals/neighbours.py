@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dinokit.embed import unit
+from dinokit.embedding import unit
 
 
 def nearest(

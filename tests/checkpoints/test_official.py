@@ -100,7 +100,7 @@ def test_the_stored_key_bias_mask_is_not_used() -> None:
 
 
 def test_heads_are_separated_and_recognised() -> None:
-    config = head.Config(hidden=12, bottleneck=6, prototypes=10, weight_norm="trainable", layers=2, batch_norm=True)
+    config = head.Config(hidden=12, bottleneck=6, prototypes=10, weight_norm="trainable", layers=2)
     module = head.Head(32, config, seed=0)
     checkpoint = {"teacher": {f"backbone.{key}": value for key, value in tiny().items()}}
     checkpoint["teacher"] |= {f"ibot_head.{key}": value for key, value in module.state_dict().items()}

@@ -8,7 +8,7 @@ import torch
 
 from dinokit.core.errors import UserError
 from dinokit.data.source import open_source
-from dinokit.embed import extract
+from dinokit.embedding import extract
 from dinokit.evaluation import base, knn
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer

@@ -54,11 +54,16 @@ def test_only_trainable_lengths_are_trained() -> None:
         assert head.last_layer.weight_v.grad.any()
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_batch_norm_sees_samples_not_axes(batch_norm: bool) -> None:
-    head = Head(8, Config(**SMALL, batch_norm=batch_norm), seed=0)
+def test_any_batch_axes_and_no_rows_at_all() -> None:
+    head = Head(8, Config(**SMALL), seed=0)
     torch.testing.assert_close(head(vectors(2, 3)).flatten(0, 1), head(vectors(6)))
-    assert [name for name, _ in head.named_buffers()] == [] or batch_norm
+    assert head(vectors(0)).shape == (0, 10)
+
+
+def test_narrow_weights_have_the_scale_of_their_inputs() -> None:
+    head = Head(64, Config(hidden=256, bottleneck=64, prototypes=512, init="narrow"), seed=0)
+    assert head.mlp[2].weight.std().item() == pytest.approx(256**-0.5, rel=0.05)
+    assert head.last_layer.weight.norm(dim=1).mean().item() == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.parametrize(("layers", "names"), [(1, ["0"]), (2, ["0", "2"]), (3, ["0", "2", "4"])])

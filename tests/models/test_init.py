@@ -77,7 +77,7 @@ def test_the_scale_of_each_tensor_is_that_of_the_table(style: str) -> None:
 
 
 def test_head_values_follow_the_table() -> None:
-    config = head.Config(hidden=32, bottleneck=16, prototypes=128, weight_norm="trainable", batch_norm=True)
+    config = head.Config(hidden=32, bottleneck=16, prototypes=128, weight_norm="trainable")
     module = head.Head(24, config, seed=0)
     assert not [name for name, value in tensors(module).items() if not value.isfinite().all()]
     assert module.last_layer.weight_g.eq(1).all()

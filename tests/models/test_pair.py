@@ -11,7 +11,7 @@ from dinokit.models.pair import Pair
 from dinokit.models.vit import Config, VisionTransformer
 
 CONFIG = Config(patch_size=4, dim=16, depth=1, heads=2, registers=1, ffn_hidden=32)
-HEAD = head.Config(hidden=8, bottleneck=4, prototypes=6, batch_norm=True)
+HEAD = head.Config(hidden=8, bottleneck=4, prototypes=6)
 
 
 def test_the_teacher_starts_as_an_independent_copy() -> None:
@@ -53,17 +53,6 @@ def test_the_teacher_never_trains() -> None:
     assert not any(module.training for module in pair.teacher.modules())
     pair.eval()
     assert not pair.student.training
-
-
-def test_teacher_train_switches_batch_norms_only() -> None:
-    pair = Pair(nn.Sequential(head.Head(5, HEAD, seed=0)), teacher_train=True).train()
-    training = [type(module) for module in pair.teacher.modules() if module.training]
-    assert training == [nn.BatchNorm1d, nn.BatchNorm1d]
-    norm = next(module for module in pair.teacher.modules() if isinstance(module, nn.BatchNorm1d))
-    pair.teacher(torch.randn(4, 5, generator=torch.Generator().manual_seed(0)))
-    assert norm.running_mean.any()  # it tracks its own batches
-    pair.eval()
-    assert not any(module.training for module in pair.teacher.modules())
 
 
 def test_update_does_not_disturb_a_backward_pass() -> None:

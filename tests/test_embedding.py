@@ -10,7 +10,7 @@ from PIL import Image
 
 from dinokit.core.errors import RunError, UserError
 from dinokit.data.source import ArraySource, open_source
-from dinokit.embed import embed, encode, extract, multiple, prepare
+from dinokit.embedding import embed, encode, extract, multiple, prepare
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
 
