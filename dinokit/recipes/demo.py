@@ -8,7 +8,7 @@ from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 
-STEPS = 2_500
+STEPS = 1_300
 
 
 def demo() -> TrainConfig:
@@ -29,10 +29,10 @@ def demo() -> TrainConfig:
             data=Data(
                 views=views.Config(
                     global_size=32,
-                    global_scale=(0.35, 1.0),
+                    global_scale=(0.6, 1.0),
                     local_count=2,
                     local_size=24,
-                    local_scale=(0.2, 0.6),
+                    local_scale=(0.3, 0.7),
                     flip=0.0,
                     first=light,
                     second=light,
@@ -40,7 +40,7 @@ def demo() -> TrainConfig:
                 ),
                 masks=masking.Config(probability=0.5, ratio=(0.1, 0.5)),
                 pixels=Pixels((0.3,), (0.35,), 32),
-                batch_size=32,
+                batch_size=64,
             ),
             backbone=vit.Config(
                 patch_size=8, stem=24, dim=96, depth=3, heads=2, registers=0, ffn_hidden=192, layer_scale=0.1
@@ -48,22 +48,23 @@ def demo() -> TrainConfig:
             objectives=ObjectiveConfigs(
                 {
                     "dino": dino.Config(
-                        head=head.Config(hidden=192, bottleneck=64, prototypes=256, init="narrow"),
+                        head=head.Config(hidden=256, bottleneck=64, prototypes=512, init="narrow"),
                         teacher_temperature=sharp,
                     ),
                     "ibot": ibot.Config(
-                        head=head.Config(hidden=64, bottleneck=32, prototypes=256, init="narrow"),
+                        head=head.Config(hidden=128, bottleneck=32, prototypes=256, init="narrow"),
                         teacher_temperature=sharp,
                     ),
                     "koleo": koleo.Config(weight=0.1),
                 }
             ),
             optim=optim.Config(
-                lr=cosine(3e-3, 3e-5, steps=STEPS, warmup=75),
+                lr=cosine(4e-3, 4e-5, steps=STEPS, warmup=40),
                 weight_decay=constant(0.04),
+                patch_embed_lr=0.3,
                 clip=3.0,
             ),
             momentum=cosine(0.99, 0.998, steps=STEPS),
         ),
-        runtime=Runtime(checkpoint_every=250),
+        runtime=Runtime(checkpoint_every=130),
     )

@@ -191,12 +191,14 @@ class _Session:
 @contextmanager
 def _only_run(run: RunFolder) -> Iterator[None]:
     """Keep a second process out of the folder; the lock goes with the process, however it ends."""
-    with (run.path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process trains in {run.path}; wait for it or choose another --out") from error
+    folder = os.open(run.path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+    except BlockingIOError as error:
+        raise UserError(f"another process trains in {run.path}; wait for it or choose another --out") from error
+    finally:
+        os.close(folder)
 
 
 def _newest(run: RunFolder) -> str:

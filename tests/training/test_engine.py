@@ -110,7 +110,7 @@ def test_an_interrupted_run_continues_bit_by_bit(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     engine.pretrain(config(photos), whole)
     _interrupt_after(after, monkeypatch)
-    with pytest.raises(engine.Interrupted, match=f"saved step {after} of 6"):
+    with pytest.raises(engine.Interrupted, match=f"stopped at step {after} of 6; saved is step {after}"):
         engine.pretrain(config(photos), broken)
     monkeypatch.undo()
     engine.pretrain(config(photos), broken)
@@ -194,7 +194,7 @@ def test_broken_images_are_replaced_and_listed_once(photos: Path, tmp_path: Path
 def test_a_run_without_finite_losses_gives_up_and_says_what_is_saved(photos: Path, tmp_path: Path) -> None:
     settings = config(photos, steps=50)
     exploding = replace(settings.experiment, optim=replace(settings.experiment.optim, lr=constant(1e30)))
-    with pytest.raises(RunError, match=r"steps in a row had no finite loss.*newest checkpoint is step"):
+    with pytest.raises(RunError, match=r"steps in a row had no finite loss.*saved is step"):
         engine.pretrain(replace(settings, experiment=exploding), tmp_path / "run")
 
 

@@ -1,0 +1,51 @@
+"""How good are the features of the demo recipe? Mean over seeds beside the untrained network and the raw pixels.
+
+    python benchmarks/demo.py [--data demo:fashion demo:fashion-placed demo:emoji] [--seeds 0 1 2] [--out runs/bench]
+
+One run takes about five minutes on two cores; a run that is already in --out is continued or reused.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+from dinokit import commands
+from dinokit.core.files import read_jsonl
+
+
+def main() -> None:
+    """Train what is missing and print one row per data set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=["demo:fashion", "demo:fashion-placed", "demo:emoji"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    arguments = parser.parse_args()
+    rows = []
+    for data in arguments.data:
+        results = [_result(data, seed, arguments.out) for seed in arguments.seeds]
+        rows.append((data, results))
+    print("data | teacher mean (each seed) | random-init | raw-pixels | training seconds")
+    for data, results in rows:
+        teacher = [result["teacher"] for result in results]
+        each = ", ".join(f"{value:.2f}" for value in teacher)
+        others = " | ".join(
+            f"{statistics.mean(r[name] for r in results):.2f}" for name in ("random-init", "raw-pixels")
+        )
+        seconds = statistics.median(result["seconds"] for result in results)
+        print(f"{data} | {statistics.mean(teacher):.2f} ({each}) | {others} | {seconds:.0f}")
+
+
+def _result(data: str, seed: int, out: Path) -> dict[str, float]:
+    run = out / f"{data.removeprefix('demo:')}-{seed}"
+    # measured at the start and the end only: the test images are not there to choose a step by
+    code = commands.pretrain(
+        "demo", data=data, out=run, settings={"seed": seed, "checkpoint_every": 1_000_000, "tensorboard": False}
+    )
+    assert code == 0, f"{run} was interrupted; the same command continues"
+    lines = read_jsonl(run / "metrics.jsonl")
+    measured = {line["model"]: line.get("top1@20", line.get("mAP")) for line in lines if "evaluation" in line}
+    return measured | {"seconds": max(line["time"] for line in lines if "time" in line)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What every evaluation found on disk must keep, whatever it measures."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+
+from dinokit.core.errors import UserError
+from dinokit.evaluation import base
+
+from .conftest import MakeFolder, MakeVit
+
+FILES = tuple(f"{split}/{kind}/{index}.png" for split in ("train", "val") for kind in "abc" for index in range(4))
+# (evaluation, field) -> a value that changes what is computed on the folder above
+OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
+    ("knn", "gallery"): {"gallery": "val", "query": "train"},
+    ("knn", "query"): {"gallery": "train", "query": "train"},
+    ("knn", "k"): {"k": (2,)},
+    ("knn", "temperature"): {"temperature": 1e-3},
+    ("knn", "limit"): {"limit": 5},
+    ("retrieval", "split"): {"split": "val"},
+}
+
+
+@pytest.fixture
+def labelled(make_folder: MakeFolder) -> str:
+    """Three classes of noise that even an untrained network tells apart only in part."""
+    return str(make_folder(*FILES, tinted=False))
+
+
+@pytest.mark.parametrize("name", base.names())
+def test_an_evaluation_gives_finite_numbers_and_leaves_the_backbone_alone(
+    name: str, labelled: str, make_vit: MakeVit
+) -> None:
+    module = base.find(name)
+    backbone = make_vit().train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    result = module.run(backbone, module.Config(data=labelled))
+    assert result
+    assert all(torch.isfinite(torch.tensor(value)) for value in result.values())
+    assert backbone.training
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    assert module.run(backbone, module.Config(data=labelled)) == result
+
+
+@pytest.mark.parametrize("name", base.names())
+def test_data_without_labels_is_a_clear_mistake(name: str, make_folder: MakeFolder, make_vit: MakeVit) -> None:
+    flat = make_folder("1.png", "2.png", "3.png", name="flat")
+    with pytest.raises(UserError, match="expected labelled images"):
+        base.find(name).run(make_vit(), base.find(name).Config(data=str(flat)))
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [(n, f.name) for n in base.names() for f in fields(base.find(n).Config) if f.name != "data"]
+)
+def test_every_setting_changes_the_result(name: str, field: str, labelled: str, make_vit: MakeVit) -> None:
+    module = base.find(name)
+    config = module.Config(data=labelled, **({"k": (5,)} if name == "knn" else {}))
+    assert (name, field) in OTHER_VALUES, f"give {name}.{field} a value in OTHER_VALUES"
+    changed = replace(config, **OTHER_VALUES[name, field])
+    assert module.run(make_vit(), changed) != module.run(make_vit(), config)
