@@ -14,12 +14,12 @@ demo: $(VENV)/.ready  ## train on 10,000 photos of clothes, in minutes, and writ
 	$(BIN)/dinokit pretrain demo --data demo:fashion --out runs/demo
 
 test: $(VENV)/.ready  ## the default test suite
-	$(BIN)/python -m pytest -m "not slow" -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto
 
 check: $(VENV)/.ready  ## style, types and every test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/.ready  ## the figures of docs/log.md
 	$(BIN)/python benchmarks/step.py

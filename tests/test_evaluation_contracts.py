@@ -11,13 +11,14 @@ from dinokit.evaluation import base
 
 from .conftest import MakeFolder, MakeVit
 
-FILES = tuple(f"{split}/{kind}/{index}.png" for split in ("train", "val") for kind in "abc" for index in range(4))
+COUNTS = {"train": 4, "val": 3}
+FILES = tuple(f"{split}/{kind}/{index}.png" for split, n in COUNTS.items() for kind in "abc" for index in range(n))
 # (evaluation, field) -> a value that changes what is computed on the folder above
 OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("knn", "gallery"): {"gallery": "val", "query": "train"},
     ("knn", "query"): {"gallery": "train", "query": "train"},
-    ("knn", "k"): {"k": (2,)},
-    ("knn", "temperature"): {"temperature": 1e-3},
+    ("knn", "k"): {"k": (1,)},
+    ("knn", "temperature"): {"temperature": 1e-5},
     ("knn", "limit"): {"limit": 5},
     ("retrieval", "split"): {"split": "val"},
 }
@@ -56,7 +57,7 @@ def test_data_without_labels_is_a_clear_mistake(name: str, make_folder: MakeFold
 )
 def test_every_setting_changes_the_result(name: str, field: str, labelled: str, make_vit: MakeVit) -> None:
     module = base.find(name)
-    config = module.Config(data=labelled, **({"k": (5,)} if name == "knn" else {}))
+    config = module.Config(data=labelled, **({"k": (12,)} if name == "knn" else {}))
     assert (name, field) in OTHER_VALUES, f"give {name}.{field} a value in OTHER_VALUES"
     changed = replace(config, **OTHER_VALUES[name, field])
     assert module.run(make_vit(), changed) != module.run(make_vit(), config)

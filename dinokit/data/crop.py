@@ -1,19 +1,23 @@
 """Random resized crops: which window of an image (the rule of torchvision's RandomResizedCrop) and its resampling.
 
-Bicubic with antialiasing (Keys 1981, a = -0.5, support widened by the scale when shrinking), on uint8, any number of
-channels. Two ways to the same pixels, up to one grey level of rounding: large images one by one with torch's kernel;
+Bicubic (Keys 1981, a = -0.5) or bilinear with antialiasing (support widened by the scale when shrinking), on uint8, any
+number of channels. Two ways to the same pixels, up to one grey level of rounding: large images one by one with torch's kernel;
 small images of one shape all together as two batched matrix products, because the kernel's fixed cost of 60 us per call
 would exceed the work (768 crops of 28 px on one core: 58 ms against 10).
 """
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, Num, UInt8
 from torch import Tensor
+
+Kernel = Literal["bicubic", "bilinear"]
+Fit = Literal["retry", "clip"]
 
 DRAWS = 23  # uniforms per crop: 10 tries of (area, aspect), then top, left, flip
 SMALL = 64  # pixels; images up to this side are resampled together
@@ -27,16 +31,20 @@ def boxes(
     width: Int64[np.ndarray, "sample"],
     scale: tuple[float, float],
     ratio: tuple[float, float],
-) -> Int64[np.ndarray, "sample 4"]:
+    fit: Fit = "retry",
+) -> Num[np.ndarray, "sample 4"]:
     """Choose a window per image: (top, left, height, width) in pixels.
 
-    Area uniform in `scale` (fractions of the image), aspect ratio log-uniform in `ratio`; the first of ten tries that
-    fits, else the largest centred window of an allowed ratio.
+    Area uniform in `scale` (fractions of the image), aspect ratio log-uniform in `ratio`. What sticks out is drawn
+    again, in whole pixels: the first of ten tries that fits, else the largest centred window of an allowed ratio; with
+    `fit` "clip" it is cut off, and positions and sides are fractions of pixels.
     """
     tries = uniforms[:, : 2 * _TRIES].reshape(-1, _TRIES, 2)
     area = (height * width)[:, None] * (scale[0] + (scale[1] - scale[0]) * tries[..., 0])  # [sample, try]
     low, high = np.log(ratio)
     aspect = np.exp(low + (high - low) * tries[..., 1])
+    if fit == "clip":
+        return _clipped(area[:, 0], aspect[:, 0], uniforms, height=height, width=width)
     tall, wide = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
     fits = (tall > 0) & (tall <= height[:, None]) & (wide > 0) & (wide <= width[:, None])
     first = fits.argmax(axis=1)[:, None]
@@ -55,10 +63,11 @@ def flips(uniforms: Float[np.ndarray, "sample draw"], *, probability: float) -> 
 
 def cut(
     images: Sequence[Tensor],
-    windows: Int64[np.ndarray, "view sample 4"],
+    windows: Num[np.ndarray, "view sample 4"],
     mirrored: Bool[np.ndarray, "view sample"],
     *,
     size: int,
+    kernel: Kernel,
 ) -> UInt8[Tensor, "view sample channel size size"]:
     """Cut windows out of images (uint8 [channel, height, width], any sizes), resize them to a square, mirror them."""
     views, samples, _ = windows.shape
@@ -69,15 +78,29 @@ def cut(
             groups.setdefault(tuple(image.shape), []).append(index)
             continue
         for view in range(views):
-            out[view, index] = _one(image, windows[view, index], flip=bool(mirrored[view, index]), size=size)
+            out[view, index] = _one(
+                image, windows[view, index], flip=bool(mirrored[view, index]), size=size, kernel=kernel
+            )
     for members in groups.values():
         stack = (
             torch.stack([images[index] for index in members]).float().transpose(1, 2)
         )  # [sample, height, channel, width]
         for view in range(views):
-            crops = _together(stack, windows[view, members], mirrored[view, members], size=size)
+            crops = _together(stack, windows[view, members], mirrored[view, members], size=size, kernel=kernel)
             out[view].index_copy_(0, torch.tensor(members), crops)
     return out
+
+
+def _clipped(
+    area: Float[np.ndarray, "sample"],
+    aspect: Float[np.ndarray, "sample"],
+    uniforms: Float[np.ndarray, "sample draw"],
+    *,
+    height: Int64[np.ndarray, "sample"],
+    width: Int64[np.ndarray, "sample"],
+) -> Float[np.ndarray, "sample 4"]:
+    tall, wide = np.minimum(np.sqrt(area / aspect), height), np.minimum(np.sqrt(area * aspect), width)
+    return np.stack([uniforms[:, 20] * (height - tall), uniforms[:, 21] * (width - wide), tall, wide], axis=1)
 
 
 def _centred(
@@ -90,24 +113,25 @@ def _centred(
     return np.stack([top, left, chosen_height, chosen_width], axis=1).astype(np.int64)
 
 
-def _one(image: Tensor, window: Int64[np.ndarray, "4"], *, flip: bool, size: int) -> Tensor:
-    top, left, height, width = map(int, window)
+def _one(image: Tensor, window: Num[np.ndarray, "4"], *, flip: bool, size: int, kernel: Kernel) -> Tensor:
+    top, left, height, width = map(int, np.rint(window))
     part = image[None, :, top : top + height, left : left + width]
-    resized = F.interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
+    resized = F.interpolate(part, size=(size, size), mode=kernel, antialias=True)[0]
     return resized.flip(-1) if flip else resized
 
 
 def _together(
     stack: Float32[Tensor, "sample height channel width"],
-    windows: Int64[np.ndarray, "sample 4"],
+    windows: Num[np.ndarray, "sample 4"],
     mirrored: Bool[np.ndarray, "sample"],
     *,
     size: int,
+    kernel: Kernel,
 ) -> UInt8[Tensor, "sample channel size size"]:
     samples, height, channels, width = stack.shape
-    window = torch.from_numpy(windows)
-    rows = _weights(window[:, 0], window[:, 2], side=height, size=size)  # [sample, size, height]
-    columns = _weights(window[:, 1], window[:, 3], side=width, size=size)
+    window = torch.from_numpy(windows).float()
+    rows = _weights(window[:, 0], window[:, 2], side=height, size=size, kernel=kernel)  # [sample, size, height]
+    columns = _weights(window[:, 1], window[:, 3], side=width, size=size, kernel=kernel)
     columns = torch.where(torch.from_numpy(mirrored)[:, None, None], columns.flip(1), columns)
     wide = torch.bmm(stack.reshape(samples, height * channels, width), columns.transpose(1, 2))
     tall = torch.bmm(rows, wide.view(samples, height, channels * size))  # [sample, size, channel * size]
@@ -116,15 +140,18 @@ def _together(
 
 
 def _weights(
-    start: Int64[Tensor, "sample"], length: Int64[Tensor, "sample"], *, side: int, size: int
+    start: Num[Tensor, "sample"], length: Num[Tensor, "sample"], *, side: int, size: int, kernel: Kernel
 ) -> Float32[Tensor, "sample size side"]:
     """Make the matrix that resamples pixels start .. start + length of a line of `side` pixels to `size` pixels."""
     scale = (length / size)[:, None, None]
-    inside = torch.arange(side) - start[:, None]  # position within the window, [sample, side]
+    position = torch.arange(side) + 0.5 - start[:, None]  # of each pixel within the window, [sample, side]
     # pixels outside of the window are put out of reach of every kernel
-    position = torch.where((inside >= 0) & (inside < length[:, None]), inside + 0.5, math.inf)
+    position = torch.where((position >= 0) & (position <= length[:, None]), position, math.inf)
     centres = scale * (torch.arange(size)[:, None] + 0.5)  # [sample, size, 1]
     distance = (position[:, None, :] - centres).div_(scale.clamp(min=1)).abs_()
+    if kernel == "bilinear":
+        weights = distance.neg_().add_(1).clamp_(min=0)
+        return weights.div_(weights.sum(dim=2, keepdim=True))
     # twice Keys' kernel (3 d^3 - 5 d^2 + 2 up to 1, then -d^3 + 5 d^2 - 8 d + 4 up to 2) as a sum of clamped cubics,
     # f^2 (f - 1) + 2 n^2 (1 - 2 n) with f = max(2 - d, 0), n = max(1 - d, 0): half the passes over memory
     far = distance.neg_().add_(2).clamp_(min=0)

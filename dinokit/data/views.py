@@ -60,6 +60,10 @@ class Config:
     local_size: int = 96  # pixels; a multiple of the patch size
     local_scale: tuple[float, float] = (0.05, 0.32)  # fraction of the image area that a local crop covers
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the window before it is resized to a square
+    kernel: crop.Kernel = (
+        "bicubic"  # of the resizing; bilinear is smoother, which helps on images of a few dozen pixels
+    )
+    fit: crop.Fit = "retry"  # of a window that sticks out: drawn again (torchvision's rule), or clipped to the image
     flip: float = 0.5  # probability of mirroring a crop left to right
     first: augment.Config = field(default_factory=lambda: augment.published()[0])  # distortion of global crop 1
     second: augment.Config = field(default_factory=lambda: augment.published()[1])  # distortion of global crop 2
@@ -149,11 +153,18 @@ def _cut(
 ) -> UInt8[Tensor, "view sample channel size size"]:
     height = np.array([image.shape[1] for image in images])
     width = np.array([image.shape[2] for image in images])
-    windows = [crop.boxes(view, height=height, width=width, scale=scale, ratio=config.ratio) for view in geometry]
+    windows = [
+        crop.boxes(view, height=height, width=width, scale=scale, ratio=config.ratio, fit=config.fit)
+        for view in geometry
+    ]
     mirrored = [crop.flips(view, probability=config.flip) for view in geometry]
     shape = (len(geometry), len(images))  # spelled out, for there may be no views at all
     return crop.cut(
-        images, np.reshape(windows, (*shape, 4)).astype(np.int64), np.reshape(mirrored, shape).astype(bool), size=size
+        images,
+        np.reshape(windows, (*shape, 4)),
+        np.reshape(mirrored, shape).astype(bool),
+        size=size,
+        kernel=config.kernel,
     )
 
 

@@ -12,13 +12,15 @@ STEPS = 1_300
 
 
 def demo() -> TrainConfig:
-    """Pretrain a small ViT on small pictures: Sinkhorn-Knopp, masked patches, KoLeo.
+    """Pretrain a small ViT on small pictures: Sinkhorn-Knopp, masked patches, KoLeo, multi-crop.
 
-    Source: ours.
+    Source: ours; DINOv3's objectives with what docs/log.md found to matter at this size: heads that start at the scale
+        of their inputs, a sharp teacher, a convolution before the patches, gentle crops with smooth resizing, light as
+        the only distortion, and no flips.
     Command: dinokit pretrain demo --data demo:fashion --out runs/demo
     Hardware: two CPU cores.
-    Expected time: five minutes.
-    Expected metric: see docs/log.md.
+    Expected time: four to five minutes.
+    Expected metric: k-NN on demo:fashion above raw pixels (81.2 %), see docs/log.md for the mean over seeds.
     """
     light = augment.Config(brightness=0.8, contrast=0.6, saturation=0.0, hue=0.0, grayscale=0.0, blur=0.0)
     sharp = constant(0.03)
@@ -34,6 +36,8 @@ def demo() -> TrainConfig:
                     local_size=24,
                     local_scale=(0.3, 0.7),
                     flip=0.0,
+                    kernel="bilinear",
+                    fit="clip",
                     first=light,
                     second=light,
                     local=light,

@@ -43,19 +43,39 @@ def test_images_too_long_fall_back_to_the_centre(height: int, width: int, box: t
     assert (_boxes(20, height, width, scale=(0.9, 1.0)) == box).all()
 
 
+def test_clipped_windows_stay_inside_and_are_larger_than_redrawn_ones() -> None:
+    uniforms = np.random.default_rng(0).random((2000, crop.DRAWS))
+    sides = {"height": np.full(2000, 28), "width": np.full(2000, 40)}
+    clipped = crop.boxes(uniforms, **sides, scale=(0.6, 1.0), ratio=RATIO, fit="clip")
+    top, left, tall, wide = clipped.T
+    assert min(top.min(), left.min()) >= 0
+    assert (top + tall).max() <= 28 + 1e-9
+    assert (left + wide).max() <= 40 + 1e-9
+    retried = crop.boxes(uniforms, **sides, scale=(0.6, 1.0), ratio=RATIO)
+    assert (tall == 28).mean() > 2 * (retried[:, 2] == 28).mean()
+
+
+def test_a_window_in_fractions_of_pixels_moves_the_crop() -> None:
+    image = torch.arange(16, dtype=torch.uint8).mul(10).expand(1, 16, 16)  # brighter by 10 per pixel to the right
+    windows = np.array([[[0.0, 3.5, 8.0, 8.0]]])
+    row = crop.cut([image], windows, np.zeros((1, 1), dtype=bool), size=8, kernel="bilinear")[0, 0, 0, 4]
+    assert row[1:-1].tolist() == [45, 55, 65, 75, 85, 95]
+
+
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("size", [8, 16, 40])
-def test_small_images_resample_like_torch(channels: int, size: int) -> None:
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+def test_small_images_resample_like_torch(channels: int, size: int, kernel: crop.Kernel) -> None:
     generate = np.random.default_rng(1)
     images = [torch.from_numpy(generate.integers(0, 256, (channels, 28, 24), dtype=np.uint8)) for _ in range(20)]
     windows = np.stack([_boxes(20, 28, 24, scale=(0.05, 1.0), seed=seed) for seed in (0, 1)])
     mirrored = generate.random((2, 20)) < 0.5
-    ours = crop.cut(images, windows, mirrored, size=size)
+    ours = crop.cut(images, windows, mirrored, size=size, kernel=kernel)
     for view in range(2):
         for index, image in enumerate(images):
             top, left, height, width = windows[view, index]
             part = image[None, :, top : top + height, left : left + width].float()
-            exact = F.interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0].clamp(0, 255)
+            exact = F.interpolate(part, size=(size, size), mode=kernel, antialias=True)[0].clamp(0, 255)
             exact = exact.flip(-1) if mirrored[view, index] else exact
             # rounding to 8 bits
             assert (ours[view, index].float() - exact).abs().max() <= 0.51
@@ -68,9 +88,9 @@ def test_large_and_small_images_mix_in_one_batch(channels: int) -> None:
     images = [torch.from_numpy(generate.integers(0, 256, (channels, *side), dtype=np.uint8)) for side in sides]
     windows = np.array([[(0, 0, *side) for side in sides]])
     mirrored = np.array([[True, False, False, True, True]])
-    together = crop.cut(images, windows, mirrored, size=12)
+    together = crop.cut(images, windows, mirrored, size=12, kernel="bicubic")
     for index, image in enumerate(images):
-        alone = crop.cut([image], windows[:, [index]], mirrored[:, [index]], size=12)
+        alone = crop.cut([image], windows[:, [index]], mirrored[:, [index]], size=12, kernel="bicubic")
         assert torch.equal(together[:, [index]], alone)
         exact = F.interpolate(image[None].float(), size=(12, 12), mode="bicubic", antialias=True)[0].clamp(0, 255)
         exact = exact.flip(-1) if mirrored[0, index] else exact
