@@ -1,9 +1,9 @@
 """Random resized crops: which window of an image (the rule of torchvision's RandomResizedCrop) and its resampling.
 
 Bicubic (Keys 1981, a = -0.5) or bilinear with antialiasing (support widened by the scale when shrinking), on uint8, any
-number of channels. Two ways to the same pixels, up to one grey level of rounding: large images one by one with torch's kernel;
-small images of one shape all together as two batched matrix products, because the kernel's fixed cost of 60 us per call
-would exceed the work (768 crops of 28 px on one core: 58 ms against 10).
+number of channels. Two ways to the same pixels, up to one grey level of rounding: large images one by one with torch's
+kernel; small images of one shape all together as two batched matrix products, because the kernel's fixed cost of 60 us
+per call would exceed the work (768 crops of 28 px on one core: 58 ms against 10).
 """
 
 import math
