@@ -45,12 +45,6 @@ def all_gather(tensor: Shaped[Tensor, "row *shape"]) -> Shaped[Tensor, "rows *sh
     return tensor if world_size() == 1 else _Gather.apply(tensor)
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
-    if is_active():
-        group.barrier()
-
-
 def _reduced(tensor: Tensor, operation: Any) -> Tensor:
     result = tensor.detach().clone()
     if world_size() > 1:

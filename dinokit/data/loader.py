@@ -16,7 +16,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dinokit.core.errors import UserError
+from dinokit.core.errors import RunError, UserError
 from dinokit.core.pixels import Pixels
 from dinokit.core.seed import generator
 from dinokit.data import masking, views
@@ -126,10 +126,17 @@ class Loader:
             generator=torch.Generator(),  # else the DataLoader would take a number from torch's global generator
             worker_init_fn=_quiet_worker,
         )
-        for built in feed:
-            if isinstance(built, UserError):
-                raise built
-            yield built
+        try:
+            for built in feed:
+                if isinstance(built, UserError):
+                    raise built
+                yield built
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RunError(
+                "a loader process was killed, perhaps for want of memory; try fewer runtime.workers"
+            ) from error
 
     def build(self, step: int, micro: int = 0) -> Batch:
         """Build one micro batch in this process."""

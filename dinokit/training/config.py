@@ -81,7 +81,7 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Everything that must not change a number of the run."""
+    """Everything that must not change a number of the run, but for the rounding of another device."""
 
     device: str = "auto"  # auto: CUDA, else MPS, else CPU
     workers: int | None = None  # processes that prepare batches; 0: none; null: from cores and source
