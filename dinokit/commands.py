@@ -57,7 +57,6 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
         config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
-    _warn_of_other_lengths(config)
     run = RunFolder(Path(out))
     try:
         train(config, run.path, on_checkpoint=_measure(config, run))
@@ -165,23 +164,6 @@ def _tyro_help(target: Any, prog: str, **options: Any) -> str:
     with redirect_stdout(captured), suppress(SystemExit):
         tyro.cli(target, prog=prog, args=["--help"], config=(tyro.conf.AvoidSubcommands,), **options)
     return captured.getvalue()
-
-
-def _warn_of_other_lengths(config: TrainConfig) -> None:
-    """Say which schedules were written for another number of steps: nothing is stretched behind the reader's back."""
-    experiment = config.experiment
-    schedules = {
-        "optim.lr": experiment.optim.lr,
-        "optim.weight_decay": experiment.optim.weight_decay,
-        "momentum": experiment.momentum,
-    }
-    for name, schedule in schedules.items():
-        length = schedule.freeze + schedule.warmup + schedule.decay
-        if schedule.shape != "constant" and length != experiment.steps:
-            rest = experiment.steps - schedule.freeze - schedule.warmup
-            warn(
-                f"{name} is for {length} steps, the run has {experiment.steps}; to match: --{name}.decay {max(rest, 0)}"
-            )
 
 
 def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:

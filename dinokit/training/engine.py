@@ -29,7 +29,7 @@ from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_text
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source
-from dinokit.training.config import TrainConfig
+from dinokit.training.config import Experiment, TrainConfig
 from dinokit.training.progress import Journal
 from dinokit.training.step import Report, Trainer
 
@@ -269,12 +269,29 @@ def _restore(run: RunFolder, trainer: Trainer) -> Clock:
 def _say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: Clock) -> None:
     experiment = config.experiment
     weights = sum(parameter.numel() for parameter in trainer.backbone.student.parameters())
+    _warn_of_other_lengths(experiment)
     bf16 = devices.uses_bf16(trainer.device, experiment.precision)
     info(
         f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(source):,} images of {source.name} · "
         f"batch {experiment.data.batch_size} · steps {clock.step} to {experiment.steps} · "
         f"{trainer.device} {'bf16' if bf16 else 'fp32'}"
     )
+
+
+def _warn_of_other_lengths(experiment: Experiment) -> None:
+    """Say which schedules were written for another number of steps: nothing is stretched behind the reader's back."""
+    schedules = {
+        "optim.lr": experiment.optim.lr,
+        "optim.weight_decay": experiment.optim.weight_decay,
+        "momentum": experiment.momentum,
+    }
+    for name, schedule in schedules.items():
+        length = schedule.freeze + schedule.warmup + schedule.decay
+        if schedule.shape != "constant" and length != experiment.steps:
+            rest = experiment.steps - schedule.freeze - schedule.warmup
+            warn(
+                f"{name} is for {length} steps, the run has {experiment.steps}; to match: --{name}.decay {max(rest, 0)}"
+            )
 
 
 def _workers(wanted: int | None, source: Source) -> int:
