@@ -238,6 +238,14 @@ def _existing_folder(spec: str) -> Path:
     raise UserError(f"no folder {spec}{where}; give the path of a folder of images, or demo:fashion")
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Tell regular files from pipes and devices, which may never end, and from links that lead nowhere."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
@@ -275,4 +283,4 @@ def _files(root: Path) -> Iterator[str]:
         visible = sorted(_entries(root / prefix), key=lambda entry: entry.name)
         # reversed: the stack then gives the alphabetical first, which is the one that stays of two links to one folder
         pending += [f"{prefix}{entry.name}/" for entry in reversed(visible) if entry.is_dir()]
-        yield from (prefix + entry.name for entry in visible if not entry.is_dir())
+        yield from (prefix + entry.name for entry in visible if _is_file(entry))

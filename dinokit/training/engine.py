@@ -68,8 +68,8 @@ def pretrain(
     source = open_source(experiment.data.source, channels=experiment.data.channels, split=None)
     device = devices.choose(runtime.device)
     trainer = Trainer(experiment, device)
-    run.create(configuration.to_yaml(config))
     with _only_run(run):
+        run.create(configuration.to_yaml(config))
         try:
             write_json(run.environment, environment(device))
             clock = _restore(run, trainer)
@@ -191,7 +191,11 @@ class _Session:
 @contextmanager
 def _only_run(run: RunFolder) -> Iterator[None]:
     """Keep a second process out of the folder; the lock goes with the process, however it ends."""
-    folder = os.open(run.path, os.O_RDONLY)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(run.path, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot write to {run.path}: {error.strerror}; choose another --out") from error
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
