@@ -5,6 +5,7 @@ Order, augmentation and masks never depend on the kind of source, so a new kind 
 """
 
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -239,11 +240,11 @@ def _existing_folder(spec: str) -> Path:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Tell regular files from pipes and devices, which may never end, and from links that lead nowhere."""
+    """Tell files from folders, and from pipes and devices, which may never end; a dead link is listed as unreadable."""
     try:
-        return entry.is_file()
+        return stat.S_ISREG(entry.stat().st_mode)
     except OSError:
-        return False
+        return True
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -117,3 +117,11 @@ def test_file_names_need_not_be_unicode(tmp_path: Path) -> None:
     Image.new("L", (1, 1)).save(tmp_path / "ok.png")
     os.rename(tmp_path / "ok.png", os.fsencode(tmp_path) + b"/\xff.png")
     assert open_source(str(tmp_path)).read(0).shape == (3, 1, 1)
+
+
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    """Opening one would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    source = open_source(str(tmp_path))
+    assert [source.key(index) for index in range(len(source))] == ["photo.png"]
