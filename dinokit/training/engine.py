@@ -193,16 +193,17 @@ def _only_run(run: RunFolder) -> Iterator[None]:
     """Keep a second process out of the folder; the lock goes with the process, however it ends."""
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        folder = os.open(run.path, os.O_RDONLY)
+        lock = (run.path / ".lock").open("w")
     except OSError as error:
         raise UserError(f"cannot write to {run.path}: {error.strerror}; choose another --out") from error
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # lockf, not flock: a loader process that outlives a killed run must not inherit the lock
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError as error:
+    except (BlockingIOError, PermissionError) as error:
         raise UserError(f"another process trains in {run.path}; wait for it or choose another --out") from error
     finally:
-        os.close(folder)
+        lock.close()
 
 
 def _newest(run: RunFolder) -> str:

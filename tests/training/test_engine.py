@@ -98,7 +98,7 @@ def test_a_run_writes_what_it_promises(photos: Path, tmp_path: Path) -> None:
     assert sorted(losses(run)) == [1, 2, 3, 4, 5, 6]
     newest = run / "checkpoints" / "6" / "model.safetensors"
     assert (run / "model.safetensors").read_bytes() == newest.read_bytes()
-    assert {path.name for path in run.iterdir()} == {
+    assert {path.name for path in run.iterdir()} - {".lock"} == {
         "checkpoints", "config.yaml", "environment.json", "metrics.jsonl", "model.safetensors",
     }  # fmt: skip
 
@@ -158,11 +158,11 @@ def test_the_runtime_changes_no_number(photos: Path, tmp_path: Path) -> None:
 def test_a_changed_experiment_is_refused_and_nothing_is_touched(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     engine.pretrain(config(photos, steps=2), run)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
     with pytest.raises(UserError, match="holds another experiment: steps 2 -> 3") as caught:
         engine.pretrain(config(photos, steps=3), run)
     assert "\n" not in str(caught.value)
-    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def test_a_changed_runtime_is_accepted(photos: Path, tmp_path: Path) -> None:
