@@ -21,6 +21,7 @@ from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import parse_overrides
 from dinokit.core import device as devices
+from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, read_jsonl, write_json
 from dinokit.core.log import info, warn
@@ -63,6 +64,8 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
     except Interrupted as stop:
         info(str(stop))
         return 130
+    if not dist.is_main():
+        return 0
     page = write_report(run.path)
     info(_headline(run) or f"no labels in {config.experiment.data.source}: nothing to measure; look at the pictures")
     info(f"model {run.model} · report {page}")
@@ -168,6 +171,8 @@ def _tyro_help(target: Any, prog: str, **options: Any) -> str:
 
 def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:
     """Return what measures each saved teacher, if there are labels, and adds the result to metrics.jsonl."""
+    if not dist.is_main():
+        return lambda step, path: None
     data = config.experiment.data.source
     source = open_source(data)
     if not config.runtime.evaluate or source.labels is None or len(source.classes) < 2:

@@ -26,6 +26,7 @@ MAY = {
     "visuals": {"core", "config", "data", "models", "checkpoints", "embedding", "visuals"},
     "recipes": {"core", "config", "data", "models", "objectives", "checkpoints", "training", "recipes"},
     "commands": {"*"},
+    "__main__": {"cli"},
     "cli": {"*"},
     "__init__": {"*"},
 }

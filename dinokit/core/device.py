@@ -1,5 +1,6 @@
 """The device is chosen once, here, and so is the precision of its matrix products."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -14,17 +15,26 @@ Precision = Literal["auto", "bf16", "fp32"]
 def choose(name: str = "auto") -> torch.device:
     """Return the named device, or with "auto" the first of CUDA, MPS and CPU that this machine has.
 
+    Of several GPUs a rank takes its own, by torchrun's LOCAL_RANK.
+
     Raises:
         UserError: if the device does not exist here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device '{name}' is not usable here ({reason}); expected auto, cpu, cuda or mps") from error
     return torch.device(name)
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def uses_bf16(device: torch.device, precision: Precision) -> bool:

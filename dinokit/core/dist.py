@@ -1,15 +1,26 @@
 """Collectives that are the identity without a process group, so that the same code runs on one process.
 
-Gradients: only `all_gather` carries them. All ranks must call each function together.
+A rank is a process with torchrun's environment variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+Gradients: only `all_gather` carries them. All ranks must call each collective together.
 """
 
-from typing import Any
+import os
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as group
 from jaxtyping import Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import Parameter
+
+T = TypeVar("T")
+
+
+def is_main() -> bool:
+    """Tell whether this process is the one that writes and talks: rank 0, also before there is a process group."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def is_active() -> bool:
@@ -43,6 +54,43 @@ def all_gather(tensor: Shaped[Tensor, "row *shape"]) -> Shaped[Tensor, "rows *sh
     Every rank must hold the same number of rows.
     """
     return tensor if world_size() == 1 else _Gather.apply(tensor)
+
+
+def average_gradients(parameters: Iterable[Parameter]) -> None:
+    """Replace every gradient by its mean over ranks, in one message; a rank without a gradient counts as zero."""
+    if world_size() == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    present = gradients[0].new_tensor([float(p.grad is not None) for p in trained])
+    message = torch.cat([gradient.flatten() for gradient in gradients] + [present])
+    group.all_reduce(message)
+    message[: -len(trained)] /= world_size()
+    parts = torch.split_with_sizes(message, [gradient.numel() for gradient in gradients] + [len(trained)])
+    for parameter, gradient, mean, ranks in zip(trained, gradients, parts, parts[-1], strict=False):
+        parameter.grad = gradient.copy_(mean.view_as(gradient)) if ranks > 0 else None
+
+
+def any_rank(*answers: bool) -> tuple[bool, ...]:
+    """Answer each question with yes if any rank does."""
+    if world_size() == 1:
+        return answers
+    votes = all_reduce_max(torch.tensor(answers, dtype=torch.float32))
+    return tuple(bool(vote) for vote in votes)
+
+
+def gather_lists(items: list[T]) -> list[T]:
+    """Join the lists of all ranks, in rank order."""
+    if world_size() == 1:
+        return items
+    lists: list[list[T]] = [[] for _ in range(world_size())]
+    group.all_gather_object(lists, items)
+    return [item for each in lists for item in each]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    any_rank(True)
 
 
 def _reduced(tensor: Tensor, operation: Any) -> Tensor:

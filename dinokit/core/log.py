@@ -1,8 +1,10 @@
-"""What the program says to a person: on standard error, so that standard output stays data."""
+"""What the program says to a person: on standard error, so that standard output stays data; rank 0 alone talks."""
 
 from rich.console import Console
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+from dinokit.core import dist
+
+console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not dist.is_main())
 
 
 def info(message: str) -> None:

@@ -1,8 +1,8 @@
 """The training loader: batches as a pure function of (seed, step), whatever the workers, ranks and interruptions.
 
-The global batch of a step consists of world * accumulate micro batches; rank r owns `accumulate` neighbouring ones. The
-images and their views depend on the position in the global batch alone; masks are balanced within each micro batch, so
-they stay the same as long as its size does. An image that cannot be read is replaced by another one and reported.
+The global batch of a step consists of `accumulate` micro batches, each shared by all ranks in equal parts. Images and
+views depend on the position in the global batch alone; masks are balanced within each micro batch, so that they depend
+on `accumulate` but not on the number of ranks. An image that cannot be read is replaced by another one and reported.
 """
 
 import signal
@@ -12,7 +12,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -39,7 +39,7 @@ class BadRecord:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro batch of one rank."""
+    """One rank's part of a micro batch."""
 
     step: int
     micro: int  # 0 .. accumulate - 1
@@ -61,7 +61,7 @@ class Loader:
         masking_config: None = no masks (DINO v1).
         pixels: normalisation of the crops.
         patch_size: of the backbone, pixels; crop sizes must be multiples of it.
-        batch: images per micro batch, i.e. per rank and forward pass; the global batch is batch * accumulate * world.
+        batch: images per forward pass, a rank's part of a micro batch; the global batch is batch * accumulate * world.
         accumulate: micro batches per step and rank.
         workers: loader processes; 0 = build the batches in this process. Never changes a number.
         prefetch: batches that every worker prepares in advance.
@@ -139,18 +139,24 @@ class Loader:
             ) from error
 
     def build(self, step: int, micro: int = 0) -> Batch:
-        """Build one micro batch in this process."""
-        first = (self.rank * self.accumulate + micro) * self.batch
+        """Build this rank's part of one micro batch in this process."""
+        first = (micro * self.world + self.rank) * self.batch
         images, indices, bad = self._read(step, first)
         global_crops, local_crops = views.make(
             images, self.views_config, self.pixels, seed=self.seed, step=step, first=first
         )
         masks = None
         if self.masking_config is not None:
-            masks = masking.sample_masks(
-                self.masking_config, views=2, batch=self.batch, grid=self.grid, seed=self.seed, step=step, first=first
-            )
+            masks = self._masks(self.masking_config, step, micro)[:, self.rank * self.batch :][:, : self.batch]
         return Batch(step, micro, views.Views(global_crops, local_crops, masks), indices, tuple(bad))
+
+    def _masks(self, config: masking.Config, step: int, micro: int) -> Bool[Tensor, "view batch patch"]:
+        """Sample the masks of a whole micro batch, all ranks' parts of it."""
+        batch = self.batch * self.world
+        first = micro * batch
+        return masking.sample_masks(
+            config, views=2, batch=batch, grid=self.grid, seed=self.seed, step=step, first=first
+        )
 
     def _read(self, step: int, first: int) -> tuple[list[Tensor], Int64[np.ndarray, "batch"], list[BadRecord]]:
         indices = self._order.indices(step * self.global_batch + first, self.batch)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule, ramp
+from dinokit.objectives import base
 
 # Added to the mass of a prototype: one that no sample can see in float32 has none, and 0 / 0 is not a number.
 _NO_MASS = 1e-35
@@ -26,7 +27,7 @@ _FAINTEST = -60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(base.Config):
     """The part of a configuration that all objectives with prototypes share."""
 
     targets: Literal["sinkhorn", "centring"] = "sinkhorn"  # how the teacher's logits become targets
@@ -38,6 +39,7 @@ class Config:
     centre_momentum: float = 0.9  # for "centring": share of the old centre kept in each step
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.student_temperature <= 0:
             raise UserError(f"student_temperature must be > 0, got {self.student_temperature}; 0.1 is usual")
         lowest = _lowest(self.teacher_temperature)

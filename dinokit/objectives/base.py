@@ -1,13 +1,14 @@
 """What every training objective is: features of student and teacher in, named losses out.
 
-An objective is one file of this folder that defines `Config` (a frozen dataclass) and `Objective`. It says which inputs
-it `needs`, owns its heads as Pairs, and knows nothing of data, backbones or optimisers. Its forward has no side effect:
+An objective is one file of this folder that defines `Config` (extending the one here) and `Objective`. It says which
+inputs it `needs`, owns its heads as Pairs, and knows nothing of data, backbones or optimisers. Its forward has no side effect:
 what it would like to remember (the mean of the teacher's logits, say) it returns as statistics, and only `after_step`
 folds them in. A step that is skipped or repeated therefore leaves no trace, and with gradient accumulation the engine
 averages the statistics of the micro-batches and folds once.
 """
 
 import importlib
+import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,9 +21,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dinokit.core.errors import unknown_name
+from dinokit.core.errors import UserError, unknown_name
 from dinokit.models.features import Features
 from dinokit.models.pair import Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The part of a configuration that all objectives share."""
+
+    weight: float = 1.0  # of the whole objective
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise UserError(f"weight must be >= 0, got {self.weight}")
+
+    def check_batch(self, images: int) -> None:
+        """Refuse a number of images per micro-batch, over all ranks, that the objective cannot work with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,4 +113,4 @@ def _module(name: str) -> ModuleType:
 
 
 def _is_objective(module: ModuleType) -> bool:
-    return hasattr(module, "Config") and hasattr(module, "Objective")
+    return hasattr(module, "Config") and hasattr(module, "Objective") and not inspect.isabstract(module.Objective)

@@ -26,7 +26,6 @@ from dinokit.objectives import assign, base
 class Config(assign.Config):
     """Defaults: DINOv3 at ImageNet-1k scale."""
 
-    weight: float = 1.0  # of the whole objective
     local_weight: Schedule = field(  # of the pairs with a local crop, per step; DINOv3 ends with 0.5
         default_factory=lambda: constant(1.0)
     )
@@ -35,8 +34,6 @@ class Config(assign.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight < 0:
-            raise UserError(f"the weight of dino must be >= 0, got {self.weight}; 1 is usual")
         if min(self.local_weight.peak, self.local_weight.end, self.local_weight.start) < 0:
             raise UserError(f"local_weight must be >= 0 at every step, got {self.local_weight}; 1 is usual")
 

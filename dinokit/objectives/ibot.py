@@ -25,13 +25,7 @@ from dinokit.objectives import assign, base, dino
 class Config(assign.Config):
     """Defaults: DINOv3 at ImageNet-1k scale."""
 
-    weight: float = 1.0  # of the whole objective
     head: HeadConfig | None = field(default_factory=HeadConfig)  # on the masked patches; null: the head of dino
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weight < 0:
-            raise UserError(f"the weight of ibot must be >= 0, got {self.weight}; 1 is usual")
 
 
 class Objective(base.Objective):

@@ -24,20 +24,27 @@ _TINY = 1e-8  # keeps lengths, distances and their gradients finite, also betwee
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(base.Config):
     """Defaults: pre-training of DINOv2 and DINOv3."""
 
     weight: float = 0.1  # of the sum over global crops
     neighbours: int = 1  # how many nearest neighbours each image is pushed from
-    group: int | None = None  # consecutive images of the global batch to search in, 16 in DINOv3; null: the rank's own
+    group: int | None = None  # consecutive images of a micro-batch, over all ranks, to search in; null: all of them
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise UserError(f"the weight of koleo must be >= 0, got {self.weight}; 0.1 is usual")
+        super().__post_init__()
         if self.neighbours < 1:
             raise UserError(f"koleo.neighbours must be >= 1, got {self.neighbours}; 1 is usual")
         if self.group is not None and self.group <= self.neighbours:
             raise UserError(f"koleo.group must be larger than neighbours {self.neighbours}, got {self.group}")
+
+    def check_batch(self, images: int) -> None:
+        """Refuse images that do not make whole groups, or groups without enough neighbours."""
+        group = min(self.group or images, images)
+        if images % group:
+            raise UserError(f"koleo.group must divide the {images} images of a micro-batch, got {group}; or null (all)")
+        if 1 < group <= self.neighbours:
+            raise UserError(f"koleo.neighbours must be below the {group} images searched, got {self.neighbours}")
 
 
 class Objective(base.Objective):
@@ -88,11 +95,12 @@ def koleo(features: Float[Tensor, "batch dim"], *, neighbours: int = 1, group: i
     Args:
         features: of THIS rank's images, of any length; if a group spans ranks, all ranks must call together.
         neighbours: how many neighbours each image is pushed from.
-        group: size of the sets of consecutive images of the global batch in which neighbours are searched; it divides
-            the rank's batch or is a multiple of it, and divides the global batch. None: the rank's batch.
+        group: size of the sets of consecutive images, in rank order, in which neighbours are searched; it divides the
+            rank's images or is a multiple of them, and divides those of all ranks. None, or more: all images.
     """
     unit = functional.normalize(features.float(), dim=-1, eps=_TINY)
-    images, pool, offset = _grouped(unit, group=group or len(unit))
+    everyone = len(unit) * dist.world_size()
+    images, pool, offset = _grouped(unit, group=min(group or everyone, everyone))
     if pool.shape[1] == 1:
         return unit.sum() * 0  # still attached to the graph
     if neighbours >= pool.shape[1]:
@@ -112,7 +120,7 @@ def _grouped(
     if (batch % group and group % batch) or everyone % group:
         raise UserError(
             f"koleo.group {group} must divide the {batch} images of a rank, or be a multiple of them that divides the "
-            f"{everyone} of all ranks; use {batch} or null"
+            f"{everyone} of all ranks; use {batch} or null (all)"
         )
     if group <= batch:
         groups = unit.view(-1, group, dim)  # [group, image, dim]

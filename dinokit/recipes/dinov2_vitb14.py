@@ -58,7 +58,7 @@ def dinov2_vitb14() -> TrainConfig:
                         head=head.Config(hidden=2048, bottleneck=256, prototypes=131_072, weight_norm="trainable"),
                         teacher_temperature=temperature,
                     ),
-                    "koleo": koleo.Config(weight=0.1),
+                    "koleo": koleo.Config(weight=0.1, group=32),
                 }
             ),
             optim=optim.Config(

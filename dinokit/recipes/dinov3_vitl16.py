@@ -54,7 +54,7 @@ def dinov3_vitl16() -> TrainConfig:
                 {
                     "dino": dino.Config(head=prototypes, teacher_temperature=temperature),
                     "ibot": ibot.Config(head=prototypes, teacher_temperature=temperature),
-                    "koleo": koleo.Config(weight=0.1),
+                    "koleo": koleo.Config(weight=0.1, group=64),
                 }
             ),
             optim=optim.Config(

@@ -22,7 +22,7 @@ class Data:
     """What the student and its teacher see."""
 
     views: views.Config  # crops and their photometric changes
-    masks: masking.Config | None  # which patches of the student's global crops are hidden; null: none
+    masks: masking.Config | None  # which patches of the student's global crops are hidden, if an objective asks
     batch_size: int  # images per optimiser step, over all ranks and micro-batches
     pixels: Pixels = field(
         default_factory=Pixels
@@ -71,6 +71,7 @@ class Experiment:
                 raise UserError(f"objective '{name}' needs a mask token; set backbone.mask_token to true")
             if not isinstance(config, objectives.find(name).Config):
                 raise UserError(f"objectives.{name}: expected {name}'s Config, got {type(config).__name__}")
+            config.check_batch(self.data.batch_size // self.data.accumulate)
         if self.backbone.channels != self.data.channels:
             raise UserError(
                 f"the backbone takes {self.backbone.channels} channels, data.channels is {self.data.channels}"
@@ -84,7 +85,8 @@ class Runtime:
     """Everything that must not change a number of the run, but for the rounding of another device."""
 
     device: str = "auto"  # auto: CUDA, else MPS, else CPU
-    workers: int | None = None  # processes that prepare batches; 0: none; null: from cores and source
+    processes: int | None = None  # ranks that share a step on this machine; null: one per GPU, else one
+    workers: int | None = None  # processes that prepare batches, per rank; 0: none; null: from cores and source
     checkpoint_every: int = 1000  # steps between checkpoints
     keep: int = 2  # newest checkpoints that keep the training state; older ones keep the teacher only
     log_every: int = 10  # steps between lines of metrics.jsonl
@@ -94,6 +96,8 @@ class Runtime:
     def __post_init__(self) -> None:
         if min(self.checkpoint_every, self.keep, self.log_every) < 1:
             raise UserError("checkpoint_every, keep and log_every must be at least 1")
+        if self.processes is not None and self.processes < 1:
+            raise UserError(f"processes must be >= 1 or null, got {self.processes}")
         if self.workers is not None and self.workers < 0:
             raise UserError(f"workers must be >= 0 or null, got {self.workers}")
 

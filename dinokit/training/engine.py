@@ -6,13 +6,12 @@ bit.
 
 import fcntl
 import json
-import os
 import platform
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -24,11 +23,13 @@ from dinokit import config as configuration
 from dinokit.checkpoints.load import header
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core import device as devices
+from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_text
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source
+from dinokit.training import ranks
 from dinokit.training.config import Experiment, TrainConfig
 from dinokit.training.progress import Journal
 from dinokit.training.step import Report, Trainer
@@ -63,21 +64,26 @@ def pretrain(
         RunError: if it cannot go on; the message says what was saved.
     """
     run = RunFolder(out)
-    _check_experiment(run, config)
     experiment, runtime = config.experiment, config.runtime
+    world = ranks.count(experiment, runtime)
+    if dist.is_main():
+        _check_experiment(run, config)
     source = open_source(experiment.data.source, channels=experiment.data.channels, split=None)
     device = devices.choose(runtime.device)
     trainer = Trainer(experiment, device)
-    with _only_run(run):
-        run.create(configuration.to_yaml(config))
+    with _only_run(run) if dist.is_main() else nullcontext():
+        if dist.is_main():
+            run.create(configuration.to_yaml(config))
         try:
-            write_json(run.environment, environment(device))
-            clock = _restore(run, trainer)
-            _say_what_runs(config, source, trainer, clock)
-            session = _Session(
-                config=config, run=run, trainer=trainer, source=source, clock=clock, on_checkpoint=on_checkpoint
-            )
-            session.train()
+            with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
+                clock = _restore(run, trainer)
+                _say_what_runs(config, source, trainer, clock)
+                session = _Session(
+                    config=config, run=run, trainer=trainer, source=source, clock=clock, on_checkpoint=on_checkpoint
+                )
+                session.train()
+        except ranks.RankLost as error:
+            raise RunError(f"{error}; {_newest(run)}; the same command continues") from error
         except OSError as error:
             raise RunError(
                 f"cannot write to {out}: {error.strerror}; {_newest(run)}; the same command continues"
@@ -100,9 +106,11 @@ class _Session:
     def train(self) -> None:
         steps, runtime = self.config.experiment.steps, self.config.runtime
         start = self.clock.step
-        if not self.run.steps():
-            self._save()
-        self.on_checkpoint(start, self.run.checkpoint(start))
+        if dist.is_main():
+            write_json(self.run.environment, environment(self.trainer.device))
+            if not self.run.steps():
+                self._save()
+            self.on_checkpoint(start, self.run.checkpoint(start))
         if start >= steps:
             info(f"{self.run.path}: all {steps} steps are done")
             return
@@ -111,27 +119,30 @@ class _Session:
         )
         batches = self._loader().batches(start, steps)
         try:
-            with _stop_requests() as stop, journal.shown(start=start):
+            with _stop_requests() as wish, journal.shown(start=start):
                 while self.clock.step < steps:
-                    self._step(batches, journal)
+                    bad = self._step(batches, journal)
+                    stop, any_bad = dist.any_rank(wish.requested, bool(bad))
+                    if any_bad:
+                        self._record_bad_images(dist.gather_lists(bad))
                     due = self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == steps
-                    if (due or stop.requested) and not self.bad_in_a_row:  # a diverging run keeps its good states
+                    if (due or stop) and not self.bad_in_a_row:  # a diverging run keeps its good states
                         journal.flush(self.clock.step, clock=self.clock.seconds)
                         self._save()
-                    if stop.requested and self.clock.step < steps:
+                    if stop and self.clock.step < steps:
                         raise Interrupted(f"stopped at step {self.clock.step} of {steps}; {_newest(self.run)}")
-                    if due and not self.bad_in_a_row:
+                    if due and not self.bad_in_a_row and dist.is_main():
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
         finally:
             journal.close()
 
-    def _step(self, batches: Iterator[Batch], journal: Journal) -> None:
+    def _step(self, batches: Iterator[Batch], journal: Journal) -> list[BadRecord]:
+        """Take one step and return the images that this rank could not read."""
         began = time.monotonic()
         micro_batches = [next(batches) for _ in range(self.config.experiment.data.accumulate)]
         waited = time.monotonic() - began
         report = self.trainer.step([batch.views for batch in micro_batches], step=self.clock.step)
         seconds = time.monotonic() - began
-        self._record_bad_images([record for batch in micro_batches for record in batch.bad])
         self._count_bad_step(report)
         self.clock.step += 1
         self.clock.seconds += seconds
@@ -139,8 +150,11 @@ class _Session:
         journal.add(
             self.clock.step, report.values, images=images, seconds=seconds, waited=waited, clock=self.clock.seconds
         )
+        return [record for batch in micro_batches for record in batch.bad]
 
     def _save(self) -> None:
+        if not dist.is_main():  # all ranks hold the same state
+            return
         self.run.save(
             self.clock.step,
             state=self.trainer.state(),
@@ -155,18 +169,22 @@ class _Session:
         return Loader(
             self.source,
             experiment.data.views,
-            experiment.data.masks,
+            experiment.data.masks if "masks" in self.trainer.needs else None,
             experiment.data.pixels,
             patch_size=experiment.backbone.patch_size,
-            batch=experiment.data.batch_size // experiment.data.accumulate,
+            batch=experiment.data.batch_size // experiment.data.accumulate // dist.world_size(),
             accumulate=experiment.data.accumulate,
+            rank=dist.rank(),
+            world=dist.world_size(),
             seed=experiment.seed,
             workers=_workers(self.config.runtime.workers, self.source),
             pin_memory=self.trainer.device.type == "cuda",
         )
 
     def _record_bad_images(self, records: list[BadRecord]) -> None:
-        if records and not self.bad_images:
+        if not dist.is_main():
+            return
+        if not self.bad_images:
             self.bad_images = {line["key"] for line in read_jsonl(self.run.bad_images)}
         for record in records:
             if record.key not in self.bad_images:
@@ -219,7 +237,8 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "device": str(device),
         "processor": _processor(),
-        "cores": os.cpu_count() or 1,
+        "cores": devices.cores(),
+        "ranks": dist.world_size(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -260,13 +279,15 @@ def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
 def _restore(run: RunFolder, trainer: Trainer) -> Clock:
     """Load the newest checkpoint and drop what the log says of later steps; a fresh run stays as it was built."""
     steps = run.steps(with_state=True)
+    state, clock = run.load(steps[-1]) if steps else ({}, {})
+    dist.barrier()  # before rank 0 writes the first checkpoint, all have looked for one
     if not steps:
         return Clock()
-    state, clock = run.load(steps[-1])
-    run.publish(steps[-1])  # a kill may have come between the checkpoint and its publication
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
-    lines = [line for line in read_jsonl(run.metrics) if line["step"] <= steps[-1]]
-    write_text(run.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    if dist.is_main():
+        run.publish(steps[-1])  # a kill may have come between the checkpoint and its publication
+        lines = [line for line in read_jsonl(run.metrics) if line["step"] <= steps[-1]]
+        write_text(run.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     info(f"continuing {run.path} from step {steps[-1]}")
     return Clock(**clock)
 
@@ -279,7 +300,7 @@ def _say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock:
     info(
         f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(source):,} images of {source.name} · "
         f"batch {experiment.data.batch_size} · steps {clock.step} to {experiment.steps} · "
-        f"{trainer.device} {'bf16' if bf16 else 'fp32'}"
+        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described()}"
     )
 
 
@@ -300,10 +321,10 @@ def _warn_of_other_lengths(experiment: Experiment) -> None:
 
 
 def _workers(wanted: int | None, source: Source) -> int:
-    """Leave one core to the training; more than 8 rarely pay, and none do where nothing has to be decoded."""
+    """Leave a rank one of its cores; more than 8 rarely pay, and none do where nothing has to be decoded."""
     if wanted is not None:
         return wanted
-    return 0 if source.decoded else min((os.cpu_count() or 1) - 1, 8)
+    return 0 if source.decoded else min(max(devices.cores() // dist.world_size(), 1) - 1, 8)
 
 
 @dataclass

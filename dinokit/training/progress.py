@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from dinokit.checkpoints.store import RunFolder
+from dinokit.core import dist
 from dinokit.core.files import append_jsonl
 from dinokit.core.log import console, info
 
@@ -50,7 +51,7 @@ class Journal:
         self.run, self.steps, self.every = run, steps, every
         self.window = Window()
         self.say: Callable[[int, dict[str, float]], None] = lambda step, means: None
-        self.writer = SummaryWriter(str(run.events), purge_step=start) if tensorboard else None
+        self.writer = SummaryWriter(str(run.events), purge_step=start) if tensorboard and dist.is_main() else None
 
     def add(
         self, step: int, values: dict[str, float], *, images: int, seconds: float, waited: float, clock: float
@@ -71,6 +72,8 @@ class Journal:
             return
         means = self.window.means()
         self.window = Window()
+        if not dist.is_main():
+            return
         finite = {name: value for name, value in means.items() if math.isfinite(value)}
         append_jsonl(self.run.metrics, {"step": step, "time": round(clock, 3)} | finite)
         if self.writer is not None:

@@ -7,12 +7,13 @@ Source: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) section 4
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dinokit.core import dist
 from dinokit.core.device import autocast
 from dinokit.core.seed import seed_torch
 from dinokit.data.views import Views
@@ -53,30 +54,29 @@ class Trainer:
         self.optimizer = optim.optimizer(self.parts, experiment.optim)
 
     def step(self, micro_batches: Sequence[Views], *, step: int) -> Report:
-        """Learn from one global batch, given as micro-batches; skip it untouched if a loss is not finite."""
+        """Learn from one global batch, given as this rank's micro-batches; skip it untouched if it is not finite."""
         rates = optim.set_rates(self.optimizer, self.experiment.optim, step=step)
         self.optimizer.zero_grad(set_to_none=True)
-        values: dict[str, float] = {}
+        measured: list[dict[str, Tensor]] = []
         statistics: list[dict[str, dict[str, Tensor]]] = []
         for micro, views in enumerate(micro_batches):
-            seed_torch(self.experiment.seed, step, micro)  # drop path and RoPE augmentation follow the step alone
+            # drop path and RoPE augmentation follow step and rank alone
+            seed_torch(self.experiment.seed, step, micro, dist.rank())
             losses = self._losses(views, step=step)
-            total = torch.stack([loss.total for loss in losses.values()]).sum() / len(micro_batches)
-            if not math.isfinite(float(total.detach())):
-                self.optimizer.zero_grad(set_to_none=True)
-                return Report(values={}, fault=f"its loss is {float(total.detach())}")
-            torch.autograd.backward(total)
+            total = torch.stack([loss.total for loss in losses.values()]).sum()
+            torch.autograd.backward(total / len(micro_batches))
             statistics.append({name: loss.statistics for name, loss in losses.items()})
-            _add(values, "loss", total)
-            for loss in losses.values():
-                for term, value in loss.terms.items():
-                    _add(values, f"loss/{term}", value / len(micro_batches))
+            terms = {f"loss/{term}": value for loss in losses.values() for term, value in loss.terms.items()}
+            measured.append({"loss": total.detach()} | {name: value.detach() for name, value in terms.items()})
 
+        values = _mean_over_ranks(_mean(measured))
+        for part in self.parts.values():
+            dist.average_gradients(part.parameters())
         optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=step)
         norms = optim.clip_gradients(self.parts, self.experiment.optim)
-        if not all(math.isfinite(norm) for norm in norms.values()):
+        if not all(math.isfinite(value) for value in (values["loss"], *norms.values())):
             self.optimizer.zero_grad(set_to_none=True)
-            return Report(values={}, fault=f"its gradient norms are {norms}")
+            return Report(values={}, fault=f"its loss is {values['loss']:.4g}, its gradient norms are {norms}")
         self.optimizer.step()
         momentum = self.experiment.momentum.at(step)
         for pair in (self.backbone, *_unique_pairs(self.objectives).values()):
@@ -152,12 +152,13 @@ def _objective(module: nn.Module) -> Objective:
     return module
 
 
-def _mean(statistics: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([each[name] for each in statistics]).mean(0) for name in statistics[0]}
+def _mean(measured: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([each[name] for each in measured]).mean(0) for name in measured[0]}
 
 
-def _add(values: dict[str, float], name: str, value: Tensor) -> None:
-    values[name] = values.get(name, 0.0) + float(value.detach())
+def _mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, float]:
+    means = dist.all_reduce_sum(torch.stack(list(values.values()))) / dist.world_size()
+    return dict(zip(values, means.tolist(), strict=True))
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

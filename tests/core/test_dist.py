@@ -28,6 +28,17 @@ def _gather_on(rank: int, store: str) -> None:
     assert torch.equal(x.grad, torch.full((2, 2), 3.0))
     assert dist.all_reduce_sum(torch.tensor(rank + 1.0)).item() == 3
     assert dist.all_reduce_max(torch.tensor(rank + 1.0)).item() == 2
+    assert dist.any_rank(rank == 1, False, True) == (True, False, True)
+    assert dist.gather_lists([rank] * (rank + 1)) == [0, 1, 1]
+
+    both, one, none = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    both.grad = torch.full((2,), 2.0 + rank)
+    one.grad = torch.full((2,), 4.0) if rank == 0 else None
+    dist.average_gradients([both, one, none])
+    assert both.grad.tolist() == [2.5, 2.5]
+    assert one.grad is not None
+    assert one.grad.tolist() == [2.0, 2.0]
+    assert none.grad is None  # AdamW would decay what nobody has used
     group.destroy_process_group()
 
 

@@ -1,0 +1,96 @@
+"""Several processes take the steps of one, stop together, and do not outlive each other."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinokit.config import to_yaml
+from dinokit.core.errors import RunError, UserError
+from dinokit.core.files import read_jsonl
+from dinokit.models import rope
+from dinokit.training import engine
+from dinokit.training.config import TrainConfig
+
+from .test_engine import assert_same, config, final, losses, photos
+
+__all__ = ["photos"]  # the fixture
+
+
+def without_draws(settings: TrainConfig) -> TrainConfig:
+    """Switch off what every rank draws for itself: drop path and RoPE augmentation."""
+    backbone = replace(settings.experiment.backbone, drop_path=0.0, rope=rope.Config())
+    return replace(settings, experiment=replace(settings.experiment, backbone=backbone))
+
+
+def test_two_processes_take_the_steps_of_one(photos: Path, tmp_path: Path) -> None:
+    """Sinkhorn, centring, KoLeo, masks, two micro-batches: float32 rounding is all that differs."""
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff not a jpeg")
+    one, two = tmp_path / "one", tmp_path / "two"
+    engine.pretrain(without_draws(config(photos)), one)
+    threads = torch.get_num_threads()
+    engine.pretrain(without_draws(config(photos, processes=2)), two)
+    assert torch.get_num_threads() == threads
+    for step, loss in losses(one).items():
+        assert losses(two)[step] == pytest.approx(loss, rel=1e-4)
+    for name, value in final(one).items():
+        if value.is_floating_point() and value.norm():
+            # AdamW divides by the size of the gradient, so that noise in tiny gradients becomes noise in the weights
+            assert float((final(two)[name] - value).norm() / value.norm()) < 1e-2, name
+    assert [line["key"] for line in read_jsonl(two / "bad_images.jsonl")] == ["broken.jpg"]
+
+
+def test_an_interrupted_run_of_two_processes_continues_bit_by_bit(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, steps=12, checkpoint_every=5, processes=2)
+    (tmp_path / "config.yaml").write_text(to_yaml(settings))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    engine.pretrain(settings, whole)
+    for wish, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        process = _start(tmp_path, broken)
+        _wait_for_line(broken, 3 if wish == signal.SIGINT else 7)
+        process.send_signal(wish)
+        assert process.wait() == code
+    engine.pretrain(settings, broken)
+    assert_same(whole, broken)
+
+
+def test_a_lost_process_ends_the_run_with_one_line(photos: Path, tmp_path: Path) -> None:
+    def kill(step: int, path: Path) -> None:
+        if step == 2:
+            for other in _others():
+                os.kill(other, signal.SIGKILL)
+
+    with pytest.raises(RunError, match=r"process 1 of the run ended \(killed by SIGKILL\); saved is step 2"):
+        engine.pretrain(config(photos, processes=2), tmp_path / "run", on_checkpoint=kill)
+    assert not _others()
+
+
+def test_processes_must_share_the_batch(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 processes cannot share the 2 images"):
+        engine.pretrain(config(photos, processes=3), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def _others() -> list[int]:
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
+    )
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "-m dinokit" in line]
+
+
+def _start(folder: Path, run: Path) -> "subprocess.Popen[bytes]":
+    words = ["pretrain", str(folder / "config.yaml"), "--out", str(run), "--runtime.evaluate", "false"]
+    return subprocess.Popen([sys.executable, "-m", "dinokit", *words])
+
+
+def _wait_for_line(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while max(losses(run), default=0) < step:
+        assert time.monotonic() < deadline, "the run does not advance"
+        time.sleep(0.01)
