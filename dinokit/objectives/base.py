@@ -1,10 +1,10 @@
 """What every training objective is: features of student and teacher in, named losses out.
 
 An objective is one file of this folder that defines `Config` (extending the one here) and `Objective`. It says which
-inputs it `needs`, owns its heads as Pairs, and knows nothing of data, backbones or optimisers. Its forward has no side effect:
-what it would like to remember (the mean of the teacher's logits, say) it returns as statistics, and only `after_step`
-folds them in. A step that is skipped or repeated therefore leaves no trace, and with gradient accumulation the engine
-averages the statistics of the micro-batches and folds once.
+inputs it `needs`, owns its heads as Pairs, and knows nothing of data, backbones or optimisers. Its forward has no side
+effect: what it would like to remember (the mean of the teacher's logits, say) it returns as statistics, and only
+`after_step` folds them in. A step that is skipped or repeated therefore leaves no trace, and with gradient accumulation
+the engine averages the statistics of the micro-batches and folds once.
 """
 
 import importlib
