@@ -1,4 +1,4 @@
-"""How a crop is distorted: rotation, colour jitter, grayscale, blur, solarisation - drawn per image, for a batch.
+"""The photometric part of a view: colour jitter, grayscale, blur, solarisation - drawn per image, applied to a batch.
 
 Drawing and applying are apart: `draw` turns uniform numbers into parameters (so they can be a pure function of seed,
 step and sample), `apply` is deterministic tensor algebra that touches only the chosen images and runs on any device.
@@ -13,21 +13,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from dinokit.core.errors import UserError
 from dinokit.data import colour
 
-DRAWS = 14  # uniforms per image: jitter or not, 4 for the order, 4 strengths, gray, blur, sigma, solarise, rotation
+DRAWS = 13  # uniforms per image: jitter or not, 4 for the order, 4 strengths, gray, blur, sigma, solarise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Distortion of one kind of crop, in this order: rotation, jitter, grayscale, blur, solarisation."""
+    """Photometric augmentation of one kind of crop, in this order: jitter, grayscale, blur, solarisation."""
 
-    rotate: float = 0.0  # degrees, in [0, 180]; the angle is uniform in [-r, r]; not part of the published recipes
     jitter: float = 0.8  # probability of the colour jitter: the four operations below in random order
     brightness: float = 0.4  # factor in [1 - b, 1 + b]
     contrast: float = 0.4  # factor in [1 - c, 1 + c]
@@ -47,8 +45,6 @@ class Config:
         for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
             if not 0 <= getattr(self, name) <= limit:
                 raise UserError(f"{name} must lie in [0, {limit}], got {getattr(self, name)}")
-        if not 0 <= self.rotate <= 180:
-            raise UserError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
         if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
             raise UserError(f"blur_sigma must be (low, high) with 0 < low <= high, got {self.blur_sigma}")
         if self.blur_taps < 1 or self.blur_taps % 2 == 0:
@@ -87,7 +83,6 @@ class Parameters:
     blur: Bool[np.ndarray, "sample"]
     sigma: Float32[np.ndarray, "sample"]
     solarise: Bool[np.ndarray, "sample"]
-    angle: Float32[np.ndarray, "sample"]  # radians, counter-clockwise
 
     def rows(self, start: int, stop: int) -> "Parameters":
         """Return the parameters of a range of images."""
@@ -107,7 +102,6 @@ def draw(config: Config, uniforms: Float[np.ndarray, "sample draw"]) -> Paramete
         blur=uniforms[:, 10] < config.blur,
         sigma=(low + (high - low) * uniforms[:, 11]).astype(np.float32),
         solarise=uniforms[:, 12] < config.solarise,
-        angle=np.radians(config.rotate * (2 * uniforms[:, 13] - 1)).astype(np.float32),
     )
 
 
@@ -115,8 +109,6 @@ def apply(
     images: Float[Tensor, "sample channel height width"], parameters: Parameters, config: Config
 ) -> Float[Tensor, "sample channel height width"]:
     """Apply the drawn parameters to images in [0, 1]; the input may be overwritten."""
-    if config.rotate:
-        images = _rotated(images, torch.from_numpy(parameters.angle).to(images.device))
     rgb = images.shape[1] == 3
     operations = (colour.brightness, colour.contrast, colour.saturation, colour.hue)[: 4 if rgb else 2]
     active = [number for number in range(len(operations)) if _spread(config)[number] > 0]
@@ -133,16 +125,6 @@ def apply(
     )
     rows, threshold = np.flatnonzero(parameters.solarise), config.solarise_threshold
     return _on(images, rows, lambda chosen, _: colour.solarise(chosen, threshold=threshold), parameters.sigma)
-
-
-def _rotated(
-    images: Float[Tensor, "sample channel height width"], angle: Float[Tensor, "sample"]
-) -> Float[Tensor, "sample channel height width"]:
-    """Turn each square image about its centre, bilinearly; what comes in at the corners is its reflection."""
-    cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    rows = torch.stack([cos, -sin, none, sin, cos, none], dim=1).view(-1, 2, 3)  # where each output pixel looks
-    grid = F.affine_grid(rows, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def _spread(config: Config) -> tuple[float, float, float, float]:

@@ -1,4 +1,4 @@
-"""Random resized crops: which window of an image (the rule of torchvision's RandomResizedCrop) and its resampling.
+"""Random resized crops: which window of an image (torchvision's RandomResizedCrop), its resampling and turn.
 
 Bicubic (Keys 1981, a = -0.5) or bilinear with antialiasing (support widened by the scale when shrinking), on uint8, any
 number of channels. Two ways to the same pixels, up to one grey level of rounding: large images one by one with torch's
@@ -19,7 +19,7 @@ from torch import Tensor
 Kernel = Literal["bicubic", "bilinear"]
 Fit = Literal["retry", "clip"]
 
-DRAWS = 23  # uniforms per crop: 10 tries of (area, aspect), then top, left, flip
+DRAWS = 24  # uniforms per crop: 10 tries of (area, aspect), then top, left, flip, angle
 SMALL = 64  # pixels; images up to this side are resampled together
 _TRIES = 10
 
@@ -61,6 +61,36 @@ def flips(uniforms: Float[np.ndarray, "sample draw"], *, probability: float) -> 
     return uniforms[:, 22] < probability
 
 
+def angles(uniforms: Float[np.ndarray, "sample draw"], *, rotate: float) -> Float[np.ndarray, "sample"]:
+    """Choose how far each crop is turned, in radians, uniform within `rotate` degrees to either side."""
+    return math.radians(rotate) * (2 * uniforms[:, 23] - 1)
+
+
+def canvas(size: int, *, rotate: float) -> int:
+    """Return the side of the square from which a crop of `size` pixels can be turned by up to `rotate` degrees."""
+    largest = math.radians(min(rotate, 45))
+    return math.ceil(size * (math.cos(largest) + math.sin(largest)))
+
+
+def grown(windows: Num[np.ndarray, "view sample 4"], factor: float) -> Float[np.ndarray, "view sample 4"]:
+    """Enlarge windows about their centres; they may then stick out of the image."""
+    corner, sides = windows[..., :2], windows[..., 2:]
+    return np.concatenate([corner - sides * (factor - 1) / 2, sides * factor], axis=-1)
+
+
+def turn(
+    crops: UInt8[Tensor, "view sample channel canvas canvas"], angle: Float[np.ndarray, "view sample"], *, size: int
+) -> UInt8[Tensor, "view sample channel size size"]:
+    """Take the middle `size` pixels of each crop, turned counter-clockwise by its angle (radians), bilinearly."""
+    views, samples, channels, side, _ = crops.shape
+    radians = torch.from_numpy(angle).float().flatten()
+    cos, sin, none = radians.cos() * size / side, radians.sin() * size / side, torch.zeros_like(radians)
+    look_at = torch.stack([cos, -sin, none, sin, cos, none], dim=1).view(-1, 2, 3)  # output pixel -> canvas
+    grid = F.affine_grid(look_at, [views * samples, channels, size, size], align_corners=False)
+    turned = F.grid_sample(crops.flatten(0, 1).float(), grid, padding_mode="border", align_corners=False)
+    return turned.round_().to(torch.uint8).view(views, samples, channels, size, size)
+
+
 def cut(
     images: Sequence[Tensor],
     windows: Num[np.ndarray, "view sample 4"],
@@ -69,7 +99,10 @@ def cut(
     size: int,
     kernel: Kernel,
 ) -> UInt8[Tensor, "view sample channel size size"]:
-    """Cut windows out of images (uint8 [channel, height, width], any sizes), resize them to a square, mirror them."""
+    """Cut windows out of images (uint8 [channel, height, width], any sizes), resize them to a square, mirror them.
+
+    What a window holds beyond the image repeats the image's edge.
+    """
     views, samples, _ = windows.shape
     out = torch.empty(views, samples, images[0].shape[0], size, size, dtype=torch.uint8)
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -115,8 +148,12 @@ def _centred(
 
 def _one(image: Tensor, window: Num[np.ndarray, "4"], *, flip: bool, size: int, kernel: Kernel) -> Tensor:
     top, left, height, width = map(int, np.rint(window))
-    part = image[None, :, top : top + height, left : left + width]
-    resized = F.interpolate(part, size=(size, size), mode=kernel, antialias=True)[0]
+    rows = torch.arange(top, top + height).clamp_(0, image.shape[1] - 1)
+    columns = torch.arange(left, left + width).clamp_(0, image.shape[2] - 1)
+    part = image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    if part.shape[1:] != (height, width):
+        part = part[:, rows - rows[0]][:, :, columns - columns[0]]
+    resized = F.interpolate(part[None], size=(size, size), mode=kernel, antialias=True)[0]
     return resized.flip(-1) if flip else resized
 
 
@@ -148,6 +185,8 @@ def _weights(
     # pixels outside of the window are put out of reach of every kernel
     position = torch.where((position >= 0) & (position <= length[:, None]), position, math.inf)
     centres = scale * (torch.arange(size)[:, None] + 0.5)  # [sample, size, 1]
+    edge = start[:, None, None]
+    centres = torch.minimum(torch.maximum(centres, -edge), side - edge)
     distance = (position[:, None, :] - centres).div_(scale.clamp(min=1)).abs_()
     if kernel == "bilinear":
         weights = distance.neg_().add_(1).clamp_(min=0)

@@ -65,6 +65,7 @@ class Config:
     )
     fit: crop.Fit = "retry"  # of a window that sticks out: drawn again (torchvision's rule), or clipped to the image
     flip: float = 0.5  # probability of mirroring a crop left to right
+    rotate: float = 0.0  # degrees, at most 180; crops are turned by up to this; not part of the published recipes
     first: augment.Config = field(default_factory=lambda: augment.published()[0])  # distortion of global crop 1
     second: augment.Config = field(default_factory=lambda: augment.published()[1])  # distortion of global crop 2
     local: augment.Config = field(default_factory=lambda: augment.published()[2])  # distortion of the local crops
@@ -78,6 +79,8 @@ class Config:
             raise UserError(f"ratio must be (low, high) with 0 < low <= high, got {self.ratio}")
         if not 0 <= self.flip <= 1:
             raise UserError(f"flip must lie in [0, 1], got {self.flip}")
+        if not 0 <= self.rotate <= 180:
+            raise UserError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
         if self.local_count < 0:
             raise UserError(f"local_count must be 0 or more, got {self.local_count}")
         kinds = [("global_size", self.global_size, max(self.first.blur_taps, self.second.blur_taps))]
@@ -159,13 +162,13 @@ def _cut(
     ]
     mirrored = [crop.flips(view, probability=config.flip) for view in geometry]
     shape = (len(geometry), len(images))  # spelled out, for there may be no views at all
-    return crop.cut(
-        images,
-        np.reshape(windows, (*shape, 4)),
-        np.reshape(mirrored, shape).astype(bool),
-        size=size,
-        kernel=config.kernel,
-    )
+    boxes, mirror = np.reshape(windows, (*shape, 4)), np.reshape(mirrored, shape).astype(bool)
+    if config.rotate == 0:
+        return crop.cut(images, boxes, mirror, size=size, kernel=config.kernel)
+    canvas = crop.canvas(size, rotate=config.rotate)
+    crops = crop.cut(images, crop.grown(boxes, canvas / size), mirror, size=canvas, kernel=config.kernel)
+    angles = np.reshape([crop.angles(view, rotate=config.rotate) for view in geometry], shape)
+    return crop.turn(crops, angles, size=size)
 
 
 def _distort(

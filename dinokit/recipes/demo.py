@@ -8,7 +8,7 @@ from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 
-STEPS = 1_300
+STEPS = 2_400
 
 
 def demo() -> TrainConfig:
@@ -31,12 +31,13 @@ def demo() -> TrainConfig:
             steps=STEPS,
             data=Data(
                 views=views.Config(
-                    global_size=32,
-                    global_scale=(0.6, 1.0),
+                    global_size=24,
+                    global_scale=(0.5, 1.0),
                     local_count=2,
-                    local_size=24,
+                    local_size=16,
                     local_scale=(0.3, 0.7),
                     flip=0.0,
+                    rotate=12.0,
                     kernel="bilinear",
                     fit="clip",
                     first=light,
@@ -44,7 +45,7 @@ def demo() -> TrainConfig:
                     local=light,
                 ),
                 masks=masking.Config(probability=0.5, ratio=(0.1, 0.5)),
-                pixels=Pixels((0.3,), (0.35,), 32),
+                pixels=Pixels((0.3,), (0.35,), 24),
                 batch_size=64,
             ),
             backbone=vit.Config(
@@ -71,5 +72,5 @@ def demo() -> TrainConfig:
             ),
             momentum=cosine(0.99, 0.998, steps=STEPS),
         ),
-        runtime=Runtime(checkpoint_every=130),
+        runtime=Runtime(checkpoint_every=240, processes=2),
     )

@@ -95,3 +95,40 @@ def test_large_and_small_images_mix_in_one_batch(channels: int) -> None:
         exact = F.interpolate(image[None].float(), size=(12, 12), mode="bicubic", antialias=True)[0].clamp(0, 255)
         exact = exact.flip(-1) if mirrored[0, index] else exact
         assert (together[0, index].float() - exact).abs().max() <= 2  # torch's 8-bit kernel rounds twice
+
+
+@pytest.mark.parametrize("side", [48, 120])  # resampled together; one by one
+def test_a_turned_crop_shows_the_turned_window(side: int) -> None:
+    """On a ramp every pixel tells where it was looked up: at the window's centre plus the turned offset."""
+    row, column = np.mgrid[:side, :side] + 0.5
+    image = torch.from_numpy(np.stack([row, column])).mul(240 / side)  # [2, side, side]
+    size, angle = 8, np.radians(30)
+    window = np.array([[[0.25, 0.35, 0.5, 0.4]]]) * side  # top, left, height, width
+    canvas = crop.canvas(size, rotate=30.0)
+    crops = crop.cut(
+        [image.round().to(torch.uint8)],
+        crop.grown(window, canvas / size),
+        np.zeros((1, 1), dtype=bool),
+        size=canvas,
+        kernel="bilinear",
+    )
+    turned = crop.turn(crops, np.full((1, 1), angle), size=size)[0, 0].numpy()
+    down, right = (np.mgrid[:size, :size] + 0.5) / size - 0.5  # of each output pixel, in sides of the window
+    expected = [
+        0.5 + 0.5 * (down * np.cos(angle) + right * np.sin(angle)),  # counter-clockwise: right looks further down
+        0.55 + 0.4 * (right * np.cos(angle) - down * np.sin(angle)),
+    ]
+    np.testing.assert_allclose(turned, 240 * np.array(expected), atol=2.5)  # 8 bits, and whole pixels when large
+
+
+@pytest.mark.parametrize("side", [20, 100])
+def test_beyond_the_image_its_edge_goes_on(side: int) -> None:
+    image = torch.full((1, side, side), 200, dtype=torch.uint8)
+    windows = np.array([[[-0.2, 0.5, 0.9, 0.9]]]) * side
+    for kernel in ("bicubic", "bilinear"):
+        assert (crop.cut([image], windows, np.ones((1, 1), dtype=bool), size=16, kernel=kernel) == 200).all()
+
+
+def test_the_canvas_holds_every_turn() -> None:
+    assert crop.canvas(24, rotate=0.001) == 25
+    assert crop.canvas(24, rotate=45.0) == crop.canvas(24, rotate=180.0) == 34
