@@ -61,7 +61,7 @@ def demo() -> TrainConfig:
                         head=head.Config(hidden=128, bottleneck=32, prototypes=256, init="narrow"),
                         teacher_temperature=sharp,
                     ),
-                    "koleo": koleo.Config(weight=0.1),
+                    "koleo": koleo.Config(weight=0.1, group=32),
                 }
             ),
             optim=optim.Config(

@@ -70,8 +70,7 @@ class Trainer:
             measured.append({"loss": total.detach()} | {name: value.detach() for name, value in terms.items()})
 
         values = _mean_over_ranks(_mean(measured))
-        for part in self.parts.values():
-            dist.average_gradients(part.parameters())
+        dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
         optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=step)
         norms = optim.clip_gradients(self.parts, self.experiment.optim)
         if not all(math.isfinite(value) for value in (values["loss"], *norms.values())):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dinokit import recipes
-from dinokit.config import from_plain, read_yaml, to_yaml
+from dinokit.config import from_plain, read_yaml, to_plain, to_yaml
 from dinokit.core.errors import UserError
 from dinokit.data.loader import Loader
 from dinokit.data.source import open_source
@@ -88,3 +88,71 @@ def test_schedules_end_with_the_run(name: str) -> None:
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'dinov3-vits16'"):
         recipes.find("dinov3-vits14")
+
+
+PUBLISHED = {  # from the papers and their released configurations; rates are base rates scaled by the batch
+    "dino-vits16": {
+        "data.batch_size": 1024,
+        "optim.lr.peak": 5e-4 * 1024 / 256,
+        "optim.lr.end": 1e-6,
+        "optim.weight_decay.end": 0.4,
+        "optim.freeze": "gradient",
+        "optim.clip_per": "parameter",
+        "momentum.peak": 0.996,
+        "objectives.dino.targets": "centring",
+        "objectives.dino.head.prototypes": 65_536,
+        "data.views.local_count": 10,
+        "data.views.global_scale": [0.25, 1.0],
+    },
+    "dinov2-vitb14": {
+        "data.batch_size": 3072,
+        "steps": 625_000,
+        "optim.lr.peak": 2e-4 * (3072 / 1024) ** 0.5,
+        "optim.lr.warmup": 100_000,
+        "optim.weight_decay.end": 0.2,
+        "optim.layer_decay": 1.0,
+        "optim.patch_embed_lr": 0.2,
+        "optim.freeze_last_layer": 1_250,
+        "momentum.peak": 0.994,
+        "backbone.drop_path": 0.4,
+        "objectives.dino.head.prototypes": 131_072,
+        "objectives.dino.head.bottleneck": 384,
+        "objectives.ibot.head.bottleneck": 256,
+        "objectives.dino.teacher_temperature.warmup": 37_500,
+        "data.views.local_size": 98,
+        "data.views.first.blur": 0.0,
+        "data.views.second.blur": 0.9,
+        "data.views.second.solarise": 0.2,
+    },
+    "dinov3-vitl16": {
+        "data.batch_size": 2048,
+        "steps": 125_000,
+        "optim.lr.peak": 4 * 1e-3 * (2048 / 1024) ** 0.5,
+        "optim.lr.warmup": 12_500,
+        "optim.weight_decay.end": 0.4,
+        "optim.layer_decay": 0.9,
+        "optim.patch_embed_lr": 0.2,
+        "optim.freeze_last_layer": 1_250,
+        "optim.clip": 3.0,
+        "momentum.peak": 0.992,
+        "momentum.end": 1.0,
+        "backbone.drop_path": 0.3,
+        "backbone.layer_scale": 1e-5,
+        "backbone.registers": 0,
+        "objectives.dino.head.prototypes": 65_536,
+        "objectives.koleo.weight": 0.1,
+        "data.masks.ratio": [0.1, 0.5],
+        "data.masks.probability": 0.5,
+        "data.views.local_scale": [0.05, 0.32],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "value"), [(recipe, *item) for recipe, row in PUBLISHED.items() for item in row.items()]
+)
+def test_a_recipe_has_the_published_values(recipe: str, key: str, value: Any) -> None:
+    node = to_plain(recipes.find(recipe).experiment)
+    for part in key.split("."):
+        node = node[part]
+    assert node == value if isinstance(value, str) else node == pytest.approx(value, rel=2e-3)
