@@ -8,7 +8,7 @@ from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 
-STEPS = 2_400
+STEPS = 1_800
 
 
 def demo() -> TrainConfig:
@@ -72,5 +72,5 @@ def demo() -> TrainConfig:
             ),
             momentum=cosine(0.99, 0.998, steps=STEPS),
         ),
-        runtime=Runtime(checkpoint_every=240, processes=2),
+        runtime=Runtime(checkpoint_every=180, processes=2),
     )
