@@ -25,7 +25,7 @@ def main() -> None:
     experiment = recipes.find("demo").experiment
     data = experiment.data
     loader = Loader(
-        open_source("demo:fashion", channels=data.channels),
+        open_source("demo:fashion", channels=experiment.backbone.channels),
         data.views,
         data.masks,
         data.pixels,

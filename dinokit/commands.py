@@ -25,7 +25,7 @@ from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, read_jsonl, write_json
 from dinokit.core.log import info, warn
-from dinokit.data.source import open_source
+from dinokit.data.source import is_gray, open_source
 from dinokit.embedding import Embeddings
 from dinokit.embedding import embed as embed_source
 from dinokit.evaluation import base as evaluations
@@ -50,7 +50,8 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
 
     Args:
         recipe: a recipe's name (see `dinokit models`) or the config.yaml of another run.
-        data: a folder of images, nested as you like, or demo:fashion, demo:fashion-placed, demo:emoji.
+        data: a folder of images, nested as you like, or demo:fashion, demo:fashion-placed, demo:emoji. The demo recipe
+            trains a network of one channel if the images are gray.
         out: the run's folder; the same command again continues it.
     """
     config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
@@ -58,6 +59,8 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
         config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
+    if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
+        config = _with_natural_channels(config)
     run = RunFolder(Path(out))
     try:
         train(config, run.path, on_checkpoint=_measure(config, run))
@@ -167,6 +170,13 @@ def _tyro_help(target: Any, prog: str, **options: Any) -> str:
     with redirect_stdout(captured), suppress(SystemExit):
         tyro.cli(target, prog=prog, args=["--help"], config=(tyro.conf.AvoidSubcommands,), **options)
     return captured.getvalue()
+
+
+def _with_natural_channels(config: TrainConfig) -> TrainConfig:
+    """Give gray images a network of one channel, where the recipe's normalisation fits any number of channels."""
+    if len(config.experiment.data.pixels.mean) > 1 or not is_gray(open_source(config.experiment.data.source)):
+        return config
+    return configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
 
 
 def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:

@@ -15,25 +15,31 @@ from dinokit.core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A value per step: 0 while frozen, then warm-up `start` -> `peak`, then `shape` towards `end`, then `end`."""
+    """A value per step: 0 while frozen, warm-up `start` -> `peak`, `peak` held, `shape` towards `end`, then `end`."""
 
     peak: float  # value after the warm-up
     end: float  # value after the decay; equals `peak` for shape "constant"
     start: float = 0.0  # value at the first step of the warm-up
     warmup: int = 0  # steps of linear warm-up
-    decay: int = 0  # steps of the decay that follows the warm-up
+    hold: int = 0  # steps at the peak that follow the warm-up
+    decay: int = 0  # steps of the decay after that
     freeze: int = 0  # steps at 0 that come before the warm-up
     shape: Literal["constant", "cosine", "linear"] = "constant"  # how the decay goes from peak to end
     inclusive: bool = False  # False: DINO, DINOv2 (warm-up includes its peak); True: DINOv3 (decay includes its end)
 
     def __post_init__(self) -> None:
-        if min(self.warmup, self.decay, self.freeze) < 0:
-            counts = f"warmup {self.warmup}, decay {self.decay}, freeze {self.freeze}"
+        if min(self.warmup, self.hold, self.decay, self.freeze) < 0:
+            counts = f"warmup {self.warmup}, hold {self.hold}, decay {self.decay}, freeze {self.freeze}"
             raise UserError(f"the steps of a schedule must be >= 0, got {counts}")
         if self.shape == "constant" and self.peak != self.end:
             raise UserError(
                 f"a constant schedule needs end = peak, got {self.end} and {self.peak}; set both or choose shape cosine"
             )
+
+    @property
+    def length(self) -> int:
+        """Steps until `end` is reached."""
+        return self.freeze + self.warmup + self.hold + self.decay
 
     def at(self, step: int) -> float:
         """Return the value at a step counted from 0."""
@@ -42,9 +48,12 @@ class Schedule:
         step -= self.freeze
         if step < self.warmup:
             return self._warming(step)
-        if self.shape == "constant" or step >= self.warmup + self.decay:
+        step -= self.warmup
+        if step < self.hold:
+            return self.peak
+        if self.shape == "constant" or step >= self.hold + self.decay:
             return self.end
-        return self._decaying(step - self.warmup)
+        return self._decaying(step - self.hold)
 
     def _warming(self, step: int) -> float:
         intervals = self.warmup if self.inclusive else self.warmup - 1
@@ -63,9 +72,10 @@ def constant(value: float) -> Schedule:
     return Schedule(peak=value, end=value)
 
 
-def cosine(peak: float, end: float, *, steps: int, warmup: int = 0, start: float = 0.0) -> Schedule:
+def cosine(peak: float, end: float, *, steps: int, warmup: int = 0, hold: int = 0, start: float = 0.0) -> Schedule:
     """Return warm-up and cosine decay over `steps` in all, in the convention of DINO and DINOv2."""
-    return Schedule(start=start, peak=peak, end=end, warmup=warmup, decay=steps - warmup, shape="cosine")
+    decay = steps - warmup - hold
+    return Schedule(start=start, peak=peak, end=end, warmup=warmup, hold=hold, decay=decay, shape="cosine")
 
 
 def ramp(start: float, end: float, *, steps: int) -> Schedule:

@@ -8,6 +8,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import final
 
@@ -19,7 +20,7 @@ from dinokit.core.errors import UserError, unknown_name
 from dinokit.data.decode import EXTENSIONS, BadImage, decode
 from dinokit.data.demo import demo_splits, load_demo
 
-__all__ = ["ArraySource", "BadImage", "FolderSource", "Source", "open_source", "splits"]
+__all__ = ["ArraySource", "BadImage", "FolderSource", "Source", "is_gray", "open_source", "splits"]
 
 _DEMO = "demo:"
 _SPLIT_FOLDERS = ("train", "val", "test")
@@ -101,7 +102,16 @@ def splits(spec: str) -> tuple[str, ...]:
     return found if len(found) >= 2 and found[0] == "train" else ()
 
 
-@final
+def is_gray(source: Source, *, looked_at: int = 32) -> bool:
+    """Tell whether some evenly spaced images of a source of three channels are all gray; no if none is readable."""
+    found = []
+    for index in np.linspace(0, len(source) - 1, min(looked_at, len(source))).round().astype(np.int64).tolist():
+        with suppress(BadImage):
+            image = source.read(index, min_side=32)
+            found.append(bool((image == image[:1]).all()))
+    return bool(found) and all(found)
+
+
 @final
 class Subset(Source):
     """Evenly spaced images of another source: quick to measure, and in a sorted folder every class keeps its share."""
@@ -127,6 +137,7 @@ class Subset(Source):
         return self.source.read(int(self.rows[index]), min_side=min_side)
 
 
+@final
 class ArraySource(Source):
     """Images of one size in memory."""
 

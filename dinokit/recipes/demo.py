@@ -65,9 +65,8 @@ def demo() -> TrainConfig:
                 }
             ),
             optim=optim.Config(
-                lr=cosine(4e-3, 4e-5, steps=STEPS, warmup=40),
+                lr=cosine(4e-3, 4e-5, steps=STEPS, warmup=50, hold=STEPS * 2 // 3),
                 weight_decay=constant(0.04),
-                patch_embed_lr=0.3,
                 clip=3.0,
             ),
             momentum=cosine(0.99, 0.998, steps=STEPS),

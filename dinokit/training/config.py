@@ -28,7 +28,6 @@ class Data:
         default_factory=Pixels
     )  # normalisation; and the side at which the trained model will look at images
     source: str = ""  # a folder, or demo:NAME; what --data gives
-    channels: int = 3  # 1: gray, 3: RGB
     accumulate: int = (
         1  # micro-batches per step; each is normalised (Sinkhorn, KoLeo) on its own, gradients are averaged
     )
@@ -72,12 +71,8 @@ class Experiment:
             if not isinstance(config, objectives.find(name).Config):
                 raise UserError(f"objectives.{name}: expected {name}'s Config, got {type(config).__name__}")
             config.check_batch(self.data.batch_size // self.data.accumulate)
-        if self.backbone.channels != self.data.channels:
-            raise UserError(
-                f"the backbone takes {self.backbone.channels} channels, data.channels is {self.data.channels}"
-            )
         views.check_sizes(self.data.views, patch_size=self.backbone.patch_size)
-        self.data.pixels.check_channels(self.data.channels)
+        self.data.pixels.check_channels(self.backbone.channels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ def pretrain(
     world = ranks.count(experiment, runtime)
     if dist.is_main():
         _check_experiment(run, config)
-    source = open_source(experiment.data.source, channels=experiment.data.channels, split=None)
+    source = open_source(experiment.data.source, channels=experiment.backbone.channels, split=None)
     device = devices.choose(runtime.device)
     trainer = Trainer(experiment, device)
     with _only_run(run) if dist.is_main() else nullcontext():
@@ -312,11 +312,11 @@ def _warn_of_other_lengths(experiment: Experiment) -> None:
         "momentum": experiment.momentum,
     }
     for name, schedule in schedules.items():
-        length = schedule.freeze + schedule.warmup + schedule.decay
-        if schedule.shape != "constant" and length != experiment.steps:
-            rest = experiment.steps - schedule.freeze - schedule.warmup
+        if schedule.shape != "constant" and schedule.length != experiment.steps:
+            decay = max(schedule.decay + experiment.steps - schedule.length, 0)
             warn(
-                f"{name} is for {length} steps, the run has {experiment.steps}; to match: --{name}.decay {max(rest, 0)}"
+                f"{name} is for {schedule.length} steps, the run has {experiment.steps}; "
+                f"to match: --{name}.decay {decay}"
             )
 
 

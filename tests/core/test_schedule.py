@@ -45,3 +45,11 @@ def test_a_constant_is_constant() -> None:
 def test_a_constant_with_two_values_is_refused() -> None:
     with pytest.raises(UserError, match="end = peak"):
         Schedule(peak=1.0, end=2.0)
+
+
+def test_the_peak_is_held_before_the_decay() -> None:
+    schedule = cosine(1.0, 0.0, steps=20, warmup=5, hold=10)
+    assert schedule.length == 20
+    assert {schedule.at(step) for step in range(4, 15)} == {1.0}
+    assert 0 < schedule.at(19) < schedule.at(16) < 1
+    assert schedule.at(20) == 0.0

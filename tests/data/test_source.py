@@ -10,7 +10,7 @@ from PIL import Image
 
 from dinokit.core.errors import UserError
 from dinokit.data.decode import BadImage
-from dinokit.data.source import FolderSource, open_source, splits
+from dinokit.data.source import FolderSource, is_gray, open_source, splits
 
 
 def _images(root: Path, *names: str) -> Path:
@@ -125,3 +125,19 @@ def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
     source = open_source(str(tmp_path))
     assert [source.key(index) for index in range(len(source))] == ["photo.png"]
+
+
+def test_gray_is_what_looks_gray(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, number, number)).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"x")
+    assert is_gray(open_source(str(tmp_path)))
+    Image.new("RGB", (8, 8), (1, 1, 2)).save(tmp_path / "3.png")
+    assert not is_gray(open_source(str(tmp_path)))
+    assert is_gray(open_source("demo:fashion"))
+    assert not is_gray(open_source("demo:emoji"))
+
+
+def test_nothing_readable_is_not_gray(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"x")
+    assert not is_gray(open_source(str(tmp_path)))

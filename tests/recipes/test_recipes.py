@@ -82,7 +82,7 @@ def test_schedules_end_with_the_run(name: str) -> None:
     experiment = recipes.find(name).experiment
     for schedule in (experiment.optim.lr, experiment.optim.weight_decay, experiment.momentum):
         if schedule.shape != "constant":
-            assert schedule.freeze + schedule.warmup + schedule.decay == experiment.steps
+            assert schedule.length == experiment.steps
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
