@@ -8,7 +8,7 @@ from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 
-STEPS = 1_800
+STEPS = 2_000
 
 
 def demo() -> TrainConfig:
@@ -65,11 +65,11 @@ def demo() -> TrainConfig:
                 }
             ),
             optim=optim.Config(
-                lr=cosine(4e-3, 4e-5, steps=STEPS, warmup=50, hold=STEPS * 2 // 3),
+                lr=cosine(4e-3, 4e-5, steps=STEPS, warmup=100, hold=STEPS * 2 // 3),
                 weight_decay=constant(0.04),
                 clip=3.0,
             ),
-            momentum=cosine(0.99, 0.998, steps=STEPS),
+            momentum=cosine(0.98, 0.995, steps=STEPS),
         ),
-        runtime=Runtime(checkpoint_every=180, processes=2),
+        runtime=Runtime(checkpoint_every=200, processes=2),
     )
