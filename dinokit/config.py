@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import cattrs
 import yaml
 
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.errors import UserError, reason, unknown_name
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 

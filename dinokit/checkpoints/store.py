@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinokit.core.errors import RunError, UserError
+from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import sync, write_atomic, write_json, write_text
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
@@ -81,7 +81,7 @@ class RunFolder:
             for leftover in (self.path / "checkpoints").glob(".*.part"):
                 shutil.rmtree(leftover)
         except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another --out") from error
+            raise UserError(f"cannot write to {self.path}: {reason(error)}; choose another --out") from error
 
     def save(
         self,

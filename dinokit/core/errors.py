@@ -15,6 +15,11 @@ class RunError(RuntimeError):
     """A run that cannot go on through no fault of the command. Exit code 3."""
 
 
+def reason(error: OSError) -> str:
+    """Say why the system refused; not every OSError carries the system's words."""
+    return error.strerror or str(error) or type(error).__name__
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that does not exist; the nearest valid ones come first."""
     names = sorted(known)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.data.decode import EXTENSIONS, BadImage, decode
 from dinokit.data.demo import demo_splits, load_demo
 
@@ -197,7 +197,7 @@ class FolderSource(Source):
         try:
             data = (self._root / self._paths[index]).read_bytes()
         except OSError as error:  # deleted, unreadable, or a disk that fails: a matter of one image
-            raise BadImage(f"cannot open: {error.strerror}") from error
+            raise BadImage(f"cannot open: {reason(error)}") from error
         return decode(data, channels=self.channels, min_side=min_side)
 
 
@@ -247,18 +247,25 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points at itself
+        return False
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(
-            f"cannot list the folder {folder}: {error.strerror}; make it readable or move it away"
+            f"cannot list the folder {folder}: {reason(error)}; make it readable or move it away"
         ) from error
 
 
 def _folders(root: Path) -> list[str]:
-    return [entry.name for entry in _entries(root) if entry.is_dir()]
+    return [entry.name for entry in _entries(root) if _is_folder(entry)]
 
 
 def _image_files(root: Path) -> tuple[list[str], int]:
@@ -283,5 +290,5 @@ def _files(root: Path) -> Iterator[str]:
         visited.add((status.st_dev, status.st_ino))
         visible = sorted(_entries(root / prefix), key=lambda entry: entry.name)
         # reversed: the stack then gives the alphabetical first, which is the one that stays of two links to one folder
-        pending += [f"{prefix}{entry.name}/" for entry in reversed(visible) if entry.is_dir()]
+        pending += [f"{prefix}{entry.name}/" for entry in reversed(visible) if _is_folder(entry)]
         yield from (prefix + entry.name for entry in visible if _is_file(entry))

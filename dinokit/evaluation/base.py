@@ -7,6 +7,7 @@ average precision is in percent, from 0 to 100.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -216,7 +217,7 @@ def _fingerprint(backbone: Backbone, source: Source, data: str, split: str | Non
         key = source.key(index)
         file = root / key
         status = file.stat() if file.is_file() else None
-        digest.update(f"{key} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
+        digest.update(os.fsencode(f"{key} {status and (status.st_size, status.st_mtime_ns)}\n"))
     return digest.hexdigest()[:32]
 
 

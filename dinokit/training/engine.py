@@ -5,7 +5,6 @@ bit.
 """
 
 import fcntl
-import json
 import platform
 import signal
 import sys
@@ -24,8 +23,8 @@ from dinokit.checkpoints.load import header
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_text
+from dinokit.core.errors import RunError, UserError, reason
+from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_jsonl
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source
@@ -86,7 +85,7 @@ def pretrain(
             raise RunError(f"{error}; {_newest(run)}; the same command continues") from error
         except OSError as error:
             raise RunError(
-                f"cannot write to {out}: {error.strerror}; {_newest(run)}; the same command continues"
+                f"cannot write to {out}: {reason(error)}; {_newest(run)}; the same command continues"
             ) from error
 
 
@@ -101,7 +100,7 @@ class _Session:
     clock: Clock
     on_checkpoint: Callable[[int, Path], None]
     bad_in_a_row: int = 0
-    bad_images: set[str] = field(default_factory=set)
+    bad_images: set[str | None] = field(default_factory=set)
 
     def train(self) -> None:
         steps, runtime = self.config.experiment.steps, self.config.runtime
@@ -185,7 +184,7 @@ class _Session:
         if not dist.is_main():
             return
         if not self.bad_images:
-            self.bad_images = {line["key"] for line in read_jsonl(self.run.bad_images)}
+            self.bad_images = {line.get("key") for line in read_jsonl(self.run.bad_images)}
         for record in records:
             if record.key not in self.bad_images:
                 self.bad_images.add(record.key)
@@ -213,7 +212,7 @@ def _only_run(run: RunFolder) -> Iterator[None]:
         run.path.mkdir(parents=True, exist_ok=True)
         lock = (run.path / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"cannot write to {run.path}: {error.strerror}; choose another --out") from error
+        raise UserError(f"cannot write to {run.path}: {reason(error)}; choose another --out") from error
     try:
         # lockf, not flock: a loader process that outlives a killed run must not inherit the lock
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -286,8 +285,7 @@ def _restore(run: RunFolder, trainer: Trainer) -> Clock:
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
     if dist.is_main():
         run.publish(steps[-1])  # a kill may have come between the checkpoint and its publication
-        lines = [line for line in read_jsonl(run.metrics) if line["step"] <= steps[-1]]
-        write_text(run.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_jsonl(run.metrics, (line for line in read_jsonl(run.metrics) if line.get("step", 0) <= steps[-1]))
     info(f"continuing {run.path} from step {steps[-1]}")
     return Clock(**clock)
 

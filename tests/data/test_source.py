@@ -119,6 +119,17 @@ def test_file_names_need_not_be_unicode(tmp_path: Path) -> None:
     assert open_source(str(tmp_path)).read(0).shape == (3, 1, 1)
 
 
+def test_a_link_to_itself_is_passed_over(tmp_path: Path) -> None:
+    root = _images(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png")
+    for name in ("loop", "train/loop", "train/a/x.png"):
+        (root / name).symlink_to(root / name)
+    source = open_source(str(root))
+    assert [source.key(index) for index in range(3)] == ["a/1.png", "a/x.png", "b/2.png"]
+    assert source.classes == ("a", "b")
+    with pytest.raises(BadImage, match="cannot open"):
+        source.read(1)
+
+
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     """Opening one would wait for ever."""
     os.mkfifo(tmp_path / "pipe.jpg")
