@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ import torch
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import header
-from dinokit.checkpoints.store import RunFolder
+from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError, reason
@@ -38,15 +38,6 @@ MAX_BAD_STEPS = 20  # consecutive steps with a loss that is not finite, after wh
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved; the same command continues it."""
-
-
-@dataclass
-class Clock:
-    """Where a run stands: saved with every checkpoint."""
-
-    step: int = 0  # steps done
-    seconds: float = 0.0  # of training, over all starts
-    bad_steps: int = 0  # skipped because a loss was not finite
 
 
 def pretrain(
@@ -75,6 +66,8 @@ def pretrain(
             run.create(configuration.to_yaml(config))
         try:
             with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
+            for line in run.set_damaged_aside():
+                warn(line)
                 clock = _restore(run, trainer)
                 _say_what_runs(config, source, trainer, clock)
                 session = _Session(
@@ -157,7 +150,7 @@ class _Session:
         self.run.save(
             self.clock.step,
             state=self.trainer.state(),
-            clock=asdict(self.clock),
+            clock=self.clock,
             model=self.trainer.backbone.teacher.state_dict(),
             about=header(self.config.experiment.backbone, self.config.experiment.data.pixels, step=self.clock.step),
             keep=self.config.runtime.keep,
@@ -278,16 +271,16 @@ def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
 def _restore(run: RunFolder, trainer: Trainer) -> Clock:
     """Load the newest checkpoint and drop what the log says of later steps; a fresh run stays as it was built."""
     steps = run.steps(with_state=True)
-    state, clock = run.load(steps[-1]) if steps else ({}, {})
+    state, clock = run.load(steps[-1]) if steps else ({}, Clock())
     dist.barrier()  # before rank 0 writes the first checkpoint, all have looked for one
     if not steps:
-        return Clock()
+        return clock
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
     if dist.is_main():
         run.publish(steps[-1])  # a kill may have come between the checkpoint and its publication
         write_jsonl(run.metrics, (line for line in read_jsonl(run.metrics) if line.get("step", 0) <= steps[-1]))
     info(f"continuing {run.path} from step {steps[-1]}")
-    return Clock(**clock)
+    return clock
 
 
 def _say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: Clock) -> None:

@@ -169,6 +169,21 @@ def test_a_changed_runtime_is_accepted(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     engine.pretrain(config(photos, steps=2), run)
     engine.pretrain(config(photos, steps=2, log_every=5), run)
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    engine.pretrain(config(photos), whole)
+    engine.pretrain(config(photos), broken)
+    (broken / "checkpoints" / "6" / "state.json").write_text("[]")
+    capsys.readouterr()
+    engine.pretrain(config(photos), broken)
+    assert capsys.readouterr().err.count("warning: checkpoint") == 1
+    assert_same(whole, broken)
+    assert losses(whole) == losses(broken)
+    assert (broken / "checkpoints" / ".damaged-6" / "state.safetensors").exists()
+
+
     assert "log_every: 5" in (run / "config.yaml").read_text()
 
 
