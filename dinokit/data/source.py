@@ -19,7 +19,7 @@ from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.data.decode import EXTENSIONS, BadImage, decode
 from dinokit.data.demo import demo_splits, load_demo
 
-__all__ = ["ArraySource", "BadImage", "FolderSource", "Source", "open_source", "splits"]
+__all__ = ["ArraySource", "BadImage", "FolderSource", "Source", "open_source", "same_source", "splits"]
 
 _DEMO = "demo:"
 _SPLIT_FOLDERS = ("train", "val", "test")
@@ -218,6 +218,13 @@ class _Texts:
         return os.fsdecode(self._bytes[start : self._ends[index]])
 
 
+def same_source(one: str, other: str) -> bool:
+    """Tell whether two specs are ways to write the same thing, such as a relative and an absolute path."""
+    if not one or not other or one.startswith(_DEMO) or other.startswith(_DEMO):
+        return one == other
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
 def _chosen_split(spec: str, split: str | None) -> str | None:
     known = splits(spec)
     if split is None:
@@ -230,6 +237,8 @@ def _chosen_split(spec: str, split: str | None) -> str | None:
 
 
 def _existing_folder(spec: str) -> Path:
+    if not spec:  # Path("") would be the current folder
+        raise UserError("no images are given; give the path of a folder of images, or demo:fashion")
     root = Path(spec).expanduser()
     if root.is_dir():
         return root

@@ -27,7 +27,7 @@ from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_jsonl
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
-from dinokit.data.source import Source, open_source
+from dinokit.data.source import Source, open_source, same_source
 from dinokit.training import ranks
 from dinokit.training.config import Experiment, TrainConfig
 from dinokit.training.progress import Journal
@@ -266,6 +266,9 @@ def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
             f"{run.path} holds another experiment: {listed}{more}; "
             "give these their old values back or choose another --out"
         )
+    before, now = changed.get("data.source", ("", ""))
+    if isinstance(before, str) and same_source(before, now):
+        changed.pop("data.source", None)
 
 
 def _restore(run: RunFolder, trainer: Trainer) -> Clock:

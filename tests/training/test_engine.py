@@ -202,6 +202,16 @@ def test_broken_images_are_replaced_and_listed_once(photos: Path, tmp_path: Path
     run = tmp_path / "run"
     engine.pretrain(config(photos, steps=12), run)
     listed = read_jsonl(run / "bad_images.jsonl")
+def test_the_same_folder_written_otherwise_is_the_same_experiment(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.pretrain(config(photos, steps=1), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    engine.pretrain(config(Path("photos"), steps=1), tmp_path / "run")
+    with pytest.raises(UserError, match=r"another experiment: data\.source"):
+        engine.pretrain(config(Path("run"), steps=1), tmp_path / "run")
+
+
     assert sorted(line["key"] for line in listed) == ["broken.jpg", "empty.png"]
     assert all(line["reason"] for line in listed)
 
