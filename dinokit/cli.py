@@ -106,5 +106,6 @@ def _one_line(box: str) -> str:
 
 
 def _fail(message: str, *, code: int) -> int:
-    print(message, file=sys.stderr)
+    with suppress(OSError):  # a terminal that is gone must not change the exit code
+        print(message, file=sys.stderr)
     return code

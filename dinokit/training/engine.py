@@ -5,9 +5,11 @@ bit.
 """
 
 import fcntl
+import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -50,7 +52,7 @@ def pretrain(
 
     Raises:
         UserError: if the data, the folder or the settings do not fit.
-        Interrupted: after SIGINT or SIGTERM, with a checkpoint of the last whole step written.
+        Interrupted: after SIGINT, SIGTERM or SIGHUP, with a checkpoint of the last whole step written.
         RunError: if it cannot go on; the message says what was saved.
     """
     run = RunFolder(out)
@@ -64,10 +66,10 @@ def pretrain(
     with _only_run(run) if dist.is_main() else nullcontext():
         if dist.is_main():
             run.create(configuration.to_yaml(config))
-        try:
-            with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
             for line in run.set_damaged_aside():
                 warn(line)
+        try:
+            with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
                 clock = _restore(run, trainer)
                 _say_what_runs(config, source, trainer, clock)
                 session = _Session(
@@ -127,6 +129,11 @@ class _Session:
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
         finally:
             journal.close()
+        if self.clock.bad_steps >= steps:
+            raise RunError(
+                f"none of the {steps} steps had a finite loss or gradient; {_newest(self.run)}; "
+                "lower optim.lr in a new run"
+            )
 
     def _step(self, batches: Iterator[Batch], journal: Journal) -> list[BadRecord]:
         """Take one step and return the images that this rank could not read."""
@@ -259,6 +266,9 @@ def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
     if not isinstance(old, dict) or "experiment" not in old:
         raise UserError(f"{run.config} is damaged: it has no experiment; restore it or choose another --out")
     changed = configuration.differences(old["experiment"], config.experiment)
+    before, now = changed.get("data.source", ("", ""))
+    if isinstance(before, str) and same_source(before, now):
+        changed.pop("data.source", None)
     if changed:
         listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(changed.items())[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -266,9 +276,6 @@ def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
             f"{run.path} holds another experiment: {listed}{more}; "
             "give these their old values back or choose another --out"
         )
-    before, now = changed.get("data.source", ("", ""))
-    if isinstance(before, str) and same_source(before, now):
-        changed.pop("data.source", None)
 
 
 def _restore(run: RunFolder, trainer: Trainer) -> Clock:
@@ -328,15 +335,28 @@ class _Stop:
 
 @contextmanager
 def _stop_requests() -> Iterator[_Stop]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop after this step; a second one acts at once."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a wish to stop after this step.
+
+    A second SIGINT or SIGTERM acts at once; a second SIGHUP does nothing, as a terminal that closes may send several.
+    """
     stop = _Stop()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread alone
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if previous[signal.SIGHUP] == signal.SIG_IGN:  # nohup
+        del previous[signal.SIGHUP]
 
     def ask(_number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            return
         stop.requested = True
-        warn("stopping after this step; once more to stop at once without saving")
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, previous[each])
+        if dist.is_main():
+            # os.write: a handler may interrupt the console in the middle of a line, and stderr may be gone
+            with suppress(OSError):
+                os.write(2, b"stopping after this step; once more to stop at once without saving\n")
 
     for number in previous:
         signal.signal(number, ask)
