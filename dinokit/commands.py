@@ -23,7 +23,7 @@ from dinokit.config import parse_overrides
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import append_jsonl, read_jsonl, write_json
+from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
 from dinokit.core.log import info, warn
 from dinokit.data.source import open_source
 from dinokit.embedding import Embeddings
@@ -60,14 +60,15 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
     run = RunFolder(Path(out))
     try:
-        train(config, run.path, on_checkpoint=_measure(config, run))
+    unmeasured = _why_unmeasured(config) if dist.is_main() else "another process measures"
+        train(config, run.path, on_checkpoint=_nothing if unmeasured else _measure(config, run))
     except Interrupted as stop:
         info(str(stop))
         return 130
     if not dist.is_main():
         return 0
     page = write_report(run.path)
-    info(_headline(run) or f"no labels in {config.experiment.data.source}: nothing to measure; look at the pictures")
+    info(_headline(run) or unmeasured or "not measured: see the warnings above")
     info(f"model {run.model} · report {page}")
     return 0
 
@@ -96,7 +97,9 @@ def evaluate(
     config = configuration.override(module.Config(data=data), settings)
     backbone = load(model).to(devices.choose(device))
     if out is not None:
-        write_json(Path(out), {})  # now, rather than after the work, is the time to learn that it cannot be written
+        if Path(out).is_dir():
+            raise UserError(f"{out} is a folder; --out takes a file such as {Path(out) / 'result.json'}")
+        check_writable(Path(out).parent)
     candidates = {str(model): backbone} | (evaluations.baselines(backbone) if baselines else {})
     rows = {name: module.run(candidate, config) for name, candidate in candidates.items()}
     _print_table(f"{task} on {data}", rows)
@@ -168,16 +171,37 @@ def _tyro_help(target: Any, prog: str, **options: Any) -> str:
         tyro.cli(target, prog=prog, args=["--help"], config=(tyro.conf.AvoidSubcommands,), **options)
     return captured.getvalue()
 
+def _settings(name: str, config: Any, *, hidden: Sequence[str] = ()) -> str:
+    lines = [f"\nsettings of '{name}': --KEY VALUE, lists as '[0.4, 1.0]', nothing as null\n"]
+    for setting in configuration.explained(config, hidden=hidden):
+        if setting.path == "data":  # an argument of the command itself
+            continue
+        choices = f"{' | '.join(setting.choices)}; " if setting.choices else ""
+        text = f"{choices}{setting.meaning} (default: {setting.value})"
+        start = f"  --{setting.path} "
+        lines.append(textwrap.fill(f"{start:<42}{text}", width=120, subsequent_indent=" " * 42))
+    return "\n".join(lines)
+
+
+def _nothing(step: int, path: Path) -> None:
+    """Do nothing at a checkpoint."""
+
+
+def _why_unmeasured(config: TrainConfig) -> str:
+    """Say why the checkpoints of a run are not measured; nothing if they are."""
+    if not config.runtime.evaluate:
+        return "not measured (runtime.evaluate is false)"
+    source = open_source(config.experiment.data.source)
+    if source.labels is None or len(source.classes) < 2:
+        return f"no labels in {source.name}: nothing to measure; look at the pictures"
+    return ""
+
+
 
 def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:
-    """Return what measures each saved teacher, if there are labels, and adds the result to metrics.jsonl."""
-    if not dist.is_main():
-        return lambda step, path: None
+    """Return what measures each saved teacher and adds the result to metrics.jsonl."""
     data = config.experiment.data.source
-    source = open_source(data)
-    if not config.runtime.evaluate or source.labels is None or len(source.classes) < 2:
-        return lambda step, path: None
-    task = evaluations.find("knn" if source.domains is None else "retrieval")
+    task = evaluations.find("knn" if open_source(data).domains is None else "retrieval")
     name = task.__name__.rsplit(".", 1)[1]
 
     device = devices.choose(config.runtime.device)
@@ -185,7 +209,7 @@ def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]
     settings = task.Config(data=data, limit=MEASURED) if name == "knn" else task.Config(data=data)
 
     def measure(step: int, path: Path) -> None:
-        done = {line["model"] for line in read_jsonl(run.metrics) if "evaluation" in line and line["step"] == step}
+        done = {line.get("model") for line in read_jsonl(run.metrics) if line.get("step") == step}
         backbone = load(path).to(device)
         candidates: dict[str, Backbone] = {"teacher": backbone}
         if step == 0:  # the teacher before the first step is the untrained network
@@ -204,7 +228,7 @@ def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]
 
 def _headline(run: RunFolder) -> str:
     """Say the newest result and its baselines in one line; nothing if nothing was measured."""
-    newest = {line["model"]: line for line in read_jsonl(run.metrics) if "evaluation" in line}
+    newest = {line.get("model"): line for line in read_jsonl(run.metrics) if "evaluation" in line}
     if not newest:
         return ""
     is_retrieval = "mAP" in next(iter(newest.values()))
