@@ -9,7 +9,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +29,8 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command of the process and exit with its code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name need not be UTF-8
     sys.exit(run(sys.argv[1:]))
 
 

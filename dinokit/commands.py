@@ -5,9 +5,10 @@ that the report is written at the end.
 """
 
 import io
-import json
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,8 +60,8 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
     run = RunFolder(Path(out))
-    try:
     unmeasured = _why_unmeasured(config) if dist.is_main() else "another process measures"
+    try:
         train(config, run.path, on_checkpoint=_nothing if unmeasured else _measure(config, run))
     except Interrupted as stop:
         info(str(stop))
@@ -131,14 +132,14 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     info(f"report {write_report(Path(run))}")
 
 
-def models(*, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+def models(*, json: bool = False) -> None:
     """List architectures and recipes.
 
     Args:
-        as_json: print JSON.
+        json: print JSON.
     """
-    if as_json:
-        print(json.dumps({"architectures": list_models(), "recipes": recipes.names()}, indent=2))
+    if json:
+        print(dumps({"architectures": list_models(), "recipes": recipes.names()}, indent=2))
         return
     table = Table("architecture", "patch", "dim", "depth", "heads", "registers", "positions", box=None)
     for name, c in VARIANTS.items():
@@ -153,23 +154,22 @@ def list_models(pattern: str = "") -> list[str]:
 
 
 def help_text(name: str, words: list[str]) -> str:
-    """Return what a command takes; for `pretrain` with every setting of the recipe, its default and its meaning."""
-    text = _tyro_help(globals()[name], f"dinokit {name}")
-    recipe = words[0] if words and not words[0].startswith("-") else "demo"
-    if name == "pretrain":
-        text += f"\nsettings of '{recipe}' (the leading experiment. or runtime. may be left out)\n"
-        text += _tyro_help(TrainConfig, "", default=recipes.find(recipe)).split("\n", 2)[2]
-    if name == "evaluate" and recipe in evaluations.names():
-        text += f"\nsettings of '{recipe}'\n"
-        text += _tyro_help(evaluations.find(recipe).Config, "", default=evaluations.find(recipe).Config(data="DATA"))
-    return text
+    """Return what a command takes; for `pretrain` and `evaluate TASK` with every setting, its default and its meaning.
 
-
-def _tyro_help(target: Any, prog: str, **options: Any) -> str:
+    Raises:
+        UserError: if there is no such recipe or task.
+    """
     captured = io.StringIO()
     with redirect_stdout(captured), suppress(SystemExit):
-        tyro.cli(target, prog=prog, args=["--help"], config=(tyro.conf.AvoidSubcommands,), **options)
+        tyro.cli(globals()[name], prog=f"dinokit {name}", args=["--help"])
+    first = words[0] if words and not words[0].startswith("-") else ""
+    if name == "pretrain":
+        recipe = first or "demo"
+        return captured.getvalue() + _settings(recipe, recipes.find(recipe), hidden=HALVES)
+    if name == "evaluate" and first:
+        return captured.getvalue() + _settings(first, evaluations.find(first).Config(data="DATA"))
     return captured.getvalue()
+
 
 def _settings(name: str, config: Any, *, hidden: Sequence[str] = ()) -> str:
     lines = [f"\nsettings of '{name}': --KEY VALUE, lists as '[0.4, 1.0]', nothing as null\n"]
@@ -195,7 +195,6 @@ def _why_unmeasured(config: TrainConfig) -> str:
     if source.labels is None or len(source.classes) < 2:
         return f"no labels in {source.name}: nothing to measure; look at the pictures"
     return ""
-
 
 
 def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:
