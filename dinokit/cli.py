@@ -9,7 +9,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +29,8 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command of the process and exit with its code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name need not be UTF-8
     sys.exit(run(sys.argv[1:]))
 
 
@@ -106,5 +108,6 @@ def _one_line(box: str) -> str:
 
 
 def _fail(message: str, *, code: int) -> int:
-    print(message, file=sys.stderr)
+    with suppress(OSError):  # a terminal that is gone must not change the exit code
+        print(message, file=sys.stderr)
     return code

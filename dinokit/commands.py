@@ -5,9 +5,10 @@ that the report is written at the end.
 """
 
 import io
-import json
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from dinokit.config import parse_overrides
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import append_jsonl, read_jsonl, write_json
+from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
 from dinokit.core.log import info, warn
 from dinokit.data.source import is_gray, open_source
 from dinokit.embedding import Embeddings
@@ -62,15 +63,16 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
     if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
         config = _with_natural_channels(config)
     run = RunFolder(Path(out))
+    unmeasured = _why_unmeasured(config) if dist.is_main() else "another process measures"
     try:
-        train(config, run.path, on_checkpoint=_measure(config, run))
+        train(config, run.path, on_checkpoint=_nothing if unmeasured else _measure(config, run))
     except Interrupted as stop:
         info(str(stop))
         return 130
     if not dist.is_main():
         return 0
     page = write_report(run.path)
-    info(_headline(run) or f"no labels in {config.experiment.data.source}: nothing to measure; look at the pictures")
+    info(_headline(run) or unmeasured or "not measured: see the warnings above")
     info(f"model {run.model} · report {page}")
     return 0
 
@@ -99,7 +101,9 @@ def evaluate(
     config = configuration.override(module.Config(data=data), settings)
     backbone = load(model).to(devices.choose(device))
     if out is not None:
-        write_json(Path(out), {})  # now, rather than after the work, is the time to learn that it cannot be written
+        if Path(out).is_dir():
+            raise UserError(f"{out} is a folder; --out takes a file such as {Path(out) / 'result.json'}")
+        check_writable(Path(out).parent)
     candidates = {str(model): backbone} | (evaluations.baselines(backbone) if baselines else {})
     rows = {name: module.run(candidate, config) for name, candidate in candidates.items()}
     _print_table(f"{task} on {data}", rows)
@@ -131,14 +135,14 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     info(f"report {write_report(Path(run))}")
 
 
-def models(*, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+def models(*, json: bool = False) -> None:
     """List architectures and recipes.
 
     Args:
-        as_json: print JSON.
+        json: print JSON.
     """
-    if as_json:
-        print(json.dumps({"architectures": list_models(), "recipes": recipes.names()}, indent=2))
+    if json:
+        print(dumps({"architectures": list_models(), "recipes": recipes.names()}, indent=2))
         return
     table = Table("architecture", "patch", "dim", "depth", "heads", "registers", "positions", box=None)
     for name, c in VARIANTS.items():
@@ -153,41 +157,61 @@ def list_models(pattern: str = "") -> list[str]:
 
 
 def help_text(name: str, words: list[str]) -> str:
-    """Return what a command takes; for `pretrain` with every setting of the recipe, its default and its meaning."""
-    text = _tyro_help(globals()[name], f"dinokit {name}")
-    recipe = words[0] if words and not words[0].startswith("-") else "demo"
-    if name == "pretrain":
-        text += f"\nsettings of '{recipe}' (the leading experiment. or runtime. may be left out)\n"
-        text += _tyro_help(TrainConfig, "", default=recipes.find(recipe)).split("\n", 2)[2]
-    if name == "evaluate" and recipe in evaluations.names():
-        text += f"\nsettings of '{recipe}'\n"
-        text += _tyro_help(evaluations.find(recipe).Config, "", default=evaluations.find(recipe).Config(data="DATA"))
-    return text
+    """Return what a command takes; for `pretrain` and `evaluate TASK` with every setting, its default and its meaning.
 
-
-def _tyro_help(target: Any, prog: str, **options: Any) -> str:
+    Raises:
+        UserError: if there is no such recipe or task.
+    """
     captured = io.StringIO()
     with redirect_stdout(captured), suppress(SystemExit):
-        tyro.cli(target, prog=prog, args=["--help"], config=(tyro.conf.AvoidSubcommands,), **options)
+        tyro.cli(globals()[name], prog=f"dinokit {name}", args=["--help"])
+    first = words[0] if words and not words[0].startswith("-") else ""
+    if name == "pretrain":
+        recipe = first or "demo"
+        return captured.getvalue() + _settings(recipe, recipes.find(recipe), hidden=HALVES)
+    if name == "evaluate" and first:
+        return captured.getvalue() + _settings(first, evaluations.find(first).Config(data="DATA"))
     return captured.getvalue()
 
 
+<<<<<<< HEAD
 def _with_natural_channels(config: TrainConfig) -> TrainConfig:
     """Give gray images a network of one channel, where the recipe's normalisation fits any number of channels."""
     if len(config.experiment.data.pixels.mean) > 1 or not is_gray(open_source(config.experiment.data.source)):
         return config
     return configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
+=======
+def _settings(name: str, config: Any, *, hidden: Sequence[str] = ()) -> str:
+    lines = [f"\nsettings of '{name}': --KEY VALUE, lists as '[0.4, 1.0]', nothing as null\n"]
+    for setting in configuration.explained(config, hidden=hidden):
+        if setting.path == "data":  # an argument of the command itself
+            continue
+        choices = f"{' | '.join(setting.choices)}; " if setting.choices else ""
+        text = f"{choices}{setting.meaning} (default: {setting.value})"
+        start = f"  --{setting.path} "
+        lines.append(textwrap.fill(f"{start:<42}{text}", width=120, subsequent_indent=" " * 42))
+    return "\n".join(lines)
+
+
+def _nothing(step: int, path: Path) -> None:
+    """Do nothing at a checkpoint."""
+
+
+def _why_unmeasured(config: TrainConfig) -> str:
+    """Say why the checkpoints of a run are not measured; nothing if they are."""
+    if not config.runtime.evaluate:
+        return "not measured (runtime.evaluate is false)"
+    source = open_source(config.experiment.data.source)
+    if source.labels is None or len(source.classes) < 2:
+        return f"no labels in {source.name}: nothing to measure; look at the pictures"
+    return ""
+>>>>>>> fixes
 
 
 def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:
-    """Return what measures each saved teacher, if there are labels, and adds the result to metrics.jsonl."""
-    if not dist.is_main():
-        return lambda step, path: None
+    """Return what measures each saved teacher and adds the result to metrics.jsonl."""
     data = config.experiment.data.source
-    source = open_source(data)
-    if not config.runtime.evaluate or source.labels is None or len(source.classes) < 2:
-        return lambda step, path: None
-    task = evaluations.find("knn" if source.domains is None else "retrieval")
+    task = evaluations.find("knn" if open_source(data).domains is None else "retrieval")
     name = task.__name__.rsplit(".", 1)[1]
 
     device = devices.choose(config.runtime.device)
@@ -195,7 +219,7 @@ def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]
     settings = task.Config(data=data, limit=MEASURED) if name == "knn" else task.Config(data=data)
 
     def measure(step: int, path: Path) -> None:
-        done = {line["model"] for line in read_jsonl(run.metrics) if "evaluation" in line and line["step"] == step}
+        done = {line.get("model") for line in read_jsonl(run.metrics) if line.get("step") == step}
         backbone = load(path).to(device)
         candidates: dict[str, Backbone] = {"teacher": backbone}
         if step == 0:  # the teacher before the first step is the untrained network
@@ -214,7 +238,7 @@ def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]
 
 def _headline(run: RunFolder) -> str:
     """Say the newest result and its baselines in one line; nothing if nothing was measured."""
-    newest = {line["model"]: line for line in read_jsonl(run.metrics) if "evaluation" in line}
+    newest = {line.get("model"): line for line in read_jsonl(run.metrics) if "evaluation" in line}
     if not newest:
         return ""
     is_retrieval = "mAP" in next(iter(newest.values()))

@@ -1,19 +1,26 @@
 """Typed configuration: frozen dataclasses <-> plain values <-> YAML, strictly, with dotted overrides and differences.
 
-cattrs does the conversion; scalars are taken as they are (no "3" -> 3, no 2.7 -> 2, no "no" -> True), unknown keys fail
-with the nearest valid one, and every error names the dotted path of the value.
+cattrs does the conversion; scalars are taken as they are (no "3" -> 3, no 2.7 -> 2, no "no" -> True, no infinity),
+unknown keys fail with the nearest valid one, and every error names the dotted path of the value.
 """
 
+import ast
+import inspect
+import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+import sys
+import textwrap
+import tokenize
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
 import yaml
 
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.errors import UserError, reason, unknown_name
 
 T = TypeVar("T")
 
@@ -57,8 +64,8 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no text, and numbers such as 0x_
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -81,7 +88,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 def _value(key: str, text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{key}: '{text}' is not a value; quote lists for the shell: {key} '[0.4, 1.0]'") from error
 
 
@@ -110,6 +117,61 @@ def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     absent = object()
     changed = [path for path in paths if before.get(path, absent) != after.get(path, absent)]
     return {path: (before.get(path), after.get(path)) for path in changed}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as a person sees it."""
+
+    path: str  # dotted
+    value: str  # as it would be written on the command line
+    meaning: str  # the comment behind the field
+    choices: tuple[str, ...]  # all there are, if they are few words
+
+
+def explained(config: Any, *, hidden: Sequence[str] = (), prefix: str = "") -> Iterator[Setting]:
+    """Explain every setting of a config, with paths that `override` takes; what is switched off is one setting, null.
+
+    Args:
+        hidden: fields of the root that are left out of the paths.
+    """
+    comments, types = _comments(type(config)), get_type_hints(type(config))
+    for field in fields(config):
+        value = getattr(config, field.name)
+        inner = prefix if field.name in hidden else f"{prefix}{field.name}."
+        parts = value if isinstance(value, Mapping) else {}
+        if is_dataclass(value):
+            yield from explained(value, prefix=inner)
+        for name, part in parts.items():
+            yield from explained(part, prefix=f"{inner}{name}.")
+        if parts or is_dataclass(value):
+            continue
+        text = yaml.safe_dump(to_plain(value), default_flow_style=True, width=1000).removesuffix("...\n").strip()
+        yield Setting(inner.removesuffix("."), text, comments.get(field.name, ""), _choices(types[field.name]))
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    if get_origin(kind) is Literal:
+        return tuple(map(str, get_args(kind)))
+    return tuple(choice for each in get_args(kind) if get_origin(each) is Literal for choice in _choices(each))
+
+
+@cache
+def _comments(kind: type) -> dict[str, str]:
+    """Map the fields of a dataclass, and of those it extends, to the comment behind each in the source."""
+    found: dict[str, str] = {}
+    for part in reversed(kind.__mro__):
+        if not is_dataclass(part):
+            continue
+        source = textwrap.dedent(inspect.getsource(part))
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        behind = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+        (tree,) = ast.parse(source).body
+        for node in ast.walk(tree):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+                found[node.target.id] = " ".join(behind[line] for line in lines if line in behind)
+    return found
 
 
 def _assign(plain: dict[str, Any], keys: list[str], value: Any, *, known: list[str], path: str) -> None:
@@ -151,7 +213,8 @@ def _leaves(plain: Any, prefix: str = "") -> dict[str, Any]:
 def _explanation(error: BaseException, *, path: str) -> str:
     """Describe the first leaf of cattrs' tree of errors by its dotted path."""
     if isinstance(error, cattrs.BaseValidationError):
-        first = error.exceptions[0]
+        unknown = [each for each in error.exceptions if isinstance(each, cattrs.ForbiddenExtraKeysError)]
+        first = (unknown or error.exceptions)[0]  # a key that is misspelt is also one that is missing
         notes = getattr(first, "__notes__", [])
         steps = [n.name for n in notes if isinstance(n, cattrs.AttributeValidationNote)]
         steps += [str(n.index) for n in notes if isinstance(n, cattrs.IterableValidationNote)]
@@ -160,7 +223,7 @@ def _explanation(error: BaseException, *, path: str) -> str:
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         prefix = f"{path}." if path else ""
         known = [prefix + field.name for field in fields(error.cl)]
-        return str(unknown_name("setting", prefix + sorted(error.extra_fields)[0], known))
+        return str(unknown_name("setting", prefix + min(map(str, error.extra_fields)), known))
     if isinstance(error, KeyError):
         return f"setting '{path}' is missing; give it a value"
     if isinstance(error, TypeError) and "not iterable" in str(error):
@@ -179,16 +242,30 @@ def _strict(kind: type, accepts: Callable[[Any], bool], name: str) -> None:
     converter.register_structure_hook(kind, structure)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _one_of(value: Any, kind: Any) -> Any:
+    if value not in get_args(kind):
+        raise TypeError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
+    return value
+
+
+converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
 _strict(int, lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number")
-_strict(float, lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number")
+_strict(float, lambda value: _is_number(value) and abs(value) <= sys.float_info.max, "a finite number")
 _strict(bool, lambda value: isinstance(value, bool), "true or false")
 _strict(str, lambda value: isinstance(value, str), "text")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-3 as text; this loader reads it as the number everyone means."""
+    """YAML 1.1 reads 1e-3 as text and 2026-11-22 as a date; here they are the number and the text everyone means."""
 
 
 _EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
-_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))

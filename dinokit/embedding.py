@@ -9,7 +9,6 @@ The size rule. With `pixels.size` the centre square is resized to the multiple o
 Without it (native size) nothing is cut and each side is resized to its own nearest multiple of the patch.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import write_atomic, write_json, write_text
+from dinokit.core.errors import RunError, UserError, reason
+from dinokit.core.files import check_writable, write_atomic, write_json, write_jsonl
 from dinokit.core.pixels import Pixels
 from dinokit.data.source import BadImage, Source, open_source
 from dinokit.models.features import Backbone, Features
@@ -33,6 +32,7 @@ from dinokit.models.features import Backbone, Features
 Progress = Callable[[int, int], None]  # images done, images in all
 
 FILES = ("embeddings.npy", "patches.npy", "manifest.jsonl", "bad_images.jsonl", "embed.json")
+LAST = FILES[-1]  # a folder that holds it is complete
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def embed(
 
     Writes `embeddings.npy` (float32, one row per readable image), `manifest.jsonl` (row, key, label of each),
     `bad_images.jsonl` if there are any, `patches.npy` if asked for, and last `embed.json`, so that a folder with
-    `embed.json` is complete. An earlier result in `out` is replaced; any other folder with content is refused.
+    `embed.json` is complete. An earlier result in `out` is replaced once the new one is whole; any other folder with
+    content is refused.
 
     Args:
         model: a run folder, a checkpoint folder, or a safetensors file.
@@ -131,14 +132,14 @@ def embed(
     out = Path(out)
     backbone = load(Path(model))
     source = open_source(data, split=split, channels=backbone.channels)
-    _check_writable(out)
+    _check_folder(out)
     result = extract(
         backbone, source, batch_size=batch_size, device=device, workers=workers, patches=patches, progress=progress
     )
     try:
         _write(result, out, summary=_summary(result, model=str(model), data=data, split=split, pixels=backbone.pixels))
     except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}; give --out another folder") from error
+        raise UserError(f"cannot write to {out}: {reason(error)}; give --out another folder") from error
     return result
 
 
@@ -288,38 +289,50 @@ def _stacked(patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]]) -> Floa
     return numpy.stack([patch_rows[index] for index in sorted(patch_rows)])
 
 
-def _check_writable(out: Path) -> None:
+def _check_folder(out: Path) -> None:
+    """Refuse a folder with content that is no earlier result, and one that cannot be written to."""
     if out.exists() and not out.is_dir():
         raise UserError(f"expected a folder for the embeddings, got the file {out}; give --out a new folder")
-    foreign = [path.name for path in sorted(out.glob("*")) if path.name not in FILES and path.suffix != ".part"]
+    # a folder with the last part was left between two names: what lies there is ours too
+    ours = FILES if (out / LAST).exists() or _part(out, LAST).exists() else ()
+    foreign = [path.name for path in sorted(out.glob("[!.]*")) if path.name not in ours]
     if foreign:
         raise UserError(f"{out} holds other files such as {foreign[0]}; nothing was written, give --out a new folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create {out}: {error.strerror}; give --out a place you may write to") from error
+    check_writable(out)
 
 
 def _write(result: Embeddings, out: Path, *, summary: dict[str, Any]) -> None:
-    # embed.json goes first and comes last: while it is missing, the folder is not complete
-    for name in reversed(FILES):
-        (out / name).unlink(missing_ok=True)
-    _write_array(out / "embeddings.npy", result.cls)
-    if result.patches is not None:
-        _write_array(out / "patches.npy", result.patches)
-    _write_lines(out / "manifest.jsonl", [_manifest_line(result, row) for row in range(len(result.keys))])
-    if result.bad:
-        _write_lines(out / "bad_images.jsonl", [asdict(entry) for entry in result.bad])
-    write_json(out / "embed.json", summary)
+    """Write everything under other names, then give it its own: a full disk leaves the earlier result as it was."""
+    absent = {"patches.npy": result.patches is None, "bad_images.jsonl": not result.bad}
+    written = [name for name in FILES if not absent.get(name)]
+    try:
+        _write_array(_part(out, "embeddings.npy"), result.cls)
+        if result.patches is not None:
+            _write_array(_part(out, "patches.npy"), result.patches)
+        write_jsonl(_part(out, "manifest.jsonl"), (_manifest_line(result, row) for row in range(len(result.keys))))
+        if result.bad:
+            write_jsonl(_part(out, "bad_images.jsonl"), map(asdict, result.bad))
+        write_json(_part(out, LAST), summary)
+    except OSError:
+        for name in written[:-1]:
+            _part(out, name).unlink(missing_ok=True)
+        raise
+    (out / LAST).unlink(missing_ok=True)  # first: while it is missing, the folder is not complete
+    for name in FILES:
+        if name in written:
+            _part(out, name).replace(out / name)
+            continue
+        for old in (out / name, _part(out, name)):
+            old.unlink(missing_ok=True)
+
+
+def _part(out: Path, name: str) -> Path:
+    return out / f".{name}.part"
 
 
 def _write_array(path: Path, array: Float32[numpy.ndarray, "*shape"]) -> None:
     with write_atomic(path) as temporary, temporary.open("wb") as file:
         numpy.save(file, array, allow_pickle=False)
-
-
-def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _manifest_line(result: Embeddings, row: int) -> dict[str, Any]:

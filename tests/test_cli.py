@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -57,8 +58,19 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 def test_help_of_pretrain_lists_the_settings_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pretrain", "dinov3-vits16", "--help") == 0
     text = capsys.readouterr().out
-    assert "optim.layer-decay" in text
+    assert "--optim.layer_decay " in text
     assert "factor on the learning rate per block" in text
+    settings = text.split("settings of 'dinov3-vits16'")[1]
+    assert "--no-" not in settings
+    assert "[INT" not in settings
+
+
+def test_help_of_an_evaluation_lists_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "knn", "--help") == 0
+    text = capsys.readouterr().out.split("settings of 'knn'")[1]
+    assert "--k " in text
+    assert "[10, 20, 100, 200]" in text
+    assert "--data" not in text
 
 
 def test_models_lists_architectures_and_recipes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,6 +117,13 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
         (["embed", "--model", "nowhere", "--data", "DATA", "--out", "OUT"], "no model at nowhere"),
         (["embed", "--modle", "x", "--data", "DATA", "--out", "OUT"], "--model"),
         (["report", "DATA"], "DATA|photos"),
+        (["evaluate", "nope", "--help"], "known are: knn, retrieval"),
+        (["pretrain", "dmo", "--help"], "unknown recipe 'dmo'; did you mean 'demo'"),
+        (["models", "--jsn"], "did you mean '--json'"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--optim.lr.peak", ".nan"], "expected a finite number"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--seed", "2024-99-99"], "expected a whole number"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--objectives", "{1: {}}"], "unknown objective '1'"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--device", "meta"], "device 'meta' is not usable"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(
@@ -114,6 +133,25 @@ def test_a_mistake_is_one_line(
     line = mistake(capsys, *filled)
     assert any(part in line for part in message.split("|")), line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_not_measured_says_why(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert run("pretrain", "demo", "--data", photos, "--out", out, *TINY, "--runtime.evaluate", "false") == 0
+    said = capsys.readouterr().err
+    assert "not measured (runtime.evaluate is false)" in said
+    assert "no labels" not in said
+
+
+def test_results_replace_an_older_file_only_when_they_are_there(
+    photos: Path, tmp_path: Path, make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, old = make_run(str(photos)) / "checkpoints" / "0", tmp_path / "old.json"
+    old.write_text("years of work")
+    for data, out, message in (("nowhere", old, "nowhere"), (photos, photos, "--out takes a file")):
+        assert message in mistake(capsys, "evaluate", "knn", "--model", model, "--data", data, "--out", out)
+    mistake(capsys, "evaluate", "knn", "--model", model, "--data", photos, "--out", "/proc/nowhere/x.json")
+    assert old.read_text() == "years of work"
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,16 +2,29 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from dinokit.config import differences, from_plain, override, parse_overrides, read_yaml, to_plain, to_yaml
+from dinokit import recipes
+from dinokit.config import (
+    Setting,
+    differences,
+    explained,
+    from_plain,
+    override,
+    parse_overrides,
+    read_yaml,
+    to_plain,
+    to_yaml,
+)
 from dinokit.core.errors import UserError
+from dinokit.training.config import HALVES, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inner:
-    rate: float = 0.1
+    rate: float = 0.1  # per step
     scale: tuple[float, float] = (0.4, 1.0)
 
 
@@ -22,6 +35,7 @@ class Outer:
     fast: bool = False
     inner: Inner = field(default_factory=Inner)
     maybe: Inner | None = None
+    kind: Literal["plain", "fancy"] = "plain"  # of cake
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -48,7 +62,13 @@ def test_yaml_round_trip_gives_the_same_config(tmp_path: Path) -> None:
         ("steps", 2.7, "'steps': expected a whole number, got 2.7"),
         ("steps", True, "'steps': expected a whole number"),
         ("fast", "no", "'fast': expected true or false"),
-        ("inner.rate", "fast", "'inner.rate': expected a number, got 'fast'"),
+        ("inner.rate", "fast", "'inner.rate': expected a finite number, got 'fast'"),
+        ("inner.rate", float("nan"), "'inner.rate': expected a finite number, got nan"),
+        ("inner.scale", [0.1, float("-inf")], "expected a finite number, got -inf"),
+        ("inner.rate", 10**400, "expected a finite number"),
+        ("kind", "b", "'kind': expected one of plain, fancy, got 'b'"),
+        ("kind", [], "'kind': expected one of plain, fancy, got []"),
+        ("inner", {1: 2, "rate": 1.0}, "unknown setting 'inner.1'"),
         ("inner.scale", [0.4], "'inner.scale'"),
         ("steps", -1, "steps must be >= 0, got -1"),
     ],
@@ -65,6 +85,47 @@ def test_an_unknown_key_in_a_file_names_its_path_and_the_nearest() -> None:
     plain["inner"]["rats"] = 1
     with pytest.raises(UserError, match="unknown setting 'inner.rats'; did you mean 'inner.rate'"):
         from_plain(Outer, plain)
+
+
+def test_a_misspelt_key_is_named_before_the_one_that_is_then_missing() -> None:
+    plain = {"experimnt": {}}
+    with pytest.raises(UserError, match="unknown setting 'experimnt'; did you mean 'experiment'"):
+        from_plain(TrainConfig, plain)
+
+
+def test_an_unknown_key_lists_the_nearest_few() -> None:
+    with pytest.raises(UserError, match="of the .* known the nearest are") as caught:
+        override(recipes.find("demo"), {"zzz": 1}, hidden=HALVES)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["0x_", "!!int x", "2024-99-99", "2024-01-01"])
+def test_no_word_breaks_the_reader_and_dates_are_text(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"name: {text}")
+    if text.startswith("20"):
+        assert parse_overrides(["--name", text]) == read_yaml(tmp_path / "c.yaml") == {"name": text}
+        return
+    with pytest.raises(UserError, match="--name"):
+        parse_overrides(["--name", text])
+    with pytest.raises(UserError, match=r"c\.yaml is not valid YAML"):
+        read_yaml(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_explained_setting_can_be_given_as_explained(name: str) -> None:
+    config = recipes.find(name)
+    settings = list(explained(config, hidden=HALVES))
+    assert all(setting.meaning for setting in settings), [s.path for s in settings if not s.meaning]
+    words = [word for setting in settings for word in (f"--{setting.path}", setting.value)]
+    assert override(config, parse_overrides(words), hidden=HALVES) == config
+    assert {leaf.split(".", 1)[1] for leaf in differences({}, config)} >= {setting.path for setting in settings}
+
+
+def test_a_setting_is_explained_by_its_comment_and_its_choices() -> None:
+    found = {setting.path: setting for setting in explained(Root(), hidden=("half",))}
+    assert found["inner.rate"] == Setting("inner.rate", "0.1", "per step", ())
+    assert found["kind"] == Setting("kind", "plain", "of cake", ("plain", "fancy"))
+    assert (found["maybe"].value, found["inner.scale"].value) == ("null", "[0.4, 1.0]")
 
 
 def test_a_path_may_leave_out_the_half_it_is_in() -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from dinokit.core.errors import RunError, UserError
+from dinokit.core.files import read_jsonl
 from dinokit.data.source import ArraySource, open_source
 from dinokit.embedding import embed, encode, extract, multiple, prepare
 from dinokit.models.pixels import RawPixels
@@ -153,13 +155,60 @@ def test_an_earlier_result_is_replaced_whole(make_run: MakeFolder, make_folder: 
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["embed.json", "embeddings.npy", "manifest.jsonl"]
 
 
+def test_a_full_disk_leaves_the_earlier_result(
+    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = make_folder(*FILES), tmp_path / "out"
+    model = make_run(str(data)) / "checkpoints" / "0"
+    embed(model, str(data), out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("1234 requested and 56 written")  # as NumPy says it: without the system's words
+
+    monkeypatch.setattr(numpy, "save", full)
+    with pytest.raises(UserError, match="1234 requested and 56 written"):
+        embed(model, str(data), out)
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_an_embed_killed_while_it_gave_names_is_taken_over(
+    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    data, out = make_folder(*FILES), tmp_path / "out"
+    model = make_run(str(data)) / "checkpoints" / "0"
+    embed(model, str(data), out, patches=True)
+    (out / "embed.json").rename(out / ".embed.json.part")
+    (out / "patches.npy").rename(out / ".patches.npy.part")
+    embed(model, str(data), out)
+    assert sorted(p.name for p in out.iterdir()) == ["embed.json", "embeddings.npy", "manifest.jsonl"]
+
+
 def test_a_foreign_folder_is_never_touched(make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path) -> None:
     data = make_folder(*FILES)
     model = make_run(str(data)) / "checkpoints" / "0"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     (tmp_path / "file").write_text("x")
-    for out, message in ((tmp_path / "mine", "thesis.txt"), (tmp_path / "file", "got the file")):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "embeddings.npy").write_text("of another program")
+    refused = {"mine": "thesis.txt", "file": "got the file", "theirs": "embeddings.npy"}
+    for out, message in refused.items():
         with pytest.raises(UserError, match=message):
-            embed(model, str(data), out)
+            embed(model, str(data), tmp_path / out)
+    with pytest.raises(UserError, match="cannot write to /proc/embedded"):
+        embed(model, str(data), "/proc/embedded")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    assert (tmp_path / "theirs" / "embeddings.npy").read_text() == "of another program"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
+def test_names_that_are_not_unicode_stay_readable(
+    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    data = make_folder(*FILES)
+    os.rename(data / "a" / "0.png", os.fsencode(data) + b"/a/\xff\xe9.png")
+    result = embed(make_run(str(data)) / "checkpoints" / "0", str(data), tmp_path / "out")
+    odd = os.fsdecode(b"a/\xff\xe9.png")
+    assert odd in result.keys
+    assert [line["key"] for line in read_jsonl(tmp_path / "out" / "manifest.jsonl")] == list(result.keys)

@@ -6,8 +6,10 @@ no file can run code.
 """
 
 import json
-import pickle
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +41,8 @@ def load(path: str | Path) -> Backbone:
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
     """
+    if not isinstance(path, str | Path):
+        raise UserError(f"expected the path of a run folder or a weights file, got {path!r}")
     file = _weights_file(Path(path))
     state, about = _read(file)
     if FORMAT in about:
@@ -46,18 +50,33 @@ def load(path: str | Path) -> Backbone:
     else:
         architecture, state = official.recognise(state)
         pixels = official.pixels(architecture)
-    backbone = vit.VisionTransformer(architecture)
-    official.load_strictly(backbone, state, file=str(file))
+    backbone = _built(architecture, state, file)
     backbone.pixels = pixels
     return backbone.eval().requires_grad_(False)
+
+
+def _built(architecture: vit.Config, state: Mapping[str, Tensor], file: Path) -> vit.VisionTransformer:
+    """Build the network, first without memory: a damaged description must not ask for more than the weights hold."""
+    found = official.depth(state)
+    if architecture.depth != found:
+        raise UserError(f"{file} describes {architecture.depth} blocks and holds {found}; it is damaged")
+    try:
+        with torch.device("meta"):
+            outline = vit.VisionTransformer(architecture)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise UserError(f"{file} describes a network that cannot exist: {str(error).splitlines()[0]}") from error
+    official.check_fit(outline, state, file=str(file))
+    backbone = vit.VisionTransformer(architecture)
+    official.load_strictly(backbone, state, file=str(file))
+    return backbone
 
 
 def _described(about: str, file: Path) -> tuple[vit.Config, Pixels]:
     try:
         described = json.loads(about)
         return from_plain(vit.Config, described["architecture"]), from_plain(Pixels, described["pixels"])
-    except (UserError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{file} was written by another version of dinokit: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged or of another version of dinokit: its header says {error}") from error
 
 
 def _weights_file(path: Path) -> Path:
@@ -70,15 +89,27 @@ def _weights_file(path: Path) -> Path:
     return path
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 names = opened.keys()
                 return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
-        return torch.load(file, map_location="cpu", weights_only=True), {}
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises almost anything on bytes that are no pickle
         raise UserError(
-            f"{file} is not a readable weights file ({reason}); expected .safetensors or a plain .pth"
+            f"{file} is not a readable weights file ({_reason(error)}); expected .safetensors or a plain .pth"
         ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{file} holds a {type(state).__name__}; expected weights by name, a state dict")
+    return state, {}
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong in our words where PyTorch's advise to load the file unsafely."""
+    refused = re.search(r"GLOBAL (\S+)", str(error))
+    if refused:
+        return f"it holds {refused[1]}, and loading that could run code"
+    if isinstance(error, OSError | SafetensorError) and str(error):
+        return str(error).splitlines()[0]
+    return "its content is not that of a weights file"

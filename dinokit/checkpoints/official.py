@@ -42,11 +42,11 @@ def parts(checkpoint: Mapping[str, object], *, network: Literal["teacher", "stud
         checkpoint: a flat state dict, or a training checkpoint that nests it under teacher, student, model, ...
         network: which of the two to take if both are there.
     Raises:
-        UserError: if only the other network is there, or if an entry is no tensor.
+        UserError: if only the other network is there, or if an entry is no tensor with a name.
     """
     found: dict[str, State] = {}
     for key, value in _unwrapped(checkpoint, network).items():
-        if not isinstance(value, Tensor):
+        if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(f"expected a state dict, but '{key}' is a {type(value).__name__}, not a tensor")
         path = [name for name in key.split(".") if name not in WRAPPERS] or [key]
         if path[0] in NETWORKS and len(path) > 1 and path.pop(0) != network:
@@ -110,13 +110,13 @@ def infer(state: Mapping[str, Tensor], *, heads: int | None = None) -> vit.Confi
     dim, channels, patch_size, _ = _shape(state, "patch_embed.proj.weight", axes=4)
     swiglu = "blocks.0.mlp.w1.weight" in state
     scaled = "blocks.0.ls1.gamma" in state
-    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
+    registers = _shape(state, "register_tokens", axes=3)[1] if "register_tokens" in state else 0
     rotary = "rope_embed.periods" in state
     return vit.Config(
         patch_size=patch_size,
         channels=channels,
         dim=dim,
-        depth=1 + max((int(key.split(".")[1]) for key in state if re.match(r"blocks\.\d+\.", key)), default=0),
+        depth=max(depth(state), 1),
         heads=_heads(state, dim, heads),
         registers=registers,
         mask_token="mask_token" in state,
@@ -132,6 +132,19 @@ def infer(state: Mapping[str, Tensor], *, heads: int | None = None) -> vit.Confi
         rope=RopeConfig(rescale=2.0) if rotary else RopeConfig(),
         init="dinov3" if rotary else "dinov2" if scaled else "dino",
     )
+
+
+def depth(state: Mapping[str, Tensor]) -> int:
+    """Count the blocks of a backbone.
+
+    Raises:
+        UserError: if they are not numbered from 0 without gaps; a number alone would ask for any amount of memory.
+    """
+    found = {match[1] for key in state if (match := re.match(r"blocks\.(\d+)\.", key))}
+    strange = sorted(found - {str(number) for number in range(len(found))})
+    if strange:
+        raise UserError(f"expected blocks 0 to {len(found) - 1}, got number {strange[0]}; the file may be cut short")
+    return len(found)
 
 
 def infer_head(state: Mapping[str, Tensor]) -> head.Config:
@@ -160,6 +173,12 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -
     Raises:
         UserError: naming the keys that are missing, unexpected or of another shape.
     """
+    check_fit(model, state, file=file)
+    model.load_state_dict(dict(state))
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -> None:
+    """Refuse weights that do not fit a model exactly, as `load_strictly` does; the model may be on the meta device."""
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     faults = {
         "missing": sorted(expected.keys() - state.keys()),
@@ -173,7 +192,6 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -
     told = [f"{len(keys)} {fault}: {_listed(keys)}" for fault, keys in faults.items() if keys]
     if told:
         raise UserError(f"{file} does not fit the {type(model).__name__} it describes; keys {'; '.join(told)}")
-    model.load_state_dict(dict(state))
 
 
 def _unwrapped(checkpoint: Mapping[str, object], network: str) -> Mapping[str, object]:
@@ -193,7 +211,7 @@ def _renamed(key: str, value: Tensor) -> State:
     key = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key)
     if key == "storage_tokens":
         return {"register_tokens": value}
-    if ".mlp.w12." in key:
+    if ".mlp.w12." in key and value.ndim:
         gate, content = value.chunk(2)
         return {key.replace("w12", "w1"): gate, key.replace("w12", "w2"): content}
     return {key: value}
@@ -221,7 +239,7 @@ def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None) -> int:
         return heads
     else:
         width = 64
-    if dim % width:
+    if not width or dim % width:
         raise UserError(f"the width {dim} is not a multiple of {width}, the usual width of a head; pass heads=")
     return dim // width
 

@@ -6,24 +6,35 @@
     RUN/model.safetensors                    the newest of these
 
 A checkpoint is written under another name, forced to the disk and renamed; older ones keep only their teacher.
+A damaged one is set aside under a hidden name, never deleted, if an older one can take its place.
 Everything is safetensors and JSON: nothing here can run code when it is read.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinokit.core.errors import RunError, UserError
+from dinokit.config import from_plain
+from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import sync, write_atomic, write_json, write_text
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
+
+
+@dataclass
+class Clock:
+    """Where a run stands: saved with every checkpoint."""
+
+    step: int = 0  # steps done
+    seconds: float = 0.0  # of training, over all starts
+    bad_steps: int = 0  # skipped because a loss was not finite
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class RunFolder:
     def steps(self, *, with_state: bool = False) -> list[int]:
         """List the steps of all whole checkpoints, oldest first; `with_state`: of those to continue from."""
         folder = self.path / "checkpoints"
-        found = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+        found = [p for p in folder.iterdir() if re.fullmatch("0|[1-9][0-9]*", p.name)] if folder.is_dir() else []
         return sorted(int(p.name) for p in found if not with_state or (p / CLOCK).exists())
 
     def create(self, config: str) -> None:
@@ -80,15 +91,17 @@ class RunFolder:
             (self.path / "checkpoints").mkdir(exist_ok=True)
             for leftover in (self.path / "checkpoints").glob(".*.part"):
                 shutil.rmtree(leftover)
+            for leftover in self.path.glob(f".{MODEL}.*.part"):
+                leftover.unlink()
         except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}; choose another --out") from error
+            raise UserError(f"cannot write to {self.path}: {reason(error)}; choose another --out") from error
 
     def save(
         self,
         step: int,
         *,
         state: Mapping[str, Tensor],
-        clock: Mapping[str, Any],
+        clock: Clock,
         model: Mapping[str, Tensor],
         about: Mapping[str, str],
         keep: int,
@@ -108,7 +121,7 @@ class RunFolder:
             partial.mkdir(parents=True)
             _save(state, partial / STATE)
             _save(model, partial / MODEL, about)
-            write_json(partial / CLOCK, dict(clock))
+            write_json(partial / CLOCK, asdict(clock))
             for path in (partial / STATE, partial / MODEL, partial):
                 sync(path)
             if final.exists():
@@ -129,25 +142,87 @@ class RunFolder:
         return final
 
     def publish(self, step: int) -> None:
-        """Make a checkpoint's teacher the model of the run."""
+        """Make a checkpoint's teacher the model of the run.
+
+        Raises:
+            RunError: if the checkpoint has none.
+        """
+        if not (self.checkpoint(step) / MODEL).is_file():
+            raise self._damaged(step, f"it has no {MODEL}")
         with write_atomic(self.model) as temporary:
             shutil.copyfile(self.checkpoint(step) / MODEL, temporary)
 
-    def load(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def load(self, step: int) -> tuple[dict[str, Tensor], Clock]:
         """Read a checkpoint's state and clock.
 
         Raises:
             RunError: if a file is damaged.
         """
-        folder = self.checkpoint(step)
         try:
-            with safe_open(folder / STATE, framework="pt") as file:
+            with safe_open(self.checkpoint(step) / STATE, framework="pt") as file:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return state, json.loads((folder / CLOCK).read_text())
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            return state, self._clock(step)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise self._damaged(step, error) from error
+
+    def set_damaged_aside(self) -> list[str]:
+        """Rename the newest checkpoints until one can be continued from; return a line about each that was renamed.
+
+        Only headers are read, so it is quick; a file that was cut short is found.
+
+        Raises:
+            RunError: if there are checkpoints but none to continue from; then nothing is renamed.
+        """
+        if not self.steps():
+            return []
+        faults: dict[int, str] = {}
+        for step in reversed(self.steps(with_state=True)):
+            fault = self._fault(step)
+            if not fault:
+                return [self._set_aside(bad, found, instead=step) for bad, found in faults.items()]
+            faults[step] = fault
+        newest = self.steps()[-1]
+        raise self._damaged(newest, faults.get(newest, f"it has no {CLOCK}"))
+
+    def _fault(self, step: int) -> str:
+        """Say what is wrong with a checkpoint, nothing if it can be continued from."""
+        try:
+            with safe_open(self.checkpoint(step) / STATE, framework="pt"):
+                self._clock(step)
+        except (FileNotFoundError, SafetensorError, ValueError) as error:
+            return str(error)
+        except OSError as error:  # a disk that does not answer now may do so later: no reason to pass it over
+            raise RunError(f"cannot read checkpoint {self.checkpoint(step)}: {reason(error)}") from error
+        return "" if (self.checkpoint(step) / MODEL).is_file() else f"it has no {MODEL}"
+
+    def _clock(self, step: int) -> Clock:
+        clock = from_plain(Clock, json.loads((self.checkpoint(step) / CLOCK).read_text(encoding="utf-8")))
+        if clock.step != step:
+            raise ValueError(f"{CLOCK} is of step {clock.step}")
+        return clock
+
+    def _set_aside(self, step: int, fault: str, *, instead: int) -> str:
+        folder = self.checkpoint(step)
+        aside = folder.with_name(f".damaged-{step}")
+        while aside.exists():
+            aside = aside.with_name(f"{aside.name}+")
+        try:
+            folder.rename(aside)
+        except OSError as error:
             raise RunError(
-                f"checkpoint {folder} is damaged ({error}); delete that folder to continue from an older one"
+                f"checkpoint {folder} is damaged ({fault}) and cannot be renamed: {reason(error)}"
             ) from error
+        return f"checkpoint {folder} is damaged ({fault}); kept as {aside.name}, continuing from step {instead}"
+
+    def _damaged(self, step: int, fault: object) -> RunError:
+        others = [other for other in self.steps(with_state=True) if other < step and not self._fault(other)]
+        teachers = [other for other in self.steps() if other != step]
+        left = "nothing else is saved; restore it from a copy or start again in another --out"
+        if teachers:
+            left = f"of other steps ({', '.join(map(str, teachers))}) only the teacher is left; restore it from a copy"
+        if others:
+            left = f"rename that folder to continue from step {others[-1]}"
+        return RunError(f"checkpoint {self.checkpoint(step)} is damaged ({fault}); {left}")
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:

@@ -25,7 +25,7 @@ def choose(name: str = "auto") -> torch.device:
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
-        torch.empty(0, device=name)
+        torch.ones(1, device=name).item()  # .item(): the meta device makes tensors, but they hold nothing
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device '{name}' is not usable here ({reason}); expected auto, cpu, cuda or mps") from error

@@ -1,11 +1,20 @@
-"""Files that are whole or absent: written beside their place, flushed, then renamed."""
+"""Files that are whole or absent: written beside their place, flushed, then renamed.
+
+A file name need not be UTF-8: Python holds its odd bytes as lone surrogates, which no encoding takes. They are written
+as \\udcXX, which JSON and YAML read back as what they were.
+"""
 
 import json
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from dinokit.core.errors import UserError, reason
+
+ODD_BYTES = "backslashreplace"
 
 
 @contextmanager
@@ -28,7 +37,7 @@ def write_atomic(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with write_atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=ODD_BYTES)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -36,19 +45,39 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def append_jsonl(path: Path, value: dict[str, Any]) -> None:
+def write_jsonl(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Write one object per line, atomically."""
+    write_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
+
+
+def append_jsonl(path: Path, value: Mapping[str, Any]) -> None:
     """Append one object as a line; a crash can cut only the last line, which `read_jsonl` passes over."""
     with path.open("ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
             file.write(b"\n")  # a line cut by a crash must not swallow this one
-        file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(value, ensure_ascii=False).encode(errors=ODD_BYTES) + b"\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read all whole lines; a missing file is an empty list."""
+    """Read all whole lines and pass over damaged ones; a missing file is an empty list."""
     if not path.exists():
         return []
-    return [value for line in path.read_text(encoding="utf-8").splitlines() if (value := _parsed(line)) is not None]
+    # bytes: a text file would also be cut at U+2028 and its like, which a key may hold
+    return [value for line in path.read_bytes().split(b"\n") if (value := _parsed(line)) is not None]
+
+
+def check_writable(folder: Path) -> None:
+    """Write to a folder, made if need be, and leave nothing: before the work is the time to learn that it cannot be.
+
+    Raises:
+        UserError: if the system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))  # an empty file fits on a full disk
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {reason(error)}; give --out another place") from error
 
 
 def sync(path: Path) -> None:
@@ -60,9 +89,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError:
+        value = json.loads(line.decode())
+    except (json.JSONDecodeError, UnicodeDecodeError):
         return None
     return value if isinstance(value, dict) else None

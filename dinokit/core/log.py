@@ -1,10 +1,43 @@
 """What the program says to a person: on standard error, so that standard output stays data; rank 0 alone talks."""
 
+import sys
+from contextlib import suppress
+from typing import IO, cast
+
 from rich.console import Console
 
 from dinokit.core import dist
 
-console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not dist.is_main())
+
+class _Stderr:
+    """Standard error as it is now; a terminal that was closed or a pipe that nobody reads must not end a run."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._now.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._now.flush()
+
+    def isatty(self) -> bool:
+        return self._now.isatty()
+
+    def fileno(self) -> int:
+        return self._now.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return self._now.encoding
+
+    @property
+    def _now(self) -> IO[str]:
+        file: IO[str] = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a live line puts itself in between
+        return file
+
+
+console = Console(file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True, quiet=not dist.is_main())
 
 
 def info(message: str) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from dinokit.core.errors import UserError
 
+LARGEST = 1 << 14  # side in pixels; above it a number in a weights file is damage, and would ask for gigabytes
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -18,8 +20,8 @@ class Pixels:
             raise UserError(f"pixels need as many means as stds, got {len(self.mean)} and {len(self.std)}")
         if min(self.std) <= 0:
             raise UserError(f"pixels.std must be positive, got {self.std}")
-        if self.size is not None and self.size < 1:
-            raise UserError(f"pixels.size must be a side in pixels or null, got {self.size}")
+        if self.size is not None and not 1 <= self.size <= LARGEST:
+            raise UserError(f"pixels.size must be a side of 1 to {LARGEST} pixels or null, got {self.size}")
 
     def check_channels(self, channels: int) -> None:
         """Check that the normalisation fits images with this number of channels.

@@ -1,6 +1,8 @@
 """Randomness as a function: every draw follows from a few integers such as (seed, step, sample).
 
 Nothing then depends on how many workers, ranks or interruptions there were, and no generator state needs saving.
+NumPy's SeedSequence fills short keys up with zeros, so that (1, 2) and (1, 2, 0) would be one stream: the length of a
+key is therefore part of it.
 """
 
 import numpy
@@ -9,19 +11,20 @@ import torch
 
 def generator(*key: int) -> numpy.random.Generator:
     """Make a NumPy generator that is a pure function of the integers (each >= 0)."""
-    return numpy.random.default_rng(key)
+    return numpy.random.default_rng((len(key), *key))
 
 
 def torch_generator(*key: int) -> torch.Generator:
     """Make a CPU torch generator that is a pure function of the integers (each >= 0)."""
-    return torch.Generator().manual_seed(_hashed(key))
+    return torch.Generator().manual_seed(derived(*key))
 
 
 def seed_torch(*key: int) -> None:
     """Seed torch's global generators on every device from the integers (each >= 0)."""
-    torch.manual_seed(_hashed(key))
+    torch.manual_seed(derived(*key))
 
 
-def _hashed(key: tuple[int, ...]) -> int:
+def derived(*key: int) -> int:
+    """Return a seed that is a pure function of the integers (each >= 0); `seed + 1` would be that of another run."""
     # 63 bits: torch takes a signed integer
-    return int(numpy.random.SeedSequence(key).generate_state(1, numpy.uint64)[0] >> numpy.uint64(1))
+    return int(numpy.random.SeedSequence((len(key), *key)).generate_state(1, numpy.uint64)[0] >> numpy.uint64(1))

@@ -199,7 +199,7 @@ class _Built(Dataset[Batch | UserError]):
 
 
 def _quiet_worker(_: int) -> None:
-    """Prepare a loader process: one thread, and Ctrl-C left to the main process, which saves before it ends."""
+    """Prepare a loader process: one thread, and requests to stop left to the main process, which saves."""
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.data.decode import EXTENSIONS, BadImage, decode
 from dinokit.data.demo import demo_splits, load_demo
 
-__all__ = ["ArraySource", "BadImage", "FolderSource", "Source", "is_gray", "open_source", "splits"]
+__all__ = ["ArraySource", "BadImage", "FolderSource", "Source", "is_gray", "open_source", "same_source", "splits"]
 
 _DEMO = "demo:"
 _SPLIT_FOLDERS = ("train", "val", "test")
@@ -208,7 +208,7 @@ class FolderSource(Source):
         try:
             data = (self._root / self._paths[index]).read_bytes()
         except OSError as error:  # deleted, unreadable, or a disk that fails: a matter of one image
-            raise BadImage(f"cannot open: {error.strerror}") from error
+            raise BadImage(f"cannot open: {reason(error)}") from error
         return decode(data, channels=self.channels, min_side=min_side)
 
 
@@ -229,6 +229,13 @@ class _Texts:
         return os.fsdecode(self._bytes[start : self._ends[index]])
 
 
+def same_source(one: str, other: str) -> bool:
+    """Tell whether two specs are ways to write the same thing, such as a relative and an absolute path."""
+    if not one or not other or one.startswith(_DEMO) or other.startswith(_DEMO):
+        return one == other
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
 def _chosen_split(spec: str, split: str | None) -> str | None:
     known = splits(spec)
     if split is None:
@@ -241,6 +248,8 @@ def _chosen_split(spec: str, split: str | None) -> str | None:
 
 
 def _existing_folder(spec: str) -> Path:
+    if not spec:  # Path("") would be the current folder
+        raise UserError("no images are given; give the path of a folder of images, or demo:fashion")
     root = Path(spec).expanduser()
     if root.is_dir():
         return root
@@ -258,18 +267,25 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return True
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points at itself
+        return False
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(
-            f"cannot list the folder {folder}: {error.strerror}; make it readable or move it away"
+            f"cannot list the folder {folder}: {reason(error)}; make it readable or move it away"
         ) from error
 
 
 def _folders(root: Path) -> list[str]:
-    return [entry.name for entry in _entries(root) if entry.is_dir()]
+    return [entry.name for entry in _entries(root) if _is_folder(entry)]
 
 
 def _image_files(root: Path) -> tuple[list[str], int]:
@@ -294,5 +310,5 @@ def _files(root: Path) -> Iterator[str]:
         visited.add((status.st_dev, status.st_ino))
         visible = sorted(_entries(root / prefix), key=lambda entry: entry.name)
         # reversed: the stack then gives the alphabetical first, which is the one that stays of two links to one folder
-        pending += [f"{prefix}{entry.name}/" for entry in reversed(visible) if entry.is_dir()]
+        pending += [f"{prefix}{entry.name}/" for entry in reversed(visible) if _is_folder(entry)]
         yield from (prefix + entry.name for entry in visible if _is_file(entry))

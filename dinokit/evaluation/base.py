@@ -7,6 +7,7 @@ average precision is in percent, from 0 to 100.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -126,6 +127,12 @@ def task(
     right = left if gallery == query else _labelled(backbone, data, query, extraction, limit)
     assert left.labels is not None
     assert right.labels is not None
+    if not numpy.isin(right.labels, left.labels).any():
+        asks, answers = right.classes[right.labels[0]], left.classes[left.labels[0]]
+        raise UserError(
+            f"no class of {query} is one of {gallery} in {data} (such as '{asks}' and '{answers}'), so that no answer "
+            "can be right; name the class folders alike"
+        )
     return Task(
         gallery=unit(torch.from_numpy(left.cls)),
         gallery_labels=torch.from_numpy(left.labels),
@@ -140,19 +147,21 @@ def task(
 def features(
     backbone: Backbone, data: str, *, split: str | None, extraction: Extraction, limit: int | None = None
 ) -> Embeddings:
-    """Extract the CLS features of a split, or read them from the cache."""
+    """Extract the CLS features of a split, or read them from the cache.
+
+    Raises:
+        UserError: if no image of some class can be read.
+    """
     source = open_source(data, split=split, channels=backbone.channels)
     if limit is not None:
         source = Subset(source, limit)
-    if extraction.cache is None:
-        return _extract(backbone, source, extraction)
-    path = extraction.cache / f"{_fingerprint(backbone, source, data, split)}.npz"
-    if path.exists():
-        return _read(path, source)
-    result = _extract(backbone, source, extraction)
-    with write_atomic(path) as temporary, temporary.open("wb") as file:
-        bad = json.dumps([asdict(entry) for entry in result.bad])
-        numpy.savez(file, cls=result.cls, indices=result.indices, bad=numpy.array(bad))
+    result = _extracted(backbone, source, data, split=split, extraction=extraction)
+    lost = [] if source.labels is None else numpy.setdiff1d(source.labels, source.labels[result.indices]).tolist()
+    if lost:
+        raise UserError(
+            f"no image of class '{source.classes[lost[0]]}' in {data} can be read, so that a number would say nothing; "
+            f"repair them or move the class away; the first bad image: {result.bad[0].key}: {result.bad[0].reason}"
+        )
     return result
 
 
@@ -193,6 +202,21 @@ def _labelled(
     return found
 
 
+def _extracted(
+    backbone: Backbone, source: Source, data: str, *, split: str | None, extraction: Extraction
+) -> Embeddings:
+    if extraction.cache is None:
+        return _extract(backbone, source, extraction)
+    path = extraction.cache / f"{_fingerprint(backbone, source, data, split)}.npz"
+    if path.exists():
+        return _read(path, source)
+    result = _extract(backbone, source, extraction)
+    with write_atomic(path) as temporary, temporary.open("wb") as file:
+        bad = json.dumps([asdict(entry) for entry in result.bad])
+        numpy.savez(file, cls=result.cls, indices=result.indices, bad=numpy.array(bad))
+    return result
+
+
 def _extract(backbone: Backbone, source: Source, extraction: Extraction) -> Embeddings:
     return extract(
         backbone,
@@ -216,7 +240,7 @@ def _fingerprint(backbone: Backbone, source: Source, data: str, split: str | Non
         key = source.key(index)
         file = root / key
         status = file.stat() if file.is_file() else None
-        digest.update(f"{key} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
+        digest.update(os.fsencode(f"{key} {status and (status.st_size, status.st_mtime_ns)}\n"))
     return digest.hexdigest()[:32]
 
 

@@ -37,8 +37,13 @@ class PatchEmbed(nn.Module):
         """Return the patches, row-major, and their grid (rows, columns).
 
         Raises:
-            UserError: if the images are smaller than a patch or have another number of channels.
+            UserError: if the images have no batch axis, another number of channels, or are smaller than a patch.
         """
+        if images.ndim != 4:
+            raise UserError(
+                f"expected images of shape [batch, channel, height, width], got {list(images.shape)}; "
+                "give a single image as image[None]"
+            )
         _, channels, height, width = images.shape
         if channels != self.channels:
             raise UserError(f"the model takes {self.channels} channels, the images have {channels}")

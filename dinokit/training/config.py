@@ -113,7 +113,7 @@ def _structure_objectives(value: Any, _: Any) -> ObjectiveConfigs:
         raise TypeError(f"expected objectives by name, got {value!r}")
     # an objective that is set to null is switched off
     chosen = {name: config for name, config in value.items() if config is not None}
-    return ObjectiveConfigs({name: _objective(name, config) for name, config in chosen.items()})
+    return ObjectiveConfigs({name: _objective(str(name), config) for name, config in chosen.items()})
 
 
 def _objective(name: str, config: Any) -> Any:

@@ -5,14 +5,15 @@ bit.
 """
 
 import fcntl
-import json
+import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -21,14 +22,14 @@ import torch
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import header
-from dinokit.checkpoints.store import RunFolder
+from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_text
+from dinokit.core.errors import RunError, UserError, reason
+from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_jsonl
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
-from dinokit.data.source import Source, open_source
+from dinokit.data.source import Source, open_source, same_source
 from dinokit.training import ranks
 from dinokit.training.config import Experiment, TrainConfig
 from dinokit.training.progress import Journal
@@ -41,15 +42,6 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved; the same command continues it."""
 
 
-@dataclass
-class Clock:
-    """Where a run stands: saved with every checkpoint."""
-
-    step: int = 0  # steps done
-    seconds: float = 0.0  # of training, over all starts
-    bad_steps: int = 0  # skipped because a loss was not finite
-
-
 def pretrain(
     config: TrainConfig, out: Path, *, on_checkpoint: Callable[[int, Path], None] = lambda step, path: None
 ) -> None:
@@ -60,7 +52,7 @@ def pretrain(
 
     Raises:
         UserError: if the data, the folder or the settings do not fit.
-        Interrupted: after SIGINT or SIGTERM, with a checkpoint of the last whole step written.
+        Interrupted: after SIGINT, SIGTERM or SIGHUP, with a checkpoint of the last whole step written.
         RunError: if it cannot go on; the message says what was saved.
     """
     run = RunFolder(out)
@@ -74,6 +66,8 @@ def pretrain(
     with _only_run(run) if dist.is_main() else nullcontext():
         if dist.is_main():
             run.create(configuration.to_yaml(config))
+            for line in run.set_damaged_aside():
+                warn(line)
         try:
             with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
                 clock = _restore(run, trainer)
@@ -86,7 +80,7 @@ def pretrain(
             raise RunError(f"{error}; {_newest(run)}; the same command continues") from error
         except OSError as error:
             raise RunError(
-                f"cannot write to {out}: {error.strerror}; {_newest(run)}; the same command continues"
+                f"cannot write to {out}: {reason(error)}; {_newest(run)}; the same command continues"
             ) from error
 
 
@@ -101,7 +95,7 @@ class _Session:
     clock: Clock
     on_checkpoint: Callable[[int, Path], None]
     bad_in_a_row: int = 0
-    bad_images: set[str] = field(default_factory=set)
+    bad_images: set[str | None] = field(default_factory=set)
 
     def train(self) -> None:
         steps, runtime = self.config.experiment.steps, self.config.runtime
@@ -135,6 +129,11 @@ class _Session:
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
         finally:
             journal.close()
+        if self.clock.bad_steps >= steps:
+            raise RunError(
+                f"none of the {steps} steps had a finite loss or gradient; {_newest(self.run)}; "
+                "lower optim.lr in a new run"
+            )
 
     def _step(self, batches: Iterator[Batch], journal: Journal) -> list[BadRecord]:
         """Take one step and return the images that this rank could not read."""
@@ -158,7 +157,7 @@ class _Session:
         self.run.save(
             self.clock.step,
             state=self.trainer.state(),
-            clock=asdict(self.clock),
+            clock=self.clock,
             model=self.trainer.backbone.teacher.state_dict(),
             about=header(self.config.experiment.backbone, self.config.experiment.data.pixels, step=self.clock.step),
             keep=self.config.runtime.keep,
@@ -185,7 +184,7 @@ class _Session:
         if not dist.is_main():
             return
         if not self.bad_images:
-            self.bad_images = {line["key"] for line in read_jsonl(self.run.bad_images)}
+            self.bad_images = {line.get("key") for line in read_jsonl(self.run.bad_images)}
         for record in records:
             if record.key not in self.bad_images:
                 self.bad_images.add(record.key)
@@ -213,7 +212,7 @@ def _only_run(run: RunFolder) -> Iterator[None]:
         run.path.mkdir(parents=True, exist_ok=True)
         lock = (run.path / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"cannot write to {run.path}: {error.strerror}; choose another --out") from error
+        raise UserError(f"cannot write to {run.path}: {reason(error)}; choose another --out") from error
     try:
         # lockf, not flock: a loader process that outlives a killed run must not inherit the lock
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -267,6 +266,9 @@ def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
     if not isinstance(old, dict) or "experiment" not in old:
         raise UserError(f"{run.config} is damaged: it has no experiment; restore it or choose another --out")
     changed = configuration.differences(old["experiment"], config.experiment)
+    before, now = changed.get("data.source", ("", ""))
+    if isinstance(before, str) and same_source(before, now):
+        changed.pop("data.source", None)
     if changed:
         listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(changed.items())[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -279,17 +281,16 @@ def _check_experiment(run: RunFolder, config: TrainConfig) -> None:
 def _restore(run: RunFolder, trainer: Trainer) -> Clock:
     """Load the newest checkpoint and drop what the log says of later steps; a fresh run stays as it was built."""
     steps = run.steps(with_state=True)
-    state, clock = run.load(steps[-1]) if steps else ({}, {})
+    state, clock = run.load(steps[-1]) if steps else ({}, Clock())
     dist.barrier()  # before rank 0 writes the first checkpoint, all have looked for one
     if not steps:
-        return Clock()
+        return clock
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
     if dist.is_main():
         run.publish(steps[-1])  # a kill may have come between the checkpoint and its publication
-        lines = [line for line in read_jsonl(run.metrics) if line["step"] <= steps[-1]]
-        write_text(run.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_jsonl(run.metrics, (line for line in read_jsonl(run.metrics) if line.get("step", 0) <= steps[-1]))
     info(f"continuing {run.path} from step {steps[-1]}")
-    return Clock(**clock)
+    return clock
 
 
 def _say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: Clock) -> None:
@@ -334,15 +335,28 @@ class _Stop:
 
 @contextmanager
 def _stop_requests() -> Iterator[_Stop]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop after this step; a second one acts at once."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a wish to stop after this step.
+
+    A second SIGINT or SIGTERM acts at once; a second SIGHUP does nothing, as a terminal that closes may send several.
+    """
     stop = _Stop()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread alone
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if previous[signal.SIGHUP] == signal.SIG_IGN:  # nohup
+        del previous[signal.SIGHUP]
 
     def ask(_number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            return
         stop.requested = True
-        warn("stopping after this step; once more to stop at once without saving")
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, previous[each])
+        if dist.is_main():
+            # os.write: a handler may interrupt the console in the middle of a line, and stderr may be gone
+            with suppress(OSError):
+                os.write(2, b"stopping after this step; once more to stop at once without saving\n")
 
     for number in previous:
         signal.signal(number, ask)

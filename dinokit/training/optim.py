@@ -35,6 +35,15 @@ class Config:
     clip_per: Literal["part", "parameter"] = "part"  # norm over backbone, each head (v2, v3); over each tensor (v1)
 
     def __post_init__(self) -> None:
+        for name, rate in {"lr": self.lr, "weight_decay": self.weight_decay}.items():
+            lowest = min(rate.start, rate.peak, rate.end)
+            if lowest < 0:
+                raise UserError(f"{name} must be >= 0 at every step, got {lowest}")
+        if self.patch_embed_lr < 0 or self.freeze_last_layer < 0:
+            raise UserError(
+                f"patch_embed_lr and freeze_last_layer must be >= 0, got {self.patch_embed_lr} and "
+                f"{self.freeze_last_layer}"
+            )
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
         if not all(0 <= beta < 1 for beta in self.betas):

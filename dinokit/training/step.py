@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dinokit.core import dist
 from dinokit.core.device import autocast
-from dinokit.core.seed import seed_torch
+from dinokit.core.seed import derived, seed_torch
 from dinokit.data.views import Views
 from dinokit.models.pair import Pair
 from dinokit.models.vit import VisionTransformer
@@ -132,7 +132,8 @@ def _build_objectives(experiment: Experiment) -> nn.ModuleDict:
     built: dict[str, Objective] = {}
     for index, (name, config) in enumerate(experiment.objectives.items()):
         kind = objectives.find(name).Objective
-        built[name] = kind.build(config, dim=experiment.backbone.dim, seed=experiment.seed + index + 1, siblings=built)
+        seed = derived(experiment.seed, index)
+        built[name] = kind.build(config, dim=experiment.backbone.dim, seed=seed, siblings=built)
     return nn.ModuleDict(built)
 
 

@@ -6,7 +6,7 @@ Reads nothing but the run folder and, for the pictures, the data that its settin
 from pathlib import Path
 
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError
+from dinokit.core.errors import UserError, reason
 from dinokit.core.files import write_text
 from dinokit.visuals import sections
 from dinokit.visuals.gallery import choose_pictures, look
@@ -41,7 +41,7 @@ def write_report(run: Path) -> Path:
     try:
         write_text(run / FILE, page)
     except OSError as error:
-        raise UserError(f"cannot write {run / FILE}: {error.strerror}; the run itself is untouched") from error
+        raise UserError(f"cannot write {run / FILE}: {reason(error)}; the run itself is untouched") from error
     return run / FILE
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dinokit.core.errors import UserError
 from dinokit.data.decode import BadImage
-from dinokit.data.source import FolderSource, is_gray, open_source, splits
+from dinokit.data.source import FolderSource, is_gray, open_source, same_source, splits
 
 
 def _images(root: Path, *names: str) -> Path:
@@ -117,6 +117,33 @@ def test_file_names_need_not_be_unicode(tmp_path: Path) -> None:
     Image.new("L", (1, 1)).save(tmp_path / "ok.png")
     os.rename(tmp_path / "ok.png", os.fsencode(tmp_path) + b"/\xff.png")
     assert open_source(str(tmp_path)).read(0).shape == (3, 1, 1)
+
+
+def test_a_link_to_itself_is_passed_over(tmp_path: Path) -> None:
+    root = _images(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png")
+    for name in ("loop", "train/loop", "train/a/x.png"):
+        (root / name).symlink_to(root / name)
+    source = open_source(str(root))
+    assert [source.key(index) for index in range(3)] == ["a/1.png", "a/x.png", "b/2.png"]
+    assert source.classes == ("a", "b")
+    with pytest.raises(BadImage, match="cannot open"):
+        source.read(1)
+
+
+def test_ways_to_write_one_folder_are_the_same_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for other in ("./a/", str(tmp_path / "a"), "b/../a"):
+        assert same_source("a", other)
+    assert not same_source("a", "b")
+    assert not same_source("demo:fashion", str(tmp_path / "demo:fashion"))
+
+
+def test_no_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(_images(tmp_path, "a.png"))
+    for ask in (open_source, splits):
+        with pytest.raises(UserError, match="no images are given"):
+            ask("")
 
 
 def test_a_pipe_is_no_image(tmp_path: Path) -> None:

@@ -72,6 +72,20 @@ def test_what_changes_features_misses_the_cache(
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_a_class_that_nobody_can_read_is_no_class(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    root = make_folder(*FILES)
+    for number in range(4):
+        (root / "b" / f"{number}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no image of class 'b' .* the first bad image: b/0\.png: empty file"):
+        base.features(make_vit(), str(root), split=None, extraction=base.PLAIN)
+
+
+def test_splits_without_a_class_in_common_are_refused(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    splits = [f"train/{name}/0.png" for name in ("cats", "dogs")] + [f"val/{name}/0.png" for name in ("Cat", "Dog")]
+    with pytest.raises(UserError, match="no class of val is one of train .*'Cat' and 'cats'"):
+        base.find("knn").run(make_vit(), base.find("knn").Config(data=str(make_folder(*splits))))
+
+
 def test_test_images_ask_and_train_images_answer(make_folder: MakeFolder) -> None:
     both = str(make_folder("train/a/0.png", "val/a/0.png", "test/a/0.png"))
     assert base.sides(both, None, None) == ("train", "val")

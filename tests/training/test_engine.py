@@ -1,11 +1,15 @@
 """A run survives interruptions to the bit, keeps what it should and refuses what it cannot do."""
 
+import errno
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import to_yaml
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
+from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import constant
 from dinokit.data import masking, views
 from dinokit.models import head, rope, vit
@@ -103,13 +108,22 @@ def test_a_run_writes_what_it_promises(photos: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("after", [1, 2, 5])
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Meet SIGHUP as a terminal's programs do, also if these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("after", "wish"), [(1, signal.SIGINT), (2, signal.SIGTERM), (5, signal.SIGHUP)])
 def test_an_interrupted_run_continues_bit_by_bit(
-    photos: Path, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, after: int, wish: signal.Signals, monkeypatch: pytest.MonkeyPatch, hangup: None
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     engine.pretrain(config(photos), whole)
-    _interrupt_after(after, monkeypatch)
+    _interrupt_after(after, wish, monkeypatch)
+    monkeypatch.setattr(sys, "stderr", _Gone())
     with pytest.raises(engine.Interrupted, match=f"stopped at step {after} of 6; saved is step {after}"):
         engine.pretrain(config(photos), broken)
     monkeypatch.undo()
@@ -118,15 +132,23 @@ def test_an_interrupted_run_continues_bit_by_bit(
     assert losses(whole) == losses(broken)
 
 
-def _interrupt_after(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send the process Ctrl-C while step `after` runs."""
+class _Gone(io.StringIO):
+    """Standard error of a terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def _interrupt_after(after: int, wish: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send the process a signal while step `after` runs; a closing terminal may send two."""
     step = engine.Trainer.step
 
     def interrupted(
         self: engine.Trainer, micro_batches: list[views.Views], *, step: int, original: object = step
     ) -> object:
         if step + 1 == after:
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(2 if wish == signal.SIGHUP else 1):
+                os.kill(os.getpid(), wish)
         return original(self, micro_batches, step=step)  # type: ignore[operator]
 
     monkeypatch.setattr(engine.Trainer, "step", interrupted)
@@ -147,6 +169,21 @@ def test_a_crash_between_checkpoints_continues_from_the_last_one(photos: Path, t
     assert_same(whole, broken)
 
 
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    engine.pretrain(config(photos), whole)
+    engine.pretrain(config(photos), broken)
+    (broken / "checkpoints" / "6" / "state.json").write_text("[]")
+    capsys.readouterr()
+    engine.pretrain(config(photos), broken)
+    assert capsys.readouterr().err.count("warning: checkpoint") == 1
+    assert_same(whole, broken)
+    assert losses(whole) == losses(broken)
+    assert (broken / "checkpoints" / ".damaged-6" / "state.safetensors").exists()
+
+
 def test_the_runtime_changes_no_number(photos: Path, tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     engine.pretrain(config(photos), one)
@@ -163,6 +200,16 @@ def test_a_changed_experiment_is_refused_and_nothing_is_touched(photos: Path, tm
         engine.pretrain(config(photos, steps=3), run)
     assert "\n" not in str(caught.value)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_the_same_folder_written_otherwise_is_the_same_experiment(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.pretrain(config(photos, steps=1), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    engine.pretrain(config(Path("photos"), steps=1), tmp_path / "run")
+    with pytest.raises(UserError, match=r"another experiment: data\.source"):
+        engine.pretrain(config(Path("run"), steps=1), tmp_path / "run")
 
 
 def test_a_changed_runtime_is_accepted(photos: Path, tmp_path: Path) -> None:
@@ -196,6 +243,25 @@ def test_a_run_without_finite_losses_gives_up_and_says_what_is_saved(photos: Pat
     exploding = replace(settings.experiment, optim=replace(settings.experiment.optim, lr=constant(1e30)))
     with pytest.raises(RunError, match=r"steps in a row had no finite loss.*saved is step"):
         engine.pretrain(replace(settings, experiment=exploding), tmp_path / "run")
+
+
+def test_a_run_without_any_finite_step_is_not_done(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, steps=3)
+    blinding = replace(settings.experiment.data, pixels=Pixels((0.5,), (1e-45,)))  # all pixels become infinite
+    with pytest.raises(RunError, match="none of the 3 steps had a finite loss"):
+        engine.pretrain(replace(settings, experiment=replace(settings.experiment, data=blinding)), tmp_path / "run")
+
+
+def test_a_run_outside_the_main_thread_trains(photos: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(engine.pretrain, config(photos, steps=1), tmp_path / "run").result()
+    assert RunFolder(tmp_path / "run").steps() == [0, 1]
+
+
+def test_nohup_keeps_its_promise(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangup: None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _interrupt_after(1, signal.SIGHUP, monkeypatch)
+    engine.pretrain(config(photos, steps=2), tmp_path / "run")
 
 
 SCRIPT = """

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from dinokit.core.schedule import constant
+from dinokit.core.errors import UserError
+from dinokit.core.schedule import constant, cosine
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head
 from dinokit.models.vit import Config as VitConfig
@@ -97,6 +98,21 @@ def test_clipping_bounds_each_unit_and_reports_the_norm_before(clip_per: str) ->
     for parameter in parts["b"].parameters():  # below the limit: untouched, whatever the other part did
         assert parameter.grad is not None
         assert torch.equal(parameter.grad, torch.full_like(parameter, 1e-3))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": constant(-1e-3)},
+        {"lr": cosine(1e-3, -1e-6, steps=4)},
+        {"weight_decay": constant(-0.1)},
+        {"patch_embed_lr": -1.0},
+        {"freeze_last_layer": -1},
+    ],
+)
+def test_negative_rates_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(wrong))}.* must be >= 0"):
+        _config(**wrong)
 
 
 def test_moments_survive_saving_by_name() -> None:

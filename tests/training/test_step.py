@@ -57,6 +57,14 @@ def make_views(batch: int = 4, *, masked: bool = True) -> Views:
     )
 
 
+def test_no_head_of_one_seed_is_a_head_of_another() -> None:
+    # of one shape: with seed + index the second head of seed 0 was the first of seed 1
+    objectives = [Trainer(tiny(seed=seed), CPU).objectives for seed in (0, 1)]
+    heads = [each[name].state_dict() for each in objectives for name in ("dino", "ibot")]
+    weights = {tuple(state["head.student.mlp.0.weight"].flatten()[:4].tolist()) for state in heads}
+    assert len(weights) == 4
+
+
 def _snapshot(trainer: Trainer) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in trainer.state().items()}
 

@@ -129,6 +129,15 @@ def test_data_that_is_gone_is_said_and_the_rest_stays(make_run: MakeFolder) -> N
     assert "points above raw pixels" in page
 
 
+def test_a_run_that_names_no_data_does_not_take_the_current_folder(
+    make_run: MakeFolder, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_folder("a/0.png", "b/0.png"))
+    page, reader = read(make_run(""))
+    assert "There are no pictures: no images are given" in page
+    assert "img" not in reader.tags
+
+
 def test_damaged_weights_are_said_and_the_rest_stays(make_run: MakeFolder, make_folder: MakeFolder) -> None:
     run = make_run(str(make_folder(*FILES)), lines=log())
     (run / "checkpoints" / "10" / "model.safetensors").write_bytes(b"cut")
