@@ -174,13 +174,13 @@ def help_text(name: str, words: list[str]) -> str:
     return captured.getvalue()
 
 
-<<<<<<< HEAD
 def _with_natural_channels(config: TrainConfig) -> TrainConfig:
     """Give gray images a network of one channel, where the recipe's normalisation fits any number of channels."""
     if len(config.experiment.data.pixels.mean) > 1 or not is_gray(open_source(config.experiment.data.source)):
         return config
     return configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
-=======
+
+
 def _settings(name: str, config: Any, *, hidden: Sequence[str] = ()) -> str:
     lines = [f"\nsettings of '{name}': --KEY VALUE, lists as '[0.4, 1.0]', nothing as null\n"]
     for setting in configuration.explained(config, hidden=hidden):
@@ -205,7 +205,6 @@ def _why_unmeasured(config: TrainConfig) -> str:
     if source.labels is None or len(source.classes) < 2:
         return f"no labels in {source.name}: nothing to measure; look at the pictures"
     return ""
->>>>>>> fixes
 
 
 def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:

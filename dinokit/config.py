@@ -13,7 +13,6 @@ import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -151,12 +150,11 @@ def explained(config: Any, *, hidden: Sequence[str] = (), prefix: str = "") -> I
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    if get_origin(kind) is Literal:
+    if _is_literal(kind):
         return tuple(map(str, get_args(kind)))
-    return tuple(choice for each in get_args(kind) if get_origin(each) is Literal for choice in _choices(each))
+    return tuple(choice for each in get_args(kind) if _is_literal(each) for choice in _choices(each))
 
 
-@cache
 def _comments(kind: type) -> dict[str, str]:
     """Map the fields of a dataclass, and of those it extends, to the comment behind each in the source."""
     found: dict[str, str] = {}
@@ -246,13 +244,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
 def _one_of(value: Any, kind: Any) -> Any:
     if value not in get_args(kind):
         raise TypeError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
     return value
 
 
-converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
+converter.register_structure_hook_func(_is_literal, _one_of)
 _strict(int, lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number")
 _strict(float, lambda value: _is_number(value) and abs(value) <= sys.float_info.max, "a finite number")
 _strict(bool, lambda value: isinstance(value, bool), "true or false")

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import suppress
-from typing import IO, cast
+from typing import IO, TextIO, cast
 
 from rich.console import Console
 
@@ -32,8 +32,8 @@ class _Stderr:
         return self._now.encoding
 
     @property
-    def _now(self) -> IO[str]:
-        file: IO[str] = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a live line puts itself in between
+    def _now(self) -> TextIO:
+        file: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a live line puts itself in between
         return file
 
 
