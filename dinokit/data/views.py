@@ -33,10 +33,6 @@ class Views:
     masks: Bool[Tensor, "view batch patch"] | None  # True where HIDDEN
     anchor_crops: Float[Tensor, "view batch channel large_height large_width"] | None = None  # for the Gram teacher
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Views":
-        """Copy to a device."""
-        return self._map(lambda part: part.to(device, non_blocking=non_blocking))
-
     def pin_memory(self) -> "Views":
         """Copy to page-locked memory, from where copies to a device can overlap with computing."""
         return self._map(lambda part: part.pin_memory())

@@ -1,15 +1,12 @@
-"""What every evaluation shares: protocols by name, cached frozen features, which images ask and answer, baselines.
+"""What every evaluation shares: protocols by name, frozen features, which images ask and answer, baselines.
 
 An evaluation is a file of this folder with a frozen dataclass `Config` and
-`run(backbone, config, out, *, extraction) -> dict[str, float]`; its name is the file's name. Every accuracy, recall and
+`run(backbone, config, out) -> dict[str, float]`; its name is the file's name. Every accuracy, recall and
 average precision is in percent, from 0 to 100.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -20,9 +17,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.core.files import write_atomic
-from dinokit.data.source import Source, Subset, open_source, splits
-from dinokit.embedding import Embeddings, Progress, Skipped, device_of, extract, unit
+from dinokit.data.source import Subset, open_source, splits
+from dinokit.embedding import Embeddings, extract, unit
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
@@ -32,20 +28,6 @@ TEST_SPLITS = ("val", "test")  # in this order
 
 # similarities held at once, in numbers: 128 MiB of float64
 CHUNK = 1 << 24
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """How features are computed; nothing here changes a result."""
-
-    batch_size: int = 256  # images at once
-    workers: int = 2  # threads that read images; 0 reads in the main thread
-    device: str | None = None  # where to compute; None: where the backbone is
-    cache: Path | None = None  # folder of cached features; None keeps nothing
-    progress: Progress | None = None  # called with (images done, images in all)
-
-
-PLAIN = Extraction()
 
 
 @dataclass(frozen=True)
@@ -104,15 +86,7 @@ def baselines(backbone: Backbone, *, seed: int = 0) -> dict[str, Backbone]:
     return {"random-init": random_init.eval(), "raw-pixels": raw_pixels(backbone)}
 
 
-def task(
-    backbone: Backbone,
-    data: str,
-    *,
-    gallery: str | None,
-    query: str | None,
-    extraction: Extraction,
-    limit: int | None = None,
-) -> Task:
+def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | None, limit: int | None = None) -> Task:
     """Extract the features of the two sides of a labelled comparison.
 
     Args:
@@ -123,8 +97,8 @@ def task(
     Raises:
         UserError: if the data has no labels or no such split.
     """
-    left = _labelled(backbone, data, gallery, extraction, limit)
-    right = left if gallery == query else _labelled(backbone, data, query, extraction, limit)
+    left = _labelled(backbone, data, gallery, limit)
+    right = left if gallery == query else _labelled(backbone, data, query, limit)
     assert left.labels is not None
     assert right.labels is not None
     if not numpy.isin(right.labels, left.labels).any():
@@ -144,10 +118,8 @@ def task(
     )
 
 
-def features(
-    backbone: Backbone, data: str, *, split: str | None, extraction: Extraction, limit: int | None = None
-) -> Embeddings:
-    """Extract the CLS features of a split, or read them from the cache.
+def features(backbone: Backbone, data: str, *, split: str | None, limit: int | None = None) -> Embeddings:
+    """Extract the CLS features of a split.
 
     Raises:
         UserError: if no image of some class can be read.
@@ -155,7 +127,7 @@ def features(
     source = open_source(data, split=split, channels=backbone.channels)
     if limit is not None:
         source = Subset(source, limit)
-    result = _extracted(backbone, source, data, split=split, extraction=extraction)
+    result = extract(backbone, source)
     lost = [] if source.labels is None else numpy.setdiff1d(source.labels, source.labels[result.indices]).tolist()
     if lost:
         raise UserError(
@@ -190,70 +162,11 @@ def raw_pixels(backbone: Backbone) -> RawPixels:
     return RawPixels(size=side, channels=backbone.channels)
 
 
-def _labelled(
-    backbone: Backbone, data: str, split: str | None, extraction: Extraction, limit: int | None
-) -> Embeddings:
-    found = features(backbone, data, split=split, extraction=extraction, limit=limit)
+def _labelled(backbone: Backbone, data: str, split: str | None, limit: int | None) -> Embeddings:
+    found = features(backbone, data, split=split, limit=limit)
     if found.labels is None or len(found.classes) < 2:
         raise UserError(
             f"expected labelled images in {data}, got {len(found.classes)} classes; put each class in its own folder: "
             "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg"
         )
     return found
-
-
-def _extracted(
-    backbone: Backbone, source: Source, data: str, *, split: str | None, extraction: Extraction
-) -> Embeddings:
-    if extraction.cache is None:
-        return _extract(backbone, source, extraction)
-    path = extraction.cache / f"{_fingerprint(backbone, source, data, split)}.npz"
-    if path.exists():
-        return _read(path, source)
-    result = _extract(backbone, source, extraction)
-    with write_atomic(path) as temporary, temporary.open("wb") as file:
-        bad = json.dumps([asdict(entry) for entry in result.bad])
-        numpy.savez(file, cls=result.cls, indices=result.indices, bad=numpy.array(bad))
-    return result
-
-
-def _extract(backbone: Backbone, source: Source, extraction: Extraction) -> Embeddings:
-    return extract(
-        backbone,
-        source,
-        batch_size=extraction.batch_size,
-        device=extraction.device or device_of(backbone),
-        workers=extraction.workers,
-        progress=extraction.progress,
-    )
-
-
-def _fingerprint(backbone: Backbone, source: Source, data: str, split: str | None) -> str:
-    """Hash all that decides the features: the weights, the pixels, and the images by name, size and date."""
-    digest = hashlib.sha256()
-    digest.update(repr((type(backbone).__name__, backbone.patch_size, backbone.pixels, data, split)).encode())
-    for name, value in sorted(backbone.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    root = Path(data).expanduser() / (split or next(iter(splits(data)), ""))
-    for index in range(len(source)):
-        key = source.key(index)
-        file = root / key
-        status = file.stat() if file.is_file() else None
-        digest.update(os.fsencode(f"{key} {status and (status.st_size, status.st_mtime_ns)}\n"))
-    return digest.hexdigest()[:32]
-
-
-def _read(path: Path, source: Source) -> Embeddings:
-    with numpy.load(path, allow_pickle=False) as stored:
-        cls, indices, bad = stored["cls"], stored["indices"], json.loads(str(stored["bad"]))
-    return Embeddings(
-        cls=cls,
-        patches=None,
-        indices=indices,
-        keys=tuple(source.key(index) for index in indices.tolist()),
-        labels=None if source.labels is None else source.labels[indices],
-        classes=tuple(source.classes),
-        domains=None if source.domains is None else source.domains[indices],
-        bad=tuple(Skipped(**entry) for entry in bad),
-    )

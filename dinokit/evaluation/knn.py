@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
-from dinokit.evaluation.base import PLAIN, Extraction, chunks, sides, similarities, task
+from dinokit.evaluation.base import chunks, sides, similarities, task
 from dinokit.models.features import Backbone
 
 
@@ -38,16 +38,14 @@ class Config:
             raise UserError(f"expected a temperature above 0, got {self.temperature}; DINO uses 0.07")
 
 
-def run(
-    backbone: Backbone, config: Config, out: Path | None = None, *, extraction: Extraction = PLAIN
-) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
     """Classify every query image; return `top1@k` and `top5@k` in percent, and how many images took part.
 
     Args:
         out: folder that receives `knn.json`; None writes nothing.
     """
     gallery, query = sides(config.data, config.gallery, config.query)
-    images = task(backbone, config.data, gallery=gallery, query=query, extraction=extraction, limit=config.limit)
+    images = task(backbone, config.data, gallery=gallery, query=query, limit=config.limit)
     answers = len(images.gallery) - images.leave_one_out
     ks = sorted(set(config.k))
     classes = int(torch.cat([images.gallery_labels, images.query_labels]).max()) + 1

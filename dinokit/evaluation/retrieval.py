@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
-from dinokit.evaluation.base import PLAIN, Extraction, Task, chunks, similarities, task
+from dinokit.evaluation.base import Task, chunks, similarities, task
 from dinokit.models.features import Backbone
 
 
@@ -30,9 +30,7 @@ class Config:
     split: str | None = None  # None: train, or everything where there are no splits
 
 
-def run(
-    backbone: Backbone, config: Config, out: Path | None = None, *, extraction: Extraction = PLAIN
-) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
     """Search with every image; return `mAP` and `R@1` (the first result is right) in percent, and the query count.
 
     With domains, also `mAP/A-B` and `R@1/A-B` for queries of domain A among images of domain B. A query without any
@@ -41,7 +39,7 @@ def run(
     Args:
         out: folder that receives `retrieval.json`; None writes nothing.
     """
-    images = task(backbone, config.data, gallery=config.split, query=config.split, extraction=extraction)
+    images = task(backbone, config.data, gallery=config.split, query=config.split)
     result: dict[str, float] = {}
     precisions, firsts = [], []
     for name, direction in _directions(images):

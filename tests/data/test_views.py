@@ -110,12 +110,3 @@ def test_min_side_keeps_the_smallest_crop_sharp() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         views.Config(**wrong)  # type: ignore[arg-type]
-
-
-def test_views_move_as_one() -> None:
-    crops = views.make(_images(2), CONFIG, PIXELS, seed=0, step=0, first=0)
-    moved = views.Views(*crops, masks=torch.zeros(2, 2, 4, dtype=torch.bool)).to("meta")
-    assert moved.global_crops.device.type == moved.local_crops.device.type == "meta"
-    assert moved.masks is not None
-    assert moved.masks.device.type == "meta"
-    assert moved.anchor_crops is None

@@ -1,9 +1,7 @@
-import os
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
 
-import numpy
 import pytest
 import torch
 
@@ -42,42 +40,12 @@ def test_every_evaluation_keeps_the_contract(
     assert backbone.training
 
 
-def test_cached_features_are_the_features(make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path) -> None:
-    root = make_folder(*FILES)
-    (root / "b" / "2.png").write_bytes(b"broken")
-    cached = base.Extraction(cache=tmp_path / "cache")
-    first = base.features(make_vit(), str(root), split=None, extraction=cached)
-    (file,) = (tmp_path / "cache").iterdir()
-    made = file.stat().st_mtime_ns
-    again = base.features(make_vit(), str(root), split=None, extraction=cached)
-    assert numpy.array_equal(first.cls, again.cls)
-    assert (first.keys, first.bad) == (again.keys, again.bad)
-    assert first.labels is not None
-    assert again.labels is not None
-    assert first.labels.tolist() == again.labels.tolist()
-    assert file.stat().st_mtime_ns == made
-
-
-@pytest.mark.parametrize("change", ["weights", "pixels", "image"])
-def test_what_changes_features_misses_the_cache(
-    make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path, change: str
-) -> None:
-    root = make_folder(*FILES)
-    cached = base.Extraction(cache=tmp_path / "cache")
-    base.features(make_vit(), str(root), split=None, extraction=cached)
-    if change == "image":
-        os.utime(root / "a" / "1.png", ns=(1, 1))
-    other = make_vit(seed=int(change == "weights"), size=12 if change == "pixels" else 16)
-    base.features(other, str(root), split=None, extraction=cached)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
 def test_a_class_that_nobody_can_read_is_no_class(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     root = make_folder(*FILES)
     for number in range(4):
         (root / "b" / f"{number}.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"no image of class 'b' .* the first bad image: b/0\.png: empty file"):
-        base.features(make_vit(), str(root), split=None, extraction=base.PLAIN)
+        base.features(make_vit(), str(root), split=None)
 
 
 def test_splits_without_a_class_in_common_are_refused(make_vit: MakeVit, make_folder: MakeFolder) -> None:
