@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import suppress
-from typing import IO, TextIO, cast
+from typing import IO, Any, cast
 
 from rich.console import Console
 
@@ -22,19 +22,18 @@ class _Stderr:
             self._now.flush()
 
     def isatty(self) -> bool:
-        return self._now.isatty()
+        return bool(self._now.isatty())
 
     def fileno(self) -> int:
-        return self._now.fileno()
+        return int(self._now.fileno())
 
     @property
     def encoding(self) -> str:
-        return self._now.encoding
+        return str(self._now.encoding)
 
     @property
-    def _now(self) -> TextIO:
-        file: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a live line puts itself in between
-        return file
+    def _now(self) -> Any:
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a live line puts itself in between
 
 
 console = Console(file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True, quiet=not dist.is_main())
