@@ -51,7 +51,7 @@ def from_plain(kind: type[T], value: Any) -> T:
 
 def to_yaml(config: Any) -> str:
     """Write a config as YAML, in the order of its fields."""
-    return yaml.safe_dump(to_plain(config), sort_keys=False, width=120)
+    return yaml.dump(to_plain(config), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def read_yaml(path: Path) -> Any:
@@ -145,7 +145,11 @@ def explained(config: Any, *, hidden: Sequence[str] = (), prefix: str = "") -> I
             yield from explained(part, prefix=f"{inner}{name}.")
         if parts or is_dataclass(value):
             continue
-        text = yaml.safe_dump(to_plain(value), default_flow_style=True, width=1000).removesuffix("...\n").strip()
+        text = (
+            yaml.dump(to_plain(value), Dumper=_Dumper, default_flow_style=True, width=1000)
+            .removesuffix("...\n")
+            .strip()
+        )
         yield Setting(inner.removesuffix("."), text, comments.get(field.name, ""), _choices(types[field.name]))
 
 
@@ -271,3 +275,10 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes in quotes what the loader would take for something else than text."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers

@@ -19,6 +19,7 @@ from dinokit.config import (
     to_yaml,
 )
 from dinokit.core.errors import UserError
+from dinokit.core.files import write_text
 from dinokit.training.config import HALVES, TrainConfig
 
 
@@ -118,7 +119,8 @@ def test_every_explained_setting_can_be_given_as_explained(name: str) -> None:
     assert all(setting.meaning for setting in settings), [s.path for s in settings if not s.meaning]
     words = [word for setting in settings for word in (f"--{setting.path}", setting.value)]
     assert override(config, parse_overrides(words), hidden=HALVES) == config
-    assert {leaf.split(".", 1)[1] for leaf in differences({}, config)} >= {setting.path for setting in settings}
+    leaves = {leaf.partition(".")[2] for leaf in differences({}, config)}  # without experiment. and runtime.
+    assert leaves >= {setting.path for setting in settings}
 
 
 def test_a_setting_is_explained_by_its_comment_and_its_choices() -> None:
@@ -158,3 +160,9 @@ def test_differences_name_paths_and_both_values() -> None:
         "maybe.scale": (None, [0.4, 1.0]),
     }
     assert differences(Outer(), Outer()) == {}
+
+
+@pytest.mark.parametrize("text", ["1e3", "null", "yes", "3", "2024-01-01", "a: b", "\udcff.png", "# x"])
+def test_any_text_survives_yaml(text: str, tmp_path: Path) -> None:
+    write_text(tmp_path / "c.yaml", to_yaml({"source": text}))
+    assert read_yaml(tmp_path / "c.yaml") == {"source": text}

@@ -129,9 +129,9 @@ class _Session:
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
         finally:
             journal.close()
-        if self.clock.bad_steps >= steps:
+        if self.bad_in_a_row:
             raise RunError(
-                f"none of the {steps} steps had a finite loss or gradient; {_newest(self.run)}; "
+                f"the last {self.bad_in_a_row} of {steps} steps had no finite loss or gradient; {_newest(self.run)}; "
                 "lower optim.lr in a new run"
             )
 

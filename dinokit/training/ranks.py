@@ -21,7 +21,7 @@ import torch.distributed as group
 
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.errors import UserError
+from dinokit.core.errors import RunError, UserError
 from dinokit.training.config import Experiment, Runtime
 
 PATIENCE = timedelta(hours=6)  # of a rank that waits for another: rank 0 may measure a large data set in between
@@ -83,6 +83,8 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
             address = f"tcp://127.0.0.1:{port}"
             group.init_process_group(init_method=address, rank=0, world_size=world, timeout=PATIENCE)
         yield
+    except RunError:  # what this rank found out by itself
+        raise
     except RuntimeError as error:
         lost = next((words for other in others if (words := other.last_words())), "")
         if lost or "onnection" in str(error):
