@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo demo-emoji test check bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -12,6 +12,9 @@ $(VENV)/.ready: pyproject.toml
 
 demo: $(VENV)/.ready  ## train on 10,000 photos of clothes, in minutes, and write runs/demo/report.html
 	$(BIN)/dinokit pretrain demo --data demo:fashion --out runs/demo
+
+demo-emoji: $(VENV)/.ready  ## the same on emoji in two drawing styles: finds the same emoji in the other style
+	$(BIN)/dinokit pretrain demo --data demo:emoji --out runs/emoji
 
 test: $(VENV)/.ready  ## the default test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto
