@@ -6,10 +6,10 @@ becomes rank 0 and starts the others itself. Rank 0 alone writes files and talks
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +18,14 @@ from typing import IO
 
 import torch
 import torch.distributed as group
+from torch._C._distributed_c10d import TCPStore
 
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.training.config import Experiment, Runtime
 
+PORT = "DINOKIT_PORT"  # of rank 0's store, in the environment of the ranks that it starts
 PATIENCE = timedelta(hours=6)  # of a rank that waits for another: rank 0 may measure a large data set in between
 LAST_WORDS = 10.0  # seconds for a rank to end by itself
 
@@ -74,14 +76,20 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
         return
     threads, others = torch.get_num_threads(), list[_Other]()
     try:
-        if "RANK" in os.environ:
+        if PORT in os.environ:  # started below
+            rank = int(os.environ["RANK"])
+            store = TCPStore("127.0.0.1", int(os.environ[PORT]), is_master=False)
+            store.set(f"ready {rank}", "")
+            group.init_process_group(store=store, rank=rank, world_size=world, timeout=PATIENCE)
+        elif "RANK" in os.environ:  # torchrun
             group.init_process_group(timeout=PATIENCE)
         else:
-            port, own = _free_port(), max(devices.cores() // world, 1)
-            others = [_start(command, rank=rank, world=world, port=port, threads=own) for rank in range(1, world)]
+            store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            own = max(devices.cores() // world, 1)
+            others = [_start(command, rank=rank, world=world, port=store.port, threads=own) for rank in range(1, world)]
             torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", own)))
-            address = f"tcp://127.0.0.1:{port}"
-            group.init_process_group(init_method=address, rank=0, world_size=world, timeout=PATIENCE)
+            _wait(store, others)
+            group.init_process_group(store=store, rank=0, world_size=world, timeout=PATIENCE)
         yield
     except RunError:  # what this rank found out by itself
         raise
@@ -129,7 +137,7 @@ class _Other:
 
 
 def _start(command: Sequence[str], *, rank: int, world: int, port: int, threads: int) -> _Other:
-    identity = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    identity = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, PORT: port}
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {key: str(value) for key, value in identity.items()}
     complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
     process = subprocess.Popen(
@@ -143,8 +151,10 @@ def _start(command: Sequence[str], *, rank: int, world: int, port: int, threads:
     return _Other(rank, process, complaints)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _wait(store: TCPStore, others: Sequence[_Other]) -> None:
+    """Wait until all are there; one that ends before would be waited for in vain."""
+    while not store.check([f"ready {other.rank}" for other in others]):
+        for other in others:
+            if other.process.poll() is not None:
+                raise RankLost(other.last_words() or f"process {other.rank} of the run ended at once")
+        time.sleep(0.05)

@@ -15,7 +15,7 @@ from dinokit.config import to_yaml
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
 from dinokit.models import rope
-from dinokit.training import engine
+from dinokit.training import engine, ranks
 from dinokit.training.config import TrainConfig
 
 from .test_engine import assert_same, config, final, losses, photos
@@ -69,6 +69,24 @@ def test_a_lost_process_ends_the_run_with_one_line(photos: Path, tmp_path: Path)
     with pytest.raises(RunError, match=r"process 1 of the run ended \(killed by SIGKILL\); saved is step 2"):
         engine.pretrain(config(photos, processes=2), tmp_path / "run", on_checkpoint=kill)
     assert not _others()
+
+
+def test_a_process_that_cannot_start_is_not_waited_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks.sys, "executable", "/bin/false")
+    with pytest.raises(RunError, match=r"process 1 of the run ended \(exit code 1\); nothing is saved yet"):
+        engine.pretrain(config(photos, processes=2), tmp_path / "run")
+
+
+def test_torchrun_starts_ranks_too(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, steps=2)
+    (tmp_path / "config.yaml").write_text(to_yaml(settings))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["-m", "dinokit", "pretrain", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run")]
+    done = subprocess.run([*torchrun, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.count("2 processes") == 1  # rank 0 alone talks
+    assert sorted(losses(tmp_path / "run")) == [1, 2]
 
 
 def test_processes_must_share_the_batch(photos: Path, tmp_path: Path) -> None:
