@@ -1,7 +1,7 @@
 """Open a trained backbone: a run folder, one of its checkpoints, or a weights file.
 
-A file of ours carries its architecture and its pixel statistics in the safetensors header; a file of the official
-repositories is recognised by its keys (official.py). Only safetensors and `torch.load(weights_only=True)` are used, so
+A file of ours carries its architecture and its pixel statistics in the safetensors header; any other is recognised by
+its keys and the config.json beside it (recognise.py). Only safetensors and `torch.load(weights_only=True)` are used, so
 no file can run code.
 """
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dinokit.checkpoints import official
+from dinokit.checkpoints.recognise import beside, recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError
@@ -36,7 +37,8 @@ def load(path: str | Path) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
     Args:
-        path: a run folder, a folder RUN/checkpoints/STEP, a .safetensors file, or an official .pth file.
+        path: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
+            with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm.
 
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
@@ -48,8 +50,7 @@ def load(path: str | Path) -> Backbone:
     if FORMAT in about:
         architecture, pixels = _described(about[FORMAT], file)
     else:
-        architecture, state = official.recognise(state)
-        pixels = official.pixels(architecture)
+        architecture, state, pixels = recognise(state, beside(file), file=str(file))
     backbone = _built(architecture, state, file)
     backbone.pixels = pixels
     return backbone.eval().requires_grad_(False)
