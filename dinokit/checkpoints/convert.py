@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from dinokit.checkpoints.keymap import Exported, State
 from dinokit.checkpoints.load import header, load
 from dinokit.checkpoints.recognise import recognise
 from dinokit.checkpoints.store import MODEL
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.core.files import sync, write_atomic, write_json
 from dinokit.models import vit
 
@@ -48,16 +49,17 @@ def convert(source: Path, out: Path, *, to: str) -> list[str]:
     if not isinstance(backbone, vit.VisionTransformer):
         raise UserError(f"only vision transformers are converted so far; {source} is a {type(backbone).__name__}")
     if to == "dinokit":
-        with write_atomic(out) as temporary:
-            save_file(_plain(backbone.state_dict()), temporary, header(backbone.config, backbone.pixels, step=0))
-        return []
-    exported = EXPORTS[to](backbone)
-    left = _read_back(backbone, exported, to)
-    if to == "official":
-        with write_atomic(out) as temporary:
-            torch.save(_plain(exported.weights), temporary)
+        exported, left = Exported(backbone.state_dict(), {}), []
     else:
-        _write_folder(out, exported)
+        exported = EXPORTS[to](backbone)
+        left = _read_back(backbone, exported, to)
+    about = (
+        header(backbone.config, backbone.pixels, step=0) if to == "dinokit" else {"format": "pt"}
+    )  # transformers insists on it
+    try:
+        _write(exported, out, about)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {out}: {reason(error) if isinstance(error, OSError) else error}") from error
     return left
 
 
@@ -125,11 +127,21 @@ def _same(key: str, before: Tensor, after: Tensor | None) -> bool:
     return torch.equal(before, after)
 
 
-def _write_folder(out: Path, exported: Exported) -> None:
+def _write(exported: Exported, out: Path, about: dict[str, str]) -> None:
+    """Write a file or a folder, by the name of `out`, whole or not at all."""
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in exported.weights.items()}
+    if out.suffix == SUFFIX["official"]:
+        with write_atomic(out) as temporary:
+            torch.save(weights, temporary)
+        return
+    if out.suffix == SUFFIX["dinokit"]:
+        with write_atomic(out) as temporary:
+            save_file(weights, temporary, about)
+        return
     partial = out.with_name(f".{out.name}.{os.getpid()}.part")
     partial.mkdir(parents=True)
     try:
-        save_file(_plain(exported.weights), partial / MODEL, {"format": "pt"})  # transformers insists on the entry
+        save_file(weights, partial / MODEL, about)
         sync(partial / MODEL)
         for name, content in exported.files.items():
             write_json(partial / name, content)
@@ -137,7 +149,3 @@ def _write_folder(out: Path, exported: Exported) -> None:
         sync(out.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _plain(state: State) -> State:
-    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

@@ -142,7 +142,7 @@ def _dinov3(config: vit.Config) -> dict[str, object]:
 
 def _whole_ratio(config: vit.Config) -> int:
     for ratio in range(1, 65):
-        hidden = swiglu_hidden(config.dim, ratio=ratio) if config.ffn == "swiglu" else config.dim * ratio
+        hidden = swiglu_hidden(config.dim, ratio=float(ratio)) if config.ffn == "swiglu" else config.dim * ratio
         if hidden == config.ffn_hidden:
             return ratio
     raise UserError(

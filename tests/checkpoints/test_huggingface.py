@@ -115,7 +115,7 @@ def test_positions_are_resized_the_official_way_and_that_is_the_whole_difference
 
 
 def test_the_default_epsilon_of_vit_is_not_that_of_dino(tmp_path: Path) -> None:
-    """1e-12 is what HF's conversion left in the files of DINO, trained with 1e-6; another value is somebody's choice."""
+    """1e-12 is what HF's conversion left in the files of DINO, trained with 1e-6; any other is somebody's choice."""
     model = saved(tmp_path, *DINO)
     assert load(tmp_path).config.norm_eps == 1e-6
     assert 1e-6 < difference(model, load(tmp_path), SIZES[0]) < 1e-4  # measured: 2e-5
