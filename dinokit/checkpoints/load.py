@@ -25,6 +25,7 @@ from dinokit.models import vit
 from dinokit.models.features import Backbone
 
 FORMAT = "dinokit"
+INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
 
 
 def header(architecture: vit.Config, pixels: Pixels, *, step: int) -> dict[str, str]:
@@ -82,15 +83,18 @@ def _described(about: str, file: Path) -> tuple[vit.Config, Pixels]:
 
 def _weights_file(path: Path) -> Path:
     if path.is_dir():
-        if not (path / MODEL).exists():
-            raise UserError(f"{path} holds no {MODEL}; expected a run folder, a checkpoint folder or a weights file")
-        return path / MODEL
+        for name in (MODEL, INDEX, "pytorch_model.bin"):
+            if (path / name).exists():
+                return path / name
+        raise UserError(f"{path} holds no {MODEL}; expected a run folder, a checkpoint folder or a weights file")
     if not path.exists():
         raise UserError(f"no model at {path}; expected a run folder, a checkpoint folder or a weights file")
     return path
 
 
 def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    if file.name == INDEX:
+        return {name: value for part in _parts(file) for name, value in _read(part)[0].items()}, {}
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
@@ -104,6 +108,19 @@ def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{file} holds a {type(state).__name__}; expected weights by name, a state dict")
     return state, {}
+
+
+def _parts(index: Path) -> list[Path]:
+    """List the files that an index names, all beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        paths = [index.parent / Path(name).name for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is damaged: expected a weight_map from keys to file names") from error
+    missing = [path.name for path in paths if path.suffix != ".safetensors" or not path.is_file()]
+    if missing:
+        raise UserError(f"{index} names parts that are not there: {', '.join(missing)}")
+    return paths
 
 
 def _reason(error: Exception) -> str:

@@ -157,6 +157,17 @@ def test_names_in_memory_are_understood_where_they_are_the_same_but_for_a_prefix
     assert difference(model, load(tmp_path / "x.pth"), SIZES[0]) < 1e-4
 
 
+def test_a_model_in_parts_is_put_together(tmp_path: Path) -> None:
+    model = build(*DINOV3)
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    parts = sorted(tmp_path.glob("*.safetensors"))
+    assert len(parts) > 1
+    assert difference(model, load(tmp_path), SIZES[0]) < 1e-4
+    parts[0].unlink()
+    with pytest.raises(UserError, match=f"names parts that are not there: {parts[0].name}"):
+        load(tmp_path)
+
+
 def test_pixels_are_those_of_the_preprocessor(tmp_path: Path) -> None:
     """Satellite weights want other statistics; with ImageNet's they would be silently worse."""
     saved(tmp_path, *DINOV3)
