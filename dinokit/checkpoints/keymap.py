@@ -108,7 +108,8 @@ def placeholder(state: Mapping[str, Tensor], heads: int | None) -> State:
     Raises:
         UserError: if the heads do not divide the width.
     """
-    dim = len(state["patch_embed.proj.weight"]) if "patch_embed.proj.weight" in state else 0
+    weight = state.get("patch_embed.proj.weight")
+    dim = len(weight) if weight is not None and weight.ndim else 0  # `infer` says what is wrong
     width = 128 if dim == 4096 else 64
     if heads is not None and dim % heads == 0:
         width = dim // heads
@@ -141,7 +142,7 @@ def _moved(state: Mapping[str, Tensor], pairs: Iterable[tuple[tuple[str, ...], t
         if len(sources) == len(targets) == 1:
             found[targets[0]] = tensors[0]
             continue
-        if not tensors[0].ndim:
+        if not all(tensor.ndim for tensor in tensors):
             continue
         stacked = torch.cat([state[name] if name else torch.zeros_like(tensors[0]) for name in sources])
         if len(stacked) % len(targets):

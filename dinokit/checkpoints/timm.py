@@ -86,7 +86,7 @@ def recognise(theirs: Mapping[str, Tensor], about: Mapping[str, Any], *, file: s
     blocks = keymap.numbers(theirs, r"blocks\.(\d+)\.")
     swiglu = "blocks.0.mlp.fc1_g.weight" in theirs or _packed(theirs)
     ours = keymap.to_ours(theirs, keymap.rules(_table(rotary=rotary, swiglu=swiglu), blocks))
-    if not rotary and "register_tokens" in ours and "pos_embed" in ours:
+    if not rotary and "register_tokens" in ours and ours["pos_embed"].ndim == 3:
         ours["pos_embed"] = torch.cat([torch.zeros_like(ours["pos_embed"][:, :1]), ours["pos_embed"]], dim=1)
     heads = _heads(about)
     if rotary:
@@ -163,7 +163,9 @@ def _rotary(state: Mapping[str, Tensor]) -> bool:
 
 def _packed(state: Mapping[str, Tensor]) -> bool:
     inner, outer = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
-    return inner is not None and outer is not None and outer.ndim == 2 and len(inner) == 2 * outer.shape[1]
+    return (
+        inner is not None and outer is not None and inner.ndim == outer.ndim == 2 and len(inner) == 2 * outer.shape[1]
+    )
 
 
 def _heads(about: Mapping[str, Any]) -> int | None:

@@ -194,6 +194,16 @@ def test_keys_that_do_not_fit_are_listed_under_their_names_with_the_nearest_arch
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["dino", "registers swiglu", "dinov3 swiglu"])
+def test_odd_tensors_are_refused_in_our_words(tmp_path: Path, name: str) -> None:
+    saved(tmp_path, *FAMILIES[name])
+    state = load_file(tmp_path / "model.safetensors")
+    for key in [key for key in state if not key.startswith("pooler.") and ".1." not in key]:
+        save_file(state | {key: torch.tensor(1.0)}, tmp_path / "model.safetensors")
+        with pytest.raises(UserError):
+            load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -118,6 +118,16 @@ def test_arguments_that_change_the_network_are_refused(tmp_path: Path, arguments
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["dinov3", "registers giant"])
+def test_odd_tensors_are_refused_in_our_words(tmp_path: Path, name: str) -> None:
+    saved(tmp_path, name)
+    state = load_file(tmp_path / "model.safetensors")
+    for key in [key for key in state if ".1." not in key]:
+        save_file(state | {key: torch.tensor(1.0)}, tmp_path / "model.safetensors")
+        with pytest.raises(UserError):
+            load(tmp_path)
+
+
 def test_keys_that_do_not_fit_are_listed_under_their_names(tmp_path: Path) -> None:
     saved(tmp_path, "dinov3")
     state = load_file(tmp_path / "model.safetensors")
