@@ -1,4 +1,4 @@
-"""Random models of timm, saved by timm itself, loaded here and compared; tolerance 1e-4, measured 4e-6."""
+"""Random models of timm, saved by timm itself, loaded here and compared; tolerance 1e-4, measured 5e-6."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_features_are_those_of_timm(tmp_path: Path, name: str) -> None:
 def test_positions_are_resized_the_official_way_and_that_is_the_whole_difference(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Official: by the factor (cells + 0.1) / side. timm: to the size, with antialiasing. Measured: 2e-2 to 4e-2."""
+    """Official: by the factor (cells + 0.1) / side. timm: to the size, with antialiasing. Measured: 2e-2 to 6e-2."""
     model = saved(tmp_path, name)
     ours = load(tmp_path)
     for size in SIZES[1:]:
