@@ -17,6 +17,7 @@ _HOME = {
     "evaluate": "dinokit.commands",
     "embed": "dinokit.commands",
     "report": "dinokit.commands",
+    "convert": "dinokit.commands",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -22,6 +22,7 @@ COMMANDS = {
     "pretrain": "train a backbone on a folder of images, or continue the run",
     "evaluate": "measure frozen features beside honest baselines: knn, retrieval",
     "embed": "write the features of every image of a source",
+    "convert": "write a model in another layout: official, hf, timm, dinokit",
     "report": "write RUN/report.html",
     "models": "list architectures and recipes",
 }

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from dinokit import config as configuration
 from dinokit import recipes
+from dinokit.checkpoints import convert as conversion
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import parse_overrides
@@ -37,7 +38,17 @@ from dinokit.training.engine import Interrupted
 from dinokit.training.engine import pretrain as train
 from dinokit.visuals.report import write_report
 
-__all__ = ["embed", "evaluate", "help_text", "list_models", "models", "parse_overrides", "pretrain", "report"]
+__all__ = [
+    "convert",
+    "embed",
+    "evaluate",
+    "help_text",
+    "list_models",
+    "models",
+    "parse_overrides",
+    "pretrain",
+    "report",
+]
 
 Settings = Annotated[Mapping[str, Any], tyro.conf.Suppress]
 NO_SETTINGS: Mapping[str, Any] = {}
@@ -124,6 +135,20 @@ def embed(*, model: str, data: str, out: Path, device: str = "auto") -> Embeddin
     found = embed_source(model, data, out, device=devices.choose(device))
     info(f"{len(found.cls):,} images · {found.cls.shape[1]} numbers each · {len(found.bad)} unreadable · {out}")
     return found
+
+
+def convert(source: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *, to: str) -> None:
+    """Write a model in another layout; nothing is written unless it reads back bit by bit.
+
+    Args:
+        source: a run folder, RUN/checkpoints/STEP, a weights file, or a folder with model.safetensors and config.json.
+        out: NAME.pth for official, NAME.safetensors for dinokit, a folder for hf and timm; must not exist.
+        to: official, hf (transformers), timm or dinokit.
+    """
+    left = conversion.convert(Path(source), Path(out), to=to)
+    if left:
+        info(f"{to} has no place for {', '.join(left)}, which only training uses")
+    info(f"{to} weights {out}")
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:

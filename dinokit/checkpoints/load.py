@@ -1,7 +1,7 @@
 """Open a trained backbone: a run folder, one of its checkpoints, or a weights file.
 
-A file of ours carries its architecture and its pixel statistics in the safetensors header; a file of the official
-repositories is recognised by its keys (official.py). Only safetensors and `torch.load(weights_only=True)` are used, so
+A file of ours carries its architecture and its pixel statistics in the safetensors header; any other is recognised by
+its keys and the config.json beside it (recognise.py). Only safetensors and `torch.load(weights_only=True)` are used, so
 no file can run code.
 """
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dinokit.checkpoints import official
+from dinokit.checkpoints.recognise import beside, recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError
@@ -24,6 +25,7 @@ from dinokit.models import vit
 from dinokit.models.features import Backbone
 
 FORMAT = "dinokit"
+INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
 
 
 def header(architecture: vit.Config, pixels: Pixels, *, step: int) -> dict[str, str]:
@@ -36,7 +38,8 @@ def load(path: str | Path) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
     Args:
-        path: a run folder, a folder RUN/checkpoints/STEP, a .safetensors file, or an official .pth file.
+        path: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
+            with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm.
 
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
@@ -48,8 +51,7 @@ def load(path: str | Path) -> Backbone:
     if FORMAT in about:
         architecture, pixels = _described(about[FORMAT], file)
     else:
-        architecture, state = official.recognise(state)
-        pixels = official.pixels(architecture)
+        architecture, state, pixels = recognise(state, beside(file), file=str(file))
     backbone = _built(architecture, state, file)
     backbone.pixels = pixels
     return backbone.eval().requires_grad_(False)
@@ -81,15 +83,18 @@ def _described(about: str, file: Path) -> tuple[vit.Config, Pixels]:
 
 def _weights_file(path: Path) -> Path:
     if path.is_dir():
-        if not (path / MODEL).exists():
-            raise UserError(f"{path} holds no {MODEL}; expected a run folder, a checkpoint folder or a weights file")
-        return path / MODEL
+        for name in (MODEL, INDEX, "pytorch_model.bin"):
+            if (path / name).exists():
+                return path / name
+        raise UserError(f"{path} holds no {MODEL}; expected a run folder, a checkpoint folder or a weights file")
     if not path.exists():
         raise UserError(f"no model at {path}; expected a run folder, a checkpoint folder or a weights file")
     return path
 
 
 def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    if file.name == INDEX:
+        return {name: value for part in _parts(file) for name, value in _read(part)[0].items()}, {}
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
@@ -103,6 +108,19 @@ def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{file} holds a {type(state).__name__}; expected weights by name, a state dict")
     return state, {}
+
+
+def _parts(index: Path) -> list[Path]:
+    """List the files that an index names, all beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        paths = [index.parent / Path(name).name for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is damaged: expected a weight_map from keys to file names") from error
+    missing = [path.name for path in paths if path.suffix != ".safetensors" or not path.is_file()]
+    if missing:
+        raise UserError(f"{index} names parts that are not there: {', '.join(missing)}")
+    return paths
 
 
 def _reason(error: Exception) -> str:

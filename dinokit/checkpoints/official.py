@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
-from dinokit.models import head, vit
+from dinokit.models import head, variants, vit
 from dinokit.models.rope import Config as RopeConfig
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -179,7 +179,21 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -> None:
     """Refuse weights that do not fit a model exactly, as `load_strictly` does; the model may be on the meta device."""
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    check_shapes(model.state_dict(), state, config=getattr(model, "config", None), file=file)
+
+
+def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, config: object, file: str) -> None:
+    """Refuse weights whose names and shapes are not those of an outline.
+
+    Args:
+        outline: of the network, in the names of the file; may be on the meta device.
+        state: what the file holds.
+        config: what was read off the file; the nearest published architecture is named.
+        file: for the message.
+    Raises:
+        UserError: naming the keys that are missing, unexpected or of another shape.
+    """
+    expected = {key: tuple(value.shape) for key, value in outline.items()}
     faults = {
         "missing": sorted(expected.keys() - state.keys()),
         "unexpected": sorted(state.keys() - expected.keys()),
@@ -189,9 +203,11 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -> No
             if key in state and tuple(state[key].shape) != shape
         ],
     }
-    told = [f"{len(keys)} {fault}: {_listed(keys)}" for fault, keys in faults.items() if keys]
+    told = [f"{len(keys)} {fault}: {listed(keys)}" for fault, keys in faults.items() if keys]
     if told:
-        raise UserError(f"{file} does not fit the {type(model).__name__} it describes; keys {'; '.join(told)}")
+        near = variants.nearest(config) if isinstance(config, vit.Config) else ""
+        tail = f"; the nearest architecture is {near}" if near else ""
+        raise UserError(f"{file} does not fit the network it describes; keys {'; '.join(told)}{tail}")
 
 
 def _unwrapped(checkpoint: Mapping[str, object], network: str) -> Mapping[str, object]:
@@ -226,7 +242,7 @@ def _part(checkpoint: Mapping[str, object], name: str, network: Literal["teacher
 
 def _shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ...]:
     if key not in state:
-        raise UserError(f"not an official checkpoint: expected the key '{key}', found {_listed(sorted(state))}")
+        raise UserError(f"not an official checkpoint: expected the key '{key}', found {listed(sorted(state))}")
     if state[key].ndim != axes:
         raise UserError(f"expected {axes} axes in '{key}', got shape {tuple(state[key].shape)}")
     return tuple(state[key].shape)
@@ -252,6 +268,7 @@ def _table_side(state: Mapping[str, Tensor]) -> int:
     return side
 
 
-def _listed(keys: list[str]) -> str:
+def listed(keys: list[str]) -> str:
+    """Name some keys and say how many more there are."""
     rest = len(keys) - SHOWN
     return ", ".join(keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

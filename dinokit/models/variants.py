@@ -4,7 +4,7 @@ Sizes: DINO (arXiv:2104.14294, table 1), DINOv2 (arXiv:2304.07193, table 16; reg
 (arXiv:2508.10104, section 5).
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from dinokit.models.ffn import swiglu_hidden
 from dinokit.models.rope import Config as RopeConfig
@@ -94,3 +94,14 @@ VARIANTS: dict[str, Config] = {
         _dinov3(4096, 40), heads=32, ffn="swiglu", ffn_hidden=8192, qkv_bias="none", untie_local_cls_norm=True
     ),
 }
+
+
+def nearest(config: Config) -> str:
+    """Name the architecture that shares the most with a configuration: first the width, then the number of settings."""
+
+    def shared(name: str) -> tuple[bool, int]:
+        other = VARIANTS[name]
+        equal = sum(getattr(config, field.name) == getattr(other, field.name) for field in fields(config))
+        return config.dim == other.dim, equal
+
+    return max(VARIANTS, key=shared)

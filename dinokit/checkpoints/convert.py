@@ -1,0 +1,151 @@
+"""Write a model in another layout: official, Hugging Face transformers, timm or our own.
+
+Before anything is written, the result is read back as `load` would and compared: weights bit by bit, settings one by
+one. What the target cannot express is refused. Only what training alone uses may be left behind, and is named.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dinokit.checkpoints import huggingface, keymap, released, timm
+from dinokit.checkpoints.keymap import Exported, State
+from dinokit.checkpoints.load import header, load
+from dinokit.checkpoints.recognise import recognise
+from dinokit.checkpoints.store import MODEL
+from dinokit.core.errors import UserError, reason, unknown_name
+from dinokit.core.files import sync, write_atomic, write_json
+from dinokit.models import vit
+
+EXPORTS: dict[str, Callable[[vit.VisionTransformer], Exported]] = {
+    "official": released.export,
+    "hf": huggingface.export,
+    "timm": timm.export,
+}
+SUFFIX = {"official": ".pth", "dinokit": ".safetensors"}  # the others are folders
+# settings that change no feature in evaluation, or that the comparison of the weights covers
+FREE = {"rope", "init", "drop_path", "drop_path_shape", "mask_token", "untie_local_cls_norm", "layer_scale"}
+
+
+def convert(source: Path, out: Path, *, to: str) -> list[str]:
+    """Write the model of `source` to `out` and return the names of the weights that were left behind.
+
+    Args:
+        source: whatever `load` takes.
+        out: a file NAME.pth for official or NAME.safetensors for dinokit, a folder for hf and timm; must not exist.
+        to: official, hf, timm or dinokit.
+    Raises:
+        UserError: if the target is unknown, `out` exists or is misnamed, or the target cannot express the model.
+    """
+    _check_out(out, to)
+    backbone = load(source)
+    if not isinstance(backbone, vit.VisionTransformer):
+        raise UserError(f"only vision transformers are converted so far; {source} is a {type(backbone).__name__}")
+    if to == "dinokit":
+        exported, left = Exported(backbone.state_dict(), {}), []
+    else:
+        exported = EXPORTS[to](backbone)
+        left = _read_back(backbone, exported, to)
+    about = (
+        header(backbone.config, backbone.pixels, step=0) if to == "dinokit" else {"format": "pt"}
+    )  # transformers insists on it
+    try:
+        _write(exported, out, about)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {out}: {reason(error) if isinstance(error, OSError) else error}") from error
+    return left
+
+
+def _check_out(out: Path, to: str) -> None:
+    if to not in (*EXPORTS, "dinokit"):
+        raise unknown_name("layout", to, [*EXPORTS, "dinokit"])
+    if out.exists():
+        raise UserError(f"{out} exists and is not overwritten; remove it or choose another place")
+    wanted = SUFFIX.get(to, "")
+    known = out.suffix if out.suffix in (".pth", ".pt", ".safetensors", ".bin") else ""
+    if known != wanted:
+        kind = f"a file such as {out.with_suffix(wanted)}" if wanted else f"a folder such as {out.with_suffix('')}"
+        raise UserError(f"--to {to} writes {kind}, not {out}")
+
+
+def _read_back(backbone: vit.VisionTransformer, exported: Exported, to: str) -> list[str]:
+    """Compare what was exported with the model; return the keys that only training uses and that are not there.
+
+    Raises:
+        UserError: naming what would be lost.
+    """
+    files = {name: content for name, content in exported.files.items() if isinstance(content, dict)}
+    try:
+        config, state, _ = recognise(exported.weights, files, file=f"the {to} export")
+    except UserError as error:
+        raise UserError(f"{to} cannot express this model: {error}") from error
+    changed = _changed(backbone.config, config)
+    if changed:
+        raise UserError(f"{to} cannot express this model: it would be read with {', '.join(changed)}")
+    before, after = _effective(backbone.config, backbone.state_dict()), _effective(config, state)
+    left = [key for key in before if key not in after and keymap.FOR_TRAINING.fullmatch(key)]
+    lost = [key for key in before if key not in left and not _same(key, before[key], after.get(key))]
+    if lost:
+        raise UserError(f"{to} cannot express this model: it would lose {', '.join(lost[:8])}")
+    return left
+
+
+def _changed(mine: vit.Config, found: vit.Config) -> list[str]:
+    names = [field.name for field in fields(mine) if field.name not in FREE]
+    pairs = [(name, getattr(found, name), getattr(mine, name)) for name in names]
+    pairs += [
+        (f"rope.{name}", getattr(found.rope, name), getattr(mine.rope, name)) for name in ("coordinates", "dtype")
+    ]
+    return [f"{name} {theirs} for {ours}" for name, theirs, ours in pairs if theirs != ours]
+
+
+def _effective(config: vit.Config, state: State) -> State:
+    """Reduce weights to what the network computes with: the sum of CLS and its position, biases without masked ones."""
+    found = dict(state)
+    if "pos_embed" in found:
+        found["cls_token"] = found["cls_token"] + found["pos_embed"][:, :1]
+        found["pos_embed"] = found["pos_embed"][:, 1:]
+    if config.qkv_bias == "qv":
+        for key in [key for key in found if key.endswith("attn.qkv.bias")]:
+            queries, keys, values = found[key].chunk(3)
+            found[key] = torch.cat([queries, torch.zeros_like(keys), values])
+    return found
+
+
+def _same(key: str, before: Tensor, after: Tensor | None) -> bool:
+    if after is None:
+        return False
+    if key == keymap.PERIODS:  # computed anew, perhaps on another machine: see `keymap.rounding`
+        return torch.allclose(before, after, rtol=1e-6, atol=0)
+    return torch.equal(before, after)
+
+
+def _write(exported: Exported, out: Path, about: dict[str, str]) -> None:
+    """Write a file or a folder, by the name of `out`, whole or not at all."""
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in exported.weights.items()}
+    if out.suffix == SUFFIX["official"]:
+        with write_atomic(out) as temporary:
+            torch.save(weights, temporary)
+        return
+    if out.suffix == SUFFIX["dinokit"]:
+        with write_atomic(out) as temporary:
+            save_file(weights, temporary, about)
+        return
+    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
+    partial.mkdir(parents=True)
+    try:
+        save_file(weights, partial / MODEL, about)
+        sync(partial / MODEL)
+        for name, content in exported.files.items():
+            write_json(partial / name, content)
+        partial.rename(out)
+        sync(out.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
