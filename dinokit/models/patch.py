@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
 
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow makes gray with
+
 
 class PatchEmbed(nn.Module):
     """Cut images into `patch_size` x `patch_size` squares and embed each.
@@ -36,6 +38,8 @@ class PatchEmbed(nn.Module):
     ) -> tuple[Float[Tensor, "batch patch dim"], tuple[int, int]]:
         """Return the patches, row-major, and their grid (rows, columns).
 
+        A model of one channel sees the luminance of RGB images, as if they had been decoded to gray.
+
         Raises:
             UserError: if the images have no batch axis, another number of channels, or are smaller than a patch.
         """
@@ -45,7 +49,9 @@ class PatchEmbed(nn.Module):
                 "give a single image as image[None]"
             )
         _, channels, height, width = images.shape
-        if channels != self.channels:
+        if self.channels == 1 and channels == 3:
+            images = (images * images.new_tensor(LUMINANCE).view(3, 1, 1)).sum(dim=1, keepdim=True)
+        elif channels != self.channels:
             raise UserError(f"the model takes {self.channels} channels, the images have {channels}")
         if min(height, width) < self.patch_size:
             raise UserError(

@@ -36,6 +36,15 @@ def test_any_number_of_channels(channels: int) -> None:
     assert len(model.pixels.mean) in (1, channels)
 
 
+def test_one_channel_sees_the_luminance_of_rgb() -> None:
+    model = VisionTransformer(replace(ROPE, channels=1)).eval()
+    rgb = images(channels=3)
+    gray = 0.299 * rgb[:, :1] + 0.587 * rgb[:, 1:2] + 0.114 * rgb[:, 2:]
+    torch.testing.assert_close(model(rgb).cls, model(gray).cls)
+    with pytest.raises(UserError, match="takes 1 channels, the images have 2"):
+        model(images(channels=2))
+
+
 @CONFIGS
 def test_trailing_pixels_are_ignored(config: Config) -> None:
     model = VisionTransformer(config).eval()
