@@ -8,7 +8,7 @@ from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 
-STEPS = 2_000
+STEPS = 1_850
 
 
 def demo() -> TrainConfig:
@@ -71,5 +71,5 @@ def demo() -> TrainConfig:
             ),
             momentum=cosine(0.98, 0.995, steps=STEPS),
         ),
-        runtime=Runtime(checkpoint_every=200, processes=2),
+        runtime=Runtime(checkpoint_every=185, processes=2),
     )
