@@ -80,7 +80,9 @@ class Runtime:
     """Everything that must not change a number of the run, but for the rounding of another device."""
 
     device: str = "auto"  # auto: CUDA, else MPS, else CPU
-    processes: int | None = None  # ranks that share a step on this machine; null: one per GPU, else one
+    processes: int | None = (
+        None  # ranks that share a step on this machine, at most one per GPU; null: one per GPU, or one
+    )
     workers: int | None = None  # processes that prepare batches, per rank; 0: none; null: from cores and source
     checkpoint_every: int = 1000  # steps between checkpoints
     keep: int = 2  # newest checkpoints that keep the training state; older ones keep the teacher only

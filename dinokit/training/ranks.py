@@ -43,11 +43,11 @@ def count(experiment: Experiment, runtime: Runtime) -> int:
     images = experiment.data.batch_size // experiment.data.accumulate
     if "WORLD_SIZE" in os.environ:
         wanted = int(os.environ["WORLD_SIZE"])
-    elif runtime.processes is not None:
-        wanted = runtime.processes
     else:
-        gpus = torch.cuda.device_count() if runtime.device in ("auto", "cuda") else 0
-        wanted = max((n for n in range(1, gpus + 1) if images % n == 0), default=1)
+        kind = devices.choose(runtime.device).type
+        room = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)  # a GPU is not shared
+        fitting = (n for n in range(1, (room or 1) + 1) if images % n == 0)
+        wanted = max(fitting, default=1) if runtime.processes is None else min(runtime.processes, room or sys.maxsize)
     if images % wanted:
         raise UserError(
             f"{wanted} processes cannot share the {images} images of a micro-batch equally; change data.batch_size, "

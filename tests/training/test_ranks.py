@@ -89,6 +89,14 @@ def test_torchrun_starts_ranks_too(photos: Path, tmp_path: Path) -> None:
     assert sorted(losses(tmp_path / "run")) == [1, 2]
 
 
+def test_a_single_gpu_is_not_shared(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo asks for two processes, which is right for a CPU alone."""
+    settings = config(photos, processes=2)
+    assert ranks.count(settings.experiment, settings.runtime) == 2
+    monkeypatch.setattr(ranks.devices, "choose", lambda name: torch.device("mps"))
+    assert ranks.count(settings.experiment, settings.runtime) == 1
+
+
 def test_processes_must_share_the_batch(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 processes cannot share the 2 images"):
         engine.pretrain(config(photos, processes=3), tmp_path / "run")
