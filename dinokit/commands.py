@@ -27,7 +27,7 @@ from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
 from dinokit.core.log import info, warn
-from dinokit.data.source import is_gray, open_source
+from dinokit.data.source import Source, is_gray, open_source
 from dinokit.embedding import Embeddings
 from dinokit.embedding import embed as embed_source
 from dinokit.evaluation import base as evaluations
@@ -71,12 +71,13 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
         config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
+    source = open_source(config.experiment.data.source)
     if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
-        config = _with_natural_channels(config)
+        config = _with_natural_channels(config, source)
     run = RunFolder(Path(out))
-    unmeasured = _why_unmeasured(config) if dist.is_main() else "another process measures"
+    unmeasured = _why_unmeasured(config, source)
     try:
-        train(config, run.path, on_checkpoint=_nothing if unmeasured else _measure(config, run))
+        train(config, run.path, on_checkpoint=_nothing if unmeasured else _measure(config, source, run))
     except Interrupted as stop:
         info(str(stop))
         return 130
@@ -199,9 +200,9 @@ def help_text(name: str, words: list[str]) -> str:
     return captured.getvalue()
 
 
-def _with_natural_channels(config: TrainConfig) -> TrainConfig:
+def _with_natural_channels(config: TrainConfig, source: Source) -> TrainConfig:
     """Give gray images a network of one channel, where the recipe's normalisation fits any number of channels."""
-    if len(config.experiment.data.pixels.mean) > 1 or not is_gray(open_source(config.experiment.data.source)):
+    if len(config.experiment.data.pixels.mean) > 1 or not is_gray(source):
         return config
     return configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
 
@@ -222,20 +223,19 @@ def _nothing(step: int, path: Path) -> None:
     """Do nothing at a checkpoint."""
 
 
-def _why_unmeasured(config: TrainConfig) -> str:
+def _why_unmeasured(config: TrainConfig, source: Source) -> str:
     """Say why the checkpoints of a run are not measured; nothing if they are."""
     if not config.runtime.evaluate:
         return "not measured (runtime.evaluate is false)"
-    source = open_source(config.experiment.data.source)
     if source.labels is None or len(source.classes) < 2:
         return f"no labels in {source.name}: nothing to measure; look at the pictures"
     return ""
 
 
-def _measure(config: TrainConfig, run: RunFolder) -> Callable[[int, Path], None]:
+def _measure(config: TrainConfig, source: Source, run: RunFolder) -> Callable[[int, Path], None]:
     """Return what measures each saved teacher and adds the result to metrics.jsonl."""
     data = config.experiment.data.source
-    task = evaluations.find("knn" if open_source(data).domains is None else "retrieval")
+    task = evaluations.find("knn" if source.domains is None else "retrieval")
     name = task.__name__.rsplit(".", 1)[1]
 
     device = devices.choose(config.runtime.device)

@@ -29,8 +29,6 @@ from dinokit.core.pixels import Pixels
 from dinokit.data.source import BadImage, Source, open_source
 from dinokit.models.features import Backbone, Features
 
-Progress = Callable[[int, int], None]  # images done, images in all
-
 FILES = ("embeddings.npy", "patches.npy", "manifest.jsonl", "bad_images.jsonl", "embed.json")
 LAST = FILES[-1]  # a folder that holds it is complete
 
@@ -66,7 +64,6 @@ def extract(
     device: torch.device | str | None = None,
     workers: int = 2,
     patches: bool = False,
-    progress: Progress | None = None,
 ) -> Embeddings:
     """Compute the frozen features of all images of a source, in its order.
 
@@ -96,8 +93,6 @@ def extract(
         if patches:
             tokens = features.patches.float().cpu().numpy()
             patch_rows |= {index: row for (index, _), row in zip(batch, tokens, strict=True)}
-        if progress is not None:
-            progress(len(rows) + len(bad), len(source))
     backbone.train(was_training)
     if not rows:
         first = f"; the first: {bad[0].key}: {bad[0].reason}" if bad else ""
@@ -115,7 +110,6 @@ def embed(
     device: torch.device | str | None = None,
     workers: int = 2,
     patches: bool = False,
-    progress: Progress | None = None,
 ) -> Embeddings:
     """Embed a folder of images and write the result to a folder.
 
@@ -133,9 +127,7 @@ def embed(
     backbone = load(Path(model))
     source = open_source(data, split=split, channels=backbone.channels)
     _check_folder(out)
-    result = extract(
-        backbone, source, batch_size=batch_size, device=device, workers=workers, patches=patches, progress=progress
-    )
+    result = extract(backbone, source, batch_size=batch_size, device=device, workers=workers, patches=patches)
     try:
         _write(result, out, summary=_summary(result, model=str(model), data=data, split=split, pixels=backbone.pixels))
     except OSError as error:

@@ -202,7 +202,6 @@ def test_a_foreign_folder_is_never_touched(make_run: MakeFolder, make_folder: Ma
     assert (tmp_path / "theirs" / "embeddings.npy").read_text() == "of another program"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
 def test_names_that_are_not_unicode_stay_readable(
     make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path
 ) -> None:

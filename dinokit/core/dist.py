@@ -1,11 +1,13 @@
 """Collectives that are the identity without a process group, so that the same code runs on one process.
 
-A rank is a process with torchrun's environment variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+A rank is a process with torchrun's environment variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE).
 Gradients: only `all_gather` carries them. All ranks must call each collective together.
 """
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -17,10 +19,35 @@ from torch.nn import Parameter
 
 T = TypeVar("T")
 
+PATIENCE = timedelta(hours=6)  # of ranks that wait while rank 0 measures or writes
+
+_waiting: Any = None  # the group whose members may wait for long; torch's own group is for the steps
+
 
 def is_main() -> bool:
     """Tell whether this process is the one that writes and talks: rank 0, also before there is a process group."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def join(start: timedelta, **rendezvous: Any) -> None:
+    """Become one of the ranks.
+
+    Args:
+        start: for the others to be there, and later the longest that one may be late in a step.
+        rendezvous: of torch.distributed.init_process_group; nothing under torchrun.
+    """
+    global _waiting
+    group.init_process_group(timeout=start, **rendezvous)
+    _waiting = group.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Stop being a rank, if this process is one; a group that another rank has broken is left all the same."""
+    global _waiting
+    _waiting = None
+    if is_active():
+        with suppress(RuntimeError):
+            group.destroy_process_group()
 
 
 def is_active() -> bool:
@@ -36,6 +63,11 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes, 1 without a process group."""
     return group.get_world_size() if is_active() else 1
+
+
+def local_world_size() -> int:
+    """Return the number of processes on this machine, by torchrun's LOCAL_WORLD_SIZE."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
 def all_reduce_sum(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
@@ -67,15 +99,16 @@ def average_gradients(parameters: Iterable[Parameter]) -> None:
     group.all_reduce(message)
     message[: -len(trained)] /= world_size()
     parts = torch.split_with_sizes(message, [gradient.numel() for gradient in gradients] + [len(trained)])
-    for parameter, gradient, mean, ranks in zip(trained, gradients, parts, parts[-1], strict=False):
+    for parameter, gradient, mean, ranks in zip(trained, gradients, parts, parts[-1].tolist(), strict=False):
         parameter.grad = gradient.copy_(mean.view_as(gradient)) if ranks > 0 else None
 
 
 def any_rank(*answers: bool) -> tuple[bool, ...]:
-    """Answer each question with yes if any rank does."""
+    """Answer each question with yes if any rank does; a rank may be hours late."""
     if world_size() == 1:
         return answers
-    votes = all_reduce_max(torch.tensor(answers, dtype=torch.float32))
+    votes = torch.tensor(answers, dtype=torch.float32)
+    group.all_reduce(votes, op=group.ReduceOp.MAX, group=_waiting)
     return tuple(bool(vote) for vote in votes)
 
 
@@ -89,7 +122,7 @@ def gather_lists(items: list[T]) -> list[T]:
 
 
 def barrier() -> None:
-    """Wait for all ranks."""
+    """Wait for all ranks, hours if need be."""
     any_rank(True)
 
 

@@ -31,6 +31,8 @@ class Schedule:
         if min(self.warmup, self.hold, self.decay, self.freeze) < 0:
             counts = f"warmup {self.warmup}, hold {self.hold}, decay {self.decay}, freeze {self.freeze}"
             raise UserError(f"the steps of a schedule must be >= 0, got {counts}")
+        if self.shape == "constant" and (self.hold or self.decay):
+            raise UserError(f"a constant schedule has nothing to hold or decay, got {self.hold} and {self.decay} steps")
         if self.shape == "constant" and self.peak != self.end:
             raise UserError(
                 f"a constant schedule needs end = peak, got {self.end} and {self.peak}; set both or choose shape cosine"

@@ -69,7 +69,8 @@ def angles(uniforms: Float[np.ndarray, "sample draw"], *, rotate: float) -> Floa
 def canvas(size: int, *, rotate: float) -> int:
     """Return the side of the square from which a crop of `size` pixels can be turned by up to `rotate` degrees."""
     largest = math.radians(min(rotate, 45))
-    return math.ceil(size * (math.cos(largest) + math.sin(largest)))
+    side = math.ceil(size * (math.cos(largest) + math.sin(largest)))
+    return side + (side - size) % 2  # equal margins: without a turn, pixels fall on pixels
 
 
 def grown(windows: Num[np.ndarray, "view sample 4"], factor: float) -> Float[np.ndarray, "view sample 4"]:
@@ -115,13 +116,24 @@ def cut(
                 image, windows[view, index], flip=bool(mirrored[view, index]), size=size, kernel=kernel
             )
     for members in groups.values():
-        stack = (
-            torch.stack([images[index] for index in members]).float().transpose(1, 2)
-        )  # [sample, height, channel, width]
+        stack = torch.stack([images[index] for index in members]).float()  # [sample, channel, height, width]
+        inside, margin = windows[:, members], _overhang(windows[:, members], *stack.shape[2:])
+        if margin:
+            stack = F.pad(stack, (margin,) * 4, mode="replicate")
+            inside = inside + np.array([margin, margin, 0, 0])
+        stack = stack.transpose(1, 2)  # [sample, height, channel, width]
         for view in range(views):
-            crops = _together(stack, windows[view, members], mirrored[view, members], size=size, kernel=kernel)
+            crops = _together(stack, inside[view], mirrored[view, members], size=size, kernel=kernel)
             out[view].index_copy_(0, torch.tensor(members), crops)
     return out
+
+
+def _overhang(windows: Num[np.ndarray, "view sample 4"], height: int, width: int) -> int:
+    """Return by how many pixels, rounded up, the windows stick out of their images at most."""
+    if not windows.size:
+        return 0
+    low, high = windows[..., :2], windows[..., :2] + windows[..., 2:] - (height, width)
+    return max(0, math.ceil(max(float(-low.min()), float(high.max())) - 1e-6))
 
 
 def _clipped(
@@ -185,8 +197,6 @@ def _weights(
     # pixels outside of the window are put out of reach of every kernel
     position = torch.where((position >= 0) & (position <= length[:, None]), position, math.inf)
     centres = scale * (torch.arange(size)[:, None] + 0.5)  # [sample, size, 1]
-    edge = start[:, None, None]
-    centres = torch.minimum(torch.maximum(centres, -edge), side - edge)
     distance = (position[:, None, :] - centres).div_(scale.clamp(min=1)).abs_()
     if kernel == "bilinear":
         weights = distance.neg_().add_(1).clamp_(min=0)

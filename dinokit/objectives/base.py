@@ -36,8 +36,8 @@ class Config:
         if self.weight < 0:
             raise UserError(f"weight must be >= 0, got {self.weight}")
 
-    def check_batch(self, images: int) -> None:
-        """Refuse a number of images per micro-batch, over all ranks, that the objective cannot work with."""
+    def check_batch(self, images: int, *, ranks: int = 1) -> None:
+        """Refuse a number of images per micro-batch, over all ranks, or a number of ranks that cannot work."""
 
 
 @dataclass(frozen=True, kw_only=True)

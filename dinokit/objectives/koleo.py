@@ -38,11 +38,16 @@ class Config(base.Config):
         if self.group is not None and self.group <= self.neighbours:
             raise UserError(f"koleo.group must be larger than neighbours {self.neighbours}, got {self.group}")
 
-    def check_batch(self, images: int) -> None:
-        """Refuse images that do not make whole groups, or groups without enough neighbours."""
+    def check_batch(self, images: int, *, ranks: int = 1) -> None:
+        """Refuse images that do not make whole groups, groups without enough neighbours, or ranks that cut groups."""
         group = min(self.group or images, images)
         if images % group:
             raise UserError(f"koleo.group must divide the {images} images of a micro-batch, got {group}; or null (all)")
+        own = images // ranks
+        if own % group and group % own:
+            raise UserError(
+                f"koleo.group {group} must divide the {own} images of each of {ranks} ranks or hold them all"
+            )
         if 1 < group <= self.neighbours:
             raise UserError(f"koleo.neighbours must be below the {group} images searched, got {self.neighbours}")
 

@@ -77,7 +77,7 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """Everything that must not change a number of the run, but for the rounding of another device."""
+    """Everything that must not change a number of the run, but for rounding and what ranks draw for themselves."""
 
     device: str = "auto"  # auto: CUDA, else MPS, else CPU
     processes: int | None = (

@@ -105,6 +105,7 @@ class _Session:
             if not self.run.steps():
                 self._save()
             self.on_checkpoint(start, self.run.checkpoint(start))
+        dist.barrier()
         if start >= steps:
             info(f"{self.run.path}: all {steps} steps are done")
             return
@@ -127,6 +128,8 @@ class _Session:
                         raise Interrupted(f"stopped at step {self.clock.step} of {steps}; {_newest(self.run)}")
                     if due and not self.bad_in_a_row and dist.is_main():
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
+                    if due:
+                        dist.barrier()  # the one place where ranks may wait for long
         finally:
             journal.close()
         if self.bad_in_a_row:
@@ -282,7 +285,13 @@ def _restore(run: RunFolder, trainer: Trainer) -> Clock:
     """Load the newest checkpoint and drop what the log says of later steps; a fresh run stays as it was built."""
     steps = run.steps(with_state=True)
     state, clock = run.load(steps[-1]) if steps else ({}, Clock())
-    dist.barrier()  # before rank 0 writes the first checkpoint, all have looked for one
+    # before rank 0 writes the first checkpoint, all have looked for one, and have found the same
+    found = dist.gather_lists([(clock.step, configuration.to_yaml(trainer.experiment))])
+    if len(set(found)) > 1:
+        raise RunError(
+            f"all ranks must see one run, they found steps {sorted({step for step, _ in found})}; "
+            "give all the same --out, on a disk that they share, and the same settings"
+        )
     if not steps:
         return clock
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
@@ -325,7 +334,7 @@ def _workers(wanted: int | None, source: Source) -> int:
     """Leave a rank one of its cores; more than 8 rarely pay, and none do where nothing has to be decoded."""
     if wanted is not None:
         return wanted
-    return 0 if source.decoded else min(max(devices.cores() // dist.world_size(), 1) - 1, 8)
+    return 0 if source.decoded else min(max(devices.cores() // dist.local_world_size(), 1) - 1, 8)
 
 
 @dataclass

@@ -14,20 +14,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import IO
 
 import torch
-import torch.distributed as group
-from torch._C._distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+import dinokit
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.training.config import Experiment, Runtime
 
 PORT = "DINOKIT_PORT"  # of rank 0's store, in the environment of the ranks that it starts
-PATIENCE = timedelta(hours=6)  # of a rank that waits for another: rank 0 may measure a large data set in between
-LAST_WORDS = 10.0  # seconds for a rank to end by itself
+START = timedelta(minutes=30)  # for all ranks to be there, and for a slow one in a step
+LAST_WORDS = 10.0  # seconds for other ranks to end by themselves, all together
+VICTIM = "another process of the run ended"  # said by a rank that fell with another
 
 
 class RankLost(Exception):
@@ -38,22 +40,33 @@ def count(experiment: Experiment, runtime: Runtime) -> int:
     """Return the number of ranks of a run.
 
     Raises:
-        UserError: if they cannot share the batch in equal parts.
+        UserError: if they cannot share a micro-batch in equal parts that suit every objective.
     """
-    images = experiment.data.batch_size // experiment.data.accumulate
-    if "WORLD_SIZE" in os.environ:
-        wanted = int(os.environ["WORLD_SIZE"])
+    if "RANK" in os.environ:
+        wanted = int(os.environ.get("WORLD_SIZE", 1))
     else:
         kind = devices.choose(runtime.device).type
         room = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)  # a GPU is not shared
-        fitting = (n for n in range(1, (room or 1) + 1) if images % n == 0)
-        wanted = max(fitting, default=1) if runtime.processes is None else min(runtime.processes, room or sys.maxsize)
-    if images % wanted:
-        raise UserError(
-            f"{wanted} processes cannot share the {images} images of a micro-batch equally; change data.batch_size, "
-            "data.accumulate or runtime.processes"
-        )
+        if runtime.processes is None:
+            return max((n for n in range(2, (room or 1) + 1) if not _misfit(experiment, n)), default=1)
+        wanted = min(runtime.processes, room or runtime.processes)
+    misfit = _misfit(experiment, wanted)
+    if misfit:
+        raise UserError(f"{misfit}; change data.batch_size, data.accumulate or runtime.processes")
     return wanted
+
+
+def _misfit(experiment: Experiment, ranks: int) -> str:
+    """Say why so many ranks cannot share a micro-batch; nothing if they can."""
+    images = experiment.data.batch_size // experiment.data.accumulate
+    if images % ranks:
+        return f"{ranks} processes cannot share the {images} images of a micro-batch equally"
+    try:
+        for config in experiment.objectives.values():
+            config.check_batch(images, ranks=ranks)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def described() -> str:
@@ -70,6 +83,7 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
 
     Raises:
         RankLost: if another rank ended and the body failed for it.
+        UserError: if what ended it was a mistake of the user.
     """
     if world == 1:
         yield
@@ -80,29 +94,28 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
             rank = int(os.environ["RANK"])
             store = TCPStore("127.0.0.1", int(os.environ[PORT]), is_master=False)
             store.set(f"ready {rank}", "")
-            group.init_process_group(store=store, rank=rank, world_size=world, timeout=PATIENCE)
+            dist.join(START, store=store, rank=rank, world_size=world)
         elif "RANK" in os.environ:  # torchrun
-            group.init_process_group(timeout=PATIENCE)
+            dist.join(START)
         else:
             store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
             own = max(devices.cores() // world, 1)
-            others = [_start(command, rank=rank, world=world, port=store.port, threads=own) for rank in range(1, world)]
-            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", own)))
+            for rank in range(1, world):
+                others.append(_start(command, rank=rank, world=world, port=store.port, threads=own))
+            if "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(own)
             _wait(store, others)
-            group.init_process_group(store=store, rank=0, world_size=world, timeout=PATIENCE)
+            dist.join(START, store=store, rank=0, world_size=world)
         yield
-    except RunError:  # what this rank found out by itself
+    except (UserError, RunError):  # what this rank found out by itself
         raise
     except RuntimeError as error:
-        lost = next((words for other in others if (words := other.last_words())), "")
-        if lost or "onnection" in str(error):
-            raise RankLost(lost or "another process of the run ended") from error
+        dist.leave()  # so that the others fall too, and can be asked
+        _raise_culprit(others, error)
         raise
     finally:
-        if dist.is_active():
-            group.destroy_process_group()
-        for other in others:
-            other.end()
+        dist.leave()
+        _end(others)
         torch.set_num_threads(threads)
 
 
@@ -115,33 +128,20 @@ class _Other:
     complaints: IO[bytes]  # its standard error
 
     def last_words(self) -> str:
-        """Say how it ended, or nothing if it still runs or ended well."""
-        try:
-            code = self.process.wait(LAST_WORDS)
-        except subprocess.TimeoutExpired:
-            return ""
+        """Return the last line that it wrote."""
         self.complaints.seek(0)
         lines = self.complaints.read().decode(errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return f"process {self.rank} of the run ended ({how}) {said}".rstrip() if code else ""
-
-    def end(self) -> None:
-        """Wait a little, then kill it."""
-        try:
-            self.process.wait(LAST_WORDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.complaints.close()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _start(command: Sequence[str], *, rank: int, world: int, port: int, threads: int) -> _Other:
-    identity = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, PORT: port}
+    identity = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, PORT: port}
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {key: str(value) for key, value in identity.items()}
-    complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+    home = str(Path(dinokit.__file__).parent.parent)  # this very dinokit, whatever lies in the current folder
+    environment["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `_end`)
     process = subprocess.Popen(
-        [sys.executable, "-m", "dinokit", *command],
+        [sys.executable, "-P", "-m", "dinokit", *command],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -154,7 +154,38 @@ def _start(command: Sequence[str], *, rank: int, world: int, port: int, threads:
 def _wait(store: TCPStore, others: Sequence[_Other]) -> None:
     """Wait until all are there; one that ends before would be waited for in vain."""
     while not store.check([f"ready {other.rank}" for other in others]):
-        for other in others:
-            if other.process.poll() is not None:
-                raise RankLost(other.last_words() or f"process {other.rank} of the run ended at once")
+        ended = [other for other in others if other.process.poll() is not None]
+        if ended:
+            _raise_culprit(ended, None)
         time.sleep(0.05)
+
+
+def _raise_culprit(others: Sequence[_Other], error: RuntimeError | None) -> None:
+    """Find the rank that ended first and say what it said; return if none has ended but for this rank's own error."""
+    deadline = time.monotonic() + LAST_WORDS
+    for other in others:
+        try:
+            code = other.process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            continue
+        said = other.last_words()
+        if code in (0, 130) or VICTIM in said:
+            continue
+        if code == 2:
+            raise UserError(said.removeprefix("error: ")) from error
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise RankLost(f"process {other.rank} of the run ended ({how}) {said}".rstrip()) from error
+    if error is None or "onnection" in str(error):  # gloo: "Connection closed by peer", "Connection reset"
+        raise RankLost(VICTIM) from error
+
+
+def _end(others: Sequence[_Other]) -> None:
+    """Wait a little for all, then kill."""
+    deadline = time.monotonic() + LAST_WORDS
+    for other in others:
+        try:
+            other.process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            other.process.kill()
+            other.process.wait()
+        other.complaints.close()

@@ -60,7 +60,7 @@ class Trainer:
         measured: list[dict[str, Tensor]] = []
         statistics: list[dict[str, dict[str, Tensor]]] = []
         for micro, views in enumerate(micro_batches):
-            # drop path and RoPE augmentation follow step and rank alone
+            # drop path and RoPE augmentation follow seed, step, micro-batch and rank alone
             seed_torch(self.experiment.seed, step, micro, dist.rank())
             losses = self._losses(views, step=step)
             total = torch.stack([loss.total for loss in losses.values()]).sum()

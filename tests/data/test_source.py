@@ -112,7 +112,6 @@ def test_a_folder_source_survives_pickling(tmp_path: Path) -> None:
     assert [source.key(0), source.key(1), source.key(-1)] == ["x/1.png", "y/2.png", "y/2.png"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
 def test_file_names_need_not_be_unicode(tmp_path: Path) -> None:
     Image.new("L", (1, 1)).save(tmp_path / "ok.png")
     os.rename(tmp_path / "ok.png", os.fsencode(tmp_path) + b"/\xff.png")

@@ -15,8 +15,9 @@ from dinokit.config import to_yaml
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
 from dinokit.models import rope
+from dinokit.objectives import koleo
 from dinokit.training import engine, ranks
-from dinokit.training.config import TrainConfig
+from dinokit.training.config import ObjectiveConfigs, TrainConfig
 
 from .test_engine import assert_same, config, final, losses, photos
 
@@ -58,6 +59,65 @@ def test_an_interrupted_run_of_two_processes_continues_bit_by_bit(photos: Path, 
         assert process.wait() == code
     engine.pretrain(settings, broken)
     assert_same(whole, broken)
+
+
+def test_a_run_continues_with_another_number_of_processes(photos: Path, tmp_path: Path) -> None:
+    """The global batches stay the same, and so do the losses."""
+    alone, mixed = without_draws(config(photos)), without_draws(config(photos, processes=2))
+    engine.pretrain(alone, tmp_path / "whole")
+    process = _start_with(mixed, tmp_path, tmp_path / "run")
+    _wait_for_line(tmp_path / "run", 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 130
+    engine.pretrain(alone, tmp_path / "run")
+    assert losses(tmp_path / "run") == {
+        step: pytest.approx(loss, rel=1e-4) for step, loss in losses(tmp_path / "whole").items()
+    }
+
+
+def test_the_process_that_failed_is_named_and_not_one_that_fell_with_it(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, processes=3)
+    six = replace(settings.experiment, data=replace(settings.experiment.data, batch_size=6, accumulate=1))
+
+    def kill(step: int, path: Path) -> None:
+        if step == 2:
+            os.kill(_others()[-1], signal.SIGKILL)
+
+    with pytest.raises(RunError, match=r"process 2 of the run ended \(killed by SIGKILL\); saved is step 2"):
+        engine.pretrain(replace(settings, experiment=six), tmp_path / "run", on_checkpoint=kill)
+    assert not _others()
+
+
+def test_no_process_outlives_rank_0(photos: Path, tmp_path: Path) -> None:
+    process = _start_with(config(photos, steps=500, processes=2), tmp_path, tmp_path / "run")
+    _wait_for_line(tmp_path / "run", 2)
+    others = _others(process.pid)
+    assert len(others) == 1
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{others[0]}").exists():
+        assert time.monotonic() < deadline, "the other process goes on alone"
+        time.sleep(0.1)
+
+
+def test_a_mistake_that_one_rank_finds_is_the_users_mistake(photos: Path, tmp_path: Path) -> None:
+    for path in sorted(photos.iterdir())[1:]:
+        path.write_bytes(b"")  # nearly every image is broken: some rank gives up first
+    with pytest.raises(UserError, match=r"images in a row of .* could not be read"):
+        engine.pretrain(config(photos, steps=200, processes=2), tmp_path / "run")
+
+
+def test_groups_of_koleo_must_suit_the_ranks(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, processes=2)
+    data = replace(settings.experiment.data, batch_size=12, accumulate=1)
+    grouped = ObjectiveConfigs({"koleo": koleo.Config(group=4)})
+    cut = replace(settings.experiment, data=data, objectives=grouped)
+    with pytest.raises(
+        UserError, match=r"koleo.group 4 must divide the 6 images of each of 2 ranks.*runtime.processes"
+    ):
+        engine.pretrain(replace(settings, experiment=cut), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_lost_process_ends_the_run_with_one_line(photos: Path, tmp_path: Path) -> None:
@@ -103,11 +163,16 @@ def test_processes_must_share_the_batch(photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def _others() -> list[int]:
-    listed = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
-    )
+def _others(parent: int | None = None) -> list[int]:
+    """Return the processes of the ranks that a process has started, by rank."""
+    words = ["ps", "-o", "pid=,args=", "--ppid", str(parent or os.getpid())]
+    listed = subprocess.run(words, capture_output=True, text=True, check=False)
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "-m dinokit" in line]
+
+
+def _start_with(settings: TrainConfig, folder: Path, run: Path) -> "subprocess.Popen[bytes]":
+    (folder / "config.yaml").write_text(to_yaml(settings))
+    return _start(folder, run)
 
 
 def _start(folder: Path, run: Path) -> "subprocess.Popen[bytes]":
