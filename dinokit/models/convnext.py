@@ -13,6 +13,7 @@ transposing.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ EPS = 1e-6  # of every LayerNorm
 class Config:
     """Architecture and initial values of a ConvNeXt; models/variants.py holds the published ones."""
 
+    patch_size: ClassVar[int] = ConvNet.patch_size
     channels: int = 3  # of the images
     dims: tuple[int, ...] = (96, 192, 384, 768)  # width of each of the four stages
     depths: tuple[int, ...] = (3, 3, 9, 3)  # blocks of each

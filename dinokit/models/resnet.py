@@ -13,6 +13,7 @@ Parameter names are torchvision's, which are also those of the official file.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ EXPANSION = 4  # a bottleneck's output is so many times wider than its inside
 class Config:
     """Architecture of a ResNet of bottlenecks; the defaults are ResNet-50."""
 
+    patch_size: ClassVar[int] = ConvNet.patch_size
     channels: int = 3  # of the images
     width: int = 64  # of the first convolution; doubles with every stage
     depths: tuple[int, ...] = (3, 4, 6, 3)  # bottlenecks of each of the four stages
