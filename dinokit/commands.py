@@ -170,7 +170,8 @@ def models(*, json: bool = False) -> None:
     if json:
         print(dumps({"architectures": list_models(), "recipes": recipes.names()}, indent=2))
         return
-    table = Table("architecture", "kind", "patch", "dim", "depth", "heads", "registers", "positions", box=None)
+    columns = ("architecture", "kind", "patch", "dim", "depth", "heads", "registers", "positions")
+    table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)  # whole names in 80 columns
     for name, c in ARCHITECTURES.items():
         own = [getattr(c, setting, "-") for setting in ("heads", "registers", "position")]  # of transformers
         table.add_row(name, kind(c), *map(str, (c.patch_size, c.dim, c.depth, *own)))
