@@ -31,8 +31,9 @@ from dinokit.data.source import Source, is_gray, open_source
 from dinokit.embedding import Embeddings
 from dinokit.embedding import embed as embed_source
 from dinokit.evaluation import base as evaluations
+from dinokit.models.architecture import kind
 from dinokit.models.features import Backbone
-from dinokit.models.variants import VARIANTS
+from dinokit.models.variants import ARCHITECTURES
 from dinokit.training.config import HALVES, TrainConfig
 from dinokit.training.engine import Interrupted
 from dinokit.training.engine import pretrain as train
@@ -170,16 +171,18 @@ def models(*, json: bool = False) -> None:
     if json:
         print(dumps({"architectures": list_models(), "recipes": recipes.names()}, indent=2))
         return
-    table = Table("architecture", "patch", "dim", "depth", "heads", "registers", "positions", box=None)
-    for name, c in VARIANTS.items():
-        table.add_row(name, *map(str, (c.patch_size, c.dim, c.depth, c.heads, c.registers, c.position)))
+    columns = ("architecture", "kind", "patch", "dim", "depth", "heads", "registers", "positions")
+    table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)  # whole names in 80 columns
+    for name, c in ARCHITECTURES.items():
+        own = [getattr(c, setting, "-") for setting in ("heads", "registers", "position")]  # of transformers
+        table.add_row(name, kind(c), *map(str, (c.patch_size, c.dim, c.depth, *own)))
     Console().print(table)
     print(f"\nrecipes: {', '.join(recipes.names())}")
 
 
 def list_models(pattern: str = "") -> list[str]:
     """Return the names of all architectures that contain the pattern."""
-    return [name for name in VARIANTS if pattern in name]
+    return [name for name in ARCHITECTURES if pattern in name]
 
 
 def help_text(name: str, words: list[str]) -> str:

@@ -76,8 +76,12 @@ def test_help_of_an_evaluation_lists_its_settings(capsys: pytest.CaptureFixture[
 def test_models_lists_architectures_and_recipes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
-    assert "dinov3_vits16" in listed["architectures"]
+    assert {"dinov3_vits16", "dinov3_convnext_tiny", "dino_resnet50"} <= set(listed["architectures"])
     assert "demo" in listed["recipes"]
+    assert run("models") == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["dinov3_convnext_tiny", "convnext", "32", "768", "18", "-", "-", "-"] in rows
+    assert ["dino_vits8", "vit", "8", "384", "12", "6", "0", "offset"] in rows
 
 
 def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

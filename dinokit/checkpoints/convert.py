@@ -23,6 +23,7 @@ from dinokit.checkpoints.store import MODEL
 from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.core.files import sync, write_atomic, write_json
 from dinokit.models import vit
+from dinokit.models.architecture import Network
 
 EXPORTS: dict[str, Callable[[vit.VisionTransformer], Exported]] = {
     "official": released.export,
@@ -46,16 +47,17 @@ def convert(source: Path, out: Path, *, to: str) -> list[str]:
     """
     _check_out(out, to)
     backbone = load(source)
-    if not isinstance(backbone, vit.VisionTransformer):
-        raise UserError(f"only vision transformers are converted so far; {source} is a {type(backbone).__name__}")
+    left: list[str] = []
     if to == "dinokit":
-        exported, left = Exported(backbone.state_dict(), {}), []
-    else:
+        assert isinstance(backbone, Network)
+        exported = Exported(backbone.state_dict(), {})
+        about = header(backbone.config, backbone.pixels, step=0)
+    elif isinstance(backbone, vit.VisionTransformer):
         exported = EXPORTS[to](backbone)
         left = _read_back(backbone, exported, to)
-    about = (
-        header(backbone.config, backbone.pixels, step=0) if to == "dinokit" else {"format": "pt"}
-    )  # transformers insists on it
+        about = {"format": "pt"}  # transformers insists on it
+    else:
+        raise UserError(f"a {type(backbone).__name__} is converted to dinokit only, so far, and not to {to}")
     try:
         _write(exported, out, about)
     except (OSError, SafetensorError) as error:
@@ -86,6 +88,7 @@ def _read_back(backbone: vit.VisionTransformer, exported: Exported, to: str) -> 
         config, state, _ = recognise(exported.weights, files, file=f"the {to} export")
     except UserError as error:
         raise UserError(f"{to} cannot express this model: {error}") from error
+    assert isinstance(config, vit.Config)  # no transformer is written under the names of another kind
     changed = _changed(backbone.config, config)
     if changed:
         raise UserError(f"{to} cannot express this model: it would be read with {', '.join(changed)}")

@@ -19,18 +19,23 @@ from dinokit.checkpoints import official
 from dinokit.checkpoints.recognise import beside, recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
-from dinokit.core.errors import UserError
+from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.pixels import Pixels
-from dinokit.models import vit
+from dinokit.models.architecture import KINDS, Architecture, Network, build, kind
 from dinokit.models.features import Backbone
 
 FORMAT = "dinokit"
 INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
 
 
-def header(architecture: vit.Config, pixels: Pixels, *, step: int) -> dict[str, str]:
+def header(architecture: Architecture, pixels: Pixels, *, step: int) -> dict[str, str]:
     """Return what a weights file says of itself, so that it can be loaded on its own."""
-    about = {"architecture": to_plain(architecture), "pixels": to_plain(pixels), "step": step}
+    about = {
+        "kind": kind(architecture),
+        "architecture": to_plain(architecture),
+        "pixels": to_plain(pixels),
+        "step": step,
+    }
     return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
@@ -57,27 +62,29 @@ def load(path: str | Path) -> Backbone:
     return backbone.eval().requires_grad_(False)
 
 
-def _built(architecture: vit.Config, state: Mapping[str, Tensor], file: Path) -> vit.VisionTransformer:
+def _built(architecture: Architecture, state: Mapping[str, Tensor], file: Path) -> Network:
     """Build the network, first without memory: a damaged description must not ask for more than the weights hold."""
-    found = official.depth(state)
-    if architecture.depth != found:
-        raise UserError(f"{file} describes {architecture.depth} blocks and holds {found}; it is damaged")
+    if architecture.depth > len(state):  # a block has several tensors
+        raise UserError(f"{file} describes {architecture.depth} blocks and holds {len(state)} tensors; it is damaged")
     try:
         with torch.device("meta"):
-            outline = vit.VisionTransformer(architecture)
+            outline = build(architecture)
     except (RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{file} describes a network that cannot exist: {str(error).splitlines()[0]}") from error
     official.check_fit(outline, state, file=str(file))
-    backbone = vit.VisionTransformer(architecture)
+    backbone = build(architecture)
     official.load_strictly(backbone, state, file=str(file))
     return backbone
 
 
-def _described(about: str, file: Path) -> tuple[vit.Config, Pixels]:
+def _described(about: str, file: Path) -> tuple[Architecture, Pixels]:
     try:
         described = json.loads(about)
-        return from_plain(vit.Config, described["architecture"]), from_plain(Pixels, described["pixels"])
-    except (ValueError, KeyError, TypeError) as error:
+        name = described.get("kind", "vit")  # files of transformers said no kind before there were others
+        if name not in KINDS:
+            raise unknown_name("kind of architecture", name, list(KINDS))
+        return from_plain(KINDS[name], described["architecture"]), from_plain(Pixels, described["pixels"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged or of another version of dinokit: its header says {error}") from error
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
 from dinokit.models import head, variants, vit
+from dinokit.models.architecture import Architecture
 from dinokit.models.rope import Config as RopeConfig
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -107,10 +108,10 @@ def infer(state: Mapping[str, Tensor], *, heads: int | None = None) -> vit.Confi
     Raises:
         UserError: if the state is not that of a vision transformer, or if `heads` is needed.
     """
-    dim, channels, patch_size, _ = _shape(state, "patch_embed.proj.weight", axes=4)
+    dim, channels, patch_size, _ = shape(state, "patch_embed.proj.weight", axes=4)
     swiglu = "blocks.0.mlp.w1.weight" in state
     scaled = "blocks.0.ls1.gamma" in state
-    registers = _shape(state, "register_tokens", axes=3)[1] if "register_tokens" in state else 0
+    registers = shape(state, "register_tokens", axes=3)[1] if "register_tokens" in state else 0
     rotary = "rope_embed.periods" in state
     return vit.Config(
         patch_size=patch_size,
@@ -121,7 +122,7 @@ def infer(state: Mapping[str, Tensor], *, heads: int | None = None) -> vit.Confi
         registers=registers,
         mask_token="mask_token" in state,
         ffn="swiglu" if swiglu else "mlp",
-        ffn_hidden=_shape(state, f"blocks.0.mlp.{'w1' if swiglu else 'fc1'}.weight", axes=2)[0],
+        ffn_hidden=shape(state, f"blocks.0.mlp.{'w1' if swiglu else 'fc1'}.weight", axes=2)[0],
         qkv_bias="none" if "blocks.0.attn.qkv.bias" not in state else "qv" if rotary else "qkv",
         position="rope" if rotary else "antialias" if registers else "offset",
         position_grid=None if rotary else _table_side(state),
@@ -134,16 +135,19 @@ def infer(state: Mapping[str, Tensor], *, heads: int | None = None) -> vit.Confi
     )
 
 
-def depth(state: Mapping[str, Tensor]) -> int:
-    """Count the blocks of a backbone.
+def depth(state: Mapping[str, Tensor], stack: str = "blocks") -> int:
+    """Count the blocks of a backbone, or of one of its stages.
 
     Raises:
         UserError: if they are not numbered from 0 without gaps; a number alone would ask for any amount of memory.
     """
-    found = {match[1] for key in state if (match := re.match(r"blocks\.(\d+)\.", key))}
+    found = {match[1] for key in state if (match := re.match(rf"{re.escape(stack)}\.(\d+)\.", key))}
     strange = sorted(found - {str(number) for number in range(len(found))})
     if strange:
-        raise UserError(f"expected blocks 0 to {len(found) - 1}, got number {strange[0]}; the file may be cut short")
+        where = "" if stack == "blocks" else f" in {stack}"
+        raise UserError(
+            f"expected blocks 0 to {len(found) - 1}{where}, got number {strange[0]}; the file may be cut short"
+        )
     return len(found)
 
 
@@ -153,9 +157,9 @@ def infer_head(state: Mapping[str, Tensor]) -> head.Config:
     Weight normalisation is reported as trainable: whether the lengths were fixed is not in the file.
     """
     normed = "last_layer.weight_v" in state
-    prototypes, bottleneck = _shape(state, "last_layer.weight_v" if normed else "last_layer.weight", axes=2)
+    prototypes, bottleneck = shape(state, "last_layer.weight_v" if normed else "last_layer.weight", axes=2)
     return head.Config(
-        hidden=_shape(state, "mlp.0.weight", axes=2)[0],
+        hidden=shape(state, "mlp.0.weight", axes=2)[0],
         bottleneck=bottleneck,
         prototypes=prototypes,
         layers=sum(re.fullmatch(r"mlp\.\d+\.weight", key) is not None for key in state),
@@ -205,7 +209,7 @@ def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, 
     }
     told = [f"{len(keys)} {fault}: {listed(keys)}" for fault, keys in faults.items() if keys]
     if told:
-        near = variants.nearest(config) if isinstance(config, vit.Config) else ""
+        near = variants.nearest(config) if isinstance(config, Architecture) else ""
         tail = f"; the nearest architecture is {near}" if near else ""
         raise UserError(f"{file} does not fit the network it describes; keys {'; '.join(told)}{tail}")
 
@@ -240,7 +244,12 @@ def _part(checkpoint: Mapping[str, object], name: str, network: Literal["teacher
     return found[name]
 
 
-def _shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ...]:
+def shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ...]:
+    """Return the shape of a tensor from which sizes are read.
+
+    Raises:
+        UserError: if it is not there or has another number of axes.
+    """
     if key not in state:
         raise UserError(f"not an official checkpoint: expected the key '{key}', found {listed(sorted(state))}")
     if state[key].ndim != axes:
@@ -261,7 +270,7 @@ def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None) -> int:
 
 
 def _table_side(state: Mapping[str, Tensor]) -> int:
-    cells = _shape(state, "pos_embed", axes=3)[1] - 1
+    cells = shape(state, "pos_embed", axes=3)[1] - 1
     side = math.isqrt(cells)
     if side**2 != cells:
         raise UserError(f"pos_embed holds {cells} patch positions, which is not a square")

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from dinokit.checkpoints import huggingface, huggingface_json, official, timm
+from dinokit.checkpoints import convnets, huggingface, huggingface_json, official, timm
 from dinokit.core.errors import UserError, reason
 from dinokit.core.log import info
 from dinokit.core.pixels import Pixels
-from dinokit.models import vit
+from dinokit.models.architecture import Architecture
 
 Files = Mapping[str, Mapping[str, Any]]
 READ = (huggingface_json.CONFIG, huggingface_json.PREPROCESSOR)
@@ -19,7 +19,7 @@ READ = (huggingface_json.CONFIG, huggingface_json.PREPROCESSOR)
 
 def recognise(
     checkpoint: Mapping[str, object], files: Files, *, file: str
-) -> tuple[vit.Config, dict[str, Tensor], Pixels]:
+) -> tuple[Architecture, dict[str, Tensor], Pixels]:
     """Return the architecture, the weights under our names, and what images they want.
 
     Keys of a classification head are left out, in one line that names them.
@@ -33,12 +33,16 @@ def recognise(
     """
     state = official.parts(checkpoint).get("backbone", {})
     about = files.get(huggingface_json.CONFIG, {})
+    config: Architecture
     if huggingface.matches(state):
         config, ours, left = huggingface.recognise(state, about, file=file)
         pixels = huggingface_json.pixels(config, files.get(huggingface_json.PREPROCESSOR, {}))
     elif timm.matches(state) or ("architecture" in about and timm.QKV in state):
         (config, ours), left = timm.recognise(state, about, file=file), []
         pixels = timm.pixels(config, about)
+    elif convnets.matches(state):
+        config, ours, left = convnets.recognise(state)
+        pixels = convnets.pixels(config)
     else:
         config, ours = official.recognise(checkpoint)
         return config, ours, official.pixels(config)

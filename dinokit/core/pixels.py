@@ -32,3 +32,8 @@ class Pixels:
         if len(self.mean) not in (1, channels):
             have = f"pixels.mean and pixels.std have {len(self.mean)} values, the images {channels} channels"
             raise UserError(f"{have}; give 1 or {channels} values")
+
+
+def default_pixels(channels: int) -> Pixels:
+    """Return ImageNet's statistics for three channels; for any other number, what takes [0, 1] to [-1, 1]."""
+    return Pixels() if channels == 3 else Pixels((0.5,), (0.5,))

@@ -19,9 +19,9 @@ from torch import Tensor
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.data.source import Subset, open_source, splits
 from dinokit.embedding import Embeddings, extract, unit
+from dinokit.models.architecture import Network, build
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
-from dinokit.models.vit import VisionTransformer
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
@@ -79,9 +79,9 @@ def baselines(backbone: Backbone, *, seed: int = 0) -> dict[str, Backbone]:
     Args:
         seed: of the untrained weights.
     """
-    if not isinstance(backbone, VisionTransformer):
-        raise UserError(f"expected a vision transformer to build baselines for, got {type(backbone).__name__}")
-    random_init = VisionTransformer(backbone.config, seed=seed)
+    if not isinstance(backbone, Network):
+        raise UserError(f"expected a network to build baselines for, got {type(backbone).__name__}")
+    random_init = build(backbone.config, seed=seed)
     random_init.pixels = backbone.pixels
     return {"random-init": random_init.eval(), "raw-pixels": raw_pixels(backbone)}
 

@@ -13,7 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow makes gray with
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,14 @@ class Features:
     registers: Float[Tensor, "*batch register dim"]
     patches: Float[Tensor, "*batch patch width"]
     grid: tuple[int, int]
+
+    @staticmethod
+    def from_maps(maps: Float[Tensor, "batch width rows columns"]) -> "Features":
+        """Take every cell of an image of vectors for a patch; CLS is their mean, there are no registers."""
+        rows, columns = maps.shape[2:]
+        patches = maps.flatten(2).transpose(1, 2)  # [batch, patch, width]
+        cls = patches.mean(dim=1)  # [batch, width]
+        return Features(cls, cls.new_empty(len(cls), 0, cls.shape[1]), patches, (rows, columns))
 
     @property
     def maps(self) -> Float[Tensor, "*batch width rows columns"]:
@@ -72,3 +83,41 @@ class Backbone(nn.Module, ABC):
 
         norm: pass each of them through the final norm.
         """
+
+
+def accepted(
+    images: Float[Tensor, "*axis"], *, channels: int, side: int
+) -> Float[Tensor, "batch channel height width"]:
+    """Return images as a network of `channels` channels and patches of `side` pixels takes them; RGB may become gray.
+
+    Raises:
+        UserError: if the images have no batch axis, another number of channels, or are smaller than a patch.
+    """
+    if images.ndim != 4:
+        raise UserError(
+            f"expected images of shape [batch, channel, height, width], got {list(images.shape)}; "
+            "give a single image as image[None]"
+        )
+    _, found, height, width = images.shape
+    if channels == 1 and found == 3:
+        images = (images * images.new_tensor(LUMINANCE).view(3, 1, 1)).sum(dim=1, keepdim=True)
+    elif found != channels:
+        raise UserError(f"the model takes {channels} channels, the images have {found}")
+    if min(height, width) < side:
+        raise UserError(
+            f"images of {height}x{width} pixels are smaller than one patch of {side}x{side}; "
+            "enlarge them or use a model with smaller patches"
+        )
+    return images
+
+
+def chosen_layers(layers: int | Sequence[int], *, count: int, unit: str = "blocks") -> Sequence[int]:
+    """Return the indices that `layers` stands for: itself, or the last so many of `count` layers.
+
+    Raises:
+        UserError: if there are no such layers; `unit` is what the message calls them.
+    """
+    indices = range(max(count - layers, -1), count) if isinstance(layers, int) else layers
+    if not indices or min(indices) < 0 or max(indices) >= count:
+        raise UserError(f"the model has {count} {unit}, 0 to {count - 1}; got {list(indices)}")
+    return indices

@@ -15,6 +15,17 @@
 
 "narrow" is ours: .02 is about fan_in^-1/2 at the widths of the papers (2048 and up), but much too small below 256.
 
+Convolutional networks have columns of their own:
+
+| tensor                          | convnext  | resnet                |
+|---------------------------------|-----------|-----------------------|
+| convolution weight              | N(0, .02) | N(0, (2/fan_out)^1/2) |
+| convolution bias                | 0         | there is none         |
+| linear, norm weight, bias       | as above  | as above              |
+| batch norm running mean, var    | -         | 0, 1                  |
+
+Sources: arXiv:2201.03545, appendix A; arXiv:1502.01852, section 2.2, backward form, as in torchvision.
+
 LayerScale, RoPE periods and the key bias mask come from `constants()` of their modules.
 
 N(0, s) is a normal distribution of standard deviation s. The official code truncates it at +-2, a hundred standard
@@ -37,7 +48,8 @@ from torch import Tensor, nn
 
 from dinokit.core.seed import torch_generator
 
-Style = Literal["dino", "dinov2", "dinov3", "narrow"]
+Style = Literal["dino", "dinov2", "dinov3", "narrow"]  # of transformers and heads
+ConvStyle = Literal["convnext", "resnet"]
 
 
 @runtime_checkable
@@ -48,7 +60,7 @@ class HasConstants(Protocol):
         """Map names of own parameters or buffers to values."""
 
 
-def materialise(module: nn.Module, style: Style, *, seed: int, device: torch.device) -> None:
+def materialise(module: nn.Module, style: Style | ConvStyle, *, seed: int, device: torch.device) -> None:
     """Give memory and initial values to a module built on the meta device; on the meta device itself do nothing."""
     if device.type == "meta":
         return
@@ -57,12 +69,12 @@ def materialise(module: nn.Module, style: Style, *, seed: int, device: torch.dev
 
 
 @torch.no_grad()
-def initialise(module: nn.Module, style: Style, *, seed: int) -> None:
+def initialise(module: nn.Module, style: Style | ConvStyle, *, seed: int) -> None:
     """Set every parameter and buffer in place.
 
     Args:
         module: on a real device, for example after `to_empty`.
-        style: column of the table above.
+        style: column of the tables above.
         seed: at least 0. Two modules with the same seed get the same values in tensors of the same name and shape.
     Raises:
         AssertionError: naming the tensors that no rule covers.
@@ -85,19 +97,32 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
             yield path, owner, name, tensor
 
 
-def _initial(owner: nn.Module, name: str, shape: torch.Size, style: Style, generator: torch.Generator) -> Tensor | None:
+def _initial(
+    owner: nn.Module, name: str, shape: torch.Size, style: Style | ConvStyle, generator: torch.Generator
+) -> Tensor | None:
     constants = owner.constants() if isinstance(owner, HasConstants) else {}
     if name in constants:
         return constants[name]
     empty = torch.empty(shape, device="cpu")
     match owner, name:
+        case nn.Conv2d(), "weight" if style == "convnext":
+            return _normal(empty, 0.02, generator)
+        case nn.Conv2d(), "weight" if style == "resnet":
+            fan_out = shape[0] * shape[2] * shape[3]
+            return _normal(empty, (2 / fan_out) ** 0.5, generator)
+        case nn.Conv2d(), "bias" if style == "convnext":
+            return empty.zero_()
         case nn.Conv2d(), "weight" | "bias":
             return _uniform(empty, owner.weight[0].numel(), generator)
         case nn.Linear(), "bias":
             return empty.zero_()
-        case nn.LayerNorm(), "weight":
+        case nn.LayerNorm() | nn.BatchNorm2d(), "weight":
             return empty.fill_(1)
-        case nn.LayerNorm(), "bias":
+        case nn.LayerNorm() | nn.BatchNorm2d(), "bias":
+            return empty.zero_()
+        case nn.BatchNorm2d(), "running_var":
+            return empty.fill_(1)
+        case nn.BatchNorm2d(), "running_mean" | "num_batches_tracked":
             return empty.zero_()
         case _, "mask_token":
             return empty.zero_()

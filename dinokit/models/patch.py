@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinokit.core.errors import UserError
-
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow makes gray with
+from dinokit.models.features import accepted
 
 
 class PatchEmbed(nn.Module):
@@ -43,21 +41,7 @@ class PatchEmbed(nn.Module):
         Raises:
             UserError: if the images have no batch axis, another number of channels, or are smaller than a patch.
         """
-        if images.ndim != 4:
-            raise UserError(
-                f"expected images of shape [batch, channel, height, width], got {list(images.shape)}; "
-                "give a single image as image[None]"
-            )
-        _, channels, height, width = images.shape
-        if self.channels == 1 and channels == 3:
-            images = (images * images.new_tensor(LUMINANCE).view(3, 1, 1)).sum(dim=1, keepdim=True)
-        elif channels != self.channels:
-            raise UserError(f"the model takes {self.channels} channels, the images have {channels}")
-        if min(height, width) < self.patch_size:
-            raise UserError(
-                f"images of {height}x{width} pixels are smaller than one patch of {self.patch_size}x{self.patch_size}; "
-                "enlarge them or use a smaller patch size"
-            )
+        images = accepted(images, channels=self.channels, side=self.patch_size)
         if self.stem is not None:
             images = F.gelu(self.stem(images))  # [batch, stem, height / 2, width / 2]
         side = self.proj.kernel_size[0]

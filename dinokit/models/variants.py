@@ -1,11 +1,13 @@
-"""Every published ViT of the family, and two small ones for small data. One name, one line.
+"""Every published architecture of the family, and two small ViTs for small data. One name, one line.
 
 Sizes: DINO (arXiv:2104.14294, table 1), DINOv2 (arXiv:2304.07193, table 16; registers: arXiv:2309.16588), DINOv3
-(arXiv:2508.10104, section 5).
+(arXiv:2508.10104, section 5); ConvNeXt (arXiv:2201.03545, section 2).
 """
 
 from dataclasses import fields, replace
 
+from dinokit.models import convnext, resnet
+from dinokit.models.architecture import Architecture, kind
 from dinokit.models.ffn import swiglu_hidden
 from dinokit.models.rope import Config as RopeConfig
 from dinokit.models.vit import Config
@@ -95,13 +97,23 @@ VARIANTS: dict[str, Config] = {
     ),
 }
 
+CONVNETS: dict[str, convnext.Config | resnet.Config] = {
+    "dino_resnet50": resnet.Config(),
+    "dinov3_convnext_tiny": convnext.Config(dims=(96, 192, 384, 768), depths=(3, 3, 9, 3)),
+    "dinov3_convnext_small": convnext.Config(dims=(96, 192, 384, 768), depths=(3, 3, 27, 3)),
+    "dinov3_convnext_base": convnext.Config(dims=(128, 256, 512, 1024), depths=(3, 3, 27, 3)),
+    "dinov3_convnext_large": convnext.Config(dims=(192, 384, 768, 1536), depths=(3, 3, 27, 3)),
+}
 
-def nearest(config: Config) -> str:
+ARCHITECTURES: dict[str, Architecture] = {**VARIANTS, **CONVNETS}
+
+
+def nearest(config: Architecture) -> str:
     """Name the architecture that shares the most with a configuration: first the width, then the number of settings."""
 
     def shared(name: str) -> tuple[bool, int]:
-        other = VARIANTS[name]
+        other = ARCHITECTURES[name]
         equal = sum(getattr(config, field.name) == getattr(other, field.name) for field in fields(config))
         return config.dim == other.dim, equal
 
-    return max(VARIANTS, key=shared)
+    return max((name for name, other in ARCHITECTURES.items() if kind(other) == kind(config)), key=shared)

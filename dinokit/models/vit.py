@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import Pixels
+from dinokit.core.pixels import default_pixels
 from dinokit.models import init, position
 from dinokit.models.attention import Bias
 from dinokit.models.block import Block
-from dinokit.models.features import Backbone, Features
+from dinokit.models.features import Backbone, Features, chosen_layers
 from dinokit.models.ffn import Mlp, SwiGlu
 from dinokit.models.init import Style
 from dinokit.models.patch import PatchEmbed
@@ -97,7 +97,7 @@ class VisionTransformer(Backbone):
         self.dim = config.dim
         self.patch_size = config.patch_size
         self.channels = config.channels
-        self.pixels = Pixels() if config.channels == 3 else Pixels((0.5,), (0.5,))
+        self.pixels = default_pixels(config.channels)
         device = torch.get_default_device()
         with torch.device("meta"):
             self._build(config)
@@ -145,8 +145,7 @@ class VisionTransformer(Backbone):
         self, images: Float[Tensor, "batch channel height width"], layers: int | Sequence[int], *, norm: bool = True
     ) -> tuple[Features, ...]:
         """Return features after the last `layers` blocks, or after those of the given indices, in the order given."""
-        wanted = range(max(self.config.depth - layers, -1), self.config.depth) if isinstance(layers, int) else layers
-        self._check_blocks(wanted)
+        wanted = chosen_layers(layers, count=self.config.depth)
         tokens, grid = self._embed(images, None)
         found = {}
         for index, (block, rotation) in zip(range(max(wanted) + 1), self._steps(grid)):
@@ -163,7 +162,7 @@ class VisionTransformer(Backbone):
         Raises:
             UserError: if there is no such block.
         """
-        self._check_blocks([block])
+        chosen_layers([block], count=self.config.depth)
         tokens, grid = self._embed(images, None)
         steps = self._steps(grid)
         for before, rotation in islice(steps, block):
@@ -210,11 +209,6 @@ class VisionTransformer(Backbone):
             tokens = self.norm(tokens)
             first, patches = tokens[:, :prefix], tokens[:, prefix:]
         return Features(first[:, 0], first[:, 1:], patches, grid)
-
-    def _check_blocks(self, indices: Sequence[int]) -> None:
-        depth = self.config.depth
-        if not indices or min(indices) < 0 or max(indices) >= depth:
-            raise UserError(f"the model has {depth} blocks, 0 to {depth - 1}; got {list(indices)}")
 
 
 def _block(config: Config, index: int) -> Block:

@@ -72,6 +72,9 @@ def test_odd_tensors_are_named(tmp_path: Path, make_vit: MakeVit, key: str, valu
         "3",
         "{}",
         '{"architecture": null, "pixels": {}}',
+        '{"kind": "convnext", "architecture": {"dim": 3}, "pixels": {}}',
+        '{"kind": "vitt", "architecture": {}, "pixels": {}}',
+        '{"kind": ["vit"], "architecture": {}, "pixels": {}}',
         '{"architecture": {"dim": 1e999}, "pixels": {}}',
     ],
 )
@@ -83,7 +86,7 @@ def test_a_header_of_nonsense_is_refused(tmp_path: Path, make_vit: MakeVit, abou
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"depth": 10**9}, "describes 1000000000 blocks and holds 2"),
+        ({"depth": 10**9}, "describes 1000000000 blocks and holds 32 tensors"),
         ({"dim": 4 * 10**6}, "does not fit"),
         ({"dim": 4 * 10**12}, "cannot exist"),
         ({"registers": 10**40}, "cannot exist"),
@@ -97,6 +100,15 @@ def test_absurd_sizes_ask_for_no_memory(
     about = header(replace(backbone.config, **change), backbone.pixels, step=0)  # type: ignore[arg-type]
     save_file(backbone.state_dict(), tmp_path / "x.safetensors", about)
     assert message in refusal(tmp_path / "x.safetensors")
+
+
+def test_a_header_without_a_kind_is_that_of_a_transformer(tmp_path: Path, make_vit: MakeVit) -> None:
+    """Runs made before there were other kinds."""
+    backbone = make_vit()
+    about = json.loads(header(backbone.config, backbone.pixels, step=0)["dinokit"])
+    assert about.pop("kind") == "vit"
+    save_file(backbone.state_dict(), tmp_path / "x.safetensors", {"dinokit": json.dumps(about)})
+    assert load(tmp_path / "x.safetensors").dim == backbone.dim
 
 
 def test_an_absurd_image_size_is_refused(tmp_path: Path, make_vit: MakeVit) -> None:

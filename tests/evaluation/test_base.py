@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
 from dinokit.evaluation import base
+from dinokit.models import resnet
 from dinokit.models.pixels import RawPixels
+from dinokit.models.resnet import ResNet
 from dinokit.models.vit import VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]
@@ -61,6 +64,18 @@ def test_test_images_ask_and_train_images_answer(make_folder: MakeFolder) -> Non
     assert base.sides(str(make_folder("a/0.png", name="plain")), None, None) == (None, None)
     with pytest.raises(UserError, match="give both"):
         base.sides(both, "train", None)
+
+
+def test_a_convolutional_network_is_measured_like_any_other(make_folder: MakeFolder, tmp_path: Path) -> None:
+    backbone = ResNet(resnet.Config(width=2, depths=(1, 1, 1, 1)), seed=1).eval()
+    backbone.pixels = Pixels((0.5,), (0.5,), 32)
+    fresh = base.baselines(backbone, seed=5)["random-init"]
+    assert isinstance(fresh, ResNet)
+    assert (fresh.config, fresh.pixels) == (backbone.config, backbone.pixels)
+    assert not torch.equal(fresh.conv1.weight, backbone.conv1.weight)
+    module = base.find("knn")
+    result = module.run(fresh, module.Config(data=str(make_folder(*FILES)), k=(1,)), tmp_path / "out")
+    assert all(0 <= value <= 100 for value in result.values())
 
 
 def test_baselines_look_at_the_same_images(make_vit: MakeVit) -> None:

@@ -24,6 +24,15 @@ def test_maps_are_row_major() -> None:
     assert features.maps.tolist() == [[[[0, 1, 2], [3, 4, 5]]]]
 
 
+def test_the_cells_of_a_map_are_patches_and_their_mean_is_cls() -> None:
+    maps = torch.arange(12.0).reshape(1, 2, 2, 3)  # two channels, two rows, three columns
+    features = Features.from_maps(maps)
+    assert torch.equal(features.maps, maps)
+    assert features.patches[0, 4].tolist() == [4, 10]  # second row, second column
+    assert features.cls.tolist() == [[2.5, 8.5]]
+    assert features.registers.shape == (1, 0, 2)
+
+
 def test_raw_pixels_are_the_values_themselves() -> None:
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     backbone = RawPixels(size=4, patch_size=2)

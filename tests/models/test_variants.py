@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dinokit.models.variants import VARIANTS
-from dinokit.models.vit import VisionTransformer
+from dinokit.models.architecture import build
+from dinokit.models.variants import ARCHITECTURES
 
 # counted in the official files
 PUBLISHED = {
@@ -26,16 +26,22 @@ PUBLISHED = {
     "dinov3_vitl16": 303_154_176,
     "dinov3_vith16plus": 840_633_600,
     "dinov3_vit7b16": 6_716_043_264,
+    "dino_resnet50": 23_508_032,
+    "dinov3_convnext_tiny": 27_820_128,
+    "dinov3_convnext_small": 49_454_688,
+    "dinov3_convnext_base": 87_566_464,
+    "dinov3_convnext_large": 196_230_336,
 }
 OURS = {"vit_micro": 1_197_952, "vit_tiny": 5_380_800}
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS))
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_parameters_are_as_many_as_published(name: str) -> None:
     with torch.device("meta"):
-        model = VisionTransformer(VARIANTS[name])
+        model = build(ARCHITECTURES[name])
+    assert all(parameter.is_meta for parameter in model.parameters())  # no memory, also for 7B
     assert sum(parameter.numel() for parameter in model.parameters()) == (PUBLISHED | OURS)[name]
 
 
 def test_every_published_model_is_there() -> None:
-    assert VARIANTS.keys() == PUBLISHED.keys() | OURS.keys()
+    assert ARCHITECTURES.keys() == PUBLISHED.keys() | OURS.keys()

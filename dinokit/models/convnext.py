@@ -1,0 +1,133 @@
+"""ConvNeXt (arXiv:2201.03545), as DINOv3 distils it into sizes T, S, B, L (arXiv:2508.10104, section 5).
+
+    stage 0:      conv 4x4 stride 4, norm                           blocks: x + gamma * pwconv2(GELU(pwconv1(norm(
+    stage 1 to 3: norm, conv 2x2 stride 2                                   dwconv(x)))))
+    output:       norm([mean of the map, its cells])
+
+Any height and width of at least 32: the grid is (height // 32, width // 32). Every convolution drops what does not
+fill its window, but pixels beyond the last whole patch still reach it through the 7x7 convolutions of earlier stages.
+
+Parameter names are the official ones. Maps are kept [batch, rows, columns, dim], where norms and linear layers need no
+transposing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dinokit.core.errors import UserError
+from dinokit.core.pixels import default_pixels
+from dinokit.models import init
+from dinokit.models.convnet import STAGES, ConvNet
+
+EPS = 1e-6  # of every LayerNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Architecture and initial values of a ConvNeXt; models/variants.py holds the published ones."""
+
+    patch_size: ClassVar[int] = ConvNet.patch_size
+    channels: int = 3  # of the images
+    dims: tuple[int, ...] = (96, 192, 384, 768)  # width of each of the four stages
+    depths: tuple[int, ...] = (3, 3, 9, 3)  # blocks of each
+    layer_scale: float = 1e-6  # initial factor of each residual channel
+
+    def __post_init__(self) -> None:
+        for name, sizes in {"dims": self.dims, "depths": self.depths}.items():
+            if len(sizes) != STAGES or min(sizes) < 1:
+                raise UserError(f"convnext {name} must be {STAGES} numbers of at least 1, got {list(sizes)}")
+        if self.channels < 1:
+            raise UserError(f"convnext channels must be at least 1, got {self.channels}")
+
+    @property
+    def dim(self) -> int:
+        """Width of CLS and patches."""
+        return self.dims[-1]
+
+    @property
+    def depth(self) -> int:
+        """Blocks in all."""
+        return sum(self.depths)
+
+
+class ConvNeXt(ConvNet):
+    """Images of any size from 32 pixels on -> Features."""
+
+    smallest = 32
+
+    def __init__(self, config: Config, *, seed: int = 0) -> None:
+        """Build on torch's default device with initial values from the seed; see `vit.VisionTransformer`."""
+        super().__init__()
+        self.config = config
+        self.dim = config.dim
+        self.channels = config.channels
+        self.pixels = default_pixels(config.channels)
+        device = torch.get_default_device()
+        with torch.device("meta"):
+            self._build(config)
+        init.materialise(self, "convnext", seed=seed, device=device)
+
+    def initialise(self, seed: int) -> None:
+        """Set all parameters in place."""
+        init.initialise(self, "convnext", seed=seed)
+
+    def stages_of(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> Iterator[Float[Tensor, "batch width rows columns"]]:
+        """Yield the map after each stage."""
+        maps = images.permute(0, 2, 3, 1)  # [batch, height, width, channel]
+        for shrink, blocks in zip(self.downsample_layers, self.stages):
+            assert isinstance(shrink, nn.ModuleList)
+            for layer in shrink:
+                maps = _convolved(maps, layer) if isinstance(layer, nn.Conv2d) else layer(maps)
+            maps = blocks(maps)  # [batch, rows, columns, width]
+            yield maps.permute(0, 3, 1, 2)  # [batch, width, rows, columns]
+
+    def _build(self, config: Config) -> None:
+        shrinking = [nn.ModuleList([nn.Conv2d(config.channels, config.dims[0], 4, stride=4), _norm(config.dims[0])])]
+        for before, after in zip(config.dims, config.dims[1:]):
+            shrinking.append(nn.ModuleList([_norm(before), nn.Conv2d(before, after, 2, stride=2)]))
+        self.downsample_layers = nn.ModuleList(shrinking)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Block(dim, layer_scale=config.layer_scale) for _ in range(depth)))
+            for dim, depth in zip(config.dims, config.depths)
+        )
+        self.norm = _norm(config.dim)
+
+
+class Block(nn.Module):
+    """A depthwise 7x7 convolution, then a GELU MLP on every cell, as one residual branch."""
+
+    def __init__(self, dim: int, *, layer_scale: float) -> None:
+        super().__init__()
+        self.layer_scale = layer_scale
+        self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+        self.norm = _norm(dim)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.gamma = nn.Parameter(torch.empty(dim))
+
+    def constants(self) -> dict[str, Tensor]:
+        """Value of the residual factors, for the initialiser."""
+        return {"gamma": torch.full((self.gamma.shape[0],), self.layer_scale, device="cpu")}
+
+    def forward(self, maps: Float[Tensor, "batch rows columns dim"]) -> Float[Tensor, "batch rows columns dim"]:
+        """Add the branch to the maps."""
+        mixed = self.norm(_convolved(maps, self.dwconv))
+        out: Tensor = maps + self.gamma * self.pwconv2(F.gelu(self.pwconv1(mixed)))
+        return out
+
+
+def _norm(dim: int) -> nn.LayerNorm:
+    return nn.LayerNorm(dim, eps=EPS)
+
+
+def _convolved(maps: Tensor, conv: nn.Conv2d) -> Tensor:
+    out: Tensor = conv(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [batch, rows, columns, width]
+    return out
