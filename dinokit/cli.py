@@ -24,7 +24,7 @@ COMMANDS = {
     "embed": "write the features of every image of a source",
     "convert": "write a model in another layout: official, hf, timm, dinokit",
     "report": "write RUN/report.html",
-    "models": "list architectures and recipes",
+    "models": "list architectures, published weights and recipes",
 }
 
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from dinokit import config as configuration
 from dinokit import recipes
 from dinokit.checkpoints import convert as conversion
+from dinokit.checkpoints.hub import RELEASES
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import parse_overrides
@@ -104,7 +105,7 @@ def evaluate(
 
     Args:
         task: knn or retrieval.
-        model: a run folder, RUN/checkpoints/STEP, a weights file.
+        model: a run folder, RUN/checkpoints/STEP, a weights file, or a name that `dinokit models` lists.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, or a demo: name.
         out: file that receives the numbers as JSON.
         baselines: also measure random-init and raw-pixels.
@@ -129,7 +130,7 @@ def embed(*, model: str, data: str, out: Path, device: str = "auto") -> Embeddin
     """Write the features of every image of a source: OUT/embeddings.npy, one row per line of OUT/manifest.jsonl.
 
     Args:
-        model: a run folder, RUN/checkpoints/STEP or a weights file.
+        model: a run folder, RUN/checkpoints/STEP, a weights file, or a name that `dinokit models` lists.
         data: a folder of images or a demo: name.
         out: the folder to write.
         device: auto, cpu, cuda or mps.
@@ -143,7 +144,8 @@ def convert(source: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path],
     """Write a model in another layout; nothing is written unless it reads back bit by bit.
 
     Args:
-        source: a run folder, RUN/checkpoints/STEP, a weights file, or a folder with model.safetensors and config.json.
+        source: a run folder, RUN/checkpoints/STEP, a weights file, a folder with model.safetensors and config.json, or
+            a name that `dinokit models` lists.
         out: NAME.pth for official, NAME.safetensors for dinokit, a folder for hf and timm; must not exist.
         to: official, hf (transformers), timm or dinokit.
     """
@@ -163,13 +165,18 @@ def report(run: tyro.conf.Positional[Path]) -> None:
 
 
 def models(*, json: bool = False) -> None:
-    """List architectures and recipes.
+    """List architectures, published weights with their licences, and recipes.
 
     Args:
         json: print JSON.
     """
     if json:
-        print(dumps({"architectures": list_models(), "recipes": recipes.names()}, indent=2))
+        weights = {
+            name: {"architecture": r.architecture, "licence": r.licence, "repository": r.repository}
+            for name, r in RELEASES.items()
+        }
+        listed = {"architectures": [*ARCHITECTURES], "weights": weights, "recipes": recipes.names()}
+        print(dumps(listed, indent=2))
         return
     columns = ("architecture", "kind", "patch", "dim", "depth", "heads", "registers", "positions")
     table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)  # whole names in 80 columns
@@ -177,12 +184,17 @@ def models(*, json: bool = False) -> None:
         own = [getattr(c, setting, "-") for setting in ("heads", "registers", "position")]  # of transformers
         table.add_row(name, kind(c), *map(str, (c.patch_size, c.dim, c.depth, *own)))
     Console().print(table)
+    print()
+    table = Table("published weights", "architecture", "licence", box=None, pad_edge=False)
+    for name, release in RELEASES.items():
+        table.add_row(name, release.architecture, release.licence)
+    Console().print(table)
     print(f"\nrecipes: {', '.join(recipes.names())}")
 
 
 def list_models(pattern: str = "") -> list[str]:
-    """Return the names of all architectures that contain the pattern."""
-    return [name for name in ARCHITECTURES if pattern in name]
+    """Return the names of all architectures and of all published weights that contain the pattern."""
+    return [name for name in (*ARCHITECTURES, *RELEASES) if pattern in name]
 
 
 def help_text(name: str, words: list[str]) -> str:

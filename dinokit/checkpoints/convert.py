@@ -51,7 +51,7 @@ def convert(source: Path, out: Path, *, to: str) -> list[str]:
     if to == "dinokit":
         assert isinstance(backbone, Network)
         exported = Exported(backbone.state_dict(), {})
-        about = header(backbone.config, backbone.pixels, step=0)
+        about = header(backbone.config, backbone.pixels, step=0, licence=backbone.licence)
     elif isinstance(backbone, vit.VisionTransformer):
         exported = EXPORTS[to](backbone)
         left = _read_back(backbone, exported, to)

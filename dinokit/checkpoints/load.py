@@ -1,4 +1,4 @@
-"""Open a trained backbone: a run folder, one of its checkpoints, or a weights file.
+"""Open a trained backbone: a run folder, one of its checkpoints, a weights file, or published weights by name.
 
 A file of ours carries its architecture and its pixel statistics in the safetensors header; any other is recognised by
 its keys and the config.json beside it (recognise.py). Only safetensors and `torch.load(weights_only=True)` are used, so
@@ -15,50 +15,80 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinokit.checkpoints import official
+from dinokit.checkpoints import hub, official
 from dinokit.checkpoints.recognise import beside, recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.log import info
 from dinokit.core.pixels import Pixels
 from dinokit.models.architecture import KINDS, Architecture, Network, build, kind
 from dinokit.models.features import Backbone
+from dinokit.models.variants import is_a, nearest
 
 FORMAT = "dinokit"
 INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
 
 
-def header(architecture: Architecture, pixels: Pixels, *, step: int) -> dict[str, str]:
-    """Return what a weights file says of itself, so that it can be loaded on its own."""
+def header(architecture: Architecture, pixels: Pixels, *, step: int, licence: str | None = None) -> dict[str, str]:
+    """Return what a weights file says of itself, so that it can be loaded on its own.
+
+    Args:
+        licence: of weights that others published; the user's own carry none.
+    """
     about = {
         "kind": kind(architecture),
         "architecture": to_plain(architecture),
         "pixels": to_plain(pixels),
         "step": step,
     }
+    if licence is not None:
+        about["licence"] = licence
     return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
-def load(path: str | Path) -> Backbone:
+def load(model: str | Path) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
+    The licence of published weights is said when they are loaded by name, and stands in `.licence`.
+
     Args:
-        path: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
-            with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm.
+        model: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
+            with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm. Or the name
+            of published weights, such as vits14.dinov2_reg4, which are downloaded if they are nowhere (hub.py).
 
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
     """
-    if not isinstance(path, str | Path):
-        raise UserError(f"expected the path of a run folder or a weights file, got {path!r}")
-    file = _weights_file(Path(path))
+    if not isinstance(model, str | Path):
+        raise UserError(f"expected the path of a run folder or a weights file, or a name, got {model!r}")
+    path = Path(model)
+    name = str(model)
+    if not path.exists() and name in hub.RELEASES:
+        return _published(name)
+    return _from(_weights_file(path))
+
+
+def _published(name: str) -> Backbone:
+    release, path = hub.RELEASES[name], hub.find(name)
+    backbone = _from(_weights_file(path))
+    if not is_a(backbone.config, release.architecture):
+        near = nearest(backbone.config)
+        raise UserError(f"{path} should be a {release.architecture} but is nearest to {near}; put the right file there")
+    backbone.pixels, backbone.licence = release.pixels, release.licence
+    info(f"{name}: {release.licence}, {path}")
+    return backbone
+
+
+def _from(file: Path) -> Network:
     state, about = _read(file)
+    licence = None
     if FORMAT in about:
-        architecture, pixels = _described(about[FORMAT], file)
+        architecture, pixels, licence = _described(about[FORMAT], file)
     else:
         architecture, state, pixels = recognise(state, beside(file), file=str(file))
     backbone = _built(architecture, state, file)
-    backbone.pixels = pixels
+    backbone.pixels, backbone.licence = pixels, licence
     return backbone.eval().requires_grad_(False)
 
 
@@ -77,13 +107,14 @@ def _built(architecture: Architecture, state: Mapping[str, Tensor], file: Path) 
     return backbone
 
 
-def _described(about: str, file: Path) -> tuple[Architecture, Pixels]:
+def _described(about: str, file: Path) -> tuple[Architecture, Pixels, str | None]:
     try:
         described = json.loads(about)
         name = described.get("kind", "vit")  # files of transformers said no kind before there were others
         if name not in KINDS:
             raise unknown_name("kind of architecture", name, list(KINDS))
-        return from_plain(KINDS[name], described["architecture"]), from_plain(Pixels, described["pixels"])
+        architecture = from_plain(KINDS[name], described["architecture"])
+        return architecture, from_plain(Pixels, described["pixels"]), described.get("licence")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged or of another version of dinokit: its header says {error}") from error
 
@@ -95,7 +126,9 @@ def _weights_file(path: Path) -> Path:
                 return path / name
         raise UserError(f"{path} holds no {MODEL}; expected a run folder, a checkpoint folder or a weights file")
     if not path.exists():
-        raise UserError(f"no model at {path}; expected a run folder, a checkpoint folder or a weights file")
+        near = hub.near(str(path))
+        meant = f"; did you mean {near}?" if near else ", or a name that `dinokit models` lists"
+        raise UserError(f"no model at {path}; expected a run folder, a checkpoint folder or a weights file{meant}")
     return path
 
 

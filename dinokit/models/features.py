@@ -57,12 +57,13 @@ class Features:
 
 
 class Backbone(nn.Module, ABC):
-    """Images -> Features. A subclass sets the four attributes and nothing about crops, teachers or losses."""
+    """Images -> Features. A subclass sets the first four attributes and nothing about crops, teachers or losses."""
 
     dim: int  # width of the CLS token
     patch_size: int  # side of a patch in pixels
     channels: int
     pixels: Pixels
+    licence: str | None = None  # of the weights, where others published them
     __call__: Callable[..., Features]
 
     @abstractmethod

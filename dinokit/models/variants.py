@@ -108,6 +108,26 @@ CONVNETS: dict[str, convnext.Config | resnet.Config] = {
 ARCHITECTURES: dict[str, Architecture] = {**VARIANTS, **CONVNETS}
 
 
+# what published weights come with or without, or what only training reads
+OPTIONAL = {
+    "rope",
+    "init",
+    "drop_path",
+    "drop_path_shape",
+    "layer_scale",
+    "mask_token",
+    "qkv_bias",
+    "untie_local_cls_norm",
+}
+
+
+def is_a(config: Architecture, name: str) -> bool:
+    """Tell whether weights of this configuration can be those of a published architecture."""
+    published = ARCHITECTURES[name]
+    settings = [field.name for field in fields(published) if field.name not in OPTIONAL]
+    return kind(config) == kind(published) and all(getattr(config, s) == getattr(published, s) for s in settings)
+
+
 def nearest(config: Architecture) -> str:
     """Name the architecture that shares the most with a configuration: first the width, then the number of settings."""
 

@@ -141,5 +141,5 @@ for call in calls:
     said = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    assert said[0] == "expected the path of a run folder or a weights file, got None"
+    assert said[0] == "expected the path of a run folder or a weights file, or a name, got None"
     assert said[1].startswith("expected images of shape [batch, channel, height, width], got [3, 32, 32]")
