@@ -21,7 +21,8 @@ from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.pixels import Pixels
-from dinokit.models.architecture import KINDS, Architecture, Network, build, kind
+from dinokit.models.architecture import KINDS, Architecture, build, kind
+from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
 
 FORMAT = "dinokit"
@@ -39,31 +40,46 @@ def header(architecture: Architecture, pixels: Pixels, *, step: int) -> dict[str
     return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
-def load(path: str | Path) -> Backbone:
+def load(path: str | Path, *, channels: int | None = None) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
     Args:
         path: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
             with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm.
+        channels: of your images; None: of the model's. Another number changes the first convolution of RGB weights
+            and the pixel statistics, see models/channels.py for the rule.
 
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
     """
-    if not isinstance(path, str | Path):
-        raise UserError(f"expected the path of a run folder or a weights file, got {path!r}")
-    file = _weights_file(Path(path))
-    state, about = _read(file)
+    file = weights_file(path)
+    state, about = read(file)
+    return opened(file, state, about, channels=channels)
+
+
+def opened(file: Path, state: Mapping[str, Any], about: Mapping[str, str], *, channels: int | None = None) -> Backbone:
+    """Build the backbone of a file that was read; see `load`.
+
+    Args:
+        file: for the messages, and to find the JSON files beside it.
+        state: what `read` returned, or the part of it that is no head.
+        about: its header.
+    """
     if FORMAT in about:
         architecture, pixels = _described(about[FORMAT], file)
     else:
         architecture, state, pixels = recognise(state, beside(file), file=str(file))
-    backbone = _built(architecture, state, file)
+    _check(architecture, state, file)
+    if channels is not None:
+        architecture, state, pixels = inflated(architecture, state, pixels, channels=channels)
+    backbone = build(architecture)
+    official.load_strictly(backbone, state, file=str(file))
     backbone.pixels = pixels
     return backbone.eval().requires_grad_(False)
 
 
-def _built(architecture: Architecture, state: Mapping[str, Tensor], file: Path) -> Network:
-    """Build the network, first without memory: a damaged description must not ask for more than the weights hold."""
+def _check(architecture: Architecture, state: Mapping[str, Tensor], file: Path) -> None:
+    """Build the network without memory: a damaged description must not ask for more than the weights hold."""
     if architecture.depth > len(state):  # a block has several tensors
         raise UserError(f"{file} describes {architecture.depth} blocks and holds {len(state)} tensors; it is damaged")
     try:
@@ -72,9 +88,6 @@ def _built(architecture: Architecture, state: Mapping[str, Tensor], file: Path) 
     except (RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{file} describes a network that cannot exist: {str(error).splitlines()[0]}") from error
     official.check_fit(outline, state, file=str(file))
-    backbone = build(architecture)
-    official.load_strictly(backbone, state, file=str(file))
-    return backbone
 
 
 def _described(about: str, file: Path) -> tuple[Architecture, Pixels]:
@@ -88,7 +101,15 @@ def _described(about: str, file: Path) -> tuple[Architecture, Pixels]:
         raise UserError(f"{file} is damaged or of another version of dinokit: its header says {error}") from error
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: str | Path) -> Path:
+    """Find the weights in a folder; a file is its own.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if not isinstance(path, str | Path):
+        raise UserError(f"expected the path of a run folder or a weights file, got {path!r}")
+    path = Path(path)
     if path.is_dir():
         for name in (MODEL, INDEX, "pytorch_model.bin"):
             if (path / name).exists():
@@ -99,9 +120,14 @@ def _weights_file(path: Path) -> Path:
     return path
 
 
-def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+def read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Return the content of a weights file and its safetensors header, without running anything in it.
+
+    Raises:
+        UserError: if it is no weights file.
+    """
     if file.name == INDEX:
-        return {name: value for part in _parts(file) for name, value in _read(part)[0].items()}, {}
+        return {name: value for part in _parts(file) for name, value in read(part)[0].items()}, {}
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
