@@ -10,8 +10,10 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load": "dinokit.checkpoints.load",
+    "load_classifier": "dinokit.checkpoints.classifier",
     "Features": "dinokit.models.features",
     "Backbone": "dinokit.models.features",
+    "Classifier": "dinokit.models.classifier",
     "list_models": "dinokit.commands",
     "pretrain": "dinokit.commands",
     "evaluate": "dinokit.commands",

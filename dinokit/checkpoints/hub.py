@@ -88,6 +88,11 @@ RELEASES: dict[str, Release] = {
 }
 
 
+def is_name(name: str) -> bool:
+    """Tell whether published weights are meant; something of that name on disk comes first."""
+    return name in RELEASES and not Path(name).exists()
+
+
 def near(name: str) -> str:
     """Name the published weights that a misspelt name may mean; nothing if there are none."""
     return " or ".join(get_close_matches(name, RELEASES, n=2, cutoff=0.7))

@@ -22,7 +22,8 @@ from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.log import info
 from dinokit.core.pixels import Pixels
-from dinokit.models.architecture import KINDS, Architecture, Network, build, kind
+from dinokit.models.architecture import KINDS, Architecture, build, kind
+from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
 from dinokit.models.variants import is_a, nearest
 
@@ -47,7 +48,7 @@ def header(architecture: Architecture, pixels: Pixels, *, step: int, licence: st
     return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
-def load(model: str | Path) -> Backbone:
+def load(model: str | Path, *, channels: int | None = None) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
     The licence of published weights is said when they are loaded by name, and stands in `.licence`.
@@ -56,44 +57,55 @@ def load(model: str | Path) -> Backbone:
         model: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
             with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm. Or the name
             of published weights, such as vits14.dinov2_reg4, which are downloaded if they are nowhere (hub.py).
+        channels: of your images; None: of the model's. Another number changes the first convolution of RGB weights
+            and the pixel statistics, see models/channels.py for the rule.
 
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
     """
-    if not isinstance(model, str | Path):
-        raise UserError(f"expected the path of a run folder or a weights file, or a name, got {model!r}")
-    path = Path(model)
-    name = str(model)
-    if not path.exists() and name in hub.RELEASES:
-        return _published(name)
-    return _from(_weights_file(path))
+    file = weights_file(model)
+    state, about = read(file)
+    return opened(file, state, about, name=str(model), channels=channels)
 
 
-def _published(name: str) -> Backbone:
-    release, path = hub.RELEASES[name], hub.find(name)
-    backbone = _from(_weights_file(path))
-    if not is_a(backbone.config, release.architecture):
-        near = nearest(backbone.config)
-        raise UserError(f"{path} should be a {release.architecture} but is nearest to {near}; put the right file there")
-    backbone.pixels, backbone.licence = release.pixels, release.licence
-    info(f"{name}: {release.licence}, {path}")
-    return backbone
+def opened(
+    file: Path, state: Mapping[str, Any], about: Mapping[str, str], *, name: str, channels: int | None = None
+) -> Backbone:
+    """Build the backbone of a file that was read; see `load`.
 
-
-def _from(file: Path) -> Network:
-    state, about = _read(file)
+    Args:
+        file: for the messages, and to find the JSON files beside it.
+        state: what `read` returned, or the part of it that is no head.
+        about: its header.
+        name: what was asked for; weights by name bring what is known of them.
+    """
     licence = None
     if FORMAT in about:
         architecture, pixels, licence = _described(about[FORMAT], file)
     else:
         architecture, state, pixels = recognise(state, beside(file), file=str(file))
-    backbone = _built(architecture, state, file)
+    _check(architecture, state, file)
+    if hub.is_name(name):
+        release = hub.RELEASES[name]
+        _check_release(release, architecture, file)
+        pixels, licence = release.pixels, release.licence
+        info(f"{name}: {licence}, {file}")
+    if channels is not None:
+        architecture, state, pixels = inflated(architecture, state, pixels, channels=channels)
+    backbone = build(architecture)
+    official.load_strictly(backbone, state, file=str(file))
     backbone.pixels, backbone.licence = pixels, licence
     return backbone.eval().requires_grad_(False)
 
 
-def _built(architecture: Architecture, state: Mapping[str, Tensor], file: Path) -> Network:
-    """Build the network, first without memory: a damaged description must not ask for more than the weights hold."""
+def _check_release(release: hub.Release, architecture: Architecture, file: Path) -> None:
+    if not is_a(architecture, release.architecture):
+        near = nearest(architecture)
+        raise UserError(f"{file} should be a {release.architecture} but is nearest to {near}; put the right file there")
+
+
+def _check(architecture: Architecture, state: Mapping[str, Tensor], file: Path) -> None:
+    """Build the network without memory: a damaged description must not ask for more than the weights hold."""
     if architecture.depth > len(state):  # a block has several tensors
         raise UserError(f"{file} describes {architecture.depth} blocks and holds {len(state)} tensors; it is damaged")
     try:
@@ -102,9 +114,6 @@ def _built(architecture: Architecture, state: Mapping[str, Tensor], file: Path) 
     except (RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{file} describes a network that cannot exist: {str(error).splitlines()[0]}") from error
     official.check_fit(outline, state, file=str(file))
-    backbone = build(architecture)
-    official.load_strictly(backbone, state, file=str(file))
-    return backbone
 
 
 def _described(about: str, file: Path) -> tuple[Architecture, Pixels, str | None]:
@@ -119,7 +128,15 @@ def _described(about: str, file: Path) -> tuple[Architecture, Pixels, str | None
         raise UserError(f"{file} is damaged or of another version of dinokit: its header says {error}") from error
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(model: str | Path) -> Path:
+    """Find the file of weights that a path or a name stands for; a file is its own.
+
+    Raises:
+        UserError: if there are none.
+    """
+    if not isinstance(model, str | Path):
+        raise UserError(f"expected the path of a run folder or a weights file, or a name, got {model!r}")
+    path = hub.find(str(model)) if hub.is_name(str(model)) else Path(model)
     if path.is_dir():
         for name in (MODEL, INDEX, "pytorch_model.bin"):
             if (path / name).exists():
@@ -132,9 +149,14 @@ def _weights_file(path: Path) -> Path:
     return path
 
 
-def _read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+def read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Return the content of a weights file and its safetensors header, without running anything in it.
+
+    Raises:
+        UserError: if it is no weights file.
+    """
     if file.name == INDEX:
-        return {name: value for part in _parts(file) for name, value in _read(part)[0].items()}, {}
+        return {name: value for part in _parts(file) for name, value in read(part)[0].items()}, {}
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:

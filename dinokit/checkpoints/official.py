@@ -28,7 +28,7 @@ from dinokit.models.rope import Config as RopeConfig
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 NESTED = ("model", "state_dict", "module")
-PARTS = ("backbone", "head", "dino_head", "ibot_head")
+PARTS = ("backbone", "head", "dino_head", "ibot_head", "linear_head")
 NETWORKS = ("teacher", "student")
 IGNORED = re.compile(r"\.qkv\.bias_mask$")
 SHOWN = 8  # keys per error message
@@ -37,7 +37,7 @@ State = dict[str, Tensor]
 
 
 def parts(checkpoint: Mapping[str, object], *, network: Literal["teacher", "student"] = "teacher") -> dict[str, State]:
-    """Split a checkpoint into "backbone", "head", "dino_head", "ibot_head", as far as present, under our names.
+    """Split a checkpoint into the backbone and its heads, as far as present: `PARTS`, under our names.
 
     Args:
         checkpoint: a flat state dict, or a training checkpoint that nests it under teacher, student, model, ...

@@ -109,6 +109,21 @@ def pixels(config: vit.Config, about: Mapping[str, Any]) -> Pixels:
         raise UserError(f"{CONFIG} is damaged: {error}") from error
 
 
+def check_pooling(state: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str) -> None:
+    """Refuse a head of timm that sees something else than CLS; what it sees is in config.json alone.
+
+    Args:
+        state: of a whole file, timm's or not.
+        about: content of config.json.
+        file: for the message.
+    """
+    if QKV in state and (matches(state) or "architecture" in about) and about.get("global_pool") != "token":
+        raise UserError(
+            f"expected global_pool 'token' in the {CONFIG} beside {file}, got {about.get('global_pool')!r}; "
+            "other heads of timm cannot be loaded"
+        )
+
+
 def export(backbone: vit.VisionTransformer) -> Exported:
     """Rename a model's weights and write the config.json by which timm.create_model("local-dir:FOLDER") builds it.
 

@@ -55,7 +55,8 @@ class ConvNet(Backbone):
         Width and grid are those of the stage; the final norm belongs to the last stage and is applied to no other.
         """
         wanted = chosen_layers(layers, count=STAGES, unit="stages")
-        images = accepted(images, channels=self.channels, side=self.smallest)
+        dtype = next(self.parameters()).dtype
+        images = accepted(images, channels=self.channels, side=self.smallest, dtype=dtype)
         found = {}
         for index, maps in enumerate(islice(self.stages_of(images), max(wanted) + 1)):
             if index in wanted:

@@ -6,8 +6,10 @@ ConvNet and on raw pixels. Token order inside our transformers is [CLS, register
 """
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,19 +54,58 @@ class Features:
         """Join the two leading axes: [view, batch, ...] -> [view*batch, ...] (crop-major)."""
         return self._each(lambda tokens: tokens.flatten(0, 1))
 
+    def part(self, rows: int | slice) -> "Features":
+        """Return some rows of the leading axis: a slice keeps the axis, a number takes one image out of it."""
+        return self._each(lambda tokens: tokens[rows])
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Features":
         return Features(change(self.cls), change(self.registers), change(self.patches), self.grid)
 
 
 class Backbone(nn.Module, ABC):
-    """Images -> Features. A subclass sets the first four attributes and nothing about crops, teachers or losses."""
+    """Images -> Features. A subclass sets the first four attributes and nothing about crops, teachers or losses.
+
+    Any height and width are welcome. A transformer sees whole patches only: pixels at the bottom and at the right that
+    do not fill one are ignored, as if they had been cropped away. ConvNeXt's patches are counted the same way; those of
+    a ResNet cover every pixel, the last ones also padding (see convnext.py and resnet.py for what reaches a patch).
+    """
 
     dim: int  # width of the CLS token
     patch_size: int  # side of a patch in pixels
     channels: int
     pixels: Pixels
     licence: str | None = None  # of the weights, where others published them
-    __call__: Callable[..., Features]
+
+    @overload
+    def __call__(
+        self,
+        images: Float[Tensor, "batch channel height width"],
+        *,
+        masks: Bool[Tensor, "batch patch"] | None = None,
+        local: bool = False,
+    ) -> Features: ...
+
+    @overload
+    def __call__(self, images: Sequence[Float[Tensor, "..."]]) -> list[Features]: ...
+
+    def __call__(
+        self, images: Float[Tensor, "batch channel height width"] | Sequence[Float[Tensor, "..."]], **options: Any
+    ) -> Features | list[Features]:
+        """Embed a batch, see `forward`, or a list of images of any sizes.
+
+        An item of a list is [channel, height, width], and its Features have no batch axis, or [batch, channel, height,
+        width]. Each gets what it would get alone, up to rounding, in evaluation mode; images of the same size and dtype
+        are computed as one batch.
+
+        Raises:
+            UserError: if a list is empty, mixes numbers of channels, or comes with masks; or as `forward` does.
+        """
+        if isinstance(images, Tensor):
+            features: Features = super().__call__(images, **options)
+            return features
+        if options:
+            raise UserError(f"a list of images takes no {', '.join(options)}; give a batch of one size")
+        return _of_each(self, images)
 
     @abstractmethod
     def forward(
@@ -86,14 +127,43 @@ class Backbone(nn.Module, ABC):
         """
 
 
-def accepted(
-    images: Float[Tensor, "*axis"], *, channels: int, side: int
-) -> Float[Tensor, "batch channel height width"]:
-    """Return images as a network of `channels` channels and patches of `side` pixels takes them; RGB may become gray.
+def _of_each(backbone: Backbone, images: Sequence[Float[Tensor, "..."]]) -> list[Features]:
+    strange = [list(image.shape) for image in images if image.ndim not in (3, 4)]
+    if strange:
+        raise UserError(f"expected a list of images [channel, height, width], got one of shape {strange[0]}")
+    channels = sorted({image.shape[-3] for image in images})
+    if len(channels) != 1:
+        got = f"images of {' and '.join(map(str, channels))} channels" if channels else "an empty list"
+        raise UserError(f"expected at least one image, all of the same number of channels, got {got}")
+    alike: dict[object, list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        alike[image.shape[-2:], image.dtype].append(index)
+    found: dict[int, Features] = {}
+    for indices in alike.values():
+        batches = [images[index] if images[index].ndim == 4 else images[index][None] for index in indices]
+        features, start = backbone(torch.cat(batches)), 0
+        for index, batch in zip(indices, batches):
+            found[index] = features.part(slice(start, start + len(batch)) if images[index].ndim == 4 else start)
+            start += len(batch)
+    return [found[index] for index in range(len(images))]
 
+
+def accepted(
+    images: Float[Tensor, "*axis"], *, channels: int, side: int, dtype: torch.dtype
+) -> Float[Tensor, "batch channel height width"]:
+    """Return images as a network takes them: in the dtype of its weights, and gray for a network of one channel.
+
+    Args:
+        images: normalised; RGB for a network of one channel becomes its luminance.
+        channels: of the network.
+        side: in pixels, of the smallest image.
+        dtype: of the network's weights.
     Raises:
-        UserError: if the images have no batch axis, another number of channels, or are smaller than a patch.
+        UserError: if the images are no floating point numbers, have no batch axis, another number of channels, or are
+            smaller than a patch.
     """
+    if not images.is_floating_point():
+        raise UserError(f"expected normalised images of floating point numbers, got {images.dtype}; see model.pixels")
     if images.ndim != 4:
         raise UserError(
             f"expected images of shape [batch, channel, height, width], got {list(images.shape)}; "
@@ -109,7 +179,7 @@ def accepted(
             f"images of {height}x{width} pixels are smaller than one patch of {side}x{side}; "
             "enlarge them or use a model with smaller patches"
         )
-    return images
+    return images.to(dtype)
 
 
 def chosen_layers(layers: int | Sequence[int], *, count: int, unit: str = "blocks") -> Sequence[int]:

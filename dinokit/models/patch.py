@@ -41,7 +41,7 @@ class PatchEmbed(nn.Module):
         Raises:
             UserError: if the images have no batch axis, another number of channels, or are smaller than a patch.
         """
-        images = accepted(images, channels=self.channels, side=self.patch_size)
+        images = accepted(images, channels=self.channels, side=self.patch_size, dtype=self.proj.weight.dtype)
         if self.stem is not None:
             images = F.gelu(self.stem(images))  # [batch, stem, height / 2, width / 2]
         side = self.proj.kernel_size[0]

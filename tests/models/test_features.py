@@ -1,12 +1,93 @@
-"""Features and the raw-pixel backbone."""
+"""Features, lists of images of any sizes, and the raw-pixel backbone."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
+from dinokit.models import convnext, resnet, vit
+from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
 from dinokit.models.pixels import RawPixels
+
+ROPE = vit.Config(patch_size=16, dim=16, depth=2, heads=2, registers=2, ffn_hidden=32, layer_scale=0.5)
+BACKBONES: dict[str, Architecture] = {
+    "rope": ROPE,
+    "offset": replace(ROPE, position="offset", position_grid=3),
+    "antialias": replace(ROPE, position="antialias", position_grid=3),
+    "convnext": convnext.Config(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1), layer_scale=0.5),
+    "resnet": resnet.Config(width=4, depths=(1, 1, 1, 1)),
+}
+EVERY = pytest.mark.parametrize("name", BACKBONES)
+
+
+def network(name: str) -> Network:
+    return build(BACKBONES[name], seed=1).eval()
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same(found: Features, expected: Features) -> None:
+    # float32 sums in another order when the batch has another size
+    for name in ("cls", "registers", "patches"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
+    assert found.grid == expected.grid
+
+
+@EVERY
+def test_each_image_of_a_list_gets_what_it_would_get_alone(name: str) -> None:
+    """Sizes alternate, so that a result in the order of computing would be found out."""
+    backbone = network(name)
+    sizes = [(48, 64), (64, 64), (48, 64), (50, 37), (64, 64)]
+    images = [noise(3, *size, seed=seed) for seed, size in enumerate(sizes)]
+    results = backbone(images)
+    assert [result.cls.shape for result in results] == [(backbone.dim,)] * 5
+    assert (results[0].cls - results[2].cls).abs().max() > 1e-3
+    for image, result in zip(images, results):
+        same(result, backbone(image[None]).part(0))
+
+
+@EVERY
+def test_an_item_with_a_batch_axis_keeps_it(name: str) -> None:
+    backbone = network(name)
+    images = [noise(2, 3, 32, 48), noise(3, 32, 48, seed=1), noise(1, 3, 32, 48, seed=2), noise(3, 3, 32, 32)]
+    results = backbone(images)
+    assert [result.cls.ndim for result in results] == [2, 1, 2, 2]
+    for image, result in zip(images, results):
+        same(result, backbone(image) if image.ndim == 4 else backbone(image[None]).part(0))
+
+
+def test_images_of_one_size_are_computed_together_and_hooks_see_each_batch() -> None:
+    backbone, seen = network("rope"), []
+    backbone.register_forward_hook(lambda _, args, output: seen.append(tuple(args[0].shape)))
+    backbone([noise(3, 32, 32), noise(3, 48, 32), noise(2, 3, 32, 32), noise(3, 32, 32)])
+    assert seen == [(4, 3, 32, 32), (1, 3, 48, 32)]
+
+
+def test_a_tuple_of_images_and_images_of_another_precision_are_welcome() -> None:
+    backbone, image = network("rope"), noise(3, 32, 32)
+    single, double = backbone((image, image.double()))
+    assert double.cls.dtype == torch.float32
+    same(double, single)
+
+
+def test_lists_that_cannot_be_embedded_are_one_clear_line() -> None:
+    backbone, image = network("rope"), noise(3, 32, 32)
+    with pytest.raises(UserError, match="at least one image, all of the same number of channels, got an empty list"):
+        backbone([])
+    with pytest.raises(UserError, match="got images of 1 and 3 channels"):
+        backbone([image, image[:1]])
+    with pytest.raises(UserError, match=r"\[channel, height, width\], got one of shape \[32, 32\]"):
+        backbone([image, image[0]])
+    with pytest.raises(UserError, match="a list of images takes no masks"):
+        backbone([image], masks=torch.zeros(1, 4, dtype=torch.bool))
+    with pytest.raises(UserError, match="takes 3 channels, the images have 2"):
+        backbone([image[:2]])
 
 
 def test_views_are_crop_major() -> None:

@@ -73,6 +73,16 @@ def test_bfloat16_periods_are_those_of_the_released_files() -> None:
     assert build(64, dtype="bfloat16")((2, 2), prefix=0).cos.dtype == torch.bfloat16
 
 
+def test_casting_a_network_does_not_round_its_angles() -> None:
+    module, exact = build(), build()((3, 5), prefix=1)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float32):
+        assert module.to(dtype).periods.dtype == torch.float32
+    assert torch.equal(module((3, 5), prefix=1).sin, exact.sin)
+    outline = module.to("meta")
+    assert (outline.bfloat16().periods.dtype, outline.periods.device.type) == (torch.float32, "meta")
+    assert outline.to_empty(device="cpu").periods.device.type == "cpu"
+
+
 def test_shift_jitter_and_rescale_stay_in_their_range() -> None:
     coords = rope.coordinates((3, 3), "separate")
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import torch
 
 from dinokit.core.errors import UserError
 from dinokit.models import rope
+from dinokit.models.variants import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
 
 ROPE = Config(patch_size=4, dim=32, depth=3, heads=2, registers=2, ffn_hidden=64, layer_scale=0.5)
@@ -216,6 +217,37 @@ def test_half_precision_is_near_float32() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = model(batch).cls
     torch.testing.assert_close(low.float(), model(batch).cls, atol=0.1, rtol=0)  # bfloat16 keeps 2 to 3 digits
+
+
+@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov3_vits16"])
+def test_a_network_in_bfloat16_sees_the_same(name: str) -> None:
+    """Twelve blocks whose branches are as strong as the stream; measured: 0.9998."""
+    config = VARIANTS[name]
+    config = replace(config, layer_scale=None if config.layer_scale is None else 0.3)
+    model, batch = VisionTransformer(config).eval(), images(1, height=64, width=48)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+            elif parameter.ndim == 2:
+                fan_in = parameter.shape[1]
+                parameter.copy_(1.5 * fan_in**-0.5 * torch.randn(parameter.shape, generator=draw))
+            else:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
+        exact = model(batch)
+        rounded = model.bfloat16()(batch)
+    assert rounded.cls.dtype == rounded.patches.dtype == torch.bfloat16
+    for tokens in ("cls", "patches"):
+        near = torch.cosine_similarity(getattr(exact, tokens), getattr(rounded, tokens).float(), dim=-1)
+        assert near.min() > 0.999
+
+
+def test_images_are_taken_in_the_precision_of_the_weights() -> None:
+    model, batch = VisionTransformer(ROPE).eval(), images()
+    assert torch.equal(model(batch.double()).cls, model(batch).cls)
+    low = VisionTransformer(ROPE).eval().bfloat16()
+    assert torch.equal(low(batch).cls, low(batch.bfloat16()).cls)
 
 
 @pytest.mark.parametrize(

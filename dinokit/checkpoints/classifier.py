@@ -1,0 +1,109 @@
+"""Open a linear classifier: a released head and its backbone, or a model that holds both.
+
+Heads are the linear layers of DINO, DINOv2 and DINOv3, flat or wrapped, or those inside files of transformers
+(ViT, Dinov2 and Dinov2WithRegisters ForImageClassification), torchvision and timm. No file says what its head sees; its
+width does, in vectors of the backbone's width:
+
+| vectors | sees                                             | released for                                       |
+|---------|--------------------------------------------------|----------------------------------------------------|
+| 1       | CLS                                              | DINO's ResNet-50, ViTForImageClassification        |
+| 2       | CLS, mean patch                                  | DINOv2 linear, DINOv3's ViT-7B, Dinov2For...       |
+| 2       | the same, interleaved channel by channel         | DINO's ViT-B: any ViT with DINO's architecture     |
+| 4       | CLS of the last four blocks, the earliest first  | DINO's ViT-S                                       |
+| 5       | the same, mean patch of the last                 | DINOv2 linear4                                     |
+
+A convolutional network has no blocks of one width: 1 and 2 only.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from dinokit.checkpoints import keymap, official, timm
+from dinokit.checkpoints.load import opened, read, weights_file
+from dinokit.checkpoints.recognise import beside
+from dinokit.core.errors import UserError
+from dinokit.models import vit
+from dinokit.models.classifier import Classifier, Reading
+from dinokit.models.features import Backbone
+
+NAMES = ("", "linear.", "linear_head.", "head.", "classifier.", "fc.")  # before "weight" and "bias"
+
+
+def load_classifier(model: str | Path | Backbone, head: str | Path | None = None) -> Classifier:
+    """Load a backbone and a linear head on it, frozen and in evaluation mode; classifier(images) -> logits.
+
+    What the head sees is read off its width and the architecture of the backbone, see above.
+
+    Args:
+        model: whatever `load` takes, or a loaded backbone.
+        head: its weights, .pth or .safetensors; None: those in the file of the model.
+    Raises:
+        UserError: if there is no head, more than one, or one that does not fit the backbone; or as `load` does.
+    """
+    if isinstance(model, Backbone):
+        if head is None:
+            raise UserError("a loaded backbone has no head; give the file of one, or the path of a model that has one")
+        return _classifier(model, *_head_of(weights_file(head)), file=weights_file(head))
+    file = weights_file(model)
+    state, about = read(file)
+    if head is not None:
+        backbone = opened(file, state, about, name=str(model))
+        return _classifier(backbone, *_head_of(weights_file(head)), file=weights_file(head))
+    state = _flat(state)
+    weight, bias = _found(state, file)
+    timm.check_pooling(state, beside(file).get(timm.CONFIG, {}), file=str(file))
+    rest = {name: value for name, value in state.items() if value is not weight and value is not bias}
+    return _classifier(opened(file, rest, about, name=str(model)), weight, bias, file=file)
+
+
+def _head_of(file: Path) -> tuple[Tensor, Tensor]:
+    return _found(_flat(read(file)[0]), file)
+
+
+def _flat(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
+    """Take off wrappers and prefixes; a head keeps its name before its weights."""
+    parts = official.parts(checkpoint)
+    backbone = parts.pop("backbone", {})
+    return backbone | {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+
+
+def _found(state: Mapping[str, Tensor], file: Path) -> tuple[Tensor, Tensor]:
+    present = [name for name in NAMES if f"{name}weight" in state]
+    if len(present) != 1:
+        several = ", ".join(f"{name}weight" for name in present) or f"only {official.listed(sorted(state))}"
+        raise UserError(f"expected one linear head in {file}, got {several}; give the file of one as head=")
+    weight = state[f"{present[0]}weight"]
+    bias = state.get(f"{present[0]}bias")
+    if weight.ndim != 2 or bias is None or bias.shape != weight.shape[:1]:
+        got = f"{tuple(weight.shape)} and {'none' if bias is None else tuple(bias.shape)}"
+        raise UserError(f"expected a weight [class, width] and a bias [class] in {file}, got {got}")
+    return weight, bias
+
+
+def _classifier(backbone: Backbone, weight: Tensor, bias: Tensor, *, file: Path) -> Classifier:
+    classes, width = weight.shape
+    readings = {reading.vectors * backbone.dim: reading for reading in _readings(backbone)}
+    if width not in readings:
+        known = ", ".join(map(str, readings))
+        raise UserError(
+            f"expected a head of width {known} for a backbone of width {backbone.dim}, got {width} in {file}; "
+            "it belongs to another model"
+        )
+    linear = nn.Linear(width, classes)
+    linear.load_state_dict({"weight": weight, "bias": bias})
+    like = next(backbone.parameters(), weight)
+    linear.to(device=like.device, dtype=like.dtype)
+    return Classifier(backbone, linear, readings[width]).eval().requires_grad_(False)
+
+
+def _readings(backbone: Backbone) -> list[Reading]:
+    """List what heads have been trained on, for this kind of backbone."""
+    if not isinstance(backbone, vit.VisionTransformer):
+        return [Reading(), Reading(mean_patch=True)]
+    interleaved = keymap.family(backbone.config) == "dino"
+    found = [Reading(), Reading(mean_patch=True, interleaved=interleaved)]
+    if backbone.config.depth >= 4:
+        found += [Reading(blocks=4), Reading(blocks=4, mean_patch=True)]
+    return found
