@@ -1,0 +1,1 @@
+"""Models of other libraries behind our interface: the same Features, so that every evaluation can compare them with ours."""
