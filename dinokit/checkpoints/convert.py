@@ -49,7 +49,8 @@ def convert(source: Path, out: Path, *, to: str) -> list[str]:
     backbone = load(source)
     left: list[str] = []
     if to == "dinokit":
-        assert isinstance(backbone, Network)
+        if not isinstance(backbone, Network):
+            raise UserError(f"{source} runs in another library and has no layout of ours; give a weights file")
         exported = Exported(backbone.state_dict(), {})
         about = header(backbone.config, backbone.pixels, step=0)
     elif isinstance(backbone, vit.VisionTransformer):

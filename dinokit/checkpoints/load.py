@@ -1,4 +1,4 @@
-"""Open a trained backbone: a run folder, one of its checkpoints, or a weights file.
+"""Open a trained backbone: a run folder, one of its checkpoints, a weights file, or a model of another library.
 
 A file of ours carries its architecture and its pixel statistics in the safetensors header; any other is recognised by
 its keys and the config.json beside it (recognise.py). Only safetensors and `torch.load(weights_only=True)` are used, so
@@ -23,6 +23,7 @@ from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.pixels import Pixels
 from dinokit.models.architecture import KINDS, Architecture, Network, build, kind
 from dinokit.models.features import Backbone
+from dinokit.peers import LIBRARIES
 
 FORMAT = "dinokit"
 INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
@@ -44,13 +45,17 @@ def load(path: str | Path) -> Backbone:
 
     Args:
         path: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
-            with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm.
+            with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm. Or, where
+            no such path exists, timm/NAME, hf/NAME or open_clip/NAME, which run in those libraries (dinokit/peers).
 
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
     """
     if not isinstance(path, str | Path):
         raise UserError(f"expected the path of a run folder or a weights file, got {path!r}")
+    source, _, name = str(path).partition("/")
+    if source in LIBRARIES and name and not Path(path).exists():
+        return LIBRARIES[source](name).eval().requires_grad_(False)
     file = _weights_file(Path(path))
     state, about = _read(file)
     if FORMAT in about:
@@ -95,7 +100,10 @@ def _weights_file(path: Path) -> Path:
                 return path / name
         raise UserError(f"{path} holds no {MODEL}; expected a run folder, a checkpoint folder or a weights file")
     if not path.exists():
-        raise UserError(f"no model at {path}; expected a run folder, a checkpoint folder or a weights file")
+        raise UserError(
+            f"no model at {path}; expected a run folder, a checkpoint folder, a weights file, or timm/NAME, hf/NAME or "
+            "open_clip/NAME"
+        )
     return path
 
 

@@ -4,6 +4,7 @@ The libraries ask the Hugging Face hub again and again: on a machine without net
 the hub is asked once, briefly; if it does not answer, only its cache is looked at.
 """
 
+import logging
 import ssl
 import urllib.error
 import urllib.request
@@ -44,7 +45,8 @@ def fetching(what: str, *, extra: str, local: bool, instead: str) -> Iterator[No
         UserError: says what was looked for, where, and what to do.
     """
     constants = library("huggingface_hub.constants", extra=extra)
-    before = constants.HF_HUB_OFFLINE
+    before, muted = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # the libraries log what they also raise
     constants.HF_HUB_OFFLINE = before or local or not _answers(constants.ENDPOINT)
     try:
         yield
@@ -56,6 +58,7 @@ def fetching(what: str, *, extra: str, local: bool, instead: str) -> Iterator[No
         raise UserError(_explained(error, what, extra=extra, places=places, instead=instead)) from error
     finally:
         constants.HF_HUB_OFFLINE = before
+        logging.disable(muted)
 
 
 def _explained(error: Exception, what: str, *, extra: str, places: tuple[str, str] | None, instead: str) -> str:

@@ -107,9 +107,7 @@ class Peer(Backbone):
             seed_torch(seed)
             return self.around(self.build())
 
-    def _checked(
-        self, images: Tensor, layers: Sequence[int], *, norm: bool
-    ) -> tuple[Features, Mapping[int, Features]]:
+    def _checked(self, images: Tensor, layers: Sequence[int], *, norm: bool) -> tuple[Features, Mapping[int, Features]]:
         images = accepted(images, channels=self.channels, side=self.patch_size)
         height, width = images.shape[2:]
         if self.tokens:
