@@ -47,10 +47,10 @@ def convert(source: Path, out: Path, *, to: str) -> list[str]:
     """
     _check_out(out, to)
     backbone = load(source)
+    if not isinstance(backbone, Network):
+        raise UserError(f"{source} runs in another library; convert its weights file or folder instead")
     left: list[str] = []
     if to == "dinokit":
-        if not isinstance(backbone, Network):
-            raise UserError(f"{source} runs in another library and has no layout of ours; give a weights file")
         exported = Exported(backbone.state_dict(), {})
         about = header(backbone.config, backbone.pixels, step=0)
     elif isinstance(backbone, vit.VisionTransformer):

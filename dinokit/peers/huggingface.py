@@ -79,8 +79,11 @@ def load(name: str) -> "Transformers":
     """
     what = f"hf/{name}"
     transformers = library("transformers", extra=EXTRA)
-    with fetching(what, extra=EXTRA, local=Path(name).is_dir(), instead="hf/FOLDER"):
-        folder = Path(name) if Path(name).is_dir() else _fetched(name)
+    local = Path(name).is_dir()
+    if not local and (name.startswith((".", "~")) or name.count("/") > 1):
+        raise UserError(f"no folder at {name}, and an id of the hub is OWNER/NAME")
+    with fetching(what, extra=EXTRA, local=local, instead="hf/FOLDER"):
+        folder = Path(name) if local else _fetched(name)
         about = _json(folder / CONFIG)
         kind = _kind(about, what)
         network = _loaded(transformers, kind, folder, what)

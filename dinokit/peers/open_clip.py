@@ -36,13 +36,11 @@ def load(name: str) -> Peer:
     open_clip = library("open_clip", extra=EXTRA)
     local = name.startswith("local-dir:")
 
+    architecture, tag = (name, None) if name.startswith(SOURCES) else _named(open_clip, name)
+
     def tower(*, trained: bool) -> Any:
         with fetching(what, extra=EXTRA, local=local, instead="open_clip/local-dir:FOLDER"):
-            if name.startswith(SOURCES):
-                return _created(open_clip, name, trained=trained)
-            architecture, tag = _named(open_clip, name)
-            quick = bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
-            return _created(open_clip, architecture, trained=trained, tag=tag, force_quick_gelu=quick)
+            return _created(open_clip, architecture, tag, trained=trained)
 
     visual = tower(trained=True)
     preprocess = visual.preprocess_cfg
@@ -99,14 +97,16 @@ class OpenClip(Peer):
         return Features(first[:, 0] if pooled is None else pooled, first[:, 1:], patches, raw.grid)
 
 
-def _created(open_clip: Any, name: str, *, trained: bool, tag: str | None = None, **options: Any) -> Any:
+def _created(open_clip: Any, architecture: str, tag: str | None, *, trained: bool) -> Any:
+    # the weights know which GELU they were trained with; the architecture's default would be silently worse
+    quick = tag is not None and bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
     model = open_clip.create_model(
-        name,
+        architecture,
         pretrained=tag if trained else None,
         load_weights=trained,
         require_pretrained=trained,  # otherwise missing weights are random ones, and a line in the log
         pretrained_text=False,
-        **options,
+        force_quick_gelu=quick,
     )
     return model.visual.float().eval()
 

@@ -33,9 +33,9 @@ def load(name: str) -> "Timm":
     """
     timm = library("timm", extra=EXTRA)
     local = name.startswith("local-dir:")
+    if ":" not in name:
+        _check_name(timm, name)
     with fetching(f"timm/{name}", extra=EXTRA, local=local, instead="timm/local-dir:FOLDER"):
-        if ":" not in name:
-            _check_name(timm, name)
         network = _created(timm, name, pretrained=True)
         data = timm.data.resolve_model_data_config(network)
     pixels = Pixels(tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1]))
