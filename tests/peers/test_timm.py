@@ -152,6 +152,15 @@ def test_a_model_of_one_size_says_which(tmp_path: Path, scramble: Scramble, imag
         fixed(images(64, 96))
 
 
+@torch.no_grad()
+def test_an_early_stage_alone_can_be_asked_for(images: Images) -> None:
+    """Some models of timm stop early by themselves; the state they then end with is no output."""
+    network = timm.create_model("hiera_tiny_224", embed_dim=8, num_heads=1, stages=(1, 1, 1, 1)).eval()
+    ours = Timm(network, name="timm/hiera", pixels=Pixels(size=224), build=lambda: network)
+    assert [found.grid for found in ours.intermediate(images(224, 224), [0, 1])] == [(56, 56), (28, 28)]
+    assert ours(images(224, 224)).grid == (7, 7)
+
+
 def test_models_without_a_grid_of_patches_are_refused(images: Images) -> None:
     network = timm.create_model("levit_128s").eval()
     strange = Timm(network, name="timm/levit", pixels=Pixels(size=224), build=lambda: network)
