@@ -105,7 +105,8 @@ def evaluate(
 
     Args:
         task: knn or retrieval.
-        model: a run folder, RUN/checkpoints/STEP, a weights file, or a name that `dinokit models` lists.
+        model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
+            timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, or a demo: name.
         out: file that receives the numbers as JSON.
         baselines: also measure random-init and raw-pixels.
@@ -130,7 +131,8 @@ def embed(*, model: str, data: str, out: Path, device: str = "auto") -> Embeddin
     """Write the features of every image of a source: OUT/embeddings.npy, one row per line of OUT/manifest.jsonl.
 
     Args:
-        model: a run folder, RUN/checkpoints/STEP, a weights file, or a name that `dinokit models` lists.
+        model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
+            timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder of images or a demo: name.
         out: the folder to write.
         device: auto, cpu, cuda or mps.

@@ -119,12 +119,12 @@ def embed(
     content is refused.
 
     Args:
-        model: a run folder, a checkpoint folder, or a safetensors file.
+        model: whatever `load` takes: a run folder, a checkpoint folder, a weights file, timm/NAME, ...
         data: a folder of images or a `demo:` name.
         split: one split of the data; None: train, or everything where there are no splits.
     """
     out = Path(out)
-    backbone = load(Path(model))
+    backbone = load(model)
     source = open_source(data, split=split, channels=backbone.channels)
     _check_folder(out)
     result = extract(backbone, source, batch_size=batch_size, device=device, workers=workers, patches=patches)

@@ -47,9 +47,10 @@ def convert(source: Path, out: Path, *, to: str) -> list[str]:
     """
     _check_out(out, to)
     backbone = load(source)
+    if not isinstance(backbone, Network):
+        raise UserError(f"{source} runs in another library; convert its weights file or folder instead")
     left: list[str] = []
     if to == "dinokit":
-        assert isinstance(backbone, Network)
         exported = Exported(backbone.state_dict(), {})
         about = header(backbone.config, backbone.pixels, step=0, licence=backbone.licence)
     elif isinstance(backbone, vit.VisionTransformer):

@@ -10,8 +10,9 @@ from dinokit.core.pixels import Pixels
 from dinokit.models import vit
 from dinokit.models.ffn import swiglu_hidden
 from dinokit.models.rope import Config as RopeConfig
+from dinokit.peers import huggingface as peers
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG, PREPROCESSOR = peers.CONFIG, peers.PREPROCESSOR
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers
 
 
@@ -48,14 +49,7 @@ def described(config: vit.Config, about: Mapping[str, Any]) -> vit.Config:
 
 def pixels(config: vit.Config, preprocessor: Mapping[str, Any]) -> Pixels:
     """Return what preprocessor_config.json says of images; without one, what the published weights want."""
-    usual = official.pixels(config)
-    size = preprocessor.get("crop_size") if preprocessor.get("do_center_crop") else preprocessor.get("size")
-    try:
-        side = size.get("height", size.get("shortest_edge")) if isinstance(size, Mapping) else size
-        mean, std = preprocessor.get("image_mean", usual.mean), preprocessor.get("image_std", usual.std)
-        return Pixels(tuple(map(float, mean)), tuple(map(float, std)), int(side) if side else usual.size)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{PREPROCESSOR} is damaged: {error}") from error
+    return peers.pixels(preprocessor, official.pixels(config))
 
 
 def written(backbone: vit.VisionTransformer, rounded: str | None) -> dict[str, object]:

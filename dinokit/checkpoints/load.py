@@ -1,4 +1,4 @@
-"""Open a trained backbone: a run folder, one of its checkpoints, a weights file, or published weights by name.
+"""Open a trained backbone: a run folder, one of its checkpoints, a weights file, or a model by name.
 
 A file of ours carries its architecture and its pixel statistics in the safetensors header; any other is recognised by
 its keys and the config.json beside it (recognise.py). Only safetensors and `torch.load(weights_only=True)` are used, so
@@ -26,6 +26,7 @@ from dinokit.models.architecture import KINDS, Architecture, build, kind
 from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
 from dinokit.models.variants import is_a, nearest
+from dinokit.peers import LIBRARIES
 
 FORMAT = "dinokit"
 INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
@@ -55,14 +56,20 @@ def load(model: str | Path, *, channels: int | None = None) -> Backbone:
 
     Args:
         model: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
-            with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm. Or the name
-            of published weights, such as vits14.dinov2_reg4, which are downloaded if they are nowhere (hub.py).
+            with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm. Where no
+            such path exists, the name of published weights, such as vits14.dinov2_reg4, which are downloaded if they
+            are nowhere (hub.py); or timm/NAME, hf/NAME, open_clip/NAME, which run in those libraries (dinokit/peers).
         channels: of your images; None: of the model's. Another number changes the first convolution of RGB weights
             and the pixel statistics, see models/channels.py for the rule.
 
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
     """
+    source, _, name = str(model).partition("/")
+    if source in LIBRARIES and name and not Path(model).exists():
+        if channels is not None:
+            raise UserError(f"a model of another library keeps its channels; load {model} without channels=")
+        return LIBRARIES[source](name).eval().requires_grad_(False)
     file = weights_file(model)
     state, about = read(file)
     return opened(file, state, about, name=str(model), channels=channels)
@@ -145,7 +152,10 @@ def weights_file(model: str | Path) -> Path:
     if not path.exists():
         near = hub.near(str(path))
         meant = f"; did you mean {near}?" if near else ", or a name that `dinokit models` lists"
-        raise UserError(f"no model at {path}; expected a run folder, a checkpoint folder or a weights file{meant}")
+        raise UserError(
+            f"no model at {path}; expected a run folder, a checkpoint folder or a weights file, timm/NAME, hf/NAME, "
+            f"open_clip/NAME{meant}"
+        )
     return path
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.data.source import Subset, open_source, splits
 from dinokit.embedding import Embeddings, extract, unit
-from dinokit.models.architecture import Network, build
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
 
@@ -79,11 +78,7 @@ def baselines(backbone: Backbone, *, seed: int = 0) -> dict[str, Backbone]:
     Args:
         seed: of the untrained weights.
     """
-    if not isinstance(backbone, Network):
-        raise UserError(f"expected a network to build baselines for, got {type(backbone).__name__}")
-    random_init = build(backbone.config, seed=seed)
-    random_init.pixels = backbone.pixels
-    return {"random-init": random_init.eval(), "raw-pixels": raw_pixels(backbone)}
+    return {"random-init": backbone.untrained(seed=seed), "raw-pixels": raw_pixels(backbone)}
 
 
 def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | None, limit: int | None = None) -> Task:

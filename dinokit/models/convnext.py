@@ -73,6 +73,10 @@ class ConvNeXt(ConvNet):
             self._build(config)
         init.materialise(self, "convnext", seed=seed, device=device)
 
+    def fresh(self, seed: int) -> "ConvNeXt":
+        """Build the same architecture with initial values from the seed."""
+        return ConvNeXt(self.config, seed=seed)
+
     def initialise(self, seed: int) -> None:
         """Set all parameters in place."""
         init.initialise(self, "convnext", seed=seed)

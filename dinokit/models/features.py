@@ -126,6 +126,16 @@ class Backbone(nn.Module, ABC):
         norm: pass each of them through the final norm.
         """
 
+    @abstractmethod
+    def fresh(self, seed: int) -> "Backbone":
+        """Build the same architecture on the CPU with initial values from the seed."""
+
+    def untrained(self, *, seed: int = 0) -> "Backbone":
+        """Return the same architecture before any training, looking at the same images, in evaluation mode."""
+        twin = self.fresh(seed)
+        twin.pixels = self.pixels
+        return twin.eval()
+
 
 def _of_each(backbone: Backbone, images: Sequence[Float[Tensor, "..."]]) -> list[Features]:
     strange = [list(image.shape) for image in images if image.ndim not in (3, 4)]

@@ -72,3 +72,11 @@ class RawPixels(Backbone):
         if layers != 1 and (isinstance(layers, int) or tuple(layers) != (0,)):
             raise UserError(f"raw pixels have a single layer, got layers={layers}; use 1")
         return (self(images),)
+
+    def fresh(self, seed: int) -> "RawPixels":  # noqa: ARG002 (part of the contract; there are no weights)
+        """Refuse: pixels are what others are compared with.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("raw pixels are a baseline and have none themselves; evaluate a network")

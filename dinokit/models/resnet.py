@@ -71,6 +71,10 @@ class ResNet(ConvNet):
             self._build(config)
         init.materialise(self, "resnet", seed=seed, device=device)
 
+    def fresh(self, seed: int) -> "ResNet":
+        """Build the same architecture with initial values from the seed."""
+        return ResNet(self.config, seed=seed)
+
     def initialise(self, seed: int) -> None:
         """Set all parameters and buffers in place."""
         init.initialise(self, "resnet", seed=seed)

@@ -103,6 +103,10 @@ class VisionTransformer(Backbone):
             self._build(config)
         init.materialise(self, config.init, seed=seed, device=device)
 
+    def fresh(self, seed: int) -> "VisionTransformer":
+        """Build the same architecture with initial values from the seed."""
+        return VisionTransformer(self.config, seed=seed)
+
     def initialise(self, seed: int) -> None:
         """Set all parameters and buffers in place."""
         init.initialise(self, self.config.init, seed=seed)

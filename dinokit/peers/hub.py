@@ -1,0 +1,102 @@
+"""Optional libraries and the downloads they do: what goes wrong there becomes one line, at once.
+
+The libraries ask the Hugging Face hub again and again: on a machine without network a single load took 55 seconds. Here
+the hub is asked once, briefly; if it does not answer, only its cache is looked at.
+"""
+
+import logging
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from dinokit.core.errors import UserError
+
+PATIENCE = 5.0  # seconds that the hub has to answer
+
+
+def library(name: str, *, extra: str) -> Any:
+    """Import an optional library when it is needed.
+
+    Raises:
+        UserError: if it is not installed, naming the extra, or if it cannot be imported.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise UserError(f"{name} is not installed; run: pip install 'dinokit[{extra}]'") from error
+        raise UserError(f"{name} cannot be imported ({line_of(error)}); run: pip install 'dinokit[{extra}]'") from error
+
+
+@contextmanager
+def fetching(what: str, *, extra: str, local: bool, instead: str) -> Iterator[None]:
+    """Load a model of another library: everything it raises becomes one line.
+
+    Args:
+        what: the model, as the user named it.
+        extra: of the library.
+        local: it is a folder; the hub is not asked for anything.
+        instead: how a folder with the files is given, for the message where they cannot be fetched.
+    Raises:
+        UserError: says what was looked for, where, and what to do.
+    """
+    constants = library("huggingface_hub.constants", extra=extra)
+    before, muted = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # the libraries log what they also raise
+    constants.HF_HUB_OFFLINE = before or local or not _answers(constants.ENDPOINT)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a library that loads what others wrote raises almost anything
+        cut_off = constants.HF_HUB_OFFLINE and not local
+        places = (constants.ENDPOINT, constants.HF_HUB_CACHE) if cut_off else None
+        raise UserError(_explained(error, what, extra=extra, places=places, instead=instead)) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        logging.disable(muted)
+
+
+def _explained(error: Exception, what: str, *, extra: str, places: tuple[str, str] | None, instead: str) -> str:
+    errors = library("huggingface_hub.errors", extra=extra)
+    chain = list(_chain(error))
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(link, kinds) for link in chain)
+
+    if has(errors.GatedRepoError):
+        return f"{what} is gated: accept its terms on the hub and run `hf auth login`, or give a folder as {instead}"
+    if places is not None and has(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, urllib.error.URLError):
+        endpoint, cache = places
+        return f"{what} is not in {cache} and {endpoint} is out of reach; put its files into a folder, give {instead}"
+    if has(errors.RepositoryNotFoundError):
+        return f"{what} is not on the hub, or is private; correct the name, or give a folder as {instead}"
+    return f"{what} cannot be loaded: {line_of(error)}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _answers(endpoint: str) -> bool:
+    """Ask once; proxies of the environment are honoured, and any answer of a server is one."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=PATIENCE):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # the library may trust other certificates
+    except OSError:
+        return False
+
+
+def line_of(error: BaseException) -> str:
+    """Return what the error says on its first line with content."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

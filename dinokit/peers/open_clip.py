@@ -1,0 +1,130 @@
+"""Image towers of OpenCLIP.
+
+    load("ViT-B-32/laion2b_s34b_b79k")      an architecture and a tag of its weights (open_clip.list_pretrained())
+    load("local-dir:FOLDER")                a folder with open_clip_config.json and weights
+    load("hf-hub:OWNER/NAME")
+
+cls is what the tower pools an image into before the projection into the space of text. Patches pass the norm that this
+vector gets. A tower of timm is read as any model of timm is. OpenCLIP's own ViT knows one size of images. Towers whose
+pooling is itself the projection (CLIP's ResNets, CoCa) are refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.pixels import Pixels
+from dinokit.models.features import Features
+from dinokit.peers.hub import fetching, library
+from dinokit.peers.peer import Build, Peer
+from dinokit.peers.timm import Timm
+
+EXTRA = "open_clip"
+SOURCES = ("local-dir:", "hf-hub:")
+
+
+def load(name: str) -> Peer:
+    """Load an image tower of OpenCLIP; the tower of texts is left behind.
+
+    Raises:
+        UserError: if open_clip is not installed, has no such model or weights, or cannot fetch them.
+    """
+    what = f"open_clip/{name}"
+    open_clip = library("open_clip", extra=EXTRA)
+    local = name.startswith("local-dir:")
+
+    architecture, tag = (name, None) if name.startswith(SOURCES) else _named(open_clip, name)
+
+    def tower(*, trained: bool) -> Any:
+        with fetching(what, extra=EXTRA, local=local, instead="open_clip/local-dir:FOLDER"):
+            return _created(open_clip, architecture, tag, trained=trained)
+
+    visual = tower(trained=True)
+    preprocess = visual.preprocess_cfg
+    size = preprocess["size"]
+    side = int(size if isinstance(size, int) else size[-1])
+    pixels = Pixels(tuple(preprocess["mean"]), tuple(preprocess["std"]), side)
+    if hasattr(visual, "trunk"):
+        return Timm(visual.trunk, name=what, pixels=pixels, build=lambda: tower(trained=False).trunk)
+    if getattr(visual, "attn_pool", True) is not None:
+        raise UserError(f"{what} pools by attention into the space of text, as RN50 and CoCa do; choose a plain ViT")
+    return OpenClip(visual, name=what, pixels=pixels, build=lambda: tower(trained=False))
+
+
+class OpenClip(Peer):
+    """OpenCLIP's own vision transformer."""
+
+    def __init__(self, network: nn.Module, *, name: str, pixels: Pixels, build: Build) -> None:
+        """Take over a tower and take its projection off."""
+        theirs: Any = network
+        theirs.proj = None
+        theirs.output_tokens = False
+        super().__init__(
+            network,
+            name=name,
+            pixels=pixels,
+            build=build,
+            dim=theirs.ln_post.normalized_shape[0],
+            patch_size=theirs.patch_size[0],
+            channels=theirs.conv1.in_channels,
+            depth=theirs.transformer.layers,
+            tokens=True,
+        )
+
+    def around(self, network: nn.Module) -> "OpenClip":
+        """Wrap another tower of the same architecture in the same way."""
+        return OpenClip(network, name=self.name, pixels=self.pixels, build=self.build)
+
+    def run(
+        self, images: Float[Tensor, "batch channel height width"], layers: Sequence[int], *, norm: bool
+    ) -> tuple[Features, Mapping[int, Features]]:
+        """Return the features of the whole network, and those after each of some layers."""
+        theirs: Any = self.network
+        wanted = sorted({*layers, self.depth - 1})
+        out = theirs.forward_intermediates(images, indices=wanted, output_fmt="NCHW", output_extra_tokens=True)
+        states = dict(zip(wanted, zip(out["image_intermediates_prefix"], out["image_intermediates"])))
+        final = self._features(*states[self.depth - 1], norm=True, pooled=out["image_features"])
+        return final, {index: self._features(*states[index], norm=norm, pooled=None) for index in layers}
+
+    def _features(self, prefix: Tensor, maps: Tensor, *, norm: bool, pooled: Tensor | None) -> Features:
+        theirs: Any = self.network
+        final_norm = theirs.ln_post if norm else nn.Identity()
+        raw = Features.from_maps(maps)
+        first, patches = final_norm(prefix), final_norm(raw.patches)
+        return Features(first[:, 0] if pooled is None else pooled, first[:, 1:], patches, raw.grid)
+
+
+def _created(open_clip: Any, architecture: str, tag: str | None, *, trained: bool) -> Any:
+    # the weights know which GELU they were trained with; the architecture's default would be silently worse
+    quick = tag is not None and bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
+    model = open_clip.create_model(
+        architecture,
+        pretrained=tag if trained else None,
+        load_weights=trained,
+        require_pretrained=trained,  # otherwise missing weights are random ones, and a line in the log
+        pretrained_text=False,
+        force_quick_gelu=quick,
+    )
+    return model.visual.float().eval()
+
+
+def _named(open_clip: Any, name: str) -> tuple[str, str]:
+    """Split ARCHITECTURE/TAG.
+
+    Raises:
+        UserError: if there is no such architecture, or no such weights for it.
+    """
+    architecture, _, tag = name.partition("/")
+    if architecture not in open_clip.list_models():
+        raise unknown_name("architecture of open_clip", architecture, open_clip.list_models())
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not tags:
+        raise UserError(f"open_clip has no weights for {architecture}; give yours as open_clip/local-dir:FOLDER")
+    if not tag:
+        raise UserError(f"which weights of {architecture}? Give open_clip/{architecture}/TAG, of: {', '.join(tags)}")
+    if tag not in tags:
+        raise unknown_name(f"weights of {architecture}", tag, tags)
+    return architecture, tag

@@ -1,0 +1,152 @@
+"""What the networks of other libraries share behind our interface.
+
+    cls        the class token after the final norm, before any projection into a space of text; the pooled vector
+               (attention pooling, else the mean) where there is no class token or the model was trained to pool
+    registers  all other tokens in front of the patches
+    patches    after the final norm, the one that cls gets if the model itself norms nothing else; row-major
+    grid       (height // patch, width // patch); pixels beyond the last whole patch are not seen by a transformer
+
+Images come normalised as `pixels` says, which is the library's own preprocessing of that model.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
+from dinokit.core.seed import seed_torch
+from dinokit.models.features import Backbone, Features, accepted, chosen_layers
+from dinokit.peers.hub import line_of
+
+Build = Callable[[], nn.Module]
+
+
+class Peer(Backbone):
+    """Images -> Features, computed by a network of another library."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        pixels: Pixels,
+        build: Build,
+        dim: int,
+        patch_size: int,
+        channels: int,
+        depth: int,
+        tokens: bool,
+    ) -> None:
+        """Take over a loaded network.
+
+        Args:
+            name: as it was asked for, for the messages.
+            build: makes the same network with the library's random initial values.
+            depth: how many layers `intermediate` can tell apart.
+            tokens: it is a transformer, which takes whole patches only.
+        """
+        super().__init__()
+        self.network = network
+        self.name = name
+        self.pixels = pixels
+        self.build = build
+        self.dim = dim
+        self.patch_size = patch_size
+        self.channels = channels
+        self.depth = depth
+        self.tokens = tokens
+
+    @abstractmethod
+    def run(
+        self, images: Float[Tensor, "batch channel height width"], layers: Sequence[int], *, norm: bool
+    ) -> tuple[Features, Mapping[int, Features]]:
+        """Return the features of the whole network, and those after each of some layers.
+
+        norm: pass the latter through the final norm, where they have its width and grid.
+        """
+
+    @abstractmethod
+    def around(self, network: nn.Module) -> "Peer":
+        """Wrap another network of the same architecture in the same way."""
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channel height width"],
+        *,
+        masks: Bool[Tensor, "batch patch"] | None = None,
+        local: bool = False,  # noqa: ARG002 (part of the contract; there is one norm for all crops)
+    ) -> Features:
+        """Embed images.
+
+        Raises:
+            UserError: if the images do not fit, or if masks are given.
+        """
+        if masks is not None:
+            raise UserError(f"{self.name} cannot hide patches; use a model of ours, or no masks")
+        return self._checked(images, (), norm=True)[0]
+
+    def intermediate(
+        self, images: Float[Tensor, "batch channel height width"], layers: int | Sequence[int], *, norm: bool = True
+    ) -> tuple[Features, ...]:
+        """Return features after the last `layers` layers, or after those of the given indices, in the order given.
+
+        Layers are blocks, or stages of a network that shrinks its maps. The last one with norm is what `forward`
+        returns; before it there is no trained pooling, and cls is the class token or the mean.
+        """
+        wanted = chosen_layers(layers, count=self.depth, unit="layers")
+        final, found = self._checked(images, sorted(set(wanted)), norm=norm)
+        return tuple(final if norm and index == self.depth - 1 else found[index] for index in wanted)
+
+    def fresh(self, seed: int) -> "Peer":
+        """Build the same architecture on the CPU with the library's own initial values, drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            seed_torch(seed)
+            return self.around(self.build())
+
+    def _checked(self, images: Tensor, layers: Sequence[int], *, norm: bool) -> tuple[Features, Mapping[int, Features]]:
+        dtype = next((weights.dtype for weights in self.parameters()), torch.float32)
+        images = accepted(images, channels=self.channels, side=self.patch_size, dtype=dtype)
+        height, width = images.shape[2:]
+        if self.tokens:
+            images = images[:, :, : height - height % self.patch_size, : width - width % self.patch_size]
+        try:
+            return self.run(images, layers, norm=norm)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            side = self.pixels.size
+            if side is not None and (height, width) != (side, side):
+                sizes = f"{side}x{side} pixels, got {height}x{width} ({line_of(error)})"
+                raise UserError(f"{self.name} takes images of {sizes}; resize them") from error
+            if layers:
+                raise UserError(f"{self.name} gives no inner layers ({line_of(error)}); use its output") from error
+            raise UserError(f"{self.name} gives no features of patches ({line_of(error)}); choose another") from error
+
+
+def assembled(
+    tokens: Float[Tensor, "batch token dim"],
+    *,
+    grid: tuple[int, int],
+    prefix: int,
+    name: str,
+    cls: Float[Tensor, "batch dim"] | None = None,
+) -> Features:
+    """Cut a sequence [prefix, patches] into Features.
+
+    Args:
+        prefix: tokens in front of the patches.
+        cls: stands for the image; None: the first token does.
+    Raises:
+        UserError: if the tokens are not as many as the grid has cells.
+    """
+    count, cells = tokens.shape[1] - prefix, grid[0] * grid[1]
+    if count != cells:
+        raise UserError(f"{name} gives {count} patches where a grid of {grid[0]}x{grid[1]} has {cells}; choose another")
+    first, patches = tokens[:, :prefix], tokens[:, prefix:]
+    if cls is None:
+        return Features(first[:, 0], first[:, 1:], patches, grid)
+    return Features(cls, first, patches, grid)

@@ -1,0 +1,165 @@
+"""Models of timm: everything that `timm.create_model` makes and that gives tokens on a grid, or maps.
+
+    load("vit_pe_core_base_patch16_224.fb")     timm's name, with or without a tag
+    load("local-dir:FOLDER")                    a folder with config.json and weights
+    load("hf-hub:OWNER/NAME")
+
+What timm's `forward_features` returns are the tokens or maps; the vector of its `forward_head(pre_logits=True)` is what
+the model pools an image into. A norm that timm applies after pooling (`fc_norm`, `head.norm`) is the final norm of the
+patches as well. Transformers with learned positions take images of any size where timm's `dynamic_img_size` exists.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.pixels import Pixels
+from dinokit.models.features import Features
+from dinokit.peers.hub import fetching, library
+from dinokit.peers.peer import Build, Peer, assembled
+
+EXTRA = "timm"
+
+
+def load(name: str) -> "Timm":
+    """Load a model of timm with its weights.
+
+    Raises:
+        UserError: if timm is not installed, has no such model or no weights for it, or cannot fetch them.
+    """
+    timm = library("timm", extra=EXTRA)
+    local = name.startswith("local-dir:")
+    if ":" not in name:
+        _check_name(timm, name)
+    with fetching(f"timm/{name}", extra=EXTRA, local=local, instead="timm/local-dir:FOLDER"):
+        network = _created(timm, name, pretrained=True)
+        data = timm.data.resolve_model_data_config(network)
+    pixels = Pixels(tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1]))
+
+    def build() -> nn.Module:
+        with fetching(f"timm/{name}", extra=EXTRA, local=local, instead="timm/local-dir:FOLDER"):
+            return _created(timm, name, pretrained=False)
+
+    return Timm(network, name=f"timm/{name}", pixels=pixels, build=build)
+
+
+class Timm(Peer):
+    """A network of timm."""
+
+    def __init__(self, network: nn.Module, *, name: str, pixels: Pixels, build: Build) -> None:
+        """Take over a network with the methods that all models of timm have.
+
+        Raises:
+            UserError: if it does not say how its maps shrink.
+        """
+        theirs: Any = network
+        stages = list(getattr(theirs, "feature_info", []))
+        if not stages or not hasattr(theirs, "forward_intermediates"):
+            raise UserError(f"{name} is of a kind that gives no features of patches; choose another model")
+        self.prefix = int(getattr(theirs, "num_prefix_tokens", 0))
+        super().__init__(
+            network,
+            name=name,
+            pixels=pixels,
+            build=build,
+            dim=theirs.num_features,
+            patch_size=stages[-1]["reduction"],
+            channels=_channels(network),
+            depth=len(stages),
+            tokens=len({stage["reduction"] for stage in stages}) == 1,
+        )
+
+    def around(self, network: nn.Module) -> "Timm":
+        """Wrap another network of the same architecture in the same way."""
+        return Timm(network, name=self.name, pixels=self.pixels, build=self.build)
+
+    def run(
+        self, images: Float[Tensor, "batch channel height width"], layers: Sequence[int], *, norm: bool
+    ) -> tuple[Features, Mapping[int, Features]]:
+        """Return the features of the whole network, and those after each of some layers."""
+        theirs: Any = self.network
+        if not layers:
+            return self._final(theirs.forward_features(images), images), {}
+        options = {"return_prefix_tokens": True} if self.prefix else {}
+        # NCHW, norm and all: the one form that the transformers and the convolutional networks of timm share
+        last, states = theirs.forward_intermediates(
+            images, indices=list(layers), output_fmt="NCHW", stop_early=False, **options
+        )
+        final = self._final(last, images)
+        return final, {index: self._layer(state, final, norm=norm) for index, state in zip(layers, states)}
+
+    def _final(self, state: Tensor, images: Tensor) -> Features:
+        theirs: Any = self.network
+        pooled = theirs.forward_head(state, pre_logits=True)
+        after = _norm_after_pooling(self.network)
+        state = after(state)
+        if state.ndim == 3:
+            grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+            cls = pooled if self._pools() else None
+            return assembled(state, grid=grid, prefix=self.prefix, name=self.name, cls=cls)
+        maps = state.permute(0, 3, 1, 2) if getattr(theirs, "output_fmt", "NCHW") == "NHWC" else state
+        features = Features.from_maps(maps)
+        if pooled.shape != features.cls.shape:  # a head with a hidden layer: too far from the patches
+            return features
+        return Features(pooled, features.registers, features.patches, features.grid)
+
+    def _layer(self, state: Tensor | tuple[Tensor, Tensor], final: Features, *, norm: bool) -> Features:
+        maps, prefix = state if isinstance(state, tuple) else (state, None)
+        features = Features.from_maps(maps)
+        tokens = features.patches if prefix is None else torch.cat([prefix, features.patches], dim=1)
+        if self.tokens and norm:
+            tokens = _final_norm(self.network)(tokens)
+        if not self.tokens:
+            return features
+        cls = tokens[:, self.prefix :].mean(dim=1) if self._pools() else None
+        return assembled(tokens, grid=final.grid, prefix=self.prefix, name=self.name, cls=cls)
+
+    def _pools(self) -> bool:
+        """Say whether the model was made to pool its tokens: then its class token, if any, is a mere register."""
+        own = getattr(self.network, "cls_token", None) is None or getattr(self.network, "attn_pool", None) is not None
+        return own or not isinstance(_norm_after_pooling(self.network), nn.Identity)
+
+
+def _created(timm: Any, name: str, *, pretrained: bool) -> nn.Module:
+    """Build the model, for images of any size if it can; weights are loaded strictly, with their own head."""
+    network: nn.Module
+    try:
+        network = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True)
+    except TypeError:  # timm's answer to an argument that an architecture does not have
+        network = timm.create_model(name, pretrained=pretrained)
+    return network.float().eval()
+
+
+def _check_name(timm: Any, name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise unknown_name("model of timm", architecture, timm.list_models())
+    weights = timm.list_pretrained(f"{architecture}*")
+    if tag and name not in weights:
+        raise unknown_name("model of timm", name, weights)
+    if not timm.is_model_pretrained(architecture):
+        raise UserError(f"timm has no weights for '{architecture}'; give those you have as timm/local-dir:FOLDER")
+
+
+def _final_norm(network: nn.Module) -> nn.Module:
+    before = getattr(network, "norm", None)
+    after = _norm_after_pooling(network)
+    return before if isinstance(before, nn.Module) and isinstance(after, nn.Identity) else after
+
+
+def _norm_after_pooling(network: nn.Module) -> nn.Module:
+    """Return the norm that timm applies to the pooled vector alone; nothing if tokens are normed before."""
+    for module in (getattr(network, "fc_norm", None), getattr(getattr(network, "head", None), "norm", None)):
+        if isinstance(module, nn.Module) and not isinstance(module, nn.Identity):
+            return module
+    return nn.Identity()
+
+
+def _channels(network: nn.Module) -> int:
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    return 3 if first is None else first.in_channels
