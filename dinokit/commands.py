@@ -127,7 +127,9 @@ def evaluate(
     return rows
 
 
-def embed(*, model: str, data: str, out: Path, device: str = "auto") -> Embeddings:
+def embed(
+    *, model: str, data: str, out: Path, device: str = "auto", precision: devices.Precision = "auto"
+) -> Embeddings:
     """Write the features of every image of a source: OUT/embeddings.npy, one row per line of OUT/manifest.jsonl.
 
     Args:
@@ -136,8 +138,9 @@ def embed(*, model: str, data: str, out: Path, device: str = "auto") -> Embeddin
         data: a folder of images or a demo: name.
         out: the folder to write.
         device: auto, cpu, cuda or mps.
+        precision: fp32, bf16, or auto: bf16 where the hardware multiplies it natively; its agreement is then said.
     """
-    found = embed_source(model, data, out, device=devices.choose(device))
+    found = embed_source(model, data, out, device=devices.choose(device), precision=precision)
     info(f"{len(found.cls):,} images · {found.cls.shape[1]} numbers each · {len(found.bad)} unreadable · {out}")
     return found
 

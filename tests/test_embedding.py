@@ -211,3 +211,15 @@ def test_names_that_are_not_unicode_stay_readable(
     odd = os.fsdecode(b"a/\xff\xe9.png")
     assert odd in result.keys
     assert [line["key"] for line in read_jsonl(tmp_path / "out" / "manifest.jsonl")] == list(result.keys)
+
+
+def test_bf16_products_change_little_and_say_how_little(
+    make_vit: MakeVit, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = open_source(str(make_folder(*FILES)))
+    exact, rounded = (extract(make_vit(), source, precision=precision).cls for precision in ("fp32", "bf16"))
+    assert rounded.dtype == numpy.float32
+    assert not numpy.array_equal(exact, rounded)
+    numpy.testing.assert_allclose(rounded, exact, atol=0.05)
+    said = capsys.readouterr().err
+    assert said.count("cosine to fp32 at least ") == 1

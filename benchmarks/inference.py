@@ -1,0 +1,155 @@
+"""Images per second of frozen features: ours beside timm and transformers, the same DINOv3 network in each.
+
+    python benchmarks/inference.py [--models s b] [--sizes 224 512] [--batches 1 16] [--dtypes fp32 bf16] [--rounds 5]
+
+Each side is a process of its own, with all cores, and they take turns: one forward pass each, `rounds` times, so that a noisy
+machine disturbs all alike. Printed are the median of the passes and the peak memory of the process in MB. Weights are random:
+they change no time. Last, the seconds from a cold start of Python to the first features of one image.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinokit.core import device as devices
+
+SIDES = ("ours", "timm", "transformers")
+NAMES = {"s": "small", "b": "base"}
+COLD = """
+import dinokit, torch
+model = dinokit.load({path!r})
+print(tuple(model(torch.randn(1, 3, 224, 224)).cls.shape))
+"""
+
+
+def main() -> None:
+    """Print one row per model, size, batch and dtype."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(NAMES), default=list(NAMES))
+    parser.add_argument("--sizes", nargs="+", type=int, default=[224, 512])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--dtypes", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--side", nargs=5, help=argparse.SUPPRESS)  # one side's own process
+    arguments = parser.parse_args()
+    if arguments.side:
+        _serve(*arguments.side)
+        return
+    native = devices.uses_bf16(torch.device("cpu"), "auto")
+    print(f"torch {torch.__version__}, {devices.cores()} cores, bf16 in hardware: {'yes' if native else 'no'}")
+    print(
+        "model size batch dtype |"
+        + "|".join(f" {side} img/s, MB " for side in SIDES)
+        + "| ours / the faster of the two"
+    )
+    for dtype in arguments.dtypes:
+        for model in arguments.models:
+            for size in arguments.sizes:
+                for batch in arguments.batches:
+                    _row(model, size, batch, dtype, arguments.rounds)
+    for model in arguments.models:
+        print(f"cold start, {model}: {_cold_start(model):.2f} s to the first features")
+
+
+def _row(model: str, size: int, batch: int, dtype: str, rounds: int) -> None:
+    words = (model, str(size), str(batch), dtype)
+    workers = {
+        side: subprocess.Popen(
+            [sys.executable, __file__, "--side", side, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for side in SIDES
+    }
+    ready = {side: _line(worker) for side, worker in workers.items()}
+    assert all(word == "ready" for word in ready.values()), ready
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    memory = dict.fromkeys(SIDES, 0.0)
+    for _ in range(rounds):
+        for side, worker in workers.items():
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            passed, memory[side] = map(float, _line(worker).split())
+            seconds[side].append(passed)
+    for worker in workers.values():
+        worker.communicate()
+    rate = {side: batch / statistics.median(times) for side, times in seconds.items()}
+    cells = "|".join(f" {rate[side]:7.2f} {memory[side]:6.0f} " for side in SIDES)
+    print(f"{' '.join(words)} |{cells}| {rate['ours'] / max(rate['timm'], rate['transformers']):.2f}", flush=True)
+
+
+def _line(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    return worker.stdout.readline().strip()
+
+
+def _serve(side: str, model: str, size: str, batch: str, dtype: str) -> None:
+    """Run one forward pass for each line on standard input; answer with its seconds and the memory so far."""
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    images = torch.randn(int(batch), 3, int(size), int(size), dtype=kind)
+    network, forward = _built(side, model)
+    network.eval().to(kind)
+    forward(images)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        forward(images)
+        seconds = time.perf_counter() - start
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, flush=True)
+
+
+def _built(side: str, model: str) -> tuple[torch.nn.Module, Callable[[torch.Tensor], Any]]:
+    if side == "ours":
+        from dinokit.models.variants import VARIANTS
+        from dinokit.models.vit import VisionTransformer
+
+        ours = VisionTransformer(VARIANTS[f"dinov3_vit{model}16"])
+        return ours, ours
+    if side == "timm":
+        import timm
+
+        peer = timm.create_model(f"vit_{NAMES[model]}_patch16_dinov3", pretrained=False, dynamic_img_size=True)
+        return peer, peer.forward_features
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    dim = {"s": 384, "b": 768}[model]
+    settings = DINOv3ViTConfig(
+        hidden_size=dim, num_attention_heads=dim // 64, intermediate_size=4 * dim, num_register_tokens=4
+    )
+    network = DINOv3ViTModel(settings)
+    return network, lambda images: network(pixel_values=images)
+
+
+def _cold_start(model: str) -> float:
+    """Measure a new Python process: import, load weights from the disk, one image at 224; median of three."""
+    from dinokit.checkpoints import released
+    from dinokit.models.variants import VARIANTS
+    from dinokit.models.vit import VisionTransformer
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        torch.save(released.export(VisionTransformer(VARIANTS[f"dinov3_vit{model}16"])).weights, path)
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", COLD.format(path=str(path))], check=True, capture_output=True)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()
