@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dinokit.checkpoints import official
-from dinokit.checkpoints.recognise import beside, recognise
+from dinokit.checkpoints.json_files import beside
+from dinokit.checkpoints.recognise import recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
