@@ -35,18 +35,19 @@ SUFFIX = {"official": ".pth", "dinokit": ".safetensors"}  # the others are folde
 FREE = {"rope", "init", "drop_path", "drop_path_shape", "mask_token", "untie_local_cls_norm", "layer_scale"}
 
 
-def convert(source: Path, out: Path, *, to: str) -> list[str]:
+def convert(source: Path, out: Path, *, to: str, exact_periods: bool = False) -> list[str]:
     """Write the model of `source` to `out` and return the names of the weights that were left behind.
 
     Args:
         source: whatever `load` takes.
         out: a file NAME.pth for official or NAME.safetensors for dinokit, a folder for hf and timm; must not exist.
         to: official, hf, timm or dinokit.
+        exact_periods: see `load`.
     Raises:
         UserError: if the target is unknown, `out` exists or is misnamed, or the target cannot express the model.
     """
     _check_out(out, to)
-    backbone = load(source)
+    backbone = load(source, exact_periods=exact_periods)
     assert isinstance(backbone, Network)
     left: list[str] = []
     if to == "dinokit":

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinokit.checkpoints import official
+from dinokit.checkpoints import keymap, official
 from dinokit.checkpoints.json_files import beside
 from dinokit.checkpoints.recognise import recognise
 from dinokit.checkpoints.store import MODEL
@@ -40,12 +40,14 @@ def header(architecture: Architecture, pixels: Pixels, *, step: int) -> dict[str
     return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
-def load(path: str | Path) -> Backbone:
+def load(path: str | Path, *, exact_periods: bool = False) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
     Args:
         path: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
             with model.safetensors and config.json; ours, official, of Hugging Face transformers or of timm.
+        exact_periods: compute the RoPE periods of a DINOv3 transformer, as transformers and timm do, instead of taking
+            those that are stored. Official files store them rounded to bfloat16, by up to 0.3 %.
 
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
@@ -59,6 +61,8 @@ def load(path: str | Path) -> Backbone:
     else:
         architecture, state, pixels = recognise(state, beside(file), file=str(file))
     backbone = _built(architecture, state, file)
+    if exact_periods:
+        _compute_periods(backbone, file)
     backbone.pixels = pixels
     return backbone.eval().requires_grad_(False)
 
@@ -76,6 +80,15 @@ def _built(architecture: Architecture, state: Mapping[str, Tensor], file: Path) 
     backbone = build(architecture)
     official.load_strictly(backbone, state, file=str(file))
     return backbone
+
+
+def _compute_periods(backbone: Network, file: Path) -> None:
+    found = keymap.periods(backbone.config, None)
+    if not found:
+        raise UserError(f"{file} holds a network without RoPE; there are no periods to compute")
+    keymap.rounding(backbone.config, backbone.state_dict())  # refuses those that are of another base
+    for name, value in found.items():
+        backbone.get_buffer(name).copy_(value)
 
 
 def _described(about: str, file: Path) -> tuple[Architecture, Pixels]:
