@@ -2,9 +2,9 @@
 
     python benchmarks/inference.py [--models s b] [--sizes 224 512] [--batches 1 16] [--dtypes fp32 bf16] [--rounds 5]
 
-Each side is a process of its own, with all cores, and they take turns: one forward pass each, `rounds` times, so that a noisy
-machine disturbs all alike. Printed are the median of the passes and the peak memory of the process in MB. Weights are random:
-they change no time. Last, the seconds from a cold start of Python to the first features of one image.
+Each side is a process of its own, with all cores, and they take turns: one forward pass each, `rounds` times, so that a
+noisy machine disturbs all alike. Printed are the median of the passes and the peak memory of the process in MB. Weights
+are random: they change no time. Last, the seconds from a cold start of Python to the first features of one image.
 """
 
 import argparse

@@ -145,7 +145,9 @@ def embed(
     return found
 
 
-def convert(source: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *, to: str) -> None:
+def convert(
+    source: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *, to: str, exact_periods: bool = False
+) -> None:
     """Write a model in another layout; nothing is written unless it reads back bit by bit.
 
     Args:
@@ -153,8 +155,9 @@ def convert(source: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path],
             a name that `dinokit models` lists.
         out: NAME.pth for official, NAME.safetensors for dinokit, a folder for hf and timm; must not exist.
         to: official, hf (transformers), timm or dinokit.
+        exact_periods: compute DINOv3's RoPE periods anew; official files store them rounded to bfloat16.
     """
-    left = conversion.convert(Path(source), Path(out), to=to)
+    left = conversion.convert(Path(source), Path(out), to=to, exact_periods=exact_periods)
     if left:
         info(f"{to} has no place for {', '.join(left)}, which only training uses")
     info(f"{to} weights {out}")

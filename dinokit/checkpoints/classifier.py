@@ -20,9 +20,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dinokit.checkpoints import keymap, official, timm
+from dinokit.checkpoints import infer, keymap, official, timm
+from dinokit.checkpoints.json_files import CONFIG, beside
 from dinokit.checkpoints.load import opened, read, weights_file
-from dinokit.checkpoints.recognise import beside
 from dinokit.core.errors import UserError
 from dinokit.models import vit
 from dinokit.models.classifier import Classifier, Reading
@@ -53,7 +53,7 @@ def load_classifier(model: str | Path | Backbone, head: str | Path | None = None
         return _classifier(backbone, *_head_of(weights_file(head)), file=weights_file(head))
     state = _flat(state)
     weight, bias = _found(state, file)
-    timm.check_pooling(state, beside(file).get(timm.CONFIG, {}), file=str(file))
+    timm.check_pooling(state, beside(file).get(CONFIG, {}), file=str(file))
     rest = {name: value for name, value in state.items() if value is not weight and value is not bias}
     return _classifier(opened(file, rest, about, name=str(model)), weight, bias, file=file)
 
@@ -72,7 +72,7 @@ def _flat(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
 def _found(state: Mapping[str, Tensor], file: Path) -> tuple[Tensor, Tensor]:
     present = [name for name in NAMES if f"{name}weight" in state]
     if len(present) != 1:
-        several = ", ".join(f"{name}weight" for name in present) or f"only {official.listed(sorted(state))}"
+        several = ", ".join(f"{name}weight" for name in present) or f"only {infer.listed(sorted(state))}"
         raise UserError(f"expected one linear head in {file}, got {several}; give the file of one as head=")
     weight = state[f"{present[0]}weight"]
     bias = state.get(f"{present[0]}bias")

@@ -23,9 +23,9 @@ from dinokit.checkpoints.store import MODEL
 from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.core.files import sync, write_atomic, write_json
 from dinokit.models import vit
-from dinokit.models.architecture import Network
+from dinokit.models.architecture import Architecture, Network
 
-EXPORTS: dict[str, Callable[[vit.VisionTransformer], Exported]] = {
+EXPORTS: dict[str, Callable[[Network], Exported]] = {
     "official": released.export,
     "hf": huggingface.export,
     "timm": timm.export,
@@ -35,30 +35,29 @@ SUFFIX = {"official": ".pth", "dinokit": ".safetensors"}  # the others are folde
 FREE = {"rope", "init", "drop_path", "drop_path_shape", "mask_token", "untie_local_cls_norm", "layer_scale"}
 
 
-def convert(source: Path, out: Path, *, to: str) -> list[str]:
+def convert(source: Path, out: Path, *, to: str, exact_periods: bool = False) -> list[str]:
     """Write the model of `source` to `out` and return the names of the weights that were left behind.
 
     Args:
         source: whatever `load` takes.
         out: a file NAME.pth for official or NAME.safetensors for dinokit, a folder for hf and timm; must not exist.
         to: official, hf, timm or dinokit.
+        exact_periods: see `load`.
     Raises:
         UserError: if the target is unknown, `out` exists or is misnamed, or the target cannot express the model.
     """
     _check_out(out, to)
-    backbone = load(source)
+    backbone = load(source, exact_periods=exact_periods)
     if not isinstance(backbone, Network):
         raise UserError(f"{source} runs in another library; convert its weights file or folder instead")
     left: list[str] = []
     if to == "dinokit":
         exported = Exported(backbone.state_dict(), {})
         about = header(backbone.config, backbone.pixels, step=0, licence=backbone.licence)
-    elif isinstance(backbone, vit.VisionTransformer):
+    else:
         exported = EXPORTS[to](backbone)
         left = _read_back(backbone, exported, to)
         about = {"format": "pt"}  # transformers insists on it
-    else:
-        raise UserError(f"a {type(backbone).__name__} is converted to dinokit only, so far, and not to {to}")
     try:
         _write(exported, out, about)
     except (OSError, SafetensorError) as error:
@@ -78,7 +77,7 @@ def _check_out(out: Path, to: str) -> None:
         raise UserError(f"--to {to} writes {kind}, not {out}")
 
 
-def _read_back(backbone: vit.VisionTransformer, exported: Exported, to: str) -> list[str]:
+def _read_back(backbone: Network, exported: Exported, to: str) -> list[str]:
     """Compare what was exported with the model; return the keys that only training uses and that are not there.
 
     Raises:
@@ -89,7 +88,6 @@ def _read_back(backbone: vit.VisionTransformer, exported: Exported, to: str) -> 
         config, state, _ = recognise(exported.weights, files, file=f"the {to} export")
     except UserError as error:
         raise UserError(f"{to} cannot express this model: {error}") from error
-    assert isinstance(config, vit.Config)  # no transformer is written under the names of another kind
     changed = _changed(backbone.config, config)
     if changed:
         raise UserError(f"{to} cannot express this model: it would be read with {', '.join(changed)}")
@@ -101,22 +99,24 @@ def _read_back(backbone: vit.VisionTransformer, exported: Exported, to: str) -> 
     return left
 
 
-def _changed(mine: vit.Config, found: vit.Config) -> list[str]:
+def _changed(mine: Architecture, found: Architecture) -> list[str]:
+    assert type(mine) is type(found)  # no network is written under the names of another kind
     names = [field.name for field in fields(mine) if field.name not in FREE]
     pairs = [(name, getattr(found, name), getattr(mine, name)) for name in names]
-    pairs += [
-        (f"rope.{name}", getattr(found.rope, name), getattr(mine.rope, name)) for name in ("coordinates", "dtype")
-    ]
+    if isinstance(mine, vit.Config) and isinstance(found, vit.Config):
+        pairs += [
+            (f"rope.{name}", getattr(found.rope, name), getattr(mine.rope, name)) for name in ("coordinates", "dtype")
+        ]
     return [f"{name} {theirs} for {ours}" for name, theirs, ours in pairs if theirs != ours]
 
 
-def _effective(config: vit.Config, state: State) -> State:
+def _effective(config: Architecture, state: State) -> State:
     """Reduce weights to what the network computes with: the sum of CLS and its position, biases without masked ones."""
     found = dict(state)
     if "pos_embed" in found:
         found["cls_token"] = found["cls_token"] + found["pos_embed"][:, :1]
         found["pos_embed"] = found["pos_embed"][:, 1:]
-    if config.qkv_bias == "qv":
+    if isinstance(config, vit.Config) and config.qkv_bias == "qv":
         for key in [key for key in found if key.endswith("attn.qkv.bias")]:
             queries, keys, values = found[key].chunk(3)
             found[key] = torch.cat([queries, torch.zeros_like(keys), values])

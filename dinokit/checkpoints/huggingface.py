@@ -1,4 +1,5 @@
-"""Hugging Face transformers: ViTModel (DINO), Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel.
+"""Hugging Face transformers: ViTModel (DINO), Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel,
+DINOv3ConvNextModel and ResNetModel (nobody published DINO's ResNet-50 in that).
 
 The names are those of the files on the hub, which every version of transformers reads and writes. Weights of task
 models carry a prefix (`dinov2.`), which is found and taken off. config.json says what names cannot: heads, epsilon,
@@ -18,23 +19,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinokit.checkpoints import huggingface_json as json_files
-from dinokit.checkpoints import keymap, official
+from dinokit.checkpoints import huggingface_json, infer, keymap, official
+from dinokit.checkpoints.json_files import CONFIG
 from dinokit.checkpoints.keymap import Exported, Family, State, Table
 from dinokit.core.errors import UserError
 from dinokit.models import vit
+from dinokit.models.architecture import Architecture, Network
+from dinokit.models.convnet import STAGES
 
-ROOT = "embeddings.cls_token"
+# a tensor that every model has, behind the prefix of a task model; transformers says `model.` in memory, not in files
+ROOT = re.compile(
+    r"(?P<prefix>.*?)(model\.)?"
+    r"(embeddings\.cls_token|stages\.0\.downsample_layers\.0\.weight|embedder\.embedder\.convolution\.weight)"
+)
 KEY_BIAS = "layer.0.attention.k_proj.bias"
 MASK = "embeddings.mask_token"
 REGISTERS = "embeddings.register_tokens"
-EMBEDDED = {"cls_token": ROOT, "register_tokens": REGISTERS, "mask_token": MASK}
+EMBEDDED = {"cls_token": "embeddings.cls_token", "register_tokens": REGISTERS, "mask_token": MASK}
 LEARNED = {
     "pos_embed": "embeddings.position_embeddings",
     "patch_embed.proj.*": "embeddings.patch_embeddings.projection.*",
 }
 BLOCK = "encoder.layer.#"
 HEADS = ("query", "key", "value")
+BOTTLENECK = {
+    **{f"conv{number + 1}": f"layer.{number}.convolution" for number in range(3)},
+    **{f"bn{number + 1}": f"layer.{number}.normalization" for number in range(3)},
+    "downsample.0": "shortcut.convolution",
+    "downsample.1": "shortcut.normalization",
+}
 
 TABLES: dict[Family, Table] = {
     "dino": EMBEDDED
@@ -74,6 +87,20 @@ TABLES: dict[Family, Table] = {
         "blocks.#.ls2.gamma": "layer.#.layer_scale2.lambda1",
         "norm.*": "norm.*",
     },
+    "convnext": {
+        "downsample_layers.#.#.*": "stages.#.downsample_layers.#.*",
+        "stages.#.#.dwconv.*": "stages.#.layers.#.depthwise_conv.*",
+        "stages.#.#.norm.*": "stages.#.layers.#.layer_norm.*",
+        "stages.#.#.pwconv#.*": "stages.#.layers.#.pointwise_conv#.*",
+        "stages.#.#.gamma": "stages.#.layers.#.gamma",
+        "norm.*": "layer_norm.*",
+    },
+    "resnet": {"conv1.*": "embedder.embedder.convolution.*", "bn1.*": "embedder.embedder.normalization.*"}
+    | {
+        f"layer{stage + 1}.#.{ours}.*": f"encoder.stages.{stage}.layers.#.{theirs}.*"
+        for stage in range(STAGES)
+        for ours, theirs in BOTTLENECK.items()
+    },
 }
 DINOV3_BIAS = {
     "qkv": " + ".join(f"layer.#.attention.{name}_proj.bias" for name in "qkv"),
@@ -87,22 +114,31 @@ DINOV3_FFN = {
         "blocks.#.mlp.w3.*": "layer.#.mlp.down_proj.*",
     },
 }
-MODELS = {"vit": "dino", "dinov2": "dinov2", "dinov2_with_registers": "dinov2", "dinov3_vit": "dinov3"}
+MODELS: dict[str, Family] = {
+    "vit": "dino",
+    "dinov2": "dinov2",
+    "dinov2_with_registers": "dinov2",
+    "dinov3_vit": "dinov3",
+    "dinov3_convnext": "convnext",
+    "resnet": "resnet",
+}
 SIGNS: dict[str, Family] = {
     "layer.0.norm1.weight": "dinov3",
     "encoder.layer.0.norm1.weight": "dinov2",
     "encoder.layer.0.layernorm_before.weight": "dino",
+    "stages.0.downsample_layers.0.weight": "convnext",
+    "embedder.embedder.convolution.weight": "resnet",
 }
 
 
 def matches(state: Mapping[str, Tensor]) -> bool:
     """Say whether these are weights of transformers; the state is that of a whole file."""
-    return any(key.endswith(ROOT) for key in state)
+    return any(ROOT.fullmatch(key) for key in state)
 
 
 def recognise(
     state: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str
-) -> tuple[vit.Config, State, list[str]]:
+) -> tuple[Architecture, State, list[str]]:
     """Return the architecture, the weights under our names, and the keys that belong to a head and were left out.
 
     Args:
@@ -115,26 +151,20 @@ def recognise(
     """
     theirs, left = _stripped(state)
     kind = _kind(theirs, about)
-    if kind == "dino" and MASK in theirs:  # of masked image modelling, which DINO does not do
-        left.append(MASK)
-        del theirs[MASK]
-    ours = keymap.to_ours(theirs, _rules(kind, theirs))
-    if "mask_token" in ours:
-        ours["mask_token"] = ours["mask_token"].reshape(1, -1)  # DINOv3's has one axis more
-    if "register_tokens" in ours and not ours["register_tokens"].numel():
-        del ours["register_tokens"]
-    heads = json_files.heads(about)
-    if kind == "dinov3":
-        ours |= keymap.placeholder(ours, heads)
-    config = json_files.described(official.infer(ours, heads=heads), about)
-    if kind == "dinov3" and KEY_BIAS in theirs:
-        config = replace(config, qkv_bias="qkv")
-    ours |= keymap.periods(config, about.get(keymap.ROUNDED))
+    config: Architecture
+    if kind in ("convnext", "resnet"):
+        ours = keymap.to_ours(theirs, TABLES[kind])
+        config = huggingface_json.checked(infer.convnet(ours), about)
+    else:
+        if kind == "dino" and MASK in theirs:  # of masked image modelling, which DINO does not do
+            left.append(MASK)
+            del theirs[MASK]
+        config, ours = _transformer(kind, theirs, about)
     official.check_shapes(_weights(config, keymap.outline(config)), theirs, config=config, file=file)
     return config, ours, left
 
 
-def export(backbone: vit.VisionTransformer) -> Exported:
+def export(backbone: Network) -> Exported:
     """Rename a model's weights and write its config.json and preprocessor_config.json.
 
     What only training uses and transformers has no place for is left out.
@@ -144,20 +174,32 @@ def export(backbone: vit.VisionTransformer) -> Exported:
             result back and compares.
     """
     config, state = backbone.config, backbone.state_dict()
-    return Exported(_weights(config, state), json_files.written(backbone, keymap.rounding(config, state)))
+    return Exported(_weights(config, state), huggingface_json.written(backbone, keymap.rounding(config, state)))
 
 
-def _rules(kind: Family, theirs: Mapping[str, Tensor]) -> list[keymap.Rule]:
+def _transformer(kind: Family, theirs: State, about: Mapping[str, Any]) -> tuple[vit.Config, State]:
+    """Return the architecture, and the weights with what transformers does not store."""
     ffn = "swiglu" if "layer.0.mlp.gate_proj.weight" in theirs else "mlp"
-    table = _table(kind, ffn=ffn, bias="qkv" if KEY_BIAS in theirs else "qv")
-    return keymap.rules(table, keymap.numbers(theirs, r"(?:encoder\.)?layer\.(\d+)\."))
+    ours = keymap.to_ours(theirs, _table(kind, ffn=ffn, bias="qkv" if KEY_BIAS in theirs else "qv"))
+    if "mask_token" in ours:
+        ours["mask_token"] = ours["mask_token"].reshape(1, -1)  # DINOv3's has one axis more
+    if "register_tokens" in ours and not ours["register_tokens"].numel():
+        del ours["register_tokens"]
+    heads = huggingface_json.heads(about)
+    if kind == "dinov3":
+        ours |= keymap.placeholder(ours, heads)
+    config = huggingface_json.described(infer.transformer(ours, heads=heads), about)
+    if kind == "dinov3" and KEY_BIAS in theirs:
+        config = replace(config, qkv_bias="qkv")
+    return config, ours | keymap.periods(config, about.get(keymap.ROUNDED))
 
 
-def _weights(config: vit.Config, state: Mapping[str, Tensor]) -> State:
+def _weights(config: Architecture, state: Mapping[str, Tensor]) -> State:
     """Rename our weights and add what transformers always has."""
     kind = keymap.family(config)
-    table = _table(kind, ffn=config.ffn, bias=config.qkv_bias)
-    found = keymap.to_theirs(state, keymap.rules(table, range(config.depth)))
+    if not isinstance(config, vit.Config):
+        return keymap.to_theirs(state, TABLES[kind])
+    found = keymap.to_theirs(state, _table(kind, ffn=config.ffn, bias=config.qkv_bias))
     like = state["cls_token"]
     if kind == "dino":
         found.pop(MASK, None)
@@ -181,24 +223,25 @@ def _table(kind: Family, *, ffn: str, bias: str) -> Table:
 
 def _stripped(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
     """Take the prefix of a task model off; return the backbone and the keys of everything else."""
-    prefix = next(key for key in state if key.endswith(ROOT)).removesuffix(ROOT)
+    prefix = next(match["prefix"] for key in state if (match := ROOT.fullmatch(key)))
     backbone, left = {}, []
     for key, value in state.items():
         name = key.removeprefix(prefix)
         if not key.startswith(prefix) or name.startswith(("pooler.", "classifier.")):
             left.append(key)
             continue
-        backbone[re.sub(r"^model\.(?=layer\.)", "", name)] = value  # so named in memory, not in files
+        backbone[re.sub(r"^model\.(?=(layer|stages)\.)", "", name)] = value
     return backbone, left
 
 
 def _kind(theirs: Mapping[str, Tensor], about: Mapping[str, Any]) -> Family:
     found = next((kind for key, kind in SIGNS.items() if key in theirs), None)
     if found is None:
-        raise UserError(f"no block of ViT, Dinov2 or DINOv3ViT is in the weights; expected one of {', '.join(SIGNS)}")
+        raise UserError(f"no block of a model of transformers is in the weights; expected one of {', '.join(SIGNS)}")
     named = about.get("model_type")
     if named is not None and MODELS.get(named) != found:
+        types = " or ".join(name for name, kind in MODELS.items() if kind == found)
         raise UserError(
-            f"config.json says model_type '{named}', the weights are those of {found}; they do not belong together"
+            f"{CONFIG} says model_type '{named}', the weights are those of {types}; they do not belong together"
         )
     return found

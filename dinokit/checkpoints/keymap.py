@@ -2,26 +2,31 @@
 
 A table maps our names to theirs, one line per tensor:
 
-    "blocks.#.norm1.*":        "layer.#.norm1.*"                    # is any block, * is weight and bias
+    "blocks.#.norm1.*":         "layer.#.norm1.*"
     "blocks.#.attn.qkv.weight": "layer.#.q.weight + layer.#.k.weight + layer.#.v.weight"
+    "stages.#.#.dwconv.*":      "stages.#.layers.#.depthwise_conv.*"
 
-Names joined by + are stacked along the first axis, so a line also splits (one to three) or packs (two to one). An empty
-name is a part that the other side does not store: it is left out on the way there and zero on the way back.
+# stands for any number and * for the last part of a name: weight, bias, running_mean. Both sides hold the same ones in
+the same order. Names joined by + are stacked along the first axis, so a line also splits (one to three) or packs (two
+to one). An empty name is a part that the other side does not store: it is left out on the way there and zero on the
+way back.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dinokit.core.errors import UserError
-from dinokit.models import rope, vit
+from dinokit.models import convnext, resnet, rope, vit
+from dinokit.models.architecture import Architecture, build
 
 State = dict[str, Tensor]
 Table = Mapping[str, str]
-Family = Literal["dino", "dinov2", "dinov3"]
+Line = tuple[tuple[str, ...], tuple[str, ...]]  # names whose tensors, stacked, are those of the other names, stacked
+Family = Literal["dino", "dinov2", "dinov3", "convnext", "resnet"]
 
 # what only training uses; a layout that has no place for it still computes the same features
 FOR_TRAINING = re.compile(r"mask_token|local_cls_norm\.(weight|bias)")
@@ -36,55 +41,41 @@ class Exported(NamedTuple):
     files: dict[str, object]  # by file name
 
 
-class Rule(NamedTuple):
-    """Tensors of ours that hold the same numbers as tensors of theirs, stacked along the first axis."""
-
-    ours: tuple[str, ...]
-    theirs: tuple[str, ...]
+def to_theirs(state: Mapping[str, Tensor], table: Table) -> State:
+    """Rename our weights; what no line names is left out."""
+    return _moved(state, _written_out(table.items(), state))
 
 
-def rules(table: Table, blocks: Iterable[int]) -> list[Rule]:
-    """Write a table out for these blocks, weights and biases."""
-    numbers = sorted(blocks)
-    found = []
-    for ours, theirs in table.items():
-        for kind in ("weight", "bias") if "*" in ours else ("",):
-            for number in numbers if "#" in ours else (0,):
-                sides = (side.replace("*", kind).replace("#", str(number)).split("+") for side in (ours, theirs))
-                mine, other = (tuple(name.strip() for name in names) for names in sides)
-                found.append(Rule(mine, other))
-    return found
+def to_ours(state: Mapping[str, Tensor], table: Table) -> State:
+    """Rename their weights; what no line names, or is there only in part, is left out."""
+    return _moved(state, _written_out(((theirs, ours) for ours, theirs in table.items()), state))
 
 
-def to_theirs(state: Mapping[str, Tensor], table: list[Rule]) -> State:
-    """Rename our weights; what no rule names is left out."""
-    return _moved(state, ((rule.ours, rule.theirs) for rule in table))
+def unnamed(state: Mapping[str, Tensor], table: Table) -> State:
+    """Return those of our weights that no line names."""
+    named = {name for ours, _ in _written_out(table.items(), state) for name in ours}
+    return {name: value for name, value in state.items() if name not in named}
 
 
-def to_ours(state: Mapping[str, Tensor], table: list[Rule]) -> State:
-    """Rename their weights; what no rule names, or is there only in part, is left out."""
-    return _moved(state, ((rule.theirs, rule.ours) for rule in table))
-
-
-def numbers(names: Iterable[str], pattern: str) -> set[int]:
-    """Collect the block numbers in names; the pattern has one group."""
-    return {int(match[1]) for name in names if (match := re.match(pattern, name))}
-
-
-def family(config: vit.Config) -> Family:
-    """Say in which generation's layout a transformer belongs."""
+def family(config: Architecture) -> Family:
+    """Say in which generation's layout a network belongs."""
+    match config:
+        case convnext.Config():
+            return "convnext"
+        case resnet.Config():
+            return "resnet"
     if config.position == "rope":
         return "dinov3"
     return "dino" if config.layer_scale is None else "dinov2"
 
 
-def outline(config: vit.Config) -> State:
+def outline(config: Architecture) -> State:
     """Return the weights of an architecture without memory: names and shapes."""
     with torch.device("meta"):
-        return dict(vit.VisionTransformer(config).state_dict())
+        return dict(build(config).state_dict())
 
 
-def periods(config: vit.Config, rounded: object) -> State:
+def periods(config: Architecture, rounded: object) -> State:
     """Return the RoPE periods that layouts without them leave to be computed; nothing without RoPE.
 
     Args:
@@ -92,7 +83,7 @@ def periods(config: vit.Config, rounded: object) -> State:
     Raises:
         UserError: if it is something else.
     """
-    if config.position != "rope":
+    if not isinstance(config, vit.Config) or config.position != "rope":
         return {}
     if rounded not in (None, "bfloat16"):
         raise UserError(f"config.json: rope_periods must be 'bfloat16' or absent, got {rounded!r}")
@@ -101,7 +92,7 @@ def periods(config: vit.Config, rounded: object) -> State:
 
 
 def placeholder(state: Mapping[str, Tensor], heads: int | None) -> State:
-    """Return empty RoPE periods, by which `official.infer` sees DINOv3 and its number of heads.
+    """Return empty RoPE periods, by which `infer.transformer` sees DINOv3 and its number of heads.
 
     Args:
         heads: without it, a head is 64 wide, or 128 in the 7B as published.
@@ -109,7 +100,7 @@ def placeholder(state: Mapping[str, Tensor], heads: int | None) -> State:
         UserError: if the heads do not divide the width.
     """
     weight = state.get("patch_embed.proj.weight")
-    dim = len(weight) if weight is not None and weight.ndim else 0  # `infer` says what is wrong
+    dim = len(weight) if weight is not None and weight.ndim else 0  # `infer.transformer` says what is wrong
     width = 128 if dim == 4096 else 64
     if heads is not None and dim % heads == 0:
         width = dim // heads
@@ -118,7 +109,7 @@ def placeholder(state: Mapping[str, Tensor], heads: int | None) -> State:
     return {PERIODS: torch.empty(width // 4)}
 
 
-def rounding(config: vit.Config, state: Mapping[str, Tensor]) -> str | None:
+def rounding(config: Architecture, state: Mapping[str, Tensor]) -> str | None:
     """Say how the RoPE periods of a model are rounded, for `periods` to restore.
 
     Raises:
@@ -129,12 +120,35 @@ def rounding(config: vit.Config, state: Mapping[str, Tensor]) -> str | None:
         # not equality: powers computed on another machine may differ in the last bit
         if all(torch.allclose(state[key].cpu(), value, rtol=1e-6, atol=0) for key, value in expected.items()):
             return rounded
-    raise UserError("the model's RoPE periods are not those of its base; only --to official and --to dinokit keep them")
+    raise UserError(
+        "the model's RoPE periods are not those of its base, exact or rounded to bfloat16; they cannot be computed, "
+        "only kept as they are, which the layouts official and dinokit do"
+    )
 
 
-def _moved(state: Mapping[str, Tensor], pairs: Iterable[tuple[tuple[str, ...], tuple[str, ...]]]) -> State:
+def _written_out(table: Iterable[tuple[str, str]], names: Iterable[str]) -> Iterator[Line]:
+    """Write a table out for these names, of which its left sides tell."""
+    known = list(names)
+    for line in table:
+        sources, targets = (tuple(part.strip() for part in side.split("+")) for side in line)
+        patterns = [_pattern(source) for source in sources if source]
+        found = (pattern.fullmatch(name) for name in known for pattern in patterns)
+        for parts in dict.fromkeys(match.groups() for match in found if match):
+            yield tuple(_filled(name, parts) for name in sources), tuple(_filled(name, parts) for name in targets)
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace(r"\#", r"(\d+)").replace(r"\*", r"(\w+)"))
+
+
+def _filled(name: str, parts: Iterable[str]) -> str:
+    rest = iter(parts)
+    return re.sub(r"[#*]", lambda _: next(rest), name)
+
+
+def _moved(state: Mapping[str, Tensor], lines: Iterable[Line]) -> State:
     found: State = {}
-    for sources, targets in pairs:
+    for sources, targets in lines:
         present = [state.get(name) for name in sources if name]
         tensors = [tensor for tensor in present if tensor is not None]
         if len(tensors) < len(present) or len({tensor.shape[1:] for tensor in tensors}) != 1:

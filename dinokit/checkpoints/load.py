@@ -15,14 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinokit.checkpoints import hub, official
-from dinokit.checkpoints.recognise import beside, recognise
+from dinokit.checkpoints import hub, keymap, official
+from dinokit.checkpoints.json_files import beside
+from dinokit.checkpoints.recognise import recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.log import info
 from dinokit.core.pixels import Pixels
-from dinokit.models.architecture import KINDS, Architecture, build, kind
+from dinokit.models.architecture import KINDS, Architecture, Network, build, kind
 from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
 from dinokit.models.variants import is_a, nearest
@@ -49,7 +50,7 @@ def header(architecture: Architecture, pixels: Pixels, *, step: int, licence: st
     return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
-def load(model: str | Path, *, channels: int | None = None) -> Backbone:
+def load(model: str | Path, *, channels: int | None = None, exact_periods: bool = False) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
     The licence of published weights is said when they are loaded by name, and stands in `.licence`.
@@ -61,22 +62,30 @@ def load(model: str | Path, *, channels: int | None = None) -> Backbone:
             are nowhere (hub.py); or timm/NAME, hf/NAME, open_clip/NAME, which run in those libraries (dinokit/peers).
         channels: of your images; None: of the model's. Another number changes the first convolution of RGB weights
             and the pixel statistics, see models/channels.py for the rule.
+        exact_periods: compute the RoPE periods of a DINOv3 transformer, as transformers and timm do, instead of taking
+            those that are stored. Official files store them rounded to bfloat16, by up to 0.3 %.
 
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
     """
     source, _, name = str(model).partition("/")
     if source in LIBRARIES and name and not Path(model).exists():
-        if channels is not None:
-            raise UserError(f"a model of another library keeps its channels; load {model} without channels=")
+        if channels is not None or exact_periods:
+            raise UserError(f"{model} is used as it is; load it without channels= and exact_periods=")
         return LIBRARIES[source](name).eval().requires_grad_(False)
     file = weights_file(model)
     state, about = read(file)
-    return opened(file, state, about, name=str(model), channels=channels)
+    return opened(file, state, about, name=str(model), channels=channels, exact_periods=exact_periods)
 
 
 def opened(
-    file: Path, state: Mapping[str, Any], about: Mapping[str, str], *, name: str, channels: int | None = None
+    file: Path,
+    state: Mapping[str, Any],
+    about: Mapping[str, str],
+    *,
+    name: str,
+    channels: int | None = None,
+    exact_periods: bool = False,
 ) -> Backbone:
     """Build the backbone of a file that was read; see `load`.
 
@@ -101,6 +110,8 @@ def opened(
         architecture, state, pixels = inflated(architecture, state, pixels, channels=channels)
     backbone = build(architecture)
     official.load_strictly(backbone, state, file=str(file))
+    if exact_periods:
+        _compute_periods(backbone, file)
     backbone.pixels, backbone.licence = pixels, licence
     return backbone.eval().requires_grad_(False)
 
@@ -121,6 +132,15 @@ def _check(architecture: Architecture, state: Mapping[str, Tensor], file: Path) 
     except (RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{file} describes a network that cannot exist: {str(error).splitlines()[0]}") from error
     official.check_fit(outline, state, file=str(file))
+
+
+def _compute_periods(backbone: Network, file: Path) -> None:
+    found = keymap.periods(backbone.config, None)
+    if not found:
+        raise UserError(f"{file} holds a network without RoPE; there are no periods to compute")
+    keymap.rounding(backbone.config, backbone.state_dict())  # refuses those that are of another base
+    for name, value in found.items():
+        backbone.get_buffer(name).copy_(value)
 
 
 def _described(about: str, file: Path) -> tuple[Architecture, Pixels, str | None]:

@@ -1,8 +1,8 @@
-"""Official weights of DINO, DINOv2 and DINOv3 vision transformers -> our names, and the configuration they imply.
+"""Official weights of DINO, DINOv2 and DINOv3 -> our names; `released.py` writes them back.
 
-The files carry no configuration, so everything is read off names and shapes. Whatever is found must then match the
-model built from it, key by key and shape by shape: a key is renamed, listed in `IGNORED`, or an error. What the three
-releases differ in:
+The files carry no configuration, so everything is read off names and shapes (infer.py). Whatever is found must then
+match the model built from it, key by key and shape by shape: a key is renamed, left out here, or an error. Names are
+ours but for:
 
 | official                      | ours                                                       |
 |-------------------------------|------------------------------------------------------------|
@@ -11,27 +11,30 @@ releases differ in:
 | mlp.w12 (DINOv2 giant)        | mlp.w1 (gate: the first rows), mlp.w2 (value)              |
 | attn.qkv.bias_mask (DINOv3)   | dropped: released files store zeros where ones are meant   |
 | rope_embed.periods (DINOv3)   | the same, as stored: released ones are rounded to bfloat16 |
+| norms.3 (DINOv3's ConvNeXts)  | dropped if it is what it should be, a second copy of norm  |
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from dinokit.checkpoints import infer
+from dinokit.checkpoints.infer import listed
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
-from dinokit.models import head, variants, vit
+from dinokit.models import convnext, head, resnet, variants
 from dinokit.models.architecture import Architecture
-from dinokit.models.rope import Config as RopeConfig
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 NESTED = ("model", "state_dict", "module")
 PARTS = ("backbone", "head", "dino_head", "ibot_head", "linear_head")
+OF_A_HEAD = ("mlp", "last_layer")  # timm's ConvNeXts have a `head` of another kind, with their norm in it
 NETWORKS = ("teacher", "student")
 IGNORED = re.compile(r"\.qkv\.bias_mask$")
-SHOWN = 8  # keys per error message
+COPIES = {"norms.3.weight": "norm.weight", "norms.3.bias": "norm.bias"}
 
 State = dict[str, Tensor]
 
@@ -52,9 +55,22 @@ def parts(checkpoint: Mapping[str, object], *, network: Literal["teacher", "stud
         path = [name for name in key.split(".") if name not in WRAPPERS] or [key]
         if path[0] in NETWORKS and len(path) > 1 and path.pop(0) != network:
             continue
-        part = path.pop(0) if path[0] in PARTS and len(path) > 1 else "backbone"
-        found.setdefault(part, {}).update(_renamed(".".join(path), value))
+        named = path[0] in PARTS and len(path) > 1 and (path[0] != "head" or path[1] in OF_A_HEAD)
+        owner = path.pop(0) if named else "backbone"
+        found.setdefault(owner, {}).update(_renamed(".".join(path), value))
     return found
+
+
+def part(checkpoint: Mapping[str, object], name: str, *, network: Literal["teacher", "student"] = "teacher") -> State:
+    """Return one of the `parts` of a checkpoint.
+
+    Raises:
+        UserError: if it is not there, naming what is.
+    """
+    found = parts(checkpoint, network=network)
+    if name not in found:
+        raise UserError(f"the checkpoint holds no {name}, only: {', '.join(found) or 'nothing'}")
+    return found[name]
 
 
 def recognise(
@@ -62,25 +78,31 @@ def recognise(
     *,
     network: Literal["teacher", "student"] = "teacher",
     heads: int | None = None,
-) -> tuple[vit.Config, State]:
+) -> tuple[Architecture, State]:
     """Return the architecture and the weights, under our names, of the backbone in a checkpoint.
 
     Args:
         checkpoint: as in `parts`.
         network: as in `parts`.
-        heads: as in `infer`.
+        heads: as in `infer.backbone`.
     Raises:
         UserError: if there is no backbone, or none of the three releases.
     """
-    state = _part(checkpoint, "backbone", network)
-    return infer(state, heads=heads), state
+    state = part(checkpoint, "backbone", network=network)
+    state = {key: value for key, value in state.items() if not _is_copy(state, key)}
+    return infer.backbone(state, heads=heads), state
 
 
-def pixels(architecture: vit.Config) -> Pixels:
+def pixels(architecture: Architecture) -> Pixels:
     """Return what images the published weights want: ImageNet's statistics, 224 px, or 256 px for DINOv3.
 
     DINOv3 trained on satellite images wants others, which its file does not tell.
     """
+    match architecture:
+        case convnext.Config():
+            return Pixels(size=256)
+        case resnet.Config():
+            return Pixels(size=224)
     return Pixels(size=256 if architecture.init == "dinov3" else 224)
 
 
@@ -95,76 +117,8 @@ def recognise_head(
     Raises:
         UserError: if there is no such head.
     """
-    state = _part(checkpoint, name, network)
-    return infer_head(state), state
-
-
-def infer(state: Mapping[str, Tensor], *, heads: int | None = None) -> vit.Config:
-    """Read the configuration of a backbone off its names and shapes.
-
-    Args:
-        state: under our names, see `parts`.
-        heads: of attention; only needed without RoPE if a head is not 64 wide as in all releases.
-    Raises:
-        UserError: if the state is not that of a vision transformer, or if `heads` is needed.
-    """
-    dim, channels, patch_size, _ = shape(state, "patch_embed.proj.weight", axes=4)
-    swiglu = "blocks.0.mlp.w1.weight" in state
-    scaled = "blocks.0.ls1.gamma" in state
-    registers = shape(state, "register_tokens", axes=3)[1] if "register_tokens" in state else 0
-    rotary = "rope_embed.periods" in state
-    return vit.Config(
-        patch_size=patch_size,
-        channels=channels,
-        dim=dim,
-        depth=max(depth(state), 1),
-        heads=_heads(state, dim, heads),
-        registers=registers,
-        mask_token="mask_token" in state,
-        ffn="swiglu" if swiglu else "mlp",
-        ffn_hidden=shape(state, f"blocks.0.mlp.{'w1' if swiglu else 'fc1'}.weight", axes=2)[0],
-        qkv_bias="none" if "blocks.0.attn.qkv.bias" not in state else "qv" if rotary else "qkv",
-        position="rope" if rotary else "antialias" if registers else "offset",
-        position_grid=None if rotary else _table_side(state),
-        layer_scale=1e-5 if scaled else None,
-        norm_eps=1e-5 if rotary else 1e-6,
-        untie_cls_norm="cls_norm.weight" in state,
-        untie_local_cls_norm="local_cls_norm.weight" in state,
-        rope=RopeConfig(rescale=2.0) if rotary else RopeConfig(),
-        init="dinov3" if rotary else "dinov2" if scaled else "dino",
-    )
-
-
-def depth(state: Mapping[str, Tensor], stack: str = "blocks") -> int:
-    """Count the blocks of a backbone, or of one of its stages.
-
-    Raises:
-        UserError: if they are not numbered from 0 without gaps; a number alone would ask for any amount of memory.
-    """
-    found = {match[1] for key in state if (match := re.match(rf"{re.escape(stack)}\.(\d+)\.", key))}
-    strange = sorted(found - {str(number) for number in range(len(found))})
-    if strange:
-        where = "" if stack == "blocks" else f" in {stack}"
-        raise UserError(
-            f"expected blocks 0 to {len(found) - 1}{where}, got number {strange[0]}; the file may be cut short"
-        )
-    return len(found)
-
-
-def infer_head(state: Mapping[str, Tensor]) -> head.Config:
-    """Read the configuration of a projection head off its names and shapes.
-
-    Weight normalisation is reported as trainable: whether the lengths were fixed is not in the file.
-    """
-    normed = "last_layer.weight_v" in state
-    prototypes, bottleneck = shape(state, "last_layer.weight_v" if normed else "last_layer.weight", axes=2)
-    return head.Config(
-        hidden=shape(state, "mlp.0.weight", axes=2)[0],
-        bottleneck=bottleneck,
-        prototypes=prototypes,
-        layers=sum(re.fullmatch(r"mlp\.\d+\.weight", key) is not None for key in state),
-        weight_norm="trainable" if normed else "none",
-    )
+    state = part(checkpoint, name, network=network)
+    return infer.projection(state), state
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -> None:
@@ -237,47 +191,6 @@ def _renamed(key: str, value: Tensor) -> State:
     return {key: value}
 
 
-def _part(checkpoint: Mapping[str, object], name: str, network: Literal["teacher", "student"]) -> State:
-    found = parts(checkpoint, network=network)
-    if name not in found:
-        raise UserError(f"the checkpoint holds no {name}, only: {', '.join(found) or 'nothing'}")
-    return found[name]
-
-
-def shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ...]:
-    """Return the shape of a tensor from which sizes are read.
-
-    Raises:
-        UserError: if it is not there or has another number of axes.
-    """
-    if key not in state:
-        raise UserError(f"not an official checkpoint: expected the key '{key}', found {listed(sorted(state))}")
-    if state[key].ndim != axes:
-        raise UserError(f"expected {axes} axes in '{key}', got shape {tuple(state[key].shape)}")
-    return tuple(state[key].shape)
-
-
-def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None) -> int:
-    if "rope_embed.periods" in state:
-        width = 4 * state["rope_embed.periods"].numel()  # one period per 4 channels of a head
-    elif heads is not None:
-        return heads
-    else:
-        width = 64
-    if not width or dim % width:
-        raise UserError(f"the width {dim} is not a multiple of {width}, the usual width of a head; pass heads=")
-    return dim // width
-
-
-def _table_side(state: Mapping[str, Tensor]) -> int:
-    cells = shape(state, "pos_embed", axes=3)[1] - 1
-    side = math.isqrt(cells)
-    if side**2 != cells:
-        raise UserError(f"pos_embed holds {cells} patch positions, which is not a square")
-    return side
-
-
-def listed(keys: list[str]) -> str:
-    """Name some keys and say how many more there are."""
-    rest = len(keys) - SHOWN
-    return ", ".join(keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+def _is_copy(state: Mapping[str, Tensor], key: str) -> bool:
+    original = state.get(COPIES.get(key, ""))
+    return original is not None and original.dtype == state[key].dtype and torch.equal(state[key], original)

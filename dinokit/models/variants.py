@@ -91,6 +91,7 @@ VARIANTS: dict[str, Config] = {
     "dinov3_vits16plus": _dinov3(384, 12, swiglu_ratio=6.0),
     "dinov3_vitb16": _dinov3(768, 12),
     "dinov3_vitl16": _dinov3(1024, 24),
+    "dinov3_vitl16plus": _dinov3(1024, 24, swiglu_ratio=6.0),
     "dinov3_vith16plus": _dinov3(1280, 32, swiglu_ratio=6.0),
     "dinov3_vit7b16": replace(
         _dinov3(4096, 40), heads=32, ffn="swiglu", ffn_hidden=8192, qkv_bias="none", untie_local_cls_norm=True

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dinokit import cli
-from dinokit.checkpoints import huggingface, keymap, official, released, timm
+from dinokit.checkpoints import huggingface, infer, keymap, official, released, timm
 from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.load import header, load
 from dinokit.core.errors import UserError
@@ -131,7 +131,7 @@ def test_official_periods_survive_a_layout_without_them(tmp_path: Path, name: st
     file = {key[2:]: value for key, value in load_file(GOLDEN / f"{name}.safetensors").items() if key.startswith("w.")}
     for key in [key for key in file if key.endswith("bias_mask")]:
         file[key] = torch.zeros_like(file[key])
-    file["rope_embed.periods"] = keymap.periods(official.infer(official.parts(file)["backbone"]), "bfloat16")[
+    file["rope_embed.periods"] = keymap.periods(infer.transformer(official.parts(file)["backbone"]), "bfloat16")[
         keymap.PERIODS
     ]
     torch.save(file, tmp_path / "official.pth")
@@ -217,7 +217,7 @@ def test_a_wrong_rename_would_be_found(tmp_path: Path, monkeypatch: pytest.Monke
     """Gate and value exchanged on one side only: shapes fit, features do not."""
     source = saved(tmp_path, tiny("dinov2_vitg14"))
     swapped = {"blocks.#.mlp.w2.* + blocks.#.mlp.w1.*": "blocks.#.mlp.w12.*"}
-    monkeypatch.setattr(released, "PACKED", swapped)
+    monkeypatch.setitem(released.TABLES, "dinov2", swapped)
     with pytest.raises(UserError, match=r"it would lose blocks\.0\.mlp\.w1\.weight"):
         convert(source, tmp_path / "x.pth", to="official")
 

@@ -22,14 +22,14 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def test_names_are_split_packed_and_left_out_in_order() -> None:
-    theirs = keymap.to_theirs(state(), keymap.rules(TABLE, [0, 11]))
+    theirs = keymap.to_theirs(state(), TABLE)
     assert set(theirs) == {f"layer.{i}.{k}" for i in (0, 11) for k in ("n.weight", "n.bias", "q", "v", "packed")}
     assert torch.equal(theirs["layer.11.v"], state()["block.11.qkv"][4:])
     assert torch.equal(theirs["layer.11.packed"][:3], state()["block.11.gate"])
 
 
 def test_there_and_back_is_the_same_but_for_what_is_not_stored() -> None:
-    table = keymap.rules(TABLE, [0, 11])
+    table = TABLE
     back = keymap.to_ours(keymap.to_theirs(state(), table), table)
     assert back.keys() == state().keys()
     for key, value in state().items():
@@ -39,7 +39,7 @@ def test_there_and_back_is_the_same_but_for_what_is_not_stored() -> None:
 
 @pytest.mark.parametrize("change", [{"layer.0.q": torch.zeros(2, 5)}, {"layer.0.packed": torch.zeros(5, 2)}])
 def test_tensors_that_do_not_belong_together_are_left_out_not_stacked(change: dict[str, torch.Tensor]) -> None:
-    table = keymap.rules(TABLE, [0])
+    table = TABLE
     back = keymap.to_ours(keymap.to_theirs(state(), table) | change, table)
     lost = {"block.0.qkv"} if "layer.0.q" in change else {"block.0.gate", "block.0.value"}
     assert not lost & back.keys()

@@ -131,7 +131,7 @@ def test_keys_that_do_not_fit_are_all_listed() -> None:
     ("state", "message"),
     [
         ({}, "no backbone"),
-        ({"layer1.0.conv1.weight": torch.zeros(1)}, "expected the key 'patch_embed.proj.weight', found layer1"),
+        ({"net.0.conv.weight": torch.zeros(1)}, "expected the key 'patch_embed.proj.weight', found net"),
         ({"epoch": 3}, "'epoch' is a int"),
     ],
 )

@@ -24,6 +24,7 @@ PUBLISHED = {
     "dinov3_vits16plus": 28_697_472,
     "dinov3_vitb16": 85_669_632,
     "dinov3_vitl16": 303_154_176,
+    "dinov3_vitl16plus": 403_915_776,
     "dinov3_vith16plus": 840_633_600,
     "dinov3_vit7b16": 6_716_043_264,
     "dino_resnet50": 23_508_032,

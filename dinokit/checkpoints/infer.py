@@ -1,0 +1,173 @@
+"""The configuration of a network, read off our names and shapes.
+
+Foreign files carry no configuration, or one that says less than the weights. What is read here need not be right: the
+weights are compared with the network built from it, key by key and shape by shape, before they are loaded.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dinokit.core.errors import UserError
+from dinokit.models import convnext, head, resnet, vit
+from dinokit.models.architecture import Architecture
+from dinokit.models.convnet import STAGES
+from dinokit.models.rope import Config as RopeConfig
+
+CONVNEXT, RESNET = "downsample_layers.", "layer1."  # how names begin that no other network has
+SHOWN = 8  # keys per error message
+
+
+def backbone(state: Mapping[str, Tensor], *, heads: int | None = None) -> Architecture:
+    """Read the configuration of a backbone of any kind.
+
+    Args:
+        state: under our names, see `official.parts`.
+        heads: of attention; only needed for a transformer without RoPE whose heads are not 64 wide as in all releases.
+    Raises:
+        UserError: if the state is not that of a backbone, or if `heads` is needed.
+    """
+    if any(key.startswith((CONVNEXT, RESNET)) for key in state):
+        return convnet(state)
+    return transformer(state, heads=heads)
+
+
+def convnet(state: Mapping[str, Tensor]) -> convnext.Config | resnet.Config:
+    """Read the configuration of a convolutional network; see `backbone`."""
+    return _resnet(state) if any(key.startswith(RESNET) for key in state) else _convnext(state)
+
+
+def transformer(state: Mapping[str, Tensor], *, heads: int | None = None) -> vit.Config:
+    """Read the configuration of a transformer; see `backbone`."""
+    dim, channels, patch_size, _ = shape(state, "patch_embed.proj.weight", axes=4)
+    swiglu = "blocks.0.mlp.w1.weight" in state
+    scaled = "blocks.0.ls1.gamma" in state
+    registers = shape(state, "register_tokens", axes=3)[1] if "register_tokens" in state else 0
+    rotary = "rope_embed.periods" in state
+    return vit.Config(
+        patch_size=patch_size,
+        channels=channels,
+        dim=dim,
+        depth=_depth(state, "blocks"),
+        heads=_heads(state, dim, heads),
+        registers=registers,
+        mask_token="mask_token" in state,
+        ffn="swiglu" if swiglu else "mlp",
+        ffn_hidden=shape(state, f"blocks.0.mlp.{'w1' if swiglu else 'fc1'}.weight", axes=2)[0],
+        qkv_bias="none" if "blocks.0.attn.qkv.bias" not in state else "qv" if rotary else "qkv",
+        position="rope" if rotary else "antialias" if registers else "offset",
+        position_grid=None if rotary else _table_side(state),
+        layer_scale=1e-5 if scaled else None,
+        norm_eps=1e-5 if rotary else 1e-6,
+        untie_cls_norm="cls_norm.weight" in state,
+        untie_local_cls_norm="local_cls_norm.weight" in state,
+        rope=RopeConfig(rescale=2.0) if rotary else RopeConfig(),
+        init="dinov3" if rotary else "dinov2" if scaled else "dino",
+    )
+
+
+def projection(state: Mapping[str, Tensor]) -> head.Config:
+    """Read the configuration of a projection head.
+
+    Weight normalisation is reported as trainable: whether the lengths were fixed is not in the file.
+    """
+    normed = "last_layer.weight_v" in state
+    prototypes, bottleneck = shape(state, "last_layer.weight_v" if normed else "last_layer.weight", axes=2)
+    return head.Config(
+        hidden=shape(state, "mlp.0.weight", axes=2)[0],
+        bottleneck=bottleneck,
+        prototypes=prototypes,
+        layers=sum(re.fullmatch(r"mlp\.\d+\.weight", key) is not None for key in state),
+        weight_norm="trainable" if normed else "none",
+    )
+
+
+def shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ...]:
+    """Return the shape of a tensor from which sizes are read.
+
+    Raises:
+        UserError: if it is not there or has another number of axes.
+    """
+    if key not in state:
+        raise UserError(f"not an official checkpoint: expected the key '{key}', found {listed(sorted(state))}")
+    if state[key].ndim != axes:
+        raise UserError(f"expected {axes} axes in '{key}', got shape {tuple(state[key].shape)}")
+    return tuple(state[key].shape)
+
+
+def listed(keys: list[str]) -> str:
+    """Name some keys and say how many more there are."""
+    rest = len(keys) - SHOWN
+    return ", ".join(keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _convnext(state: Mapping[str, Tensor]) -> convnext.Config:
+    # the first convolution stands before its norm, the others behind theirs
+    convolutions = [f"downsample_layers.{stage}.{min(stage, 1)}" for stage in range(STAGES)]
+    return convnext.Config(
+        channels=_channels(state, f"{convolutions[0]}.weight"),
+        dims=tuple(
+            _length(state, f"{name}.weight", f"{name}.bias", f"stages.{stage}.0.gamma")
+            for stage, name in enumerate(convolutions)
+        ),
+        depths=tuple(_depth(state, f"stages.{stage}", stage) for stage in range(STAGES)),
+    )
+
+
+def _resnet(state: Mapping[str, Tensor]) -> resnet.Config:
+    return resnet.Config(
+        channels=_channels(state, "conv1.weight"),
+        width=_length(state, "conv1.weight", "bn1.weight", "layer1.0.conv1.weight"),
+        depths=tuple(_depth(state, f"layer{stage + 1}", stage) for stage in range(STAGES)),
+    )
+
+
+def _channels(state: Mapping[str, Tensor], key: str) -> int:
+    """Return the channels of the images; three, if only to say that the first convolution is missing or misshapen."""
+    return state[key].shape[1] if key in state and state[key].ndim == 4 else 3
+
+
+def _length(state: Mapping[str, Tensor], *keys: str) -> int:
+    """Return the length of the first of these tensors that has one; what is wrong with the others is found later."""
+    for key in keys:
+        if key in state and state[key].ndim:
+            return len(state[key])
+    raise UserError(f"expected one of the keys {listed(list(keys))}; found {listed(sorted(state))}")
+
+
+def _depth(state: Mapping[str, Tensor], stack: str, stage: int | None = None) -> int:
+    """Count the blocks of a backbone, or of one of its stages; at least one, if only to say what is missing.
+
+    Raises:
+        UserError: if they are not numbered from 0 without gaps; a number alone would ask for any amount of memory.
+    """
+    found = {match[1] for key in state if (match := re.match(rf"{re.escape(stack)}\.(\d+)\.", key))}
+    strange = sorted(found - {str(number) for number in range(len(found))})
+    if strange:
+        where = "" if stage is None else f" in stage {stage}"
+        raise UserError(
+            f"expected blocks 0 to {len(found) - 1}{where}, got number {strange[0]}; the file may be cut short"
+        )
+    return max(len(found), 1)
+
+
+def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None) -> int:
+    if "rope_embed.periods" in state:
+        width = 4 * state["rope_embed.periods"].numel()  # one period per 4 channels of a head
+    elif heads is not None:
+        return heads
+    else:
+        width = 64
+    if not width or dim % width:
+        raise UserError(f"the width {dim} is not a multiple of {width}, the usual width of a head; pass heads=")
+    return dim // width
+
+
+def _table_side(state: Mapping[str, Tensor]) -> int:
+    cells = shape(state, "pos_embed", axes=3)[1] - 1
+    side = math.isqrt(cells)
+    if side**2 != cells:
+        raise UserError(f"pos_embed holds {cells} patch positions, which is not a square")
+    return side

@@ -1,0 +1,62 @@
+"""The JSON files beside a weights file: read, and held against the weights."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dinokit.core.errors import UserError, reason
+from dinokit.peers import huggingface
+
+CONFIG, PREPROCESSOR = huggingface.CONFIG, huggingface.PREPROCESSOR
+Files = Mapping[str, Mapping[str, Any]]  # content by file name
+
+
+def beside(file: Path) -> Files:
+    """Read the JSON files that describe a weights file and stand beside it.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+    found = {}
+    for name in (CONFIG, PREPROCESSOR):
+        path = file.parent / name
+        if not path.is_file():
+            continue
+        try:
+            found[name] = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {reason(error)}") from error
+        except ValueError as error:
+            raise UserError(f"{path} is no JSON: {error}") from error
+        if not isinstance(found[name], Mapping):
+            raise UserError(f"{path} holds a {type(found[name]).__name__}; expected a table of settings")
+    return found
+
+
+def agree(about: Mapping[str, Any], expected: Mapping[str, object]) -> None:
+    """Compare what config.json says with what the weights and their architecture say; it may be silent.
+
+    Raises:
+        UserError: naming the first setting that differs.
+    """
+    for name, wanted in expected.items():
+        if about.get(name, wanted) != wanted:
+            raise UserError(
+                f"{CONFIG}: {name} {about[name]!r} is not supported with these weights; they and their architecture "
+                f"have {wanted!r}"
+            )
+
+
+def positive(about: Mapping[str, Any], name: str) -> float | None:
+    """Return a setting of config.json that must be a positive number, None if it is not there.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    value = about.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise UserError(f"{CONFIG}: {name} must be a positive number, got {value!r}")
+    return float(value)
