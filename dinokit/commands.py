@@ -27,7 +27,7 @@ from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
 from dinokit.core.log import info, warn
-from dinokit.data.source import Source, is_gray, open_source
+from dinokit.data.source import Source, absolute, is_gray, open_source
 from dinokit.embedding import Embeddings
 from dinokit.embedding import embed as embed_source
 from dinokit.evaluation import base as evaluations
@@ -72,7 +72,10 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
         config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
-    source = open_source(config.experiment.data.source)
+    # the run, its checkpoints and its report are looked at from other folders too
+    place = absolute(config.experiment.data.source)
+    config = configuration.override(config, {"experiment.data.source": place}, hidden=HALVES)
+    source = open_source(place)
     if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
         config = _with_natural_channels(config, source)
     run = RunFolder(Path(out))
