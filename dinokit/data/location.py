@@ -115,7 +115,8 @@ def read_part(location: str, start: int, size: int) -> bytes:
     """
     if is_remote(location):
         return remote.read(location, start, start + size)
-    return os.pread(_opened(location).descriptor, size, start)
+    opened = _opened(location)  # by name: it must not close before it is read
+    return os.pread(opened.descriptor, size, start)
 
 
 def open_file(location: str) -> IO[bytes]:

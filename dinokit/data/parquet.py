@@ -21,6 +21,7 @@ from dinokit.data.table import DOMAINS, LABELS, PATHS, SPLITS, column
 
 SUFFIX = ".parquet"
 IMAGES = ("image", "img", "bytes", "image_bytes", "jpg", "jpeg", "png", "webp", "picture", "content")
+_COPIES = ".images"  # what a file of copied images ends with
 _ROWS = 256  # read at a time
 
 
@@ -33,14 +34,11 @@ def open_parquet(spec: str, *, split: str | None, channels: int) -> Source:
     files, root = find_files(spec, SUFFIX)
     if _image_column(_schema(files[0])) is None:
         return _open_paths(spec, files, root, split=split, channels=channels)
-    for file in files:
-        if not cached(file, ".images").exists():
-            cached(file, ".npz").unlink(missing_ok=True)
-    indexes = find_indexes(files, _pack)
+    indexes = find_indexes(files, _pack, copies=_COPIES)
     if not any(len(index.names) for index in indexes):
         raise UserError(f"{spec} has no rows")
     table = table_of_indexes(files, indexes, root=root)
-    packs = [str(cached(file, ".images")) for file in files]
+    packs = [str(cached(file, _COPIES)) for file in files]
     return SegmentSource(spec, packs, indexes, table, split=split, channels=channels)
 
 
@@ -68,7 +66,7 @@ def _pack(file: str) -> Index:
         raise UserError(f"{file} has no column of images, other files beside it have")
     names = list(schema.names)
     notes = [name for name in (column(names, known) for known in (LABELS, DOMAINS, SPLITS)) if name]
-    found, end, pack = IndexBuilder(), 0, cached(file, ".images")
+    found, end, pack = IndexBuilder(), 0, cached(file, _COPIES)
     try:
         with write_atomic(pack) as temporary, temporary.open("wb") as out:
             _check_room(file, str(pack.parent))

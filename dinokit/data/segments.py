@@ -146,9 +146,13 @@ def table_of_indexes(files: Sequence[str], indexes: Sequence[Index], *, root: st
     )
 
 
-def find_indexes(files: Sequence[str], build: Callable[[str], Index]) -> list[Index]:
-    """Return the indexes of large files: those in the cache if a file has not changed since, else built and kept."""
-    return [_find_index(file, build) for file in files]
+def find_indexes(files: Sequence[str], build: Callable[[str], Index], *, copies: str = "") -> list[Index]:
+    """Return the indexes of large files: those in the cache if a file has not changed since, else built and kept.
+
+    Args:
+        copies: ending of a file in the cache that the index speaks of; without it the index is built again.
+    """
+    return [_find_index(file, build, copies) for file in files]
 
 
 def cached(file: str, ending: str) -> Path:
@@ -177,12 +181,13 @@ def find_files(spec: str, ending: str) -> tuple[list[str], str]:
     return files, root
 
 
-def _find_index(file: str, build: Callable[[str], Index]) -> Index:
+def _find_index(file: str, build: Callable[[str], Index], copies: str) -> Index:
     version = f"{_LAYOUT} {' '.join(map(str, location.version(file)))}"
     entry = cached(file, ".npz")
     with _alone(entry):  # of several ranks one builds, the others wait and load
         with suppress(OSError, ValueError, KeyError):  # none, of another version, or damaged: it is built again
-            return _loaded(entry, version)
+            if not copies or cached(file, copies).exists():
+                return _loaded(entry, version)
         info(f"indexing {file}, once")
         index = build(file)
         try:

@@ -57,16 +57,17 @@ def index_zip(archive: str) -> Index:
 
 
 def _take(entry: zipfile.ZipInfo, file: IO[bytes], found: IndexBuilder) -> None:
-    if entry.is_dir() or hidden(entry.filename) or not entry.filename.lower().endswith(EXTENSIONS):
+    name = entry.filename.removeprefix("./")
+    if entry.is_dir() or hidden(name) or not name.lower().endswith(EXTENSIONS):
         return
     file.seek(entry.header_offset)
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size or not header.startswith(b"PK\x03\x04"):
-        found.add(entry.filename, 0, BROKEN)
+        found.add(name, 0, BROKEN)
     else:
-        _, name, extra = _HEADER.unpack(header)
+        _, length, extra = _HEADER.unpack(header)
         known = entry.compress_type in (PLAIN, DEFLATED) and not entry.flag_bits & _ENCRYPTED
         packing = entry.compress_type if known else OTHER
-        start = entry.header_offset + _HEADER.size + name + extra
-        found.add(entry.filename, start, entry.compress_size, whole=entry.file_size, packing=packing)
+        start = entry.header_offset + _HEADER.size + length + extra
+        found.add(name, start, entry.compress_size, whole=entry.file_size, packing=packing)
     found.note({})
