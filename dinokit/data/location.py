@@ -10,7 +10,7 @@ import re
 import stat
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 from urllib.parse import urlsplit
 
 from dinokit.core.errors import UserError, reason
@@ -119,8 +119,8 @@ def read_part(location: str, start: int, size: int) -> bytes:
     return os.pread(opened.descriptor, size, start)
 
 
-def open_file(location: str) -> IO[bytes]:
-    """Open a file to be read from start to end.
+def open_file(location: str) -> Any:
+    """Open a file to be read: what `open(path, "rb")` returns, or fsspec's like of it.
 
     Raises:
         UserError: if there is no such file.

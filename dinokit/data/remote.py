@@ -6,13 +6,12 @@ image.
 
 import time
 from collections.abc import Callable
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from dinokit.core.errors import UserError
 
 ATTEMPTS = 3
-_PAUSE = 0.2  # seconds before the second attempt; three times as long before each further one
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)
+PAUSE = 0.2  # seconds before the second attempt; three times as long before each further one
 
 T = TypeVar("T")
 
@@ -30,7 +29,7 @@ def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
     return data
 
 
-def open_file(url: str) -> IO[bytes]:
+def open_file(url: str) -> Any:
     """Open a file that can be read piece by piece.
 
     Raises:
@@ -61,7 +60,7 @@ def walk(url: str) -> list[str]:
     """
     files = filesystem(url)
     root = str(files._strip_protocol(url)).rstrip("/") + "/"
-    found = _asked(lambda: files.find(url), url)
+    found = _asked(lambda: files.find(url) or files.ls(url), url)  # find takes a server that is down for an empty one
     return sorted(path[len(root) :] for path in map(str, found) if path.startswith(root))
 
 
@@ -105,17 +104,27 @@ def _tried(ask: Callable[[], T], url: str) -> T:
     for attempt in range(ATTEMPTS):
         try:
             return ask()
-        except _FINAL as error:
-            raise OSError(_words(error, url)) from error
         except Exception as error:  # each kind of server has its own; none of them may end a run
+            if _is_final(error):
+                raise OSError(_words(error, url)) from error
             if attempt == ATTEMPTS - 1:
                 raise OSError(f"{_words(error, url)}, after {ATTEMPTS} attempts") from error
-            time.sleep(_PAUSE * 3**attempt)
+            time.sleep(PAUSE * 3**attempt)
     raise AssertionError("unreachable")
+
+
+def _is_final(error: Exception) -> bool:
+    """Tell what asking again cannot change; fsspec also says "not found" of a web server that is down or overloaded."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None:
+        return not isinstance(cause, OSError) and getattr(cause, "status", 404) < 500
+    return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
 
 
 def _words(error: Exception, url: str) -> str:
     if isinstance(error, FileNotFoundError):
-        return "no such file on the server"
+        if _is_final(error):
+            return "no such file on the server"
+        return _words(error.__cause__, url) if isinstance(error.__cause__, Exception) else "not reached"
     words = " ".join(str(error).replace(url, "").split())
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

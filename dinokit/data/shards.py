@@ -8,7 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 from dinokit.core.errors import UserError
 from dinokit.core.log import warn
@@ -60,7 +60,7 @@ def index_tar(shard: str) -> Index:
     return found.build()
 
 
-def _members(file: IO[bytes], shard: str) -> Iterator[tarfile.TarInfo]:
+def _members(file: Any, shard: str) -> Iterator[tarfile.TarInfo]:
     """Yield the members of a tar; raise tarfile.TarError where it is damaged, which tarfile takes for its end."""
     size, _ = location.version(shard)
     with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -82,7 +82,7 @@ def _members(file: IO[bytes], shard: str) -> Iterator[tarfile.TarInfo]:
 
 def _take(
     member: tarfile.TarInfo,
-    file: IO[bytes],
+    file: Any,
     found: IndexBuilder,
     notes: dict[str, dict[str, Any]],
     owners: list[str],

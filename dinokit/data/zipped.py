@@ -2,7 +2,7 @@
 
 import struct
 import zipfile
-from typing import IO
+from typing import Any
 
 from dinokit.core.errors import UserError
 from dinokit.data import location
@@ -56,7 +56,7 @@ def index_zip(archive: str) -> Index:
     return found.build()
 
 
-def _take(entry: zipfile.ZipInfo, file: IO[bytes], found: IndexBuilder) -> None:
+def _take(entry: zipfile.ZipInfo, file: Any, found: IndexBuilder) -> None:
     name = entry.filename.removeprefix("./")
     if entry.is_dir() or hidden(name) or not name.lower().endswith(EXTENSIONS):
         return
