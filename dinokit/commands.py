@@ -63,8 +63,9 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
 
     Args:
         recipe: a recipe's name (see `dinokit models`) or the config.yaml of another run.
-        data: a folder of images, nested as you like, or demo:fashion, demo:fashion-placed, demo:emoji. The demo recipe
-            trains a network of one channel if the images are gray.
+        data: a folder of images, nested as you like; a pattern 'photos/**/*.jpg', a list .txt, a manifest .csv .jsonl
+            .parquet, shards .tar, a .zip, hf:NAME, s3:// or https://, a mixture .yaml; or demo:fashion,
+            demo:fashion-placed, demo:emoji. The demo recipe trains a network of one channel if the images are gray.
         out: the run's folder; the same command again continues it.
     """
     config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
@@ -108,7 +109,8 @@ def evaluate(
     Args:
         task: knn or retrieval.
         model: a run folder, RUN/checkpoints/STEP, a weights file.
-        data: a folder with one folder per class, with train/ and val/ or test/ above them, or a demo: name.
+        data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything
+            with labels that `pretrain` takes.
         out: file that receives the numbers as JSON.
         baselines: also measure random-init and raw-pixels.
         device: auto, cpu, cuda or mps.
@@ -133,7 +135,7 @@ def embed(*, model: str, data: str, out: Path, device: str = "auto") -> Embeddin
 
     Args:
         model: a run folder, RUN/checkpoints/STEP or a weights file.
-        data: a folder of images or a demo: name.
+        data: a folder of images, a demo: name, or anything else that `pretrain` takes.
         out: the folder to write.
         device: auto, cpu, cuda or mps.
     """

@@ -102,10 +102,14 @@ def _encoded(part: Any, images: str) -> Any:
 def _image_column(features: Mapping[str, Any]) -> str | None:
     import datasets
 
+    def holds_bytes(kind: Any) -> bool:
+        return (isinstance(kind, Mapping) and "bytes" in kind) or getattr(kind, "dtype", "") in (
+            "binary",
+            "large_binary",
+        )
+
     names = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    names = names or [
-        name for name, kind in features.items() if getattr(kind, "dtype", "") in ("binary", "large_binary")
-    ]
+    names = names or [name for name, kind in features.items() if holds_bytes(kind)]
     return column(names, IMAGES) or (names[0] if names else None)
 
 
@@ -113,7 +117,7 @@ def _column(parts: Mapping[str, Any], wanted: tuple[str, ...]) -> Column | None:
     builder = ColumnBuilder()
     for part in parts.values():
         name = column(part.column_names, wanted)
-        values = [None] * len(part) if name is None else part[name]
+        values = [None] * len(part) if name is None else part[name][:]
         words = getattr(part.features[name], "names", None) if name else None
         for value in values:
             builder.add(words[value] if words and isinstance(value, int) and value >= 0 else value)

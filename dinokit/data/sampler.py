@@ -161,10 +161,13 @@ class _Blocks:
         length = int(self.counts.sum())
         if length == 0:  # no mixed batches at all
             return np.zeros(count, dtype=np.int64), np.zeros((count, len(self.counts)), dtype=np.int64)
-        blocks = range(start // length, (start + count - 1) // length + 1)
-        kinds, before = zip(*map(self._block, blocks))
-        first = start % length
-        return np.concatenate(kinds)[first : first + count], np.concatenate(before)[first : first + count]
+        kinds, before = [], []
+        for number in range(start // length, (start + count - 1) // length + 1):
+            part = slice(max(start - number * length, 0), start + count - number * length)
+            block = self._block(number)
+            kinds.append(block[0][part])
+            before.append(block[1][part])
+        return np.concatenate(kinds), np.concatenate(before)
 
     def _block(self, number: int) -> tuple[Int64[np.ndarray, "place"], Int64[np.ndarray, "place kind"]]:
         if number not in self._known:

@@ -7,7 +7,6 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from os import fsdecode, fsencode
 from typing import Any, final
 
 import numpy as np
@@ -32,7 +31,7 @@ class Texts(Sequence[str]):
     def __init__(self, texts: Iterable[str]) -> None:
         ends, joined = array("q"), bytearray()
         for text in texts:
-            joined += fsencode(text)
+            joined += text.encode(errors="surrogateescape")
             ends.append(len(joined))
         self.ends: Int64[np.ndarray, "text"] = np.array(ends, dtype=np.int64)
         self.joined = bytes(joined)
@@ -56,7 +55,7 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         start = self.ends[index - 1] if index % len(self) else 0
-        return fsdecode(self.joined[start : self.ends[index]])
+        return self.joined[start : self.ends[index]].decode(errors="surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class ColumnBuilder:
 
     def add(self, value: Any) -> None:
         """Append the word of the next image; None, NaN and empty text mean that it has none."""
-        word = "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+        word = value if isinstance(value, str) else _word(value)
         self._codes.append(self._places.setdefault(word, len(self._places)) if word else -1)
 
     def build(self) -> Column | None:
@@ -133,6 +132,8 @@ def table_of_paths(paths: Texts) -> Table:
 
     Folders that all paths share are passed over. There are labels if all images lie in (two or more) folders.
     """
+    if b"/" not in paths.joined:  # quick, for shards of millions
+        return Table(keys=paths)
     shared = shared_folder(paths)
     parts = [path[len(shared) :].split("/", 2) for path in paths]
     folders = [part[0] if len(part) > 1 else "" for part in parts]
@@ -190,6 +191,10 @@ def shared_folder(paths: Iterable[str]) -> str:
         if not shared:
             return ""
     return "".join(f"{folder}/" for folder in shared or ())
+
+
+def _word(value: Any) -> str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
 def _column(words: Iterable[str]) -> Column | None:

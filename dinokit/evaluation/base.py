@@ -167,6 +167,7 @@ def _labelled(backbone: Backbone, data: str, split: str | None, limit: int | Non
     if found.labels is None or len(found.classes) < 2:
         raise UserError(
             f"expected labelled images in {data}, got {len(found.classes)} classes; put each class in its own folder: "
-            "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg"
+            "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg, or give a manifest a "
+            "column label"
         )
     return found

@@ -149,6 +149,7 @@ def test_a_column_split_without_train_is_no_split(tmp_path: Path) -> None:
         ("a.csv", "path,split\na.png,train\nb.png,test\nc.png,\n", "c.png of .* has no split"),
         ("a.jsonl", "", "is empty"),
         ("a.jsonl", '{"path": "a"}\n{oops\n', "line 2 of .*a.jsonl is no JSON"),
+        ("a.jsonl", '{"path": "a"} {"path": "b"}\n', "line 1 of .*a.jsonl is no JSON: more follows"),
         ("a.jsonl", "[1]\n", "line 1 of .* is list, expected an object"),
         ("a.jsonl", '{"label": 1}\n', "has the columns label, none of paths"),
         ("a.jsonl", '{"path": "a"}\n{"label": 1}\n', "row 2 of .* has no path"),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, DatasetDict, Features, load_dataset
 from datasets import Image as ImageFeature
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +27,6 @@ from dinokit.data.loader import Loader
 from dinokit.data.segments import cached
 from dinokit.data.shards import index_tar
 from dinokit.data.source import Source, open_source, splits
-
-# of datasets and pyarrow when they make a set, not of ours
-odd_pickles = pytest.mark.filterwarnings("ignore::dill.PicklingWarning")
 
 
 def _png(value: int) -> bytes:
@@ -270,32 +267,34 @@ def test_no_room_for_the_images_of_a_parquet_is_said(tmp_path: Path, monkeypatch
 
 def _hub(folder: Path) -> DatasetDict:
     features = Features({"picture": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(_png(number))
-    rows = {"picture": [str(folder / f"{number}.png") for number in range(3)], "label": [1, 0, 1]}
-    whole = Dataset.from_dict(rows, features=features)
-    return DatasetDict({"train": whole, "test": whole.select([2])})
+    files = {}
+    for name, count in (("train", 3), ("test", 1)):
+        images = [{"bytes": _png(number), "path": None} for number in range(count)]
+        table = pyarrow.table({"picture": images, "label": [1, 0, 1][:count]})
+        files[name] = str(folder / f"{name}.parquet")
+        pyarrow.parquet.write_table(table, files[name])
+    return load_dataset("parquet", data_files=files, features=features, cache_dir=str(folder / "cache"))
 
 
-@odd_pickles
 def test_hugging_face_sets_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "saved").mkdir()
+    (tmp_path / "files").mkdir()
     monkeypatch.chdir(tmp_path)
-    _hub(tmp_path).save_to_disk(str(tmp_path / "saved"))
+    saved = _hub(tmp_path / "files")
+    saved.save_to_disk(str(tmp_path / "saved"))
+    saved["train"].save_to_disk(str(tmp_path / "one"))
     assert splits("hf:saved") == ("train", "test")
     train, test = open_source("hf:saved"), open_source(f"hf:{tmp_path}/saved", split="test")
     for source in (train, pickle.loads(pickle.dumps(train))):
         assert (_keys(source), _values(source)) == (["train/000000", "train/000001", "train/000002"], [0, 1, 2])
-    assert (_keys(test), _values(test), _names(test)) == (["test/000000"], [2], ["dog"])
+    assert (_keys(test), _values(test), _names(test)) == (["test/000000"], [0], ["dog"])
     assert train.classes == test.classes == ("cat", "dog")
-    _hub(tmp_path)["train"].save_to_disk(str(tmp_path / "one"))
     assert (splits("hf:one"), _values(open_source("hf:one", channels=1))) == ((), [0, 1, 2])
 
 
-@odd_pickles
 def test_a_hugging_face_set_without_images_is_one_line(tmp_path: Path) -> None:
-    Dataset.from_dict({"text": ["a"]}, features=Features({"text": Value("string")})).save_to_disk(str(tmp_path / "x"))
-    with pytest.raises(UserError, match="has the columns text, none of images"):
+    saved = _hub(tmp_path)["train"].remove_columns("picture")
+    saved.save_to_disk(str(tmp_path / "x"))
+    with pytest.raises(UserError, match="has the columns label, none of images"):
         open_source(f"hf:{tmp_path / 'x'}")
 
 
