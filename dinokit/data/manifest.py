@@ -74,7 +74,7 @@ def _paths(spec: str, rows: Rows, path: int, places: list[tuple[int, ColumnBuild
 def _csv(spec: str, text: io.TextIOWrapper) -> tuple[list[str], Rows]:
     header = text.readline()
     separator = max(",;\t", key=header.count)  # a spreadsheet writes what its country uses
-    reader = csv.reader(chain([header], text), delimiter=separator)
+    reader = csv.reader(chain([header], text), delimiter=separator, skipinitialspace=True)
     names = [name.strip() for name in next(reader, [])]
     if not names:
         raise UserError(f"{spec} is empty; it takes a row with the names of the columns, then one image per row")
@@ -88,7 +88,7 @@ def _csv_rows(spec: str, reader: Any, width: int) -> Rows:
                 continue
             if len(row) != width:
                 raise UserError(f"line {reader.line_num} of {spec} has {len(row)} fields, the header has {width}")
-            yield [field.strip() for field in row]
+            yield row
     except csv.Error as error:
         raise UserError(f"line {reader.line_num} of {spec} is no CSV: {error}") from error
 
