@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,6 +187,21 @@ def test_what_is_not_there_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message) as caught:
+        open_source(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "package", "extra"),
+    [("s3://b/x.csv", "fsspec", "remote"), ("a.parquet", "pyarrow", "parquet"), ("hf:owner/name", "datasets", "hf")],
+)
+def test_a_missing_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, package: str, extra: str
+) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)  # what Python does with a package that is not there
+    with pytest.raises(UserError, match=rf"pip install 'dinokit\[{extra}\]'") as caught:
         open_source(spec)
     assert "\n" not in str(caught.value)
 
