@@ -28,7 +28,7 @@ from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
 from dinokit.core.log import info, warn
-from dinokit.data.source import Source, is_gray, open_source
+from dinokit.data.source import Source, absolute, is_gray, open_source
 from dinokit.embedding import Embeddings
 from dinokit.embedding import embed as embed_source
 from dinokit.evaluation import base as evaluations
@@ -64,8 +64,9 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
 
     Args:
         recipe: a recipe's name (see `dinokit models`) or the config.yaml of another run.
-        data: a folder of images, nested as you like, or demo:fashion, demo:fashion-placed, demo:emoji. The demo recipe
-            trains a network of one channel if the images are gray.
+        data: a folder of images, nested as you like; a pattern 'photos/**/*.jpg', a list .txt, a manifest .csv .jsonl
+            .parquet, shards .tar, a .zip, hf:NAME, s3:// or https://, a mixture .yaml; or demo:fashion,
+            demo:fashion-placed, demo:emoji. The demo recipe trains a network of one channel if the images are gray.
         out: the run's folder; the same command again continues it.
     """
     config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
@@ -73,7 +74,10 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
         config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
-    source = open_source(config.experiment.data.source)
+    # the run, its checkpoints and its report are looked at from other folders too
+    place = absolute(config.experiment.data.source)
+    config = configuration.override(config, {"experiment.data.source": place}, hidden=HALVES)
+    source = open_source(place)
     if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
         config = _with_natural_channels(config, source)
     run = RunFolder(Path(out))
@@ -107,7 +111,8 @@ def evaluate(
         task: knn or retrieval.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
-        data: a folder with one folder per class, with train/ and val/ or test/ above them, or a demo: name.
+        data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything
+            with labels that `pretrain` takes.
         out: file that receives the numbers as JSON.
         baselines: also measure random-init and raw-pixels.
         device: auto, cpu, cuda or mps.
@@ -135,7 +140,7 @@ def embed(
     Args:
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
-        data: a folder of images or a demo: name.
+        data: a folder of images, a demo: name, or anything else that `pretrain` takes.
         out: the folder to write.
         device: auto, cpu, cuda or mps.
         precision: fp32, bf16, or auto: bf16 where the hardware multiplies it natively; its agreement is then said.

@@ -20,6 +20,12 @@ MakeFolder = Callable[..., Path]
 ARCHITECTURE = Config(patch_size=4, dim=16, depth=2, heads=2, ffn_hidden=32, registers=1, layer_scale=None)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the indexes of shards out of the home of whoever runs the tests."""
+    monkeypatch.setenv("DINOKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def make_vit() -> MakeVit:
     """A randomly initialised transformer with 4 px patches that looks at images of `size` px."""

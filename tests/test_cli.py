@@ -177,3 +177,22 @@ def test_a_changed_experiment_is_one_line_and_changes_nothing(
     line = mistake(capsys, "pretrain", "demo", "--data", photos, "--out", out, *TINY, "--seed", "1")
     assert "seed 0 -> 1" in line
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_run_is_continued_from_another_folder(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the images are: here a manifest, relative to where the run began."""
+    names = sorted(path.relative_to(tmp_path) for path in photos.rglob("*.png"))
+    (tmp_path / "table.csv").write_text("path,label\n" + "".join(f"{name},{name.parent.name}\n" for name in names))
+    monkeypatch.chdir(tmp_path)
+    assert run("pretrain", "demo", "--data", "table.csv", "--out", "runs/one", *TINY) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("pretrain", tmp_path / "runs/one/config.yaml", "--out", tmp_path / "runs/one") == 0
+    assert run("pretrain", tmp_path / "runs/one/config.yaml", "--out", "two", "--steps", "1") == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("pretrain", "demo", "--data", "table.csv", "--out", "runs/one", *TINY) == 0
+    assert "another experiment: data.source" in mistake(
+        capsys, "pretrain", "demo", "--data", photos, "--out", "runs/one", *TINY
+    )

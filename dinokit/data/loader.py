@@ -20,7 +20,7 @@ from dinokit.core.errors import RunError, UserError
 from dinokit.core.pixels import Pixels
 from dinokit.core.seed import generator
 from dinokit.data import masking, views
-from dinokit.data.sampler import Order
+from dinokit.data.sampler import MixedOrder, Order
 from dinokit.data.source import BadImage, Source
 
 _STREAM = 3  # keeps these random numbers apart from the order (0), the views (1) and the masks (2)
@@ -102,7 +102,9 @@ class Loader:
         self.workers = workers
         self.prefetch = prefetch
         self.pin_memory = pin_memory
-        self._order = Order(len(source), seed=seed)
+        self._order: Order | MixedOrder = Order(len(source), seed=seed)
+        if source.mix is not None:
+            self._order = MixedOrder(source.mix, seed=seed, batch=self.global_batch)
 
     @property
     def global_batch(self) -> int:
@@ -182,7 +184,8 @@ class Loader:
                     f"{len(bad)} images in a row of {self.source.name} could not be read, "
                     f"e.g. {bad[0].key}: {bad[0].reason}; check that the files are whole"
                 )
-            index = int(generator(self.seed, _STREAM, step, position, len(bad)).integers(len(self.source)))
+            first, last = self._order.alike(index)
+            index = first + int(generator(self.seed, _STREAM, step, position, len(bad)).integers(last - first))
 
 
 class _Built(Dataset[Batch | UserError]):

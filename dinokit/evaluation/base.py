@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.data.source import Subset, open_source, splits
+from dinokit.data.source import evenly, labelled, open_source, splits
 from dinokit.embedding import Embeddings, extract, unit
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
@@ -119,9 +119,9 @@ def features(backbone: Backbone, data: str, *, split: str | None, limit: int | N
     Raises:
         UserError: if no image of some class can be read.
     """
-    source = open_source(data, split=split, channels=backbone.channels)
+    source = labelled(open_source(data, split=split, channels=backbone.channels))
     if limit is not None:
-        source = Subset(source, limit)
+        source = evenly(source, limit)
     result = extract(backbone, source)
     lost = [] if source.labels is None else numpy.setdiff1d(source.labels, source.labels[result.indices]).tolist()
     if lost:
@@ -162,6 +162,7 @@ def _labelled(backbone: Backbone, data: str, split: str | None, limit: int | Non
     if found.labels is None or len(found.classes) < 2:
         raise UserError(
             f"expected labelled images in {data}, got {len(found.classes)} classes; put each class in its own folder: "
-            "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg"
+            "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg, or give a manifest a "
+            "column label"
         )
     return found

@@ -27,7 +27,7 @@ class Data:
     pixels: Pixels = field(
         default_factory=Pixels
     )  # normalisation; and the side at which the trained model will look at images
-    source: str = ""  # a folder, or demo:NAME; what --data gives
+    source: str = ""  # of the images: a folder, demo:NAME, ...; what --data gives
     accumulate: int = (
         1  # micro-batches per step; each is normalised (Sinkhorn, KoLeo) on its own, gradients are averaged
     )

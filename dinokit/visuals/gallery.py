@@ -13,7 +13,7 @@ from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
-from dinokit.data.source import BadImage, Source, open_source, splits
+from dinokit.data.source import BadImage, Source, labelled, open_source, splits
 from dinokit.embedding import device_of, encode, multiple, prepare
 from dinokit.models.features import Backbone
 from dinokit.visuals.neighbours import nearest
@@ -74,8 +74,8 @@ def choose_pictures(data: str, backbone: Backbone) -> Pictures:
         UserError: if the data is gone or holds too few readable images.
     """
     known = [name for name in ("test", "val") if name in splits(data)]
-    searched = open_source(data, channels=backbone.channels)
-    shown = open_source(data, split=known[0], channels=backbone.channels) if known else searched
+    searched = labelled(open_source(data, channels=backbone.channels))
+    shown = labelled(open_source(data, split=known[0], channels=backbone.channels)) if known else searched
     side = multiple(backbone.pixels.size or NATIVE, backbone.patch_size)
     ours = _first_domain(shown)
     theirs = _other_domains(searched) if searched.domains is not None else numpy.arange(len(searched))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dinokit.core.errors import UserError
 from dinokit.data.decode import BadImage
-from dinokit.data.source import FolderSource, is_gray, open_source, same_source, splits
+from dinokit.data.source import is_gray, open_source, same_source, splits
 
 
 def _images(root: Path, *names: str) -> Path:
@@ -78,13 +78,13 @@ def test_train_alone_is_no_split(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file.txt").write_text("x")
+    (tmp_path / "file.doc").write_text("x")
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("x")
     for spec, pattern in {
         "missing": f"no folder missing .*{tmp_path}",
-        "file.txt": "got the file file.txt",
+        "file.doc": "got the file file.doc",
         "empty": "no files at all.*jpg",
         "texts": "1 other file seen.*jpg",
         "demo:fashoin": "did you mean 'demo:fashion'",
@@ -108,7 +108,7 @@ def test_unreadable_files_are_bad_images(tmp_path: Path) -> None:
 
 
 def test_a_folder_source_survives_pickling(tmp_path: Path) -> None:
-    source = pickle.loads(pickle.dumps(FolderSource(str(_images(tmp_path, "x/1.png", "y/2.png")))))
+    source = pickle.loads(pickle.dumps(open_source(str(_images(tmp_path, "x/1.png", "y/2.png")))))
     assert [source.key(0), source.key(1), source.key(-1)] == ["x/1.png", "y/2.png", "y/2.png"]
 
 

@@ -1,0 +1,128 @@
+"""What every source of images is: something that can say how many it has and read one by its index.
+
+A source is picklable, holds no open file, and is cheap to copy into loader processes.
+"""
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+
+from dinokit.data.decode import BadImage, decode
+from dinokit.data.sampler import Mix
+from dinokit.data.table import Table
+
+
+class Source(ABC):
+    """Images by index.
+
+    Attributes:
+        name: how the user wrote it, for messages and file names.
+        channels: of every image that `read` returns.
+        classes: names of the labels; empty without labels.
+        labels: position in `classes` of every image, -1 where unknown; None if no image has one.
+        domains: name of the domain (style, camera, hospital) of every image, if known.
+        splits: names of all splits, of which this source is one; empty where there are none.
+        decoded: reading is a copy from memory; there is nothing for loader processes to win.
+        mix: the shares of several sources in a batch; None = all images alike.
+    """
+
+    name: str
+    channels: int
+    classes: tuple[str, ...] = ()
+    labels: Int64[np.ndarray, "sample"] | None = None
+    domains: Shaped[np.ndarray, "sample"] | None = None
+    splits: tuple[str, ...] = ()
+    decoded: bool = False
+    mix: Mix | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """Return what identifies the image to a person: a path inside the source or an id."""
+
+    @abstractmethod
+    def read(self, index: int, *, min_side: int | None = None) -> Shaped[Tensor, "channel height width"]:
+        """Read one image.
+
+        Args:
+            min_side: the image may come back smaller, as long as its short side keeps this many pixels.
+
+        Raises:
+            BadImage: the reason why it cannot be used.
+        """
+
+
+class EncodedSource(Source):
+    """Images as encoded files, wherever these lie, and one split of the table of what is known of them."""
+
+    def __init__(self, spec: str, table: Table, *, split: str | None, channels: int) -> None:
+        self.name = spec
+        self.channels = channels
+        self.splits = table.splits()
+        self._keys = table.keys
+        self._rows = table.rows(spec, split)  # of the table
+        self.classes, self.labels = table.labels(self._rows)
+        self.domains = table.domains(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, index: int) -> str:
+        return str(self._keys[int(self._rows[index])])
+
+    def read(self, index: int, *, min_side: int | None = None) -> Shaped[Tensor, "channel height width"]:
+        return decode(self.encoded(int(self._rows[index])), channels=self.channels, min_side=min_side)
+
+    @abstractmethod
+    def encoded(self, row: int) -> bytes:
+        """Return the encoded image in a row of the table.
+
+        Raises:
+            BadImage: if it cannot be had.
+        """
+
+
+@final
+class Subset(Source):
+    """Some images of another source."""
+
+    def __init__(self, source: Source, rows: Int64[np.ndarray, "sample"]) -> None:
+        self.source = source
+        self.rows = rows
+        self.name = source.name
+        self.channels = source.channels
+        self.decoded = source.decoded
+        self.classes = source.classes
+        self.labels = None if source.labels is None else source.labels[self.rows]
+        self.domains = None if source.domains is None else source.domains[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, index: int) -> str:
+        """Return the key of the image in the whole source."""
+        return self.source.key(int(self.rows[index]))
+
+    def read(self, index: int, *, min_side: int | None = None) -> Shaped[Tensor, "channel height width"]:
+        """Read one image."""
+        return self.source.read(int(self.rows[index]), min_side=min_side)
+
+
+def evenly(source: Source, count: int) -> Subset:
+    """Return evenly spaced images: quick to measure, and in a sorted folder every class keeps its share."""
+    return Subset(source, np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64))
+
+
+def labelled(source: Source) -> Source:
+    """Leave out the images whose label is unknown; a source without any label stays as it is."""
+    if source.labels is None or (source.labels >= 0).all():
+        return source
+    return Subset(source, np.flatnonzero(source.labels >= 0))
+
+
+__all__ = ["BadImage", "EncodedSource", "Source", "Subset", "evenly", "labelled"]

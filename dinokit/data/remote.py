@@ -1,0 +1,130 @@
+"""Files on servers through fsspec: S3, Google Cloud, HTTP and what else it knows; keys come from its usual variables.
+
+A read that fails is tried again a few times, unless the file is missing or forbidden; then it is the matter of one
+image.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from dinokit.core.errors import UserError
+
+ATTEMPTS = 3
+PAUSE = 0.2  # seconds before the second attempt; three times as long before each further one
+
+T = TypeVar("T")
+
+
+def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """Read a file, or the bytes from start to stop.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    files = filesystem(url)
+    data: bytes = _tried(lambda: files.cat_file(url, start=start, end=stop), url)
+    if start is not None and stop is not None and len(data) > stop - start:
+        raise OSError("the server sends whole files only (no Range); download the shard")
+    return data
+
+
+def open_file(url: str) -> Any:
+    """Open a file that can be read piece by piece.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    files = filesystem(url)
+    return _tried(lambda: files.open(url, "rb"), url)
+
+
+def version(url: str) -> tuple[int, str]:
+    """Return the size in bytes, -1 if the server does not tell, and what changes with the content.
+
+    Raises:
+        OSError: if there is no such file.
+    """
+    files = filesystem(url)
+    found = _tried(lambda: files.info(url), url)
+    tags = (found.get(name) for name in ("ETag", "etag", "LastModified", "updated", "mtime"))
+    size = found.get("size")
+    return -1 if size is None else int(size), str(next((tag for tag in tags if tag), ""))
+
+
+def walk(url: str) -> list[str]:
+    """List all files below a prefix, as paths relative to it, sorted.
+
+    Raises:
+        UserError: if the server cannot be asked.
+    """
+    files = filesystem(url)
+    root = str(files._strip_protocol(url)).rstrip("/") + "/"
+    found = _asked(lambda: files.find(url) or files.ls(url), url)  # find takes a server that is down for an empty one
+    return sorted(path[len(root) :] for path in map(str, found) if path.startswith(root))
+
+
+def matches(pattern: str) -> list[str]:
+    """List the URLs that fit a pattern, sorted.
+
+    Raises:
+        UserError: if the server cannot be asked.
+    """
+    files = filesystem(pattern)
+    return sorted(str(files.unstrip_protocol(path)) for path in _asked(lambda: files.glob(pattern), pattern))
+
+
+def filesystem(url: str) -> Any:
+    """Return fsspec's filesystem of a URL; fsspec keeps one per process, which a forked process makes anew.
+
+    Raises:
+        UserError: if the scheme is unknown or its package is missing.
+    """
+    scheme = url.split("://", 1)[0]
+    try:
+        import fsspec
+    except ImportError as error:
+        raise UserError(f"{scheme}:// needs fsspec: pip install 'dinokit[remote]'") from error
+    try:
+        return fsspec.filesystem(scheme.lower())
+    except ImportError as error:
+        raise UserError(f"{scheme}:// needs another package: pip install 'dinokit[remote]' ({error})") from error
+    except ValueError as error:
+        raise UserError(f"unknown scheme {scheme}:// in {url}; known are s3, gs, https, http and fsspec's") from error
+
+
+def _asked(ask: Callable[[], T], url: str) -> T:
+    try:
+        return _tried(ask, url)
+    except OSError as error:
+        raise UserError(f"cannot list {url}: {error}; check the address, the network and the keys") from error
+
+
+def _tried(ask: Callable[[], T], url: str) -> T:
+    for attempt in range(ATTEMPTS):
+        try:
+            return ask()
+        except Exception as error:  # each kind of server has its own; none of them may end a run
+            if _is_final(error):
+                raise OSError(_words(error, url)) from error
+            if attempt == ATTEMPTS - 1:
+                raise OSError(f"{_words(error, url)}, after {ATTEMPTS} attempts") from error
+            time.sleep(PAUSE * 3**attempt)
+    raise AssertionError("unreachable")
+
+
+def _is_final(error: Exception) -> bool:
+    """Tell what asking again cannot change; fsspec also says "not found" of a web server that is down or overloaded."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None:
+        return not isinstance(cause, OSError) and getattr(cause, "status", 404) < 500
+    return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+
+
+def _words(error: Exception, url: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        if _is_final(error):
+            return "no such file on the server"
+        return _words(error.__cause__, url) if isinstance(error.__cause__, Exception) else "not reached"
+    words = " ".join(str(error).replace(url, "").split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
