@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent / "dinokit"
 FILES = sorted(ROOT.rglob("*.py"))
 BANNED = {"utils", "util", "helpers", "helper", "common", "misc"}
 LAZY = {"__init__", "cli"}  # the front door imports what is asked for, when it is asked for
-OPTIONAL = {"torchvision", "timm", "transformers", "wandb"}
+OPTIONAL = {"tifffile", "torchvision", "timm", "transformers", "wandb"}
 
 # package -> packages of ours it may import; what is not listed for a package is forbidden to it
 MAY = {

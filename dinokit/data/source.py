@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
+from dinokit.core import depth
 from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.data.decode import EXTENSIONS, BadImage, decode
 from dinokit.data.demo import demo_splits, load_demo
@@ -53,8 +54,8 @@ class Source(ABC):
         """Return what identifies the image to a person: a path inside the source or an id."""
 
     @abstractmethod
-    def read(self, index: int, *, min_side: int | None = None) -> UInt8[Tensor, "channel height width"]:
-        """Read one image.
+    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
+        """Read one image: uint8, or float32 with 1.0 as white from files that are deeper (core/depth.py).
 
         Args:
             min_side: the image may come back smaller, as long as its short side keeps this many pixels.
@@ -132,7 +133,7 @@ class Subset(Source):
         """Return the key of the image in the whole source."""
         return self.source.key(int(self.rows[index]))
 
-    def read(self, index: int, *, min_side: int | None = None) -> UInt8[Tensor, "channel height width"]:
+    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
         """Read one image."""
         return self.source.read(int(self.rows[index]), min_side=min_side)
 
@@ -167,7 +168,7 @@ class ArraySource(Source):
     def key(self, index: int) -> str:
         return self._keys[index]
 
-    def read(self, index: int, *, min_side: int | None = None) -> UInt8[Tensor, "channel height width"]:
+    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
         del min_side  # nothing to save: the pixels are there already
         return self.images[index]
 
@@ -204,7 +205,7 @@ class FolderSource(Source):
     def key(self, index: int) -> str:
         return self._paths[index]
 
-    def read(self, index: int, *, min_side: int | None = None) -> UInt8[Tensor, "channel height width"]:
+    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
         try:
             data = (self._root / self._paths[index]).read_bytes()
         except OSError as error:  # deleted, unreadable, or a disk that fails: a matter of one image

@@ -248,9 +248,9 @@ def _tile(image: str, caption: str) -> str:
 
 
 def _photo(images: Images, row: int, *, side: int = 160) -> str:
-    pixels = images.pixels[row]
-    small = max(pixels.shape[1:]) <= LOSSLESS
-    return picture(data_uri(pixels.permute(1, 2, 0), side=side), alt=_alt(images, row), sharp=small)
+    pixels = images.picture(row)
+    small = max(pixels.shape[:2]) <= LOSSLESS
+    return picture(data_uri(pixels, side=side), alt=_alt(images, row), sharp=small)
 
 
 def _alt(images: Images, row: int) -> str:
