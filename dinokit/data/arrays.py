@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
+from dinokit.data.bad import BadImage
+
 NPY = b"\x93NUMPY"
 TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
@@ -23,10 +25,6 @@ _AXES = ("YX", "YXS", "SYX", "CYX")
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow
 
 Pixels = UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height width channel"]
-
-
-class BadImage(Exception):
-    """An image that cannot be used; the message is the reason, one line."""
 
 
 def read_npy(data: bytes, *, channels: int | None) -> Pixels:
@@ -66,6 +64,8 @@ def read_tiff(data: bytes) -> Pixels:
         shape = [image.shape[image.axes.index(axis)] for axis in "YX"]
         check_size(*shape, channels=math.prod(image.shape) // max(math.prod(shape), 1), dtype=image.dtype)
         array = image.asarray()
+        if array.shape != image.shape or 0 in array.shape:
+            raise BadImage(f"expected a TIFF of shape {image.shape}, its pixels have {array.shape}")
     if image.axes == "YX":
         array = array[:, :, None]
     return scaled(np.moveaxis(array, 0, 2) if image.axes in ("SYX", "CYX") else array)

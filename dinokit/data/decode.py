@@ -7,14 +7,12 @@ Large JPEGs are decoded at the smallest DCT scale whose short side is still suff
 AVIF has up to 12 bits, of which Pillow gives 8.
 """
 
+import ctypes
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from logging import NullHandler, getLogger
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dinokit.core import depth
 from dinokit.data import arrays
-from dinokit.data.arrays import BadImage, Pixels
+from dinokit.data.arrays import Pixels
+from dinokit.data.bad import BadImage, reasons
 
 __all__ = ["EXTENSIONS", "About", "BadImage", "decode", "describe"]
 
@@ -52,8 +51,10 @@ def decode(data: bytes, *, channels: int | None = 3, min_side: int | None = None
         BadImage: empty, unreadable, truncated, too large (Pillow's limit against bombs), not finite, or a wrong number
             of channels.
     """
-    with _reasons():
+    with reasons():
         pixels = _pixels(data, channels=channels, min_side=min_side)
+        if 0 in pixels.shape:
+            raise BadImage("an image without pixels")
     return torch.from_numpy(pixels).permute(2, 0, 1)  # [channel, height, width], channels last in memory
 
 
@@ -71,7 +72,7 @@ def describe(data: bytes) -> About:
     Raises:
         BadImage: if it is none.
     """
-    with _reasons():
+    with reasons():
         if data.startswith(arrays.NPY):
             return About("NPY", "")
         try:
@@ -209,49 +210,13 @@ def _needs_tifffile(image: Any, channels: int | None) -> bool:
     return image.tag_v2.get(_PLANES, 1) != 1 or _raw_mode(image)[:-1] not in ("RGB;16", "RGBA;16")
 
 
-@contextmanager
-def _reasons() -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one line; decoders raise almost anything on hostile bytes."""
-    try:
-        with _quiet():
-            yield
-    except BadImage:
-        raise
-    except UnidentifiedImageError as error:
-        raise BadImage("not an image of a known format") from error
-    except Exception as error:  # one bad file must never end a run
-        raise BadImage(" ".join(f"{type(error).__name__}: {error}".split())) from error
-
-
-_lock = Lock()
-_within = 0
-_filters = warnings.catch_warnings()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ignore what Pillow warns of, odd metadata and large sizes: of no use to someone training on a million files.
-
-    Filters are shared by all threads: the first to come sets them, the last to go takes them back.
-    """
-    global _within, _filters
-    with _lock:
-        if _within == 0:
-            _filters = warnings.catch_warnings()
-            _filters.__enter__()
-            warnings.simplefilter("ignore")
-        _within += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _within -= 1
-            if _within == 0:
-                _filters.__exit__(None, None, None)
-
-
 @cache
 def _formats() -> tuple[str, ...]:
+    """Wake Pillow's decoders, and silence them: what is wrong with a file is said by the exception."""
     Image.init()
     getLogger("PIL").addHandler(NullHandler())  # else Python would print its complaints
+    with suppress(AttributeError, OSError):  # libtiff writes its own to standard error; not where it is linked in
+        library = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
     return tuple(name for name in _FORMATS if name in Image.OPEN)

@@ -1,17 +1,16 @@
 """Every kind of file becomes pixels of its own depth or one clear reason."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 from PIL import Image
 
 from dinokit.core import depth
 from dinokit.data.decode import BadImage, decode
+
+from .hostile import deep_png, npy, tiff
 
 RED = (255, 0, 0)
 
@@ -70,29 +69,6 @@ def test_cmyk_becomes_rgb() -> None:
     assert max(green, blue) < 15
 
 
-def _png(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits and any kind of colour, which Pillow does not write."""
-    height, width, channels = values.shape
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    rows = values.astype(">u2").reshape(height, -1)
-    lines = b"".join(b"\0" + row.tobytes() for row in rows)
-    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)), (b"IDAT", zlib.compress(lines))
-    chunks = [struct.pack(">I", len(body)) + name + body for name, body in (*parts, (b"IEND", b""))]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(c + struct.pack(">I", zlib.crc32(c[4:])) for c in chunks)
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def _tiff(array: np.ndarray, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, array, **options)
-    return buffer.getvalue()
-
-
 def _deep(channels: int) -> np.ndarray:
     return np.random.default_rng(channels).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
 
@@ -105,7 +81,7 @@ def _assert_exact(pixels: torch.Tensor, values: np.ndarray) -> None:
 
 def test_sixteen_bits_of_gray_are_kept() -> None:
     values = np.array([[0, 257, 32896, 65534, 65535]], dtype=np.uint16)
-    for data in (_encoded(Image.fromarray(values), "PNG"), _encoded(Image.fromarray(values), "TIFF"), _npy(values)):
+    for data in (_encoded(Image.fromarray(values), "PNG"), _encoded(Image.fromarray(values), "TIFF"), npy(values)):
         _assert_exact(decode(data, channels=1), values[:, :, None])
         _assert_exact(decode(data), np.repeat(values[:, :, None], 3, axis=2))
 
@@ -114,13 +90,13 @@ def test_sixteen_bits_of_gray_are_kept() -> None:
 @pytest.mark.parametrize("compression", [None, "deflate"])
 def test_sixteen_bits_of_colour_are_kept(order: str, compression: str | None) -> None:
     values = _deep(3)
-    _assert_exact(decode(_png(values)), values)
-    _assert_exact(decode(_npy(values.astype(f"{order}u2"))), values)
+    _assert_exact(decode(deep_png(values)), values)
+    _assert_exact(decode(npy(values.astype(f"{order}u2"))), values)
     options = {"photometric": "rgb", "byteorder": order, "compression": compression}
-    _assert_exact(decode(_tiff(values, **options)), values)
-    planes = _tiff(np.ascontiguousarray(values.transpose(2, 0, 1)), planarconfig="separate", **options)
+    _assert_exact(decode(tiff(values, **options)), values)
+    planes = tiff(np.ascontiguousarray(values.transpose(2, 0, 1)), planarconfig="separate", **options)
     _assert_exact(decode(planes), values)
-    alpha = _tiff(_deep(4), extrasamples=["unassalpha"], **options)
+    alpha = tiff(_deep(4), extrasamples=["unassalpha"], **options)
     _assert_exact(decode(alpha, channels=4), _deep(4))
 
 
@@ -128,29 +104,29 @@ def test_sixteen_bits_of_colour_are_kept(order: str, compression: str | None) ->
 def test_deep_transparency_is_laid_on_white(channels: int) -> None:
     values = _deep(channels)
     colour, alpha = values[:, :, :-1] / 65535, values[:, :, -1:] / 65535
-    pixels = decode(_png(values), channels=None).permute(1, 2, 0).numpy()
+    pixels = decode(deep_png(values), channels=None).permute(1, 2, 0).numpy()
     assert np.abs(pixels - (colour * alpha + 1 - alpha)).max() < 1e-6
-    _assert_exact(decode(_png(values), channels=channels), values)
+    _assert_exact(decode(deep_png(values), channels=channels), values)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_eight_bits_in_a_file_of_sixteen_are_the_same_picture(channels: int) -> None:
     values = np.random.default_rng(0).integers(0, 256, (6, 5, channels), dtype=np.uint8)
     twin = decode(_encoded(Image.fromarray(values[:, :, 0] if channels == 1 else values), "PNG"))
-    deep = decode(_png(values.astype(np.uint16) * 257))
+    deep = decode(deep_png(values.astype(np.uint16) * 257))
     # with transparency, Pillow rounds to 8 bits
     assert (deep - depth.to_unit(twin)).abs().max() <= (0 if channels in (1, 3) else 1 / 255)
 
 
 def test_the_orientation_of_deep_colours_is_applied() -> None:
     values = _deep(3)
-    turned = _tiff(values, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
+    turned = tiff(values, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
     _assert_exact(decode(turned), np.rot90(values, -1))
 
 
 def test_floats_are_taken_as_they_are() -> None:
     values = np.array([[-40.0, 0.0, 0.5, 120.0]], np.float32)
-    for data in (_encoded(Image.fromarray(values), "TIFF"), _npy(values), _npy(values.astype(">f8"))):
+    for data in (_encoded(Image.fromarray(values), "TIFF"), npy(values), npy(values.astype(">f8"))):
         assert decode(data, channels=1)[0].tolist() == values.tolist()
         assert decode(data)[2].tolist() == values.tolist()
 
@@ -158,16 +134,16 @@ def test_floats_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e19])
 def test_numbers_without_a_meaning_are_bad(wrong: float) -> None:
     values = np.array([[0.0, wrong]], np.float32)
-    for data in (_encoded(Image.fromarray(values), "TIFF"), _npy(values), _npy(values[:, :, None])):
+    for data in (_encoded(Image.fromarray(values), "TIFF"), npy(values), npy(values[:, :, None])):
         with pytest.raises(BadImage, match="float image with"):
             decode(data)
 
 
 def test_signed_and_logical_values_have_their_range() -> None:
-    assert decode(_npy(np.array([[-32767, 32767]], np.int16)), channels=1)[0].tolist() == [[-1, 1]]
-    assert decode(_tiff(np.array([[-32767, 32767]], np.int16)), channels=1)[0].tolist() == [[-1, 1]]
-    assert decode(_npy(np.array([[False, True]])), channels=1)[0].tolist() == [[0, 255]]
-    for data in (_npy(np.zeros((2, 2), np.int64)), _tiff(np.zeros((2, 2), np.int32))):
+    assert decode(npy(np.array([[-32767, 32767]], np.int16)), channels=1)[0].tolist() == [[-1, 1]]
+    assert decode(tiff(np.array([[-32767, 32767]], np.int16)), channels=1)[0].tolist() == [[-1, 1]]
+    assert decode(npy(np.array([[False, True]])), channels=1)[0].tolist() == [[0, 255]]
+    for data in (npy(np.zeros((2, 2), np.int64)), tiff(np.zeros((2, 2), np.int32))):
         with pytest.raises(BadImage, match="expected integers of 8 or 16 bits, or floats; got int"):
             decode(data)
 
@@ -189,23 +165,23 @@ def test_signed_and_logical_values_have_their_range() -> None:
 )
 def test_axes_of_an_array(shape: tuple[int, ...], channels: int | None, expected: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    pixels = decode(_npy(values), channels=channels)
+    pixels = decode(npy(values), channels=channels)
     assert tuple(pixels.shape) == expected
     if expected[0] == 13:
         assert np.array_equal(pixels.numpy(), values if shape[0] == 13 else values.transpose(2, 0, 1))
 
 
 def test_an_array_is_believed_only_if_the_bytes_are_there() -> None:
-    data = _npy(np.zeros((8, 8), np.uint8))
+    data = npy(np.zeros((8, 8), np.uint8))
     huge = data.replace(b"(8, 8), }" + b" " * 12, b"(88888888888, 8), }  ")
     assert len(huge) == len(data)
     for broken in (huge, data[:-1], data + b"x"):
         with pytest.raises(BadImage, match="the file holds"):
             decode(broken)
     with pytest.raises(BadImage, match="Python objects"):
-        decode(_npy(np.array([[None]])))
+        decode(npy(np.array([[None]])))
     with pytest.raises(BadImage, match="2 or 3 axes"):
-        decode(_npy(np.zeros((1, 2, 3, 4))))
+        decode(npy(np.zeros((1, 2, 3, 4))))
 
 
 @pytest.mark.parametrize("channels", [2, 5, 13])
@@ -214,9 +190,9 @@ def test_tiffs_of_many_channels(channels: int, dtype: type[np.generic]) -> None:
     values = np.random.default_rng(0).integers(0, 256, (9, 8, channels)).astype(dtype)
     planes = np.ascontiguousarray(values.transpose(2, 0, 1))
     for data in (
-        _tiff(values, photometric="minisblack", planarconfig="contig"),
-        _tiff(planes, photometric="minisblack", planarconfig="separate", compression="deflate"),
-        _tiff(planes, photometric="minisblack", imagej=True, metadata={"axes": "CYX"}),  # pages
+        tiff(values, photometric="minisblack", planarconfig="contig"),
+        tiff(planes, photometric="minisblack", planarconfig="separate", compression="deflate"),
+        tiff(planes, photometric="minisblack", imagej=True, metadata={"axes": "CYX"}),  # pages
     ):
         pixels = decode(data, channels=channels)
         assert pixels.dtype == (torch.uint8 if dtype == np.uint8 else torch.float32)
