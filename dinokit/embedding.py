@@ -9,9 +9,7 @@ The size rule. With `pixels.size` the centre square is resized to the multiple o
 Without it (native size) nothing is cut and each side is resized to its own nearest multiple of the patch.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from dinokit.core import depth
 from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import check_writable, write_atomic, write_json, write_jsonl
 from dinokit.core.pixels import Pixels
+from dinokit.data.ahead import ahead
 from dinokit.data.source import BadImage, Source, open_source
 from dinokit.models.features import Backbone, Features
 
@@ -211,28 +210,11 @@ def _readable(
         except BadImage as error:
             return error
 
-    for index, image in enumerate(_ahead(read, len(source), workers=workers)):
+    for index, image in enumerate(ahead(read, len(source), workers=workers)):
         if isinstance(image, BadImage):
             bad.append(Skipped(index=index, key=source.key(index), reason=str(image)))
         else:
             yield index, image
-
-
-def _ahead(
-    read: Callable[[int], depth.Image | BadImage], count: int, *, workers: int
-) -> Iterator[depth.Image | BadImage]:
-    """Yield read(0), read(1), ...; threads run a bounded number of images ahead."""
-    if workers == 0:
-        yield from map(read, range(count))
-        return
-    pending: deque[Future[Tensor | BadImage]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for index in range(count):
-            pending.append(pool.submit(read, index))
-            if len(pending) == 32 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def _batches(images: Iterable[tuple[int, Tensor]], batch_size: int) -> Iterator[list[tuple[int, Tensor]]]:

@@ -205,12 +205,15 @@ class FolderSource(Source):
     def key(self, index: int) -> str:
         return self._paths[index]
 
-    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
+    def encoded(self, index: int) -> bytes:
+        """Return the file of an image; see data/check.py."""
         try:
-            data = (self._root / self._paths[index]).read_bytes()
+            return (self._root / self._paths[index]).read_bytes()
         except OSError as error:  # deleted, unreadable, or a disk that fails: a matter of one image
             raise BadImage(f"cannot open: {reason(error)}") from error
-        return decode(data, channels=self.channels, min_side=min_side)
+
+    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
+        return decode(self.encoded(index), channels=self.channels, min_side=min_side)
 
 
 @final
