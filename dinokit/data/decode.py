@@ -118,7 +118,8 @@ def _eight_bits(image: Image.Image, channels: int | None) -> UInt8[np.ndarray, "
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.array(image.convert("L" if gray else "RGB"))
+    mode = "L" if gray else "RGB"
+    pixels = np.array(image if image.mode == mode else image.convert(mode))  # converting would copy
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
@@ -167,9 +168,9 @@ def _on_white(
 
 
 def _upright(opened: Image.Image) -> Image.Image:
-    image: Image.Image = ImageOps.exif_transpose(opened)
-    image.load()
-    return image
+    opened.load()
+    ImageOps.exif_transpose(opened, in_place=True)  # without a copy where there is nothing to turn
+    return opened
 
 
 def _open(data: bytes) -> Image.Image:
