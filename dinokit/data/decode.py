@@ -131,7 +131,7 @@ def _deep_gray(opened: Image.Image) -> Pixels:
         kind = {"I;16B": np.uint16, "I;16S": np.int16, "I;16BS": np.int16}.get(raw, np.int32)
         values = values.astype(kind)
     values = values.astype(values.dtype.newbyteorder("="))
-    pixels = arrays.scaled(values, white=4095 if raw == "I;12" else None)
+    pixels = arrays.scaled(values, white=4095.0 if raw == "I;12" else None)
     if isinstance(transparent, int):
         pixels[values == transparent] = 1
     return pixels

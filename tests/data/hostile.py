@@ -105,11 +105,11 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     webp = _encoded(Image.new("RGB", (SIDE, SIDE)), "WEBP", lossless=True)
     yield "bomb.webp", webp[:21] + struct.pack("<I", 0x0FFFFFFF) + webp[25:]
     for side in (30_000, 2**32 - 1):
-        yield f"bomb-{side}.tif", _tiff_file(side, side, samples=1, bits=8)
-        yield f"bomb-{side}-13.tif", _tiff_file(side, side, samples=13, bits=16)
-    yield "samples.tif", _tiff_file(SIDE, SIDE, samples=65_535, bits=16)
-    yield "tiles.tif", _tiff_file(SIDE, SIDE, samples=3, bits=8, extra=((322, 4, 2**31), (323, 4, 2**31), (324, 4, 8)))
-    yield "endless.tif", _tiff_file(SIDE, SIDE, samples=13, bits=16, following=8)
+        yield f"bomb-{side}.tif", tiff_file(side, side, samples=1, bits=8)
+        yield f"bomb-{side}-13.tif", tiff_file(side, side, samples=13, bits=16)
+    yield "samples.tif", tiff_file(SIDE, SIDE, samples=65_535, bits=16)
+    yield "tiles.tif", tiff_file(SIDE, SIDE, samples=3, bits=8, extra=((322, 4, 2**31), (323, 4, 2**31), (324, 4, 8)))
+    yield "endless.tif", tiff_file(SIDE, SIDE, samples=13, bits=16, following=8)
     for shape in ("(99999999999,)", "(1000000, 1000000, 3)", "(-1, 8)", "()", "(0, 8)", "(" * 3000 + ")" * 3000):
         yield f"bomb-{shape[:20]}.npy", _npy_file(shape, "<f4")
     for dtype in ("|O", "<M8[s]", "<c16", "|V100000000", "<U9999999"):
@@ -119,17 +119,19 @@ def bombs() -> Iterator[tuple[str, bytes]]:
         yield f"{number}.tif", tiff(np.full((SIDE, SIDE), number, np.float32))
 
 
-def deep_png(values: np.ndarray) -> bytes:
-    """Write a PNG of 16 bits and any kind of colour, which Pillow does not."""
+def deep_png(values: np.ndarray, *, transparent: bytes = b"") -> bytes:
+    """Write a PNG of 16 bits and any kind of colour, which Pillow does not; one colour may be transparent."""
     height, width, channels = values.shape
     rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2").reshape(height, -1))
-    return png_file(width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], zlib.compress(rows))
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    return png_file(width, height, 16, kind, zlib.compress(rows), transparent=transparent)
 
 
-def png_file(width: int, height: int, bits: int, colour: int, pixels: bytes) -> bytes:
+def png_file(width: int, height: int, bits: int, colour: int, pixels: bytes, *, transparent: bytes = b"") -> bytes:
     """Write a PNG by its parts."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    chosen = [(b"tRNS", transparent)] if transparent else []
+    parts = ((b"IHDR", header), *chosen, (b"IDAT", pixels), (b"IEND", b""))
     chunks = [(struct.pack(">I", len(body)), name + body) for name, body in parts]
     return b"\x89PNG\r\n\x1a\n" + b"".join(a + b + struct.pack(">I", zlib.crc32(b)) for a, b in chunks)
 
@@ -159,7 +161,7 @@ def _npy_file(shape: str, dtype: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(256)
 
 
-def _tiff_file(
+def tiff_file(
     width: int,
     height: int,
     *,

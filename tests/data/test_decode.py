@@ -10,7 +10,7 @@ from PIL import Image
 from dinokit.core import depth
 from dinokit.data.decode import BadImage, decode
 
-from .hostile import deep_png, npy, tiff
+from .hostile import deep_png, npy, tiff, tiff_file
 
 RED = (255, 0, 0)
 
@@ -107,6 +107,22 @@ def test_deep_transparency_is_laid_on_white(channels: int) -> None:
     pixels = decode(deep_png(values), channels=None).permute(1, 2, 0).numpy()
     assert np.abs(pixels - (colour * alpha + 1 - alpha)).max() < 1e-6
     _assert_exact(decode(deep_png(values), channels=channels), values)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_deep_colour_that_is_declared_transparent_is_white(channels: int) -> None:
+    values = _deep(channels)
+    pixels = decode(deep_png(values, transparent=values[2, 3].astype(">u2").tobytes()), channels=channels)
+    values[2, 3] = 65535
+    _assert_exact(pixels, values)
+
+
+def test_twelve_bits_have_their_own_white() -> None:
+    data = tiff_file(24, 24, samples=1, bits=12)
+    triples = np.frombuffer(data[8 : 8 + 24 * 36], dtype=np.uint8).reshape(-1, 3).astype(int)  # two pixels each
+    left, right = triples[:, 0] * 16 + triples[:, 1] // 16, triples[:, 1] % 16 * 256 + triples[:, 2]
+    expected = np.stack([left, right], axis=1).reshape(24, 24) / 4095
+    assert np.abs(decode(data, channels=1)[0].numpy() - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
