@@ -8,9 +8,10 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -25,10 +26,12 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import parse_overrides
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError
+from dinokit.core.errors import LISTED, RunError, UserError
 from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
-from dinokit.core.log import info, warn
+from dinokit.core.log import info, progress, warn
+from dinokit.data.check import Check, check
 from dinokit.data.source import Source, absolute, is_gray, open_source
+from dinokit.data.stats import Stats, stats
 from dinokit.embedding import Embeddings
 from dinokit.embedding import embed as embed_source
 from dinokit.evaluation import base as evaluations
@@ -42,6 +45,7 @@ from dinokit.visuals.report import write_report
 
 __all__ = [
     "convert",
+    "data",
     "embed",
     "evaluate",
     "help_text",
@@ -121,9 +125,7 @@ def evaluate(
     config = configuration.override(module.Config(data=data), settings)
     backbone = load(model).to(devices.choose(device))
     if out is not None:
-        if Path(out).is_dir():
-            raise UserError(f"{out} is a folder; --out takes a file such as {Path(out) / 'result.json'}")
-        check_writable(Path(out).parent)
+        _check_file(Path(out))
     candidates = {str(model): backbone} | (evaluations.baselines(backbone) if baselines else {})
     rows = {name: module.run(candidate, config) for name, candidate in candidates.items()}
     _print_table(f"{task} on {data}", rows)
@@ -175,6 +177,47 @@ def report(run: tyro.conf.Positional[Path]) -> None:
         run: the run's folder.
     """
     info(f"report {write_report(Path(run))}")
+
+
+def data(
+    verb: tyro.conf.Positional[Literal["check", "stats"]],
+    source: tyro.conf.Positional[str],
+    *,
+    split: str | None = None,
+    channels: int | None = None,
+    limit: int | None = None,
+    workers: int | None = None,
+    out: Path | None = None,
+) -> None:
+    """Look at a source before training.
+
+    check: how many images, which formats, sizes and channels, exact duplicates, what cannot be read and why, the time
+    of a pass. stats: mean and standard deviation of every channel, as the settings of `dinokit pretrain`.
+
+    Args:
+        verb: check or stats.
+        source: a folder of images or a demo: name.
+        split: one split of the source; train, or everything, if not given.
+        channels: of the model; if not given, check takes each image as it is, stats takes 3.
+        limit: look at so many images, evenly spaced.
+        workers: threads; one per core if not given.
+        out: file that receives everything as JSON.
+    """
+    if min(number for number in (channels, limit, workers, 1) if number is not None) < 1:
+        raise UserError("channels, limit and workers must be at least 1")
+    if out is not None:
+        _check_file(Path(out))
+    opened = open_source(source, split=split, channels=channels or 3)
+    threads = workers or devices.cores()
+    found: Check | Stats
+    if verb == "check":
+        found = check(opened, channels=channels, limit=limit, workers=threads, shown=progress)
+        _print_check(found)
+    else:
+        found = stats(opened, limit=limit, workers=threads, shown=progress)
+        _print_stats(found)
+    if out is not None:
+        write_json(Path(out), {"source": source, **asdict(found)})
 
 
 def models(*, json: bool = False) -> None:
@@ -297,6 +340,39 @@ def _headline(run: RunFolder) -> str:
     measure, label = ("mAP", "retrieval mAP") if is_retrieval else ("top1@20", "k-NN (k = 20)")
     order = [model for model in ("teacher", "random-init", "raw-pixels") if model in newest]
     return f"{label}: " + ", ".join(f"{model} {newest[model][measure]:.1f} %" for model in order)
+
+
+def _check_file(out: Path) -> None:
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; --out takes a file such as {out / 'result.json'}")
+    check_writable(out.parent)
+
+
+def _print_check(found: Check) -> None:
+    table = Table(show_header=False, title=f"{found.source}: {found.images:,} of {found.total:,} images", box=None)
+    for name in ("width", "height"):
+        spread = getattr(found, name)
+        table.add_row(name, f"{spread.least} to {spread.largest} px, median {spread.median}" if spread else "-")
+    for name in ("short_side", "formats", "modes", "channels", "depths"):
+        counts = getattr(found, name)
+        table.add_row(name.replace("_", " "), "   ".join(f"{key}: {count:,}" for key, count in counts.items()) or "-")
+    table.add_row("duplicates", f"{found.duplicates:,}")
+    table.add_row("unreadable", f"{len(found.unreadable):,}")
+    table.add_row("speed", f"{found.images_per_second:,.0f} images/s at full size")
+    table.add_row("one pass", f"{found.seconds_per_pass:,.0f} s")
+    Console().print(table)
+    for line in found.unreadable[:LISTED]:
+        print(f"{line.key}: {line.reason}")
+    if len(found.unreadable) > LISTED:
+        print(f"... and {len(found.unreadable) - LISTED:,} more; --out FILE.json lists all")
+
+
+def _print_stats(found: Stats) -> None:
+    values = {name: [float(f"{each:.6g}") for each in getattr(found, name)] for name in ("mean", "std", "low", "high")}
+    Console().print(
+        f"{found.images:,} images, {found.bad:,} bad ones left out; values {values['low']} to {values['high']}"
+    )
+    print(f"--data.pixels.mean '{values['mean']}' --data.pixels.std '{values['std']}'")
 
 
 def _print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:

@@ -104,7 +104,7 @@ def override(config: T, values: Mapping[str, Any], *, hidden: Sequence[str] = ()
     for path, value in values.items():
         keys = path.split(".")
         if keys[0] not in hidden:
-            keys = [half for half in hidden if keys[0] in plain[half]][:1] + keys
+            keys = _home(plain, keys, hidden=hidden) + keys
         _assign(plain, keys, value, known=_paths(plain, hidden=hidden), path=path)
     return from_plain(type(config), plain)
 
@@ -187,6 +187,12 @@ def _assign(plain: dict[str, Any], keys: list[str], value: Any, *, known: list[s
     if not isinstance(node, dict) or (node and keys[-1] not in node):
         raise unknown_name("setting", path, known)
     node[keys[-1]] = value
+
+
+def _home(plain: dict[str, Any], keys: list[str], *, hidden: Sequence[str]) -> list[str]:
+    """Find the hidden field that a path is in: the one that knows all of it, or else the first that knows its start."""
+    homes = [half for half in hidden if keys[0] in plain[half]]
+    return ([half for half in homes if ".".join(keys) in _nodes(plain[half])] or homes)[:1]
 
 
 def _paths(plain: Any, *, hidden: Sequence[str]) -> list[str]:

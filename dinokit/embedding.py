@@ -9,26 +9,26 @@ The size rule. With `pixels.size` the centre square is resized to the multiple o
 Without it (native size) nothing is cut and each side is resized to its own nearest multiple of the patch.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from jaxtyping import Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 
 from dinokit.checkpoints.load import load
+from dinokit.core import depth
 from dinokit.core import device as devices
 from dinokit.core.device import Precision
 from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import check_writable, write_atomic, write_json, write_jsonl
 from dinokit.core.log import info
 from dinokit.core.pixels import Pixels
+from dinokit.data.ahead import ahead
 from dinokit.data.source import BadImage, Source, open_source
 from dinokit.models.features import Backbone, Features
 
@@ -71,8 +71,8 @@ def extract(
 ) -> Embeddings:
     """Compute the frozen features of all images of a source, in its order.
 
-    Images of equal size are computed together, so a row does not depend on the batch it was in. An image that cannot be
-    read is left out of every field and listed in `bad`.
+    Images of equal size and type are computed together, so a row does not depend on the batch it was in. An image that
+    cannot be read is left out of every field and listed in `bad`.
 
     Args:
         device: where to compute; the backbone is moved there. None: where the backbone is.
@@ -154,10 +154,8 @@ def embed(
     return result
 
 
-def prepare(
-    image: UInt8[Tensor, "channel height width"], *, size: int | None, patch_size: int
-) -> UInt8[Tensor, "channel rows columns"]:
-    """Resize and crop one image by the size rule of this module; an image that fits is returned as it is."""
+def prepare(image: depth.Image, *, size: int | None, patch_size: int) -> Shaped[Tensor, "channel rows columns"]:
+    """Resize and crop one image by the size rule of this module; its type stays, and one that fits is not touched."""
     height, width = image.shape[1:]
     if size is None:
         return _resized(image, multiple(height, patch_size), multiple(width, patch_size))
@@ -169,13 +167,16 @@ def prepare(
 
 
 @torch.inference_mode()
-def encode(
-    backbone: Backbone, images: UInt8[Tensor, "batch channel height width"], *, precision: Precision = "fp32"
-) -> Features:
-    """Compute the features of prepared images: scale to [0, 1], normalise as the backbone expects, run it."""
+def encode(backbone: Backbone, images: depth.Images, *, precision: Precision = "fp32") -> Features:
+    """Compute the features of prepared images: scale so that 1.0 is white, normalise as the backbone expects, run it.
+
+    Args:
+        images: uint8, or float32 with 1.0 as white.
+        precision: of the matrix products.
+    """
     mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in _statistics(backbone))
     with devices.autocast(images.device, precision)():
-        features: Features = backbone((images.float() / 255 - mean) / std)
+        features: Features = backbone((depth.to_unit(images) - mean) / std)
     return features
 
 
@@ -214,62 +215,44 @@ def _statistics(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...
     return mean, std
 
 
-def _resized(
-    image: UInt8[Tensor, "channel height width"], height: int, width: int
-) -> UInt8[Tensor, "channel rows columns"]:
+def _resized(image: depth.Image, height: int, width: int) -> Shaped[Tensor, "channel rows columns"]:
     if image.shape[1:] == (height, width):
         return image
     # uint8 in, uint8 out: rounds and clamps as Pillow does, without a float copy of a large photo
-    return functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)[0]
+    resized = functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)[0]
+    return resized if image.dtype == torch.uint8 else resized.clamp_(*depth.value_range(image))
 
 
 def _readable(
     source: Source, backbone: Backbone, *, workers: int, bad: list[Skipped]
-) -> Iterator[tuple[int, UInt8[Tensor, "channel height width"]]]:
+) -> Iterator[tuple[int, depth.Image]]:
     """Yield (index, prepared image) in order; append what cannot be read to `bad`."""
     size = backbone.pixels.size
     min_side = None if size is None else multiple(size, backbone.patch_size)
 
-    def read(index: int) -> UInt8[Tensor, "channel height width"] | BadImage:
+    def read(index: int) -> depth.Image | BadImage:
         try:
             return prepare(source.read(index, min_side=min_side), size=size, patch_size=backbone.patch_size)
         except BadImage as error:
             return error
 
-    for index, image in enumerate(_ahead(read, len(source), workers=workers)):
+    for index, image in enumerate(ahead(read, len(source), workers=workers)):
         if isinstance(image, BadImage):
             bad.append(Skipped(index=index, key=source.key(index), reason=str(image)))
         else:
             yield index, image
 
 
-def _ahead(
-    read: Callable[[int], UInt8[Tensor, "channel height width"] | BadImage], count: int, *, workers: int
-) -> Iterator[UInt8[Tensor, "channel height width"] | BadImage]:
-    """Yield read(0), read(1), ...; threads run a bounded number of images ahead."""
-    if workers == 0:
-        yield from map(read, range(count))
-        return
-    pending: deque[Future[Tensor | BadImage]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for index in range(count):
-            pending.append(pool.submit(read, index))
-            if len(pending) == 32 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
 def _batches(images: Iterable[tuple[int, Tensor]], batch_size: int) -> Iterator[list[tuple[int, Tensor]]]:
-    """Group images of equal size into batches; at most four batches of images wait for their like."""
-    groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    """Group images of equal size and type into batches; at most four batches of images wait for their like."""
+    groups: dict[tuple[object, ...], list[tuple[int, Tensor]]] = {}
     waiting = 0
     for index, image in images:
-        group = groups.setdefault(tuple(image.shape), [])
+        group = groups.setdefault((image.dtype, *image.shape), [])
         group.append((index, image))
         waiting += 1
         if len(group) == batch_size or waiting == 4 * batch_size:
-            fullest = max(groups, key=lambda shape: len(groups[shape]))
+            fullest = max(groups, key=lambda kind: len(groups[kind]))
             waiting -= len(groups[fullest])
             yield groups.pop(fullest)
     yield from groups.values()

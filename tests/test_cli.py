@@ -1,6 +1,7 @@
 """The command line: quick help, one line and exit code 2 for every mistake, and nothing overwritten."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,9 +9,12 @@ from pathlib import Path
 
 import numpy
 import pytest
+import tifffile
 from PIL import Image
 
 from dinokit import cli
+
+from .data.hostile import deep_png
 
 TINY = [
     *("--steps", "2", "--data.batch_size", "4", "--data.views.local_count", "1", "--checkpoint_every", "1"),
@@ -123,6 +127,11 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
         (["report", "DATA"], "DATA|photos"),
         (["evaluate", "nope", "--help"], "known are: knn, retrieval"),
         (["pretrain", "dmo", "--help"], "unknown recipe 'dmo'; did you mean 'demo'"),
+        (["data", "chek", "DATA"], "check"),
+        (["data", "check", "DATA/nowhere"], "nowhere"),
+        (["data", "check", "DATA", "--limit", "0"], "at least 1"),
+        (["data", "check", "DATA", "--out", "DATA"], "--out takes a file"),
+        (["data", "stats", "DATA", "--channels", "7"], "7 channels wanted, the file holds RGB"),
         (["models", "--jsn"], "did you mean '--json'"),
         (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--optim.lr.peak", ".nan"], "expected a finite number"),
         (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--seed", "2024-99-99"], "expected a whole number"),
@@ -137,6 +146,43 @@ def test_a_mistake_is_one_line(
     line = mistake(capsys, *filled)
     assert any(part in line for part in message.split("|")), line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_source_is_looked_at_before_training(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "dark" / "broken.jpg").write_bytes(b"")
+    assert run("data", "check", photos, "--out", tmp_path / "check.json") == 0
+    said = capsys.readouterr().out
+    assert "30 to 30 px" in said
+    assert "dark/broken.jpg: empty file (0 bytes)" in said
+    found = json.loads((tmp_path / "check.json").read_text())
+    assert (found["source"], found["images"], found["readable"], found["formats"]) == (str(photos), 13, 12, {"PNG": 12})
+    assert found["unreadable"] == [{"key": "dark/broken.jpg", "reason": "empty file (0 bytes)"}]
+    assert run("data", "stats", photos, "--channels", 1, "--limit", 13) == 0
+    assert "12 images, 1 bad ones left out" in capsys.readouterr().out
+
+
+def test_four_channels_from_files_to_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The settings that `data stats` prints are taken as they are; 16-bit and float files, beyond white too."""
+    draw, folder = numpy.random.default_rng(0), tmp_path / "bands"
+    folder.mkdir()
+    for index in range(4):
+        numpy.save(folder / f"{index}.npy", draw.normal(300, 20, (4, 30, 26)).astype(numpy.float32))
+        deep = draw.integers(0, 65536, (30, 26, 4), dtype=numpy.uint16)
+        tifffile.imwrite(folder / f"{index}.tif", deep, photometric="minisblack", planarconfig="contig")
+        (folder / f"{index}.png").write_bytes(deep_png(draw.integers(0, 65536, (26, 30, 4), dtype=numpy.uint16)))
+    assert run("data", "stats", folder, "--channels", 4) == 0
+    settings = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert settings[::2] == ["--data.pixels.mean", "--data.pixels.std"]
+    assert len(json.loads(settings[1])) == 4
+    out = tmp_path / "run"
+    words = ["--data", folder, "--out", out, *TINY, "--backbone.channels", 4]
+    assert run("pretrain", "demo", *words, *settings) == 0
+    assert not (out / "bad_images.jsonl").exists()
+    assert (out / "report.html").exists()
+    assert run("embed", "--model", out, "--data", folder, "--out", tmp_path / "embedded") == 0
+    assert numpy.isfinite(numpy.load(tmp_path / "embedded" / "embeddings.npy")).all()
 
 
 def test_a_run_that_is_not_measured_says_why(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,3 +166,20 @@ def test_differences_name_paths_and_both_values() -> None:
 def test_any_text_survives_yaml(text: str, tmp_path: Path) -> None:
     write_text(tmp_path / "c.yaml", to_yaml({"source": text}))
     assert read_yaml(tmp_path / "c.yaml") == {"source": text}
+
+
+def test_a_path_finds_the_half_that_knows_it() -> None:
+    """`data` is in both halves: what is seen, and how much of it may be bad."""
+    config = recipes.find("demo")
+    changed = override(
+        config, {"data.max_bad_ratio": 0.2, "data.min_side": 4, "data.masks.probability": 0.3}, hidden=HALVES
+    )
+    assert set(differences(config, changed)) == {
+        "runtime.data.max_bad_ratio",
+        "experiment.data.min_side",
+        "experiment.data.masks.probability",
+    }
+    with pytest.raises(UserError, match=r"unknown setting 'data.max_bad_rato'; did you mean 'data.max_bad_ratio'"):
+        override(config, {"data.max_bad_rato": 0.2}, hidden=HALVES)
+    settings = {setting.path: setting for setting in explained(config, hidden=HALVES)}
+    assert settings["data.max_bad_ratio"].value == "0.05"

@@ -51,6 +51,32 @@ def test_rows_are_the_backbone_of_the_prepared_image(make_vit: MakeVit, make_fol
     assert result.labels.tolist() == [0] * 5 + [1] * 5
 
 
+@pytest.mark.parametrize("size", [24, None])  # enlarged; as they are
+def test_the_depth_of_a_file_does_not_matter(make_vit: MakeVit, tmp_path: Path, size: int | None) -> None:
+    """Two pictures, each as 8-bit PNG, as 16-bit TIFF and as a float array, mixed in one batch."""
+    values = numpy.random.default_rng(0).integers(0, 256, (2, 16, 16), dtype=numpy.uint8)
+    for name, picture in zip("ab", values, strict=True):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        Image.fromarray(picture.astype(numpy.uint16) * 257).save(tmp_path / f"{name}.tif")
+        numpy.save(tmp_path / f"{name}.npy", picture / 255)
+    found = extract(make_vit(size=size), open_source(str(tmp_path)))
+    assert found.keys == ("a.npy", "a.png", "a.tif", "b.npy", "b.png", "b.tif")
+    a, b = found.cls[:3], found.cls[3:]
+    # enlarging rounds the 8-bit twin by half a level
+    tolerance = 0.02 if size else 1e-5
+    assert abs(a - a[0]).max() < tolerance
+    assert abs(b - b[0]).max() < tolerance
+    assert abs(a - b).max() > 0.1
+
+
+def test_enlarging_does_not_leave_the_range_of_a_float_image() -> None:
+    steps = torch.tensor([-40.0, 120.0]).repeat_interleave(8).expand(1, 16, 16)
+    image = prepare(steps, size=32, patch_size=4)
+    assert (image.min(), image.max()) == (-40, 120)
+    image = prepare((steps > 0).float(), size=32, patch_size=4)
+    assert (image.min(), image.max()) == (0, 1)
+
+
 def test_broken_images_are_listed_and_the_others_stay_aligned(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     root = make_folder(*FILES)
     whole = extract(make_vit(), open_source(str(root)))

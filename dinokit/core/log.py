@@ -1,12 +1,16 @@
 """What the program says to a person: on standard error, so that standard output stays data; rank 0 alone talks."""
 
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console
+from rich.progress import track
 
 from dinokit.core import dist
+
+T = TypeVar("T")
 
 
 class _Stderr:
@@ -42,6 +46,11 @@ console = Console(file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True
 def info(message: str) -> None:
     """Say one line."""
     console.print(message, markup=False)
+
+
+def progress(items: Iterable[T], total: int) -> Iterable[T]:
+    """Pass items on and show on a terminal how far they are."""
+    return track(items, "", total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def warn(message: str) -> None:

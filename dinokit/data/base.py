@@ -8,9 +8,9 @@ from typing import final
 
 import numpy as np
 from jaxtyping import Int64, Shaped
-from torch import Tensor
 
-from dinokit.data.decode import BadImage, decode
+from dinokit.core import depth
+from dinokit.data.decode import decode
 from dinokit.data.sampler import Mix
 from dinokit.data.table import Table
 
@@ -46,8 +46,8 @@ class Source(ABC):
         """Return what identifies the image to a person: a path inside the source or an id."""
 
     @abstractmethod
-    def read(self, index: int, *, min_side: int | None = None) -> Shaped[Tensor, "channel height width"]:
-        """Read one image.
+    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
+        """Read one image: uint8, or float32 with 1.0 as white from files that are deeper (core/depth.py).
 
         Args:
             min_side: the image may come back smaller, as long as its short side keeps this many pixels.
@@ -75,12 +75,20 @@ class EncodedSource(Source):
     def key(self, index: int) -> str:
         return str(self._keys[int(self._rows[index])])
 
-    def read(self, index: int, *, min_side: int | None = None) -> Shaped[Tensor, "channel height width"]:
-        return decode(self.encoded(int(self._rows[index])), channels=self.channels, min_side=min_side)
+    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
+        return decode(self.encoded(index), channels=self.channels, min_side=min_side)
+
+    def encoded(self, index: int) -> bytes:
+        """Return the file of an image.
+
+        Raises:
+            BadImage: if it cannot be had.
+        """
+        return self._fetch(int(self._rows[index]))
 
     @abstractmethod
-    def encoded(self, row: int) -> bytes:
-        """Return the encoded image in a row of the table.
+    def _fetch(self, row: int) -> bytes:
+        """Return the file in a row of the table.
 
         Raises:
             BadImage: if it cannot be had.
@@ -108,7 +116,7 @@ class Subset(Source):
         """Return the key of the image in the whole source."""
         return self.source.key(int(self.rows[index]))
 
-    def read(self, index: int, *, min_side: int | None = None) -> Shaped[Tensor, "channel height width"]:
+    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
         """Read one image."""
         return self.source.read(int(self.rows[index]), min_side=min_side)
 
@@ -123,6 +131,3 @@ def labelled(source: Source) -> Source:
     if source.labels is None or (source.labels >= 0).all():
         return source
     return Subset(source, np.flatnonzero(source.labels >= 0))
-
-
-__all__ = ["BadImage", "EncodedSource", "Source", "Subset", "evenly", "labelled"]

@@ -1,9 +1,10 @@
 """Random resized crops: which window of an image (torchvision's RandomResizedCrop), its resampling and turn.
 
-Bicubic (Keys 1981, a = -0.5) or bilinear with antialiasing (support widened by the scale when shrinking), on uint8, any
-number of channels. Two ways to the same pixels, up to one grey level of rounding: large images one by one with torch's
-kernel; small images of one shape all together as two batched matrix products, because the kernel's fixed cost of 60 us
-per call would exceed the work (768 crops of 28 px on one core: 58 ms against 10).
+Bicubic (Keys 1981, a = -0.5) or bilinear with antialiasing (support widened by the scale when shrinking), any number of
+channels, on uint8 or on float32 in [0, 1], which come back as they went in. Two ways to the same pixels, up to one grey
+level of rounding: large images one by one with torch's kernel; small images of one shape all together as two batched
+matrix products, because the kernel's fixed cost of 60 us per call would exceed the work (768 crops of 28 px on one
+core: 58 ms against 10).
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64, Num, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, Num, Shaped
 from torch import Tensor
 
 Kernel = Literal["bicubic", "bilinear"]
@@ -80,8 +81,8 @@ def grown(windows: Num[np.ndarray, "view sample 4"], factor: float) -> Float[np.
 
 
 def turn(
-    crops: UInt8[Tensor, "view sample channel canvas canvas"], angle: Float[np.ndarray, "view sample"], *, size: int
-) -> UInt8[Tensor, "view sample channel size size"]:
+    crops: Shaped[Tensor, "view sample channel canvas canvas"], angle: Float[np.ndarray, "view sample"], *, size: int
+) -> Shaped[Tensor, "view sample channel size size"]:
     """Take the middle `size` pixels of each crop, turned counter-clockwise by its angle (radians), bilinearly."""
     views, samples, channels, side, _ = crops.shape
     radians = torch.from_numpy(angle).float().flatten()
@@ -89,7 +90,7 @@ def turn(
     look_at = torch.stack([cos, -sin, none, sin, cos, none], dim=1).view(-1, 2, 3)  # output pixel -> canvas
     grid = F.affine_grid(look_at, [views * samples, channels, size, size], align_corners=False)
     turned = F.grid_sample(crops.flatten(0, 1).float(), grid, padding_mode="border", align_corners=False)
-    return turned.round_().to(torch.uint8).view(views, samples, channels, size, size)
+    return _stored(turned, crops.dtype).view(views, samples, channels, size, size)
 
 
 def cut(
@@ -99,13 +100,13 @@ def cut(
     *,
     size: int,
     kernel: Kernel,
-) -> UInt8[Tensor, "view sample channel size size"]:
-    """Cut windows out of images (uint8 [channel, height, width], any sizes), resize them to a square, mirror them.
+) -> Shaped[Tensor, "view sample channel size size"]:
+    """Cut windows out of images ([channel, height, width], one type, any sizes), resize them to a square, mirror them.
 
     What a window holds beyond the image repeats the image's edge.
     """
     views, samples, _ = windows.shape
-    out = torch.empty(views, samples, images[0].shape[0], size, size, dtype=torch.uint8)
+    out = torch.empty(views, samples, images[0].shape[0], size, size, dtype=images[0].dtype)
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         if max(image.shape[1:]) <= SMALL:
@@ -124,7 +125,7 @@ def cut(
         stack = stack.transpose(1, 2)  # [sample, height, channel, width]
         for view in range(views):
             crops = _together(stack, inside[view], mirrored[view, members], size=size, kernel=kernel)
-            out[view].index_copy_(0, torch.tensor(members), crops)
+            out[view].index_copy_(0, torch.tensor(members), _stored(crops, out.dtype))
     return out
 
 
@@ -166,6 +167,8 @@ def _one(image: Tensor, window: Num[np.ndarray, "4"], *, flip: bool, size: int, 
     if part.shape[1:] != (height, width):
         part = part[:, rows - rows[0]][:, :, columns - columns[0]]
     resized = F.interpolate(part[None], size=(size, size), mode=kernel, antialias=True)[0]
+    if resized.dtype != torch.uint8:
+        resized.clamp_(0, 1)  # bicubic overshoots at edges; torch clamps uint8 itself
     return resized.flip(-1) if flip else resized
 
 
@@ -176,7 +179,7 @@ def _together(
     *,
     size: int,
     kernel: Kernel,
-) -> UInt8[Tensor, "sample channel size size"]:
+) -> Float32[Tensor, "sample channel size size"]:
     samples, height, channels, width = stack.shape
     window = torch.from_numpy(windows).float()
     rows = _weights(window[:, 0], window[:, 2], side=height, size=size, kernel=kernel)  # [sample, size, height]
@@ -184,8 +187,12 @@ def _together(
     columns = torch.where(torch.from_numpy(mirrored)[:, None, None], columns.flip(1), columns)
     wide = torch.bmm(stack.reshape(samples, height * channels, width), columns.transpose(1, 2))
     tall = torch.bmm(rows, wide.view(samples, height, channels * size))  # [sample, size, channel * size]
-    pixels = tall.round_().clamp_(0, 255).to(torch.uint8)
-    return pixels.view(samples, size, channels, size).transpose(1, 2)
+    return tall.view(samples, size, channels, size).transpose(1, 2)
+
+
+def _stored(values: Float32[Tensor, "*shape"], dtype: torch.dtype) -> Shaped[Tensor, "*shape"]:
+    """Bring computed values back to the images' own type and range; the input may be overwritten."""
+    return values.round_().clamp_(0, 255).to(dtype) if dtype == torch.uint8 else values.clamp_(0, 1)
 
 
 def _weights(

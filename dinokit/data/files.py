@@ -6,7 +6,8 @@ from typing import final
 
 from dinokit.core.errors import UserError, reason
 from dinokit.data import location
-from dinokit.data.base import BadImage, EncodedSource, Source
+from dinokit.data.bad import BadImage
+from dinokit.data.base import EncodedSource, Source
 from dinokit.data.decode import EXTENSIONS
 from dinokit.data.folders import existing_folder, folder_splits, sub_folders, walk
 from dinokit.data.table import ColumnBuilder, Table, Texts, choose_split, table_of_paths
@@ -20,7 +21,7 @@ class FileSource(EncodedSource):
         super().__init__(spec, table, split=split, channels=channels)
         self._root = root
 
-    def encoded(self, row: int) -> bytes:
+    def _fetch(self, row: int) -> bytes:
         try:
             return location.read(location.join(self._root, self._keys[row]))
         except (OSError, ValueError) as error:  # deleted, unreadable, a disk or a server that fails: one image

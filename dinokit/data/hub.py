@@ -12,7 +12,8 @@ import numpy as np
 
 from dinokit.core.errors import UserError
 from dinokit.data import location
-from dinokit.data.base import BadImage, EncodedSource, Source
+from dinokit.data.bad import BadImage
+from dinokit.data.base import EncodedSource, Source
 from dinokit.data.parquet import IMAGES
 from dinokit.data.table import DOMAINS, LABELS, Column, ColumnBuilder, Table, Texts, column
 
@@ -31,7 +32,7 @@ class HubSource(EncodedSource):
         self._ends = np.cumsum([len(part) for part in self._parts])
         self._images = images
 
-    def encoded(self, row: int) -> bytes:
+    def _fetch(self, row: int) -> bytes:
         part = int(np.searchsorted(self._ends, row, side="right"))
         try:
             found = self._parts[part][row - int(self._ends[part])][self._images]

@@ -61,6 +61,7 @@ class Loader:
         masking_config: None = no masks (DINO v1).
         pixels: normalisation of the crops.
         patch_size: of the backbone, pixels; crop sizes must be multiples of it.
+        min_side: pixels; an image with a shorter side is bad.
         batch: images per forward pass, a rank's part of a micro batch; the global batch is batch * accumulate * world.
         accumulate: micro batches per step and rank.
         workers: loader processes; 0 = build the batches in this process. Never changes a number.
@@ -80,6 +81,7 @@ class Loader:
         patch_size: int,
         batch: int,
         seed: int,
+        min_side: int = 1,
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
@@ -94,6 +96,7 @@ class Loader:
         self.masking_config = masking_config
         self.pixels = pixels
         self.grid = (views_config.global_size // patch_size, views_config.global_size // patch_size)
+        self.min_side = min_side
         self.batch = batch
         self.accumulate = accumulate
         self.rank = rank
@@ -176,7 +179,7 @@ class Loader:
         bad: list[BadRecord] = []
         while True:
             try:
-                return self.source.read(index, min_side=self.views_config.min_side), index, bad
+                return self._read_large_enough(index), index, bad
             except BadImage as error:
                 bad.append(BadRecord(index, self.source.key(index), str(error)))
             if len(bad) > _ATTEMPTS:
@@ -186,6 +189,14 @@ class Loader:
                 )
             first, last = self._order.alike(index)
             index = first + int(generator(self.seed, _STREAM, step, position, len(bad)).integers(last - first))
+
+    def _read_large_enough(self, index: int) -> Tensor:
+        # asked for no less than is demanded, else a large JPEG decoded small would be too small
+        image = self.source.read(index, min_side=max(self.views_config.min_side, self.min_side))
+        height, width = image.shape[1:]
+        if min(height, width) < self.min_side:
+            raise BadImage(f"too small: {width} x {height} pixels, data.min_side is {self.min_side}")
+        return image
 
 
 class _Built(Dataset[Batch | UserError]):

@@ -22,7 +22,8 @@ from dinokit.core.errors import UserError, reason
 from dinokit.core.files import write_atomic
 from dinokit.core.log import info, warn
 from dinokit.data import location
-from dinokit.data.base import BadImage, EncodedSource
+from dinokit.data.bad import BadImage
+from dinokit.data.base import EncodedSource
 from dinokit.data.table import (
     DOMAINS,
     LABELS,
@@ -116,7 +117,7 @@ class SegmentSource(EncodedSource):
         self._whole = np.concatenate([index.whole for index in indexes])
         self._packing = np.concatenate([index.packing for index in indexes])
 
-    def encoded(self, row: int) -> bytes:
+    def _fetch(self, row: int) -> bytes:
         file, size, whole = self._files[int(self._file[row])], int(self._size[row]), int(self._whole[row])
         if size < 0:
             raise BadImage(f"{os.path.basename(file)} is damaged or cut short here; what follows is lost")

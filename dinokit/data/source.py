@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from dinokit.core import depth
 from dinokit.core.errors import UserError
 from dinokit.data import folders, hub, location, manifest, mixture, parquet, shards, zipped
-from dinokit.data.base import BadImage, Source, Subset, evenly, labelled
+from dinokit.data.bad import BadImage
+from dinokit.data.base import Source, Subset, evenly, labelled
 from dinokit.data.decode import EXTENSIONS
 from dinokit.data.demo import demo_splits, load_demo
 from dinokit.data.files import open_folder, open_list, open_pattern, open_prefix
@@ -148,7 +150,7 @@ class ArraySource(Source):
     def key(self, index: int) -> str:
         return str(self._keys[index])
 
-    def read(self, index: int, *, min_side: int | None = None) -> Shaped[Tensor, "channel height width"]:
+    def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
         del min_side  # nothing to save: the pixels are there already
         return self.images[index]
 

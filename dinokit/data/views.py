@@ -2,6 +2,10 @@
 
 All randomness of a batch is one table of uniform numbers per step, one row per position in the global batch; a rank or
 a loader process computes its own rows of it directly: the views of a sample are a function of (seed, step, position).
+
+Images of uint8 are rounded to it once, after the geometry; float32 stay so. A float image beyond [0, 1] is brought to
+[0, 1] by its own range first (core/depth.py), distorted as all others, and brought back: nothing is cut off at 1, and
+"brighter" means the same share of the range for a photo and for a thermal image.
 Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1), DINOv2 and DINOv3 recipes.
 """
 
@@ -12,9 +16,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Shaped
 from torch import Tensor
 
+from dinokit.core import depth
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
 from dinokit.core.seed import generator
@@ -116,7 +121,7 @@ def make(
     """Cut and distort the global and the local crops of a batch.
 
     Args:
-        images: uint8 [channel, height, width], of any sizes.
+        images: uint8 or float32 [channel, height, width], of any sizes.
         pixels: normalisation of the crops.
         first: position of the first image in the global batch of this step.
     """
@@ -124,16 +129,31 @@ def make(
     uniforms = _uniforms(seed, step, first=first, samples=len(images), draws=count * (crop.DRAWS + augment.DRAWS))
     table = uniforms.reshape(len(images), count, -1).transpose(1, 0, 2)  # [crop, sample, draw]
     geometry, distortion = table[..., : crop.DRAWS], table[..., crop.DRAWS :]
+    images, ranges = _within_unit(images)
     first_crop, second_crop = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
     local_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
     global_crops = torch.stack(
         [
-            _distort(first_crop, distortion[0], config.first, pixels),
-            _distort(second_crop, distortion[1], config.second, pixels),
+            _distort(first_crop, distortion[0], config.first, pixels, ranges),
+            _distort(second_crop, distortion[1], config.second, pixels, ranges),
         ]
     )
     flat = distortion[2:].reshape(-1, augment.DRAWS)  # [local * sample, draw]
-    return global_crops, _distort(local_crops.flatten(0, 1), flat, config.local, pixels).view(local_crops.shape)
+    repeated = None if ranges is None else ranges.repeat(config.local_count, 1)
+    distorted = _distort(local_crops.flatten(0, 1), flat, config.local, pixels, repeated)
+    return global_crops, distorted.view(local_crops.shape)
+
+
+def _within_unit(images: Sequence[Tensor]) -> tuple[Sequence[Tensor], Float32[Tensor, "sample 2"] | None]:
+    """Bring float images beyond [0, 1] to it, and return every image's (low, high); None if there are none such."""
+    ranges = [depth.value_range(image) for image in images]
+    if all(each == (0, 1) for each in ranges):
+        return images, None
+    unit = [
+        image if (low, high) == (0, 1) else (image - low) / (high - low)
+        for image, (low, high) in zip(images, ranges, strict=True)
+    ]
+    return unit, torch.tensor(ranges)
 
 
 def _uniforms(seed: int, step: int, *, first: int, samples: int, draws: int) -> Float[np.ndarray, "sample draw"]:
@@ -149,7 +169,14 @@ def _cut(
     scale: tuple[float, float],
     size: int,
     config: Config,
-) -> UInt8[Tensor, "view sample channel size size"]:
+) -> Shaped[Tensor, "view sample channel size size"]:
+    """Cut one kind of crops; uint8, unless there are float images among them: then all as float32, 1.0 = white."""
+    depths = sorted({image.dtype for image in images}, key=str)
+    if len(depths) > 1:  # each type by itself, so that the crops of an image do not depend on its neighbours
+        parts = [[row for row, image in enumerate(images) if image.dtype == each] for each in depths]
+        cuts = [_cut([images[row] for row in part], geometry[:, part], scale, size, config) for part in parts]
+        together = torch.cat([depth.to_unit(crops) for crops in cuts], dim=1)
+        return together[:, torch.tensor([row for part in parts for row in part]).argsort()]
     height = np.array([image.shape[1] for image in images])
     width = np.array([image.shape[2] for image in images])
     windows = [
@@ -168,10 +195,11 @@ def _cut(
 
 
 def _distort(
-    crops: UInt8[Tensor, "sample channel height width"],
+    crops: Shaped[Tensor, "sample channel height width"],
     uniforms: Float[np.ndarray, "sample draw"],
     distortion: augment.Config,
     pixels: Pixels,
+    ranges: Float32[Tensor, "sample 2"] | None,
 ) -> Float32[Tensor, "sample channel height width"]:
     """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
     parameters = augment.draw(distortion, uniforms)
@@ -180,7 +208,10 @@ def _distort(
     pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK))
     edges = np.linspace(0, len(crops), pieces + 1).astype(int).tolist()
     for start, stop in pairwise(edges):
-        values = crops[start:stop].float().div_(255)
+        values = depth.to_unit(crops[start:stop])
         values = augment.apply(values, parameters.rows(start, stop), distortion)
+        if ranges is not None:
+            low, high = ranges[start:stop, :, None, None, None].unbind(1)  # [sample, 1, 1, 1]
+            values = values * (high - low) + low
         torch.div(values - mean, std, out=out[start:stop])
     return out

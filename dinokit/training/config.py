@@ -27,6 +27,7 @@ class Data:
     pixels: Pixels = field(
         default_factory=Pixels
     )  # normalisation; and the side at which the trained model will look at images
+    min_side: int = 8  # pixels; an image with a shorter side counts as bad and is replaced
     source: str = ""  # of the images: a folder, demo:NAME, ...; what --data gives
     accumulate: int = (
         1  # micro-batches per step; each is normalised (Sinkhorn, KoLeo) on its own, gradients are averaged
@@ -37,6 +38,8 @@ class Data:
             raise UserError(
                 f"batch_size must be a positive multiple of accumulate, got {self.batch_size} and {self.accumulate}"
             )
+        if self.min_side < 1:
+            raise UserError(f"min_side must be at least 1 pixel, got {self.min_side}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,17 @@ class Experiment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What is put up with in the data; here and not in the experiment, so that a stopped run can go on with more."""
+
+    max_bad_ratio: float = 0.05  # share of the images seen that may be bad; the run stops above it, 1: never
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_ratio <= 1:
+            raise UserError(f"max_bad_ratio must lie in [0, 1], got {self.max_bad_ratio}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Everything that must not change a number of the run, but for rounding and what ranks draw for themselves."""
 
@@ -89,6 +103,7 @@ class Runtime:
     log_every: int = 10  # steps between lines of metrics.jsonl
     evaluate: bool = True  # measure k-NN of every saved teacher when the data has labels
     tensorboard: bool = True  # write events/
+    data: Tolerance = field(default_factory=Tolerance)  # limits that change no number of a run that goes on
 
     def __post_init__(self) -> None:
         if min(self.checkpoint_every, self.keep, self.log_every) < 1:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -26,11 +26,12 @@ from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError, reason
-from dinokit.core.files import append_jsonl, read_jsonl, write_json, write_jsonl
+from dinokit.core.files import read_jsonl, write_json, write_jsonl
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source, same_source
 from dinokit.training import ranks
+from dinokit.training.bad_images import BadImages, forget_later
 from dinokit.training.config import Experiment, TrainConfig
 from dinokit.training.progress import Journal
 from dinokit.training.step import Report, Trainer
@@ -95,13 +96,12 @@ class _Session:
     clock: Clock
     on_checkpoint: Callable[[int, Path], None]
     bad_in_a_row: int = 0
-    bad_images: set[str | None] = field(default_factory=set)
 
     def train(self) -> None:
         steps, runtime = self.config.experiment.steps, self.config.runtime
         start = self.clock.step
         if dist.is_main():
-            write_json(self.run.environment, environment(self.trainer.device))
+            write_json(self.run.environment, environment(self.trainer.device) | {"images": len(self.source)})
             if not self.run.steps():
                 self._save()
             self.on_checkpoint(start, self.run.checkpoint(start))
@@ -113,17 +113,27 @@ class _Session:
             self.run, steps=steps, every=runtime.log_every, tensorboard=runtime.tensorboard, start=start + 1
         )
         batches = self._loader().batches(start, steps)
+        bad_images = BadImages(
+            self.run.bad_images, images=len(self.source), max_ratio=runtime.data.max_bad_ratio
+        )  # read before the first step, which needs all ranks: nobody writes yet
+        batch_size = self.config.experiment.data.batch_size
         try:
             with _stop_requests() as wish, journal.shown(start=start):
                 while self.clock.step < steps:
                     bad = self._step(batches, journal)
                     stop, any_bad = dist.any_rank(wish.requested, bool(bad))
                     if any_bad:
-                        self._record_bad_images(dist.gather_lists(bad))
+                        bad_images.add(dist.gather_lists(bad), step=self.clock.step)
+                    too_many = bad_images.too_many(self.clock.step * batch_size)
                     due = self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == steps
-                    if (due or stop) and not self.bad_in_a_row:  # a diverging run keeps its good states
+                    if (due or stop or too_many) and not self.bad_in_a_row:  # a diverging run keeps its good states
                         journal.flush(self.clock.step, clock=self.clock.seconds)
                         self._save()
+                    if too_many:
+                        raise RunError(
+                            f"{too_many}; {_newest(self.run)}; mend or remove them (dinokit data check lists all), or "
+                            "allow more with --data.max_bad_ratio and the same command continues"
+                        )
                     if stop and self.clock.step < steps:
                         raise Interrupted(f"stopped at step {self.clock.step} of {steps}; {_newest(self.run)}")
                     if due and not self.bad_in_a_row and dist.is_main():
@@ -179,20 +189,10 @@ class _Session:
             rank=dist.rank(),
             world=dist.world_size(),
             seed=experiment.seed,
+            min_side=experiment.data.min_side,
             workers=_workers(self.config.runtime.workers, self.source),
             pin_memory=self.trainer.device.type == "cuda",
         )
-
-    def _record_bad_images(self, records: list[BadRecord]) -> None:
-        if not dist.is_main():
-            return
-        if not self.bad_images:
-            self.bad_images = {line.get("key") for line in read_jsonl(self.run.bad_images)}
-        for record in records:
-            if record.key not in self.bad_images:
-                self.bad_images.add(record.key)
-                append_jsonl(self.run.bad_images, {"key": record.key, "reason": record.reason})
-                warn(f"replaced {record.key}: {record.reason}")
 
     def _count_bad_step(self, report: Report) -> None:
         if report.finite:
@@ -298,6 +298,7 @@ def _restore(run: RunFolder, trainer: Trainer) -> Clock:
     if dist.is_main():
         run.publish(steps[-1])  # a kill may have come between the checkpoint and its publication
         write_jsonl(run.metrics, (line for line in read_jsonl(run.metrics) if line.get("step", 0) <= steps[-1]))
+        forget_later(run.bad_images, steps[-1])
     info(f"continuing {run.path} from step {steps[-1]}")
     return clock
 

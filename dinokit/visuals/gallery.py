@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from dinokit.checkpoints.load import load
+from dinokit.core import depth
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
@@ -33,7 +34,7 @@ BATCH = 64
 class Images:
     """Prepared square pictures and what is known of them."""
 
-    pixels: UInt8[Tensor, "image channel side side"]
+    pixels: depth.Images
     keys: tuple[str, ...]
     labels: Int64[numpy.ndarray, " image"] | None
     classes: tuple[str, ...]
@@ -42,6 +43,10 @@ class Images:
     def label(self, row: int) -> str:
         """Return the class of an image, empty if unknown."""
         return "" if self.labels is None else self.classes[int(self.labels[row])]
+
+    def picture(self, row: int) -> UInt8[Tensor, "height width channel"]:
+        """Return an image as a screen can show it."""
+        return depth.for_display(self.pixels[[row]])[0].permute(1, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,11 @@ def map_side(side: int, patch_size: int) -> int:
     return side * factor
 
 
-def _cls(backbone: Backbone, images: UInt8[Tensor, "image channel side side"]) -> Float[Tensor, "image dim"]:
+def _cls(backbone: Backbone, images: depth.Images) -> Float[Tensor, "image dim"]:
     return torch.cat([encode(backbone, part.to(device_of(backbone))).cls.cpu() for part in _parts(images)])
 
 
-def _parts(images: UInt8[Tensor, "image channel side side"]) -> tuple[Tensor, ...]:
+def _parts(images: depth.Images) -> tuple[Tensor, ...]:
     return tuple(images[start : start + BATCH] for start in range(0, len(images), BATCH))
 
 
@@ -168,7 +173,7 @@ def _read(source: Source, order: Sequence[int], *, side: int, patch_size: int, c
     if not indices:
         raise UserError(f"expected readable images in {source.name}, got none")
     return Images(
-        pixels=torch.stack(pixels),
+        pixels=depth.stacked(pixels),
         keys=tuple(source.key(index) for index in indices),
         labels=None if source.labels is None else source.labels[indices],
         classes=source.classes,

@@ -1,5 +1,6 @@
 """The parts of a run's report, each from what was read to HTML; no part fails because another is missing."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from dinokit.visuals.record import PIXELS, RANDOM, TEACHER, Record
 
 COLOURS = {TEACHER: 0, PIXELS: 1, RANDOM: 2}  # classes of the style sheet
 LISTED = 200  # bad images on the page
+REASONS = 8  # the most frequent ones
 
 UNFINISHED = (
     "This run is at step {step} of {steps}: it was stopped or is still going. "
@@ -39,6 +41,7 @@ FOUND = (
 )
 
 MACHINE = {
+    "images": "Images",
     "started": "Started",
     "device": "Device",
     "processor": "Processor",
@@ -151,15 +154,26 @@ def facts_of(record: Record) -> str:
 
 
 def bad_images(record: Record) -> str:
-    """List the images that could not be read; empty without any."""
+    """Say how many images could not be used and why, and list them; empty without any."""
     if not record.bad_images:
         return ""
     rows = [(line.get("key", "?"), line.get("reason", "")) for line in record.bad_images]
     count = len(rows)
-    note = f"{number(count)} image{' was' if count == 1 else 's were'} replaced by others in training."
+    note = f"{number(count)} image{' was' if count == 1 else 's were'} replaced by others in training{_share(record)}."
+    reasons = Counter(reason for _, reason in rows).most_common(REASONS)
+    why = table(["Why", "Images"], [(reason, number(images)) for reason, images in reasons]) if count > 10 else ""
     listing = table(["File", "Why"], rows[:LISTED])
     more = paragraph(f"... and {number(count - LISTED)} more in bad_images.jsonl.") if count > LISTED else ""
-    return paragraph(note) + (details(f"Show {min(count, LISTED)}", listing + more) if count > 10 else listing)
+    return paragraph(note) + why + (details(f"Show {min(count, LISTED)}", listing + more) if count > 10 else listing)
+
+
+def _share(record: Record) -> str:
+    """Say of how many images, if the run's files tell."""
+    images, batch = record.environment.get("images"), record.setting("experiment.data.batch_size")
+    if not isinstance(images, int) or not isinstance(batch, int):
+        return ""
+    seen = min(record.step * batch, images)
+    return f", {100 * len(record.bad_images) / seen:.2g} % of the {number(seen)} seen" if seen else ""
 
 
 def settings(record: Record) -> str:
@@ -248,9 +262,9 @@ def _tile(image: str, caption: str) -> str:
 
 
 def _photo(images: Images, row: int, *, side: int = 160) -> str:
-    pixels = images.pixels[row]
-    small = max(pixels.shape[1:]) <= LOSSLESS
-    return picture(data_uri(pixels.permute(1, 2, 0), side=side), alt=_alt(images, row), sharp=small)
+    pixels = images.picture(row)
+    small = max(pixels.shape[:2]) <= LOSSLESS
+    return picture(data_uri(pixels, side=side), alt=_alt(images, row), sharp=small)
 
 
 def _alt(images: Images, row: int) -> str:

@@ -147,3 +147,16 @@ def test_a_crop_that_is_not_turned_stays_sharp() -> None:
 def test_the_canvas_holds_every_turn() -> None:
     assert crop.canvas(24, rotate=0.001) == 26
     assert crop.canvas(24, rotate=45.0) == crop.canvas(24, rotate=180.0) == 34
+
+
+@pytest.mark.parametrize("side", [48, 120])  # resampled together; one by one
+def test_float_images_keep_their_type_and_stay_within_black_and_white(side: int) -> None:
+    """Bicubic overshoots beside an edge; uint8 is clamped by its type."""
+    image = torch.zeros(1, side, side)
+    image[..., side // 2 :] = 1
+    windows, straight = np.array([[[0, 0, side, side]]]), np.zeros((1, 1), dtype=bool)
+    crops = crop.cut([image], windows, straight, size=2 * side, kernel="bicubic")
+    assert crops.dtype == torch.float32
+    assert (crops.min(), crops.max()) == (0, 1)
+    twin = crop.cut([(image * 255).to(torch.uint8)], windows, straight, size=2 * side, kernel="bicubic")
+    assert (crops * 255 - twin).abs().max() <= 1.5  # torch's 8-bit kernel rounds twice

@@ -1,12 +1,16 @@
-"""Every kind of file becomes uint8 pixels or one clear reason."""
+"""Every kind of file becomes pixels of its own depth or one clear reason."""
 
 import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from dinokit.core import depth
 from dinokit.data.decode import BadImage, decode
+
+from .hostile import deep_png, npy, tiff, tiff_file
 
 RED = (255, 0, 0)
 
@@ -65,19 +69,153 @@ def test_cmyk_becomes_rgb() -> None:
     assert max(green, blue) < 15
 
 
-def test_sixteen_bits_are_scaled_not_clipped() -> None:
-    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
-    for kind in ("PNG", "TIFF"):
-        assert decode(_encoded(Image.fromarray(values), kind), channels=1)[0].tolist() == [[0, 1, 128, 255]]
+def _deep(channels: int) -> np.ndarray:
+    return np.random.default_rng(channels).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
 
 
-def test_float_images_use_their_range_and_nan_is_bad() -> None:
-    assert decode(_encoded(Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32)), "TIFF"))[0].tolist() == [
-        [0, 128, 255]
-    ]
-    assert decode(_encoded(Image.fromarray(np.array([[0.0, 9.0]], np.float32)), "TIFF"))[0].tolist() == [[0, 9]]
-    with pytest.raises(BadImage, match="NaN"):
-        decode(_encoded(Image.fromarray(np.array([[0.0, np.nan]], np.float32)), "TIFF"))
+def _assert_exact(pixels: torch.Tensor, values: np.ndarray) -> None:
+    """Check that the 16 bits of [height, width, channel] are all there, 65535 as 1.0."""
+    assert pixels.dtype == torch.float32
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), values.astype(np.float32) / np.float32(65535))
+
+
+def test_sixteen_bits_of_gray_are_kept() -> None:
+    values = np.array([[0, 257, 32896, 65534, 65535]], dtype=np.uint16)
+    for data in (_encoded(Image.fromarray(values), "PNG"), _encoded(Image.fromarray(values), "TIFF"), npy(values)):
+        _assert_exact(decode(data, channels=1), values[:, :, None])
+        _assert_exact(decode(data), np.repeat(values[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_sixteen_bits_of_colour_are_kept(order: str, compression: str | None) -> None:
+    values = _deep(3)
+    _assert_exact(decode(deep_png(values)), values)
+    _assert_exact(decode(npy(values.astype(f"{order}u2"))), values)
+    options = {"photometric": "rgb", "byteorder": order, "compression": compression}
+    _assert_exact(decode(tiff(values, **options)), values)
+    planes = tiff(np.ascontiguousarray(values.transpose(2, 0, 1)), planarconfig="separate", **options)
+    _assert_exact(decode(planes), values)
+    alpha = tiff(_deep(4), extrasamples=["unassalpha"], **options)
+    _assert_exact(decode(alpha, channels=4), _deep(4))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_deep_transparency_is_laid_on_white(channels: int) -> None:
+    values = _deep(channels)
+    colour, alpha = values[:, :, :-1] / 65535, values[:, :, -1:] / 65535
+    pixels = decode(deep_png(values), channels=None).permute(1, 2, 0).numpy()
+    assert np.abs(pixels - (colour * alpha + 1 - alpha)).max() < 1e-6
+    _assert_exact(decode(deep_png(values), channels=channels), values)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_deep_colour_that_is_declared_transparent_is_white(channels: int) -> None:
+    values = _deep(channels)
+    pixels = decode(deep_png(values, transparent=values[2, 3].astype(">u2").tobytes()), channels=channels)
+    values[2, 3] = 65535
+    _assert_exact(pixels, values)
+
+
+def test_twelve_bits_have_their_own_white() -> None:
+    data = tiff_file(24, 24, samples=1, bits=12)
+    triples = np.frombuffer(data[8 : 8 + 24 * 36], dtype=np.uint8).reshape(-1, 3).astype(int)  # two pixels each
+    left, right = triples[:, 0] * 16 + triples[:, 1] // 16, triples[:, 1] % 16 * 256 + triples[:, 2]
+    expected = np.stack([left, right], axis=1).reshape(24, 24) / 4095
+    assert np.abs(decode(data, channels=1)[0].numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_eight_bits_in_a_file_of_sixteen_are_the_same_picture(channels: int) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (6, 5, channels), dtype=np.uint8)
+    twin = decode(_encoded(Image.fromarray(values[:, :, 0] if channels == 1 else values), "PNG"))
+    deep = decode(deep_png(values.astype(np.uint16) * 257))
+    # with transparency, Pillow rounds to 8 bits
+    assert (deep - depth.to_unit(twin)).abs().max() <= (0 if channels in (1, 3) else 1 / 255)
+
+
+def test_the_orientation_of_deep_colours_is_applied() -> None:
+    values = _deep(3)
+    turned = tiff(values, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
+    _assert_exact(decode(turned), np.rot90(values, -1))
+
+
+def test_floats_are_taken_as_they_are() -> None:
+    values = np.array([[-40.0, 0.0, 0.5, 120.0]], np.float32)
+    for data in (_encoded(Image.fromarray(values), "TIFF"), npy(values), npy(values.astype(">f8"))):
+        assert decode(data, channels=1)[0].tolist() == values.tolist()
+        assert decode(data)[2].tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e19])
+def test_numbers_without_a_meaning_are_bad(wrong: float) -> None:
+    values = np.array([[0.0, wrong]], np.float32)
+    for data in (_encoded(Image.fromarray(values), "TIFF"), npy(values), npy(values[:, :, None])):
+        with pytest.raises(BadImage, match="float image with"):
+            decode(data)
+
+
+def test_signed_and_logical_values_have_their_range() -> None:
+    assert decode(npy(np.array([[-32767, 32767]], np.int16)), channels=1)[0].tolist() == [[-1, 1]]
+    assert decode(tiff(np.array([[-32767, 32767]], np.int16)), channels=1)[0].tolist() == [[-1, 1]]
+    assert decode(npy(np.array([[False, True]])), channels=1)[0].tolist() == [[0, 255]]
+    for data in (npy(np.zeros((2, 2), np.int64)), tiff(np.zeros((2, 2), np.int32))):
+        with pytest.raises(BadImage, match="expected integers of 8 or 16 bits, or floats; got int"):
+            decode(data)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "expected"),
+    [
+        ((5, 7), 1, (1, 5, 7)),
+        ((5, 7), 3, (3, 5, 7)),
+        ((5, 7, 13), 13, (13, 5, 7)),
+        ((13, 5, 7), 13, (13, 5, 7)),
+        ((4, 7, 4), 4, (4, 4, 7)),  # both fit: the last
+        ((8, 32, 13), 13, (13, 8, 32)),
+        ((1, 5, 7), 3, (3, 5, 7)),
+        ((5, 7, 3), 1, (1, 5, 7)),
+        ((4, 50, 70), None, (4, 50, 70)),
+        ((50, 70, 4), None, (4, 50, 70)),
+    ],
+)
+def test_axes_of_an_array(shape: tuple[int, ...], channels: int | None, expected: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    pixels = decode(npy(values), channels=channels)
+    assert tuple(pixels.shape) == expected
+    if expected[0] == 13:
+        assert np.array_equal(pixels.numpy(), values if shape[0] == 13 else values.transpose(2, 0, 1))
+
+
+def test_an_array_is_believed_only_if_the_bytes_are_there() -> None:
+    data = npy(np.zeros((8, 8), np.uint8))
+    huge = data.replace(b"(8, 8), }" + b" " * 12, b"(88888888888, 8), }  ")
+    assert len(huge) == len(data)
+    for broken in (huge, data[:-1], data + b"x"):
+        with pytest.raises(BadImage, match="the file holds"):
+            decode(broken)
+    with pytest.raises(BadImage, match="Python objects"):
+        decode(npy(np.array([[None]])))
+    with pytest.raises(BadImage, match="2 or 3 axes"):
+        decode(npy(np.zeros((1, 2, 3, 4))))
+
+
+@pytest.mark.parametrize("channels", [2, 5, 13])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiffs_of_many_channels(channels: int, dtype: type[np.generic]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (9, 8, channels)).astype(dtype)
+    planes = np.ascontiguousarray(values.transpose(2, 0, 1))
+    for data in (
+        tiff(values, photometric="minisblack", planarconfig="contig"),
+        tiff(planes, photometric="minisblack", planarconfig="separate", compression="deflate"),
+        tiff(planes, photometric="minisblack", imagej=True, metadata={"axes": "CYX"}),  # pages
+    ):
+        pixels = decode(data, channels=channels)
+        assert pixels.dtype == (torch.uint8 if dtype == np.uint8 else torch.float32)
+        expected = planes / 65535 if dtype == np.uint16 else planes
+        assert np.abs(pixels.numpy() - expected).max() < 1e-6
+        with pytest.raises(BadImage, match=f"{channels + 2} channels wanted"):
+            decode(data, channels=channels + 2)
 
 
 def test_other_numbers_of_channels_are_taken_as_stored() -> None:

@@ -106,6 +106,14 @@ def test_a_bad_image_is_replaced_and_reported(tmp_path: Path) -> None:
     assert all(source.key(int(index)).startswith("good") for batch in batches for index in batch.indices)
 
 
+def test_a_large_jpeg_is_not_decoded_below_the_smallest_side_allowed(tmp_path: Path) -> None:
+    Image.new("RGB", (800, 400)).save(tmp_path / "large.jpg")
+    batch = _loader(open_source(str(tmp_path)), min_side=400, batch=1).build(0)
+    assert not batch.bad
+    with pytest.raises(UserError, match="too small: 800 x 400 pixels, data.min_side is 401"):
+        _loader(open_source(str(tmp_path)), min_side=401, batch=1).build(0)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_source_without_any_readable_image_is_one_clear_line(tmp_path: Path, workers: int) -> None:
     source = _broken_folder(tmp_path, good=0, bad=3)

@@ -110,3 +110,47 @@ def test_min_side_keeps_the_smallest_crop_sharp() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         views.Config(**wrong)  # type: ignore[arg-type]
+
+
+def _twins(count: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    images = _images(count)
+    return images, [image.float() / 255 for image in images]
+
+
+@pytest.mark.parametrize("rotate", [0.0, 20.0])
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+def test_a_float_image_has_the_views_of_its_8_bit_twin(rotate: float, kernel: str) -> None:
+    """With every distortion on; hue is left out, as it turns half a grey level into any colour on gray pixels."""
+    strong = augment.Config(jitter=1.0, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.0, blur=1.0)
+    config = replace(CONFIG, rotate=rotate, kernel=kernel, first=strong, second=strong, local=strong)
+    plain = Pixels((0.0,), (1.0,))
+    eight, deep = (views.make(images, config, plain, seed=0, step=0, first=0) for images in _twins(6))
+    for ours, theirs in zip(deep, eight, strict=True):
+        # rounded once or twice (a turn), then stretched by at most 1.8 three times
+        assert (ours - theirs).abs().max() <= 2 * 0.51 * 1.8**3 / 255
+        assert (ours - theirs).abs().mean() <= 0.5 / 255
+
+
+def test_the_views_of_an_image_do_not_depend_on_the_depth_of_its_neighbours() -> None:
+    config = replace(CONFIG, rotate=20.0)
+    eight, deep = _twins(6)
+    mixed = [deep[row] if row in (1, 4) else eight[row] for row in range(6)]
+    mixed[4] = mixed[4] * 50 - 7
+    whole = views.make(mixed, config, PIXELS, seed=3, step=1, first=0)
+    for row, image in enumerate(mixed):
+        alone = views.make([image], config, PIXELS, seed=3, step=1, first=row)
+        for ours, theirs in zip(alone, whole, strict=True):
+            torch.testing.assert_close(ours[:, 0], theirs[:, row], atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(200.0, 0.0), (160.0, -40.0)])
+def test_values_beyond_white_are_distorted_within_their_own_range(scale: float, shift: float) -> None:
+    """An image of -40 to 120 gives the views of the same image in [0, 1], with its own black and white."""
+    plain = Pixels((0.0,), (1.0,))
+    config = replace(CONFIG, second=replace(CONFIG.second, solarise=1.0))
+    images = [(image - image.min()) / (image.max() - image.min()) for image in _twins(3)[1]]
+    base = views.make(images, config, plain, seed=0, step=0, first=0)
+    wide = views.make([image * scale + shift for image in images], config, plain, seed=0, step=0, first=0)
+    for ours, theirs in zip(wide, base, strict=True):
+        torch.testing.assert_close((ours - shift) / scale, theirs, atol=1e-4, rtol=0)
+        assert ours.max() > 0.9 * (scale + shift)

@@ -17,7 +17,7 @@ from dinokit.core.files import read_jsonl
 from dinokit.models import rope
 from dinokit.objectives import koleo
 from dinokit.training import engine, ranks
-from dinokit.training.config import ObjectiveConfigs, TrainConfig
+from dinokit.training.config import ObjectiveConfigs, Tolerance, TrainConfig
 
 from .test_engine import assert_same, config, final, losses, photos
 
@@ -105,7 +105,7 @@ def test_a_mistake_that_one_rank_finds_is_the_users_mistake(photos: Path, tmp_pa
     for path in sorted(photos.iterdir())[1:]:
         path.write_bytes(b"")  # nearly every image is broken: some rank gives up first
     with pytest.raises(UserError, match=r"images in a row of .* could not be read"):
-        engine.pretrain(config(photos, steps=200, processes=2), tmp_path / "run")
+        engine.pretrain(config(photos, steps=200, processes=2, data=Tolerance(max_bad_ratio=1.0)), tmp_path / "run")
 
 
 def test_groups_of_koleo_must_suit_the_ranks(photos: Path, tmp_path: Path) -> None:

@@ -89,10 +89,15 @@ def test_everything_from_files_is_escaped(make_run: MakeFolder, make_folder: Mak
 
 def test_images_that_could_not_be_read_are_listed(make_run: MakeFolder, make_folder: MakeFolder) -> None:
     run = make_run(str(make_folder(*FILES)))
-    lines = [json.dumps({"key": f"photo{i}.jpg", "reason": "truncated"}) for i in range(300)]
+    reasons = ["truncated", "truncated", "empty file"] * 100
+    lines = [json.dumps({"key": f"photo{i}.jpg", "reason": reason}) for i, reason in enumerate(reasons)]
     (run / "bad_images.jsonl").write_text("\n".join(lines))
     page, _ = read(run)
-    assert "300 images were replaced" in page
+    assert "300 images were replaced by others in training." in page
+    (run / "environment.json").write_text(json.dumps({"images": 750}))
+    page, _ = read(run)
+    assert "300 images were replaced by others in training, 40 % of the 750 seen." in page
+    assert re.search(r"truncated</t[dh]>\s*<t[dh][^>]*>200<", page)
     assert "photo199.jpg" in page
     assert "and 100 more" in page
 
