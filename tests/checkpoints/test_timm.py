@@ -92,6 +92,14 @@ def test_the_file_alone_is_enough_where_heads_are_64_wide(tmp_path: Path) -> Non
     assert difference(model, load(tmp_path / "x.safetensors"), (64, 32)) < 1e-4
 
 
+def test_a_classifier_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = saved(tmp_path, "dinov3")
+    state = load_file(tmp_path / "model.safetensors")
+    save_file(state | {"head.weight": torch.zeros(5, 48), "head.bias": torch.zeros(5)}, tmp_path / "model.safetensors")
+    assert difference(model, load(tmp_path), SIZES[0]) < 1e-4
+    assert "head.bias, head.weight" in capsys.readouterr().err
+
+
 def test_pixels_are_those_of_the_config(tmp_path: Path) -> None:
     saved(tmp_path, "dinov3")
     about = json.loads((tmp_path / "config.json").read_text())
