@@ -12,16 +12,6 @@ BANNED = {"utils", "util", "helpers", "helper", "common", "misc"}
 LAZY = {"__init__", "cli"}  # the front door imports what is asked for, when it is asked for
 # imported inside functions: what need not be installed, and what is slow to import and seldom used
 OPTIONAL = {"datasets", "fsspec", "huggingface_hub", "pyarrow", "tifffile", "timm", "torchvision", "transformers"}
-    "huggingface_hub",
-    "tifffile",
-    "torchvision",
-    "timm",
-    "transformers",
-    "wandb",
-    "pyarrow",
-    "datasets",
-    "fsspec",
-}
 
 # package -> packages of ours it may import; what is not listed for a package is forbidden to it
 MAY = {
