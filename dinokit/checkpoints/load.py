@@ -23,6 +23,7 @@ from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.log import info
 from dinokit.core.pixels import Pixels
+from dinokit.models import init
 from dinokit.models.architecture import KINDS, Architecture, Network, build, kind
 from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
@@ -108,8 +109,9 @@ def opened(
         info(f"{name}: {licence}, {file}")
     if channels is not None:
         architecture, state, pixels = inflated(architecture, state, pixels, channels=channels)
-    backbone = build(architecture)
-    official.load_strictly(backbone, state, file=str(file))
+    with torch.device("meta"):
+        backbone = build(architecture)
+    init.restore(backbone, state)
     if exact_periods:
         _compute_periods(backbone, file)
     backbone.pixels, backbone.licence = pixels, licence

@@ -39,7 +39,7 @@ filled with NaN before, so that a forgotten tensor cannot pass for a small rando
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Literal, Protocol, runtime_checkable
 
@@ -64,7 +64,10 @@ def materialise(module: nn.Module, style: Style | ConvStyle, *, seed: int, devic
     """Give memory and initial values to a module built on the meta device; on the meta device itself do nothing."""
     if device.type == "meta":
         return
-    module.to_empty(device=device)
+    for _, owner, name, tensor in list(_tensors(module)):  # Module.to_empty would import sympy, for a second
+        empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        is_weight = isinstance(tensor, nn.Parameter)
+        setattr(owner, name, nn.Parameter(empty, tensor.requires_grad) if is_weight else empty)
     initialise(module, style, seed=seed)
 
 
@@ -89,6 +92,21 @@ def initialise(module: nn.Module, style: Style | ConvStyle, *, seed: int) -> Non
             tensor.copy_(value)
     forgotten = [f"{path}.{name}".lstrip(".") for path, _, name, tensor in _tensors(module) if tensor.isnan().any()]
     assert not forgotten, f"the initialiser has no rule for {', '.join(forgotten)}"
+
+
+@torch.no_grad()
+def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a module built on the meta device the weights of a state dict, on the CPU in float32; nothing is drawn.
+
+    Args:
+        state: every parameter and every buffer that is saved, of the right shapes; the module takes these tensors over.
+    """
+    exact = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    module.load_state_dict({name: value.contiguous() for name, value in exact.items()}, assign=True)
+    for _, owner, name, tensor in list(_tensors(module)):
+        if tensor.is_meta:  # a buffer that is not saved
+            assert isinstance(owner, HasConstants)
+            setattr(owner, name, owner.constants()[name])
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from dinokit.models import head
-from dinokit.models.init import initialise
+from dinokit.models.init import initialise, restore
+from dinokit.models.rope import Config as RopeConfig
 from dinokit.models.vit import Config, VisionTransformer
 
 CONFIG = Config(patch_size=4, dim=64, depth=2, heads=2, registers=2, ffn_hidden=128)
@@ -91,3 +92,18 @@ def test_initialising_again_changes_nothing() -> None:
     before = copy.deepcopy(tensors(model))
     initialise(model, CONFIG.init, seed=3)
     assert all(torch.equal(value, before[name]) for name, value in tensors(model).items())
+
+
+def test_restored_weights_are_those_of_the_state_and_nothing_is_left_on_the_meta_device() -> None:
+    config = Config(patch_size=4, dim=32, depth=2, heads=2, ffn_hidden=64, rope=RopeConfig(rescale=2.0))
+    trained = VisionTransformer(config, seed=5).eval()
+    state = {name: value.half() for name, value in trained.state_dict().items()}
+    trained.load_state_dict(state)
+    with torch.device("meta"):
+        network = VisionTransformer(config).eval()
+    before = torch.get_rng_state()
+    restore(network, state)
+    assert torch.equal(torch.get_rng_state(), before)
+    images = torch.randn(1, 3, 8, 12)
+    assert torch.equal(network(images).patches, trained(images).patches)
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
