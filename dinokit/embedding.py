@@ -147,8 +147,10 @@ def embed(
         patches=patches,
         precision=precision,
     )
+    summary = _summary(result, model=str(model), data=data, split=split, pixels=backbone.pixels)
+    summary["precision"] = "bf16" if devices.uses_bf16(device_of(backbone), precision) else "fp32"
     try:
-        _write(result, out, summary=_summary(result, model=str(model), data=data, split=split, pixels=backbone.pixels))
+        _write(result, out, summary=summary)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {reason(error)}; give --out another folder") from error
     return result
@@ -203,7 +205,7 @@ def unit(vectors: Float[Tensor, "image dim"]) -> Float64[Tensor, "image dim"]:
 
 def _say_agreement(found: Features, exact: Features) -> None:
     cosine = (unit(found.cls) * unit(exact.cls)).sum(dim=-1).min().item()
-    info(f"bf16 matrix products: cosine to fp32 at least {cosine:.5f} in the first {len(found.cls)} images")
+    info(f"bf16 matrix products: cosine to fp32 at least {cosine:.6f} in the first {len(found.cls)} images")
 
 
 def _statistics(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:

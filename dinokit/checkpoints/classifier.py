@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints import infer, keymap, official, timm
 from dinokit.checkpoints.json_files import CONFIG, beside
-from dinokit.checkpoints.load import opened, read, weights_file
+from dinokit.checkpoints.load import load, opened, read, weights_file
 from dinokit.core.errors import UserError
 from dinokit.models import vit
 from dinokit.models.classifier import Classifier, Reading
 from dinokit.models.features import Backbone
 
-NAMES = ("", "linear.", "linear_head.", "head.", "classifier.", "fc.")  # before "weight" and "bias"
+# before "weight" and "bias"
+NAMES = ("", "linear.", "linear_head.", "head.", "head.fc.", "classifier.", "classifier.1.", "fc.")
 
 
 def load_classifier(model: str | Path | Backbone, head: str | Path | None = None) -> Classifier:
@@ -42,15 +43,13 @@ def load_classifier(model: str | Path | Backbone, head: str | Path | None = None
     Raises:
         UserError: if there is no head, more than one, or one that does not fit the backbone; or as `load` does.
     """
+    if head is not None:
+        backbone = model if isinstance(model, Backbone) else load(model)
+        return _classifier(backbone, *_head_of(weights_file(head)), file=weights_file(head))
     if isinstance(model, Backbone):
-        if head is None:
-            raise UserError("a loaded backbone has no head; give the file of one, or the path of a model that has one")
-        return _classifier(model, *_head_of(weights_file(head)), file=weights_file(head))
+        raise UserError("a loaded backbone has no head; give the file of one, or the path of a model that has one")
     file = weights_file(model)
     state, about = read(file)
-    if head is not None:
-        backbone = opened(file, state, about, name=str(model))
-        return _classifier(backbone, *_head_of(weights_file(head)), file=weights_file(head))
     state = _flat(state)
     weight, bias = _found(state, file)
     timm.check_pooling(state, beside(file).get(CONFIG, {}), file=str(file))

@@ -239,9 +239,9 @@ def _kind(theirs: Mapping[str, Tensor], about: Mapping[str, Any]) -> Family:
     if found is None:
         raise UserError(f"no block of a model of transformers is in the weights; expected one of {', '.join(SIGNS)}")
     named = about.get("model_type")
-    if named is not None and MODELS.get(named) != found:
+    if named is not None and MODELS.get(str(named)) != found:
         types = " or ".join(name for name, kind in MODELS.items() if kind == found)
         raise UserError(
-            f"{CONFIG} says model_type '{named}', the weights are those of {types}; they do not belong together"
+            f"{CONFIG} says model_type '{named}', the weights are those of {types}; load it as hf/FOLDER, or correct it"
         )
     return found

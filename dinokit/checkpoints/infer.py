@@ -161,7 +161,10 @@ def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None) -> int:
     else:
         width = 64
     if not width or dim % width:
-        raise UserError(f"the width {dim} is not a multiple of {width}, the usual width of a head; pass heads=")
+        raise UserError(
+            f"the width {dim} is not a multiple of {width}, the usual width of a head; "
+            "put a config.json with num_attention_heads beside it"
+        )
     return dim // width
 
 
@@ -169,5 +172,5 @@ def _table_side(state: Mapping[str, Tensor]) -> int:
     cells = shape(state, "pos_embed", axes=3)[1] - 1
     side = math.isqrt(cells)
     if side**2 != cells:
-        raise UserError(f"pos_embed holds {cells} patch positions, which is not a square")
+        raise UserError(f"pos_embed holds {cells + 1} rows, CLS included; expected one more than a square")
     return side

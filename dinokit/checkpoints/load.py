@@ -106,6 +106,8 @@ def opened(
         release = hub.RELEASES[name]
         _check_release(release, architecture, file)
         pixels, licence = release.pixels, release.licence
+        if licence == hub.DINOV3 and not exact_periods:  # as official files store them, also where a copy left them out
+            state = dict(state) | keymap.periods(architecture, "bfloat16")
         info(f"{name}: {licence}, {file}")
     if channels is not None:
         architecture, state, pixels = inflated(architecture, state, pixels, channels=channels)

@@ -63,7 +63,7 @@ def pixels(config: Architecture, about: Mapping[str, Any]) -> Pixels:
         mean, std = data.get("mean", usual.mean), data.get("std", usual.std)
         size = data["input_size"][-1] if "input_size" in data else usual.size
         return Pixels(tuple(map(float, mean)), tuple(map(float, std)), None if size is None else int(size))
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise UserError(f"{CONFIG} is damaged: {error}") from error
 
 

@@ -138,6 +138,9 @@ class Backbone(nn.Module, ABC):
 
 
 def _of_each(backbone: Backbone, images: Sequence[Float[Tensor, "..."]]) -> list[Features]:
+    for image in images:
+        if not isinstance(image, Tensor):
+            raise UserError(f"expected a list of torch tensors, got a {type(image).__name__} in it")
     strange = [list(image.shape) for image in images if image.ndim not in (3, 4)]
     if strange:
         raise UserError(f"expected a list of images [channel, height, width], got one of shape {strange[0]}")

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from importlib import import_module
 from typing import Any
 
@@ -46,9 +47,10 @@ def fetching(what: str, *, extra: str, local: bool, instead: str) -> Iterator[No
     """
     constants = library("huggingface_hub.constants", extra=extra)
     before, muted = constants.HF_HUB_OFFLINE, logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # the libraries log what they also raise
-    constants.HF_HUB_OFFLINE = before or local or not _answers(constants.ENDPOINT)
+    offline = before or local or not _answers(constants.ENDPOINT)
     try:
+        logging.disable(logging.CRITICAL)  # the libraries log what they also raise
+        constants.HF_HUB_OFFLINE = offline
         yield
     except UserError:
         raise
@@ -93,7 +95,7 @@ def _answers(endpoint: str) -> bool:
         return True
     except urllib.error.URLError as error:
         return isinstance(error.reason, ssl.SSLError)  # the library may trust other certificates
-    except OSError:
+    except (OSError, ValueError, HTTPException):  # the endpoint may be no address at all
         return False
 
 

@@ -229,3 +229,13 @@ def test_a_model_without_a_head_says_so(tmp_path: Path) -> None:
         dinokit.load_classifier(path)
     with pytest.raises(UserError, match="a loaded backbone has no head; give the file of one"):
         dinokit.load_classifier(dinokit.load(path))
+
+
+@pytest.mark.parametrize("name", ["head.fc.", "classifier.1."])
+def test_heads_of_convolutional_networks_are_found_under_their_names(tmp_path: Path, name: str) -> None:
+    """timm's ConvNeXts and transformers' ResNets."""
+    weight, bias = torch.randn(5, 16), torch.randn(5)
+    torch.save({f"{name}weight": weight, f"{name}bias": bias}, tmp_path / "head.pth")
+    network = vit.VisionTransformer(vit.Config(patch_size=4, dim=16, depth=1, heads=2, ffn_hidden=8))
+    found = dinokit.load_classifier(network, tmp_path / "head.pth")
+    assert torch.equal(found.linear.weight, weight)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from dinokit.checkpoints import hub, released
+from dinokit.checkpoints import hub, huggingface, released
 from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
@@ -150,9 +152,49 @@ def test_another_network_under_a_name_is_refused(
         load("vits14.dinov2")
 
 
-def test_satellite_weights_want_the_statistics_of_satellite_images() -> None:
+def test_satellite_weights_want_the_statistics_of_satellite_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, official: Path
+) -> None:
     assert hub.RELEASES["vitl16.dinov3_sat493m"].pixels.mean == (0.430, 0.411, 0.296)
     assert hub.RELEASES["vitl16.dinov3_lvd1689m"].pixels.mean == (0.485, 0.456, 0.406)
+    monkeypatch.setenv(hub.MIRROR, str(tmp_path))
+    (tmp_path / f"{NAME}.pth").symlink_to(official)
+    monkeypatch.setitem(hub.RELEASES, NAME, replace(hub.RELEASES[NAME], pixels=hub.SATELLITE))
+    assert load(NAME).pixels == hub.SATELLITE
+
+
+def test_a_name_means_the_same_periods_wherever_its_file_is_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies in other layouts leave the periods out; official files hold them rounded to bfloat16."""
+    name = "vits16.dinov3_lvd1689m"
+    network = VisionTransformer(VARIANTS["dinov3_vits16"])
+    monkeypatch.setenv(hub.MIRROR, str(tmp_path))
+    exported = huggingface.export(network)
+    (tmp_path / name).mkdir()
+    weights = {key: value.contiguous() for key, value in exported.weights.items()}
+    save_file(weights, tmp_path / name / "model.safetensors")
+    for file, content in exported.files.items():
+        (tmp_path / name / file).write_text(json.dumps(content))
+    periods = load(name).get_buffer("rope_embed.periods")
+    assert periods[:4].tolist() == [1.0, 1.3359375, 1.78125, 2.375]
+    assert load(name, exact_periods=True).get_buffer("rope_embed.periods")[1].item() != periods[1].item()
+
+
+def test_names_are_those_of_the_publishers() -> None:
+    known = {
+        "vits16.dino": ("dino_deitsmall16_pretrain", "facebook/dino-vits16"),
+        "vitb8.dino": ("dino_vitbase8_pretrain", "facebook/dino-vitb8"),
+        "resnet50.dino": ("dino_resnet50_pretrain", None),
+        "vitl14.dinov2": ("dinov2_vitl14_pretrain", "facebook/dinov2-large"),
+        "vitg14.dinov2_reg4": ("dinov2_vitg14_reg4_pretrain", "facebook/dinov2-with-registers-giant"),
+        "vit7b16.dinov3_sat493m": ("dinov3_vit7b16_pretrain_sat493m", "facebook/dinov3-vit7b16-pretrain-sat493m"),
+        "convnext_tiny.dinov3_lvd1689m": (
+            "dinov3_convnext_tiny_pretrain_lvd1689m",
+            "facebook/dinov3-convnext-tiny-pretrain-lvd1689m",
+        ),
+    }
+    assert known == {name: (hub.RELEASES[name].file, hub.RELEASES[name].repository) for name in known}
 
 
 def test_every_name_is_a_known_architecture_with_its_own_file() -> None:

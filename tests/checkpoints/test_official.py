@@ -143,7 +143,7 @@ def test_other_files_are_refused_with_what_was_found(state: dict[str, object], m
 def test_heads_that_cannot_be_known_are_asked_for() -> None:
     config = replace(TINY, position="offset", position_grid=3, qkv_bias="qkv")
     state = dict(VisionTransformer(config).state_dict())
-    with pytest.raises(UserError, match="pass heads="):
+    with pytest.raises(UserError, match="put a config.json"):
         official.recognise(state)
     assert official.recognise(state, heads=2)[0].heads == 2
 
