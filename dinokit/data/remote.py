@@ -89,8 +89,8 @@ def filesystem(url: str) -> Any:
         return fsspec.filesystem(scheme.lower())
     except ImportError as error:
         raise UserError(f"{scheme}:// needs another package: pip install 'dinokit[remote]' ({error})") from error
-    except ValueError as error:
-        raise UserError(f"unknown scheme {scheme}:// in {url}; known are s3, gs, https, http and fsspec's") from error
+    except (ValueError, TypeError) as error:  # no such scheme, or one that wants more than a URL
+        raise UserError(f"cannot use {scheme}:// in {url} ({error}); use s3, gs, https or http") from error
 
 
 def _asked(ask: Callable[[], T], url: str) -> T:
