@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from dinokit.core.errors import UserError
 
+SCHEMES = ("s3", "gs", "https", "http", "az", "abfs")
 ATTEMPTS = 3
 PAUSE = 0.2  # seconds before the second attempt; three times as long before each further one
 
@@ -80,17 +81,17 @@ def filesystem(url: str) -> Any:
     Raises:
         UserError: if the scheme is unknown or its package is missing.
     """
-    scheme = url.split("://", 1)[0]
+    scheme = url.split("://", 1)[0].lower()
+    if scheme not in SCHEMES:
+        raise UserError(f"cannot use {scheme}:// in {url}; known are {', '.join(SCHEMES)}")
     try:
         import fsspec
     except ImportError as error:
         raise UserError(f"{scheme}:// needs fsspec: pip install 'dinokit[remote]'") from error
     try:
-        return fsspec.filesystem(scheme.lower())
+        return fsspec.filesystem(scheme)
     except ImportError as error:
         raise UserError(f"{scheme}:// needs another package: pip install 'dinokit[remote]' ({error})") from error
-    except (ValueError, TypeError) as error:  # no such scheme, or one that wants more than a URL
-        raise UserError(f"cannot use {scheme}:// in {url} ({error}); use s3, gs, https or http") from error
 
 
 def _asked(ask: Callable[[], T], url: str) -> T:
