@@ -47,6 +47,7 @@ def test_two_processes_take_the_steps_of_one(photos: Path, tmp_path: Path) -> No
     assert [line["key"] for line in read_jsonl(two / "bad_images.jsonl")] == ["broken.jpg"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_two_processes_continues_bit_by_bit(photos: Path, tmp_path: Path) -> None:
     settings = config(photos, steps=12, checkpoint_every=5, processes=2)
     (tmp_path / "config.yaml").write_text(to_yaml(settings))
@@ -88,6 +89,7 @@ def test_the_process_that_failed_is_named_and_not_one_that_fell_with_it(photos: 
     assert not _others()
 
 
+@pytest.mark.slow
 def test_no_process_outlives_rank_0(photos: Path, tmp_path: Path) -> None:
     process = _start_with(config(photos, steps=500, processes=2), tmp_path, tmp_path / "run")
     _wait_for_line(tmp_path / "run", 2)
@@ -139,6 +141,7 @@ def test_a_process_that_cannot_start_is_not_waited_for(
         engine.pretrain(config(photos, processes=2), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_torchrun_starts_ranks_too(photos: Path, tmp_path: Path) -> None:
     settings = config(photos, steps=2)
     (tmp_path / "config.yaml").write_text(to_yaml(settings))
