@@ -12,7 +12,6 @@ Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from dinokit.core.seed import generator
 from dinokit.data import augment, crop
 
 _STREAM = 1  # keeps these random numbers apart from the order (0), the masks (2) and the replacements (3)
-_CHUNK = 1 << 19  # values distorted at a time: 2 MB of float32 stay near the core without too many small calls
+_CHUNK = 1 << 17  # values distorted at a time: 0.5 MB of float32 stay near the core without too many small calls
 
 
 @dataclass(frozen=True)
@@ -202,16 +201,16 @@ def _distort(
     ranges: Float32[Tensor, "sample 2"] | None,
 ) -> Float32[Tensor, "sample channel height width"]:
     """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
-    parameters = augment.draw(distortion, uniforms)
+    parameters = augment.draw(distortion, uniforms, channels=crops.shape[1])
     mean, std = (torch.tensor(values)[:, None, None] for values in (pixels.mean, pixels.std))
     out = torch.empty(crops.shape, dtype=torch.float32)
     pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK))
-    edges = np.linspace(0, len(crops), pieces + 1).astype(int).tolist()
-    for start, stop in pairwise(edges):
-        values = depth.to_unit(crops[start:stop])
-        values = augment.apply(values, parameters.rows(start, stop), distortion)
+    for rows in np.array_split(augment.alike(parameters), pieces) if pieces else []:
+        chosen = torch.from_numpy(rows)
+        values = depth.to_unit(crops.index_select(0, chosen))
+        values = augment.apply(values, parameters.rows(rows), distortion)
         if ranges is not None:
-            low, high = ranges[start:stop, :, None, None, None].unbind(1)  # [sample, 1, 1, 1]
+            low, high = ranges[chosen, :, None, None, None].unbind(1)  # [sample, 1, 1, 1]
             values = values * (high - low) + low
-        torch.div(values - mean, std, out=out[start:stop])
+        out.numpy()[rows] = (values - mean).div_(std).numpy()  # three times as fast as index_copy_
     return out
