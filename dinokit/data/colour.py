@@ -45,17 +45,20 @@ def hue(
     value = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = value - low
-    scale = chroma.clamp(min=1e-12).reciprocal_()  # grey pixels: chroma 0 makes the hue irrelevant
-    # hue in sixths of the circle: 0 red, 2 green, 4 blue
-    angle = torch.where(value == green, (blue - red).mul_(scale).add_(2), (red - green).mul_(scale).add_(4))
-    angle = torch.where(value == red, (green - blue).mul_(scale), angle)
-    angle.add_((6 * shift)[:, None, None])
-    angle.sub_((angle / 6).floor_(), alpha=6)  # [0, 6); half the cost of remainder
+    # hue * chroma in sixths of the circle, from the largest channel: 0 red, 2 green, 4 blue. It is chosen by weights of
+    # 0 and 1, for torch.where and comparisons take 8 times as long
+    not_red, not_green = (value - red).sign_(), value.sub_(green).sign_()
+    from_green, from_blue = (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)
+    turn = torch.lerp(green - blue, torch.lerp(from_green, from_blue, not_green), not_red)
+    width = chroma.mul_(6)
+    turn.div_(width.clamp(min=1e-12)).add_(shift[:, None, None])  # gray pixels: width 0 makes the hue irrelevant
+    turn.sub_(turn.floor())  # [0, 1); half the cost of remainder
     out = torch.empty_like(images)
-    torch.addcmul(low, chroma, (angle - 3).abs_().sub_(1).clamp_(0, 1), out=out[:, 0])
-    torch.addcmul(low, chroma, (angle - 2).abs_().neg_().add_(2).clamp_(0, 1), out=out[:, 1])
-    torch.addcmul(low, chroma, (angle - 4).abs_().neg_().add_(2).clamp_(0, 1), out=out[:, 2])
-    return out
+    high, lower = torch.add(low, width, alpha=1 / 3), low.sub_(width, alpha=1 / 6)
+    torch.addcmul(lower, width, (turn - 1 / 2).abs_().clamp_(1 / 6, 1 / 3), out=out[:, 0])
+    torch.addcmul(high, width, (turn - 1 / 3).abs_().clamp_(1 / 6, 1 / 3), value=-1, out=out[:, 1])
+    torch.addcmul(high, width, (turn - 2 / 3).abs_().clamp_(1 / 6, 1 / 3), value=-1, out=out[:, 2])
+    return out.clamp_(0, 1)  # rounding
 
 
 def grayscale(images: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample 3 height width"]:

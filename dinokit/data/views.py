@@ -129,18 +129,15 @@ def make(
     table = uniforms.reshape(len(images), count, -1).transpose(1, 0, 2)  # [crop, sample, draw]
     geometry, distortion = table[..., : crop.DRAWS], table[..., crop.DRAWS :]
     images, ranges = _within_unit(images)
-    first_crop, second_crop = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
-    local_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
-    global_crops = torch.stack(
-        [
-            _distort(first_crop, distortion[0], config.first, pixels, ranges),
-            _distort(second_crop, distortion[1], config.second, pixels, ranges),
-        ]
-    )
+    base_crops = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
+    small_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
+    global_crops, local_crops = (torch.empty(crops.shape) for crops in (base_crops, small_crops))
+    _distort(base_crops[0], distortion[0], config.first, pixels, ranges, out=global_crops[0])
+    _distort(base_crops[1], distortion[1], config.second, pixels, ranges, out=global_crops[1])
     flat = distortion[2:].reshape(-1, augment.DRAWS)  # [local * sample, draw]
     repeated = None if ranges is None else ranges.repeat(config.local_count, 1)
-    distorted = _distort(local_crops.flatten(0, 1), flat, config.local, pixels, repeated)
-    return global_crops, distorted.view(local_crops.shape)
+    _distort(small_crops.flatten(0, 1), flat, config.local, pixels, repeated, out=local_crops.flatten(0, 1))
+    return global_crops, local_crops
 
 
 def _within_unit(images: Sequence[Tensor]) -> tuple[Sequence[Tensor], Float32[Tensor, "sample 2"] | None]:
@@ -199,11 +196,12 @@ def _distort(
     distortion: augment.Config,
     pixels: Pixels,
     ranges: Float32[Tensor, "sample 2"] | None,
-) -> Float32[Tensor, "sample channel height width"]:
+    *,
+    out: Float32[Tensor, "sample channel height width"],
+) -> None:
     """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
     parameters = augment.draw(distortion, uniforms, channels=crops.shape[1])
     mean, std = (torch.tensor(values)[:, None, None] for values in (pixels.mean, pixels.std))
-    out = torch.empty(crops.shape, dtype=torch.float32)
     pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK))
     for rows in np.array_split(augment.alike(parameters), pieces) if pieces else []:
         chosen = torch.from_numpy(rows)
@@ -213,4 +211,3 @@ def _distort(
             low, high = ranges[chosen, :, None, None, None].unbind(1)  # [sample, 1, 1, 1]
             values = values * (high - low) + low
         out.numpy()[rows] = (values - mean).div_(std).numpy()  # three times as fast as index_copy_
-    return out
