@@ -21,6 +21,7 @@ from dinokit.core.errors import UserError
 from dinokit.data import colour, fused
 
 DRAWS = 13  # uniforms per image: jitter or not, 4 for the order, 4 strengths, gray, blur, sigma, solarise
+COLOUR_DRAWS = 10  # the first of them, down to gray
 
 
 @dataclass(frozen=True, kw_only=True)
