@@ -239,7 +239,7 @@ def _within_global(
     geometry: Float[np.ndarray, "local sample draw"],
     config: Config,
 ) -> Shaped[Tensor, "local sample channel small small"]:
-    """Cut half of the local crops from the first global one, as it is before its distortion, the others from the second.
+    """Cut half of the local crops from the first global one before its distortion, the others from the second.
 
     Unlike in the DINOv3 code, the last place of the grid is drawn too.
     """
