@@ -10,6 +10,7 @@ The published DINOv2 and DINOv3 code blurs with probability 1 - p instead of p: 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,15 +18,17 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from dinokit.core.errors import UserError
-from dinokit.data import colour
+from dinokit.data import colour, fused
 
 DRAWS = 13  # uniforms per image: jitter or not, 4 for the order, 4 strengths, gray, blur, sigma, solarise
+COLOUR_DRAWS = 10  # the first of them, down to gray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Photometric augmentation of one kind of crop, in this order: jitter, grayscale, blur, solarisation."""
 
+    chain: Literal["exact", "fused"] = "exact"  # fused: jitter and grayscale as one map, data/fused.py
     jitter: float = 0.8  # probability of the colour jitter: the four operations below in random order
     brightness: float = 0.4  # factor in [1 - b, 1 + b]
     contrast: float = 0.4  # factor in [1 - c, 1 + c]
@@ -83,32 +86,65 @@ class Parameters:
     blur: Bool[np.ndarray, "sample"]
     sigma: Float32[np.ndarray, "sample"]
     solarise: Bool[np.ndarray, "sample"]
+    colours: fused.Maps | None  # jitter and grayscale in one; None: step by step
 
-    def rows(self, start: int, stop: int) -> "Parameters":
-        """Return the parameters of a range of images."""
-        return Parameters(*(getattr(self, name)[start:stop] for name in self.__dataclass_fields__))
+    def rows(self, chosen: slice | Int64[np.ndarray, "chosen"]) -> "Parameters":
+        """Return the parameters of some of the images."""
+        values = {name: getattr(self, name)[chosen] for name in self.__dataclass_fields__ if name != "colours"}
+        return Parameters(**values, colours=None if self.colours is None else self.colours.rows(chosen))
 
 
-def draw(config: Config, uniforms: Float[np.ndarray, "sample draw"]) -> Parameters:
-    """Turn DRAWS uniform numbers per image into parameters."""
+def draw(config: Config, uniforms: Float[np.ndarray, "sample draw"], *, channels: int = 3) -> Parameters:
+    """Turn DRAWS uniform numbers per image into parameters for images of so many channels."""
     spread = np.array([config.brightness, config.contrast, config.saturation, config.hue])
     middle = np.array([1.0, 1.0, 1.0, 0.0])
     low, high = config.blur_sigma
+    jitter, order = uniforms[:, 0] < config.jitter, uniforms[:, 1:5].argsort(axis=1)
+    strength = (middle + spread * (2 * uniforms[:, 5:9] - 1)).astype(np.float32)
+    grayscale = uniforms[:, 9] < config.grayscale
+    colours = None
+    if config.chain == "fused":
+        at_work = np.where(jitter[:, None], strength, middle)
+        colours = fused.compose(order=order, strength=at_work, grayscale=grayscale, channels=channels)
     return Parameters(
-        jitter=uniforms[:, 0] < config.jitter,
-        order=uniforms[:, 1:5].argsort(axis=1),
-        strength=(middle + spread * (2 * uniforms[:, 5:9] - 1)).astype(np.float32),
-        grayscale=uniforms[:, 9] < config.grayscale,
+        jitter=jitter,
+        order=order,
+        strength=strength,
+        grayscale=grayscale,
         blur=uniforms[:, 10] < config.blur,
         sigma=(low + (high - low) * uniforms[:, 11]).astype(np.float32),
         solarise=uniforms[:, 12] < config.solarise,
+        colours=colours,
     )
+
+
+def alike(parameters: Parameters) -> Int64[np.ndarray, "sample"]:
+    """Return the numbers of the images so that those with the same operations are neighbours: quick to do together."""
+    order = np.where(parameters.jitter, parameters.order @ 4 ** np.arange(4), -1)
+    exact = parameters.colours is None
+    return np.lexsort([parameters.blur, order] if exact else [parameters.blur])
 
 
 def apply(
     images: Float[Tensor, "sample channel height width"], parameters: Parameters, config: Config
 ) -> Float[Tensor, "sample channel height width"]:
     """Apply the drawn parameters to images in [0, 1]; the input may be overwritten."""
+    if parameters.colours is not None:
+        images = fused.apply(images, parameters.colours)
+    else:
+        images = _jittered(images, parameters, config)
+    rows = np.flatnonzero(parameters.blur)
+    images = _on(
+        images, rows, lambda chosen, sigma: colour.blur(chosen, sigma, taps=config.blur_taps), parameters.sigma
+    )
+    rows, threshold = np.flatnonzero(parameters.solarise), config.solarise_threshold
+    return _on(images, rows, lambda chosen, _: colour.solarise(chosen, threshold=threshold), parameters.sigma)
+
+
+def _jittered(
+    images: Float[Tensor, "sample channel height width"], parameters: Parameters, config: Config
+) -> Float[Tensor, "sample channel height width"]:
+    """Jitter and grayscale, step by step."""
     rgb = images.shape[1] == 3
     operations = (colour.brightness, colour.contrast, colour.saturation, colour.hue)[: 4 if rgb else 2]
     active = [number for number in range(len(operations)) if _spread(config)[number] > 0]
@@ -119,12 +155,7 @@ def apply(
     if rgb:
         rows = np.flatnonzero(parameters.grayscale)
         images = _on(images, rows, lambda chosen, _: colour.grayscale(chosen), parameters.sigma)
-    rows = np.flatnonzero(parameters.blur)
-    images = _on(
-        images, rows, lambda chosen, sigma: colour.blur(chosen, sigma, taps=config.blur_taps), parameters.sigma
-    )
-    rows, threshold = np.flatnonzero(parameters.solarise), config.solarise_threshold
-    return _on(images, rows, lambda chosen, _: colour.solarise(chosen, threshold=threshold), parameters.sigma)
+    return images
 
 
 def _spread(config: Config) -> tuple[float, float, float, float]:

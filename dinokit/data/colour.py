@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-_LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R BT.601
+LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R BT.601
+_BLOCK = 32  # pixels blurred by one product of matrices; longer wastes products with 0, shorter reads edges twice
 
 
 def brightness(
@@ -44,17 +45,20 @@ def hue(
     value = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = value - low
-    scale = chroma.clamp(min=1e-12).reciprocal_()  # grey pixels: chroma 0 makes the hue irrelevant
-    # hue in sixths of the circle: 0 red, 2 green, 4 blue
-    angle = torch.where(value == green, (blue - red).mul_(scale).add_(2), (red - green).mul_(scale).add_(4))
-    angle = torch.where(value == red, (green - blue).mul_(scale), angle)
-    angle.add_((6 * shift)[:, None, None])
-    angle.sub_((angle / 6).floor_(), alpha=6)  # [0, 6); half the cost of remainder
+    # hue * chroma in sixths of the circle, from the largest channel: 0 red, 2 green, 4 blue. It is chosen by weights of
+    # 0 and 1, for torch.where and comparisons take 8 times as long
+    not_red, not_green = (value - red).sign_(), value.sub_(green).sign_()
+    from_green, from_blue = (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)
+    turn = torch.lerp(green - blue, torch.lerp(from_green, from_blue, not_green), not_red)
+    width = chroma.mul_(6)
+    turn.div_(width.clamp(min=1e-12)).add_(shift[:, None, None])  # gray pixels: width 0 makes the hue irrelevant
+    turn.sub_(turn.floor())  # [0, 1); half the cost of remainder
     out = torch.empty_like(images)
-    torch.addcmul(low, chroma, (angle - 3).abs_().sub_(1).clamp_(0, 1), out=out[:, 0])
-    torch.addcmul(low, chroma, (angle - 2).abs_().neg_().add_(2).clamp_(0, 1), out=out[:, 1])
-    torch.addcmul(low, chroma, (angle - 4).abs_().neg_().add_(2).clamp_(0, 1), out=out[:, 2])
-    return out
+    high, lower = torch.add(low, width, alpha=1 / 3), low.sub_(width, alpha=1 / 6)
+    torch.addcmul(lower, width, (turn - 1 / 2).abs_().clamp_(1 / 6, 1 / 3), out=out[:, 0])
+    torch.addcmul(high, width, (turn - 1 / 3).abs_().clamp_(1 / 6, 1 / 3), value=-1, out=out[:, 1])
+    torch.addcmul(high, width, (turn - 2 / 3).abs_().clamp_(1 / 6, 1 / 3), value=-1, out=out[:, 2])
+    return out.clamp_(0, 1)  # rounding
 
 
 def grayscale(images: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample 3 height width"]:
@@ -72,27 +76,36 @@ def solarise(
 def blur(
     images: Float[Tensor, "sample channel height width"], sigma: Float[Tensor, "sample"], *, taps: int
 ) -> Float[Tensor, "sample channel height width"]:
-    """Convolve with a Gaussian of `taps` x `taps` pixels (odd; under twice the image side), reflecting the edges."""
-    height, width = images.shape[2:]
+    """Convolve with a Gaussian of `taps` x `taps` pixels (odd; under twice the image side), reflecting the edges.
+
+    Rows, then columns, in blocks that are multiplied by one banded matrix: on a CPU 3 times faster than adding shifted
+    images.
+    """
+    samples, channels, height, width = images.shape
     radius = taps // 2
-    offsets = torch.arange(radius + 1, device=images.device)
-    weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)  # [sample, radius + 1], the kernel is symmetric
-    weights = weights / (2 * weights.sum(dim=1, keepdim=True) - 1)  # the centre has weight 1 and counts once
-    # a weighted sum of shifted images: 2 to 4 times faster on a CPU than a grouped convolution
-    padded = F.pad(images, (radius, radius, radius, radius), mode="reflect")
-    lines = padded[..., radius : radius + width] * _each(weights[:, 0])
-    for k in range(1, radius + 1):
-        pair = padded[..., radius - k : radius - k + width] + padded[..., radius + k : radius + k + width]
-        lines.addcmul_(pair, _each(weights[:, k]))
-    out = lines[..., radius : radius + height, :] * _each(weights[:, 0])
-    for k in range(1, radius + 1):
-        pair = lines[..., radius - k : radius - k + height, :] + lines[..., radius + k : radius + k + height, :]
-        out.addcmul_(pair, _each(weights[:, k]))
-    return out
+    matrix = _gaussian(sigma, taps=taps, length=_BLOCK)  # [sample, block, reach]
+    reach = _BLOCK + 2 * radius
+    right, bottom = -width % _BLOCK, -height % _BLOCK  # up to whole blocks; what comes of these pixels is cut off
+    padded = F.pad(images, (radius,) * 4, mode="reflect")
+    if right or bottom:
+        padded = F.pad(padded, (0, right, 0, bottom))
+    rows = padded.unfold(3, reach, _BLOCK).reshape(samples, -1, reach)  # [sample, channel * row * block, reach]
+    lines = (rows @ matrix.transpose(1, 2)).view(samples, channels, height + 2 * radius + bottom, width + right)
+    columns = lines.unfold(2, reach, _BLOCK).transpose(3, 4)  # [sample, channel, block, reach, width]
+    return (matrix[:, None, None] @ columns).flatten(2, 3)[..., :height, :width].contiguous()
+
+
+def _gaussian(sigma: Float[Tensor, "sample"], *, taps: int, length: int) -> Float[Tensor, "sample length reach"]:
+    """Make the matrix that blurs a line of length + taps - 1 pixels to `length` pixels."""
+    offsets = torch.arange(taps, device=sigma.device) - taps // 2
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    band = F.pad(weights, (0, length))  # rows of this length, shifted by one each when read as rows one shorter
+    return band.repeat(1, length)[:, : length * (length + taps - 1)].view(-1, length, length + taps - 1)
 
 
 def _luminance(images: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample 1 height width"]:
-    red, green, blue = _LUMINANCE
+    red, green, blue = LUMINANCE
     gray = images[:, :1] * red
     return gray.add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)
 

@@ -57,6 +57,11 @@ def boxes(
     return np.where(fits.any(axis=1)[:, None], drawn, _centred(height, width, ratio=ratio))
 
 
+def position(uniforms: Float[np.ndarray, "*sample draw"]) -> Float[np.ndarray, "*sample 2"]:
+    """Choose where a window of given size lies: (top, left) as fractions in [0, 1) of the free room."""
+    return uniforms[..., 20:22]
+
+
 def flips(uniforms: Float[np.ndarray, "sample draw"], *, probability: float) -> Bool[np.ndarray, "sample"]:
     """Choose which crops are mirrored left to right."""
     return uniforms[:, 22] < probability
@@ -160,13 +165,15 @@ def _centred(
 
 
 def _one(image: Tensor, window: Num[np.ndarray, "4"], *, flip: bool, size: int, kernel: Kernel) -> Tensor:
-    top, left, height, width = map(int, np.rint(window))
-    rows = torch.arange(top, top + height).clamp_(0, image.shape[1] - 1)
-    columns = torch.arange(left, left + width).clamp_(0, image.shape[2] - 1)
-    part = image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    top, left, height, width = np.rint(window).astype(int).tolist()
+    part = image[:, max(top, 0) : top + height, max(left, 0) : left + width]
     if part.shape[1:] != (height, width):
-        part = part[:, rows - rows[0]][:, :, columns - columns[0]]
-    resized = F.interpolate(part[None], size=(size, size), mode=kernel, antialias=True)[0]
+        rows = torch.arange(top, top + height).clamp_(0, image.shape[1] - 1)
+        columns = torch.arange(left, left + width).clamp_(0, image.shape[2] - 1)
+        part = image[:, rows][:, :, columns]
+    # copied first: torch resizes a whole channels-last array twice as fast as a window of one
+    part = part[None].contiguous(memory_format=torch.channels_last)
+    resized = F.interpolate(part, size=(size, size), mode=kernel, antialias=True)[0]
     if resized.dtype != torch.uint8:
         resized.clamp_(0, 1)  # bicubic overshoots at edges; torch clamps uint8 itself
     return resized.flip(-1) if flip else resized

@@ -150,10 +150,11 @@ class Loader:
         global_crops, local_crops = views.make(
             images, self.views_config, self.pixels, seed=self.seed, step=step, first=first
         )
+        anchors = views.anchors(images, self.views_config, self.pixels, seed=self.seed, step=step, first=first)
         masks = None
         if self.masking_config is not None:
             masks = self._masks(self.masking_config, step, micro)[:, self.rank * self.batch :][:, : self.batch]
-        return Batch(step, micro, views.Views(global_crops, local_crops, masks), indices, tuple(bad))
+        return Batch(step, micro, views.Views(global_crops, local_crops, masks, anchors), indices, tuple(bad))
 
     def _masks(self, config: masking.Config, step: int, micro: int) -> Bool[Tensor, "view batch patch"]:
         """Sample the masks of a whole micro batch, all ranks' parts of it."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dinokit.core.errors import UserError
-from dinokit.data import augment, colour
+from dinokit.data import augment, colour, fused
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")
 
@@ -76,7 +76,7 @@ def test_an_image_does_not_depend_on_its_neighbours(channels: int) -> None:
     config = augment.intended()[1]
     drawn = augment.draw(config, np.random.default_rng(3).random((SAMPLES, augment.DRAWS)))
     together = augment.apply(_images(channels), drawn, config)
-    alone = [augment.apply(_images(channels)[i : i + 1], drawn.rows(i, i + 1), config) for i in range(SAMPLES)]
+    alone = [augment.apply(_images(channels)[i : i + 1], drawn.rows(slice(i, i + 1)), config) for i in range(SAMPLES)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
     assert together.min() >= 0
     assert together.max() <= 1
@@ -123,3 +123,51 @@ def test_published_blur_is_the_intended_one_inverted() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         augment.Config(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_the_fused_chain_is_the_exact_one_where_nothing_is_clamped_or_turned(channels: int) -> None:
+    """In any order, with grayscale, and around the mean of the image as it is at that point of the chain."""
+    exact = augment.Config(jitter=0.7, hue=0.0, grayscale=0.3, solarise=0.3)
+    quiet = 0.4 + 0.1 * _images(channels).repeat(8, 1, 1, 1)
+    uniforms = np.random.default_rng(4).random((len(quiet), augment.DRAWS))
+    results = []
+    for config in (exact, replace(exact, chain="fused")):
+        drawn = augment.draw(config, uniforms, channels=channels)
+        results.append(augment.apply(quiet.clone(), drawn, config))
+    torch.testing.assert_close(results[1], results[0], atol=2e-6, rtol=0)
+
+
+def test_the_fused_hue_turns_as_far_as_the_exact_one() -> None:
+    """By thirds of the circle both permute the channels; gray stays gray at any angle."""
+    strength = np.array([[1, 1, 1, shift] for shift in (1 / 3, -1 / 3, 0.1)])
+    maps = fused.compose(
+        order=np.tile(np.arange(4), (3, 1)), strength=strength, grayscale=np.zeros(3, dtype=bool), channels=3
+    )
+    images = _images()[3:]
+    turned = fused.apply(images, maps)
+    exact = colour.hue(images, torch.tensor(strength[:, 3]).float())
+    torch.testing.assert_close(turned[:2], exact[:2], atol=2e-6, rtol=0)
+    gray = images.mean(dim=1, keepdim=True).repeat(1, 3, 1, 1)
+    torch.testing.assert_close(fused.apply(gray, maps), gray, atol=2e-6, rtol=0)
+
+
+def test_the_fused_chain_stays_within_black_and_white() -> None:
+    config = augment.Config(chain="fused", jitter=1.0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5, blur=0.0)
+    drawn = augment.draw(config, np.random.default_rng(0).random((SAMPLES, augment.DRAWS)))
+    out = augment.apply(_images(), drawn, config)
+    assert out.min() == 0
+    assert out.max() == 1
+
+
+@pytest.mark.parametrize("chain", ["exact", "fused"])
+def test_like_images_become_neighbours(chain: str) -> None:
+    config = augment.Config(chain=chain)  # type: ignore[arg-type]
+    drawn = augment.draw(config, np.random.default_rng(0).random((500, augment.DRAWS)))
+    rows = augment.alike(drawn)
+    assert sorted(rows) == list(range(500))
+    near = drawn.rows(rows)
+    orders = [str(order) if jitter and chain == "exact" else "" for jitter, order in zip(near.jitter, near.order)]
+    keys = list(zip(orders, near.blur))
+    changes = sum(now != then for now, then in zip(keys[1:], keys[:-1]))
+    assert changes + 1 == len(set(keys))

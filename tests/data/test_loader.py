@@ -1,5 +1,6 @@
 """Batches are a function of (seed, step): not of workers, ranks, micro batches or interruptions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,14 @@ def test_crops_must_fit_the_patches() -> None:
 
 def test_masks_are_optional() -> None:
     assert Loader(_source(), CONFIG, None, Pixels(), patch_size=8, batch=2, seed=0).build(0).views.masks is None
+
+
+def test_anchors_are_those_of_the_batchs_own_images_and_draws() -> None:
+    config = replace(CONFIG, anchor_size=2 * CONFIG.global_size)
+    loader = Loader(_source(), config, None, Pixels(), patch_size=8, batch=4, seed=7, rank=1, world=2)
+    batch = loader.build(3)
+    images = [_source().read(int(index)) for index in batch.indices]
+    expected = views.anchors(images, config, Pixels(), seed=7, step=3, first=4)
+    assert batch.views.anchor_crops is not None
+    assert expected is not None
+    assert torch.equal(batch.views.anchor_crops, expected)

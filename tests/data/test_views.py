@@ -89,11 +89,15 @@ def test_sizes_must_fit_the_patches() -> None:
     with pytest.raises(UserError, match=r"local_size 8 .* use 16"):
         views.check_sizes(CONFIG, patch_size=16)
     views.check_sizes(replace(CONFIG, local_count=0), patch_size=16)
+    with pytest.raises(UserError, match="anchor_size 20 is not a multiple"):
+        views.check_sizes(replace(CONFIG, anchor_size=20), patch_size=8)
 
 
 def test_min_side_keeps_the_smallest_crop_sharp() -> None:
     assert views.Config().min_side == 430  # 96 / sqrt(0.05)
     assert replace(views.Config(), local_count=0).min_side == 396  # 224 / sqrt(0.32)
+    assert replace(views.Config(), local_grid=16).min_side == 396
+    assert replace(views.Config(), anchor_size=448).min_side == 792  # 448 / sqrt(0.32)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +109,81 @@ def test_min_side_keeps_the_smallest_crop_sharp() -> None:
         {"flip": 2.0},
         {"local_count": -1},
         {"local_size": 4},
+        {"anchor_size": -1},
+        {"local_grid": 4, "local_size": 240},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         views.Config(**wrong)  # type: ignore[arg-type]
+
+
+def test_anchors_show_the_same_window_as_the_global_crops() -> None:
+    """Halved, an anchor is the undistorted global crop; another window or flip would differ by a hundred levels."""
+    config = replace(CONFIG, anchor_size=32, first=PLAIN, second=PLAIN)
+    smooth = torch.nn.functional.interpolate(
+        torch.stack(_images(1)[:1] * 4).float()[:, :, :6, :6], size=(150, 170), mode="bicubic"
+    )
+    images = list(smooth.clamp(0, 255).round().to(torch.uint8))
+    plain = Pixels((0.0,), (1.0,))
+    global_crops = views.make(images, config, plain, seed=2, step=1, first=5)[0]
+    anchors = views.anchors(images, config, plain, seed=2, step=1, first=5)
+    assert anchors is not None
+    assert anchors.shape == (2, 4, 3, 32, 32)
+    halved = torch.nn.functional.avg_pool2d(anchors.flatten(0, 1), 2).view_as(global_crops)
+    assert (halved - global_crops).abs().max() < 6 / 255
+    assert (halved - global_crops.flip(-1)).abs().max() > 50 / 255
+
+
+def test_anchors_are_not_distorted_and_change_nothing_else() -> None:
+    strong = augment.Config(jitter=1.0, grayscale=1.0, blur=1.0)
+    config = replace(CONFIG, rotate=20.0, anchor_size=16)
+    plain = replace(config, first=PLAIN, second=PLAIN)
+    arguments = {"seed": 0, "step": 3, "first": 2}
+    images = [image * 3.0 for image in _twins(3)[1]]  # beyond white
+    undistorted = views.make(images, plain, PIXELS, **arguments)[0]
+    anchors = views.anchors(images, replace(config, first=strong, second=strong), PIXELS, **arguments)
+    torch.testing.assert_close(anchors, undistorted, atol=1e-5, rtol=0)
+    for size in (0, 48):
+        changed = views.make(images, replace(plain, anchor_size=size), PIXELS, **arguments)[0]
+        assert torch.equal(changed, undistorted)
+    assert views.anchors(images, CONFIG, PIXELS, **arguments) is None
+
+
+def test_local_crops_within_the_global_ones() -> None:
+    config = replace(CONFIG, local_count=4, local_grid=4, first=PLAIN, second=PLAIN, local=PLAIN)
+    global_crops, local_crops = views.make(_images(40), config, PIXELS, seed=0, step=0, first=0)
+    places = set()
+    for view in range(4):
+        for sample in range(40):
+            windows = global_crops[view // 2, sample].unfold(1, 8, 4).unfold(2, 8, 4)  # [channel, 3, 3, 8, 8]
+            same = (windows == local_crops[view, sample][:, None, None]).all(dim=(0, 3, 4))
+            assert same.any()
+            places.add(int(same.flatten().int().argmax()))
+    assert len(places) == 9
+
+
+def test_local_crops_within_the_global_ones_have_their_own_distortion() -> None:
+    config = replace(CONFIG, local_grid=16, local_size=16, first=PLAIN, second=PLAIN)
+    inverted = replace(PLAIN, solarise=1.0, solarise_threshold=0.0)
+    plain = Pixels((0.0,), (1.0,))
+    for first, local in ((PLAIN, inverted), (inverted, PLAIN)):
+        changed = replace(config, first=first, local=local)
+        global_crops, local_crops = views.make(_images(3), changed, plain, seed=0, step=0, first=0)
+        torch.testing.assert_close(local_crops[0], 1 - global_crops[0], atol=1e-6, rtol=0)
+
+
+def test_shared_jitter_is_one_draw_per_image() -> None:
+    whole = {"global_scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}  # of square images: all crops are the same
+    strong = augment.Config(jitter=0.5, grayscale=0.5, blur=0.0)
+    config = replace(CONFIG, **whole, share_jitter=True, first=strong, second=strong)
+    images = [_images(1)[0]] * 12
+    first, second = views.make(images, config, PIXELS, seed=0, step=0, first=0)[0]
+    assert torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    alone = views.make(images, replace(config, share_jitter=False), PIXELS, seed=0, step=0, first=0)[0]
+    assert torch.equal(alone[0], first)
+    assert not torch.equal(alone[1], second)
 
 
 def _twins(count: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

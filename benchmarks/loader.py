@@ -1,0 +1,157 @@
+"""How fast are the views? Images per second on one core, 2 x 224 + 8 x 96 pixels, from JPEG bytes to normalised crops.
+
+    python benchmarks/loader.py PHOTOS [--lightly PYTHON] [--rounds 5] [--images 32]
+
+PHOTOS is a folder of JPEGs of any sizes; copies of 500 x 375 pixels and of 12 megapixels are made of them. PYTHON is
+that of an environment with lightly-train, which is only ever run as a process of its own; without it that side is left
+out.
+All sides are run in turn, round by round; medians over rounds of wall and of processor time, which is the steadier one
+on a shared machine. Every side decodes with Pillow; all but ours at full size.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+
+from dinokit.core.pixels import Pixels
+from dinokit.data import decode, views
+
+_SIZES = {"500x375": (500, 375), "12 megapixels": (4000, 3000)}
+_LIGHTLY = Path(__file__).parent / "peers" / "lightly_views.py"
+_Run = Callable[[list[bytes]], object]
+
+
+def main() -> None:
+    """Print a row per size of image and side."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--lightly", metavar="PYTHON", help="an interpreter that has lightly-train")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=32)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print("images | side | img/s wall | img/s of processor time")
+    for name, size in _SIZES.items():
+        count = arguments.images if size[0] < 1000 else max(1, arguments.images // 4)
+        with tempfile.TemporaryDirectory() as folder:
+            files = _copies(arguments.photos, Path(folder), size, count=count)
+            for side, (wall, processor) in _measured(files, arguments.lightly, arguments.rounds).items():
+                print(f"{name} | {side} | {wall:.1f} | {processor:.1f}", flush=True)
+    if arguments.lightly is None:
+        print("LightlyTrain was left out: no --lightly")
+
+
+def _copies(photos: Path, folder: Path, size: tuple[int, int], *, count: int) -> list[Path]:
+    sources = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not sources:
+        raise SystemExit(f"no JPEGs in {photos}")
+    copies = []
+    for number in range(count):
+        photo = Image.open(sources[number % len(sources)]).convert("RGB")
+        copies.append(folder / f"{number}.jpg")
+        ImageOps.fit(photo, size, Image.Resampling.BICUBIC).save(copies[-1], quality=90)
+    return copies
+
+
+def _measured(files: list[Path], lightly: str | None, rounds: int) -> dict[str, tuple[float, float]]:
+    """Return images per second of wall and of processor time for every side."""
+    data = [file.read_bytes() for file in files]
+    normal = Pixels().mean, Pixels().std
+    sides: dict[str, _Run] = {
+        "dinokit, exact": _ours("exact"),
+        "dinokit, fused": _ours("fused"),
+        "torchvision v1 on PIL": _torchvision(v1, _rgb, [v1.ToTensor(), v1.Normalize(*normal)]),
+        "torchvision v2 on uint8": _torchvision(
+            v2, _uint8, [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*normal)]
+        ),
+    }
+    seconds: dict[str, list[tuple[float, float]]] = {}
+    for turn in range(rounds + 1):
+        taken = {side: _timed(run, data) for side, run in sides.items()}
+        if lightly:
+            taken["LightlyTrain"] = _lightly(lightly, files)
+        if turn:  # the first round warms up
+            for side, pair in taken.items():
+                seconds.setdefault(side, []).append(pair)
+    return {
+        side: tuple(len(files) / statistics.median(each) for each in zip(*pairs)) for side, pairs in seconds.items()
+    }
+
+
+def _timed(run: _Run, data: list[bytes]) -> tuple[float, float]:
+    wall, processor = time.perf_counter(), time.process_time()
+    run(data)
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def _ours(chain: str) -> _Run:
+    base = views.Config()
+    kinds = {name: replace(getattr(base, name), chain=chain) for name in ("first", "second", "local")}
+    config = replace(base, **kinds)
+
+    def run(data: list[bytes]) -> object:
+        images = [decode.decode(each, min_side=config.min_side) for each in data]
+        return views.make(images, config, Pixels(), seed=0, step=0, first=0)
+
+    return run
+
+
+def _torchvision(library: Any, opened: Callable[[bytes], object], finish: list[object]) -> _Run:
+    """Make the views as the DINOv2 recipe says, image by image, with either version of torchvision."""
+    chains = {kind: _chain(library, kind, finish) for kind in ("first", "second", "local")}
+    kinds = ["first", "second", *["local"] * 8]
+    return lambda data: [[chains[kind](image) for kind in kinds] for image in map(opened, data)]
+
+
+def _rgb(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def _uint8(data: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.array(_rgb(data))).permute(2, 0, 1)
+
+
+def _chain(library: Any, kind: str, finish: list[object]) -> Callable[[object], torch.Tensor]:
+    """Build one kind of view, with the blur probabilities of the published code."""
+    t = library
+    size, scale = (96, (0.05, 0.32)) if kind == "local" else (224, (0.32, 1.0))
+    blur = {"first": 0.0, "second": 0.9, "local": 0.5}[kind]
+    steps = [
+        t.RandomResizedCrop(size, scale=scale, interpolation=t.InterpolationMode.BICUBIC),
+        t.RandomHorizontalFlip(),
+        t.RandomApply([t.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+        t.RandomGrayscale(0.2),
+        t.RandomApply([t.GaussianBlur(9, (0.1, 2.0))], p=blur),
+        *([t.RandomSolarize(128, p=0.2)] if kind == "second" else []),
+    ]
+    chain: Callable[[object], torch.Tensor] = t.Compose([*steps, *finish])
+    return chain
+
+
+def _lightly(python: str, files: list[Path]) -> tuple[float, float]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    command = [python, str(_LIGHTLY), *map(str, files)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"LightlyTrain failed: {done.stderr.strip().splitlines()[-1]}")
+    wall, processor = map(float, done.stdout.split()[-2:])
+    return wall, processor
+
+
+if __name__ == "__main__":
+    main()
