@@ -1,0 +1,70 @@
+"""What a run says of itself before its first step: on the terminal, and in environment.json."""
+
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from dinokit.checkpoints.store import Clock
+from dinokit.core import device as devices
+from dinokit.core import dist
+from dinokit.core.log import info, warn
+from dinokit.data.source import Source
+from dinokit.training import ranks
+from dinokit.training.config import Experiment, TrainConfig
+from dinokit.training.step import Trainer
+
+
+def say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: Clock) -> None:
+    experiment = config.experiment
+    weights = sum(parameter.numel() for parameter in trainer.backbone.student.parameters())
+    _warn_of_other_lengths(experiment)
+    bf16 = devices.uses_bf16(trainer.device, experiment.precision)
+    info(
+        f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(source):,} images of {source.name} · "
+        f"batch {experiment.data.batch_size} · steps {clock.step} to {experiment.steps} · "
+        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described()}"
+    )
+
+
+def _warn_of_other_lengths(experiment: Experiment) -> None:
+    """Say which schedules were written for another number of steps: nothing is stretched behind the reader's back."""
+    schedules = {
+        "optim.lr": experiment.optim.lr,
+        "optim.weight_decay": experiment.optim.weight_decay,
+        "momentum": experiment.momentum,
+    }
+    for name, schedule in schedules.items():
+        if schedule.shape != "constant" and schedule.length != experiment.steps:
+            decay = max(schedule.decay + experiment.steps - schedule.length, 0)
+            warn(
+                f"{name} is for {schedule.length} steps, the run has {experiment.steps}; "
+                f"to match: --{name}.decay {decay}"
+            )
+
+
+def environment(device: torch.device) -> dict[str, str | int]:
+    """Return what a reader needs to know to repeat the run: machine, versions, command."""
+    packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "device": str(device),
+        "processor": _processor(),
+        "cores": devices.cores(),
+        "ranks": dist.world_size(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **packages,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,50 @@
+"""A wish to stop: the first signal lets the step end and the run save; a second one acts at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+
+from dinokit.core import dist
+
+
+@dataclass
+class Stop:
+    requested: bool = False
+
+
+@contextmanager
+def stop_requests() -> Iterator[Stop]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a wish to stop after this step.
+
+    A second SIGINT or SIGTERM acts at once; a second SIGHUP does nothing, as a terminal that closes may send several.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread alone
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if previous[signal.SIGHUP] == signal.SIG_IGN:  # nohup
+        del previous[signal.SIGHUP]
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            return
+        stop.requested = True
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, previous[each])
+        if dist.is_main():
+            # os.write: a handler may interrupt the console in the middle of a line, and stderr may be gone
+            with suppress(OSError):
+                os.write(2, b"stopping after this step; once more to stop at once without saving\n")
+
+    for number in previous:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
