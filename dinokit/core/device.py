@@ -11,6 +11,10 @@ from dinokit.core.errors import UserError
 
 Precision = Literal["auto", "bf16", "fp32"]
 
+# Numbers of a large matrix to work on at a time: half of a CPU's cache; enough to keep any other device busy.
+SLICE = {"cpu": 1 << 20}
+_LARGE_SLICE = 1 << 26
+
 
 def choose(name: str = "auto") -> torch.device:
     """Return the named device, or with "auto" the first of CUDA, MPS and CPU that this machine has.
@@ -53,3 +57,11 @@ def autocast(device: torch.device, precision: Precision) -> Callable[[], Abstrac
     if uses_bf16(device, precision):
         return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext
+
+
+def slices(device: torch.device, *, rows: int, columns: int) -> list[slice]:
+    """Cut `columns` into equal parts, each with as many numbers as are best worked on at a time."""
+    width = max(SLICE.get(device.type, _LARGE_SLICE) // max(rows, 1), 1)
+    parts = max(-(-columns // width), 1)
+    width = -(-columns // parts)
+    return [slice(start, min(start + width, columns)) for start in range(0, columns, max(width, 1))]

@@ -48,14 +48,19 @@ class WeightNormed(nn.Module):
         self.weight_g = nn.Parameter(torch.empty(rows, 1), requires_grad=trainable)
         self.weight_v = nn.Parameter(torch.empty(rows, width))
 
+    @property
+    def weight(self) -> Float[Tensor, "row width"]:
+        """The rows, normalised."""
+        lengths: Tensor = self.weight_v.norm(dim=1, keepdim=True)
+        return self.weight_v * (self.weight_g / lengths)
+
     def forward(self, vectors: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch row"]:
         """Multiply by the normalised rows."""
-        weight = self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
-        return F.linear(vectors, weight)
+        return F.linear(vectors, self.weight)
 
 
 class Head(nn.Module):
-    """Scores of prototypes; `project` and `prototypes` are its two halves."""
+    """Scores of prototypes, in two halves: `project` and the product with `prototypes`."""
 
     def __init__(self, dim: int, config: Config, *, seed: int) -> None:
         """Build on torch's default device; heads that must differ need different seeds."""
@@ -68,7 +73,8 @@ class Head(nn.Module):
 
     def forward(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch prototype"]:
         """Return the logits, in the autocast dtype."""
-        return self.prototypes(self.project(features))
+        logits: Tensor = self.last_layer(self.project(features))
+        return logits
 
     def project(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch bottleneck"]:
         """Return the bottleneck, of length 1."""
@@ -76,10 +82,11 @@ class Head(nn.Module):
         eps = 1e-6 if bottleneck.dtype == torch.float16 else 1e-12  # 1e-12 is zero in float16
         return F.normalize(bottleneck, dim=-1, eps=eps)
 
-    def prototypes(self, projected: Float[Tensor, "*batch bottleneck"]) -> Float[Tensor, "*batch prototype"]:
-        """Return the scores of normalised vectors."""
-        logits: Tensor = self.last_layer(projected)
-        return logits
+    @property
+    def prototypes(self) -> Float[Tensor, "prototype bottleneck"]:
+        """The rows of the last layer: `project(x) @ prototypes.T` are the logits."""
+        weight: Tensor = self.last_layer.weight  # type: ignore[assignment]  # of a Linear or a WeightNormed
+        return weight
 
 
 def _mlp(dim: int, config: Config) -> nn.Sequential:

@@ -6,21 +6,27 @@ Parameters only: buffers (RoPE periods, masks) are equal by construction.
 """
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class Pair(nn.Module):
+
+class Pair(nn.Module, Generic[Network]):
     """A network and its teacher, of any kind: backbone or head."""
 
-    def __init__(self, student: nn.Module) -> None:
+    student: Network
+    teacher: Network
+
+    def __init__(self, student: Network) -> None:
         """Keep the student and copy it to be the teacher, which stays in evaluation mode and gets no gradient."""
         super().__init__()
         self.student = student
         self.teacher = copy.deepcopy(student).requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "Pair":
+    def train(self, mode: bool = True) -> "Pair[Network]":
         """Switch the student alone."""
         super().train(mode)
         self.teacher.eval()

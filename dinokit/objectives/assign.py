@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.core import dist
+from dinokit.core.device import slices
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule, ramp
 from dinokit.objectives import base
@@ -66,10 +67,13 @@ class Targets(nn.Module):
     def forward(
         self, logits: Float[Tensor, "sample prototype"], *, step: int
     ) -> tuple[Float[Tensor, "sample prototype"], dict[str, Tensor]]:
-        """Return the targets and, for `fold`, the statistics; all ranks must call together."""
+        """Return the targets and, for `fold`, the statistics; the logits may be overwritten.
+
+        All ranks must call together.
+        """
         temperature = self.config.teacher_temperature.at(step)
         if self.centre is None:
-            return sinkhorn(logits, temperature=temperature, iterations=self.config.sinkhorn_iterations), {}
+            return sinkhorn_(logits.float(), temperature=temperature, iterations=self.config.sinkhorn_iterations), {}
         statistics = {"centre": mean_over_ranks(logits, otherwise=self.centre)}
         return centred(logits, self.centre, temperature=temperature), statistics
 
@@ -88,31 +92,51 @@ def sinkhorn(
     Rows of the result sum to 1; over all ranks, columns approach samples / prototypes. Float32, whatever comes in.
     Ranks may bring different numbers of samples, also none.
 
-    The classic form divides a matrix by the masses of prototypes and samples in turn. Here the matrix stays, and one
-    factor per prototype and one per sample change, so an iteration reads the matrix twice and writes nothing. The
-    constants 1 / prototypes and 1 / samples of the classic form cancel in the last division.
-
     Args:
         scores: logits of THIS rank's samples; all ranks must call together.
         temperature: > 0; smaller is harder.
         iterations: normalisations of prototypes, then samples; 3 suffices, 0 returns a softmax.
     """
+    return sinkhorn_(scores.float().clone(), temperature=temperature, iterations=iterations)
+
+
+@torch.no_grad()
+def sinkhorn_(
+    scores: Float[Tensor, "sample prototype"], *, temperature: float, iterations: int
+) -> Float[Tensor, "sample prototype"]:
+    """Do what `sinkhorn` does in the memory of the scores, which must be float32.
+
+    The classic form divides a matrix by the masses of prototypes and samples in turn. Here the matrix stays, and one
+    factor per prototype and one per sample change. What the samples of an iteration and the prototypes of the next one
+    need is read together, a few rows at a time, so that an iteration moves the matrix through the caches once. The
+    constants 1 / prototypes and 1 / samples of the classic form cancel in the last division.
+    """
     assert temperature > 0, temperature
+    assert scores.dtype == torch.float32, scores.dtype
     samples, prototypes = scores.shape
-    mass = scores.float() / temperature  # a new matrix, so that working in place leaves the scores alone
-    peak = mass.amax(dim=1) if samples else mass.new_empty(0)  # [sample]
-    mass.sub_(peak[:, None]).exp_()  # (0, 1], with a 1 in every row: no overflow, and no row without mass
+    blocks = slices(scores.device, rows=prototypes, columns=samples)  # of whole samples
+    peak = scores.new_empty(samples)
+    for block in blocks:
+        mass = scores[block].div_(temperature)
+        torch.amax(mass, dim=1, out=peak[block])
+        mass.sub_(peak[block, None]).exp_()  # (0, 1], with a 1 in every row: no overflow, and no row without mass
 
     # The peaks taken from the rows return as the first factors, relative to the highest peak of all ranks.
-    highest = dist.all_reduce_max(peak.max() if samples else mass.new_tensor(-torch.inf))
+    highest = dist.all_reduce_max(peak.max() if samples else scores.new_tensor(-torch.inf))
     per_sample = (peak - highest).clamp_min_(_FAINTEST).exp_()  # [sample]
-    per_prototype = mass.new_ones(prototypes)
+    per_prototype = scores.new_ones(prototypes)
     with torch.autocast(scores.device.type, enabled=False):  # autocast would multiply in bfloat16
+        received = scores.T.mv(per_sample)  # [prototype]
         for _ in range(iterations):
-            per_prototype = dist.all_reduce_sum(mass.T.mv(per_sample)).add_(_NO_MASS).reciprocal_()
-            per_sample = mass.mv(per_prototype).reciprocal_()
-    mass.mul_(per_prototype)
-    return mass.div_(mass.sum(dim=1, keepdim=True))
+            per_prototype = dist.all_reduce_sum(received).add_(_NO_MASS).reciprocal_()
+            received.zero_()
+            for block in blocks:
+                factor = torch.mv(scores[block], per_prototype, out=per_sample[block]).reciprocal_()
+                received.addmv_(scores[block].T, factor)
+        for block in blocks:
+            mass = scores[block].mul_(per_prototype)
+            mass.div_(mass.sum(dim=1, keepdim=True))
+    return scores
 
 
 @torch.no_grad()

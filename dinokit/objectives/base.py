@@ -90,7 +90,7 @@ class Objective(nn.Module, ABC):
         """Fold the statistics of a finished step into the state; call once per optimiser step."""
 
     @abstractmethod
-    def pairs(self) -> dict[str, Pair]:
+    def pairs(self) -> dict[str, Pair[Any]]:
         """Name the pairs it owns: their students are optimised, their teachers are averages of the students."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dinokit.core.errors import UserError
@@ -19,7 +19,7 @@ from dinokit.core.schedule import Schedule, constant
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head
 from dinokit.models.pair import Pair
-from dinokit.objectives import assign, base
+from dinokit.objectives import assign, base, prototypes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,37 +68,43 @@ class Objective(base.Objective):
         """
         assert inputs.student_global is not None
         assert inputs.teacher_global is not None
+        teachers = inputs.teacher_global.cls.shape[:2]  # [teacher, batch]
         with torch.no_grad():
             logits = self.head.teacher(inputs.teacher_global.cls.flatten(0, 1))  # [teacher * batch, prototype]
         targets, statistics = self.targets(logits, step=step)
-        targets = targets.unflatten(0, inputs.teacher_global.cls.shape[:2])  # [teacher, batch, prototype]
         crops = {"dino_global": inputs.student_global.cls}
         if inputs.student_local is not None:
             crops["dino_local"] = inputs.student_local.cls
-        diagonal = {"dino_global": not self.config.ignore_diagonal, "dino_local": True}
-        pairs = {name: count_pairs(len(cls), len(targets), diagonal=diagonal[name]) for name, cls in crops.items()}
-        weights = self._weights(pairs, step=step)
-        temperature = self.config.student_temperature
+        counts = [len(cls) for cls in crops.values()]
+        summed, rows = summed_targets(
+            targets.unflatten(0, teachers), students=sum(counts), apart=counts[0] if self.config.ignore_diagonal else 0
+        )
+        losses = self._losses(torch.cat(list(crops.values())), summed, rows)  # [student, batch]
+
+        same = {"dino_global": self.config.ignore_diagonal, "dino_local": False}
+        pairs = {name: count_pairs(len(cls), teachers[0], diagonal=not same[name]) for name, cls in crops.items()}
         terms = {
-            name: cross_entropy(student, targets, temperature=temperature, diagonal=diagonal[name])
-            for name, student in self._student(crops).items()
+            name: loss.sum() / (teachers[1] * pairs[name])
+            for name, loss in zip(crops, torch.split(losses, counts), strict=True)
             if pairs[name]
         }
-        return base.Losses(terms=terms, weights=weights, statistics=statistics)
+        return base.Losses(terms=terms, weights=self._weights(pairs, step=step), statistics=statistics)
+
+    def _losses(self, cls: Tensor, summed: Tensor, rows: Tensor) -> Float[Tensor, "student batch"]:
+        """Send all crops through the head at once and return the sum of each one's cross-entropies."""
+        head = self.head.student
+        vectors = head.project(cls.flatten(0, 1))  # [student * batch, bottleneck]
+        temperature = self.config.student_temperature
+        losses = prototypes.cross_entropy(vectors, head.prototypes, summed, temperature=temperature, rows=rows)
+        return losses.view(cls.shape[:2])
 
     def after_step(self, statistics: Mapping[str, Tensor]) -> None:
         """Move the centre, if there is one."""
         self.targets.fold(statistics)
 
-    def pairs(self) -> dict[str, Pair]:
+    def pairs(self) -> dict[str, Pair[Head]]:
         """Name the head."""
         return {"head": self.head}
-
-    def _student(self, crops: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Send all crops through the head at once: one matrix product instead of two."""
-        logits = self.head.student(torch.cat(list(crops.values())).flatten(0, 1))  # [all crops * batch, prototype]
-        parts = logits.split([cls.shape[0] * cls.shape[1] for cls in crops.values()])
-        return {name: part.unflatten(0, cls.shape[:2]) for (name, cls), part in zip(crops.items(), parts, strict=True)}
 
     def _weights(self, pairs: dict[str, int], *, step: int) -> dict[str, float]:
         """Weigh each term by its share of the pairs, so that every pair counts the same."""
@@ -116,27 +122,25 @@ def count_pairs(students: int, teachers: int, *, diagonal: bool) -> int:
     return students * teachers - (0 if diagonal else min(students, teachers))
 
 
-def cross_entropy(
-    student: Float[Tensor, "student batch prototype"],
-    targets: Float[Tensor, "teacher batch prototype"],
-    *,
-    temperature: float,
-    diagonal: bool = True,
-) -> Float[Tensor, ""]:
-    """Average the cross-entropy over images and pairs of crops, in float32.
+def summed_targets(
+    targets: Float[Tensor, "teacher batch prototype"], *, students: int, apart: int
+) -> tuple[Float[Tensor, "row prototype"], Int[Tensor, " student_batch"]]:
+    """Sum the targets that each student crop is compared with, and say which sum is whose.
 
-    The sum over pairs (s, t) of <target_t, log p_s> is <sum of targets, sum of log p>, so pairs are never formed.
+    The sum over pairs (s, t) of <target_t, log p_s> is <sum of targets, log p_s>, so pairs are never formed, and crops
+    that are compared with all teacher crops share one row.
 
     Args:
-        student: logits.
-        targets: rows sum to 1.
-        temperature: of the student's softmax.
-        diagonal: False leaves out the pairs of student crop i with teacher crop i.
+        students: crops of the student, the global ones first.
+        apart: the first so many of them leave out the teacher crop of the same number, if there is one.
+
+    Returns:
+        The sums, and the row of each student crop and image, crop-major.
     """
-    students, batch, _ = student.shape
-    log_p = (student.float() / temperature).log_softmax(dim=-1)
-    agreement = (targets.sum(dim=0) * log_p.sum(dim=0)).sum()
-    if not diagonal:
-        same = min(students, len(targets))
-        agreement = agreement - (targets[:same] * log_p[:same]).sum()
-    return -agreement / (batch * count_pairs(students, len(targets), diagonal=diagonal))
+    teachers, batch, _ = targets.shape
+    total = targets.sum(dim=0)  # [batch, prototype]
+    apart = min(apart, teachers)
+    others = total - targets[:apart]  # [apart, batch, prototype]
+    rows = torch.arange((apart + 1) * batch, device=targets.device).view(-1, batch)  # [apart + 1, batch]
+    crop = torch.arange(students, device=targets.device).clamp_max(apart)  # [student]
+    return torch.cat([others.flatten(0, 1), total]), rows[crop].flatten()

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
 from dinokit.core.errors import UserError
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head
 from dinokit.models.pair import Pair
 from dinokit.objectives import assign, base, dino
+from dinokit.objectives.prototypes import cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,12 @@ class Objective(base.Objective):
 
     needs = frozenset({"student_global", "teacher_global", "masks"})
 
-    def __init__(self, config: Config, *, head: Pair, prototypes: int, owned: bool) -> None:
+    def __init__(self, config: Config, *, head: Pair[Head], prototypes: int, owned: bool) -> None:
         super().__init__()
         self.config = config
         self.head = head if owned else None
         # A tuple hides a borrowed head from torch: the objective that lends it saves it, moves it and trains it.
-        self.borrowed: tuple[Pair, ...] = () if owned else (head,)
+        self.borrowed: tuple[Pair[Head], ...] = () if owned else (head,)
         self.targets = assign.Targets(config, prototypes=prototypes)
 
     @classmethod
@@ -62,36 +62,29 @@ class Objective(base.Objective):
         with torch.no_grad():
             logits = head.teacher(inputs.teacher_global.patches.flatten(0, 2)[hidden])  # [hidden, prototype]
         targets, statistics = self.targets(logits, step=step)
-        student = head.student(inputs.student_global.patches.flatten(0, 2)[hidden])  # [hidden, prototype]
-        loss = cross_entropy(student, targets, masks=inputs.masks, temperature=self.config.student_temperature)
+        vectors = head.student.project(inputs.student_global.patches.flatten(0, 2)[hidden])  # [hidden, bottleneck]
+        temperature = self.config.student_temperature
+        losses = cross_entropy(vectors, head.student.prototypes, targets, temperature=temperature)  # [hidden]
+        loss = mean_over_images(losses, masks=inputs.masks)
         return base.Losses(terms={"ibot": loss}, weights={"ibot": self.config.weight}, statistics=statistics)
 
     def after_step(self, statistics: Mapping[str, Tensor]) -> None:
         """Move the centre, if there is one."""
         self.targets.fold(statistics)
 
-    def pairs(self) -> dict[str, Pair]:
+    def pairs(self) -> dict[str, Pair[Head]]:
         """Name the head, unless it is borrowed."""
         return {} if self.head is None else {"head": self.head}
 
 
-def cross_entropy(
-    student: Float[Tensor, "hidden prototype"],
-    targets: Float[Tensor, "hidden prototype"],
-    *,
-    masks: Bool[Tensor, "*image patch"],
-    temperature: float,
-) -> Float[Tensor, ""]:
-    """Average the cross-entropy over the hidden patches of each image, then over all images, in float32.
+def mean_over_images(losses: Float[Tensor, " hidden"], *, masks: Bool[Tensor, "*image patch"]) -> Float[Tensor, ""]:
+    """Average over the hidden patches of each image, then over all images.
 
     Args:
-        student: logits of the hidden patches, in the order of `masks` flattened.
-        targets: rows sum to 1.
+        losses: of the hidden patches, in the order of `masks` flattened.
         masks: of all images, also those without a hidden patch; they count with 0.
-        temperature: of the student's softmax.
     """
     images = masks.shape[:-1].numel()
     share = masks.sum(dim=-1, keepdim=True).clamp_min(1).reciprocal()  # [*image, 1]
     weights = share.expand_as(masks)[masks]  # [hidden]
-    losses = functional.cross_entropy(student.float() / temperature, targets, reduction="none")  # [hidden]
     return (weights * losses).sum() / images

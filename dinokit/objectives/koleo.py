@@ -9,6 +9,7 @@ regularizer"; the groups over ranks are those of DINOv3 (arXiv:2508.10104).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -86,7 +87,7 @@ class Objective(base.Objective):
     def after_step(self, statistics: Mapping[str, Tensor]) -> None:
         """Do nothing: there is no state."""
 
-    def pairs(self) -> dict[str, Pair]:
+    def pairs(self) -> dict[str, Pair[Any]]:
         """Name no pair."""
         return {}
 

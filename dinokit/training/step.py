@@ -9,6 +9,7 @@ Source: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) section 4
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,9 +138,9 @@ def _build_objectives(experiment: Experiment) -> nn.ModuleDict:
     return nn.ModuleDict(built)
 
 
-def _unique_pairs(modules: nn.ModuleDict) -> dict[str, Pair]:
+def _unique_pairs(modules: nn.ModuleDict) -> dict[str, Pair[Any]]:
     """Name each head's pair once, by the objective that built it, although another may share it."""
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, Pair[Any]] = {}
     for name, module in modules.items():
         for pair_name, pair in _objective(module).pairs().items():
             if not any(pair is known for known in pairs.values()):

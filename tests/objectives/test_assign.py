@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dinokit.core import device
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule, constant, ramp
 from dinokit.objectives import assign
@@ -35,6 +36,15 @@ def test_sinkhorn_equals_the_classic_loop(iterations: int) -> None:
     actual = assign.sinkhorn(scores(), temperature=0.05, iterations=iterations)
     expected = by_loops(scores(), temperature=0.05, iterations=iterations)
     torch.testing.assert_close(actual.double(), expected, atol=1e-6, rtol=1e-5)  # float32 against float64
+
+
+@pytest.mark.parametrize("held", [1, 13, 15])
+def test_sinkhorn_is_the_same_however_few_samples_are_read_at_a_time(
+    held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = assign.sinkhorn(scores(), temperature=0.05)
+    monkeypatch.setitem(device.SLICE, "cpu", held)
+    torch.testing.assert_close(assign.sinkhorn(scores(), temperature=0.05), whole)
 
 
 def test_no_iteration_is_a_softmax() -> None:

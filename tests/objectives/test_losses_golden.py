@@ -14,6 +14,7 @@ from torch import Tensor
 from dinokit.core.schedule import constant
 from dinokit.objectives import assign, dino, ibot
 from dinokit.objectives.koleo import koleo
+from dinokit.objectives.prototypes import cross_entropy
 
 GOLDEN = load_file(Path(__file__).parent.parent / "golden" / "losses.safetensors")
 
@@ -40,18 +41,21 @@ def test_centring_over_three_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("crops", "diagonal", "expected"),
-    [("global", False, "dino_global"), ("global", True, "dino_global_with_diagonal"), ("local", True, "dino_local")],
+    ("crops", "apart", "pairs", "expected"),
+    [("global", 2, 2, "dino_global"), ("global", 0, 4, "dino_global_with_diagonal"), ("local", 0, 6, "dino_local")],
 )
-def test_dino(crops: str, diagonal: bool, expected: str) -> None:
+def test_dino(crops: str, apart: int, pairs: int, expected: str) -> None:
     targets = GOLDEN["out.sinkhorn"].reshape(2, 6, 40)  # [teacher, batch, prototype]
-    loss = dino.cross_entropy(GOLDEN[f"in.student_{crops}_logits"], targets, temperature=0.1, diagonal=diagonal)
-    close(loss, GOLDEN[f"out.{expected}"])
+    logits = GOLDEN[f"in.student_{crops}_logits"]  # [student, batch, prototype]
+    summed, rows = dino.summed_targets(targets, students=len(logits), apart=apart)
+    loss = cross_entropy(logits.flatten(0, 1), torch.eye(40), summed, temperature=0.1, rows=rows)
+    close(loss.sum() / (6 * pairs), GOLDEN[f"out.{expected}"])
 
 
 def test_ibot() -> None:
     logits, targets = GOLDEN["in.student_patch_logits"], GOLDEN["out.ibot_sinkhorn"]
-    close(ibot.cross_entropy(logits, targets, masks=GOLDEN["in.mask"], temperature=0.1), GOLDEN["out.ibot"])
+    losses = cross_entropy(logits, torch.eye(logits.shape[1]), targets, temperature=0.1)
+    close(ibot.mean_over_images(losses, masks=GOLDEN["in.mask"]), GOLDEN["out.ibot"])
 
 
 def test_koleo() -> None:
