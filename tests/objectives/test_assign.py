@@ -39,9 +39,7 @@ def test_sinkhorn_equals_the_classic_loop(iterations: int) -> None:
 
 
 @pytest.mark.parametrize("held", [1, 13, 15])
-def test_sinkhorn_is_the_same_however_few_samples_are_read_at_a_time(
-    held: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sinkhorn_is_the_same_however_few_samples_are_read_at_once(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = assign.sinkhorn(scores(), temperature=0.05)
     monkeypatch.setitem(device.SLICE, "cpu", held)
     torch.testing.assert_close(assign.sinkhorn(scores(), temperature=0.05), whole)
