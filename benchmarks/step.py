@@ -1,60 +1,156 @@
-"""Where does a step's time go? The demo recipe on this machine: making the views, and the step itself, by threads.
+"""How fast is a training step, and how much memory does it take? Beside plain PyTorch and LightlyTrain.
 
-python benchmarks/step.py [--steps 40]
+    python benchmarks/step.py [--models s tiny] [--prototypes 4096 65536 262144] [--batch 8] [--rounds 5]
+                              [--lightly PYTHON --photos FOLDER]
+
+Sides, each a process with all cores, taking turns round by round, medians:
+
+    plain           the step written from the formulas (peers/plain_step.py), float32; also in bf16 where that is native
+    ours            the same work: no stochastic depth, default precision
+    ours, recipe    as the recipe has it, with its stochastic depth
+    ours, selective / full   the first, with recomputed activations
+
+2 x 224 + 8 x 96 pixels, random crops: no data is loaded. MFU is the step's count of operations in matrix products and
+attention, by torch's flop counter, over its time, relative to one large product in the same process. LightlyTrain's
+DINOv2 (--lightly, the interpreter of an environment that has it) runs its own command for 2 and for 6 steps on photos;
+the difference is the time of four steps; "ours, v2" has its patch size 14 and its crops of 98 pixels.
 """
 
 import argparse
-import os
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from sides import answer, compared
+from torch.utils.flop_counter import FlopCounterMode
 
 from dinokit import recipes
-from dinokit.data.loader import Batch, Loader
-from dinokit.data.source import open_source
+from dinokit.config import override
+from dinokit.core import device as devices
+from dinokit.data.views import Views
+from dinokit.models.variants import VARIANTS
+from dinokit.training.config import TrainConfig
 from dinokit.training.step import Trainer
+
+CPU = torch.device("cpu")
+MODELS = {"s": VARIANTS["dinov3_vits16"], "tiny": replace(VARIANTS["vit_tiny"], patch_size=16)}
+SIDES: dict[str, dict[str, Any]] = {
+    "ours": {"experiment.backbone.drop_path": 0.0},
+    "ours, recipe": {},
+    "ours, selective": {"experiment.backbone.drop_path": 0.0, "runtime.recompute": "selective"},
+    "ours, full": {"experiment.backbone.drop_path": 0.0, "runtime.recompute": "full"},
+}
+HIDDEN = 60  # patches of each masked crop; half of the crops are masked
 
 
 def main() -> None:
-    """Print the median time of views and step for one thread and for all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40)
-    steps = parser.parse_args().steps
-    experiment = recipes.find("demo").experiment
-    data = experiment.data
-    loader = Loader(
-        open_source("demo:fashion", channels=experiment.backbone.channels),
-        data.views,
-        data.masks,
-        data.pixels,
-        patch_size=experiment.backbone.patch_size,
-        batch=data.batch_size,
-        seed=0,
+    """Print a row per model, number of prototypes and side."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--prototypes", nargs="+", type=int, default=[4096, 65536, 262144])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--lightly", metavar="PYTHON", help="an interpreter that has lightly-train")
+    parser.add_argument("--photos", type=Path, help="folder of JPEGs for it")
+    parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)  # one side's own process
+    arguments = parser.parse_args()
+    if arguments.side:
+        _serve(*arguments.side)
+        return
+    native = devices.uses_bf16(CPU, "auto")
+    plain = ["plain", "plain bf16"] if native else ["plain"]
+    print(f"torch {torch.__version__}, {devices.cores()} cores, bf16 in hardware: {'yes' if native else 'no'}")
+    print("model, prototypes | side | s | img/s | CPU s | peak MB | MFU | times plain")
+    for model in arguments.models:
+        for prototypes in arguments.prototypes:
+            _rows(model, prototypes, [*plain, *SIDES], batch=arguments.batch, rounds=arguments.rounds)
+
+
+def _rows(model: str, prototypes: int, sides: list[str], *, batch: int, rounds: int) -> None:
+    words = (model, str(prototypes), str(batch))
+    found = compared(
+        {side: [sys.executable, __file__, "--side", side, *words] for side in [*sides, "product"]}, rounds=rounds
     )
-    print(f"torch {torch.__version__} · {os.cpu_count()} cores · batch {data.batch_size}")
-    print("threads | views ms | step ms | images/s")
-    for threads in sorted({1, os.cpu_count() or 1}):
-        torch.set_num_threads(threads)
-        views, step = _measured(loader, Trainer(experiment, torch.device("cpu")), steps)
-        print(f"{threads} | {1e3 * views:.1f} | {1e3 * step:.1f} | {data.batch_size / (views + step):.0f}")
+    rate = _PRODUCT / found.pop("product").seconds  # operations per second
+    work = _operations(model, prototypes, batch)
+    for side, figure in found.items():
+        mfu = f"{work / figure.seconds / rate:.0%}" if "ours" in side and "recipe" not in side else ""
+        times = found["plain"].seconds / figure.seconds
+        print(
+            f"{model}, {prototypes:,} | {side} | {figure.seconds:.2f} | {batch / figure.seconds:.2f} | "
+            f"{figure.processor:.1f} | {figure.memory:.0f} | {mfu} | {times:.2f}",
+            flush=True,
+        )
 
 
-def _measured(loader: Loader, trainer: Trainer, steps: int) -> tuple[float, float]:
-    """Return the median seconds of making the views of a step and of the step."""
-    batches: list[Batch] = []
-    views = _median(lambda step: batches.append(loader.build(step)), steps)
-    return views, _median(lambda step: trainer.step([batches[step].views], step=step), steps)
+_PRODUCT = 2 * 2048**3  # operations of the product that MFU is relative to
 
 
-def _median(run: Callable[[int], object], steps: int) -> float:
-    seconds = []
-    for step in range(steps):
-        began = time.perf_counter()
-        run(step)
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[2:])  # the first calls also allocate
+def _serve(side: str, model: str, prototypes: str, batch: str) -> None:
+    """Take one step for each line on standard input."""
+    torch.manual_seed(0)
+    if side == "product":
+        dtype = torch.bfloat16 if devices.uses_bf16(CPU, "auto") else torch.float32
+        left, right = torch.randn(2, 2048, 2048).to(dtype)
+        answer(lambda: left @ right)
+    elif side.startswith("plain"):
+        answer(_plain(model, int(prototypes), int(batch), bf16="bf16" in side))
+    else:
+        answer(_ours(_config(model, int(prototypes), int(batch), SIDES[side])))
+
+
+def _config(model: str, prototypes: int, batch: int, settings: Mapping[str, Any]) -> TrainConfig:
+    config = recipes.find("dinov3-vits16")
+    backbone = MODELS[model]
+    config = replace(config, experiment=replace(config.experiment, backbone=replace(backbone, drop_path=0.3)))
+    common = {
+        "experiment.data.batch_size": batch,
+        "experiment.objectives.koleo.group": None,
+        "experiment.objectives.dino.head.prototypes": prototypes,
+        "experiment.objectives.ibot.head.prototypes": prototypes,
+    }
+    return override(config, common | dict(settings))
+
+
+def _views(batch: int, *, patches: int, local: int) -> Views:
+    masks = torch.zeros(2, batch, patches, dtype=torch.bool)
+    masks[0, :, torch.randperm(patches)[:HIDDEN]] = True
+    return Views(torch.randn(2, batch, 3, 224, 224), torch.randn(8, batch, 3, local, local), masks)
+
+
+def _ours(config: TrainConfig) -> Callable[[], object]:
+    experiment = config.experiment
+    patches = (224 // experiment.backbone.patch_size) ** 2
+    views = _views(experiment.data.batch_size, patches=patches, local=experiment.data.views.local_size)
+    trainer = Trainer(experiment, CPU, recompute=config.runtime.recompute)
+    steps = iter(range(10**6))
+    return lambda: trainer.step([views], step=next(steps))
+
+
+def _plain(model: str, prototypes: int, batch: int, *, bf16: bool) -> Callable[[], object]:
+    from peers.plain_step import Step
+
+    backbone = MODELS[model]
+    step = Step(
+        dim=backbone.dim,
+        depth=backbone.depth,
+        heads=backbone.heads,
+        patch=backbone.patch_size,
+        prototypes=prototypes,
+        bf16=bf16,
+    )
+    views = _views(batch, patches=(224 // backbone.patch_size) ** 2, local=96)
+    return lambda: step(views.global_crops, views.local_crops, views.masks)
+
+
+def _operations(model: str, prototypes: int, batch: int) -> int:
+    """Count the operations of the work that has to be done: one step of the plain form."""
+    with FlopCounterMode(display=False) as counter:
+        _plain(model, prototypes, batch, bf16=False)()
+    return int(counter.get_total_flops())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from dinokit.objectives import base as objectives
 from dinokit.objectives.base import Inputs, Objective
 from dinokit.training import optim
 from dinokit.training.config import Experiment
+from dinokit.training.recompute import Recompute, set_recompute
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,12 @@ class Report:
 class Trainer:
     """All that learns: the backbone's pair, the objectives with their heads' pairs, the optimiser."""
 
-    def __init__(self, experiment: Experiment, device: torch.device) -> None:
+    def __init__(self, experiment: Experiment, device: torch.device, *, recompute: Recompute = "none") -> None:
         self.experiment = experiment
         self.device = device
         self.autocast = autocast(device, experiment.precision)
         self.backbone = Pair(VisionTransformer(experiment.backbone, seed=experiment.seed)).to(device)
+        set_recompute(self.backbone.student, recompute)
         self.objectives = _build_objectives(experiment).to(device)
         self.needs = frozenset[str]().union(*(o.needs for o in self._objectives()))
         self.parts = {"backbone": self.backbone.student} | {

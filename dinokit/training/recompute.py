@@ -1,0 +1,44 @@
+"""What a block's backward pass needs of its forward pass: kept, or computed again (arXiv:1604.06174).
+
+    none        all is kept
+    selective   results of matrix products and of attention are kept; norms, rotation, GELU, sums are computed again
+    full        only what enters the block is kept: a third more time, the least memory
+
+Numbers do not change: the random subsets of stochastic depth are drawn again from the same generator state.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from dinokit.models.vit import VisionTransformer
+
+Recompute = Literal["none", "selective", "full"]
+
+_aten = torch.ops.aten
+_KEPT = {
+    _aten.mm.default,
+    _aten.addmm.default,
+    _aten.bmm.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+}
+
+
+def set_recompute(network: VisionTransformer, how: Recompute) -> None:
+    """Make the blocks of a network forget what their backward pass will compute again."""
+    if how == "none":
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if how == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    for block in network.blocks:
+        block.forward = partial(checkpoint, block.forward, **options)
+
+
+def _policy(_context: Any, operation: Any, *_arguments: Any, **_options: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
