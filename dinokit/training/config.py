@@ -13,7 +13,7 @@ from dinokit.data import masking, views
 from dinokit.models import vit
 from dinokit.objectives import base as objectives
 from dinokit.training import optim
-from dinokit.training.recompute import Recompute
+from dinokit.training.execution import Recompute
 
 ObjectiveConfigs = NewType("ObjectiveConfigs", dict[str, Any])  # file name in objectives/ -> its Config
 
@@ -99,6 +99,7 @@ class Runtime:
         None  # ranks that share a step on this machine, at most one per GPU; null: one per GPU, or one
     )
     recompute: Recompute = "none"  # what backward passes compute again to save memory: none, selective, full
+    compile: bool = False  # compile the blocks: a few percent for a minute at the start, and again per new size
     workers: int | None = None  # processes that prepare batches, per rank; 0: none; null: from cores and source
     checkpoint_every: int = 1000  # steps between checkpoints
     keep: int = 2  # newest checkpoints that keep the training state; older ones keep the teacher only

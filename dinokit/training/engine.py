@@ -56,7 +56,7 @@ def pretrain(
         check_experiment(run, config)
     source = open_source(experiment.data.source, channels=experiment.backbone.channels, split=None)
     device = devices.choose(runtime.device)
-    trainer = Trainer(experiment, device, recompute=runtime.recompute)
+    trainer = Trainer(experiment, device, recompute=runtime.recompute, compiled=runtime.compile)
     with only_run(run) if dist.is_main() else nullcontext():
         if dist.is_main():
             run.create(configuration.to_yaml(config))

@@ -24,7 +24,7 @@ from dinokit.objectives import base as objectives
 from dinokit.objectives.base import Inputs, Objective
 from dinokit.training import optim
 from dinokit.training.config import Experiment
-from dinokit.training.recompute import Recompute, set_recompute
+from dinokit.training.execution import Recompute, compile_blocks, set_recompute
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,22 @@ class Report:
 class Trainer:
     """All that learns: the backbone's pair, the objectives with their heads' pairs, the optimiser."""
 
-    def __init__(self, experiment: Experiment, device: torch.device, *, recompute: Recompute = "none") -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        device: torch.device,
+        *,
+        recompute: Recompute = "none",
+        compiled: bool = False,
+    ) -> None:
         self.experiment = experiment
         self.device = device
         self.autocast = autocast(device, experiment.precision)
         self.backbone = Pair(VisionTransformer(experiment.backbone, seed=experiment.seed)).to(device)
         set_recompute(self.backbone.student, recompute)
+        if compiled:
+            compile_blocks(self.backbone.student)
+            compile_blocks(self.backbone.teacher)
         self.objectives = _build_objectives(experiment).to(device)
         self.needs = frozenset[str]().union(*(o.needs for o in self._objectives()))
         self.parts = {"backbone": self.backbone.student} | {

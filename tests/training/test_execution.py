@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dinokit.models.vit import VisionTransformer
-from dinokit.training.recompute import Recompute, set_recompute
+from dinokit.training.execution import Recompute, set_recompute
 from dinokit.training.step import Trainer
 from tests.training.test_step import CPU, make_views, tiny
 
@@ -72,3 +72,12 @@ def test_only_full_computes_matrix_products_twice() -> None:
 def test_recomputed_blocks_are_not_the_teachers() -> None:
     trainer = Trainer(tiny(), CPU, recompute="full")
     assert not any("forward" in vars(block) for block in trainer.backbone.teacher.blocks)
+
+
+@pytest.mark.slow  # it runs a C++ compiler
+def test_a_compiled_step_takes_the_same_step_up_to_rounding() -> None:
+    losses = []
+    for compiled in (False, True):
+        trainer = Trainer(tiny(), CPU, recompute="selective" if compiled else "none", compiled=compiled)
+        losses.append([trainer.step([make_views()], step=step).values["loss"] for step in range(2)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
