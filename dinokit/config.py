@@ -111,7 +111,7 @@ def override(config: T, values: Mapping[str, Any], *, hidden: Sequence[str] = ()
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     """Return dotted path -> (old value, new value) wherever two configs or plain values differ."""
-    before, after = _leaves(to_plain(old)), _leaves(to_plain(new))
+    before, after = flat(to_plain(old)), flat(to_plain(new))
     paths = list(before) + [path for path in after if path not in before]
     absent = object()
     changed = [path for path in paths if before.get(path, absent) != after.get(path, absent)]
@@ -209,12 +209,13 @@ def _nodes(plain: Any, prefix: str = "") -> list[str]:
     return names
 
 
-def _leaves(plain: Any, prefix: str = "") -> dict[str, Any]:
+def flat(plain: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a plain configuration by dotted keys."""
     if not isinstance(plain, dict) or not plain:
         return {prefix: plain}
     leaves: dict[str, Any] = {}
     for key, value in plain.items():
-        leaves |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+        leaves |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return leaves
 
 
@@ -264,7 +265,18 @@ def _one_of(value: Any, kind: Any) -> Any:
     return value
 
 
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[-1] is ...
+
+
+def _each(value: Any, kind: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"expected a list such as [{value}], got {value!r}")
+    return tuple(converter.structure(each, get_args(kind)[0]) for each in value)
+
+
 converter.register_structure_hook_func(_is_literal, _one_of)
+converter.register_structure_hook_func(_is_list, _each)
 _strict(int, lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number")
 _strict(float, lambda value: _is_number(value) and abs(value) <= sys.float_info.max, "a finite number")
 _strict(bool, lambda value: isinstance(value, bool), "true or false")

@@ -15,6 +15,7 @@ from dinokit.objectives import base as objectives
 from dinokit.training import optim
 from dinokit.training.execution import Recompute
 
+TrackerName = Literal["wandb", "mlflow", "trackio"]
 ObjectiveConfigs = NewType("ObjectiveConfigs", dict[str, Any])  # file name in objectives/ -> its Config
 
 
@@ -106,6 +107,7 @@ class Runtime:
     log_every: int = 10  # steps between lines of metrics.jsonl
     evaluate: bool = True  # measure k-NN of every saved teacher when the data has labels
     tensorboard: bool = True  # write events/
+    trackers: tuple[TrackerName, ...] = ()  # besides: wandb, mlflow, trackio, each an extra of this package
     data: Tolerance = field(default_factory=Tolerance)  # limits that change no number of a run that goes on
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ from dinokit.training.progress import Journal
 from dinokit.training.resume import check_experiment, newest, only_run, restore
 from dinokit.training.step import Report, Trainer
 from dinokit.training.stop import stop_requests
+from dinokit.training.trackers import Trackers
 
 MAX_BAD_STEPS = 20  # consecutive steps with a loss that is not finite, after which the run gives up
 
@@ -102,9 +103,8 @@ class _Session:
         if start >= steps:
             info(f"{self.run.path}: all {steps} steps are done")
             return
-        journal = Journal(
-            self.run, steps=steps, every=runtime.log_every, tensorboard=runtime.tensorboard, start=start + 1
-        )
+        trackers = Trackers(self.run, self.config, start=start + 1) if dist.is_main() else None
+        journal = Journal(self.run, steps=steps, every=runtime.log_every, trackers=trackers)
         batches = self._loader().batches(start, steps)
         bad_images = BadImages(
             self.run.bad_images, images=len(self.source), max_ratio=runtime.data.max_bad_ratio

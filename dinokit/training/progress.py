@@ -1,4 +1,4 @@
-"""What one sees of a run: a live line in a terminal or plain lines elsewhere, metrics.jsonl, TensorBoard."""
+"""What one sees of a run: a live line in a terminal or plain lines elsewhere, metrics.jsonl, trackers."""
 
 import math
 import time
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core import dist
 from dinokit.core.files import append_jsonl
 from dinokit.core.log import console, info
+from dinokit.training.trackers import Trackers
 
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal
 
@@ -45,13 +45,13 @@ class Window:
 
 
 class Journal:
-    """Writes one line per `every` steps to metrics.jsonl and TensorBoard, and tells the person at the terminal."""
+    """Writes one line per `every` steps to metrics.jsonl and the trackers, and tells the person at the terminal."""
 
-    def __init__(self, run: RunFolder, *, steps: int, every: int, tensorboard: bool, start: int) -> None:
-        self.run, self.steps, self.every = run, steps, every
+    def __init__(self, run: RunFolder, *, steps: int, every: int, trackers: Trackers | None) -> None:
+        """Begin; ranks that do not write have no trackers."""
+        self.run, self.steps, self.every, self.trackers = run, steps, every, trackers
         self.window = Window()
         self.say: Callable[[int, dict[str, float]], None] = lambda step, means: None
-        self.writer = SummaryWriter(str(run.events), purge_step=start) if tensorboard and dist.is_main() else None
 
     def add(
         self, step: int, values: dict[str, float], *, images: int, seconds: float, waited: float, clock: float
@@ -76,15 +76,14 @@ class Journal:
             return
         finite = {name: value for name, value in means.items() if math.isfinite(value)}
         append_jsonl(self.run.metrics, {"step": step, "time": round(clock, 3)} | finite)
-        if self.writer is not None:
-            for name, value in finite.items():
-                self.writer.add_scalar(name, value, step)
+        if self.trackers is not None:
+            self.trackers.log(finite, step=step)
         self.say(step, means)
 
     def close(self) -> None:
         """Flush what is buffered."""
-        if self.writer is not None:
-            self.writer.close()
+        if self.trackers is not None:
+            self.trackers.close()
 
     @contextmanager
     def shown(self, *, start: int) -> Iterator[None]:

@@ -1,0 +1,216 @@
+"""Where the numbers of a run go besides metrics.jsonl: TensorBoard, Weights & Biases, MLflow, Trackio.
+
+Each takes the same flat names and the step. A run that continues, or that goes back to a checkpoint, continues the same
+entry: what the services call it is kept in RUN/events/trackers.json. Where they write to is their own business, by
+their own environment variables: WANDB_PROJECT and WANDB_MODE, MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME,
+TRACKIO_PROJECT and TRACKIO_DIR. Nothing is sent unless `runtime.trackers` names it, and a service that fails never ends
+a run.
+"""
+
+import os
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
+from json import loads
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from dinokit.checkpoints.store import RunFolder
+from dinokit.config import flat, to_plain
+from dinokit.core.errors import UserError
+from dinokit.core.files import write_json
+from dinokit.core.log import warn
+from dinokit.peers.hub import library
+from dinokit.training.config import TrackerName, TrainConfig
+
+PROJECT = "dinokit"  # if the environment names no other
+
+
+class Tracker(ABC):
+    """Takes numbers by name at a step."""
+
+    @abstractmethod
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        """Write down finite numbers; a step may come again after the run went back."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write out what is buffered."""
+
+    @property
+    def identity(self) -> str | None:
+        """What the service calls this run, to continue it; None if it needs no reminder."""
+        return None
+
+
+class TensorBoard(Tracker):
+    """Event files in RUN/events; written always, unless it is switched off."""
+
+    def __init__(self, run: RunFolder, *, start: int) -> None:
+        self.writer = SummaryWriter(str(run.events), purge_step=start)
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb(Tracker):
+    """Weights & Biases; with WANDB_MODE=offline the files stay in RUN/events/wandb until `wandb sync`."""
+
+    def __init__(self, run: RunFolder, settings: Mapping[str, Any], *, known: str | None) -> None:
+        wandb = library("wandb", extra="wandb")
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=run.path.name,
+            id=known or uuid.uuid4().hex,
+            resume="allow",
+            dir=run.events,
+            config=dict(settings),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        # the service's own step never goes back, a run may
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step")
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        self.run.log({"step": step, **values})
+
+    def close(self) -> None:
+        self.run.finish()
+
+    @property
+    def identity(self) -> str | None:
+        return str(self.run.id)
+
+
+class Mlflow(Tracker):
+    """MLflow, at MLFLOW_TRACKING_URI."""
+
+    def __init__(self, run: RunFolder, settings: Mapping[str, Any], *, known: str | None) -> None:
+        mlflow = library("mlflow", extra="mlflow")
+        self.metric = mlflow.entities.Metric
+        self.client = mlflow.MlflowClient()
+        self.id = known or self._created(run.path.name)
+        if known is None:
+            chosen = [mlflow.entities.Param(key, str(value)[:500]) for key, value in settings.items()]
+            for first in range(0, len(chosen), 100):  # the service takes so many at once
+                self.client.log_batch(self.id, params=chosen[first : first + 100])
+        else:
+            self.client.update_run(known, status="RUNNING")
+
+    def _created(self, name: str) -> str:
+        project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        found = self.client.get_experiment_by_name(project)
+        experiment = found.experiment_id if found else self.client.create_experiment(project)
+        return str(self.client.create_run(experiment, run_name=name).info.run_id)
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.id, metrics=[self.metric(name, value, now, step) for name, value in values.items()])
+
+    def close(self) -> None:
+        self.client.set_terminated(self.id)
+
+    @property
+    def identity(self) -> str | None:
+        return self.id
+
+
+class Trackio(Tracker):
+    """Trackio, on this machine in TRACKIO_DIR; `trackio show` opens it."""
+
+    def __init__(self, run: RunFolder, settings: Mapping[str, Any], *, known: str | None) -> None:
+        self.name = known or f"{run.path.name}-{uuid.uuid4().hex[:6]}"
+        with redirect_stdout(StringIO()):  # it greets there
+            self.run = library("trackio", extra="trackio").init(
+                project=os.environ.get("TRACKIO_PROJECT", PROJECT),
+                name=self.name,
+                resume="allow",
+                config=dict(settings),
+                embed=False,
+            )
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        with redirect_stdout(StringIO()):
+            self.run.finish()
+
+    @property
+    def identity(self) -> str | None:
+        return self.name
+
+
+# each opens the entry of a run with its settings, flat, and the identity it had before, if the run is continued
+KINDS: dict[TrackerName, type[Wandb] | type[Mlflow] | type[Trackio]] = {
+    "wandb": Wandb,
+    "mlflow": Mlflow,
+    "trackio": Trackio,
+}
+
+
+class Trackers:
+    """All that were asked for; one that fails is named once and left out from then on."""
+
+    def __init__(self, run: RunFolder, config: TrainConfig, *, start: int) -> None:
+        """Open them.
+
+        Args:
+            start: first step that will be logged; TensorBoard forgets what it has from there on.
+
+        Raises:
+            UserError: if one that was asked for is not installed or refuses to begin.
+        """
+        run.events.mkdir(exist_ok=True)
+        self.open: dict[str, Tracker] = {}
+        if config.runtime.tensorboard:
+            self.open["tensorboard"] = TensorBoard(run, start=start)
+        memory = run.events / "trackers.json"
+        known = _remembered(memory)
+        settings = flat(to_plain(config.experiment))
+        for name in config.runtime.trackers:
+            try:
+                self.open[name] = KINDS[name](run, settings, known=known.get(name))
+            except UserError:
+                raise
+            except Exception as error:  # what services raise has no common name
+                raise UserError(f"{name} cannot begin ({_line(error)}); see its settings, or leave it out") from error
+        found = {name: tracker.identity for name, tracker in self.open.items() if tracker.identity}
+        if found:
+            write_json(memory, known | found)
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        """Hand the numbers to each."""
+        for name, tracker in list(self.open.items()):
+            self._tried(name, partial(tracker.log, values, step=step))
+
+    def close(self) -> None:
+        """Close each."""
+        for name, tracker in list(self.open.items()):
+            self._tried(name, tracker.close)
+        self.open.clear()
+
+    def _tried(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            warn(f"{name} failed ({_line(error)}) and gets no more numbers of this start; metrics.jsonl has all")
+            self.open.pop(name)
+
+
+def _remembered(memory: Path) -> dict[str, str]:
+    return dict(loads(memory.read_text(encoding="utf-8"))) if memory.is_file() else {}
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
