@@ -11,8 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core import dist
-from dinokit.core.files import append_jsonl
+from dinokit.core.files import append_jsonl, read_jsonl
 from dinokit.core.log import console, info
+from dinokit.training.verdict import Line, Verdict
 
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal
 
@@ -51,6 +52,7 @@ class Journal:
         self.run, self.steps, self.every = run, steps, every
         self.window = Window()
         self.say: Callable[[int, dict[str, float]], None] = lambda step, means: None
+        self.judge: Callable[[Line], Verdict | None] = lambda line: None
         self.writer = SummaryWriter(str(run.events), purge_step=start) if tensorboard and dist.is_main() else None
 
     def add(
@@ -75,11 +77,17 @@ class Journal:
         if not dist.is_main():
             return
         finite = {name: value for name, value in means.items() if math.isfinite(value)}
-        append_jsonl(self.run.metrics, {"step": step, "time": round(clock, 3)} | finite)
+        line = {"step": step, "time": round(clock, 3)} | finite
+        verdict = self.judge(line)
+        append_jsonl(self.run.metrics, line | ({} if verdict is None else {"verdict": verdict.line}))
         if self.writer is not None:
             for name, value in finite.items():
                 self.writer.add_scalar(name, value, step)
         self.say(step, means)
+
+    def lines(self) -> list[Line]:
+        """Return the lines of steps that the log holds already; measurements of checkpoints are left out."""
+        return [line for line in read_jsonl(self.run.metrics) if "evaluation" not in line] if dist.is_main() else []
 
     def close(self) -> None:
         """Flush what is buffered."""
