@@ -1,7 +1,8 @@
 """What the log of a run says about its health, in words: a pure function of its lines.
 
 Every failure has a sign on single lines, a patience, and an advice. It is found when its sign has held on that many
-readings in a row, and it is said since when. Of several the earliest is the cause, and the others follow from it.
+readings in a row, and it is said since when. Of several a collapse says most, for gradients explode or vanish with it,
+and of several of one kind the earliest: the others follow from it.
 
 At the start targets are nearly uniform, one prototype takes nearly all and features lie in a few directions, as in a
 collapse. Such signs are a failure only if they last beyond 1.5 times the warm-up of the learning rate, plus 50 steps.
@@ -18,6 +19,7 @@ from typing import Any
 Line = Mapping[str, Any]  # of metrics.jsonl
 
 HEALTHY, STARTING = "healthy", "starting"
+TELLING = ("repeating", "broken", "collapsing")  # failures that others follow from
 PATIENCE = 3  # readings in a row; one alone may be chance
 AFTER_WARMUP, AND_STEPS = 1.5, 50
 
@@ -83,7 +85,7 @@ def verdict(history: Sequence[Line]) -> Verdict:
         if counts and len(streak) >= failure.patience:
             found.append((streak[-1]["step"], failure, streak[0]))
     if found:
-        since, failure, line = min(found, key=lambda each: each[0])
+        since, failure, line = min(found, key=lambda each: (_place(each[1]), each[0]))
         said = f"{failure.word} since step {since:,}: {failure.says(line)}; {failure.advice}"
         return Verdict(failure.word, said, failure.cause, since)
     if ready is None:
@@ -117,6 +119,10 @@ def _streak(history: Sequence[Line], failure: Failure) -> list[Line]:
     return streak
 
 
+def _place(failure: Failure) -> int:
+    return TELLING.index(failure.word) if failure.word in TELLING else len(TELLING)
+
+
 def _failures(history: Sequence[Line]) -> Iterable[Failure]:
     """Yield what could be wrong; of those that begin together the first is said."""
     names = dict.fromkeys(name for line in history[-500:] for name in line)
@@ -128,13 +134,14 @@ def _failures(history: Sequence[Line]) -> Iterable[Failure]:
         "go back to an earlier checkpoint with a lower optim.lr",
         patience=1, early=True,
     )  # fmt: skip
-    for name in names:
-        if name.startswith("grad_norm/"):
-            yield from _gradients(history, name)
-    yield from _features()
+    yield _constant_output()
     for name in names:
         if name.startswith("health/") and name.endswith("/information"):
             yield from _prototypes(name.split("/")[1])
+    yield _few_directions()
+    for name in names:
+        if name.startswith("grad_norm/"):
+            yield from _gradients(history, name)
     yield from _motion(history)
 
 
@@ -174,16 +181,20 @@ def _gradients(history: Sequence[Line], name: str) -> Iterable[Failure]:
         )  # fmt: skip
 
 
-def _features() -> Iterable[Failure]:
+def _constant_output() -> Failure:
     nearest, rank = "health/nearest", "health/rank_cls"
-    yield Failure(
+    return Failure(
         "collapsing", "constant output", (nearest, rank),
         lambda line: line[nearest] < CONSTANT,
         lambda line: f"the network gives all images one vector (effective rank {line[rank]:.2f}, nearest image at "
                      f"{line[nearest]:.1g})",
         "start again with a lower optim.lr; look at the images, are they all alike?",
     )  # fmt: skip
-    yield Failure(
+
+
+def _few_directions() -> Failure:
+    nearest, rank = "health/nearest", "health/rank_cls"
+    return Failure(
         "collapsing", "few directions", (nearest, rank, "health/rank_cls_share"),
         lambda line: line[nearest] < CROWDED or line[rank] < FEW_DIRECTIONS,
         lambda line: f"the CLS features of all images crowd together (nearest at {line[nearest]:.2g} on the sphere, "
@@ -264,7 +275,7 @@ def _well(history: Sequence[Line]) -> str:
             facts.append(f"target entropy of {name} {_of(newest, entropy, digits=2)} nats")
             break
     if newest.get("health/rank_cls_share"):
-        facts.append(f"effective rank {_of(newest, 'health/rank_cls')}")
+        facts.append(f"effective rank {_of(newest, 'health/rank_cls', digits=0)}")
     if "health/agreement" in newest:
         facts.append(f"student and teacher agree to {newest['health/agreement']:.2f}")
     if "health/knn" in newest:
