@@ -22,7 +22,7 @@ from dinokit.objectives.base import Objective
 from dinokit.training import vitals
 from dinokit.training.config import TrainConfig
 from dinokit.training.probe import Look, Probe, look, open_probe
-from dinokit.training.repeats import Repeats
+from dinokit.training.repeats import RECENT, Repeats
 from dinokit.training.step import Trainer
 from dinokit.training.verdict import HEALTHY, STARTING, Line, Verdict, verdict
 
@@ -68,8 +68,9 @@ class Monitor:
         self.trained += seconds
         if not self.on:
             return {}
-        self.repeats.add(micro_batches)
         logged = step % self.runtime.log_every == 0 or step == self.steps
+        if logged or -step % self.runtime.log_every <= RECENT:  # what the next line will compare
+            self.repeats.add(micro_batches)
         values = self.repeats.values() if logged else {}
         if self.probe is not None and self._due(step, logged=logged):
             began = time.monotonic()

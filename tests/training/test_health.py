@@ -13,7 +13,7 @@ from torch import Tensor
 from dinokit import recipes
 from dinokit.core.files import read_jsonl
 from dinokit.core.pixels import Pixels
-from dinokit.core.schedule import constant
+from dinokit.core.schedule import constant, ramp
 from dinokit.data import views
 from dinokit.data.loader import Batch, Loader
 from dinokit.data.source import ArraySource
@@ -188,6 +188,20 @@ def test_student_and_mode_are_given_back() -> None:
     assert all(part.training for part in trainer.backbone.student.modules())
     assert not trainer.backbone.teacher.training
     assert not any(part._forward_pre_hooks for part in trainer.backbone.modules())
+
+
+def test_sinkhorn_does_not_hide_that_all_images_choose_one_prototype() -> None:
+    trainer = Trainer(experiment(teacher_temperature=ramp(0.05, 10.0, steps=50)), CPU)
+    probe = open_probe(source(), Pixels((0.5,), (0.25,)), side=16, patch_size=8, images=8, seed=0)
+    assert probe is not None
+    healthy = measure(trainer, probe, step=0)[0]
+    narrowed(0)(trainer)
+    found = measure(trainer, probe, step=0)[0]
+    assert found["dino/target_entropy_share"] == pytest.approx(1)  # balanced, constant logits say nothing
+    assert found["dino/top"] == 1
+    assert found["dino/information"] == pytest.approx(0, abs=1e-5) < healthy["dino/information"]
+    hot = measure(trainer, probe, step=50)[0]
+    assert found["dino/marginal_entropy_share"] < 0.9 < hot["dino/marginal_entropy_share"]  # by the step's temperature
 
 
 def test_features_that_are_not_finite_are_said_and_stop_nothing() -> None:
