@@ -199,7 +199,8 @@ def test_sinkhorn_does_not_hide_that_all_images_choose_one_prototype() -> None:
     found = measure(trainer, probe, step=0)[0]
     assert found["dino/target_entropy_share"] == pytest.approx(1)  # balanced, constant logits say nothing
     assert found["dino/top"] == 1
-    assert found["dino/information"] == pytest.approx(0, abs=1e-5) < healthy["dino/information"]
+    assert found["dino/information"] == pytest.approx(0, abs=1e-5)
+    assert healthy["dino/information"] > 1e-3
     hot = measure(trainer, probe, step=50)[0]
     assert found["dino/marginal_entropy_share"] < 0.9 < hot["dino/marginal_entropy_share"]  # by the step's temperature
 
