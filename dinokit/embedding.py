@@ -3,10 +3,7 @@
 Everything that measures, searches or shows a backbone starts here, so that an image meets every model in the same way:
 the centre square, one bicubic antialiased resize, no augmentation, float32, no gradient. The feature is the CLS token
 after the final norm, no projection head. Source: DINOv3 (arXiv:2508.10104), appendix D, where the short side is resized
-to the crop itself.
-
-The size rule. With `pixels.size` the centre square is resized to the multiple of the patch nearest to that size.
-Without it (native size) nothing is cut and each side is resized to its own nearest multiple of the patch.
+to the crop itself. The size rule stands in data/prepared.py.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +13,7 @@ from typing import Any
 
 import numpy
 import torch
-from jaxtyping import Float, Float32, Float64, Int64, Shaped
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,6 +26,7 @@ from dinokit.core.files import check_writable, write_atomic, write_json, write_j
 from dinokit.core.log import info
 from dinokit.core.pixels import Pixels
 from dinokit.data.ahead import ahead
+from dinokit.data.prepared import multiple, prepare
 from dinokit.data.source import BadImage, Source, open_source
 from dinokit.models.features import Backbone, Features
 
@@ -156,18 +154,6 @@ def embed(
     return result
 
 
-def prepare(image: depth.Image, *, size: int | None, patch_size: int) -> Shaped[Tensor, "channel rows columns"]:
-    """Resize and crop one image by the size rule of this module; its type stays, and one that fits is not touched."""
-    height, width = image.shape[1:]
-    if size is None:
-        return _resized(image, multiple(height, patch_size), multiple(width, patch_size))
-    # cut first: the same picture up to the outermost pixels, and a panorama does not grow before it is cut
-    square = min(height, width)
-    top, left = (height - square) // 2, (width - square) // 2
-    side = multiple(size, patch_size)
-    return _resized(image[:, top : top + square, left : left + square], side, side)
-
-
 @torch.inference_mode()
 def encode(backbone: Backbone, images: depth.Images, *, precision: Precision = "fp32") -> Features:
     """Compute the features of prepared images: scale so that 1.0 is white, normalise as the backbone expects, run it.
@@ -180,11 +166,6 @@ def encode(backbone: Backbone, images: depth.Images, *, precision: Precision = "
     with devices.autocast(images.device, precision)():
         features: Features = backbone((depth.to_unit(images) - mean) / std)
     return features
-
-
-def multiple(side: int, patch_size: int) -> int:
-    """Return the multiple of the patch nearest to a side, at least one patch."""
-    return max(1, round(side / patch_size)) * patch_size
 
 
 def device_of(backbone: Backbone) -> torch.device:
@@ -215,14 +196,6 @@ def _statistics(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...
             f"the model takes {backbone.channels} channels, but its pixels have {len(mean)} means; set pixels"
         )
     return mean, std
-
-
-def _resized(image: depth.Image, height: int, width: int) -> Shaped[Tensor, "channel rows columns"]:
-    if image.shape[1:] == (height, width):
-        return image
-    # uint8 in, uint8 out: rounds and clamps as Pillow does, without a float copy of a large photo
-    resized = functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)[0]
-    return resized if image.dtype == torch.uint8 else resized.clamp_(*depth.value_range(image))
 
 
 def _readable(

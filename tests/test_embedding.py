@@ -11,8 +11,9 @@ from PIL import Image
 
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
+from dinokit.data.prepared import multiple, prepare
 from dinokit.data.source import ArraySource, open_source
-from dinokit.embedding import embed, encode, extract, multiple, prepare, unit
+from dinokit.embedding import embed, encode, extract, unit
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
 

@@ -92,6 +92,20 @@ class Tolerance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Health:
+    """How the health of a run is watched; a look costs about as much as a step and leaves no trace in the run."""
+
+    every: int | None = None  # steps between looks; null: at log lines, within 2 % of the training time; 0: never
+    images: int = 256  # looked at, the same ones each time, over all ranks
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 0:
+            raise UserError(f"health.every must be >= 0 steps or null, got {self.every}")
+        if self.images < 2:
+            raise UserError(f"health.images must be at least 2, got {self.images}; health.every 0 switches it off")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Everything that must not change a number of the run, but for rounding and what ranks draw for themselves."""
 
@@ -108,6 +122,7 @@ class Runtime:
     evaluate: bool = True  # measure k-NN of every saved teacher when the data has labels
     tensorboard: bool = True  # write events/
     trackers: tuple[TrackerName, ...] = ()  # besides: wandb, mlflow, trackio, each an extra of this package
+    health: Health = field(default_factory=Health)  # vital signs of the features, measured on a few images
     data: Tolerance = field(default_factory=Tolerance)  # limits that change no number of a run that goes on
 
     def __post_init__(self) -> None:

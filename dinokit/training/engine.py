@@ -23,6 +23,7 @@ from dinokit.data.source import Source, open_source
 from dinokit.training import ranks
 from dinokit.training.bad_images import BadImages
 from dinokit.training.config import TrainConfig
+from dinokit.training.health import Monitor
 from dinokit.training.opening import environment, say_what_runs
 from dinokit.training.progress import Journal
 from dinokit.training.resume import check_experiment, newest, only_run, restore
@@ -105,6 +106,8 @@ class _Session:
             return
         trackers = Trackers(self.run, self.config, start=start + 1) if dist.is_main() else None
         journal = Journal(self.run, steps=steps, every=runtime.log_every, trackers=trackers)
+        monitor = Monitor(self.config, self.trainer, self.source, history=journal.lines())
+        journal.judge = monitor.judge
         batches = self._loader().batches(start, steps)
         bad_images = BadImages(
             self.run.bad_images, images=len(self.source), max_ratio=runtime.data.max_bad_ratio
@@ -113,7 +116,7 @@ class _Session:
         try:
             with stop_requests() as wish, journal.shown(start=start):
                 while self.clock.step < steps:
-                    bad = self._step(batches, journal)
+                    bad = self._step(batches, journal, monitor)
                     stop, any_bad = dist.any_rank(wish.requested, bool(bad))
                     if any_bad:
                         bad_images.add(dist.gather_lists(bad), step=self.clock.step)
@@ -141,7 +144,7 @@ class _Session:
                 "lower optim.lr in a new run"
             )
 
-    def _step(self, batches: Iterator[Batch], journal: Journal) -> list[BadRecord]:
+    def _step(self, batches: Iterator[Batch], journal: Journal, monitor: Monitor) -> list[BadRecord]:
         """Take one step and return the images that this rank could not read."""
         began = time.monotonic()
         micro_batches = [next(batches) for _ in range(self.config.experiment.data.accumulate)]
@@ -151,10 +154,9 @@ class _Session:
         self._count_bad_step(report)
         self.clock.step += 1
         self.clock.seconds += seconds
+        values = report.values | monitor.after(self.clock.step, micro_batches, seconds=seconds)
         images = self.config.experiment.data.batch_size
-        journal.add(
-            self.clock.step, report.values, images=images, seconds=seconds, waited=waited, clock=self.clock.seconds
-        )
+        journal.add(self.clock.step, values, images=images, seconds=seconds, waited=waited, clock=self.clock.seconds)
         return [record for batch in micro_batches for record in batch.bad]
 
     def _save(self) -> None:

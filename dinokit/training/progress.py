@@ -1,18 +1,18 @@
-"""What one sees of a run: a live line in a terminal or plain lines elsewhere, metrics.jsonl, trackers."""
+"""What is written of a run while it trains: metrics.jsonl, trackers, and what the person at the terminal sees."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core import dist
-from dinokit.core.files import append_jsonl
+from dinokit.core.files import append_jsonl, read_jsonl
 from dinokit.core.log import console, info
+from dinokit.training.panel import Say, live, losses, speed
 from dinokit.training.trackers import Trackers
+from dinokit.training.verdict import Line, Verdict
 
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal
 
@@ -51,7 +51,8 @@ class Journal:
         """Begin; ranks that do not write have no trackers."""
         self.run, self.steps, self.every, self.trackers = run, steps, every, trackers
         self.window = Window()
-        self.say: Callable[[int, dict[str, float]], None] = lambda step, means: None
+        self.say: Say = lambda step, means, verdict: None
+        self.judge: Callable[[Line], Verdict | None] = lambda line: None
 
     def add(
         self, step: int, values: dict[str, float], *, images: int, seconds: float, waited: float, clock: float
@@ -75,10 +76,16 @@ class Journal:
         if not dist.is_main():
             return
         finite = {name: value for name, value in means.items() if math.isfinite(value)}
-        append_jsonl(self.run.metrics, {"step": step, "time": round(clock, 3)} | finite)
+        line = {"step": step, "time": round(clock, 3)} | finite
+        verdict = self.judge(line)
+        append_jsonl(self.run.metrics, line | ({} if verdict is None else {"verdict": verdict.line}))
         if self.trackers is not None:
             self.trackers.log(finite, step=step)
-        self.say(step, means)
+        self.say(step, means, verdict)
+
+    def lines(self) -> list[Line]:
+        """Return the lines of steps that the log holds already; measurements of checkpoints are left out."""
+        return [line for line in read_jsonl(self.run.metrics) if "evaluation" not in line] if dist.is_main() else []
 
     def close(self) -> None:
         """Flush what is buffered."""
@@ -87,42 +94,31 @@ class Journal:
 
     @contextmanager
     def shown(self, *, start: int) -> Iterator[None]:
-        """Show progress while the body runs: live in a terminal, a plain line every few seconds elsewhere."""
+        """Show progress while the body runs: a live panel in a terminal, a plain line every few seconds elsewhere."""
         if not console.is_terminal:
             self.say = _plain(self.steps, start=start)
             yield
             return
-        columns = (
-            TextColumn("[bold]training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, refresh_per_second=4) as progress:
-            task = progress.add_task("training", total=self.steps, completed=start, facts="")
-            self.say = lambda step, means: progress.update(task, completed=step, facts=_facts(means))
+        with live(self.run.path.name, steps=self.steps, start=start) as self.say:
             yield
 
 
-def _facts(means: dict[str, float]) -> str:
-    terms = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in means.items() if name.startswith("loss/")]
-    speed = f"{means['images_per_second']:.1f} img/s · {100 * means['data_wait']:.0f}% data wait"
-    return f"loss {means.get('loss', math.nan):.3f} ({', '.join(terms)}) · {speed}"
-
-
-def _plain(steps: int, *, start: int) -> Callable[[int, dict[str, float]], None]:
+def _plain(steps: int, *, start: int) -> Say:
     began = time.monotonic()
     last = -math.inf
 
-    def say(step: int, means: dict[str, float]) -> None:
+    def say(step: int, means: Mapping[str, float], _verdict: Verdict | None) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < PLAIN_SECONDS and step != steps:
             return
         last = now
+        terms = ", ".join(f"{name} {value:.3f}" for name, value in losses(means).items())
         remaining = (now - began) / (step - start) * (steps - step)
-        info(f"step {step}/{steps} · {_facts(means)} · {_clock(remaining)} left")
+        info(
+            f"step {step}/{steps} · loss {means.get('loss', math.nan):.3f} ({terms}) · {speed(means)} · "
+            f"{_clock(remaining)} left"
+        )
 
     return say
 

@@ -14,8 +14,9 @@ from dinokit.core import depth
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
+from dinokit.data.prepared import multiple, prepare
 from dinokit.data.source import BadImage, Source, labelled, open_source, splits
-from dinokit.embedding import device_of, encode, multiple, prepare
+from dinokit.embedding import device_of, encode
 from dinokit.models.features import Backbone
 from dinokit.visuals.neighbours import nearest
 from dinokit.visuals.pca import pca_maps

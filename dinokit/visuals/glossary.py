@@ -29,6 +29,45 @@ TERMS: dict[str, tuple[str, str]] = {  # pattern of the name in the log -> (titl
     r"teacher_temperature": ("Teacher temperature", "Lower makes the teacher's targets sharper."),
     r"images_per_second": ("Images per second", "Training speed, counted in images, not in crops."),
     r"data_wait": ("Data wait", "The share of time spent waiting for images; near 1, reading them is the bottleneck."),
+    r"health/[^/]+/target_entropy": (
+        "Target entropy",
+        "How undecided the teacher's targets are, in nats; 0 is one prototype, log(number of prototypes) none at all.",
+    ),
+    r"health/[^/]+/student_entropy": ("Student entropy", "The same of the student's own guess."),
+    r"health/[^/]+/marginal_entropy": (
+        "Marginal entropy",
+        "The entropy of the teacher's mean over images, before any balancing; low when few prototypes are ever used.",
+    ),
+    r"health/[^/]+/.*_entropy_share": ("Entropy, share", "The same as a share of the largest possible."),
+    r"health/[^/]+/information": (
+        "Information",
+        "What a prototype tells of the image: entropy of the mean minus mean entropy, as a share of the largest that "
+        "so few images can show. 0 in every kind of collapse.",
+    ),
+    r"health/[^/]+/used": (
+        "Prototypes in use",
+        "The share of prototypes that are the first choice of some image; of no more of them than there are images.",
+    ),
+    r"health/[^/]+/top": ("Largest prototype", "The share of images that choose the most popular prototype."),
+    r"health/[^/]+/agreement": ("Same choice", "How often student and teacher choose the same prototype."),
+    r"health/rank_.*_share": ("Effective rank, share", "The effective rank as a share of the largest possible."),
+    r"health/rank_.*": (
+        "Effective rank",
+        "In how many directions the teacher's features vary (RankMe); 1 when all images look the same to it.",
+    ),
+    r"health/nearest": ("Nearest image", "Median distance of an image to its nearest on the sphere; 0 is a collapse."),
+    r"health/agreement": ("Student and teacher", "Mean cosine between what student and teacher make of an image."),
+    r"health/(cls|patch)_norm": ("Length", "Mean length of the teacher's tokens before the final norm."),
+    r"health/(cls|patch)_norm_max": ("Largest length", "The longest of these tokens."),
+    r"health/patch_outliers": ("Outlying patches", "The share of patches that are three times as long as the median."),
+    r"health/knn": ("k-NN of the probe", "Percent of these few images whose neighbours among them are of their class."),
+    r"health/(student|teacher)_change": ("Change", "How far features have moved since the last look, relatively."),
+    r"health/repeated_(crops|images)": (
+        "Repeated",
+        "The share of a step's crops or images that the last steps had already; small, or the loader repeats itself.",
+    ),
+    r"health/not_finite": ("Not finite", "The share of images whose features hold NaN or infinity."),
+    r"health/cost": ("Cost of looking", "The time spent on these measurements, as a share of the training time."),
     r"grad_norm/.*": ("Gradient norm", "The length of the gradient before clipping; sudden peaks announce trouble."),
 }
 
@@ -65,13 +104,24 @@ def title(name: str) -> str:
     entry = _entry(name)
     if entry is None:
         return name
-    return f"{entry[0]}, {name.split('/', 1)[1]}" if name.startswith("grad_norm/") else entry[0]
+    if name.startswith("grad_norm/"):
+        return f"{entry[0]}, {name.split('/', 1)[1]}"
+    return f"{entry[0]}, {_whose(name)}" if _whose(name) else entry[0]
 
 
 def meaning(name: str) -> str:
     """Return what a logged quantity means, empty if unknown."""
     entry = _entry(name)
     return "" if entry is None else entry[1]
+
+
+def _whose(name: str) -> str:
+    """Return the objective or the part that a vital sign is of, where there is one."""
+    words = name.removeprefix("health/").split("/") if name.startswith("health/") else []
+    if len(words) == 2:
+        return f"{words[0]} {words[1].split('_')[0]}" if words[1].endswith("_share") else words[0]
+    part = re.search(r"cls|patch(es)?|crops|images|student|teacher", words[0]) if words else None
+    return {"cls": "CLS", "patch": "patches"}.get(part[0], part[0]) if part else ""
 
 
 def _entry(name: str) -> tuple[str, str] | None:

@@ -57,6 +57,12 @@ class Record:
         times = [line["time"] for line in self.log if isinstance(line.get("time"), int | float)]
         return float(times[-1]) if times else None
 
+    @property
+    def verdict(self) -> str:
+        """What the run last said of its health; empty if it said nothing."""
+        said = [line["verdict"] for line in self.log if isinstance(line.get("verdict"), str)]
+        return str(said[-1]) if said else ""
+
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Return steps and values of one logged quantity, finite values only."""
         points = [(line["step"], line[name]) for line in self.log if _finite(line.get(name))]

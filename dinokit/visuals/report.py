@@ -30,6 +30,7 @@ def write_report(run: Path) -> Path:
         sections=(
             Section("Result", "How good are the features?", sections.measured(record)),
             Section("Learning", "How it learned", sections.learning(record)),
+            Section("Health", "Was it healthy?", sections.health(record)),
             Section("Patches", "What it sees in a picture", seen),
             Section("Neighbours", "What it finds similar", found),
             Section("Run", "The run", sections.facts_of(record)),

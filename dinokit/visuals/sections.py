@@ -1,5 +1,6 @@
 """The parts of a run's report, each from what was read to HTML; no part fails because another is missing."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +28,17 @@ UNMEASURED = (
 CURVES = (
     "Thin: what was logged; bold: its running mean. A DINO loss that stays at log(number of prototypes), or falls to "
     "almost nothing at once, means that the features have collapsed; a slow fall, also after a rise, is healthy."
+)
+HEALTH = "health/"
+SIGNS = (  # in the order of the page
+    r"health/[^/]+/target_entropy", r"health/[^/]+/information", r"health/[^/]+/used", r"health/[^/]+/top",
+    r"health/rank_cls", r"health/rank_patches", r"health/nearest", r"health/agreement", r"health/patch_norm",
+    r"health/knn",
+)  # fmt: skip
+WATCHED = (
+    "Measured while it trained, on a few images that stayed the same. A collapse shows as a target entropy at 0 or at "
+    "log(number of prototypes), information near 0, an effective rank near 1 and images that touch their neighbours. "
+    "At the first steps all of that is normal."
 )
 COLOURED = (
     "Every square is one of {patches} patches; patches of one colour look alike to the model. Look for parts (an edge, "
@@ -58,6 +70,13 @@ def header(record: Record) -> str:
     parts.append(paragraph(" · ".join(_summary(record)), kind="lead"))
     if not record.finished:
         parts.append(paragraph(UNFINISHED.format(step=number(record.step), steps=_steps(record)), kind="notice"))
+    if record.verdict:
+        parts.append(
+            paragraph(
+                f"{record.verdict[0].upper()}{record.verdict[1:]}.",
+                kind="verdict" if _well(record) else "notice verdict",
+            )
+        )
     if not results:
         parts.append(paragraph(UNMEASURED, kind="headline quiet"))
     for result in results:
@@ -87,7 +106,7 @@ def learning(record: Record) -> str:
     """Show the loss and its terms, and fold away what is for the expert."""
     names = record.quantities()
     losses = [name for name in names if name == "loss" or name.startswith("loss/")]
-    others = [name for name in names if name not in losses]
+    others = [name for name in names if name not in losses and not name.startswith(HEALTH)]
     if not losses:
         return paragraph("Nothing was logged yet.", kind="none")
     body = paragraph(CURVES) + f'<div class="charts">{"".join(_curve(record, name) for name in losses)}</div>'
@@ -95,6 +114,21 @@ def learning(record: Record) -> str:
         rest = f'<div class="charts">{"".join(_curve(record, name) for name in others)}</div>'
         body += details("Speed, schedules and gradients", rest)
     return body
+
+
+def health(record: Record) -> str:
+    """Show the vital signs; what tells of a collapse first, and the rest folded away. Empty if none was measured."""
+    names = [name for name in record.quantities() if name.startswith(HEALTH)]
+    first = [name for sign in SIGNS for name in names if re.fullmatch(sign, name)]
+    if not first:
+        return ""
+    rest = "".join(_curve(record, name) for name in names if name not in first)
+    body = paragraph(WATCHED) + f'<div class="charts">{"".join(_curve(record, name) for name in first)}</div>'
+    return body + (details("All vital signs", f'<div class="charts">{rest}</div>') if rest else "")
+
+
+def _well(record: Record) -> bool:
+    return record.verdict.startswith(("healthy", "starting"))
 
 
 def patches(pictures: Pictures, stages: Sequence[Stage], steps: Mapping[int, str]) -> str:

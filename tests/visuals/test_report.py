@@ -59,12 +59,25 @@ def read(run: Path) -> tuple[str, Reader]:
 def test_a_finished_run_is_told_in_full(make_run: MakeFolder, make_folder: MakeFolder) -> None:
     run = make_run(str(make_folder(*FILES)), lines=log())
     page, reader = read(run)
-    assert page.count("<h2") == 7  # all but bad images
+    assert page.count("<h2") == 7  # all but health and bad images
     assert "35.0 points above raw pixels (55.0 %)" in page
     for stage in ("untrained", "step 10", "final"):
         assert f"<figcaption>{stage}</figcaption>" in page
     assert reader.tags.count("img") == 8 * 4 + 6 + 6 * 3 * 6
     assert "Of the query&#x27;s class are" in page
+
+
+def test_health_is_said_at_the_head_and_drawn(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    ill = "collapsing since step 20: one prototype of dino takes 97 % of the samples"
+    looks = ({"step": 10, "loss": 2.0, "health/rank_cls": 30.0, "health/cost": 0.02, "verdict": "starting"},
+             {"step": 20, "loss": 1.0, "health/rank_cls": 2.0, "health/cost": 0.01, "verdict": ill})  # fmt: skip
+    page, _ = read(make_run(str(make_folder(*FILES)), lines=looks))
+    head, rest = page.split("<nav", 1)
+    assert f'<p class="notice verdict">C{ill[1:]}.</p>' in head  # the last word, and an alarm
+    assert "Was it healthy?" in rest
+    drawn, folded = rest.split("All vital signs", 1)
+    assert "<h3>Effective rank, CLS</h3>" in drawn
+    assert "<h3>Cost of looking</h3>" in folded
 
 
 def test_the_page_loads_nothing(make_run: MakeFolder, make_folder: MakeFolder) -> None:
