@@ -94,8 +94,10 @@ def is_name(name: str) -> bool:
 
 
 def near(name: str) -> str:
-    """Name the published weights that a misspelt name may mean; nothing if there are none."""
-    return " or ".join(get_close_matches(name, RELEASES, n=2, cutoff=0.7))
+    """Name the published weights that an architecture or a misspelt name may mean; nothing if there are none."""
+    name = name.lower()
+    of_it = [weights for weights, release in RELEASES.items() if release.architecture == name]
+    return " or ".join(of_it or get_close_matches(name, RELEASES, n=2, cutoff=0.7))
 
 
 def find(name: str) -> Path:

@@ -1,7 +1,9 @@
 """The configuration of a network, read off our names and shapes.
 
-Foreign files carry no configuration, or one that says less than the weights. What is read here need not be right: the
-weights are compared with the network built from it, key by key and shape by shape, before they are loaded.
+Foreign files carry no configuration, or one that says less than the weights. Most of what is read here need not be
+right: the weights are compared with the network built from it, key by key and shape by shape, before they are loaded.
+Only the number of heads, epsilon and how positions are resized leave no shape behind: unless the caller is told
+better by a config.json, they are those of the releases.
 """
 
 import math

@@ -114,7 +114,7 @@ def test_a_closed_network_says_where_to_put_which_file(
     [
         ("vits14.dinov2_reg", "did you mean vits14.dinov2_reg4"),
         ("resnet50.dino", "not on the Hugging Face hub"),
-        ("nothing/like/it", "a name that `dinokit models` lists"),
+        ("nothing/like/it", "published weights that `dinokit models` lists"),
     ],
 )
 def test_a_name_that_leads_nowhere_says_so(name: str, message: str) -> None:
