@@ -34,8 +34,9 @@ def described(config: vit.Config, about: Mapping[str, Any]) -> vit.Config:
         config: read off the weights.
         about: content of config.json; may be empty.
     Raises:
-        UserError: if it asks for a network that is not of the family.
+        UserError: if it contradicts the weights, or asks for a network that is not of the family.
     """
+    agree(about, _sizes(config))
     gated = about.get("use_gated_mlp", False)
     for name, wanted in (("hidden_act", "silu" if gated else "gelu"), ("mlp_bias", True), ("proj_bias", True)):
         if about.get(name, wanted) != wanted:
@@ -89,17 +90,22 @@ def written(backbone: Network, rounded: str | None) -> dict[str, object]:
 
 def _transformer(config: vit.Config) -> dict[str, object]:
     own = {"dino": _dino, "dinov2": _dinov2, "dinov3": _dinov3}[keymap.family(config)](config)
-    about: dict[str, object] = {
-        "hidden_size": config.dim,
-        "num_hidden_layers": config.depth,
+    about: dict[str, object] = _sizes(config) | {
         "num_attention_heads": config.heads,
-        "num_channels": config.channels,
-        "patch_size": config.patch_size,
         "image_size": (config.position_grid or 14) * config.patch_size,
         "layer_norm_eps": config.norm_eps,
         "hidden_act": "gelu",
     }
     return about | own
+
+
+def _sizes(config: vit.Config) -> dict[str, object]:
+    return {
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.depth,
+        "num_channels": config.channels,
+        "patch_size": config.patch_size,
+    }
 
 
 def _convnext(config: convnext.Config) -> dict[str, object]:

@@ -159,6 +159,8 @@ def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None) -> int:
     if "rope_embed.periods" in state:
         width = 4 * state["rope_embed.periods"].numel()  # one period per 4 channels of a head
     elif heads is not None:
+        if dim % heads:
+            raise UserError(f"config.json: {heads} heads do not divide the width {dim}")
         return heads
     else:
         width = 64

@@ -1,6 +1,7 @@
 """The JSON files beside a weights file: read, and held against the weights."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,6 @@ def positive(about: Mapping[str, Any], name: str) -> float | None:
     value = about.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise UserError(f"{CONFIG}: {name} must be a positive number, got {value!r}")
     return float(value)
