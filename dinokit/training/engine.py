@@ -16,14 +16,13 @@ from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError, reason
-from dinokit.core.files import write_json
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source
 from dinokit.training import ranks
 from dinokit.training.bad_images import BadImages
 from dinokit.training.config import TrainConfig
-from dinokit.training.opening import environment, say_what_runs
+from dinokit.training.opening import record_start, say_what_runs
 from dinokit.training.progress import Journal
 from dinokit.training.resume import check_experiment, newest, only_run, restore
 from dinokit.training.step import Report, Trainer
@@ -94,7 +93,7 @@ class _Session:
         steps, runtime = self.config.experiment.steps, self.config.runtime
         start = self.clock.step
         if dist.is_main():
-            write_json(self.run.environment, environment(self.trainer.device) | {"images": len(self.source)})
+            record_start(self.run, self.trainer.device, self.source, continues=start > 0)
             if not self.run.steps():
                 self._save()
             self.on_checkpoint(start, self.run.checkpoint(start))

@@ -314,6 +314,31 @@ def test_the_environment_is_recorded(photos: Path, tmp_path: Path) -> None:
     engine.pretrain(config(photos, steps=1), tmp_path / "run")
     recorded = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert {"command", "torch", "python", "device", "cores"} <= recorded.keys()
+    assert recorded["images"] == 12
+
+
+@pytest.mark.parametrize("change", ["none", "renamed", "added"])
+def test_other_images_under_the_same_path_are_noticed(
+    photos: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _stopped_early(photos, tmp_path / "run")
+    if change == "renamed":
+        (photos / "0.png").rename(photos / "new.png")
+    if change == "added":
+        (photos / "12.png").write_bytes((photos / "11.png").read_bytes())
+    capsys.readouterr()
+    engine.pretrain(config(photos, steps=4), tmp_path / "run")
+    said = [line for line in capsys.readouterr().err.splitlines() if "other images than at the last start" in line]
+    assert len(said) == (change != "none")
+
+
+def _stopped_early(photos: Path, run: Path) -> None:
+    def stop(step: int, path: Path) -> None:
+        if step == 2:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        engine.pretrain(config(photos, steps=4), run, on_checkpoint=stop)
 
 
 def test_a_source_that_goes_away_costs_no_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
