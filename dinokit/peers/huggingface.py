@@ -26,9 +26,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
+from dinokit.core.hub import fetching, library
 from dinokit.core.pixels import Pixels
 from dinokit.models.features import Features
-from dinokit.peers.hub import fetching, library
 from dinokit.peers.peer import Build, Peer, assembled
 
 EXTRA = "hf"
@@ -82,7 +82,7 @@ def load(name: str) -> "Transformers":
     local = Path(name).is_dir()
     if not local and (name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"no folder at {name}, and an id of the hub is OWNER/NAME")
-    with fetching(what, extra=EXTRA, local=local, instead="hf/FOLDER"):
+    with fetching(what, local=local, instead="put its files into a folder, give hf/FOLDER"):
         folder = Path(name) if local else _fetched(name)
         about = _json(folder / CONFIG)
         kind = _kind(about, what)
@@ -216,7 +216,12 @@ def _loaded(transformers: Any, kind: Kind, folder: Path, what: str) -> nn.Module
 
     with _without_bars(transformers):
         network, found = build.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below
         )
     missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))  # never read
     if missing or found["mismatched_keys"]:

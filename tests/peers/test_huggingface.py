@@ -175,6 +175,14 @@ def test_pixels_are_those_of_the_preprocessor_or_of_the_kind(tmp_path: Path, scr
     assert peer(tmp_path).pixels == Pixels((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 64)
 
 
+def test_a_config_that_does_not_fit_names_a_weight(tmp_path: Path, scramble: Scramble) -> None:
+    saved(tmp_path, "Dinov2", scramble)
+    about = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(about | {"patch_size": 4}))
+    with pytest.raises(UserError, match=r"weights are missing or misshapen, such as .*embeddings"):
+        peer(tmp_path)
+
+
 def test_missing_weights_are_no_random_ones(tmp_path: Path, scramble: Scramble) -> None:
     saved(tmp_path, "Dinov2", scramble)
     state = load_file(tmp_path / "model.safetensors")
