@@ -58,11 +58,12 @@ KINDS = {  # by model_type of config.json
     "siglip_vision_model": SIGLIP,
     "siglip2": SIGLIP2,
     "siglip2_vision_model": SIGLIP2,
-    "dinov2": Kind("Dinov2Model", "layernorm"),
-    "dinov2_with_registers": Kind("Dinov2WithRegistersModel", "layernorm"),
-    "dinov3_vit": Kind("DINOv3ViTModel", "norm"),
-    "dinov3_convnext": Kind("DINOv3ConvNextModel", "layer_norm", has_cls=False),
-    "vit": Kind("ViTModel", "layernorm", usual=HALF),
+    # without a preprocessor_config.json as published, which is also how our own networks take them
+    "dinov2": Kind("Dinov2Model", "layernorm", usual=Pixels(size=224)),
+    "dinov2_with_registers": Kind("Dinov2WithRegistersModel", "layernorm", usual=Pixels(size=224)),
+    "dinov3_vit": Kind("DINOv3ViTModel", "norm", usual=Pixels(size=256)),
+    "dinov3_convnext": Kind("DINOv3ConvNextModel", "layer_norm", has_cls=False, usual=Pixels(size=256)),
+    "vit": Kind("ViTModel", "layernorm", usual=Pixels(size=224)),  # DINO
     "vit_mae": Kind("ViTMAEModel", "layernorm"),
     "vit_msn": Kind("ViTMSNModel", "layernorm"),
     "ijepa": Kind("IJepaModel", "layernorm", has_cls=False),
@@ -103,7 +104,7 @@ def pixels(preprocessor: Mapping[str, Any], usual: Pixels, *, native: int | None
     Args:
         preprocessor: its content; may be empty.
         usual: for what it does not say.
-        native: the size, if it does not say one; None: that of `usual`.
+        native: the size, if neither says one.
     Raises:
         UserError: if it is damaged.
     """
@@ -111,7 +112,7 @@ def pixels(preprocessor: Mapping[str, Any], usual: Pixels, *, native: int | None
     try:
         side = size.get("height", size.get("shortest_edge")) if isinstance(size, Mapping) else size
         mean, std = preprocessor.get("image_mean", usual.mean), preprocessor.get("image_std", usual.std)
-        return Pixels(tuple(map(float, mean)), tuple(map(float, std)), int(side) if side else native or usual.size)
+        return Pixels(tuple(map(float, mean)), tuple(map(float, std)), int(side) if side else usual.size or native)
     except (TypeError, ValueError) as error:
         raise UserError(f"{PREPROCESSOR} is damaged: {error}") from error
 

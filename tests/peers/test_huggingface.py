@@ -139,6 +139,14 @@ def test_our_own_network_agrees(kind: str, tmp_path: Path, scramble: Scramble, i
         torch.testing.assert_close(getattr(theirs, name), getattr(ours, name), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters", "DINOv3ViT", "DINOv3ConvNext", "ViT"])
+def test_images_are_the_same_for_our_own_network_if_nothing_describes_them(
+    kind: str, tmp_path: Path, scramble: Scramble
+) -> None:
+    saved(tmp_path, kind, scramble)
+    assert peer(tmp_path).pixels == load(tmp_path).pixels
+
+
 @torch.no_grad()
 def test_mae_sees_the_whole_image_every_time(tmp_path: Path, scramble: Scramble, images: Images) -> None:
     saved(tmp_path, "ViTMAE", scramble)
