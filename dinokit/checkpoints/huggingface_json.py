@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from dinokit.checkpoints import keymap, official
-from dinokit.checkpoints.json_files import CONFIG, PREPROCESSOR, agree, positive
+from dinokit.checkpoints.json_files import CONFIG, LICENCE, PREPROCESSOR, agree, positive
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
 from dinokit.models import convnext, resnet, vit
@@ -84,8 +84,9 @@ def written(backbone: Network, rounded: str | None) -> dict[str, object]:
             about |= _convnext(config)
         case resnet.Config() as config:
             about = {"architectures": ["ResNetModel"]} | _resnet(config)
-    periods = {} if rounded is None else {keymap.ROUNDED: rounded}
-    return {CONFIG: about | periods | {"dtype": "float32"}, PREPROCESSOR: _preprocessor(backbone)}
+    own = {keymap.ROUNDED: rounded, LICENCE: backbone.licence}  # which transformers passes over
+    about |= {name: value for name, value in own.items() if value is not None}
+    return {CONFIG: about | {"dtype": "float32"}, PREPROCESSOR: _preprocessor(backbone)}
 
 
 def _transformer(config: vit.Config) -> dict[str, object]:

@@ -10,6 +10,7 @@ from dinokit.core.errors import UserError, reason
 from dinokit.peers import huggingface
 
 CONFIG, PREPROCESSOR = huggingface.CONFIG, huggingface.PREPROCESSOR
+LICENCE = "license"  # as timm spells it
 Files = Mapping[str, Mapping[str, Any]]  # content by file name
 
 
@@ -33,6 +34,13 @@ def beside(file: Path) -> Files:
         if not isinstance(found[name], Mapping):
             raise UserError(f"{path} holds a {type(found[name]).__name__}; expected a table of settings")
     return found
+
+
+def licence(about: Mapping[str, Any]) -> str | None:
+    """Return what config.json says of the licence of the weights: where timm says it, or at the top."""
+    places = (about, about.get("pretrained_cfg"))
+    found = (place.get(LICENCE) for place in places if isinstance(place, Mapping))
+    return next((name for name in found if isinstance(name, str)), None)
 
 
 def agree(about: Mapping[str, Any], expected: Mapping[str, object]) -> None:

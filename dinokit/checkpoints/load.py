@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinokit.checkpoints import hub, keymap, official
+from dinokit.checkpoints import hub, json_files, keymap, official
 from dinokit.checkpoints.json_files import beside
 from dinokit.checkpoints.recognise import recognise
 from dinokit.checkpoints.store import MODEL
@@ -55,7 +55,8 @@ def header(architecture: Architecture, pixels: Pixels, *, step: int, licence: st
 def load(model: str | Path, *, channels: int | None = None, exact_periods: bool = False) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
-    The licence of published weights is said when they are loaded by name, and stands in `.licence`.
+    The licence of published weights is said when they are loaded by name, and stands in `.licence`; so does one that
+    the file or the config.json beside it names.
 
     Args:
         model: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
@@ -97,11 +98,12 @@ def opened(
         about: its header.
         name: what was asked for; weights by name bring what is known of them.
     """
-    licence = None
     if FORMAT in about:
         architecture, pixels, licence = _described(about[FORMAT], file)
     else:
-        architecture, state, pixels = recognise(state, beside(file), file=str(file))
+        files = beside(file)
+        architecture, state, pixels = recognise(state, files, file=str(file))
+        licence = json_files.licence(files.get(json_files.CONFIG, {}))
     _check(architecture, state, file)
     if hub.is_name(name):
         release = hub.RELEASES[name]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dinokit.checkpoints import keymap, official
-from dinokit.checkpoints.json_files import CONFIG, agree
+from dinokit.checkpoints.json_files import CONFIG, LICENCE, agree
 from dinokit.checkpoints.keymap import Family
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.pixels import Pixels
@@ -116,6 +116,7 @@ def written(backbone: Network, rounded: str | None) -> dict[str, object]:
             "num_classes": 0,
             "first_conv": first,
             "classifier": classifier,
+            **({} if backbone.licence is None else {LICENCE: backbone.licence}),
         },
     }
     periods = {} if rounded is None else {keymap.ROUNDED: rounded}  # read by us; timm computes exact ones
