@@ -27,6 +27,7 @@ from dinokit.core import device as devices
 SIDES = ("ours", "timm", "transformers")
 DTYPES = ["fp32", "bf16", "default"]
 NAMES = {"s": "small", "b": "base"}
+MAXRSS = 1e6 if sys.platform == "darwin" else 1e3  # per MB: macOS counts bytes, Linux thousands of them
 COLD = """
 import dinokit, torch
 model = dinokit.load({path!r})
@@ -119,7 +120,7 @@ def _answer(forward: Callable[[], Any]) -> None:
         start = time.perf_counter()
         forward()
         seconds = time.perf_counter() - start
-        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, flush=True)
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MAXRSS, flush=True)
 
 
 def _built(side: str, model: str) -> tuple[torch.nn.Module, Callable[[torch.Tensor], Any]]:

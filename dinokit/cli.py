@@ -111,5 +111,5 @@ def _one_line(box: str) -> str:
 
 def _fail(message: str, *, code: int) -> int:
     with suppress(OSError):  # a terminal that is gone must not change the exit code
-        print(message, file=sys.stderr)
+        print(" ".join(message.splitlines()), file=sys.stderr)  # a file's name may hold several
     return code

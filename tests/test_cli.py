@@ -204,6 +204,12 @@ def test_results_replace_an_older_file_only_when_they_are_there(
     assert old.read_text() == "years of work"
 
 
+def test_a_name_of_two_lines_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "two\nlines.png").write_bytes(b"")
+    assert run(["data", "stats", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert "no image" in mistake(capsys, "pretrain", "demo", "--data", tmp_path / "empty", "--out", tmp_path / "out")

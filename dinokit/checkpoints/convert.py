@@ -22,6 +22,7 @@ from dinokit.checkpoints.recognise import recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.core.files import sync, write_atomic, write_json
+from dinokit.core.log import info
 from dinokit.models import vit
 from dinokit.models.architecture import Architecture, Network
 
@@ -62,6 +63,8 @@ def convert(source: Path, out: Path, *, to: str, exact_periods: bool = False) ->
         _write(exported, out, about)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {out}: {reason(error) if isinstance(error, OSError) else error}") from error
+    if to == "official" and backbone.licence is not None:
+        info(f"these weights are under the {backbone.licence}, which an official file has no place for; keep it beside")
     return left
 
 
@@ -135,8 +138,8 @@ def _write(exported: Exported, out: Path, about: dict[str, str]) -> None:
     """Write a file or a folder, by the name of `out`, whole or not at all."""
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in exported.weights.items()}
     if out.suffix == SUFFIX["official"]:
-        with write_atomic(out) as temporary:
-            torch.save(weights, temporary)
+        with write_atomic(out) as temporary, temporary.open("wb") as file:  # by its path, torch hides what went wrong
+            torch.save(weights, file)
         return
     if out.suffix == SUFFIX["dinokit"]:
         with write_atomic(out) as temporary:

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from dinokit.core.errors import UserError
+from dinokit.core.hub import PATIENCE, fetching
 from dinokit.core.log import info
 from dinokit.core.pixels import Pixels
 
 MIRROR = "DINOKIT_WEIGHTS"
-SECONDS = 5.0  # to wait for the hub's first answer: a closed network is told at once
 APACHE = "Apache-2.0"
 DINOV3 = "DINOv3 License"  # Meta's own: https://ai.meta.com/resources/models-and-libraries/dinov3-license
 SATELLITE = Pixels((0.430, 0.411, 0.296), (0.213, 0.156, 0.143), size=256)  # statistics of SAT-493M
@@ -94,8 +94,10 @@ def is_name(name: str) -> bool:
 
 
 def near(name: str) -> str:
-    """Name the published weights that a misspelt name may mean; nothing if there are none."""
-    return " or ".join(get_close_matches(name, RELEASES, n=2, cutoff=0.7))
+    """Name the published weights that an architecture or a misspelt name may mean; nothing if there are none."""
+    name = name.lower()
+    of_it = [weights for weights, release in RELEASES.items() if release.architecture == name]
+    return " or ".join(of_it or get_close_matches(name, RELEASES, n=2, cutoff=0.7))
 
 
 def find(name: str) -> Path:
@@ -112,7 +114,7 @@ def find(name: str) -> Path:
             if _holds_weights(candidate):
                 return candidate
     if release.repository is None:
-        raise _absent(name, release, "it is not on the Hugging Face hub")
+        raise UserError(f"{name} is not on this machine nor on the Hugging Face hub; {_instead(name, release)}")
     return _from_hub(name, release, release.repository)
 
 
@@ -152,7 +154,7 @@ def _count(parts: list[Path]) -> int:
 
 def _from_hub(name: str, release: Release, repository: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         cached = Path(snapshot_download(repository, allow_patterns=CACHED, local_files_only=True))
@@ -160,17 +162,11 @@ def _from_hub(name: str, release: Release, repository: str) -> Path:
             return cached
     except LocalEntryNotFoundError:
         pass
-    try:
-        files = [file.rfilename for file in HfApi().model_info(repository, timeout=SECONDS).siblings or []]
+    with fetching(f"{name} ({repository})", instead=_instead(name, release)):
+        files = [file.rfilename for file in HfApi().model_info(repository, timeout=PATIENCE).siblings or []]
         wanted = _wanted(files)
         info(f"downloading {repository} ({release.licence}) from the Hugging Face hub")
         return Path(snapshot_download(repository, allow_patterns=wanted))
-    except GatedRepoError as error:
-        gate = f"https://huggingface.co/{repository}"
-        raise _absent(name, release, f"accept its licence at {gate} and run `hf auth login`") from error
-    except Exception as error:  # each version of the library has another exception for a network that is not there
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise _absent(name, release, f"the Hugging Face hub cannot be reached ({words[0]})") from error
 
 
 def _wanted(files: list[str]) -> list[str]:
@@ -180,11 +176,8 @@ def _wanted(files: list[str]) -> list[str]:
     return [*DESCRIPTIONS, *(whole if whole == [WHOLE[0]] or not parts else [*parts, f"{WHOLE[0]}.index.json"])]
 
 
-def _absent(name: str, release: Release, why: str) -> UserError:
+def _instead(name: str, release: Release) -> str:
     mirror = os.environ.get(MIRROR)
     where = f"the folder {mirror}" if mirror else f"a folder and set {MIRROR} to that folder"
     official = f"{release.file}-*.pth" if release.licence == DINOV3 else f"{release.file}.pth"
-    return UserError(
-        f"the weights {name} are not on this machine and were not downloaded: {why}; "
-        f"otherwise put {official}, {name}.pth or {name}.safetensors into {where}"
-    )
+    return f"put {official}, {name}.pth or {name}.safetensors into {where}"

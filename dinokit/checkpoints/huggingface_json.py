@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from dinokit.checkpoints import keymap, official
-from dinokit.checkpoints.json_files import CONFIG, PREPROCESSOR, agree, positive
+from dinokit.checkpoints.json_files import CONFIG, LICENCE, PREPROCESSOR, agree, positive
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
 from dinokit.models import convnext, resnet, vit
@@ -34,8 +34,9 @@ def described(config: vit.Config, about: Mapping[str, Any]) -> vit.Config:
         config: read off the weights.
         about: content of config.json; may be empty.
     Raises:
-        UserError: if it asks for a network that is not of the family.
+        UserError: if it contradicts the weights, or asks for a network that is not of the family.
     """
+    agree(about, _sizes(config))
     gated = about.get("use_gated_mlp", False)
     for name, wanted in (("hidden_act", "silu" if gated else "gelu"), ("mlp_bias", True), ("proj_bias", True)):
         if about.get(name, wanted) != wanted:
@@ -83,23 +84,29 @@ def written(backbone: Network, rounded: str | None) -> dict[str, object]:
             about |= _convnext(config)
         case resnet.Config() as config:
             about = {"architectures": ["ResNetModel"]} | _resnet(config)
-    periods = {} if rounded is None else {keymap.ROUNDED: rounded}
-    return {CONFIG: about | periods | {"dtype": "float32"}, PREPROCESSOR: _preprocessor(backbone)}
+    own = {keymap.ROUNDED: rounded, LICENCE: backbone.licence}  # which transformers passes over
+    about |= {name: value for name, value in own.items() if value is not None}
+    return {CONFIG: about | {"dtype": "float32"}, PREPROCESSOR: _preprocessor(backbone)}
 
 
 def _transformer(config: vit.Config) -> dict[str, object]:
     own = {"dino": _dino, "dinov2": _dinov2, "dinov3": _dinov3}[keymap.family(config)](config)
-    about: dict[str, object] = {
-        "hidden_size": config.dim,
-        "num_hidden_layers": config.depth,
+    about: dict[str, object] = _sizes(config) | {
         "num_attention_heads": config.heads,
-        "num_channels": config.channels,
-        "patch_size": config.patch_size,
         "image_size": (config.position_grid or 14) * config.patch_size,
         "layer_norm_eps": config.norm_eps,
         "hidden_act": "gelu",
     }
     return about | own
+
+
+def _sizes(config: vit.Config) -> dict[str, object]:
+    return {
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.depth,
+        "num_channels": config.channels,
+        "patch_size": config.patch_size,
+    }
 
 
 def _convnext(config: convnext.Config) -> dict[str, object]:

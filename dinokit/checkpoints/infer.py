@@ -1,7 +1,9 @@
 """The configuration of a network, read off our names and shapes.
 
-Foreign files carry no configuration, or one that says less than the weights. What is read here need not be right: the
-weights are compared with the network built from it, key by key and shape by shape, before they are loaded.
+Foreign files carry no configuration, or one that says less than the weights. Most of what is read here need not be
+right: the weights are compared with the network built from it, key by key and shape by shape, before they are loaded.
+Only the number of heads, epsilon and how positions are resized leave no shape behind: unless the caller is told
+better by a config.json, they are those of the releases.
 """
 
 import math
@@ -157,6 +159,8 @@ def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None) -> int:
     if "rope_embed.periods" in state:
         width = 4 * state["rope_embed.periods"].numel()  # one period per 4 channels of a head
     elif heads is not None:
+        if dim % heads:
+            raise UserError(f"config.json: {heads} heads do not divide the width {dim}")
         return heads
     else:
         width = 64

@@ -1,6 +1,7 @@
 """The JSON files beside a weights file: read, and held against the weights."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from dinokit.core.errors import UserError, reason
 from dinokit.peers import huggingface
 
 CONFIG, PREPROCESSOR = huggingface.CONFIG, huggingface.PREPROCESSOR
+LICENCE = "license"  # as timm spells it
 Files = Mapping[str, Mapping[str, Any]]  # content by file name
 
 
@@ -34,6 +36,13 @@ def beside(file: Path) -> Files:
     return found
 
 
+def licence(about: Mapping[str, Any]) -> str | None:
+    """Return what config.json says of the licence of the weights: where timm says it, or at the top."""
+    places = (about, about.get("pretrained_cfg"))
+    found = (place.get(LICENCE) for place in places if isinstance(place, Mapping))
+    return next((name for name in found if isinstance(name, str)), None)
+
+
 def agree(about: Mapping[str, Any], expected: Mapping[str, object]) -> None:
     """Compare what config.json says with what the weights and their architecture say; it may be silent.
 
@@ -57,6 +66,6 @@ def positive(about: Mapping[str, Any], name: str) -> float | None:
     value = about.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise UserError(f"{CONFIG}: {name} must be a positive number, got {value!r}")
     return float(value)

@@ -6,6 +6,7 @@ no file can run code.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinokit.checkpoints import hub, keymap, official
+from dinokit.checkpoints import hub, json_files, keymap, official
 from dinokit.checkpoints.json_files import beside
 from dinokit.checkpoints.recognise import recognise
 from dinokit.checkpoints.store import MODEL
@@ -54,7 +55,8 @@ def header(architecture: Architecture, pixels: Pixels, *, step: int, licence: st
 def load(model: str | Path, *, channels: int | None = None, exact_periods: bool = False) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
-    The licence of published weights is said when they are loaded by name, and stands in `.licence`.
+    The licence of published weights is said when they are loaded by name, and stands in `.licence`; so does one that
+    the file or the config.json beside it names.
 
     Args:
         model: a run folder, a folder RUN/checkpoints/STEP, a .safetensors or .pth file, or a folder
@@ -70,7 +72,7 @@ def load(model: str | Path, *, channels: int | None = None, exact_periods: bool 
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
     """
     source, _, name = str(model).partition("/")
-    if source in LIBRARIES and name and not Path(model).exists():
+    if source in LIBRARIES and name and not os.path.exists(model):
         if channels is not None or exact_periods:
             raise UserError(f"{model} is used as it is; load it without channels= and exact_periods=")
         return LIBRARIES[source](name).eval().requires_grad_(False)
@@ -96,11 +98,12 @@ def opened(
         about: its header.
         name: what was asked for; weights by name bring what is known of them.
     """
-    licence = None
     if FORMAT in about:
         architecture, pixels, licence = _described(about[FORMAT], file)
     else:
-        architecture, state, pixels = recognise(state, beside(file), file=str(file))
+        files = beside(file)
+        architecture, state, pixels = recognise(state, files, file=str(file))
+        licence = json_files.licence(files.get(json_files.CONFIG, {}))
     _check(architecture, state, file)
     if hub.is_name(name):
         release = hub.RELEASES[name]
@@ -136,6 +139,11 @@ def _check(architecture: Architecture, state: Mapping[str, Tensor], file: Path) 
     except (RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{file} describes a network that cannot exist: {str(error).splitlines()[0]}") from error
     official.check_fit(outline, state, file=str(file))
+    for name, wanted in outline.state_dict().items():
+        value, no_numbers = state[name], wanted.is_floating_point() and not state[name].is_floating_point()
+        if value.is_meta or value.layout != torch.strided or no_numbers:
+            kind = "no data" if value.is_meta else f"{str(value.layout).removeprefix('torch.')} {value.dtype}"
+            raise UserError(f"{file} holds {kind} in {name}; expected plain floating point numbers")
 
 
 def _compute_periods(backbone: Network, file: Path) -> None:
@@ -167,15 +175,17 @@ def weights_file(model: str | Path) -> Path:
     """
     if not isinstance(model, str | Path):
         raise UserError(f"expected the path of a run folder or a weights file, or a name, got {model!r}")
-    path = hub.find(str(model)) if hub.is_name(str(model)) else Path(model)
-    if path.is_dir():
+    if not str(model):  # Path("") would be the current folder
+        raise UserError("no model is given; give a run folder, a weights file, or a name that `dinokit models` lists")
+    path = hub.find(str(model)) if hub.is_name(str(model)) else Path(os.path.expanduser(model))
+    if os.path.isdir(path):  # of os.path, to which a name that is too long is a file that is not there
         for name in (MODEL, INDEX, "pytorch_model.bin"):
-            if (path / name).exists():
+            if (path / name).is_file():
                 return path / name
         raise UserError(f"{path} holds no {MODEL}; expected a run folder, a checkpoint folder or a weights file")
-    if not path.exists():
+    if not os.path.isfile(path):  # a pipe would be waited for without end
         near = hub.near(str(path))
-        meant = f"; did you mean {near}?" if near else ", or a name that `dinokit models` lists"
+        meant = f"; did you mean {near}?" if near else ", or the name of published weights that `dinokit models` lists"
         raise UserError(
             f"no model at {path}; expected a run folder, a checkpoint folder or a weights file, timm/NAME, hf/NAME, "
             f"open_clip/NAME{meant}"

@@ -169,10 +169,12 @@ def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, 
 
 
 def _unwrapped(checkpoint: Mapping[str, object], network: str) -> Mapping[str, object]:
-    for key in (network, *NESTED):
-        inner = checkpoint.get(key)
-        if isinstance(inner, Mapping):
-            return _unwrapped(inner, network)
+    passed = set[int]()
+    while inner := next((v for key in (network, *NESTED) if isinstance(v := checkpoint.get(key), Mapping)), None):
+        passed.add(id(checkpoint))
+        if id(inner) in passed:
+            raise UserError("the checkpoint holds itself; expected weights by name, a state dict")
+        checkpoint = inner
     other = [key for key in NETWORKS if isinstance(checkpoint.get(key), Mapping)]
     if other:
         raise UserError(f"the checkpoint holds no {network}, only a {other[0]}; ask for network='{other[0]}'")

@@ -42,7 +42,7 @@ def recognise(
         config, ours = timm.recognise(state, about, file=file)
         pixels = timm_json.pixels(config, about)
     else:
-        config, ours = official.recognise(state)
+        config, ours = official.recognise(state, heads=huggingface_json.heads(about))
         pixels = official.pixels(config)
     if left:
         info(f"left out of {file}: {listed(sorted(left))}")

@@ -104,7 +104,7 @@ def recognise(theirs: Mapping[str, Tensor], about: Mapping[str, Any], *, file: s
         config, ours = _transformer(ours, about, rotary=_rotary(theirs))
     else:
         config = infer.convnet(ours)
-        timm_json.check(config, about)
+    timm_json.check(config, about)
     official.check_shapes(_weights(config, keymap.outline(config)), theirs, config=config, file=file)
     return config, ours
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dinokit.checkpoints import keymap, official
-from dinokit.checkpoints.json_files import CONFIG, agree
+from dinokit.checkpoints.json_files import CONFIG, LICENCE, agree
 from dinokit.checkpoints.keymap import Family
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.pixels import Pixels
@@ -22,8 +22,24 @@ HARMLESS_CONVNET = {
     *("in_chans", "num_classes", "global_pool", "dims", "depths", "layers", "ls_init_value", "head_init_scale"),
     *("drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"),
 }
-# timm has other networks with the same names and shapes: blurred (resnetblur50), of another epsilon (convnext_xxlarge)
+VITS = {
+    *(f"deit_{size}_patch16_224" for size in ("tiny", "small", "base")),
+    *(f"vit_{size}_patch16_{side}" for size in ("tiny", "small", "base", "large") for side in (224, 384)),
+    *(f"vit_{size}_patch32_{side}" for size in ("small", "base", "large") for side in (224, 384)),
+    *("deit_base_patch16_384", "vit_small_patch8_224", "vit_base_patch8_224", "vit_large_patch14_224"),
+}
+DINOV2S = {f"vit_{size}_patch14{reg}_dinov2" for size in ("small", "base", "large", "giant") for reg in ("", "_reg4")}
+DINOV3S = {
+    *(f"vit_{size}_patch16_dinov3{bias}" for size in ("small", "small_plus", "base") for bias in ("", "_qkvb")),
+    *(f"vit_{size}_patch16_dinov3{bias}" for size in ("large", "huge_plus") for bias in ("", "_qkvb")),
+    *("vit_tiny_patch16_dinov3_qkvb", "vit_7b_patch16_dinov3"),
+}
+# timm has other networks with the same names and shapes: blurred (resnetblur50), of another epsilon (convnext_xxlarge),
+# with 80 channels per head (vit_huge_patch14_224)
 SAME_NETWORK: dict[Family, set[str]] = {
+    "dino": VITS,
+    "dinov2": VITS | DINOV2S,
+    "dinov3": DINOV3S,
     "convnext": {f"convnext_{size}" for size in ("tiny", "small", "base", "large", "xlarge")},
     "resnet": {"resnet50", "resnet101", "resnet152", "tv_resnet50", "tv_resnet101", "tv_resnet152"},
 }
@@ -42,8 +58,8 @@ def heads(about: Mapping[str, Any]) -> int | None:
     return found
 
 
-def check(config: convnext.Config | resnet.Config, about: Mapping[str, Any]) -> None:
-    """Hold config.json against a convolutional network read off the weights.
+def check(config: Architecture, about: Mapping[str, Any]) -> None:
+    """Hold config.json against a network read off the weights.
 
     Raises:
         UserError: if it names another network or another size.
@@ -51,8 +67,13 @@ def check(config: convnext.Config | resnet.Config, about: Mapping[str, Any]) -> 
     known = SAME_NETWORK[keymap.family(config)]
     name = about.get("architecture")
     if name is not None and name not in known:
-        raise unknown_name(f"architecture in {CONFIG} for these weights", str(name), known)
-    agree(_model_args(about, HARMLESS_CONVNET), _sizes(config))
+        found = unknown_name(f"architecture in {CONFIG} for these weights", str(name), known)
+        raise UserError(f"{found} Others are loaded as timm/local-dir:FOLDER")
+    if isinstance(config, vit.Config):
+        sizes = {"embed_dim": config.dim, "depth": config.depth, "patch_size": config.patch_size}
+        agree(_model_args(about, HARMLESS), sizes | {"in_chans": config.channels})
+    else:
+        agree(_model_args(about, HARMLESS_CONVNET), _sizes(config))
 
 
 def pixels(config: Architecture, about: Mapping[str, Any]) -> Pixels:
@@ -95,6 +116,7 @@ def written(backbone: Network, rounded: str | None) -> dict[str, object]:
             "num_classes": 0,
             "first_conv": first,
             "classifier": classifier,
+            **({} if backbone.licence is None else {LICENCE: backbone.licence}),
         },
     }
     periods = {} if rounded is None else {keymap.ROUNDED: rounded}  # read by us; timm computes exact ones

@@ -1,5 +1,6 @@
 """What the images of a model must look like: the one definition that training, evaluation and weights files share."""
 
+import math
 from dataclasses import dataclass
 
 from dinokit.core.errors import UserError
@@ -18,8 +19,8 @@ class Pixels:
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
             raise UserError(f"pixels need as many means as stds, got {len(self.mean)} and {len(self.std)}")
-        if min(self.std) <= 0:
-            raise UserError(f"pixels.std must be positive, got {self.std}")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise UserError(f"pixels.mean must be finite and pixels.std positive, got {self.mean} and {self.std}")
         if self.size is not None and not 1 <= self.size <= LARGEST:
             raise UserError(f"pixels.size must be a side of 1 to {LARGEST} pixels or null, got {self.size}")
 

@@ -4,6 +4,7 @@ A source is picklable, holds no open file, and is cheap to copy into loader proc
 """
 
 from abc import ABC, abstractmethod
+from hashlib import blake2b
 from typing import final
 
 import numpy as np
@@ -46,6 +47,18 @@ class Source(ABC):
         """Return what identifies the image to a person: a path inside the source or an id."""
 
     @abstractmethod
+    def fingerprint(self) -> str:
+        """Return what changes when images are added, taken away, renamed or put in another order; not their pixels."""
+
+    @abstractmethod
+    def encoded(self, index: int) -> bytes | None:
+        """Return the file of an image; None where there are only pixels.
+
+        Raises:
+            BadImage: if it cannot be had.
+        """
+
+    @abstractmethod
     def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
         """Read one image: uint8, or float32 with 1.0 as white from files that are deeper (core/depth.py).
 
@@ -75,15 +88,13 @@ class EncodedSource(Source):
     def key(self, index: int) -> str:
         return str(self._keys[int(self._rows[index])])
 
+    def fingerprint(self) -> str:
+        return digest(self._keys.joined, self._keys.ends, self._rows)
+
     def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
         return decode(self.encoded(index), channels=self.channels, min_side=min_side)
 
     def encoded(self, index: int) -> bytes:
-        """Return the file of an image.
-
-        Raises:
-            BadImage: if it cannot be had.
-        """
         return self._fetch(int(self._rows[index]))
 
     @abstractmethod
@@ -116,9 +127,23 @@ class Subset(Source):
         """Return the key of the image in the whole source."""
         return self.source.key(int(self.rows[index]))
 
+    def fingerprint(self) -> str:
+        return digest(self.source.fingerprint(), self.rows)
+
+    def encoded(self, index: int) -> bytes | None:
+        return self.source.encoded(int(self.rows[index]))
+
     def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
-        """Read one image."""
         return self.source.read(int(self.rows[index]), min_side=min_side)
+
+
+def digest(*parts: bytes | str | Shaped[np.ndarray, "..."]) -> str:
+    """Return a short digest of some parts, in their order."""
+    found = blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
+        found.update(data if isinstance(data, bytes) else data.tobytes())
+    return found.hexdigest()
 
 
 def evenly(source: Source, count: int) -> Subset:

@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from dinokit.core import depth
 from dinokit.data.ahead import ahead
 from dinokit.data.bad import BadImage
-from dinokit.data.base import EncodedSource, Source, evenly
+from dinokit.data.base import Source, evenly
 from dinokit.data.decode import decode, describe
 
 SIDES = (8, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # pixels; edges of the classes of the short side
@@ -138,8 +138,8 @@ def check(
 
 
 def _look(source: Source, index: int, channels: int | None) -> _Found:
-    if isinstance(source, EncodedSource):
-        data = source.encoded(index)
+    data = source.encoded(index)
+    if data is not None:
         image = decode(data, channels=channels)
         about = describe(data)
         return _found(image, len(data), blake2b(data, digest_size=16).digest(), about.format, about.mode)

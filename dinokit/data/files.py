@@ -1,6 +1,5 @@
 """Images that are files of their own: a folder, a glob pattern, a list, a manifest; on this machine or on a server."""
 
-import os
 from pathlib import Path
 from typing import final
 
@@ -75,9 +74,7 @@ def open_pattern(spec: str, *, split: str | None, channels: int) -> Source:
 
 def open_list(spec: str, *, split: str | None, channels: int) -> Source:
     """Open a text file with one path or URL per line, relative to the folder in which it lies."""
-    with location.open_file(spec) as file:
-        lines = [os.fsdecode(line.strip()) for line in file]
-    paths = Texts(line for line in lines if line)
+    paths = Texts(path for line in location.lines(spec) if (path := line.strip()))
     if not len(paths):
         raise UserError(f"{spec} is empty; it takes one path of an image per line")
     return FileSource(spec, location.parent(spec), Table(keys=paths), split=split, channels=channels)

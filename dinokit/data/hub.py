@@ -11,6 +11,7 @@ from typing import Any, final
 import numpy as np
 
 from dinokit.core.errors import UserError
+from dinokit.core.hub import fetching, library
 from dinokit.data import location
 from dinokit.data.bad import BadImage
 from dinokit.data.base import EncodedSource, Source
@@ -68,40 +69,33 @@ def open_hub(spec: str, *, split: str | None, channels: int) -> Source:
 
 
 def _load(spec: str) -> dict[str, Any]:
+    datasets = library("datasets", extra="hf")
     name = spec.removeprefix(PREFIX)
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(f"{spec} needs datasets: pip install 'dinokit[hf]'") from error
     folder = os.path.expanduser(name)
+    local = os.path.exists(folder)
+    if not local and (name.startswith((".", "/", "~")) or not name):
+        raise UserError(f"no folder {name or '(nothing)'}; give hf:NAMESPACE/NAME or hf:FOLDER")
     is_saved = any(os.path.exists(os.path.join(folder, file)) for file in ("dataset_dict.json", "state.json"))
-    try:
+    with fetching(spec, local=local, instead="put its files into a folder, give hf:FOLDER"):
         if is_saved:
             loaded = datasets.load_from_disk(folder)
-        elif os.path.exists(folder):
+        elif local:
             loaded = datasets.load_dataset(folder)
-        elif name.startswith((".", "/", "~")) or not name:
-            raise UserError(f"no folder {name or '(nothing)'}; give hf:NAMESPACE/NAME or hf:FOLDER")
         else:
             loaded = datasets.load_dataset("/".join(name.split("/")[:2]), "/".join(name.split("/")[2:]) or None)
-    except UserError:
-        raise
-    except Exception as error:  # the library and the hub have dozens of kinds; all mean that there is no data
-        raise UserError(f"cannot load {spec}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     return dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
 
 
 def _encoded(part: Any, images: str) -> Any:
     """Ask for the encoded image, not for pixels."""
-    import datasets
-
+    datasets = library("datasets", extra="hf")
     if isinstance(part.features[images], datasets.Image):
         return part.cast_column(images, datasets.Image(decode=False))
     return part
 
 
 def _image_column(features: Mapping[str, Any]) -> str | None:
-    import datasets
+    datasets = library("datasets", extra="hf")
 
     def holds_bytes(kind: Any) -> bool:
         return (isinstance(kind, Mapping) and "bytes" in kind) or getattr(kind, "dtype", "") in (

@@ -5,9 +5,11 @@ open, a few at a time; a piece is read by its position, so threads and forked pr
 """
 
 import glob
+import io
 import os
 import re
 import stat
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +20,8 @@ from dinokit.data import folders, remote
 
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
 _MAGIC = re.compile(r"[*?\[]")
+_MOST = 1_000_000  # names in a range
+_UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # its first two bytes, as surrogates
 
 
 def is_remote(location: str) -> bool:
@@ -100,10 +104,7 @@ def read(location: str) -> bytes:
     """
     if is_remote(location):
         return remote.read(location)
-    # not blocking: opening a pipe would wait for ever
-    with open(os.open(location, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("not a file")
+    with _regular(location) as file:
         return file.read()
 
 
@@ -116,7 +117,8 @@ def read_part(location: str, start: int, size: int) -> bytes:
     if is_remote(location):
         return remote.read(location, start, start + size)
     opened = _opened(location)  # by name: it must not close before it is read
-    return os.pread(opened.descriptor, size, start)
+    there = os.fstat(opened.descriptor).st_size - start  # memory is not asked for on the word of a damaged archive
+    return os.pread(opened.descriptor, max(min(size, there), 0), start)
 
 
 def open_file(location: str) -> Any:
@@ -126,9 +128,24 @@ def open_file(location: str) -> Any:
         UserError: if there is no such file.
     """
     try:
-        return remote.open_file(location) if is_remote(location) else open(location, "rb")
+        return remote.open_file(location) if is_remote(location) else _regular(location)
     except OSError as error:
         raise UserError(f"cannot open {location}: {reason(error)}") from error
+
+
+def lines(location: str) -> Iterator[str]:
+    """Yield the lines of a text of UTF-8, with their ends; other bytes, which a file name may hold, become surrogates.
+
+    Raises:
+        UserError: if there is no such file, or it is UTF-16, as spreadsheets write.
+    """
+    with open_file(location) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        first = next(text, "")
+        if first.startswith(_UTF16):
+            raise UserError(f"{location} is a text of UTF-16; save it as UTF-8")
+        yield first
+        yield from text
 
 
 def version(location: str) -> tuple[int, str]:
@@ -144,6 +161,15 @@ def version(location: str) -> tuple[int, str]:
     except OSError as error:
         raise UserError(f"cannot open {location}: {reason(error)}") from error
     return found.st_size, str(found.st_mtime_ns)
+
+
+def _regular(path: str) -> io.BufferedReader:
+    """Open a file, but no pipe, which would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("not a file")
+    return open(descriptor, "rb")
 
 
 class _Opened:
@@ -176,5 +202,7 @@ def _words(inside: str) -> list[str]:
     low, _, high = inside.partition("..")
     if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
         raise UserError(f"expected a range like {{000..099}}, got {{{inside}}}")
+    if int(high) - int(low) >= _MOST:
+        raise UserError(f"{{{inside}}} stands for more than {_MOST:,} files; give a folder, or * for what varies")
     width = len(low) if low.startswith("0") else 0
     return [f"{number:0{width}d}" for number in range(int(low), int(high) + 1)]

@@ -5,7 +5,6 @@ to the folder of the manifest, absolute, or URLs.
 """
 
 import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -50,14 +49,9 @@ def table_of_rows(spec: str, names: Sequence[str], rows: Rows) -> Table:
 
 
 def _table(spec: str) -> Table:
-    with location.open_file(spec) as file:
-        # surrogates: a file name need not be UTF-8
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        if location.suffix(spec) in (".csv", ".tsv"):
-            names, rows = _csv(spec, text)
-        else:
-            names, rows = _jsonl(spec, text)
-        return table_of_rows(spec, names, rows)
+    read = _csv if location.suffix(spec) in (".csv", ".tsv") else _jsonl
+    names, rows = read(spec, location.lines(spec))
+    return table_of_rows(spec, names, rows)
 
 
 def _paths(spec: str, rows: Rows, path: int, places: list[tuple[int, ColumnBuilder]]) -> Iterator[str]:
@@ -71,8 +65,8 @@ def _paths(spec: str, rows: Rows, path: int, places: list[tuple[int, ColumnBuild
         yield found
 
 
-def _csv(spec: str, text: io.TextIOWrapper) -> tuple[list[str], Rows]:
-    header = text.readline()
+def _csv(spec: str, text: Iterator[str]) -> tuple[list[str], Rows]:
+    header = next(text)
     separator = max(",;\t", key=header.count)  # a spreadsheet writes what its country uses
     reader = csv.reader(chain([header], text), delimiter=separator, skipinitialspace=True)
     names = [name.strip() for name in next(reader, [])]
@@ -93,7 +87,7 @@ def _csv_rows(spec: str, reader: Any, width: int) -> Rows:
         raise UserError(f"line {reader.line_num} of {spec} is no CSV: {error}") from error
 
 
-def _jsonl(spec: str, text: io.TextIOWrapper) -> tuple[list[str], Rows]:
+def _jsonl(spec: str, text: Iterator[str]) -> tuple[list[str], Rows]:
     lines = _json_lines(spec, text)
     first = next(lines, None)
     if first is None:
@@ -108,7 +102,7 @@ def _jsonl(spec: str, text: io.TextIOWrapper) -> tuple[list[str], Rows]:
     return names, rows
 
 
-def _json_lines(spec: str, text: io.TextIOWrapper) -> Iterator[Mapping[str, Any]]:
+def _json_lines(spec: str, text: Iterator[str]) -> Iterator[Mapping[str, Any]]:
     decode = json.JSONDecoder().raw_decode  # a third faster than json.loads, which looks for spaces first
     for number, line in enumerate(text, start=1):
         line = line.strip()
@@ -116,7 +110,7 @@ def _json_lines(spec: str, text: io.TextIOWrapper) -> Iterator[Mapping[str, Any]
             continue
         try:
             value, end = decode(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"line {number} of {spec} is no JSON: {error}") from error
         if end != len(line):
             raise UserError(f"line {number} of {spec} is no JSON: more follows after the object")

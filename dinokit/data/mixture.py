@@ -20,11 +20,12 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.data.base import Source
+from dinokit.data.base import Source, digest
 from dinokit.data.sampler import Mix
 
 SUFFIXES = (".yaml", ".yml")
 _FIELDS = ("source", "weight", "homogeneous")
+_LARGEST = 1e9  # weight; with infinity there are no shares
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Mixture(Source):
         source, place = self._find(index)
         return f"{source.name}/{source.key(place)}"
 
+    def fingerprint(self) -> str:
+        return digest(repr(self.mix), *(source.fingerprint() for source in self.sources))
+
+    def encoded(self, index: int) -> bytes | None:
+        source, place = self._find(index)
+        return source.encoded(place)
+
     def read(self, index: int, *, min_side: int | None = None) -> Shaped[Tensor, "channel height width"]:
         source, place = self._find(index)
         return source.read(place, min_side=min_side)
@@ -100,13 +108,14 @@ def read_mixture(spec: str) -> list[Part]:
 
 
 def _part(spec: str, number: int, line: Any) -> Part:
-    if not isinstance(line, dict) or not isinstance(line.get("source"), str):
+    if not isinstance(line, dict) or not isinstance(line.get("source"), str) or not line["source"]:
         raise UserError(f"source {number} of {spec} is {line!r}, expected {{source: photos, weight: 0.3}}")
     for name in line:
         if name not in _FIELDS:
             raise unknown_name(f"field of source {number} of {spec}", str(name), _FIELDS)
     numbers = [line.get("weight"), line.get("homogeneous", 0)]
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers):
+    known = [isinstance(value, int | float) and not isinstance(value, bool) for value in numbers]
+    if not all(known) or not all(abs(value) <= _LARGEST for value in numbers):  # NaN is not
         raise UserError(f"source {number} of {spec} needs a weight, a number, such as {{source: photos, weight: 0.3}}")
     if Path(line["source"]).suffix in SUFFIXES:
         raise UserError(f"source {number} of {spec} is a mixture itself; list its sources here")

@@ -7,7 +7,7 @@ after the other, into a file of the cache, and read from there; it takes the roo
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dinokit.core.errors import UserError, reason
@@ -138,8 +138,9 @@ def _image_column(schema: Any) -> str | None:
 
 def _class_names(schema: Any) -> dict[str, dict[int, str]]:
     """Return the names behind the numbers of ClassLabel columns, which Hugging Face keeps in the file's metadata."""
-    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = about.get("info", {}).get("features", {})
-    return {
-        name: dict(enumerate(of["names"])) for name, of in features.items() if isinstance(of, dict) and "names" in of
-    }
+    with suppress(ValueError, TypeError, AttributeError):  # anybody may write what they like there
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = about.get("info", {}).get("features", {})
+        named = {name: of["names"] for name, of in features.items() if isinstance(of, dict) and "names" in of}
+        return {name: dict(enumerate(names)) for name, names in named.items()}
+    return {}

@@ -33,7 +33,9 @@ def open_shards(spec: str, *, split: str | None, channels: int) -> Source:
     files, root = find_files(spec, SUFFIX)
     indexes = find_indexes(files, index_tar)
     if not any((index.size >= 0).any() for index in indexes):
-        raise UserError(f"no images in {spec}: {len(files)} shards looked at; read are {' '.join(EXTENSIONS)}")
+        damaged = sum(bool((index.size < 0).any()) for index in indexes)
+        seen = f"{len(files)} tar files looked at{f', {damaged} of them damaged or no tar' if damaged else ''}"
+        raise UserError(f"no images in {spec}: {seen}; read are {' '.join(EXTENSIONS)}")
     table = table_of_indexes(files, indexes, root=root)
     return SegmentSource(spec, files, indexes, table, split=split, channels=channels)
 

@@ -17,7 +17,7 @@ from dinokit.core import depth
 from dinokit.core.errors import UserError
 from dinokit.data import folders, hub, location, manifest, mixture, parquet, shards, zipped
 from dinokit.data.bad import BadImage
-from dinokit.data.base import Source, Subset, evenly, labelled
+from dinokit.data.base import Source, Subset, digest, evenly, labelled
 from dinokit.data.decode import EXTENSIONS
 from dinokit.data.demo import demo_splits, load_demo
 from dinokit.data.files import open_folder, open_list, open_pattern, open_prefix
@@ -149,6 +149,12 @@ class ArraySource(Source):
 
     def key(self, index: int) -> str:
         return str(self._keys[index])
+
+    def fingerprint(self) -> str:
+        return digest(self._keys.joined, self._keys.ends)
+
+    def encoded(self, index: int) -> None:
+        del index
 
     def read(self, index: int, *, min_side: int | None = None) -> depth.Image:
         del min_side  # nothing to save: the pixels are there already

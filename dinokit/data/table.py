@@ -31,7 +31,10 @@ class Texts(Sequence[str]):
     def __init__(self, texts: Iterable[str]) -> None:
         ends, joined = array("q"), bytearray()
         for text in texts:
-            joined += text.encode(errors="surrogateescape")
+            try:
+                joined += text.encode(errors="surrogateescape")
+            except UnicodeEncodeError:  # half a letter, which JSON can say; it names no file
+                joined += text.encode(errors="replace")
             ends.append(len(joined))
         self.ends: Int64[np.ndarray, "text"] = np.array(ends, dtype=np.int64)
         self.joined = bytes(joined)

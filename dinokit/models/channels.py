@@ -24,6 +24,7 @@ from dinokit.models import convnext, resnet, vit
 from dinokit.models.architecture import Architecture
 
 RGB = 3
+LARGEST = 4096  # channels; a larger number is a mistake, and would ask for gigabytes
 
 
 class First(NamedTuple):
@@ -43,12 +44,12 @@ def inflated(
         architecture: of the weights; comes back as it is if it takes so many channels already.
         state: all weights of the network, by name; left unchanged.
         pixels: what the weights want, for three channels.
-        channels: at least 1.
+        channels: 1 to LARGEST.
     Raises:
         UserError: if the weights are not RGB, or the number is no number of channels.
     """
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise UserError(f"expected a number of channels of at least 1, got {channels!r}")
+    if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= LARGEST:
+        raise UserError(f"expected a number of channels from 1 to {LARGEST}, got {channels!r}")
     if channels == architecture.channels:
         return architecture, dict(state), pixels
     if architecture.channels != RGB:

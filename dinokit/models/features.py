@@ -5,6 +5,7 @@ ConvNet and on raw pixels. Token order inside our transformers is [CLS, register
 (arXiv:2309.16588) and DINOv3 (arXiv:2508.10104).
 """
 
+import operator
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -103,6 +104,8 @@ class Backbone(nn.Module, ABC):
         if isinstance(images, Tensor):
             features: Features = super().__call__(images, **options)
             return features
+        if not isinstance(images, Sequence):
+            raise UserError(f"expected a torch tensor of images or a list of such, got a {type(images).__name__}")
         if options:
             raise UserError(f"a list of images takes no {', '.join(options)}; give a batch of one size")
         return _of_each(self, images)
@@ -172,9 +175,11 @@ def accepted(
         side: in pixels, of the smallest image.
         dtype: of the network's weights.
     Raises:
-        UserError: if the images are no floating point numbers, have no batch axis, another number of channels, or are
-            smaller than a patch.
+        UserError: if there are none, they are no floating point numbers, have no batch axis, another number of
+            channels, or are smaller than a patch.
     """
+    if not isinstance(images, Tensor):
+        raise UserError(f"expected a torch tensor of images, got a {type(images).__name__}")
     if not images.is_floating_point():
         raise UserError(f"expected normalised images of floating point numbers, got {images.dtype}; see model.pixels")
     if images.ndim != 4:
@@ -182,7 +187,9 @@ def accepted(
             f"expected images of shape [batch, channel, height, width], got {list(images.shape)}; "
             "give a single image as image[None]"
         )
-    _, found, height, width = images.shape
+    count, found, height, width = images.shape
+    if count == 0:
+        raise UserError("expected at least one image, got a batch of none")
     if channels == 1 and found == 3:
         images = (images * images.new_tensor(LUMINANCE).view(3, 1, 1)).sum(dim=1, keepdim=True)
     elif found != channels:
@@ -201,7 +208,11 @@ def chosen_layers(layers: int | Sequence[int], *, count: int, unit: str = "block
     Raises:
         UserError: if there are no such layers; `unit` is what the message calls them.
     """
-    indices = range(max(count - layers, -1), count) if isinstance(layers, int) else layers
+    try:
+        indices = range(count - layers, count) if isinstance(layers, int) else [operator.index(one) for one in layers]
+    except TypeError as error:
+        raise UserError(f"expected a number of {unit} or a list of their indices, got {layers!r}") from error
     if not indices or min(indices) < 0 or max(indices) >= count:
-        raise UserError(f"the model has {count} {unit}, 0 to {count - 1}; got {list(indices)}")
+        got = layers if isinstance(layers, int) else indices
+        raise UserError(f"the model has {count} {unit}, 0 to {count - 1}; got {got}")
     return indices

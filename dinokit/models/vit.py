@@ -191,6 +191,8 @@ class VisionTransformer(Backbone):
             raise UserError("masks need a mask token; build the model with mask_token=True")
         if masks.shape != patches.shape[:2]:
             raise UserError(f"masks must have shape {tuple(patches.shape[:2])}, got {tuple(masks.shape)}")
+        if masks.dtype != torch.bool:
+            raise UserError(f"masks must be bool, True where a patch is hidden, got {masks.dtype}")
         return torch.where(masks[..., None], self.mask_token.to(patches.dtype), patches)
 
     def _rotations(self, grid: tuple[int, int]) -> Iterator[Rotation | None]:

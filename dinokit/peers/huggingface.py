@@ -26,9 +26,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
+from dinokit.core.hub import fetching, library
 from dinokit.core.pixels import Pixels
 from dinokit.models.features import Features
-from dinokit.peers.hub import fetching, library
 from dinokit.peers.peer import Build, Peer, assembled
 
 EXTRA = "hf"
@@ -58,11 +58,12 @@ KINDS = {  # by model_type of config.json
     "siglip_vision_model": SIGLIP,
     "siglip2": SIGLIP2,
     "siglip2_vision_model": SIGLIP2,
-    "dinov2": Kind("Dinov2Model", "layernorm"),
-    "dinov2_with_registers": Kind("Dinov2WithRegistersModel", "layernorm"),
-    "dinov3_vit": Kind("DINOv3ViTModel", "norm"),
-    "dinov3_convnext": Kind("DINOv3ConvNextModel", "layer_norm", has_cls=False),
-    "vit": Kind("ViTModel", "layernorm", usual=HALF),
+    # without a preprocessor_config.json as published, which is also how our own networks take them
+    "dinov2": Kind("Dinov2Model", "layernorm", usual=Pixels(size=224)),
+    "dinov2_with_registers": Kind("Dinov2WithRegistersModel", "layernorm", usual=Pixels(size=224)),
+    "dinov3_vit": Kind("DINOv3ViTModel", "norm", usual=Pixels(size=256)),
+    "dinov3_convnext": Kind("DINOv3ConvNextModel", "layer_norm", has_cls=False, usual=Pixels(size=256)),
+    "vit": Kind("ViTModel", "layernorm", usual=Pixels(size=224)),  # DINO
     "vit_mae": Kind("ViTMAEModel", "layernorm"),
     "vit_msn": Kind("ViTMSNModel", "layernorm"),
     "ijepa": Kind("IJepaModel", "layernorm", has_cls=False),
@@ -82,7 +83,7 @@ def load(name: str) -> "Transformers":
     local = Path(name).is_dir()
     if not local and (name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"no folder at {name}, and an id of the hub is OWNER/NAME")
-    with fetching(what, extra=EXTRA, local=local, instead="hf/FOLDER"):
+    with fetching(what, local=local, instead="put its files into a folder, give hf/FOLDER"):
         folder = Path(name) if local else _fetched(name)
         about = _json(folder / CONFIG)
         kind = _kind(about, what)
@@ -103,7 +104,7 @@ def pixels(preprocessor: Mapping[str, Any], usual: Pixels, *, native: int | None
     Args:
         preprocessor: its content; may be empty.
         usual: for what it does not say.
-        native: the size, if it does not say one; None: that of `usual`.
+        native: the size, if neither says one.
     Raises:
         UserError: if it is damaged.
     """
@@ -111,7 +112,7 @@ def pixels(preprocessor: Mapping[str, Any], usual: Pixels, *, native: int | None
     try:
         side = size.get("height", size.get("shortest_edge")) if isinstance(size, Mapping) else size
         mean, std = preprocessor.get("image_mean", usual.mean), preprocessor.get("image_std", usual.std)
-        return Pixels(tuple(map(float, mean)), tuple(map(float, std)), int(side) if side else native or usual.size)
+        return Pixels(tuple(map(float, mean)), tuple(map(float, std)), int(side) if side else usual.size or native)
     except (TypeError, ValueError) as error:
         raise UserError(f"{PREPROCESSOR} is damaged: {error}") from error
 
@@ -216,7 +217,12 @@ def _loaded(transformers: Any, kind: Kind, folder: Path, what: str) -> nn.Module
 
     with _without_bars(transformers):
         network, found = build.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below
         )
     missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))  # never read
     if missing or found["mismatched_keys"]:

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.hub import fetching, library
 from dinokit.core.pixels import Pixels
 from dinokit.models.features import Features
-from dinokit.peers.hub import fetching, library
 from dinokit.peers.peer import Build, Peer
 from dinokit.peers.timm import Timm
 
@@ -39,7 +39,7 @@ def load(name: str) -> Peer:
     architecture, tag = (name, None) if name.startswith(SOURCES) else _named(open_clip, name)
 
     def tower(*, trained: bool) -> Any:
-        with fetching(what, extra=EXTRA, local=local, instead="open_clip/local-dir:FOLDER"):
+        with fetching(what, local=local, instead="put its files into a folder, give open_clip/local-dir:FOLDER"):
             return _created(open_clip, architecture, tag, trained=trained)
 
     visual = tower(trained=True)

@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
+from dinokit.core.hub import line_of
 from dinokit.core.pixels import Pixels
 from dinokit.core.seed import seed_torch
 from dinokit.models.features import Backbone, Features, accepted, chosen_layers
-from dinokit.peers.hub import line_of
 
 Build = Callable[[], nn.Module]
 

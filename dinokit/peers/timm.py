@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.hub import fetching, library
 from dinokit.core.pixels import Pixels
 from dinokit.models.features import Features
-from dinokit.peers.hub import fetching, library
 from dinokit.peers.peer import Build, Peer, assembled
 
 EXTRA = "timm"
@@ -35,13 +35,13 @@ def load(name: str) -> "Timm":
     local = name.startswith("local-dir:")
     if ":" not in name:
         _check_name(timm, name)
-    with fetching(f"timm/{name}", extra=EXTRA, local=local, instead="timm/local-dir:FOLDER"):
+    with fetching(f"timm/{name}", local=local, instead="put its files into a folder, give timm/local-dir:FOLDER"):
         network = _created(timm, name, pretrained=True)
         data = timm.data.resolve_model_data_config(network)
     pixels = Pixels(tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1]))
 
     def build() -> nn.Module:
-        with fetching(f"timm/{name}", extra=EXTRA, local=local, instead="timm/local-dir:FOLDER"):
+        with fetching(f"timm/{name}", local=local, instead="put its files into a folder, give timm/local-dir:FOLDER"):
             return _created(timm, name, pretrained=False)
 
     return Timm(network, name=f"timm/{name}", pixels=pixels, build=build)

@@ -15,8 +15,7 @@ from dinokit.checkpoints.load import header
 from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.errors import RunError, reason
-from dinokit.core.files import write_json
+from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source
@@ -24,7 +23,7 @@ from dinokit.training import ranks
 from dinokit.training.bad_images import BadImages
 from dinokit.training.config import TrainConfig
 from dinokit.training.health import Monitor
-from dinokit.training.opening import environment, say_what_runs
+from dinokit.training.opening import record_start, say_what_runs
 from dinokit.training.progress import Journal
 from dinokit.training.resume import check_experiment, newest, only_run, restore
 from dinokit.training.step import Report, Trainer
@@ -96,7 +95,7 @@ class _Session:
         steps, runtime = self.config.experiment.steps, self.config.runtime
         start = self.clock.step
         if dist.is_main():
-            write_json(self.run.environment, environment(self.trainer.device) | {"images": len(self.source)})
+            record_start(self.run, self.trainer.device, self.source, continues=start > 0)
             if not self.run.steps():
                 self._save()
             self.on_checkpoint(start, self.run.checkpoint(start))
@@ -147,7 +146,10 @@ class _Session:
     def _step(self, batches: Iterator[Batch], journal: Journal, monitor: Monitor) -> list[BadRecord]:
         """Take one step and return the images that this rank could not read."""
         began = time.monotonic()
-        micro_batches = [next(batches) for _ in range(self.config.experiment.data.accumulate)]
+        try:
+            micro_batches = [next(batches) for _ in range(self.config.experiment.data.accumulate)]
+        except UserError as error:  # hardly an image can be read
+            raise self._without_images(error, journal) from error
         waited = time.monotonic() - began
         report = self.trainer.step([batch.views for batch in micro_batches], step=self.clock.step)
         seconds = time.monotonic() - began
@@ -158,6 +160,15 @@ class _Session:
         images = self.config.experiment.data.batch_size
         journal.add(self.clock.step, values, images=images, seconds=seconds, waited=waited, clock=self.clock.seconds)
         return [record for batch in micro_batches for record in batch.bad]
+
+    def _without_images(self, error: UserError, journal: Journal) -> UserError | RunError:
+        """Save what was learned before the images were gone; those that never were there are a mistake."""
+        if self.clock.step == 0:
+            return error
+        if not self.bad_in_a_row:
+            journal.flush(self.clock.step, clock=self.clock.seconds)
+            self._save()
+        return RunError(f"{error}; {newest(self.run)}; the same command continues")
 
     def _save(self) -> None:
         if not dist.is_main():  # all ranks hold the same state

@@ -1,16 +1,19 @@
 """What a run says of itself before its first step: on the terminal, and in environment.json."""
 
+import json
 import platform
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from dinokit.checkpoints.store import Clock
+from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import device as devices
 from dinokit.core import dist
+from dinokit.core.files import write_json
 from dinokit.core.log import info, warn
 from dinokit.data.source import Source
 from dinokit.training import ranks
@@ -46,8 +49,21 @@ def _warn_of_other_lengths(experiment: Experiment) -> None:
             )
 
 
-def environment(device: torch.device) -> dict[str, str | int]:
-    """Return what a reader needs to know to repeat the run: machine, versions, command."""
+def record_start(run: RunFolder, device: torch.device, source: Source, *, continues: bool) -> None:
+    """Write environment.json; warn if a run continues with other images than it had at its last start."""
+    now = environment(device, source)
+    with suppress(OSError, ValueError):  # absent or damaged: nothing to compare with
+        before = json.loads(run.environment.read_text(encoding="utf-8"))
+        if continues and isinstance(before, dict) and before.get("source", now["source"]) != now["source"]:
+            warn(
+                f"{source.name} has other images than at the last start ({before.get('images')} then, {now['images']} "
+                "now), or lists them in another order; the run continues with these, in an order of their own"
+            )
+    write_json(run.environment, now)
+
+
+def environment(device: torch.device, source: Source) -> dict[str, str | int]:
+    """Return what a reader needs to know to repeat the run: images, machine, versions, command."""
     packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -60,6 +76,8 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "system": platform.platform(),
         "python": platform.python_version(),
         **packages,
+        "images": len(source),
+        "source": source.fingerprint(),
     }
 
 

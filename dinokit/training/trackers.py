@@ -25,8 +25,8 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import flat, to_plain
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
+from dinokit.core.hub import library
 from dinokit.core.log import warn
-from dinokit.peers.hub import library
 from dinokit.training.config import TrackerName, TrainConfig
 
 PROJECT = "dinokit"  # if the environment names no other
@@ -171,7 +171,8 @@ class Trackers:
         Raises:
             UserError: if one that was asked for is not installed or refuses to begin.
         """
-        run.events.mkdir(exist_ok=True)
+        if config.runtime.tensorboard or config.runtime.trackers:
+            run.events.mkdir(exist_ok=True)
         self.open: dict[str, Tracker] = {}
         if config.runtime.tensorboard:
             self.open["tensorboard"] = TensorBoard(run, start=start)

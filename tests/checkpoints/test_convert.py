@@ -38,7 +38,7 @@ def tiny(name: str) -> Config:
     return replace(config, **TINY, patch_size=4, position_grid=grid, ffn_hidden=hidden)
 
 
-def saved(folder: Path, config: Config) -> Path:
+def saved(folder: Path, config: Config, *, licence: str | None = None) -> Path:
     """A model of ours with every weight random, and pixels that no default has."""
     model = VisionTransformer(config)
     draw = torch.Generator().manual_seed(0)
@@ -50,7 +50,7 @@ def saved(folder: Path, config: Config) -> Path:
         state[key][config.dim : 2 * config.dim] = 0  # the masked ones, as training leaves them
     pixels = Pixels((0.4, 0.4, 0.3), (0.2, 0.1, 0.1), 20)
     path = folder / "model.safetensors"
-    save_file(state, path, header(config, pixels, step=0))
+    save_file(state, path, header(config, pixels, step=0, licence=licence))
     return path
 
 
@@ -222,6 +222,27 @@ def test_a_wrong_rename_would_be_found(tmp_path: Path, monkeypatch: pytest.Monke
         convert(source, tmp_path / "x.pth", to="official")
 
 
+@pytest.mark.parametrize("name", ["dinov2_vits14_reg", "dinov3_vits16"])
+def test_a_licence_goes_with_its_weights_wherever_there_is_a_place(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = saved(tmp_path, tiny(name), licence="DINOv3 License")
+    for to in ("hf", "timm", "dinokit"):
+        convert(source, tmp_path / TARGETS[to], to=to)
+        assert load(tmp_path / TARGETS[to]).licence == "DINOv3 License"
+        assert "these weights are under" not in capsys.readouterr().err
+        source = tmp_path / TARGETS[to]
+    convert(source, tmp_path / TARGETS["official"], to="official")
+    assert (
+        "these weights are under the DINOv3 License, which an official file has no place for; keep it beside"
+        in capsys.readouterr().err
+    )
+    assert load(f"hf/{tmp_path / 'hf'}").dim == load(f"timm/local-dir:{tmp_path / 'timm'}").dim == TINY["dim"]
+    (tmp_path / "own").mkdir()
+    convert(saved(tmp_path / "own", tiny(name)), tmp_path / "own" / "hf", to="hf")
+    assert load(tmp_path / "own" / "hf").licence is None
+
+
 def mistake(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     capsys.readouterr()
     assert cli.run(["convert", *map(str, words)]) == 2
@@ -239,6 +260,7 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path, capsys: pytes
     assert "no model at nowhere" in mistake(capsys, "nowhere", tmp_path / "x", "--to", "hf")
     assert "cannot write" in mistake(capsys, source, "/proc/nowhere/x", "--to", "hf")
     assert "cannot write" in mistake(capsys, source, "/proc/nowhere/x.pth", "--to", "official")
+    assert "cannot write /proc/x.pth" in mistake(capsys, source, "/proc/x.pth", "--to", "official")
 
 
 def test_the_command_says_what_is_left_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

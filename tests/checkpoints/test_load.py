@@ -1,6 +1,8 @@
 """Whatever is given as a model is loaded, or refused in one line that tells nobody to switch the safety off."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -61,6 +63,60 @@ def test_objects_that_could_run_code_are_named_and_refused(tmp_path: Path) -> No
 def test_odd_tensors_are_named(tmp_path: Path, make_vit: MakeVit, key: str, value: Tensor, message: str) -> None:
     torch.save(make_vit().state_dict() | {key: value}, tmp_path / "x.pth")
     assert message in refusal(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.int8), "holds strided torch.int8 in cls_token"),
+        (lambda value: value.to(torch.complex64), "holds strided torch.complex64 in cls_token"),
+        (lambda value: value.to("meta"), "holds no data in cls_token"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(
+    tmp_path: Path, make_vit: MakeVit, change: Callable[[Tensor], Tensor], message: str
+) -> None:
+    state = make_vit().state_dict()
+    torch.save(state | {"cls_token": change(state["cls_token"])}, tmp_path / "x.pth")
+    assert message in refusal(tmp_path / "x.pth")
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    checkpoint: dict[str, object] = {}
+    checkpoint["model"] = {"state_dict": checkpoint}
+    torch.save(checkpoint, tmp_path / "x.pth")
+    assert "holds itself" in refusal(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a" * 5000, "no model at aaa"),
+        ("timm/" + "a" * 5000, "unknown model of timm"),
+        ("nul\0.pth", "no model at nul"),
+        ("", "no model is given"),
+        ("VITS14.DINOV2", "did you mean vits14.dinov2"),
+        ("dinov2_vits14", "did you mean vits14.dinov2?"),
+        ("vit_micro", "the name of published weights"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_one_line(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pth")
+    assert "no model at" in refusal(tmp_path / "x.pth")
+    os.mkfifo(tmp_path / "model.safetensors")
+    assert "holds no model.safetensors" in refusal(tmp_path)
+
+
+def test_home_is_understood(tmp_path: Path, make_vit: MakeVit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(make_vit().state_dict(), tmp_path / "x.pth")
+    assert load("~/x.pth").dim == make_vit().dim
 
 
 @pytest.mark.parametrize(
@@ -132,7 +188,12 @@ from dinokit.core.errors import UserError
 from dinokit.models.variants import VARIANTS
 from dinokit.models.vit import VisionTransformer
 vit = VisionTransformer(VARIANTS["vit_micro"])
-calls = [lambda: dinokit.load(None), lambda: vit(torch.zeros(3, 32, 32)), lambda: vit(torch.zeros(1, 3, 32, 32).byte())]
+image = torch.zeros(1, 3, 32, 32)
+calls = [
+    lambda: dinokit.load(None), lambda: vit(image[0]), lambda: vit(image.byte()), lambda: vit(None),
+    lambda: vit.intermediate([image], 1), lambda: vit(image[:0]), lambda: vit(image, masks=torch.zeros(1, 64)),
+    lambda: vit.intermediate(image, 1.5), lambda: vit.intermediate(image, "1"), lambda: vit.intermediate(image, 99),
+]
 for call in calls:
     try:
         call()
@@ -144,4 +205,13 @@ for call in calls:
     ).stdout.splitlines()
     assert said[0] == "expected the path of a run folder or a weights file, or a name, got None"
     assert said[1].startswith("expected images of shape [batch, channel, height, width], got [3, 32, 32]")
-    assert said[2] == "expected normalised images of floating point numbers, got torch.uint8; see model.pixels"
+    assert said[2:] == [
+        "expected normalised images of floating point numbers, got torch.uint8; see model.pixels",
+        "expected a torch tensor of images or a list of such, got a NoneType",
+        "expected a torch tensor of images, got a list",
+        "expected at least one image, got a batch of none",
+        "masks must be bool, True where a patch is hidden, got torch.float32",
+        "expected a number of blocks or a list of their indices, got 1.5",
+        "expected a number of blocks or a list of their indices, got '1'",
+        "the model has 6 blocks, 0 to 5; got 99",
+    ]

@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from dinokit.checkpoints import official
+from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
 from dinokit.models import head
@@ -140,12 +142,16 @@ def test_other_files_are_refused_with_what_was_found(state: dict[str, object], m
         official.recognise(state)
 
 
-def test_heads_that_cannot_be_known_are_asked_for() -> None:
+def test_heads_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
     config = replace(TINY, position="offset", position_grid=3, qkv_bias="qkv")
     state = dict(VisionTransformer(config).state_dict())
-    with pytest.raises(UserError, match="put a config.json"):
-        official.recognise(state)
-    assert official.recognise(state, heads=2)[0].heads == 2
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="put a config.json with num_attention_heads beside it"):
+        load(tmp_path / "weights.pth")
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}', encoding="utf-8")
+    backbone = load(tmp_path / "weights.pth")
+    assert isinstance(backbone, VisionTransformer)
+    assert backbone.config.heads == 2
 
 
 def test_each_release_wants_its_own_image_size() -> None:

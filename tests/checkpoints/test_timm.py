@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dinokit.checkpoints import timm_json
 from dinokit.checkpoints.load import load
+from dinokit.checkpoints.timm import recognise
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
-from dinokit.models import position
+from dinokit.models import position, vit
 from dinokit.models.features import Features
 
 timm = pytest.importorskip("timm")
@@ -124,6 +126,39 @@ def test_arguments_that_change_the_network_are_refused(tmp_path: Path, arguments
     with pytest.raises(UserError) as caught:
         load(tmp_path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "about", "message"),
+    [
+        ("dino", {"architecture": "vit_huge_patch14_224"}, "unknown architecture in config.json for these weights"),
+        ("dinov2", {"architecture": "vit_so400m_patch14_reg1_tipsv2"}, "timm/local-dir:FOLDER"),
+        ("dinov3", {"architecture": "vit_small_patch16_rope_224"}, "did you mean 'vit_small_patch16_dinov3"),
+        ("dino", {"model_args": {"depth": 3, "num_heads": 3}}, "depth 3 is not supported"),
+        ("dinov3", {"model_args": {"embed_dim": 64, "num_heads": 3}}, "embed_dim 64 is not supported"),
+    ],
+)
+def test_a_config_that_contradicts_the_weights_is_refused(
+    tmp_path: Path, name: str, about: dict[str, Any], message: str
+) -> None:
+    saved(tmp_path, name)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | about))
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", sorted(timm_json.VITS | timm_json.DINOV2S | timm_json.DINOV3S))
+def test_networks_taken_for_the_same_are_those_of_timm(architecture: str) -> None:
+    """One block, without memory: they exist, and heads and epsilons that no file says are as we read them."""
+    with torch.device("meta"):
+        theirs = timm.create_model(architecture, num_classes=0, depth=1)
+    config, _ = recognise(theirs.state_dict(), {"architecture": architecture}, file="weights")
+    assert isinstance(config, vit.Config)
+    assert config.heads == theirs.blocks[0].attn.num_heads
+    assert {norm.eps for norm in theirs.modules() if isinstance(norm, nn.LayerNorm)} == {config.norm_eps}
 
 
 @pytest.mark.parametrize("name", ["dinov3", "registers giant"])

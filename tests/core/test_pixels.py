@@ -1,5 +1,7 @@
 """A normalisation fits the images it is for."""
 
+import math
+
 import pytest
 
 from dinokit.core.errors import UserError
@@ -13,7 +15,9 @@ def test_one_value_serves_any_number_of_channels_and_others_must_match() -> None
         Pixels().check_channels(4)
 
 
-@pytest.mark.parametrize("wrong", [((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((), ())])
+@pytest.mark.parametrize(
+    "wrong", [((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((), ()), ((math.nan,), (0.5,)), ((0.5,), (math.nan,))]
+)
 def test_impossible_normalisations_are_refused(wrong: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
     with pytest.raises(UserError, match="pixels"):
         Pixels(*wrong)

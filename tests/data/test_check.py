@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dinokit.data.check import Spread, Unreadable, check
-from dinokit.data.source import ArraySource, open_source
+from dinokit.data.source import ArraySource, Subset, open_source
 
 from .hostile import deep_png, npy
 
@@ -76,6 +76,14 @@ def test_a_source_without_files_is_compared_by_its_pixels() -> None:
     found = check(ArraySource(images), workers=0)
     assert found.duplicate_groups == (("1", "4"),)
     assert (found.readable, found.formats, found.bytes) == (6, {}, 6 * 3 * 64)
+
+
+def test_the_files_of_several_sources_and_of_a_part_are_files(pile: Path) -> None:
+    (pile / "mix.yaml").write_text(f"sources: [{{source: {pile}, weight: 1}}]")
+    whole = check(open_source(str(pile)))
+    for source in (open_source(str(pile / "mix.yaml")), Subset(open_source(str(pile)), np.arange(whole.total))):
+        found = check(source)
+        assert (found.formats, found.bytes, found.duplicates) == (whole.formats, whole.bytes, whole.duplicates)
 
 
 def test_nothing_readable_is_still_an_answer(tmp_path: Path) -> None:

@@ -88,6 +88,39 @@ def test_a_list_is_relative_to_its_folder(tmp_path: Path, monkeypatch: pytest.Mo
         source.read(3)
 
 
+@pytest.mark.parametrize(("name", "header"), [("a.txt", ""), ("a.csv", "path\n"), ("a.jsonl", "")])
+def test_texts_of_other_programs_are_read_or_named(tmp_path: Path, name: str, header: str) -> None:
+    _images(tmp_path, "a.png", "b.png")
+    wrap = '{{"path": "{}"}}'.format if name.endswith(".jsonl") else str
+    text = header + "".join(f"{wrap(image)}\n" for image in ("a.png", "b.png"))
+    for written in (text.encode("utf-8-sig"), text.replace("\n", "\r\n").encode(), text.replace("\n", "\r").encode()):
+        (tmp_path / name).write_bytes(written)
+        source = open_source(str(tmp_path / name))
+        assert [source.key(index) for index in range(len(source))] == ["a.png", "b.png"]
+    for encoding in ("utf-16", "utf-16-be"):
+        (tmp_path / name).write_bytes(
+            ("\ufeff" if encoding == "utf-16-be" else "").encode(encoding) + text.encode(encoding)
+        )
+        with pytest.raises(UserError, match="is a text of UTF-16; save it as UTF-8"):
+            open_source(str(tmp_path / name))
+
+
+def test_half_a_letter_is_one_bad_image(tmp_path: Path) -> None:
+    _images(tmp_path, "a.png")
+    (tmp_path / "a.jsonl").write_text('{"path": "\\ud83d.png"}\n{"path": "a.png"}\n')
+    source = open_source(str(tmp_path / "a.jsonl"))
+    assert int(source.read(1)[0, 0, 0]) == 0
+    with pytest.raises(BadImage, match="cannot open: No such file"):
+        source.read(0)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip", "a.csv", "a.txt", "a.parquet"])
+def test_a_pipe_is_no_file(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"cannot open .*{name}: not a file"):
+        open_source(str(tmp_path / name))
+
+
 def test_a_listed_pipe_or_folder_is_a_bad_image(tmp_path: Path) -> None:
     """Opening a pipe would wait for ever."""
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -151,6 +184,7 @@ def test_a_column_split_without_train_is_no_split(tmp_path: Path) -> None:
         ("a.jsonl", "", "is empty"),
         ("a.jsonl", '{"path": "a"}\n{oops\n', "line 2 of .*a.jsonl is no JSON"),
         ("a.jsonl", '{"path": "a"} {"path": "b"}\n', "line 1 of .*a.jsonl is no JSON: more follows"),
+        ("a.jsonl", "[" * 100_000, "line 1 of .*a.jsonl is no JSON"),
         ("a.jsonl", "[1]\n", "line 1 of .* is list, expected an object"),
         ("a.jsonl", '{"label": 1}\n', "has the columns label, none of paths"),
         ("a.jsonl", '{"path": "a"}\n{"label": 1}\n', "row 2 of .* has no path"),
@@ -158,7 +192,7 @@ def test_a_column_split_without_train_is_no_split(tmp_path: Path) -> None:
         ("a.txt", "\n\n", "is empty"),
         ("a.docx", "x", "expected images, got the file .*a.docx; give a folder"),
         ("a.tar.gz", "x", "packed as a whole.*unpack it"),
-        ("a.tar", "x", "no images in .*a.tar"),
+        ("a.tar", "x", "no images in .*a.tar: 1 tar files looked at, 1 of them damaged or no tar"),
         ("a.zip", "x", "a.zip is no whole zip file"),
         ("a.yaml", "{}", "has no list of sources"),
     ],
@@ -176,6 +210,7 @@ def test_mistakes_in_files_are_one_line(tmp_path: Path, name: str, content: str,
         ("nothing.csv", "no folder nothing.csv"),
         ("nothing/*.png", "no image fits the pattern nothing/"),
         ("x-{003..000}.tar", "expected a range like"),
+        ("x-{0..99999999999}.tar", "stands for more than 1,000,000 files"),
         ("x-{000..001}.tar", "cannot open x-000.tar: No such file"),
         ("ftps3://bucket/x", "cannot use ftps3://"),
         ("ftp://host/x", "cannot use ftp://"),

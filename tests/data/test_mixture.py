@@ -149,6 +149,17 @@ def test_a_mixture_is_one_source(tmp_path: Path) -> None:
     assert (len(known), known.key(0)) == (7, source.key(9))
 
 
+def test_another_weight_or_image_is_another_fingerprint(tmp_path: Path) -> None:
+    before, path = _mixture(tmp_path).fingerprint(), tmp_path / "mix.yaml"
+    assert open_source(str(path)).fingerprint() == before
+    text = path.read_text()
+    path.write_text(text.replace("weight: 3", "weight: 2"))
+    other = open_source(str(path)).fingerprint()
+    path.write_text(text)
+    (tmp_path / "web" / "0.png").rename(tmp_path / "web" / "00.png")
+    assert len({before, other, open_source(str(path)).fingerprint()}) == 3
+
+
 def test_workers_ranks_and_interruptions_change_nothing(tmp_path: Path) -> None:
     source = _mixture(tmp_path)
     whole = list(_loader(source, batch=8).batches(0, 12))
@@ -189,6 +200,11 @@ def test_a_mixture_has_the_splits_that_all_have(tmp_path: Path) -> None:
         ("sources: []", "has no list of sources"),
         ("sources: [photos]", "source 1 of .* is 'photos', expected"),
         ("sources: [{source: photos}]", "source 1 of .* needs a weight"),
+        ("sources: [{source: photos, weight: .nan}]", "source 1 of .* needs a weight"),
+        ("sources: [{source: photos, weight: .inf}]", "source 1 of .* needs a weight"),
+        (f"sources: [{{source: photos, weight: {10**400}}}]", "source 1 of .* needs a weight"),
+        ("sources: [{source: photos, weight: 1, homogeneous: .nan}]", "source 1 of .* needs a weight"),
+        ("sources: [{source: '', weight: 1}]", "expected {source: photos"),
         ("sources: [{source: photos, wieght: 1}]", "unknown field .* 'wieght'; did you mean 'weight'"),
         ("sources: [{source: other.yaml, weight: 1}]", "is a mixture itself"),
         ("sources: [{source: nothing, weight: 1}]", "no folder .*nothing"),

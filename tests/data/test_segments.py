@@ -177,6 +177,17 @@ def test_a_damaged_tail_is_reported_by_the_loader(tmp_path: Path) -> None:
     assert set(batch.indices.tolist()) <= {0, 1}
 
 
+def test_a_size_that_no_memory_holds_is_a_bad_image(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("b.png")
+    header.size = 1 << 40
+    whole = _tar(tmp_path / "a.tar", {"a.png": _png(7)}).read_bytes()[:1024]
+    (tmp_path / "a.tar").write_bytes(whole + header.tobuf() + b"x" * 1000)
+    source = open_source(str(tmp_path / "a.tar"))
+    assert int(source.read(0)[0, 0, 0]) == 7
+    with pytest.raises(BadImage, match="is cut short: 1000 of 1099511627776 bytes are left"):
+        source.read(1)
+
+
 def test_one_broken_shard_does_not_hide_the_others(tmp_path: Path) -> None:
     _webdataset(tmp_path)
     (tmp_path / "shard-000002.tar").write_bytes(b"<html>error 500</html>")
@@ -248,6 +259,15 @@ def test_parquet_holds_images(tmp_path: Path, kind: str) -> None:
         assert (_values(source), _names(source)) == ([0, 1, 2], ["dog", "cat", "dog"])
     cached(spec, ".images").unlink()
     assert _values(open_source(spec)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("about", ["{bad", "[1]", '{"info": {"features": {"label": {"names": null}}}}', "\udcff"])
+def test_odd_metadata_of_a_parquet_says_nothing(tmp_path: Path, about: str) -> None:
+    table = pyarrow.table({"image": [_png(3)], "label": [1]})
+    metadata = {"huggingface": about.encode(errors="surrogateescape")}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    source = open_source(str(tmp_path / "a.parquet"))
+    assert (_values(source), source.classes) == ([3], ("1",))
 
 
 def test_a_folder_of_parquet_has_splits(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dinokit.core.errors import UserError
 from dinokit.data.decode import BadImage
-from dinokit.data.source import is_gray, open_source, same_source, splits
+from dinokit.data.source import ArraySource, Subset, is_gray, open_source, same_source, splits
 
 
 def _images(root: Path, *names: str) -> Path:
@@ -110,6 +111,19 @@ def test_unreadable_files_are_bad_images(tmp_path: Path) -> None:
 def test_a_folder_source_survives_pickling(tmp_path: Path) -> None:
     source = pickle.loads(pickle.dumps(open_source(str(_images(tmp_path, "x/1.png", "y/2.png")))))
     assert [source.key(0), source.key(1), source.key(-1)] == ["x/1.png", "y/2.png", "y/2.png"]
+
+
+def test_a_fingerprint_tells_other_images_and_another_order(tmp_path: Path) -> None:
+    names = ("a/1.png", "a/2.png", "b/1.png")
+    source = open_source(str(_images(tmp_path / "one", *names)))
+    same = open_source(str(_images(tmp_path / "two", *names)))
+    assert source.fingerprint() == same.fingerprint()  # wherever they lie
+    renamed = open_source(str(_images(tmp_path / "three", "a/1.png", "a/3.png", "b/1.png")))
+    split = open_source(str(_images(tmp_path / "four", "a/1.png", "a/2.pngb", "1.png")))
+    parts = [Subset(source, np.array(rows)) for rows in ([0, 1], [1, 0], [0, 1, 2])]
+    arrays = [ArraySource(torch.zeros(2, 1, 2, 2), keys=keys) for keys in (["a", "b"], ["ab", ""])]
+    found = [each.fingerprint() for each in (source, renamed, split, *parts, *arrays)]
+    assert len(set(found)) == len(found)
 
 
 def test_file_names_need_not_be_unicode(tmp_path: Path) -> None:

@@ -153,5 +153,7 @@ def test_weights_that_are_not_rgb_and_numbers_that_are_none_are_refused() -> Non
     assert inflated(config, state, Pixels((0.5,), (0.5,)), channels=5)[0] == config
     with pytest.raises(UserError, match="only RGB weights can be changed to 4 channels, these have 5; load them with"):
         inflated(config, state, Pixels((0.5,), (0.5,)), channels=4)
-    with pytest.raises(UserError, match="expected a number of channels of at least 1, got 0"):
+    with pytest.raises(UserError, match="expected a number of channels from 1 to 4096, got 0"):
         inflated(VIT, build(VIT).state_dict(), Pixels(), channels=0)
+    with pytest.raises(UserError, match="from 1 to 4096, got 1099511627776"):
+        inflated(VIT, build(VIT).state_dict(), Pixels(), channels=1 << 40)

@@ -139,6 +139,14 @@ def test_our_own_network_agrees(kind: str, tmp_path: Path, scramble: Scramble, i
         torch.testing.assert_close(getattr(theirs, name), getattr(ours, name), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters", "DINOv3ViT", "DINOv3ConvNext", "ViT"])
+def test_images_are_the_same_for_our_own_network_if_nothing_describes_them(
+    kind: str, tmp_path: Path, scramble: Scramble
+) -> None:
+    saved(tmp_path, kind, scramble)
+    assert peer(tmp_path).pixels == load(tmp_path).pixels
+
+
 @torch.no_grad()
 def test_mae_sees_the_whole_image_every_time(tmp_path: Path, scramble: Scramble, images: Images) -> None:
     saved(tmp_path, "ViTMAE", scramble)
@@ -173,6 +181,14 @@ def test_pixels_are_those_of_the_preprocessor_or_of_the_kind(tmp_path: Path, scr
     about |= {"do_center_crop": True, "crop_size": {"height": 64, "width": 64}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(about))
     assert peer(tmp_path).pixels == Pixels((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 64)
+
+
+def test_a_config_that_does_not_fit_names_a_weight(tmp_path: Path, scramble: Scramble) -> None:
+    saved(tmp_path, "Dinov2", scramble)
+    about = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(about | {"patch_size": 4}))
+    with pytest.raises(UserError, match=r"weights are missing or misshapen, such as .*embeddings"):
+        peer(tmp_path)
 
 
 def test_missing_weights_are_no_random_ones(tmp_path: Path, scramble: Scramble) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -141,17 +141,26 @@ class _Gone(io.StringIO):
 
 def _interrupt_after(after: int, wish: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send the process a signal while step `after` runs; a closing terminal may send two."""
+
+    def wish_twice() -> None:
+        for _ in range(2 if wish == signal.SIGHUP else 1):
+            os.kill(os.getpid(), wish)
+
+    _during_step(after, wish_twice, monkeypatch)
+
+
+def _during_step(number: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let something happen while a step runs."""
     step = engine.Trainer.step
 
-    def interrupted(
+    def disturbed(
         self: engine.Trainer, micro_batches: list[views.Views], *, step: int, original: object = step
     ) -> object:
-        if step + 1 == after:
-            for _ in range(2 if wish == signal.SIGHUP else 1):
-                os.kill(os.getpid(), wish)
+        if step + 1 == number:
+            act()
         return original(self, micro_batches, step=step)  # type: ignore[operator]
 
-    monkeypatch.setattr(engine.Trainer, "step", interrupted)
+    monkeypatch.setattr(engine.Trainer, "step", disturbed)
 
 
 def test_a_crash_between_checkpoints_continues_from_the_last_one(photos: Path, tmp_path: Path) -> None:
@@ -305,3 +314,48 @@ def test_the_environment_is_recorded(photos: Path, tmp_path: Path) -> None:
     engine.pretrain(config(photos, steps=1), tmp_path / "run")
     recorded = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert {"command", "torch", "python", "device", "cores"} <= recorded.keys()
+    assert recorded["images"] == 12
+
+
+@pytest.mark.parametrize("change", ["none", "renamed", "added"])
+def test_other_images_under_the_same_path_are_noticed(
+    photos: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _stopped_early(photos, tmp_path / "run")
+    if change == "renamed":
+        (photos / "0.png").rename(photos / "new.png")
+    if change == "added":
+        (photos / "12.png").write_bytes((photos / "11.png").read_bytes())
+    capsys.readouterr()
+    engine.pretrain(config(photos, steps=4), tmp_path / "run")
+    said = [line for line in capsys.readouterr().err.splitlines() if "other images than at the last start" in line]
+    assert len(said) == (change != "none")
+
+
+def _stopped_early(photos: Path, run: Path) -> None:
+    def stop(step: int, path: Path) -> None:
+        if step == 2:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        engine.pretrain(config(photos, steps=4), run, on_checkpoint=stop)
+
+
+def test_a_source_that_goes_away_costs_no_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, run, away = tmp_path / "whole", tmp_path / "run", tmp_path / "away"
+    engine.pretrain(config(photos, checkpoint_every=100), whole)
+    with monkeypatch.context() as patch:
+        _during_step(3, lambda: photos.rename(away), patch)
+        with pytest.raises(RunError, match="could not be read.*saved is step 3; the same command continues"):
+            engine.pretrain(config(photos, checkpoint_every=100), run)
+    assert sorted(losses(run)) == [1, 2, 3]
+    away.rename(photos)
+    engine.pretrain(config(photos, checkpoint_every=100), run)
+    assert_same(whole, run)
+
+
+def test_a_source_that_never_was_is_a_mistake(photos: Path, tmp_path: Path) -> None:
+    for photo in photos.iterdir():
+        photo.write_bytes(b"")
+    with pytest.raises(UserError, match="check that the files are whole"):
+        engine.pretrain(config(photos), tmp_path / "run")

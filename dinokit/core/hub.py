@@ -1,7 +1,7 @@
-"""Optional libraries and the downloads they do: what goes wrong there becomes one line, at once.
+"""The Hugging Face hub and the optional libraries that ask it: what goes wrong there becomes one line, at once.
 
-The libraries ask the Hugging Face hub again and again: on a machine without network a single load took 55 seconds. Here
-the hub is asked once, briefly; if it does not answer, only its cache is looked at.
+The libraries ask the hub again and again: on a machine without network a single load took 55 seconds. Here it is asked
+once, briefly; if it does not answer, only its cache is looked at.
 """
 
 import logging
@@ -17,6 +17,7 @@ from typing import Any
 from dinokit.core.errors import UserError
 
 PATIENCE = 5.0  # seconds that the hub has to answer
+LONGEST = 300  # letters of what a library says
 
 
 def library(name: str, *, extra: str) -> Any:
@@ -34,18 +35,17 @@ def library(name: str, *, extra: str) -> Any:
 
 
 @contextmanager
-def fetching(what: str, *, extra: str, local: bool, instead: str) -> Iterator[None]:
-    """Load a model of another library: everything it raises becomes one line.
+def fetching(what: str, *, instead: str, local: bool = False) -> Iterator[None]:
+    """Let a library load something from the hub: everything it raises becomes one line.
 
     Args:
-        what: the model, as the user named it.
-        extra: of the library.
+        what: the model or the images, as the user named it.
+        instead: what to do where the files cannot be fetched, for the message.
         local: it is a folder; the hub is not asked for anything.
-        instead: how a folder with the files is given, for the message where they cannot be fetched.
     Raises:
         UserError: says what was looked for, where, and what to do.
     """
-    constants = library("huggingface_hub.constants", extra=extra)
+    constants: Any = import_module("huggingface_hub.constants")  # here: it takes a tenth of a second
     before, muted = constants.HF_HUB_OFFLINE, logging.root.manager.disable
     offline = before or local or not _answers(constants.ENDPOINT)
     try:
@@ -57,26 +57,27 @@ def fetching(what: str, *, extra: str, local: bool, instead: str) -> Iterator[No
     except Exception as error:  # a library that loads what others wrote raises almost anything
         cut_off = constants.HF_HUB_OFFLINE and not local
         places = (constants.ENDPOINT, constants.HF_HUB_CACHE) if cut_off else None
-        raise UserError(_explained(error, what, extra=extra, places=places, instead=instead)) from error
+        raise UserError(_explained(error, what, places=places, instead=instead)) from error
     finally:
         constants.HF_HUB_OFFLINE = before
         logging.disable(muted)
 
 
-def _explained(error: Exception, what: str, *, extra: str, places: tuple[str, str] | None, instead: str) -> str:
-    errors = library("huggingface_hub.errors", extra=extra)
+def _explained(error: Exception, what: str, *, places: tuple[str, str] | None, instead: str) -> str:
+    errors = import_module("huggingface_hub.errors")
     chain = list(_chain(error))
 
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(link, kinds) for link in chain)
 
     if has(errors.GatedRepoError):
-        return f"{what} is gated: accept its terms on the hub and run `hf auth login`, or give a folder as {instead}"
-    if places is not None and has(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, urllib.error.URLError):
+        return f"{what} is gated: accept its terms on the hub and run `hf auth login`, or {instead}"
+    gone = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, urllib.error.URLError, ConnectionError)
+    if places is not None and has(*gone):
         endpoint, cache = places
-        return f"{what} is not in {cache} and {endpoint} is out of reach; put its files into a folder, give {instead}"
+        return f"{what} is not in {cache} and {endpoint} is out of reach; {instead}"
     if has(errors.RepositoryNotFoundError):
-        return f"{what} is not on the hub, or is private; correct the name, or give a folder as {instead}"
+        return f"{what} is not on the hub, or is private; correct the name, or {instead}"
     return f"{what} cannot be loaded: {line_of(error)}"
 
 
@@ -100,5 +101,6 @@ def _answers(endpoint: str) -> bool:
 
 
 def line_of(error: BaseException) -> str:
-    """Return what the error says on its first line with content."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Return what the error says, as one line of bounded length."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
