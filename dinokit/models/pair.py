@@ -10,6 +10,8 @@ import copy
 import torch
 from torch import nn
 
+from dinokit.core import dist
+
 
 class Pair(nn.Module):
     """A network and its teacher, of any kind: backbone or head."""
@@ -29,5 +31,6 @@ class Pair(nn.Module):
     @torch.no_grad()
     def update(self, momentum: float) -> None:
         """Move the teacher's parameters towards the student's; momentum 1 leaves it, 0 copies the student."""
-        teacher, student = tuple(self.teacher.parameters()), tuple(self.student.parameters())
+        teacher = [dist.own_rows(parameter) for parameter in self.teacher.parameters()]
+        student = [dist.own_rows(parameter) for parameter in self.student.parameters()]
         torch._foreach_lerp_(teacher, student, 1 - momentum)

@@ -97,6 +97,7 @@ class Runtime:
     processes: int | None = (
         None  # ranks that share a step on this machine, at most one per GPU; null: one per GPU, or one
     )
+    sharding: Literal["none", "fsdp"] = "none"  # what a rank holds: everything; or its rows of each tensor (FSDP2)
     workers: int | None = None  # processes that prepare batches, per rank; 0: none; null: from cores and source
     checkpoint_every: int = 1000  # steps between checkpoints
     keep: int = 2  # newest checkpoints that keep the training state; older ones keep the teacher only

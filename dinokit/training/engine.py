@@ -20,7 +20,7 @@ from dinokit.core.files import write_json
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source
-from dinokit.training import ranks
+from dinokit.training import ranks, shard
 from dinokit.training.bad_images import BadImages
 from dinokit.training.config import TrainConfig
 from dinokit.training.opening import environment, say_what_runs
@@ -56,7 +56,7 @@ def pretrain(
         check_experiment(run, config)
     source = open_source(experiment.data.source, channels=experiment.backbone.channels, split=None)
     device = devices.choose(runtime.device)
-    trainer = Trainer(experiment, device)
+    trainer = Trainer(experiment, device, sharded=runtime.sharding == "fsdp" and world > 1)
     with only_run(run) if dist.is_main() else nullcontext():
         if dist.is_main():
             run.create(configuration.to_yaml(config))
@@ -64,6 +64,8 @@ def pretrain(
                 warn(line)
         try:
             with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
+                if trainer.sharded:
+                    trainer.shard()
                 clock = restore(run, trainer)
                 say_what_runs(config, source, trainer, clock)
                 session = _Session(
@@ -93,10 +95,11 @@ class _Session:
     def train(self) -> None:
         steps, runtime = self.config.experiment.steps, self.config.runtime
         start = self.clock.step
+        (fresh,) = dist.any_rank(dist.is_main() and not self.run.steps())
+        if fresh:
+            self._save()
         if dist.is_main():
             write_json(self.run.environment, environment(self.trainer.device) | {"images": len(self.source)})
-            if not self.run.steps():
-                self._save()
             self.on_checkpoint(start, self.run.checkpoint(start))
         dist.barrier()
         if start >= steps:
@@ -158,13 +161,13 @@ class _Session:
         return [record for batch in micro_batches for record in batch.bad]
 
     def _save(self) -> None:
-        if not dist.is_main():  # all ranks hold the same state
+        if not dist.is_main() and not self.trainer.sharded:  # all ranks hold the same state
             return
         self.run.save(
             self.clock.step,
             state=self.trainer.state(),
             clock=self.clock,
-            model=self.trainer.backbone.teacher.state_dict(),
+            model=shard.whole(self.trainer.backbone.teacher.state_dict()),
             about=header(self.config.experiment.backbone, self.config.experiment.data.pixels, step=self.clock.step),
             keep=self.config.runtime.keep,
         )

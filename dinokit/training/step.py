@@ -8,20 +8,21 @@ Source: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) section 4
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.device import autocast
+from dinokit.core.device import autocast, uses_bf16
 from dinokit.core.seed import derived, seed_torch
 from dinokit.data.views import Views
 from dinokit.models.pair import Pair
 from dinokit.models.vit import VisionTransformer
 from dinokit.objectives import base as objectives
 from dinokit.objectives.base import Inputs, Objective
-from dinokit.training import optim
+from dinokit.training import optim, shard
 from dinokit.training.config import Experiment
 
 
@@ -41,17 +42,31 @@ class Report:
 class Trainer:
     """All that learns: the backbone's pair, the objectives with their heads' pairs, the optimiser."""
 
-    def __init__(self, experiment: Experiment, device: torch.device) -> None:
+    def __init__(self, experiment: Experiment, device: torch.device, *, sharded: bool = False) -> None:
+        """Build everything; if sharded, the backbone has no numbers until `shard` is called, by all ranks together."""
         self.experiment = experiment
         self.device = device
+        self.sharded = sharded
         self.autocast = autocast(device, experiment.precision)
-        self.backbone = Pair(VisionTransformer(experiment.backbone, seed=experiment.seed)).to(device)
+        with torch.device("meta") if sharded else nullcontext():
+            backbone = VisionTransformer(experiment.backbone, seed=experiment.seed)
+        self.backbone = Pair(backbone if sharded else backbone.to(device))
         self.objectives = _build_objectives(experiment).to(device)
         self.needs = frozenset[str]().union(*(o.needs for o in self._objectives()))
         self.parts = {"backbone": self.backbone.student} | {
             name: pair.student for name, pair in _unique_pairs(self.objectives).items()
         }
         self.optimizer = optim.optimizer(self.parts, experiment.optim)
+
+    def shard(self) -> None:
+        """Keep this rank's rows of every network and draw the backbone's."""
+        bf16 = uses_bf16(self.device, self.experiment.precision)
+        for network in self._networks():
+            shard.shard(network, self.device, bf16=bf16)
+        for network in (self.backbone.student, self.backbone.teacher):
+            network.to_empty(device=self.device)
+            network.initialise(self.experiment.seed)
+        self.optimizer = optim.optimizer(self.parts, self.experiment.optim)
 
     def step(self, micro_batches: Sequence[Views], *, step: int) -> Report:
         """Learn from one global batch, given as this rank's micro-batches; skip it untouched if it is not finite."""
@@ -65,12 +80,15 @@ class Trainer:
             losses = self._losses(views, step=step)
             total = torch.stack([loss.total for loss in losses.values()]).sum()
             torch.autograd.backward(total / len(micro_batches))
+            if self.sharded:
+                shard.release(self._networks())
             statistics.append({name: loss.statistics for name, loss in losses.items()})
             terms = {f"loss/{term}": value for loss in losses.values() for term, value in loss.terms.items()}
             measured.append({"loss": total.detach()} | {name: value.detach() for name, value in terms.items()})
 
         values = _mean_over_ranks(_mean(measured))
-        dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
+        if not self.sharded:
+            dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
         optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=step)
         norms = optim.clip_gradients(self.parts, self.experiment.optim)
         if not all(math.isfinite(value) for value in (values["loss"], *norms.values())):
@@ -112,6 +130,10 @@ class Trainer:
             student_global=student_global, student_local=student_local, teacher_global=teacher_global, masks=masks
         )
 
+    def _networks(self) -> list[nn.Module]:
+        pairs = (self.backbone, *_unique_pairs(self.objectives).values())
+        return [network for pair in pairs for network in (pair.student, pair.teacher)]
+
     def _objectives(self) -> list[Objective]:
         return [_objective(module) for module in self.objectives.values()]
 
@@ -120,6 +142,12 @@ class Trainer:
         named = {"backbone": self.backbone.state_dict(), "objectives": self.objectives.state_dict()}
         named["optimizer"] = optim.state_by_name(self.optimizer, self.parts)
         return {f"{prefix}.{name}": value for prefix, state in named.items() for name, value in state.items()}
+
+    def layout(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Make room for a tensor of a saved state: this rank's rows if the trainer is sharded, else all."""
+        moment, _, _ = name.removeprefix("optimizer.").rpartition(".")
+        own = dict(optim.named(self.parts)).get(moment) if name.startswith("optimizer.") else self.state().get(name)
+        return shard.room(own, shape, dtype)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put a state back; every name must match."""
