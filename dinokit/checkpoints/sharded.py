@@ -7,7 +7,6 @@ Nothing is pickled: reading a foreign checkpoint can yield wrong numbers or an e
 """
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,12 +38,15 @@ def save(state: Mapping[str, Tensor], folder: Path) -> None:
     Raises:
         OSError: on all ranks, if one could not write.
     """
-    import torch.distributed.checkpoint as dcp
+    # here and below: they take a second, and most commands never need them
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save as write
 
     dist.barrier()
     try:
-        dcp.save(dict(state), storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
-    except dcp.CheckpointException as error:  # not an Exception
+        write(dict(state), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:  # not an Exception
         raise OSError(_reason(error)) from None
     if dist.is_main():
         write_json(folder / INDEX, {name: list(value.shape) for name, value in state.items()})
@@ -56,17 +58,19 @@ def contents(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     Raises:
         OSError, SafetensorError, ValueError: if a part is missing, cut short, or not of this kind.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     try:
-        stored = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        stored = {name: entry for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
         shapes = {name: torch.Size(shape) for name, shape in index.items()}
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder.name} is not of this kind: {error!r}") from error
     for name, shape in shapes.items():
-        held = sum(math.prod(chunk.sizes) for chunk in stored[name].chunks) if name in stored else -1
-        if held != math.prod(shape):
+        held = sum(chunk.sizes.numel() for chunk in stored[name].chunks) if name in stored else -1
+        if held != shape.numel():
             raise ValueError(f"{folder.name} lacks a part: not all of {name} is there")
     return {name: (shape, stored[name].properties.dtype) for name, shape in shapes.items()}
 
@@ -77,13 +81,15 @@ def load(folder: Path, layout: Layout) -> dict[str, Tensor]:
     Raises:
         OSError, SafetensorError, ValueError: as `contents` does.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load as read
 
     state = {name: layout(name, shape, dtype) for name, (shape, dtype) in contents(folder).items()}
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that no process group exists
-            dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
-    except dcp.CheckpointException as error:
+            read(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    except CheckpointException as error:
         raise ValueError(_reason(error)) from None
     return state
 

@@ -132,6 +132,12 @@ def own_rows(tensor: Shaped[Tensor, "*shape"]) -> Tensor:
     return rows
 
 
+def gathered(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Return all rows of a sharded tensor; any other tensor as it is."""
+    rows: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return rows
+
+
 def fill(tensor: Shaped[Tensor, "*shape"], whole: Shaped[Tensor, "*shape"]) -> None:
     """Copy a whole tensor into one that may be sharded; nothing is sent."""
     if is_shard(tensor) and world_size() > 1:

@@ -91,7 +91,11 @@ def initialise(module: nn.Module, style: Style | ConvStyle, *, seed: int) -> Non
         value = _initial(owner, name, tensor.shape, style, torch_generator(seed, key))
         if value is not None:
             dist.fill(tensor, value)
-    forgotten = [f"{path}.{name}".lstrip(".") for path, _, name, tensor in _tensors(module) if dist.own_rows(tensor).isnan().any()]
+    forgotten = [
+        f"{path}.{name}".lstrip(".")
+        for path, _, name, tensor in _tensors(module)
+        if dist.own_rows(tensor).isnan().any()
+    ]
     assert not forgotten, f"the initialiser has no rule for {', '.join(forgotten)}"
 
 

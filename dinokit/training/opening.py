@@ -28,7 +28,8 @@ def say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: 
     info(
         f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(source):,} images of {source.name} · "
         f"batch {experiment.data.batch_size} · steps {clock.step} to {experiment.steps} · "
-        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described()}{', sharded' if trainer.sharded else ''}"
+        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described(config.runtime)}"
+        f"{', sharded' if trainer.sharded else ''}"
     )
 
 

@@ -2,8 +2,8 @@
 
 Weights, gradients, moments and the EMA teacher are cut along their first axis, as `torch.chunk` cuts. A block of the
 backbone is whole while it computes; a head, from its use in the forward pass until `release`, so that an objective may
-call it, call half of it, or read its weights, as often as it likes. Gradients are averaged over ranks as they come, after
-every micro-batch: holding whole ones until the last would cost what sharding saves.
+call it, or half of it and then read its weights, as often as it likes. Gradients are averaged over ranks as they come,
+after every micro-batch: holding whole ones until the last would cost what sharding saves.
 
 With bf16 the matrices of the blocks travel in bfloat16, which autocast would make of them anyway; norms, LayerScales,
 tokens and heads travel in float32. Gradients are summed in float32, the rows that are kept are float32.
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core import dist
+from dinokit.core.errors import UserError
 from dinokit.models.block import Block
 from dinokit.models.head import Head
 
-FLOAT32_IN_BLOCKS = ("norm1", "norm2", "ls1", "ls2")
+OLDEST = (2, 9)  # torch that writes parts of tensors as safetensors
 
 
 def shard(network: nn.Module, device: torch.device, *, bf16: bool) -> None:
@@ -34,6 +35,8 @@ def shard(network: nn.Module, device: torch.device, *, bf16: bool) -> None:
         device: where the rows live.
         bf16: whether the matrices of blocks travel in bfloat16.
     """
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST:
+        raise UserError(f"runtime.sharding needs torch {OLDEST[0]}.{OLDEST[1]} or newer, got {torch.__version__}")
     # here: they take two seconds, and most commands never shard
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -45,12 +48,12 @@ def shard(network: nn.Module, device: torch.device, *, bf16: bool) -> None:
     light = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    for block in (module for module in network.modules() if isinstance(module, Block)):
-        fully_shard([block.get_submodule(name) for name in FLOAT32_IN_BLOCKS], mesh=mesh, mp_policy=exact)
+    for block in [module for module in network.modules() if isinstance(module, Block)]:
+        fully_shard([block.norm1, block.ls1, block.norm2, block.ls2], mesh=mesh, mp_policy=exact)
         fully_shard(block, mesh=mesh, mp_policy=light)
-    fully_shard(network, mesh=mesh, mp_policy=exact, reshard_after_forward=False)
+    root = fully_shard(network, mesh=mesh, mp_policy=exact, reshard_after_forward=False)
     if isinstance(network, Head):
-        network.set_reshard_after_backward(False)
+        root.set_reshard_after_backward(False)
         for half in ("project", "prototypes"):
             register_fsdp_forward_method(network, half)
 
@@ -75,7 +78,7 @@ def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gather sharded tensors on rank 0, on the CPU, one at a time; all ranks must call together, others get nothing."""
     gathered: dict[str, Tensor] = {}
     for name, value in state.items():
-        full = value.full_tensor() if dist.is_shard(value) else value
+        full = dist.gathered(value)
         if dist.is_main():
             gathered[name] = full.cpu()
     return gathered

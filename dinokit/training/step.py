@@ -64,6 +64,7 @@ class Trainer:
         for network in self._networks():
             shard.shard(network, self.device, bf16=bf16)
         for network in (self.backbone.student, self.backbone.teacher):
+            assert isinstance(network, VisionTransformer)
             network.to_empty(device=self.device)
             network.initialise(self.experiment.seed)
         self.optimizer = optim.optimizer(self.parts, self.experiment.optim)
