@@ -77,6 +77,28 @@ def test_sharded_processes_take_the_steps_of_one_and_hand_their_state_on(tmp_pat
     assert_close(after, alone.state())
     alone.load_state(RunFolder(tmp_path).load(5)[0])
     assert_equal(alone.state(), after)
+    _check_damage(RunFolder(tmp_path))
+
+
+def _check_damage(run: RunFolder) -> None:
+    """A part that is gone or cut short makes way for an older checkpoint."""
+    parts = {step: sorted(run.checkpoint(step).glob("state/*.safetensors")) for step in (4, 5)}
+    assert [len(each) for each in parts.values()] == [2, 3]
+    parts[5][2].unlink()
+    (line,) = run.set_damaged_aside()
+    assert "state lacks a part" in line
+    assert "continuing from step 4" in line
+    parts[4][0].write_bytes(parts[4][0].read_bytes()[:-4])
+    (line,) = run.set_damaged_aside()
+    assert "continuing from step 1" in line
+
+
+def test_a_single_process_says_that_it_has_nothing_to_share(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.pretrain(config(photos, steps=1, sharding="fsdp"), tmp_path / "run")
+    assert "runtime.sharding has no effect in a single process" in capsys.readouterr().err
+    assert final(tmp_path / "run")
 
 
 def assert_close(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
