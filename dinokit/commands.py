@@ -26,9 +26,10 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import parse_overrides
 from dinokit.core import device as devices
 from dinokit.core import dist
+from dinokit.core import slurm as srun
 from dinokit.core.errors import LISTED, RunError, UserError
-from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
-from dinokit.core.log import info, progress, warn
+from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json, write_text
+from dinokit.core.log import console, info, progress, warn
 from dinokit.data.check import Check, check
 from dinokit.data.source import Source, absolute, is_gray, open_source
 from dinokit.data.stats import Stats, stats
@@ -38,6 +39,7 @@ from dinokit.evaluation import base as evaluations
 from dinokit.models.architecture import kind
 from dinokit.models.features import Backbone
 from dinokit.models.variants import ARCHITECTURES
+from dinokit.training import job
 from dinokit.training.config import HALVES, TrainConfig
 from dinokit.training.engine import Interrupted
 from dinokit.training.engine import pretrain as train
@@ -61,7 +63,16 @@ NO_SETTINGS: Mapping[str, Any] = {}
 MEASURED = 20_000  # images of each side for the k-NN of a run's checkpoints; `dinokit evaluate` takes all
 
 
-def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, settings: Settings = NO_SETTINGS) -> int:
+def pretrain(
+    recipe: tyro.conf.Positional[str],
+    *,
+    data: str = "",
+    out: Path,
+    slurm: Path | None = None,
+    nodes: int = 1,
+    gpus_per_node: int = 8,
+    settings: Settings = NO_SETTINGS,
+) -> int:
     """Train a backbone on a folder of images, or continue the run that is in OUT.
 
     Any setting of the recipe can be changed by its dotted key: --optim.lr.peak 1e-3 --data.batch_size 64.
@@ -72,7 +83,12 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
             .parquet, shards .tar, a .zip, hf:NAME, s3:// or https://, a mixture .yaml; or demo:fashion,
             demo:fashion-placed, demo:emoji. The demo recipe trains a network of one channel if the images are gray.
         out: the run's folder; the same command again continues it.
+        slurm: do not train, but write the script of a SLURM job that does; start it by sbatch.
+        nodes: of that job.
+        gpus_per_node: of that job; each is one rank.
     """
+    srun.adopt()
+    console.quiet = not dist.is_main()  # known only now
     config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
     if data:
         config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
@@ -85,6 +101,15 @@ def pretrain(recipe: tyro.conf.Positional[str], *, data: str = "", out: Path, se
     if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
         config = _with_natural_channels(config, source)
     run = RunFolder(Path(out))
+    if slurm is not None:
+        _write_job(
+            Path(slurm),
+            ["pretrain", recipe, "--data", place, "--out", str(run.path.absolute())],
+            settings,
+            nodes=nodes,
+            gpus_per_node=gpus_per_node,
+        )
+        return 0
     unmeasured = _why_unmeasured(config, source)
     try:
         train(config, run.path, on_checkpoint=_nothing if unmeasured else _measure(config, source, run))
@@ -292,6 +317,15 @@ def _settings(name: str, config: Any, *, hidden: Sequence[str] = ()) -> str:
 
 def _nothing(step: int, path: Path) -> None:
     """Do nothing at a checkpoint."""
+
+
+def _write_job(file: Path, words: list[str], settings: Mapping[str, Any], *, nodes: int, gpus_per_node: int) -> None:
+    if min(nodes, gpus_per_node) < 1:
+        raise UserError(f"nodes and gpus_per_node must be at least 1, got {nodes} and {gpus_per_node}")
+    for key, value in settings.items():
+        words += [f"--{key}", dumps(value)]  # JSON is YAML
+    write_text(file, job.script(words, nodes=nodes, gpus_per_node=gpus_per_node))
+    info(f"{nodes} x {gpus_per_node} ranks: look at {file}, then sbatch {file}")
 
 
 def _why_unmeasured(config: TrainConfig, source: Source) -> str:

@@ -1,6 +1,7 @@
 """A run's folder on disk: checkpoints that are whole or absent, and the newest teacher beside them.
 
     RUN/checkpoints/STEP/state.safetensors   everything that training continues from
+    RUN/checkpoints/STEP/state/              the same in parts, if the networks were sharded (see sharded.py)
     RUN/checkpoints/STEP/state.json          the step and the clocks
     RUN/checkpoints/STEP/model.safetensors   the EMA teacher's backbone
     RUN/model.safetensors                    the newest of these
@@ -21,11 +22,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dinokit.checkpoints import sharded
+from dinokit.checkpoints.sharded import Layout
 from dinokit.config import from_plain
+from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import sync, write_atomic, write_json, write_text
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
+PARTS = "state"  # folder in place of STATE
 
 
 @dataclass
@@ -108,6 +113,8 @@ class RunFolder:
     ) -> Path:
         """Write a checkpoint and the newest teacher, then strip the state from all but the `keep` newest.
 
+        Rank 0 writes; of a sharded state all ranks write, so all must call together.
+
         Args:
             about: the model file's header, which lets it be loaded on its own.
 
@@ -117,12 +124,18 @@ class RunFolder:
         final = self.checkpoint(step)
         partial = final.with_name(f".{step}.part")
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            _save(state, partial / STATE)
+            if dist.is_main():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            if sharded.is_sharded(state):
+                sharded.save(state, partial / PARTS)
+            else:
+                _save(state, partial / STATE)
+            if not dist.is_main():
+                return final
             _save(model, partial / MODEL, about)
             write_json(partial / CLOCK, asdict(clock))
-            for path in (partial / STATE, partial / MODEL, partial):
+            for path in (*partial.rglob("*"), partial):
                 sync(path)
             if final.exists():
                 shutil.rmtree(final)
@@ -139,6 +152,7 @@ class RunFolder:
         for old in self.steps(with_state=True)[:-keep]:
             (self.checkpoint(old) / CLOCK).unlink()  # first: without it nobody will try to continue from here
             (self.checkpoint(old) / STATE).unlink(missing_ok=True)
+            shutil.rmtree(self.checkpoint(old) / PARTS, ignore_errors=True)
         return final
 
     def publish(self, step: int) -> None:
@@ -152,18 +166,31 @@ class RunFolder:
         with write_atomic(self.model) as temporary:
             shutil.copyfile(self.checkpoint(step) / MODEL, temporary)
 
-    def load(self, step: int) -> tuple[dict[str, Tensor], Clock]:
+    def load(self, step: int, layout: Layout = sharded.whole) -> tuple[dict[str, Tensor], Clock]:
         """Read a checkpoint's state and clock.
+
+        Args:
+            layout: what a tensor is read into, by name, shape and dtype: whole, or this rank's rows of it.
 
         Raises:
             RunError: if a file is damaged.
         """
         try:
-            with safe_open(self.checkpoint(step) / STATE, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            return state, self._clock(step)
+            return self._state(step, layout), self._clock(step)
         except (OSError, SafetensorError, ValueError) as error:
             raise self._damaged(step, error) from error
+
+    def _state(self, step: int, layout: Layout) -> dict[str, Tensor]:
+        parts = self.checkpoint(step) / PARTS
+        if parts.is_dir():
+            return sharded.load(parts, layout)
+        state = {}
+        with safe_open(self.checkpoint(step) / STATE, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                value = file.get_tensor(name)
+                state[name] = layout(name, value.shape, value.dtype)
+                dist.fill(state[name], value)
+        return state
 
     def set_damaged_aside(self) -> list[str]:
         """Rename the newest checkpoints until one can be continued from; return a line about each that was renamed.
@@ -187,8 +214,12 @@ class RunFolder:
     def _fault(self, step: int) -> str:
         """Say what is wrong with a checkpoint, nothing if it can be continued from."""
         try:
-            with safe_open(self.checkpoint(step) / STATE, framework="pt"):
-                self._clock(step)
+            if (self.checkpoint(step) / PARTS).is_dir():
+                sharded.contents(self.checkpoint(step) / PARTS)
+            else:
+                with safe_open(self.checkpoint(step) / STATE, framework="pt"):
+                    pass
+            self._clock(step)
         except (FileNotFoundError, SafetensorError, ValueError) as error:
             return str(error)
         except OSError as error:  # a disk that does not answer now may do so later: no reason to pass it over

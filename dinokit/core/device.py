@@ -27,13 +27,17 @@ def choose(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        # srun may show each rank nothing but its own
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0) if torch.cuda.device_count() > 1 else 0}"
     try:
         torch.ones(1, device=name).item()  # .item(): the meta device makes tensors, but they hold nothing
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device '{name}' is not usable here ({reason}); expected auto, cpu, cuda or mps") from error
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # for what asks for no device, such as NCCL
+    return device
 
 
 def cores() -> int:

@@ -121,6 +121,31 @@ def gather_lists(items: list[T]) -> list[T]:
     return [item for each in lists for item in each]
 
 
+def is_shard(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a DTensor, of which this process holds some rows; asked so that none is imported."""
+    return hasattr(tensor, "to_local")
+
+
+def own_rows(tensor: Shaped[Tensor, "*shape"]) -> Tensor:
+    """Return this rank's rows of a sharded tensor, sharing memory; any other tensor as it is."""
+    rows: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return rows
+
+
+def gathered(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Return all rows of a sharded tensor; any other tensor as it is."""
+    rows: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return rows
+
+
+def fill(tensor: Shaped[Tensor, "*shape"], whole: Shaped[Tensor, "*shape"]) -> None:
+    """Copy a whole tensor into one that may be sharded; nothing is sent."""
+    if is_shard(tensor) and world_size() > 1:
+        parts = whole.chunk(world_size())  # fewer than ranks if there are fewer rows
+        whole = parts[rank()] if rank() < len(parts) else whole[:0]
+    own_rows(tensor).copy_(whole)
+
+
 def barrier() -> None:
     """Wait for all ranks, hours if need be."""
     any_rank(True)

@@ -46,6 +46,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from dinokit.core import dist
 from dinokit.core.seed import torch_generator
 
 Style = Literal["dino", "dinov2", "dinov3", "narrow"]  # of transformers and heads
@@ -76,7 +77,7 @@ def initialise(module: nn.Module, style: Style | ConvStyle, *, seed: int) -> Non
     """Set every parameter and buffer in place.
 
     Args:
-        module: on a real device, for example after `to_empty`.
+        module: on a real device, for example after `to_empty`; of a sharded one each rank keeps its rows.
         style: column of the tables above.
         seed: at least 0. Two modules with the same seed get the same values in tensors of the same name and shape.
     Raises:
@@ -84,13 +85,17 @@ def initialise(module: nn.Module, style: Style | ConvStyle, *, seed: int) -> Non
     """
     for _, _, _, tensor in _tensors(module):
         if tensor.is_floating_point():
-            tensor.fill_(math.nan)
+            dist.own_rows(tensor).fill_(math.nan)
     for path, owner, name, tensor in _tensors(module):
         key = zlib.crc32(f"{path}.{name}".encode())
         value = _initial(owner, name, tensor.shape, style, torch_generator(seed, key))
         if value is not None:
-            tensor.copy_(value)
-    forgotten = [f"{path}.{name}".lstrip(".") for path, _, name, tensor in _tensors(module) if tensor.isnan().any()]
+            dist.fill(tensor, value)
+    forgotten = [
+        f"{path}.{name}".lstrip(".")
+        for path, _, name, tensor in _tensors(module)
+        if dist.own_rows(tensor).isnan().any()
+    ]
     assert not forgotten, f"the initialiser has no rule for {', '.join(forgotten)}"
 
 
@@ -131,7 +136,7 @@ def _initial(
         case nn.Conv2d(), "bias" if style == "convnext":
             return empty.zero_()
         case nn.Conv2d(), "weight" | "bias":
-            return _uniform(empty, owner.weight[0].numel(), generator)
+            return _uniform(empty, owner.weight.shape[1:].numel(), generator)
         case nn.Linear(), "bias":
             return empty.zero_()
         case nn.LayerNorm() | nn.BatchNorm2d(), "weight":

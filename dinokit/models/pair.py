@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from dinokit.core import dist
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -35,5 +37,6 @@ class Pair(nn.Module, Generic[Network]):
     @torch.no_grad()
     def update(self, momentum: float) -> None:
         """Move the teacher's parameters towards the student's; momentum 1 leaves it, 0 copies the student."""
-        teacher, student = tuple(self.teacher.parameters()), tuple(self.student.parameters())
+        teacher = [dist.own_rows(parameter) for parameter in self.teacher.parameters()]
+        student = [dist.own_rows(parameter) for parameter in self.student.parameters()]
         torch._foreach_lerp_(teacher, student, 1 - momentum)

@@ -19,7 +19,7 @@ from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.log import info, warn
 from dinokit.data.loader import BadRecord, Batch, Loader
 from dinokit.data.source import Source, open_source
-from dinokit.training import ranks
+from dinokit.training import ranks, shard
 from dinokit.training.bad_images import BadImages
 from dinokit.training.config import TrainConfig
 from dinokit.training.health import Monitor
@@ -57,7 +57,13 @@ def pretrain(
         check_experiment(run, config)
     source = open_source(experiment.data.source, channels=experiment.backbone.channels, split=None)
     device = devices.choose(runtime.device)
-    trainer = Trainer(experiment, device, recompute=runtime.recompute, compiled=runtime.compile)
+    trainer = Trainer(
+        experiment,
+        device,
+        recompute=runtime.recompute,
+        compiled=runtime.compile,
+        sharded=runtime.sharding == "fsdp" and world > 1,
+    )
     with only_run(run) if dist.is_main() else nullcontext():
         if dist.is_main():
             run.create(configuration.to_yaml(config))
@@ -65,6 +71,8 @@ def pretrain(
                 warn(line)
         try:
             with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
+                if trainer.sharded:
+                    trainer.shard()
                 clock = restore(run, trainer)
                 say_what_runs(config, source, trainer, clock)
                 session = _Session(
@@ -94,10 +102,11 @@ class _Session:
     def train(self) -> None:
         steps, runtime = self.config.experiment.steps, self.config.runtime
         start = self.clock.step
+        (fresh,) = dist.any_rank(dist.is_main() and not self.run.steps())
+        if fresh:
+            self._save()
         if dist.is_main():
             record_start(self.run, self.trainer.device, self.source, continues=start > 0)
-            if not self.run.steps():
-                self._save()
             self.on_checkpoint(start, self.run.checkpoint(start))
         dist.barrier()
         if start >= steps:
@@ -165,19 +174,19 @@ class _Session:
         """Save what was learned before the images were gone; those that never were there are a mistake."""
         if self.clock.step == 0:
             return error
-        if not self.bad_in_a_row:
+        if not self.bad_in_a_row and not self.trainer.sharded:  # shards are saved by all ranks or not at all
             journal.flush(self.clock.step, clock=self.clock.seconds)
             self._save()
         return RunError(f"{error}; {newest(self.run)}; the same command continues")
 
     def _save(self) -> None:
-        if not dist.is_main():  # all ranks hold the same state
+        if not dist.is_main() and not self.trainer.sharded:  # all ranks hold the same state
             return
         self.run.save(
             self.clock.step,
             state=self.trainer.state(),
             clock=self.clock,
-            model=self.trainer.backbone.teacher.state_dict(),
+            model=shard.whole(self.trainer.backbone.teacher.state_dict()),
             about=header(self.config.experiment.backbone, self.config.experiment.data.pixels, step=self.clock.step),
             keep=self.config.runtime.keep,
         )

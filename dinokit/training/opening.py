@@ -25,11 +25,14 @@ def say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: 
     experiment = config.experiment
     weights = sum(parameter.numel() for parameter in trainer.backbone.student.parameters())
     _warn_of_other_lengths(experiment)
+    if config.runtime.sharding != "none" and not trainer.sharded:
+        warn("runtime.sharding has no effect in a single process: it holds everything")
     bf16 = devices.uses_bf16(trainer.device, experiment.precision)
     info(
         f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(source):,} images of {source.name} · "
         f"batch {experiment.data.batch_size} · steps {clock.step} to {experiment.steps} · "
-        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described()}"
+        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described(config.runtime)}"
+        f"{', sharded' if trainer.sharded else ''}"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule
 
@@ -138,7 +139,7 @@ def clip_gradients(parts: Mapping[str, nn.Module], config: Config) -> dict[str, 
 def state_by_name(optimizer: torch.optim.Optimizer, parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     """Return the optimiser's moments as flat named tensors."""
     state = {}
-    for name, parameter in _named(parts):
+    for name, parameter in named(parts):
         for key, value in optimizer.state.get(parameter, {}).items():
             state[f"{name}.{key}"] = value
     return state
@@ -152,24 +153,32 @@ def load_state_by_name(
     for name, value in state.items():
         parameter_name, key = name.rsplit(".", 1)
         entries.setdefault(parameter_name, {})[key] = value
-    for name, parameter in _named(parts):
+    for name, parameter in named(parts):
         if name in entries:
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in entries[name].items()
             }
 
 
-def _named(parts: Mapping[str, nn.Module]) -> Iterable[tuple[str, nn.Parameter]]:
+def named(parts: Mapping[str, nn.Module]) -> Iterable[tuple[str, nn.Parameter]]:
+    """Name the parameters of all parts as `state_by_name` does."""
     for part, module in parts.items():
         for name, parameter in module.named_parameters():
             yield f"{part}.{name}", parameter
 
 
 def _norm(parameters: list[nn.Parameter]) -> torch.Tensor:
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    """Return the norm of all gradients; of sharded ones over all ranks, in one message."""
+    gradients = _gradients(parameters)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return dist.all_reduce_sum(norm**2).sqrt() if any(map(dist.is_shard, parameters)) else norm
 
 
 def _scale(parameters: list[nn.Parameter], norm: float, largest: float) -> None:
     factor = min(1.0, largest / (norm + 1e-6))
     if factor < 1:
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+        torch._foreach_mul_(_gradients(parameters), factor)
+
+
+def _gradients(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+    return [dist.own_rows(p.grad) for p in parameters if p.grad is not None]

@@ -43,7 +43,7 @@ def count(experiment: Experiment, runtime: Runtime) -> int:
         UserError: if they cannot share a micro-batch in equal parts that suit every objective.
     """
     if "RANK" in os.environ:
-        wanted = int(os.environ.get("WORLD_SIZE", 1))
+        wanted = _started()
     else:
         kind = devices.choose(runtime.device).type
         room = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)  # a GPU is not shared
@@ -69,9 +69,28 @@ def _misfit(experiment: Experiment, ranks: int) -> str:
     return ""
 
 
-def described() -> str:
-    """Say how many processes share the work, if several do."""
-    return f" · {dist.world_size()} processes" if dist.world_size() > 1 else ""
+def _started() -> int:
+    """Return how many ranks somebody else has started.
+
+    Raises:
+        UserError: if they do not know each other.
+    """
+    expected = ["WORLD_SIZE", *([] if PORT in os.environ else ["MASTER_ADDR", "MASTER_PORT"])]
+    missing = [name for name in expected if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"RANK is set, but {' and '.join(missing)} not: expected all or none; start ranks by torchrun or srun, or "
+            "unset RANK"
+        )
+    return int(os.environ["WORLD_SIZE"])
+
+
+def described(runtime: Runtime) -> str:
+    """Say how many processes share the work, if several do, and whether that is another number than was asked for."""
+    world = dist.world_size()
+    asked = runtime.processes if "RANK" in os.environ and PORT not in os.environ else None
+    instead = f" (as started, not runtime.processes {asked})" if asked not in (None, world) else ""
+    return f" · {world} processes{instead}" if world > 1 or instead else ""
 
 
 @contextmanager

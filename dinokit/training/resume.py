@@ -63,7 +63,7 @@ def check_experiment(run: RunFolder, config: TrainConfig) -> None:
 def restore(run: RunFolder, trainer: Trainer) -> Clock:
     """Load the newest checkpoint and drop what the log says of later steps; a fresh run stays as it was built."""
     steps = run.steps(with_state=True)
-    state, clock = run.load(steps[-1]) if steps else ({}, Clock())
+    state, clock = run.load(steps[-1], trainer.layout) if steps else ({}, Clock())
     # before rank 0 writes the first checkpoint, all have looked for one, and have found the same
     found = dist.gather_lists([(clock.step, configuration.to_yaml(trainer.experiment))])
     if len(set(found)) > 1:

@@ -8,6 +8,7 @@ Source: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) section 4
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.device import autocast
+from dinokit.core.device import autocast, uses_bf16
 from dinokit.core.seed import derived, seed_torch
 from dinokit.data.views import Views
 from dinokit.models.pair import Pair
 from dinokit.models.vit import VisionTransformer
 from dinokit.objectives import base as objectives
 from dinokit.objectives.base import Inputs, Objective
-from dinokit.training import optim
+from dinokit.training import optim, shard
 from dinokit.training.config import Experiment
 from dinokit.training.execution import Recompute, compile_blocks, set_recompute
 
@@ -50,11 +51,16 @@ class Trainer:
         *,
         recompute: Recompute = "none",
         compiled: bool = False,
+        sharded: bool = False,
     ) -> None:
+        """Build everything; if sharded, the backbone has no numbers until `shard` is called, by all ranks together."""
         self.experiment = experiment
         self.device = device
+        self.sharded = sharded
         self.autocast = autocast(device, experiment.precision)
-        self.backbone = Pair(VisionTransformer(experiment.backbone, seed=experiment.seed)).to(device)
+        with torch.device("meta") if sharded else nullcontext():
+            backbone = VisionTransformer(experiment.backbone, seed=experiment.seed)
+        self.backbone = Pair(backbone if sharded else backbone.to(device))
         set_recompute(self.backbone.student, recompute)
         if compiled:
             compile_blocks(self.backbone.student)
@@ -65,6 +71,17 @@ class Trainer:
             name: pair.student for name, pair in _unique_pairs(self.objectives).items()
         }
         self.optimizer = optim.optimizer(self.parts, experiment.optim)
+
+    def shard(self) -> None:
+        """Keep this rank's rows of every network and draw the backbone's."""
+        bf16 = uses_bf16(self.device, self.experiment.precision)
+        for network in self._networks():
+            shard.shard(network, self.device, bf16=bf16)
+        for network in (self.backbone.student, self.backbone.teacher):
+            assert isinstance(network, VisionTransformer)
+            network.to_empty(device=self.device)
+            network.initialise(self.experiment.seed)
+        self.optimizer = optim.optimizer(self.parts, self.experiment.optim)
 
     def step(self, micro_batches: Sequence[Views], *, step: int) -> Report:
         """Learn from one global batch, given as this rank's micro-batches; skip it untouched if it is not finite."""
@@ -78,12 +95,15 @@ class Trainer:
             losses = self._losses(views, step=step)
             total = torch.stack([loss.total for loss in losses.values()]).sum()
             torch.autograd.backward(total / len(micro_batches))
+            if self.sharded:
+                shard.release(self._networks())
             statistics.append({name: loss.statistics for name, loss in losses.items()})
             terms = {f"loss/{term}": value for loss in losses.values() for term, value in loss.terms.items()}
             measured.append({"loss": total.detach()} | {name: value.detach() for name, value in terms.items()})
 
         values = _mean_over_ranks(_mean(measured))
-        dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
+        if not self.sharded:
+            dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
         optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=step)
         norms = optim.clip_gradients(self.parts, self.experiment.optim)
         if not all(math.isfinite(value) for value in (values["loss"], *norms.values())):
@@ -125,6 +145,10 @@ class Trainer:
             student_global=student_global, student_local=student_local, teacher_global=teacher_global, masks=masks
         )
 
+    def _networks(self) -> list[nn.Module]:
+        pairs = (self.backbone, *_unique_pairs(self.objectives).values())
+        return [network for pair in pairs for network in (pair.student, pair.teacher)]
+
     def _objectives(self) -> list[Objective]:
         return [_objective(module) for module in self.objectives.values()]
 
@@ -133,6 +157,12 @@ class Trainer:
         named = {"backbone": self.backbone.state_dict(), "objectives": self.objectives.state_dict()}
         named["optimizer"] = optim.state_by_name(self.optimizer, self.parts)
         return {f"{prefix}.{name}": value for prefix, state in named.items() for name, value in state.items()}
+
+    def layout(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Make room for a tensor of a saved state: this rank's rows if the trainer is sharded, else all."""
+        moment, _, _ = name.removeprefix("optimizer.").rpartition(".")
+        own = dict(optim.named(self.parts)).get(moment) if name.startswith("optimizer.") else self.state().get(name)
+        return shard.room(own, shape, dtype)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put a state back; every name must match."""

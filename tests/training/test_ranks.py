@@ -160,6 +160,22 @@ def test_a_single_gpu_is_not_shared(photos: Path, monkeypatch: pytest.MonkeyPatc
     assert ranks.count(settings.experiment, settings.runtime) == 1
 
 
+def test_a_rank_that_knows_no_others_is_a_mistake(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    settings = config(photos)
+    with pytest.raises(UserError, match=r"RANK is set, but WORLD_SIZE and MASTER_ADDR and MASTER_PORT not"):
+        ranks.count(settings.experiment, settings.runtime)
+
+
+def test_another_number_of_processes_than_asked_for_is_said(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(ranks.dist, "world_size", lambda: 4)
+    assert ranks.described(config(photos, processes=2).runtime).endswith(
+        "4 processes (as started, not runtime.processes 2)"
+    )
+    assert ranks.described(config(photos).runtime).endswith("4 processes")
+
+
 def test_processes_must_share_the_batch(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 processes cannot share the 2 images"):
         engine.pretrain(config(photos, processes=3), tmp_path / "run")

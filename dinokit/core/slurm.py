@@ -1,0 +1,64 @@
+"""Ranks that SLURM's srun has started: what it says of them, in torchrun's words.
+
+Only what srun itself sets is read: the script that sbatch runs also has SLURM_PROCID and SLURM_NTASKS, but is alone.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from itertools import product
+
+FIRST_PORT, PORTS = 10_000, 20_000  # below those that Linux hands out by itself (from 32768)
+
+
+def adopt() -> None:
+    """Give this process torchrun's variables if srun has started it with others; what is already set stays."""
+    if "RANK" not in os.environ:
+        os.environ.update(identity(os.environ))
+
+
+def identity(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT of a task; nothing for one alone.
+
+    The port follows from the numbers of job and step, so that all tasks agree and two jobs on a node seldom do.
+    """
+    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
+        return {}
+    tasks = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
+    number = int(environment["SLURM_JOB_ID"]) + 101 * int(environment.get("SLURM_STEP_ID", 0))
+    found = {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": str(tasks[int(environment["SLURM_NODEID"])]),
+        "MASTER_ADDR": nodes(environment["SLURM_STEP_NODELIST"])[0],
+        "MASTER_PORT": str(FIRST_PORT + number % PORTS),
+    }
+    return {name: environment.get(name, value) for name, value in found.items()}
+
+
+def nodes(listed: str) -> list[str]:
+    """Expand SLURM's list of nodes: "gpu[01-03,07],login" is gpu01, gpu02, gpu03, gpu07, login."""
+    entries = re.findall(r"(?:[^,\[]|\[[^\]]*\])+", listed)  # commas inside brackets do not separate
+    return [name for entry in entries for name in _expanded(entry)]
+
+
+def tasks_per_node(counts: str) -> list[int]:
+    """Expand SLURM's counts: "4(x2),3" is 4, 4, 3."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
+    return [int(count) for count, times in found for _ in range(int(times or 1))]
+
+
+def _expanded(entry: str) -> list[str]:
+    parts = re.split(r"\[([^\]]*)\]", entry)  # text, ranges, text, ranges, ..., text
+    choices = [_numbers(part) if index % 2 else [part] for index, part in enumerate(parts)]
+    return ["".join(chosen) for chosen in product(*choices)]
+
+
+def _numbers(ranges: str) -> list[str]:
+    """Expand "01-03,7"; the zeros of the first number say how wide all of them are."""
+    found: list[str] = []
+    for each in ranges.split(","):
+        first, _, last = each.partition("-")
+        found += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
+    return found
