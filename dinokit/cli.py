@@ -24,6 +24,7 @@ COMMANDS = {
     "embed": "write the features of every image of a source",
     "convert": "write a model in another layout: official, hf, timm, dinokit",
     "report": "write RUN/report.html",
+    "replay": "take one step of a run again and look into it",
     "data": "look at a source before training: check, stats",
     "models": "list architectures, published weights and recipes",
 }

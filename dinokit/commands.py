@@ -43,6 +43,8 @@ from dinokit.training import job
 from dinokit.training.config import HALVES, TrainConfig
 from dinokit.training.engine import Interrupted
 from dinokit.training.engine import pretrain as train
+from dinokit.training.replay import Replay
+from dinokit.training.replay import replay as replayed
 from dinokit.visuals.report import write_report
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "models",
     "parse_overrides",
     "pretrain",
+    "replay",
     "report",
 ]
 
@@ -202,6 +205,40 @@ def report(run: tyro.conf.Positional[Path]) -> None:
         run: the run's folder.
     """
     info(f"report {write_report(Path(run))}")
+
+
+def replay(
+    run: tyro.conf.Positional[Path],
+    step: tyro.conf.Positional[int],
+    *,
+    device: str = "auto",
+    out: Path | None = None,
+) -> Replay:
+    """Take one step of a run again, in memory, and look into it: losses, gradients, crops, the first odd number.
+
+    Args:
+        run: the run's folder; it is only read.
+        step: as in metrics.jsonl and bad_steps.jsonl.
+        device: auto, cpu, cuda or mps.
+        out: file that receives all of it as JSON.
+    """
+    folder = RunFolder(Path(run))
+    if not folder.config.is_file():
+        raise UserError(f"{run} holds no run (no config.yaml); give the folder that pretrain --out wrote")
+    if out is not None:
+        _check_file(Path(out))
+    found = replayed(folder, recipes.find(str(folder.config)), step, device=device)
+    _print_table(f"step {step}, trained on from step {found.start}", {"value": found.report.values})
+    crops = Table("image", "lowest", "mean", "highest", "not finite", title="crops, normalised", box=None)
+    for each in found.crops:
+        crops.add_row(each.image, *(f"{x:.3f}" for x in (each.lowest, each.mean, each.highest)), str(each.odd))
+    Console().print(crops)
+    info(f"first odd output: {found.first or 'none'}")
+    info(f"odd gradients: {', '.join(found.parameters[:LISTED]) or 'none'}")
+    info(f"skipped: {found.report.fault}" if found.report.fault else "taken: loss and gradients are finite")
+    if out is not None:
+        write_json(Path(out), asdict(found))
+    return found
 
 
 def data(

@@ -3,6 +3,7 @@
     RUN/checkpoints/STEP/state.safetensors   everything that training continues from
     RUN/checkpoints/STEP/state/              the same in parts, if the networks were sharded (see sharded.py)
     RUN/checkpoints/STEP/state.json          the step and the clocks
+    RUN/checkpoints/STEP/checksums.json      of the files above, but for the clocks
     RUN/checkpoints/STEP/model.safetensors   the EMA teacher's backbone
     RUN/model.safetensors                    the newest of these
 
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinokit.checkpoints import sharded
+from dinokit.checkpoints import checksum, sharded
 from dinokit.checkpoints.sharded import Layout
 from dinokit.config import from_plain
 from dinokit.core import dist
@@ -40,6 +41,8 @@ class Clock:
     step: int = 0  # steps done
     seconds: float = 0.0  # of training, over all starts
     bad_steps: int = 0  # skipped because a loss was not finite
+    rollbacks: int = 0  # times that the run went back after too many of those
+    lr_factor: float = 1.0  # what they left of the learning rate
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class RunFolder:
     @property
     def bad_images(self) -> Path:
         return self.path / "bad_images.jsonl"
+
+    @property
+    def bad_steps(self) -> Path:
+        return self.path / "bad_steps.jsonl"
 
     @property
     def environment(self) -> Path:
@@ -134,6 +141,7 @@ class RunFolder:
             if not dist.is_main():
                 return final
             _save(model, partial / MODEL, about)
+            checksum.write(partial)
             write_json(partial / CLOCK, asdict(clock))
             for path in (*partial.rglob("*"), partial):
                 sync(path)
@@ -154,6 +162,10 @@ class RunFolder:
             (self.checkpoint(old) / STATE).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoint(old) / PARTS, ignore_errors=True)
         return final
+
+    def amend(self, clock: Clock) -> None:
+        """Change the clocks of a checkpoint that is there."""
+        write_json(self.checkpoint(clock.step) / CLOCK, asdict(clock))
 
     def publish(self, step: int) -> None:
         """Make a checkpoint's teacher the model of the run.
@@ -176,7 +188,7 @@ class RunFolder:
             RunError: if a file is damaged.
         """
         try:
-            return self._state(step, layout), self._clock(step)
+            return self._state(step, layout), self.clock(step)
         except (OSError, SafetensorError, ValueError) as error:
             raise self._damaged(step, error) from error
 
@@ -195,7 +207,7 @@ class RunFolder:
     def set_damaged_aside(self) -> list[str]:
         """Rename the newest checkpoints until one can be continued from; return a line about each that was renamed.
 
-        Only headers are read, so it is quick; a file that was cut short is found.
+        Every byte is read and held against its checksum; checkpoints without any are judged by their headers.
 
         Raises:
             RunError: if there are checkpoints but none to continue from; then nothing is renamed.
@@ -214,19 +226,21 @@ class RunFolder:
     def _fault(self, step: int) -> str:
         """Say what is wrong with a checkpoint, nothing if it can be continued from."""
         try:
+            checksum.verify(self.checkpoint(step))
             if (self.checkpoint(step) / PARTS).is_dir():
                 sharded.contents(self.checkpoint(step) / PARTS)
             else:
                 with safe_open(self.checkpoint(step) / STATE, framework="pt"):
                     pass
-            self._clock(step)
+            self.clock(step)
         except (FileNotFoundError, SafetensorError, ValueError) as error:
             return str(error)
         except OSError as error:  # a disk that does not answer now may do so later: no reason to pass it over
             raise RunError(f"cannot read checkpoint {self.checkpoint(step)}: {reason(error)}") from error
         return "" if (self.checkpoint(step) / MODEL).is_file() else f"it has no {MODEL}"
 
-    def _clock(self, step: int) -> Clock:
+    def clock(self, step: int) -> Clock:
+        """Read the clocks of a checkpoint; a ValueError or OSError says what is wrong with them."""
         clock = from_plain(Clock, json.loads((self.checkpoint(step) / CLOCK).read_text(encoding="utf-8")))
         if clock.step != step:
             raise ValueError(f"{CLOCK} is of step {clock.step}")

@@ -106,6 +106,22 @@ class Health:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """What happens when loss or gradient stay NaN or infinite: back to the last checkpoint, with a lower rate."""
+
+    after: int = 10  # bad steps in a row; fewer are skipped and that is all
+    factor: float = 0.5  # on the learning rate from there on
+    most: int = 3  # times; then the run stops
+
+    def __post_init__(self) -> None:
+        if self.after < 1 or self.most < 0 or not 0 < self.factor <= 1:
+            raise UserError(
+                f"rollback wants after >= 1, most >= 0 and a factor in (0, 1], got {self.after}, {self.most}, "
+                f"{self.factor}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Everything that must not change a number of the run, but for rounding and what ranks draw for themselves."""
 
@@ -124,6 +140,7 @@ class Runtime:
     tensorboard: bool = True  # write events/
     trackers: tuple[TrackerName, ...] = ()  # besides: wandb, mlflow, trackio, each an extra of this package
     health: Health = field(default_factory=Health)  # vital signs of the features, measured on a few images
+    rollback: Rollback = field(default_factory=Rollback)  # what a run that diverges does
     data: Tolerance = field(default_factory=Tolerance)  # limits that change no number of a run that goes on
 
     def __post_init__(self) -> None:

@@ -17,20 +17,20 @@ from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.log import info, warn
-from dinokit.data.loader import BadRecord, Batch, Loader
+from dinokit.data.loader import BadRecord, Batch
 from dinokit.data.source import Source, open_source
 from dinokit.training import ranks, shard
 from dinokit.training.bad_images import BadImages
 from dinokit.training.config import TrainConfig
+from dinokit.training.feed import feed
+from dinokit.training.guard import Diverged, Guard
 from dinokit.training.health import Monitor
 from dinokit.training.opening import record_start, say_what_runs
 from dinokit.training.progress import Journal
 from dinokit.training.resume import check_experiment, newest, only_run, restore
-from dinokit.training.step import Report, Trainer
-from dinokit.training.stop import stop_requests
+from dinokit.training.step import Trainer
+from dinokit.training.stop import Stop, stop_requests
 from dinokit.training.trackers import Trackers
-
-MAX_BAD_STEPS = 20  # consecutive steps with a loss that is not finite, after which the run gives up
 
 
 class Interrupted(Exception):
@@ -47,7 +47,7 @@ def pretrain(
 
     Raises:
         UserError: if the data, the folder or the settings do not fit.
-        Interrupted: after SIGINT, SIGTERM or SIGHUP, with a checkpoint of the last whole step written.
+        Interrupted: after SIGINT, SIGTERM, SIGHUP or SIGUSR1, with a checkpoint of the last whole step written.
         RunError: if it cannot go on; the message says what was saved.
     """
     run = RunFolder(out)
@@ -75,10 +75,8 @@ def pretrain(
                     trainer.shard()
                 clock = restore(run, trainer)
                 say_what_runs(config, source, trainer, clock)
-                session = _Session(
-                    config=config, run=run, trainer=trainer, source=source, clock=clock, on_checkpoint=on_checkpoint
-                )
-                session.train()
+                guard = Guard(run, runtime.rollback, seed=experiment.seed)
+                _Session(config, run, trainer, source, clock, on_checkpoint, guard).train()
         except ranks.RankLost as error:
             raise RunError(f"{error}; {newest(run)}; the same command continues") from error
         except OSError as error:
@@ -97,9 +95,18 @@ class _Session:
     source: Source
     clock: Clock
     on_checkpoint: Callable[[int, Path], None]
-    bad_in_a_row: int = 0
+    guard: Guard
 
     def train(self) -> None:
+        """Train to the end; after too many bad steps go back and try with a lower rate."""
+        with stop_requests() as wish:
+            while True:
+                try:
+                    return self._train(wish)
+                except Diverged as divergence:
+                    self._go_back(divergence)
+
+    def _train(self, wish: Stop) -> None:
         steps, runtime = self.config.experiment.steps, self.config.runtime
         start = self.clock.step
         (fresh,) = dist.any_rank(dist.is_main() and not self.run.steps())
@@ -116,13 +123,13 @@ class _Session:
         journal = Journal(self.run, steps=steps, every=runtime.log_every, trackers=trackers)
         monitor = Monitor(self.config, self.trainer, self.source, history=journal.lines())
         journal.judge = monitor.judge
-        batches = self._loader().batches(start, steps)
+        batches = feed(self.config, self.source, self.trainer).batches(start, steps)
         bad_images = BadImages(
             self.run.bad_images, images=len(self.source), max_ratio=runtime.data.max_bad_ratio
         )  # read before the first step, which needs all ranks: nobody writes yet
         batch_size = self.config.experiment.data.batch_size
         try:
-            with stop_requests() as wish, journal.shown(start=start):
+            with journal.shown(start=start):
                 while self.clock.step < steps:
                     bad = self._step(batches, journal, monitor)
                     stop, any_bad = dist.any_rank(wish.requested, bool(bad))
@@ -130,7 +137,7 @@ class _Session:
                         bad_images.add(dist.gather_lists(bad), step=self.clock.step)
                     too_many = bad_images.too_many(self.clock.step * batch_size)
                     due = self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == steps
-                    if (due or stop or too_many) and not self.bad_in_a_row:  # a diverging run keeps its good states
+                    if (due or stop or too_many) and not self.guard.in_a_row:  # a diverging run keeps its good states
                         journal.flush(self.clock.step, clock=self.clock.seconds)
                         self._save()
                     if too_many:
@@ -140,17 +147,25 @@ class _Session:
                         )
                     if stop and self.clock.step < steps:
                         raise Interrupted(f"stopped at step {self.clock.step} of {steps}; {newest(self.run)}")
-                    if due and not self.bad_in_a_row and dist.is_main():
+                    if due and not self.guard.in_a_row and dist.is_main():
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
                     if due:
                         dist.barrier()  # the one place where ranks may wait for long
         finally:
             journal.close()
-        if self.bad_in_a_row:
-            raise RunError(
-                f"the last {self.bad_in_a_row} of {steps} steps had no finite loss or gradient; {newest(self.run)}; "
-                "lower optim.lr in a new run"
-            )
+        if self.guard.in_a_row:
+            raise Diverged(f"the last {self.guard.in_a_row} of {steps} steps had no finite loss or gradient")
+
+    def _go_back(self, divergence: Diverged) -> None:
+        saved = self.run.steps(with_state=True)[-1]
+        back_to = self.run.clock(saved)
+        dist.barrier()  # all have read it before rank 0 changes it
+        lowered = self.guard.lowered(self.clock, back_to=back_to, why=divergence)
+        if dist.is_main():
+            self.run.amend(lowered)
+        dist.barrier()
+        self.clock = restore(self.run, self.trainer)
+        self.guard.in_a_row = 0
 
     def _step(self, batches: Iterator[Batch], journal: Journal, monitor: Monitor) -> list[BadRecord]:
         """Take one step and return the images that this rank could not read."""
@@ -162,19 +177,23 @@ class _Session:
         waited = time.monotonic() - began
         report = self.trainer.step([batch.views for batch in micro_batches], step=self.clock.step)
         seconds = time.monotonic() - began
-        self._count_bad_step(report)
+        self.guard.judge(report, self.clock, () if report.finite else self._keys(micro_batches))
         self.clock.step += 1
         self.clock.seconds += seconds
-        values = report.values | monitor.after(self.clock.step, micro_batches, seconds=seconds)
+        taken = report.values if report.finite else {}
+        values = taken | monitor.after(self.clock.step, micro_batches, seconds=seconds)
         images = self.config.experiment.data.batch_size
         journal.add(self.clock.step, values, images=images, seconds=seconds, waited=waited, clock=self.clock.seconds)
         return [record for batch in micro_batches for record in batch.bad]
+
+    def _keys(self, micro_batches: list[Batch]) -> list[str]:
+        return [self.source.key(int(index)) for batch in micro_batches for index in batch.indices]
 
     def _without_images(self, error: UserError, journal: Journal) -> UserError | RunError:
         """Save what was learned before the images were gone; those that never were there are a mistake."""
         if self.clock.step == 0:
             return error
-        if not self.bad_in_a_row and not self.trainer.sharded:  # shards are saved by all ranks or not at all
+        if not self.guard.in_a_row and not self.trainer.sharded:  # shards are saved by all ranks or not at all
             journal.flush(self.clock.step, clock=self.clock.seconds)
             self._save()
         return RunError(f"{error}; {newest(self.run)}; the same command continues")
@@ -190,41 +209,3 @@ class _Session:
             about=header(self.config.experiment.backbone, self.config.experiment.data.pixels, step=self.clock.step),
             keep=self.config.runtime.keep,
         )
-
-    def _loader(self) -> Loader:
-        experiment = self.config.experiment
-        return Loader(
-            self.source,
-            experiment.data.views,
-            experiment.data.masks if "masks" in self.trainer.needs else None,
-            experiment.data.pixels,
-            patch_size=experiment.backbone.patch_size,
-            batch=experiment.data.batch_size // experiment.data.accumulate // dist.world_size(),
-            accumulate=experiment.data.accumulate,
-            rank=dist.rank(),
-            world=dist.world_size(),
-            seed=experiment.seed,
-            min_side=experiment.data.min_side,
-            workers=_workers(self.config.runtime.workers, self.source),
-            pin_memory=self.trainer.device.type == "cuda",
-        )
-
-    def _count_bad_step(self, report: Report) -> None:
-        if report.finite:
-            self.bad_in_a_row = 0
-            return
-        self.bad_in_a_row += 1
-        self.clock.bad_steps += 1
-        warn(f"step {self.clock.step + 1} is skipped: {report.fault}")
-        if self.bad_in_a_row >= MAX_BAD_STEPS:
-            raise RunError(
-                f"{MAX_BAD_STEPS} steps in a row had no finite loss or gradient; {newest(self.run)}; "
-                "lower optim.lr in a new run"
-            )
-
-
-def _workers(wanted: int | None, source: Source) -> int:
-    """Leave a rank one of its cores; more than 8 rarely pay, and none do where nothing has to be decoded."""
-    if wanted is not None:
-        return wanted
-    return 0 if source.decoded else min(max(devices.cores() // dist.local_world_size(), 1) - 1, 8)

@@ -99,9 +99,15 @@ def optimizer(parts: Mapping[str, nn.Module], config: Config) -> torch.optim.Ada
     return torch.optim.AdamW(rows, lr=0.0, betas=config.betas, eps=1e-8, weight_decay=0.0, fused=fused)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, config: Config, *, step: int) -> dict[str, float]:
-    """Write this step's rates into every group; return them for the log."""
-    lr, weight_decay = config.lr.at(step), config.weight_decay.at(step)
+def set_rates(
+    optimizer: torch.optim.Optimizer, config: Config, *, step: int, lr_factor: float = 1.0
+) -> dict[str, float]:
+    """Write this step's rates into every group; return them for the log.
+
+    Args:
+        lr_factor: on the learning rate of the schedule; below 1 after a run went back.
+    """
+    lr, weight_decay = config.lr.at(step) * lr_factor, config.weight_decay.at(step)
     frozen = step < config.freeze_last_layer and config.freeze == "rate"
     for group in optimizer.param_groups:
         factor: Multipliers = group["multipliers"]

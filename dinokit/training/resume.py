@@ -13,6 +13,7 @@ from dinokit.core.log import info
 from dinokit.data.source import same_source
 from dinokit.training.bad_images import forget_later
 from dinokit.training.config import TrainConfig
+from dinokit.training.guard import forget_repeated
 from dinokit.training.step import Trainer
 
 
@@ -73,11 +74,13 @@ def restore(run: RunFolder, trainer: Trainer) -> Clock:
         )
     if not steps:
         return clock
+    trainer.lr_factor = clock.lr_factor
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
     if dist.is_main():
         run.publish(steps[-1])  # a kill may have come between the checkpoint and its publication
         write_jsonl(run.metrics, (line for line in read_jsonl(run.metrics) if line.get("step", 0) <= steps[-1]))
         forget_later(run.bad_images, steps[-1])
+        forget_repeated(run, clock)
     info(f"continuing {run.path} from step {steps[-1]}")
     return clock
 

@@ -32,7 +32,7 @@ from dinokit.training.execution import Recompute, compile_blocks, set_recompute
 class Report:
     """What one step measured, or why it was skipped."""
 
-    values: dict[str, float]  # loss, loss/NAME, lr, weight_decay, momentum, grad_norm/PART
+    values: dict[str, float]  # loss, loss/NAME, grad_norm/PART; if taken also lr, weight_decay, momentum
     fault: str = ""  # empty for a step that was taken
 
     @property
@@ -57,6 +57,7 @@ class Trainer:
         self.experiment = experiment
         self.device = device
         self.sharded = sharded
+        self.lr_factor = 1.0
         self.autocast = autocast(device, experiment.precision)
         with torch.device("meta") if sharded else nullcontext():
             backbone = VisionTransformer(experiment.backbone, seed=experiment.seed)
@@ -85,7 +86,7 @@ class Trainer:
 
     def step(self, micro_batches: Sequence[Views], *, step: int) -> Report:
         """Learn from one global batch, given as this rank's micro-batches; skip it untouched if it is not finite."""
-        rates = optim.set_rates(self.optimizer, self.experiment.optim, step=step)
+        rates = optim.set_rates(self.optimizer, self.experiment.optim, step=step, lr_factor=self.lr_factor)
         self.optimizer.zero_grad(set_to_none=True)
         measured: list[dict[str, Tensor]] = []
         statistics: list[dict[str, dict[str, Tensor]]] = []
@@ -106,17 +107,18 @@ class Trainer:
             dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
         optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=step)
         norms = optim.clip_gradients(self.parts, self.experiment.optim)
-        if not all(math.isfinite(value) for value in (values["loss"], *norms.values())):
+        values |= {f"grad_norm/{part}": norm for part, norm in norms.items()}
+        odd = [name for name, value in values.items() if not math.isfinite(value)]
+        if odd:
             self.optimizer.zero_grad(set_to_none=True)
-            return Report(values={}, fault=f"its loss is {values['loss']:.4g}, its gradient norms are {norms}")
+            return Report(values=values, fault=f"not finite are {', '.join(odd)}")
         self.optimizer.step()
         momentum = self.experiment.momentum.at(step)
         for pair in (self.backbone, *_unique_pairs(self.objectives).values()):
             pair.update(momentum)
         for name, objective in self.objectives.items():
             _objective(objective).after_step(_mean([micro[name] for micro in statistics]))
-        norms = {f"grad_norm/{part}": norm for part, norm in norms.items()}
-        return Report(values=values | rates | {"momentum": momentum} | norms)
+        return Report(values=values | rates | {"momentum": momentum})
 
     def _losses(self, views: Views, *, step: int) -> dict[str, objectives.Losses]:
         inputs = self._inputs(views)

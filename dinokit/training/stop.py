@@ -10,23 +10,28 @@ from types import FrameType
 
 from dinokit.core import dist
 
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 
 @dataclass
 class Stop:
+    """Whether somebody asked."""
+
     requested: bool = False
 
 
 @contextmanager
 def stop_requests() -> Iterator[Stop]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into a wish to stop after this step.
+    """Turn the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 into a wish to stop after this step.
 
-    A second SIGINT or SIGTERM acts at once; a second SIGHUP does nothing, as a terminal that closes may send several.
+    A second SIGINT or SIGTERM acts at once; of the others it does nothing, as a terminal that closes may send several.
+    SIGUSR1 is what SLURM can be asked to send before the time is up.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread alone
         yield stop
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.getsignal(number) for number in _ASKING}
     if previous[signal.SIGHUP] == signal.SIG_IGN:  # nohup
         del previous[signal.SIGHUP]
 

@@ -5,23 +5,18 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dinokit.checkpoints.store import RunFolder
-from dinokit.config import to_yaml
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
 from dinokit.core.pixels import Pixels
@@ -33,17 +28,6 @@ from dinokit.training import engine
 from dinokit.training.config import Data, ObjectiveConfigs, Runtime, TrainConfig
 
 from .test_step import tiny
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Twelve small pictures."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    draw = numpy.random.default_rng(0)
-    for index in range(12):
-        Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=numpy.uint8)).save(folder / f"{index}.png")
-    return folder
 
 
 def config(photos: Path, *, steps: int = 6, **runtime: object) -> TrainConfig:
@@ -271,43 +255,6 @@ def test_nohup_keeps_its_promise(photos: Path, tmp_path: Path, monkeypatch: pyte
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _interrupt_after(1, signal.SIGHUP, monkeypatch)
     engine.pretrain(config(photos, steps=2), tmp_path / "run")
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from dinokit.config import from_plain, read_yaml
-from dinokit.training import engine
-from dinokit.training.config import TrainConfig
-engine.pretrain(from_plain(TrainConfig, read_yaml(Path(sys.argv[1]))), Path(sys.argv[2]))
-"""
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_three_moments_continues_bit_by_bit(photos: Path, tmp_path: Path) -> None:
-    settings = config(photos, steps=60, checkpoint_every=3, workers=1)
-    (tmp_path / "config.yaml").write_text(to_yaml(settings))
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    engine.pretrain(settings, whole)
-    for moment in (4, 17, 31):
-        process = _start(tmp_path, broken)
-        _wait_for_line(broken, moment)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert _start(tmp_path, broken).wait() == 0
-    assert_same(whole, broken)
-    assert losses(whole) == losses(broken)
-
-
-def _start(folder: Path, run: Path) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder / "config.yaml"), str(run)])
-
-
-def _wait_for_line(run: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while max(losses(run), default=0) < step:
-        assert time.monotonic() < deadline, "the run does not advance"
-        time.sleep(0.01)
 
 
 def test_the_environment_is_recorded(photos: Path, tmp_path: Path) -> None:

@@ -27,10 +27,8 @@ from dinokit.training.repeats import Repeats
 from dinokit.training.step import Trainer
 from dinokit.training.verdict import HEALTHY, Verdict, verdict
 
-from .test_engine import assert_same, config, photos
+from .test_engine import assert_same, config
 from .test_step import tiny
-
-__all__ = ["photos"]  # the fixture
 
 CPU = torch.device("cpu")
 IMAGES, BATCH = 64, 8

@@ -9,9 +9,7 @@ import pytest
 from dinokit import cli
 from dinokit.config import to_yaml
 
-from .test_engine import config, losses, photos
-
-__all__ = ["photos"]  # the fixture
+from .test_engine import config, losses
 
 SRUN = """#!/bin/bash
 # srun: two tasks on this machine; the first word is an option of srun's

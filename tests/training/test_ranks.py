@@ -19,9 +19,7 @@ from dinokit.objectives import koleo
 from dinokit.training import engine, ranks
 from dinokit.training.config import ObjectiveConfigs, Tolerance, TrainConfig
 
-from .test_engine import assert_same, config, final, losses, photos
-
-__all__ = ["photos"]  # the fixture
+from .test_engine import assert_same, config, final, losses
 
 
 def without_draws(settings: TrainConfig) -> TrainConfig:

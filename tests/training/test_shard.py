@@ -20,12 +20,9 @@ from dinokit.training import engine, shard
 from dinokit.training.config import Experiment
 from dinokit.training.step import Trainer
 
-from .test_engine import config, final, losses, photos
+from .test_engine import config, final, losses
 from .test_ranks import without_draws
 from .test_step import CPU
-
-__all__ = ["photos"]  # the fixture
-
 
 TINY = without_draws(config(Path())).experiment
 # with the recipe's init so narrow a network says nearly the same of all images: KoLeo would make a lot of rounding

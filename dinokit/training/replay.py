@@ -1,0 +1,154 @@
+"""One step of a run once more, to look into: its losses, gradients, crops, and where the first odd number comes from.
+
+The run is only read. Training goes on in memory from the newest kept checkpoint before the step, so that the step is
+taken from the very state that it was taken from then; with as many ranks as then, one process draws stochastic depth
+for all of them, which is all that differs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinokit.checkpoints.store import RunFolder
+from dinokit.core import device as devices
+from dinokit.core.errors import UserError
+from dinokit.core.files import read_jsonl
+from dinokit.core.log import info, progress
+from dinokit.data.loader import Batch
+from dinokit.data.source import Source, open_source
+from dinokit.training.config import TrainConfig
+from dinokit.training.feed import feed
+from dinokit.training.step import Report, Trainer
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What all crops of an image hold, after normalisation."""
+
+    image: str
+    lowest: float
+    mean: float
+    highest: float
+    odd: int  # numbers that are not finite
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a step looks like from within."""
+
+    step: int  # as in metrics.jsonl: 1 is the first
+    start: int  # of the checkpoint from which training went on
+    report: Report
+    first: str  # module whose output was the first that is not finite; empty if there is none
+    parameters: tuple[str, ...]  # whose gradients are not finite
+    crops: tuple[Crops, ...]
+
+
+def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "auto") -> Replay:
+    """Take a step of a run again.
+
+    Args:
+        config: of the run.
+        step: as in metrics.jsonl and bad_steps.jsonl.
+
+    Raises:
+        UserError: if there is no such step, or no state before it is kept.
+    """
+    if not 1 <= step <= config.experiment.steps:
+        raise UserError(f"step must be 1 to {config.experiment.steps}, got {step}")
+    kept = run.steps(with_state=True)
+    before = [each for each in kept if each < step]
+    if not before:
+        raise UserError(
+            f"no state before step {step} is kept in {run.path}, but of {', '.join(map(str, kept)) or 'no step'}; "
+            "runtime.keep says how many a run keeps"
+        )
+    experiment, start = config.experiment, before[-1]
+    source = open_source(experiment.data.source, channels=experiment.backbone.channels, split=None)
+    trainer = Trainer(experiment, devices.choose(device))
+    state, clock = run.load(start)
+    trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
+    noted = [line for line in read_jsonl(run.bad_steps) if line["step"] == step]
+    trainer.lr_factor = noted[-1]["lr_factor"] if noted else clock.lr_factor
+
+    loader = feed(config, source, trainer)
+    accumulate = experiment.data.accumulate
+    if start < step - 1:
+        info(f"training from step {start} to {step - 1} in memory")
+    for earlier in progress(range(start, step - 1), total=step - 1 - start):
+        trainer.step([loader.build(earlier, micro).views for micro in range(accumulate)], step=earlier)
+    micro_batches = [loader.build(step - 1, micro) for micro in range(accumulate)]
+    with _watched(trainer) as seen:
+        report = trainer.step([batch.views for batch in micro_batches], step=step - 1)
+    return Replay(
+        step=step,
+        start=start,
+        report=report,
+        first=seen.first,
+        parameters=tuple(seen.parameters),
+        crops=tuple(_crops(source, batch, row) for batch in micro_batches for row in range(len(batch.indices))),
+    )
+
+
+@dataclass
+class _Seen:
+    first: str
+    parameters: list[str]
+
+
+@contextmanager
+def _watched(trainer: Trainer) -> Iterator[_Seen]:
+    """Note the first module with an odd output, and parameters with odd gradients, while the body runs."""
+    seen = _Seen("", [])
+    handles = []
+    networks = {"teacher": trainer.backbone.teacher} | trainer.parts
+    for part, network in networks.items():
+        for name, module in network.named_modules():
+            label = f"{part}.{name}" if name else part
+            handles.append(module.register_forward_hook(_note_module(seen, label)))
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                note = _note_parameter(seen, f"{part}.{name}")
+                handles.append(parameter.register_post_accumulate_grad_hook(note))  # type: ignore[no-untyped-call]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _note_module(seen: _Seen, label: str) -> Any:
+    def note(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if not seen.first and not _finite(output):
+            whence = "of finite inputs" if _finite(inputs) else "of inputs that are not finite either"
+            seen.first = f"{label}, {whence}"
+
+    return note
+
+
+def _note_parameter(seen: _Seen, label: str) -> Any:
+    def note(parameter: Tensor) -> None:
+        if label not in seen.parameters and not _finite(parameter.grad):
+            seen.parameters.append(label)
+
+    return note
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(value.isfinite().all())
+    if isinstance(value, tuple | list):
+        return all(map(_finite, value))
+    return all(map(_finite, vars(value).values())) if hasattr(value, "patches") else True
+
+
+def _crops(source: Source, batch: Batch, row: int) -> Crops:
+    views = batch.views
+    values = torch.cat([views.global_crops[:, row].flatten(), views.local_crops[:, row].flatten()])
+    lowest, highest = values.aminmax()
+    odd = int(values.numel() - values.isfinite().sum())
+    return Crops(source.key(int(batch.indices[row])), float(lowest), float(values.mean()), float(highest), odd)
