@@ -93,7 +93,7 @@ class _Session:
         steps, runtime = self.config.experiment.steps, self.config.runtime
         start = self.clock.step
         if dist.is_main():
-            record_start(self.run, self.trainer.device, self.source, continues=start > 0)
+            record_start(self.run, self.trainer.device, self.source)
             if not self.run.steps():
                 self._save()
             self.on_checkpoint(start, self.run.checkpoint(start))
