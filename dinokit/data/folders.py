@@ -17,7 +17,7 @@ def existing_folder(spec: str) -> Path:
         UserError: if there is none.
     """
     root = Path(spec).expanduser()
-    if root.is_dir():
+    if os.path.isdir(root):  # to which a name that is too long is no folder
         return root
     where = "" if root.is_absolute() else f" (looked in the current folder {Path.cwd()})"
     raise UserError(f"no folder {spec}{where}; give the path of a folder of images, or demo:fashion")

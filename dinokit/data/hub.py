@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 
 from dinokit.core.errors import UserError
-from dinokit.core.hub import fetching, library
+from dinokit.core.hub import fetching, library, line_of
 from dinokit.data import location
 from dinokit.data.bad import BadImage
 from dinokit.data.base import EncodedSource, Source
@@ -39,8 +39,8 @@ class HubSource(EncodedSource):
             found = self._parts[part][row - int(self._ends[part])][self._images]
             if isinstance(found, dict) and found.get("bytes") is None and found.get("path"):
                 return location.read(found["path"])
-        except OSError as error:
-            raise BadImage(f"cannot open: {error}") from error
+        except (OSError, ValueError) as error:  # what pyarrow says of damage is a ValueError
+            raise BadImage(f"cannot open: {line_of(error)}") from error
         data = found.get("bytes") if isinstance(found, dict) else found
         return bytes(data or b"")
 

@@ -15,6 +15,7 @@ Only kinds in the table below are loaded, and never code of a repository. How ea
 
 import inspect
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def load(name: str) -> "Transformers":
     """
     what = f"hf/{name}"
     transformers = library("transformers", extra=EXTRA)
-    local = Path(name).is_dir()
+    local = os.path.isdir(name)  # to which a name that is too long is no folder
     if not local and (name.startswith((".", "~")) or name.count("/") > 1):
         raise UserError(f"no folder at {name}, and an id of the hub is OWNER/NAME")
     with fetching(what, local=local, instead="put its files into a folder, give hf/FOLDER"):

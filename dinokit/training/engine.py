@@ -99,6 +99,8 @@ class _Session:
 
     def train(self) -> None:
         """Train to the end; after too many bad steps go back and try with a lower rate."""
+        if dist.is_main():
+            record_start(self.run, self.trainer.device, self.source)
         with stop_requests() as wish:
             while True:
                 try:
@@ -113,7 +115,6 @@ class _Session:
         if fresh:
             self._save()
         if dist.is_main():
-            record_start(self.run, self.trainer.device, self.source, continues=start > 0)
             self.on_checkpoint(start, self.run.checkpoint(start))
         dist.barrier()
         if start >= steps:

@@ -52,12 +52,12 @@ def _warn_of_other_lengths(experiment: Experiment) -> None:
             )
 
 
-def record_start(run: RunFolder, device: torch.device, source: Source, *, continues: bool) -> None:
-    """Write environment.json; warn if a run continues with other images than it had at its last start."""
+def record_start(run: RunFolder, device: torch.device, source: Source) -> None:
+    """Write environment.json; warn if the run had other images at its last start."""
     now = environment(device, source)
     with suppress(OSError, ValueError):  # absent or damaged: nothing to compare with
         before = json.loads(run.environment.read_text(encoding="utf-8"))
-        if continues and isinstance(before, dict) and before.get("source", now["source"]) != now["source"]:
+        if isinstance(before, dict) and before.get("source", now["source"]) != now["source"]:
             warn(
                 f"{source.name} has other images than at the last start ({before.get('images')} then, {now['images']} "
                 "now), or lists them in another order; the run continues with these, in an order of their own"

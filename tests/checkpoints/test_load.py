@@ -93,6 +93,7 @@ def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
     [
         ("a" * 5000, "no model at aaa"),
         ("timm/" + "a" * 5000, "unknown model of timm"),
+        ("hf/" + "a" * 5000, "hf/aaa"),
         ("nul\0.pth", "no model at nul"),
         ("", "no model is given"),
         ("VITS14.DINOV2", "did you mean vits14.dinov2"),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, DatasetDict, Features, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, load_dataset
 from datasets import Image as ImageFeature
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,10 +23,12 @@ from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
 from dinokit.data import views
 from dinokit.data.decode import BadImage
+from dinokit.data.hub import HubSource
 from dinokit.data.loader import Loader
 from dinokit.data.segments import cached
 from dinokit.data.shards import index_tar
 from dinokit.data.source import Source, open_source, splits
+from dinokit.data.table import Table, Texts
 
 
 def _png(value: int) -> bytes:
@@ -309,6 +311,16 @@ def test_hugging_face_sets_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (_keys(test), _values(test), _names(test)) == (["test/000000"], [0], ["dog"])
     assert train.classes == test.classes == ("cat", "dog")
     assert (splits("hf:one"), _values(open_source("hf:one", channels=1))) == ((), [0, 1, 2])
+
+
+def test_a_path_that_cannot_be_in_a_hugging_face_set_is_a_bad_image() -> None:
+    features = Features({"image": ImageFeature(decode=False)})
+    images = [{"bytes": None, "path": "nul\0.png"}, {"bytes": _png(5), "path": None}]
+    part = Dataset.from_dict({"image": images}, features=features)
+    source = HubSource("set", {"all": part}, "image", Table(keys=Texts("ab")), split=None, channels=1)
+    assert int(source.read(1)[0, 0, 0]) == 5
+    with pytest.raises(BadImage, match="cannot open"):
+        source.read(0)
 
 
 def test_a_hugging_face_set_without_images_is_one_line(tmp_path: Path) -> None:

@@ -119,10 +119,12 @@ def test_a_fingerprint_tells_other_images_and_another_order(tmp_path: Path) -> N
     same = open_source(str(_images(tmp_path / "two", *names)))
     assert source.fingerprint() == same.fingerprint()  # wherever they lie
     renamed = open_source(str(_images(tmp_path / "three", "a/1.png", "a/3.png", "b/1.png")))
-    split = open_source(str(_images(tmp_path / "four", "a/1.png", "a/2.pngb", "1.png")))
+    (tmp_path / "one.txt").write_text("1.png\n1.png1.png")
+    (tmp_path / "two.txt").write_text("1.png1.png\n1.png")  # the same letters
+    lists = [open_source(str(tmp_path / name)) for name in ("one.txt", "two.txt")]
     parts = [Subset(source, np.array(rows)) for rows in ([0, 1], [1, 0], [0, 1, 2])]
     arrays = [ArraySource(torch.zeros(2, 1, 2, 2), keys=keys) for keys in (["a", "b"], ["ab", ""])]
-    found = [each.fingerprint() for each in (source, renamed, split, *parts, *arrays)]
+    found = [each.fingerprint() for each in (source, renamed, *lists, *parts, *arrays)]
     assert len(set(found)) == len(found)
 
 
