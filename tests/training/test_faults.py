@@ -75,7 +75,8 @@ def start(folder: Path, run: Path, *, largest_file: int = 0) -> "subprocess.Pope
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
     command = [sys.executable, "-m", "dinokit", "pretrain", str(folder / "config.yaml"), "--out", str(run)]
-    return subprocess.Popen(command, preexec_fn=limit, stderr=(folder / "said").open("ab"))
+    with (folder / "said").open("ab") as said:
+        return subprocess.Popen(command, preexec_fn=limit, stderr=said)
 
 
 def advanced(run: Path, process: "subprocess.Popen[bytes]", steps: int) -> bool:
@@ -122,9 +123,9 @@ def damaged(run: Path, how: str) -> int:
     return len(steps)
 
 
-@pytest.mark.slow  # 33 starts of a few seconds
+@pytest.mark.slow  # 33 starts of a few seconds each
 def test_thirty_two_faults_at_random_moments_change_nothing(photos: Path, tmp_path: Path) -> None:
-    settings = config(photos, steps=STEPS, checkpoint_every=3, workers=1)
+    settings = config(photos, steps=STEPS, checkpoint_every=3)
     (tmp_path / "config.yaml").write_text(to_yaml(settings))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     engine.pretrain(settings, whole)
