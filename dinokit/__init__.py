@@ -19,6 +19,7 @@ _HOME = {
     "evaluate": "dinokit.commands",
     "embed": "dinokit.commands",
     "report": "dinokit.commands",
+    "plan": "dinokit.commands",
     "replay": "dinokit.commands",
     "convert": "dinokit.commands",
 }

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure frozen features beside honest baselines: knn, retrieval",
     "embed": "write the features of every image of a source",
     "convert": "write a model in another layout: official, hf, timm, dinokit",
+    "plan": "predict what a run takes, and what settings fit the machines",
     "report": "write RUN/report.html",
     "replay": "take one step of a run again and look into it",
     "data": "look at a source before training: check, stats",

@@ -39,6 +39,8 @@ from dinokit.evaluation import base as evaluations
 from dinokit.models.architecture import kind
 from dinokit.models.features import Backbone
 from dinokit.models.variants import ARCHITECTURES
+from dinokit.planning import plan as planning
+from dinokit.planning.show import print_plan
 from dinokit.training import job
 from dinokit.training.config import HALVES, TrainConfig
 from dinokit.training.engine import Interrupted
@@ -56,6 +58,7 @@ __all__ = [
     "list_models",
     "models",
     "parse_overrides",
+    "plan",
     "pretrain",
     "replay",
     "report",
@@ -205,6 +208,44 @@ def report(run: tyro.conf.Positional[Path]) -> None:
         run: the run's folder.
     """
     info(f"report {write_report(Path(run))}")
+
+
+def plan(
+    recipe: tyro.conf.Positional[str],
+    *,
+    gpus: int = 1,
+    gpu_memory: float | None = None,
+    tflops: float | None = None,
+    mfu: float = planning.MFU,
+    layout: bool = False,
+    out: Path | None = None,
+    settings: Settings = NO_SETTINGS,
+) -> planning.Plan:
+    """Predict parameters, operations, memory, messages and hours of a run, and what settings fit the machines.
+
+    Any setting of the recipe can be changed as in `dinokit pretrain`.
+
+    Args:
+        recipe: a recipe's name or the config.yaml of a run.
+        gpus: that share the work.
+        gpu_memory: of each, in GB; the fastest settings that fit are then proposed. Without it the settings stand.
+        tflops: peak of a GPU in the precision of the run; without it this machine's matrix product is measured.
+        mfu: share of the peak that training reaches.
+        layout: also print which rows of every tensor a GPU holds when all are sharded.
+        out: file that receives all numbers as JSON.
+    """
+    if gpus < 1 or not 0 < mfu <= 1 or min(gpu_memory or 1, tflops or 1) <= 0:
+        raise UserError(f"gpus, gpu_memory and tflops must be positive and mfu in (0, 1], got {gpus}, {mfu}")
+    if out is not None:
+        _check_file(Path(out))
+    config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
+    peak, bf16 = (tflops * 1e12, config.experiment.precision != "fp32") if tflops else planning.here(config.experiment)
+    room = None if gpu_memory is None else gpu_memory * 1e9
+    found = planning.plan(config.experiment, config.runtime, ranks=gpus, room=room, rate=peak * mfu, bf16=bf16)
+    print_plan(found, layout=planning.networks(config.experiment) if layout else None)
+    if out is not None:
+        write_json(Path(out), asdict(found) | {"peak": found.peak, "hours": found.hours})
+    return found
 
 
 def replay(

@@ -1,0 +1,57 @@
+"""A plan as tables on the terminal."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from dinokit.planning.layout import layout as cut
+from dinokit.planning.plan import Plan
+
+
+def print_plan(plan: Plan, *, layout: Mapping[str, nn.Module] | None = None) -> None:
+    """Print what a run takes.
+
+    Args:
+        layout: networks whose tensors are listed with the rows that a rank holds.
+    """
+    console = Console()
+    console.print(_table("parameters", plan.parameters.items(), unit="M", scale=1e6))
+    console.print(_table("operations per image", plan.work.items(), unit="GFLOP", scale=1e9))
+    console.print(_table(f"memory of each of {plan.ranks}", plan.memory.items(), unit="GB", scale=1e9))
+    if plan.traffic:
+        console.print(_table("sent by each in a step", plan.traffic.items(), unit="GB", scale=1e9))
+    if layout is not None:
+        console.print(_rows(layout, plan.ranks))
+    console.print(
+        f"{plan.images} images at a time x {plan.ranks} x {plan.accumulate} micro-batches · "
+        f"{plan.seconds:.3g} s a step at {plan.rate / 1e12:.3g} TFLOP/s · {plan.steps:,} steps: {plan.hours:,.1f} h",
+        soft_wrap=True,
+    )
+    console.print(plan.settings, soft_wrap=True)
+
+
+def _table(title: str, rows: Iterable[tuple[str, float]], *, unit: str, scale: float) -> Table:
+    rows = list(rows)
+    table = Table(title, unit, box=None)
+    table.columns[1].justify = "right"
+    for name, value in rows:
+        table.add_row(name, f"{value / scale:,.2f}")
+    table.add_row("in all", f"{sum(value for _, value in rows) / scale:,.2f}", style="bold")
+    return table
+
+
+def _rows(networks: Mapping[str, nn.Module], ranks: int) -> Table:
+    """List the tensors of all blocks once, with how many there are of each."""
+    groups: dict[tuple[str, tuple[int, ...], int], int] = {}
+    for network, module in networks.items():
+        for each in cut(module, ranks):
+            name = f"{network}.{re.sub(r'[.][0-9]+[.]', '.*.', each.name)}"
+            key = (name, each.shape, each.held(0))
+            groups[key] = groups.get(key, 0) + 1
+    table = Table("tensor", "how many", "shape", f"numbers on the first of {ranks}", "MB", box=None)
+    for (name, shape, held), count in groups.items():
+        table.add_row(name, str(count), " x ".join(map(str, shape)), f"{held:,}", f"{4e-6 * held * count:,.2f}")
+    return table

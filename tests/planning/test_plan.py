@@ -1,0 +1,108 @@
+"""Plans: what is asked fits, sums hold, and the largest published run is planned on a machine of any size."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dinokit import recipes
+from dinokit.core.errors import UserError
+from dinokit.models.variants import VARIANTS
+from dinokit.planning import plan as planning
+from dinokit.planning.layout import layout
+from dinokit.planning.memory import activations
+from dinokit.planning.shape import networks, shape
+from dinokit.training.config import Experiment, ObjectiveConfigs, Runtime
+from tests.training.test_execution import network
+
+
+def published_7b() -> Experiment:
+    """DINOv3's first stage (arXiv:2508.10104): 256 GPUs, 4,096 images, 1 M steps."""
+    base = recipes.find("dinov3-vitl16").experiment
+    heads: Mapping[str, Mapping[str, int]] = {
+        "dino": {"prototypes": 262_144, "hidden": 8192, "bottleneck": 512},
+        "ibot": {"prototypes": 98_304, "hidden": 4096, "bottleneck": 384},
+    }
+    objectives: dict[str, Any] = dict(base.objectives)
+    for name, sizes in heads.items():
+        objectives[name] = replace(objectives[name], head=replace(objectives[name].head, **sizes))
+    objectives["koleo"] = replace(objectives["koleo"], group=16)
+    return replace(
+        base,
+        steps=1_000_000,
+        backbone=replace(VARIANTS["dinov3_vit7b16"], drop_path=0.4),
+        objectives=ObjectiveConfigs(objectives),
+        data=replace(base.data, batch_size=4096),
+    )
+
+
+def planned(experiment: Experiment, **options: Any) -> planning.Plan:
+    settings: dict[str, Any] = {"ranks": 1, "room": None, "rate": 1e14, "bf16": True} | options
+    return planning.plan(experiment, Runtime(), **settings)
+
+
+def test_vit_7b_on_256_gpus() -> None:
+    found = planned(published_7b(), ranks=256, room=80e9, rate=989e12 * 0.4)
+    assert found.parameters["backbone"] == pytest.approx(6_716e6, rel=0.01)
+    assert found.sharded  # 7 billion weights with gradients, moments and teacher are more than 80 GB
+    assert found.peak <= 80e9
+    assert found.accumulate == 1
+    assert 4096 * found.steps == 4_096_000_000  # images seen
+
+
+def test_a_sharded_layout_holds_everything_once_and_nobody_much_more_than_others() -> None:
+    built = networks(published_7b())
+    for each in (tensor for module in built.values() for tensor in layout(module, 256)):
+        held = [each.held(rank) for rank in range(256)]
+        whole = torch.Size(each.shape).numel()
+        assert sum(held) == whole, each.name
+        row = whole // each.shape[0]
+        assert max(held) - whole / 256 < row, each.name  # a share differs from the even one by less than a row
+    for name, module in built.items():
+        assert sum(p.numel() for p in module.parameters()) == planned(published_7b()).parameters[name]
+
+
+def test_what_is_proposed_fits_and_is_the_fastest_that_does() -> None:
+    experiment = recipes.find("dinov3-vitl16").experiment
+    plans = [planned(experiment, ranks=32, room=room * 1e9) for room in (100, 40, 20, 12)]
+    assert all(found.peak <= room * 1e9 for found, room in zip(plans, (100, 40, 20, 12), strict=True))
+    assert (plans[0].recompute, plans[0].sharded, plans[0].accumulate) == ("none", False, 1)
+    assert plans[1].recompute == "selective"
+    assert plans[1].accumulate == 1
+    assert plans[3].accumulate >= plans[2].accumulate
+
+
+def test_what_cannot_fit_is_said_with_the_least_that_would() -> None:
+    with pytest.raises(UserError, match=r"nothing fits 3 GB: the least is \d+ GB with --data.accumulate"):
+        planned(published_7b(), ranks=256, room=3e9)
+
+
+def test_gpus_that_cannot_share_a_batch_are_a_mistake() -> None:
+    with pytest.raises(UserError, match="3 GPUs cannot share the 2048 images"):
+        planned(recipes.find("dinov3-vitl16").experiment, ranks=3)
+
+
+def test_kept_numbers_of_a_block_are_those_that_autograd_keeps() -> None:
+    built = network("none")
+    for block in built.blocks:
+        block.drop_path = 0.0
+    storages: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    images = torch.randn(8, 3, 48, 48)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features = built(images)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in built.parameters()}
+    kept = sum(size for pointer, size in storages.items() if pointer not in weights)
+    assert features.cls.shape == (8, 64)
+    experiment = recipes.find("dinov3-vits16").experiment
+    one = replace(
+        shape(experiment), backbone=built.config, globals=1, locals=0, global_tokens=features.grid[0] ** 2 + 5
+    )
+    one = replace(one, backbone=replace(one.backbone, drop_path=0.0))
+    assert 8 * activations(one, "none", bf16=False) == pytest.approx(kept, rel=0.15)

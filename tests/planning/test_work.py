@@ -1,0 +1,77 @@
+"""Predicted operations against torch's counter of a real step."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dinokit.data import masking, views
+from dinokit.data.views import Views
+from dinokit.models import vit
+from dinokit.planning import shape, work
+from dinokit.training.config import Data, Experiment
+from dinokit.training.step import Trainer
+from tests.training.test_step import CPU, tiny
+
+BATCH = 20
+
+
+def counted(experiment: Experiment, how: Any = "none") -> float:
+    """Count a step's operations per image; attention in the form that the counter knows."""
+    config = experiment.data.views
+    side = config.global_size // experiment.backbone.patch_size
+    masks = None
+    if experiment.data.masks is not None:
+        masks = masking.sample_masks(
+            experiment.data.masks, views=2, batch=BATCH, grid=(side, side), seed=0, step=0, first=0
+        )
+    crops = Views(
+        torch.randn(2, BATCH, 3, config.global_size, config.global_size),
+        torch.randn(config.local_count, BATCH, 3, config.local_size, config.local_size),
+        masks,
+    )
+    trainer = Trainer(experiment, CPU, recompute=how)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        assert trainer.step([crops], step=0).finite
+    return counter.get_total_flops() / BATCH
+
+
+def experiment(*, local: int = 4, masked: bool = True, **backbone: Any) -> Experiment:
+    base = tiny()
+    kept = {name: each for name, each in base.objectives.items() if masked or name != "ibot"}
+    data = Data(
+        views=views.Config(global_size=48, local_size=24, local_count=local),
+        masks=masking.Config() if masked else None,
+        batch_size=BATCH,
+    )
+    config = vit.Config(**({"patch_size": 8, "dim": 64, "depth": 2, "heads": 2, "ffn_hidden": 256} | backbone))
+    return replace(base, data=data, backbone=config, objectives=kept)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"local": 0},
+        {"masked": False},
+        {"ffn": "swiglu", "ffn_hidden": 96},
+        {"drop_path": 0.5},
+        {"patch_size": 4, "dim": 32, "stem": 8},
+        {"depth": 5, "registers": 0},
+    ],
+    ids=str,
+)
+def test_operations_of_a_step_are_those_that_torch_counts(changes: dict[str, Any]) -> None:
+    chosen = experiment(**changes)
+    predicted = sum(work.of_step(shape.shape(chosen), "none").values())
+    # KoLeo, and the masks that are drawn around their mean, are not predicted
+    assert predicted == pytest.approx(counted(chosen), rel=0.02)
+
+
+def test_full_recomputation_costs_another_forward_pass_of_the_blocks() -> None:
+    chosen = experiment()
+    predicted = [sum(work.of_step(shape.shape(chosen), how).values()) for how in ("none", "full")]
+    assert predicted[1] - predicted[0] == pytest.approx(counted(chosen, "full") - counted(chosen), rel=0.02)
