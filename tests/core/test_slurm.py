@@ -61,20 +61,18 @@ def test_a_batch_script_and_a_task_of_its_own_are_no_ranks() -> None:
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Let a test change the environment of this process in any way."""
+def environment() -> Iterator[None]:
+    """Let a test, and what it tests, change the environment of this process in any way."""
     before = dict(os.environ)
-    yield monkeypatch
+    yield
     os.environ.clear()
     os.environ.update(before)
 
 
-def test_what_is_set_already_stays(environment: pytest.MonkeyPatch) -> None:
-    for name, value in STEP.items():
-        environment.setenv(name, value)
-    environment.setenv("MASTER_ADDR", "10.0.0.1")
+def test_what_is_set_already_stays(environment: None) -> None:
+    os.environ.update(STEP | {"MASTER_ADDR": "10.0.0.1"})
     slurm.adopt()
     assert (os.environ["RANK"], os.environ["MASTER_ADDR"]) == ("9", "10.0.0.1")
-    environment.setenv("RANK", "5")
+    os.environ["RANK"] = "5"
     slurm.adopt()
     assert os.environ["RANK"] == "5"
