@@ -1,29 +1,33 @@
 """How fast is a training step, and how much memory does it take? Beside plain PyTorch and LightlyTrain.
 
     python benchmarks/step.py [--models s tiny] [--prototypes 4096 65536 262144] [--batch 8] [--rounds 5]
-                              [--lightly PYTHON --photos FOLDER]
+                              [--lightly PYTHON]
 
 Sides, each a process with all cores, taking turns round by round, medians:
 
     plain           the step written from the formulas (peers/plain_step.py), float32; also in bf16 where that is native
     ours            the same work: no stochastic depth, default precision
-    ours, recipe    as the recipe has it, with its stochastic depth
+    ours, recipe    with the stochastic depth of the recipe
     ours, selective / full   the first, with recomputed activations
 
-2 x 224 + 8 x 96 pixels, random crops: no data is loaded. MFU is the step's count of operations in matrix products and
-attention, by torch's flop counter, over its time, relative to one large product in the same process. LightlyTrain's
-DINOv2 (--lightly, the interpreter of an environment that has it) runs its own command for 2 and for 6 steps on photos;
-the difference is the time of four steps; "ours, v2" has its patch size 14 and its crops of 98 pixels.
+2 x 224 + 8 x 96 pixels, random crops: no data is loaded. MFU is the plain step's count of operations in matrix products
+by torch's flop counter, over the time, relative to one large product in the same run. LightlyTrain's DINOv2 (--lightly,
+the interpreter of an environment that has it) trains a ViT-S/14 for 2 and for 6 steps of 8 images by its own command;
+the difference is the time of four steps. "ours, v2" is the recipe dinov2-vits14 with 65,536 prototypes.
 """
 
 import argparse
+import statistics
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from sides import answer, compared
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,6 +47,8 @@ SIDES: dict[str, dict[str, Any]] = {
     "ours, selective": {"experiment.backbone.drop_path": 0.0, "runtime.recompute": "selective"},
     "ours, full": {"experiment.backbone.drop_path": 0.0, "runtime.recompute": "full"},
 }
+V2 = "ours, v2"
+NOTHING: Mapping[str, Any] = {}
 HIDDEN = 60  # patches of each masked crop; half of the crops are masked
 
 
@@ -54,7 +60,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lightly", metavar="PYTHON", help="an interpreter that has lightly-train")
-    parser.add_argument("--photos", type=Path, help="folder of JPEGs for it")
     parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)  # one side's own process
     arguments = parser.parse_args()
     if arguments.side:
@@ -67,6 +72,8 @@ def main() -> None:
     for model in arguments.models:
         for prototypes in arguments.prototypes:
             _rows(model, prototypes, [*plain, *SIDES], batch=arguments.batch, rounds=arguments.rounds)
+    if arguments.lightly:
+        _beside_lightly(arguments.lightly, rounds=arguments.rounds, native=native)
 
 
 def _rows(model: str, prototypes: int, sides: list[str], *, batch: int, rounds: int) -> None:
@@ -86,6 +93,42 @@ def _rows(model: str, prototypes: int, sides: list[str], *, batch: int, rounds: 
         )
 
 
+def _beside_lightly(python: str, *, rounds: int, native: bool) -> None:
+    """Compare DINOv2 on a ViT-S/14, by turns."""
+    command = [sys.executable, __file__, "--side", V2, "s", "65536", "8"]
+    precisions = ["32-true", "bf16-mixed"] if native else ["32-true"]
+    ours: list[float] = []
+    theirs: dict[str, list[float]] = {precision: [] for precision in precisions}
+    with tempfile.TemporaryDirectory() as folder:
+        short, long = (_photos(Path(folder) / str(steps), 8 * steps) for steps in (2, 6))
+        for _ in range(rounds):
+            ours.append(compared({"ours": command}, rounds=2)["ours"].seconds)
+            for precision in precisions:
+                first, second = (_lightly(python, photos, precision) for photos in (short, long))
+                theirs[precision].append((second - first) / 4)
+    print("DINOv2, S/14, 65,536 | side | s a step")
+    for name, seconds in (
+        {V2: ours} | {f"LightlyTrain {precision}": each for precision, each in theirs.items()}
+    ).items():
+        print(f"DINOv2, S/14, 65,536 | {name} | {statistics.median(seconds):.2f}")
+
+
+def _photos(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        noise = torch.randint(0, 256, (375, 500, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(noise).save(folder / f"{index}.jpg")
+    return folder
+
+
+def _lightly(python: str, photos: Path, precision: str) -> float:
+    script = Path(__file__).parent / "peers" / "lightly_step.py"
+    with tempfile.TemporaryDirectory() as out:
+        words = [python, str(script), str(photos), f"{out}/run", precision]
+        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return float(next(line for line in said.splitlines() if line.startswith("seconds ")).split()[1])
+
+
 _PRODUCT = 2 * 2048**3  # operations of the product that MFU is relative to
 
 
@@ -98,14 +141,16 @@ def _serve(side: str, model: str, prototypes: str, batch: str) -> None:
         answer(lambda: left @ right)
     elif side.startswith("plain"):
         answer(_plain(model, int(prototypes), int(batch), bf16="bf16" in side))
+    elif side == V2:
+        answer(_ours(_sized(recipes.find("dinov2-vits14"), int(prototypes), int(batch))))
     else:
-        answer(_ours(_config(model, int(prototypes), int(batch), SIDES[side])))
+        config = recipes.find("dinov3-vits16")
+        backbone = replace(MODELS[model], drop_path=0.3)
+        config = replace(config, experiment=replace(config.experiment, backbone=backbone))
+        answer(_ours(_sized(config, int(prototypes), int(batch), SIDES[side])))
 
 
-def _config(model: str, prototypes: int, batch: int, settings: Mapping[str, Any]) -> TrainConfig:
-    config = recipes.find("dinov3-vits16")
-    backbone = MODELS[model]
-    config = replace(config, experiment=replace(config.experiment, backbone=replace(backbone, drop_path=0.3)))
+def _sized(config: TrainConfig, prototypes: int, batch: int, settings: Mapping[str, Any] = NOTHING) -> TrainConfig:
     common = {
         "experiment.data.batch_size": batch,
         "experiment.objectives.koleo.group": None,
