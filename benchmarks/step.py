@@ -1,7 +1,7 @@
 """How fast is a training step, and how much memory does it take? Beside plain PyTorch and LightlyTrain.
 
     python benchmarks/step.py [--models s tiny] [--prototypes 4096 65536 262144] [--batch 8] [--rounds 5]
-                              [--lightly PYTHON]
+                              [--sides ours ...] [--lightly PYTHON]
 
 Sides, each a process with all cores, taking turns round by round, medians:
 
@@ -57,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--prototypes", nargs="+", type=int, default=[4096, 65536, 262144])
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES), help="beside plain; 4 GB each")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lightly", metavar="PYTHON", help="an interpreter that has lightly-train")
@@ -71,7 +72,7 @@ def main() -> None:
     print("model, prototypes | side | s | img/s | CPU s | peak MB | MFU | times plain")
     for model in arguments.models:
         for prototypes in arguments.prototypes:
-            _rows(model, prototypes, [*plain, *SIDES], batch=arguments.batch, rounds=arguments.rounds)
+            _rows(model, prototypes, [*plain, *arguments.sides], batch=arguments.batch, rounds=arguments.rounds)
     if arguments.lightly:
         _beside_lightly(arguments.lightly, rounds=arguments.rounds, native=native)
 

@@ -56,10 +56,16 @@ def uses_bf16(device: torch.device, precision: Precision) -> bool:
     return False
 
 
-def autocast(device: torch.device, precision: Precision) -> Callable[[], AbstractContextManager[Any]]:
-    """Return what opens a bfloat16 autocast region, or one that does nothing."""
+def autocast(
+    device: torch.device, precision: Precision, *, cache: bool = True
+) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what opens a bfloat16 autocast region, or one that does nothing.
+
+    Args:
+        cache: keep rounded weights until the region is left.
+    """
     if uses_bf16(device, precision):
-        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+        return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=cache)
     return nullcontext
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.pixels import Pixels
 from dinokit.core.seed import generator
+from dinokit.core.stopping import SIGNALS
 from dinokit.data import masking, views
 from dinokit.data.sampler import MixedOrder, Order
 from dinokit.data.source import BadImage, Source
@@ -216,5 +217,5 @@ class _Built(Dataset[Batch | UserError]):
 def _quiet_worker(_: int) -> None:
     """Prepare a loader process: one thread, and requests to stop left to the main process, which saves."""
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -138,7 +138,10 @@ class _Session:
                         bad_images.add(dist.gather_lists(bad), step=self.clock.step)
                     too_many = bad_images.too_many(self.clock.step * batch_size)
                     due = self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == steps
-                    if (due or stop or too_many) and not self.guard.in_a_row:  # a diverging run keeps its good states
+                    done = self.clock.step == steps and self.clock.bad_steps < steps
+                    # a diverging run keeps its older states, unless this is the last word
+                    saved = stop or too_many or done or (due and not self.guard.in_a_row)
+                    if saved:
                         journal.flush(self.clock.step, clock=self.clock.seconds)
                         self._save()
                     if too_many:
@@ -148,14 +151,14 @@ class _Session:
                         )
                     if stop and self.clock.step < steps:
                         raise Interrupted(f"stopped at step {self.clock.step} of {steps}; {newest(self.run)}")
-                    if due and not self.guard.in_a_row and dist.is_main():
+                    if saved and dist.is_main():
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
                     if due:
                         dist.barrier()  # the one place where ranks may wait for long
         finally:
             journal.close()
-        if self.guard.in_a_row:
-            raise Diverged(f"the last {self.guard.in_a_row} of {steps} steps had no finite loss or gradient")
+        if self.clock.bad_steps == steps:
+            raise RunError(f"none of the {steps} steps had a finite loss and gradient; lower optim.lr in a new run")
 
     def _go_back(self, divergence: Diverged) -> None:
         saved = self.run.steps(with_state=True)[-1]

@@ -155,6 +155,7 @@ def load_state_by_name(
     optimizer: torch.optim.Optimizer, parts: Mapping[str, nn.Module], state: Mapping[str, torch.Tensor]
 ) -> None:
     """Put moments written by `state_by_name` back; parameters without moments start fresh."""
+    optimizer.state.clear()
     entries: dict[str, dict[str, Any]] = {}
     for name, value in state.items():
         parameter_name, key = name.rsplit(".", 1)

@@ -58,7 +58,8 @@ class Trainer:
         self.device = device
         self.sharded = sharded
         self.lr_factor = 1.0
-        self.autocast = autocast(device, experiment.precision)
+        # selective recomputation must repeat what it saw, and a cached weight is rounded once only
+        self.autocast = autocast(device, experiment.precision, cache=recompute != "selective")
         with torch.device("meta") if sharded else nullcontext():
             backbone = VisionTransformer(experiment.backbone, seed=experiment.seed)
         self.backbone = Pair(backbone if sharded else backbone.to(device))

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from dinokit.core import dist
-
-_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+from dinokit.core.stopping import SIGNALS
 
 
 @dataclass
@@ -31,7 +30,7 @@ def stop_requests() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread alone
         yield stop
         return
-    previous = {number: signal.getsignal(number) for number in _ASKING}
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
     if previous[signal.SIGHUP] == signal.SIG_IGN:  # nohup
         del previous[signal.SIGHUP]
 

@@ -54,6 +54,15 @@ def test_weights_after_two_steps_are_the_same_with_stochastic_depth(how: Recompu
         assert torch.equal(value, states[1][name]), name
 
 
+@pytest.mark.parametrize("how", ["selective", "full"])
+def test_in_bf16_the_loss_and_the_gradient_are_those_of_none(how: Recompute) -> None:
+    reports = []
+    for chosen in ("none", how):
+        trainer = Trainer(tiny(precision="bf16"), CPU, recompute=chosen)  # type: ignore[arg-type]
+        reports.append(trainer.step([make_views()], step=0).values)
+    assert reports[0] == pytest.approx(reports[1], rel=1e-3)
+
+
 def test_full_keeps_what_enters_the_blocks_and_no_more() -> None:
     assert kept_bytes("full") <= 2 * 8 * 37 * 64 * 4
 

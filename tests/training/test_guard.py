@@ -114,6 +114,29 @@ def test_what_a_run_went_back_for_is_remembered_by_the_next_start(
     assert listed[0] == listed[1]
 
 
+def test_a_bad_last_step_ends_a_run_like_any_other(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, lambda _, step: step == 5)
+    seen: list[int] = []
+    engine.pretrain(config(photos), tmp_path / "run", on_checkpoint=lambda step, _: seen.append(step))
+    assert RunFolder(tmp_path / "run").steps()[-1] == 6
+    assert seen == [0, 2, 4, 6]
+    assert RunFolder(tmp_path / "run").clock(6).bad_steps == 1
+
+
+def test_a_run_that_goes_back_to_its_start_forgets_its_moments(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = config(photos).experiment
+    trainer = Trainer(experiment, CPU)
+    fresh = {name: value.clone() for name, value in trainer.state().items()}
+    views = Views(torch.randn(2, 4, 3, 16, 16), torch.randn(2, 4, 3, 8, 8), torch.zeros(2, 4, 16, dtype=torch.bool))
+    assert trainer.step([views], step=0).finite
+    trainer.load_state(fresh)
+    assert trainer.state().keys() == fresh.keys()
+
+
 def test_after_the_last_try_it_stops_and_names_the_step_to_look_at(
     photos: Path,
     tmp_path: Path,
