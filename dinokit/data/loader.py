@@ -6,6 +6,7 @@ on `accumulate` but not on the number of ranks. An image that cannot be read is 
 """
 
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -47,10 +48,11 @@ class Batch:
     views: views.Views
     indices: Int64[np.ndarray, "batch"]  # of the images actually seen, after replacement
     bad: tuple[BadRecord, ...]
+    seconds: float = 0.0  # that it took to build, in whatever process
 
     def pin_memory(self) -> "Batch":
         """Copy to page-locked memory; the hook by which torch's DataLoader pins."""
-        return Batch(self.step, self.micro, self.views.pin_memory(), self.indices, self.bad)
+        return Batch(self.step, self.micro, self.views.pin_memory(), self.indices, self.bad, self.seconds)
 
 
 @final
@@ -146,6 +148,7 @@ class Loader:
 
     def build(self, step: int, micro: int = 0) -> Batch:
         """Build this rank's part of one micro batch in this process."""
+        began = time.perf_counter()
         first = (micro * self.world + self.rank) * self.batch
         images, indices, bad = self._read(step, first)
         global_crops, local_crops = views.make(
@@ -155,7 +158,8 @@ class Loader:
         masks = None
         if self.masking_config is not None:
             masks = self._masks(self.masking_config, step, micro)[:, self.rank * self.batch :][:, : self.batch]
-        return Batch(step, micro, views.Views(global_crops, local_crops, masks, anchors), indices, tuple(bad))
+        made = views.Views(global_crops, local_crops, masks, anchors)
+        return Batch(step, micro, made, indices, tuple(bad), time.perf_counter() - began)
 
     def _masks(self, config: masking.Config, step: int, micro: int) -> Bool[Tensor, "view batch patch"]:
         """Sample the masks of a whole micro batch, all ranks' parts of it."""

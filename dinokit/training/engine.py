@@ -7,7 +7,7 @@ bit.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dinokit import config as configuration
@@ -22,7 +22,7 @@ from dinokit.data.source import Source, open_source
 from dinokit.training import ranks, shard
 from dinokit.training.bad_images import BadImages
 from dinokit.training.config import TrainConfig
-from dinokit.training.feed import feed
+from dinokit.training.feed import Supply, feed
 from dinokit.training.guard import Diverged, Guard
 from dinokit.training.health import Monitor
 from dinokit.training.opening import record_start, say_what_runs
@@ -96,6 +96,7 @@ class _Session:
     clock: Clock
     on_checkpoint: Callable[[int, Path], None]
     guard: Guard
+    supply: Supply = field(init=False)
 
     def train(self) -> None:
         """Train to the end; after too many bad steps go back and try with a lower rate."""
@@ -124,7 +125,9 @@ class _Session:
         journal = Journal(self.run, steps=steps, every=runtime.log_every, trackers=trackers)
         monitor = Monitor(self.config, self.trainer, self.source, history=journal.lines())
         journal.judge = monitor.judge
-        batches = feed(self.config, self.source, self.trainer).batches(start, steps)
+        loader = feed(self.config, self.source, self.trainer)
+        self.supply = Supply(loader)
+        batches = loader.batches(start, steps)
         bad_images = BadImages(
             self.run.bad_images, images=len(self.source), max_ratio=runtime.data.max_bad_ratio
         )  # read before the first step, which needs all ranks: nobody writes yet
@@ -155,6 +158,7 @@ class _Session:
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
                     if due:
                         dist.barrier()  # the one place where ranks may wait for long
+                info(self.supply.verdict())
         finally:
             journal.close()
         if self.clock.bad_steps == steps:
@@ -181,6 +185,7 @@ class _Session:
         waited = time.monotonic() - began
         report = self.trainer.step([batch.views for batch in micro_batches], step=self.clock.step)
         seconds = time.monotonic() - began
+        self.supply.add(micro_batches, waited=waited, seconds=seconds)
         self.guard.judge(report, self.clock, () if report.finite else self._keys(micro_batches))
         self.clock.step += 1
         self.clock.seconds += seconds
