@@ -29,6 +29,8 @@ def verify(folder: Path) -> None:
     if not isinstance(noted, dict):
         raise ValueError(f"{NAME} is not of this kind")
     for name, value in noted.items():
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{name} is missing")
         if crc32(folder / name) != value:
             raise ValueError(f"{name} is not what was written: its checksum differs")
 
