@@ -50,7 +50,9 @@ def test_a_run_goes_on_sharded_or_not_with_any_number_of_processes(photos: Path,
     assert_close(RunFolder(run).load(6)[0], final(whole))
     assert_close(load_file(run / "model.safetensors"), load_file(whole / "model.safetensors"))
     kept = [path.name for step in (4, 6) for path in (run / "checkpoints" / str(step)).iterdir()]
-    assert sorted(kept) == sorted([*["model.safetensors", "state.json"] * 2, "state.safetensors", "state"])
+    assert sorted(kept) == sorted(
+        [*["checksums.json", "model.safetensors", "state.json"] * 2, "state.safetensors", "state"]
+    )
     assert not (run / "checkpoints" / "2" / "state").exists()
     assert {path.suffix for path in run.rglob("checkpoints/6/state/*")} == {".safetensors", ".json"}  # no pickle
 
