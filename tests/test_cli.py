@@ -231,6 +231,7 @@ def test_a_changed_experiment_is_one_line_and_changes_nothing(
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow  # three starts, measured and reported
 def test_a_run_is_continued_from_another_folder(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
