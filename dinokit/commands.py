@@ -27,7 +27,7 @@ from dinokit.config import parse_overrides
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core import slurm as srun
-from dinokit.core.errors import LISTED, RunError, UserError
+from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json, write_text
 from dinokit.core.log import console, info, progress, warn
 from dinokit.data.check import Check, check
@@ -41,6 +41,7 @@ from dinokit.models.features import Backbone
 from dinokit.models.variants import ARCHITECTURES
 from dinokit.planning import plan as planning
 from dinokit.planning.show import print_plan
+from dinokit.tables import print_check, print_replay, print_stats, print_table
 from dinokit.training import job
 from dinokit.training.config import HALVES, TrainConfig
 from dinokit.training.engine import Interrupted
@@ -159,7 +160,7 @@ def evaluate(
         _check_file(Path(out))
     candidates = {str(model): backbone} | (evaluations.baselines(backbone) if baselines else {})
     rows = {name: module.run(candidate, config) for name, candidate in candidates.items()}
-    _print_table(f"{task} on {data}", rows)
+    print_table(f"{task} on {data}", rows)
     if out is not None:
         write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
     return rows
@@ -269,14 +270,7 @@ def replay(
     if out is not None:
         _check_file(Path(out))
     found = replayed(folder, recipes.find(str(folder.config)), step, device=device)
-    _print_table(f"step {step}, trained on from step {found.start}", {"value": found.report.values})
-    crops = Table("image", "lowest", "mean", "highest", "not finite", title="crops, normalised", box=None)
-    for each in found.crops:
-        crops.add_row(each.image, *(f"{x:.3f}" for x in (each.lowest, each.mean, each.highest)), str(each.odd))
-    Console().print(crops)
-    info(f"first odd output: {found.first or 'none'}")
-    info(f"odd gradients: {', '.join(found.parameters[:LISTED]) or 'none'}")
-    info(f"skipped: {found.report.fault}" if found.report.fault else "taken: loss and gradients are finite")
+    print_replay(found)
     if out is not None:
         write_json(Path(out), asdict(found))
     return found
@@ -315,10 +309,10 @@ def data(
     found: Check | Stats
     if verb == "check":
         found = check(opened, channels=channels, limit=limit, workers=threads, shown=progress)
-        _print_check(found)
+        print_check(found)
     else:
         found = stats(opened, limit=limit, workers=threads, shown=progress)
-        _print_stats(found)
+        print_stats(found)
     if out is not None:
         write_json(Path(out), {"source": source, **asdict(found)})
 
@@ -458,37 +452,3 @@ def _check_file(out: Path) -> None:
     if out.is_dir():
         raise UserError(f"{out} is a folder; --out takes a file such as {out / 'result.json'}")
     check_writable(out.parent)
-
-
-def _print_check(found: Check) -> None:
-    table = Table(show_header=False, title=f"{found.source}: {found.images:,} of {found.total:,} images", box=None)
-    for name in ("width", "height"):
-        spread = getattr(found, name)
-        table.add_row(name, f"{spread.least} to {spread.largest} px, median {spread.median}" if spread else "-")
-    for name in ("short_side", "formats", "modes", "channels", "depths"):
-        counts = getattr(found, name)
-        table.add_row(name.replace("_", " "), "   ".join(f"{key}: {count:,}" for key, count in counts.items()) or "-")
-    table.add_row("duplicates", f"{found.duplicates:,}")
-    table.add_row("unreadable", f"{len(found.unreadable):,}")
-    table.add_row("speed", f"{found.images_per_second:,.0f} images/s at full size")
-    table.add_row("one pass", f"{found.seconds_per_pass:,.0f} s")
-    Console().print(table)
-    for line in found.unreadable[:LISTED]:
-        print(f"{line.key}: {line.reason}")
-    if len(found.unreadable) > LISTED:
-        print(f"... and {len(found.unreadable) - LISTED:,} more; --out FILE.json lists all")
-
-
-def _print_stats(found: Stats) -> None:
-    values = {name: [float(f"{each:.6g}") for each in getattr(found, name)] for name in ("mean", "std", "low", "high")}
-    Console().print(
-        f"{found.images:,} images, {found.bad:,} bad ones left out; values {values['low']} to {values['high']}"
-    )
-    print(f"--data.pixels.mean '{values['mean']}' --data.pixels.std '{values['std']}'")
-
-
-def _print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    table = Table("", *rows, title=title, box=None)
-    for measure in next(iter(rows.values())):
-        table.add_row(measure, *(f"{result[measure]:.2f}" for result in rows.values()))
-    Console().print(table)

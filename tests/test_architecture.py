@@ -29,6 +29,7 @@ MAY = {
     "evaluation": {"core", "config", "data", "models", "checkpoints", "embedding", "evaluation"},
     "visuals": {"core", "config", "data", "models", "checkpoints", "embedding", "visuals"},
     "recipes": {"core", "config", "data", "models", "objectives", "checkpoints", "training", "recipes"},
+    "tables": {"core", "data", "training"},
     "commands": {"*"},
     "__main__": {"cli"},
     "cli": {"*"},

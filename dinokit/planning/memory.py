@@ -47,9 +47,9 @@ def of_rank(
         "gradients": own,
         "AdamW": 2 * own,
         "activations": images * activations(shape, recompute, bf16=bf16),
-        "targets": FLOAT * images * max(use.targets * use.config.prototypes for use in shape.heads.values())
-        if shape.heads
-        else 0.0,
+        "targets": FLOAT
+        * images
+        * sum((use.targets * use.config.prototypes for use in shape.heads.values()), start=0.0),
         "heads' tokens": images * sum((_of_head(shape, name) for name in shape.heads), start=0.0),
         "crops": float(FLOAT * images * shape.pixels),
     }
@@ -83,3 +83,8 @@ def _of_token(config: VitConfig, recompute: str) -> float:
 def _of_head(shape: Shape, name: str) -> float:
     use = shape.heads[name]
     return FLOAT * use.student * (_HEAD_NUMBERS * use.config.hidden + 4 * use.config.bottleneck)
+
+
+def _of_targets(shape: Shape, name: str) -> float:
+    use = shape.heads[name]
+    return FLOAT * use.targets * use.config.prototypes

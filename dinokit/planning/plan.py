@@ -15,7 +15,7 @@ from dinokit.training.config import Experiment, Runtime
 from dinokit.training.execution import Recompute
 
 MFU = 0.4  # share of the peak that training reaches, unless said otherwise
-COST: dict[Recompute, float] = {"none": 1.0, "selective": 1.05, "full": 1.33}  # time of a step; measured, docs/log.md
+COST: dict[Recompute, float] = {"none": 1.0, "selective": 1.05, "full": 1.33}  # time of a step; assumed
 SHARDED = 1.1  # time of a step whose weights travel; assumed
 _SIDE = 2048  # of the product that measures this machine
 

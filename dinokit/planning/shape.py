@@ -10,7 +10,7 @@ from dinokit.models import head
 from dinokit.models.head import Head
 from dinokit.models.vit import Config as VitConfig
 from dinokit.models.vit import VisionTransformer
-from dinokit.objectives import dino, ibot
+from dinokit.objectives import assign, dino, ibot
 from dinokit.training.config import Experiment
 
 
@@ -23,6 +23,7 @@ class HeadUse:
     student: float  # tokens per image
     teacher: float
     targets: float  # rows of the matrix of targets per image
+    reductions: int  # vectors of one number per prototype that ranks sum in a micro-batch
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,18 @@ def shape(experiment: Experiment) -> Shape:
     for name, config in experiment.objectives.items():
         if isinstance(config, dino.Config):
             heads[name] = HeadUse(
-                config.head, True, 2.0 + views.local_count, 2.0, 3.0 if config.ignore_diagonal else 1.0
+                config.head,
+                True,
+                2.0 + views.local_count,
+                2.0,
+                3.0 if config.ignore_diagonal else 1.0,
+                reductions(config),
             )
         elif isinstance(config, ibot.Config):
             lent = next((use.config for use in heads.values()), None)
             chosen = config.head or lent
             assert chosen is not None
-            heads[name] = HeadUse(chosen, config.head is not None, hidden, hidden, hidden)
+            heads[name] = HeadUse(chosen, config.head is not None, hidden, hidden, hidden, reductions(config))
     side, small = views.global_size, views.local_size
     return Shape(
         backbone=backbone,
@@ -81,6 +87,11 @@ def shape(experiment: Experiment) -> Shape:
     )
 
 
+def reductions(config: assign.Config) -> int:
+    """Count the sums over ranks that make targets: one per iteration, or that of a mean."""
+    return config.sinkhorn_iterations if config.targets == "sinkhorn" else 1
+
+
 def networks(experiment: Experiment) -> dict[str, nn.Module]:
     """Build backbone and heads on the meta device: shapes without numbers."""
     with torch.device("meta"):
@@ -89,11 +100,6 @@ def networks(experiment: Experiment) -> dict[str, nn.Module]:
             if use.owned:
                 built[f"{name}_head"] = Head(experiment.backbone.dim, use.config, seed=0)
     return built
-
-
-def parameters(experiment: Experiment) -> dict[str, int]:
-    """Count the parameters of each network."""
-    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks(experiment).items()}
 
 
 def largest_block(networks: dict[str, nn.Module]) -> int:

@@ -7,9 +7,8 @@ sharded         in every micro-batch: the student's blocks gathered for the forw
 
 from torch import nn
 
+from dinokit.planning.memory import FLOAT
 from dinokit.planning.shape import Shape
-
-FLOAT = 4
 
 
 def of_step(
@@ -21,8 +20,8 @@ def of_step(
     share = (ranks - 1) / ranks
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     heads = FLOAT * float(sum(counts.values()) - counts["backbone"])
-    prototypes = sum(use.config.prototypes for use in shape.heads.values())
-    sent = {"Sinkhorn-Knopp": 2 * share * accumulate * FLOAT * 3 * prototypes}  # three iterations
+    numbers = sum(use.reductions * use.config.prototypes for use in shape.heads.values())
+    sent = {"targets": 2 * share * accumulate * FLOAT * numbers}
     if not sharded:
         return {"gradients": 2 * share * FLOAT * sum(counts.values())} | sent
     travelling = (2 if bf16 else FLOAT) * counts["backbone"]

@@ -1,8 +1,8 @@
 """One step of a run once more, to look into: its losses, gradients, crops, and where the first odd number comes from.
 
-The run is only read. Training goes on in memory from the newest kept checkpoint before the step, so that the step is
-taken from the very state that it was taken from then; with as many ranks as then, one process draws stochastic depth
-for all of them, which is all that differs.
+The run is only read. Training goes on in memory from the newest kept checkpoint before the step. The step is then taken
+from the state that it was taken from, unless the run has gone back over that checkpoint since, its images have changed,
+or it had several ranks: one process draws stochastic depth and RoPE augmentation for all of them.
 """
 
 from collections.abc import Iterator
