@@ -1,11 +1,12 @@
 """How good are the features of the demo recipe? Mean over seeds beside the untrained network and the raw pixels.
 
-    python benchmarks/demo.py [--data demo:fashion demo:fashion-placed demo:emoji] [--seeds 0 1 2] [--out runs/bench]
+    python benchmarks/demo.py [--data demo:fashion demo:emoji] [--seeds 0 1 2] [--chain exact fused] [--out runs/bench]
 
 One run takes about five minutes on two cores; a run that is already in --out is continued or reused.
 """
 
 import argparse
+import itertools
 import statistics
 from pathlib import Path
 
@@ -18,13 +19,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=["demo:fashion", "demo:fashion-placed", "demo:emoji"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--chain", nargs="+", default=["exact"], help="of the distortions of light: exact, fused")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
     rows = []
-    for data in arguments.data:
-        results = [_result(data, seed, arguments.out) for seed in arguments.seeds]
-        rows.append((data, results))
-    print("data | teacher mean (each seed) | random-init | raw-pixels | training seconds")
+    for data, chain in itertools.product(arguments.data, arguments.chain):
+        results = [_result(data, chain, seed, arguments.out) for seed in arguments.seeds]
+        rows.append((f"{data} {chain}", results))
+    print("data, chain | teacher mean (each seed) | random-init | raw-pixels | training seconds")
     for data, results in rows:
         teacher = [result["teacher"] for result in results]
         each = ", ".join(f"{value:.2f}" for value in teacher)
@@ -35,12 +37,12 @@ def main() -> None:
         print(f"{data} | {statistics.mean(teacher):.2f} ({each}) | {others} | {seconds:.0f}")
 
 
-def _result(data: str, seed: int, out: Path) -> dict[str, float]:
-    run = out / f"{data.removeprefix('demo:')}-{seed}"
+def _result(data: str, chain: str, seed: int, out: Path) -> dict[str, float]:
+    run = out / f"{data.removeprefix('demo:')}-{chain}-{seed}"
+    chains = {f"data.views.{crop}.chain": chain for crop in ("first", "second", "local")}
     # measured at the start and the end only: the test images are not there to choose a step by
-    code = commands.pretrain(
-        "demo", data=data, out=run, settings={"seed": seed, "checkpoint_every": 1_000_000, "tensorboard": False}
-    )
+    settings = {"seed": seed, "checkpoint_every": 1_000_000, "tensorboard": False, **chains}
+    code = commands.pretrain("demo", data=data, out=run, settings=settings)
     assert code == 0, f"{run} was interrupted; the same command continues"
     lines = read_jsonl(run / "metrics.jsonl")
     measured = {line["model"]: line.get("top1@20", line.get("mAP")) for line in lines if "evaluation" in line}
