@@ -8,7 +8,7 @@ on `accumulate` but not on the number of ranks. An image that cannot be read is 
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -45,7 +45,7 @@ class Batch:
 
     step: int
     micro: int  # 0 .. accumulate - 1
-    views: views.Views
+    views: views.Views | views.Cut
     indices: Int64[np.ndarray, "batch"]  # of the images actually seen, after replacement
     bad: tuple[BadRecord, ...]
     seconds: float = 0.0  # that it took to build, in whatever process
@@ -69,6 +69,7 @@ class Loader:
         accumulate: micro batches per step and rank.
         workers: loader processes; 0 = build the batches in this process. Never changes a number.
         prefetch: batches that every worker prepares in advance.
+        distort: False leaves the distortion to whoever takes the crops to a device (`views.Cut`).
 
     Raises:
         UserError: if a crop size is not a multiple of the patch size, or the normalisation does not fit the channels.
@@ -91,6 +92,7 @@ class Loader:
         workers: int = 0,
         prefetch: int = 2,
         pin_memory: bool = False,
+        distort: bool = True,
     ) -> None:
         views.check_sizes(views_config, patch_size=patch_size)
         pixels.check_channels(source.channels)
@@ -108,6 +110,7 @@ class Loader:
         self.workers = workers
         self.prefetch = prefetch
         self.pin_memory = pin_memory
+        self.distort = distort
         self._order: Order | MixedOrder = Order(len(source), seed=seed)
         if source.mix is not None:
             self._order = MixedOrder(source.mix, seed=seed, batch=self.global_batch)
@@ -151,14 +154,12 @@ class Loader:
         began = time.perf_counter()
         first = (micro * self.world + self.rank) * self.batch
         images, indices, bad = self._read(step, first)
-        global_crops, local_crops = views.make(
-            images, self.views_config, self.pixels, seed=self.seed, step=step, first=first
-        )
-        anchors = views.anchors(images, self.views_config, self.pixels, seed=self.seed, step=step, first=first)
         masks = None
         if self.masking_config is not None:
             masks = self._masks(self.masking_config, step, micro)[:, self.rank * self.batch :][:, : self.batch]
-        made = views.Views(global_crops, local_crops, masks, anchors)
+        cut = views.cut(images, self.views_config, self.pixels, seed=self.seed, step=step, first=first)
+        cut = replace(cut, masks=masks)
+        made = cut.on(torch.device("cpu")) if self.distort else cut
         return Batch(step, micro, made, indices, tuple(bad), time.perf_counter() - began)
 
     def _masks(self, config: masking.Config, step: int, micro: int) -> Bool[Tensor, "view batch patch"]:

@@ -11,11 +11,11 @@ Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Shaped
+from jaxtyping import Bool, Float, Float32, Float64, Shaped
 from torch import Tensor
 
 from dinokit.core import depth
@@ -25,7 +25,9 @@ from dinokit.core.seed import generator
 from dinokit.data import augment, crop
 
 _STREAM = 1  # keeps these random numbers apart from the order (0), the masks (2) and the replacements (3)
-_CHUNK = 1 << 17  # values distorted at a time: 0.5 MB of float32 stay near the core without too many small calls
+# values distorted at a time: on a CPU 0.5 MB of float32 stay near the core without too many small calls
+_CHUNK = {"cpu": 1 << 17}
+_LARGE_CHUNK = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Views:
     local_crops: Float[Tensor, "local batch channel small_height small_width"]
     masks: Bool[Tensor, "view batch patch"] | None  # True where HIDDEN
     anchor_crops: Float[Tensor, "view batch channel large_height large_width"] | None = None  # for the Gram teacher
+
+    def on(self, device: torch.device) -> "Views":
+        """Copy to a device."""
+        return self._map(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Views":
         """Copy to page-locked memory, from where copies to a device can overlap with computing."""
@@ -48,6 +54,52 @@ class Views:
             None if self.masks is None else change(self.masks),
             None if self.anchor_crops is None else change(self.anchor_crops),
         )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The crops of a batch before their distortion, and all that decides it; a quarter of the memory of Views.
+
+    Crops are uint8, or float32 with 1.0 = white if some image is deeper.
+    """
+
+    config: "Config"
+    pixels: Pixels
+    global_crops: Shaped[Tensor, "view batch channel height width"]
+    local_crops: Shaped[Tensor, "local batch channel small_height small_width"]
+    anchor_crops: Shaped[Tensor, "view batch channel large_height large_width"] | None
+    draws: Float64[np.ndarray, "crop batch draw"]  # of the distortions, global crops first
+    ranges: Float32[Tensor, "batch 2"] | None  # (low, high) of every image; None: all [0, 1]
+    masks: Bool[Tensor, "view batch patch"] | None = None  # True where HIDDEN
+
+    def on(self, device: torch.device) -> Views:
+        """Copy to a device and distort there."""
+        global_crops, local_crops = (
+            crops.to(device, non_blocking=True) for crops in (self.global_crops, self.local_crops)
+        )
+        ranges = None if self.ranges is None else self.ranges.to(device)
+        whole, small = (torch.empty(crops.shape, device=device) for crops in (global_crops, local_crops))
+        _distort(global_crops[0], self.draws[0], self.config.first, self.pixels, ranges, out=whole[0])
+        _distort(global_crops[1], self.draws[1], self.config.second, self.pixels, ranges, out=whole[1])
+        flat = self.draws[2:].reshape(-1, augment.DRAWS)  # [local * sample, draw]
+        repeated = None if ranges is None else ranges.repeat(self.config.local_count, 1)
+        _distort(local_crops.flatten(0, 1), flat, self.config.local, self.pixels, repeated, out=small.flatten(0, 1))
+        masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
+        return Views(whole, small, masks, self._anchors(device, ranges))
+
+    def pin_memory(self) -> "Cut":
+        """Copy to page-locked memory, from where copies to a device can overlap with computing."""
+        names = ("global_crops", "local_crops", "anchor_crops", "masks")
+        parts = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: part.pin_memory() for name, part in parts.items() if part is not None})
+
+    def _anchors(
+        self, device: torch.device, ranges: Float32[Tensor, "batch 2"] | None
+    ) -> Float32[Tensor, "view batch channel large_height large_width"] | None:
+        if self.anchor_crops is None:
+            return None
+        crops = depth.to_unit(self.anchor_crops.to(device, non_blocking=True))
+        return torch.stack([_normalised(view, self.pixels, ranges) for view in crops])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +179,12 @@ def check_sizes(config: Config, *, patch_size: int) -> None:
             raise UserError(f"{name} {size} is not a multiple of the patch size {patch_size}; {advice}")
 
 
-def make(
-    images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, step: int, first: int
-) -> tuple[
-    Float32[Tensor, "view batch channel height width"], Float32[Tensor, "local batch channel small_height small_width"]
-]:
-    """Cut and distort the global and the local crops of a batch.
+def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, step: int, first: int) -> Cut:
+    """Cut the crops of a batch and draw their distortions.
+
+    The anchors are the windows of the global crops once more, at `anchor_size`. Both are resampled from the image
+    itself, so that asking for anchors does not change the global crops; the DINOv3 code resamples its global crops from
+    the larger ones.
 
     Args:
         images: uint8 or float32 [channel, height, width], of any sizes.
@@ -141,34 +193,15 @@ def make(
     """
     geometry, distortion = _draws(config, seed, step, first=first, samples=len(images))
     images, ranges = _within_unit(images)
-    base_crops = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
+    global_crops = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
     if config.local_grid:
-        small_crops = _within_global(base_crops, geometry[2:], config)
+        local_crops = _within_global(global_crops, geometry[2:], config)
     else:
-        small_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
-    global_crops, local_crops = (torch.empty(crops.shape) for crops in (base_crops, small_crops))
-    _distort(base_crops[0], distortion[0], config.first, pixels, ranges, out=global_crops[0])
-    _distort(base_crops[1], distortion[1], config.second, pixels, ranges, out=global_crops[1])
-    flat = distortion[2:].reshape(-1, augment.DRAWS)  # [local * sample, draw]
-    repeated = None if ranges is None else ranges.repeat(config.local_count, 1)
-    _distort(small_crops.flatten(0, 1), flat, config.local, pixels, repeated, out=local_crops.flatten(0, 1))
-    return global_crops, local_crops
-
-
-def anchors(
-    images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, step: int, first: int
-) -> Float32[Tensor, "view batch channel large_height large_width"] | None:
-    """Cut the global crops that `make` cuts once more, at `anchor_size` and without distortion; None if that is 0.
-
-    Both are resampled from the image itself, so that asking for anchors does not change the global crops; the DINOv3
-    code resamples its global crops from the larger ones.
-    """
-    if config.anchor_size == 0:
-        return None
-    geometry, _ = _draws(config, seed, step, first=first, samples=len(images))
-    images, ranges = _within_unit(images)
-    crops = _cut(images, geometry[:2], config.global_scale, config.anchor_size, config)
-    return torch.stack([_normalised(depth.to_unit(view), pixels, ranges) for view in crops])
+        local_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
+    anchors = None
+    if config.anchor_size:
+        anchors = _cut(images, geometry[:2], config.global_scale, config.anchor_size, config)
+    return Cut(config, pixels, global_crops, local_crops, anchors, distortion, ranges)
 
 
 def _draws(
@@ -264,20 +297,23 @@ def _distort(
 ) -> None:
     """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
     parameters = augment.draw(distortion, uniforms, channels=crops.shape[1])
-    pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK))
+    pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK.get(crops.device.type, _LARGE_CHUNK)))
     for rows in np.array_split(augment.alike(parameters), pieces) if pieces else []:
-        chosen = torch.from_numpy(rows)
+        chosen = torch.from_numpy(rows).to(crops.device)
         values = depth.to_unit(crops.index_select(0, chosen))
         values = augment.apply(values, parameters.rows(rows), distortion)
-        within = None if ranges is None else ranges[chosen]
-        out.numpy()[rows] = _normalised(values, pixels, within).numpy()  # three times as fast as index_copy_
+        values = _normalised(values, pixels, None if ranges is None else ranges[chosen])
+        if out.is_cpu:
+            out.numpy()[rows] = values.numpy()  # three times as fast as index_copy_
+        else:
+            out.index_copy_(0, chosen, values)
 
 
 def _normalised(
     values: Float32[Tensor, "sample channel height width"], pixels: Pixels, ranges: Float32[Tensor, "sample 2"] | None
 ) -> Float32[Tensor, "sample channel height width"]:
     """Bring crops in [0, 1] back to their own ranges and normalise them."""
-    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (pixels.mean, pixels.std))
+    mean, std = (values.new_tensor(numbers)[:, None, None] for numbers in (pixels.mean, pixels.std))
     if ranges is not None:
         low, high = ranges[:, :, None, None, None].unbind(1)  # [sample, 1, 1, 1]
         values = values * (high - low) + low

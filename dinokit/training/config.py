@@ -132,6 +132,7 @@ class Runtime:
     recompute: Recompute = "none"  # what backward passes compute again to save memory: none, selective, full
     compile: bool = False  # compile the blocks: a few percent for a minute at the start, and again per new size
     sharding: Literal["none", "fsdp"] = "none"  # what a rank holds: everything; or its rows of each tensor (FSDP2)
+    distort: Literal["loader", "device"] = "loader"  # where crops get their colours; for a GPU beside few cores
     workers: int | None = None  # processes that prepare batches, per rank; 0: none; null: from cores and source
     checkpoint_every: int = 1000  # steps between checkpoints
     keep: int = 2  # newest checkpoints that keep the training state; older ones keep the teacher only

@@ -30,6 +30,7 @@ def feed(config: TrainConfig, source: Source, trainer: Trainer) -> Loader:
         min_side=experiment.data.min_side,
         workers=_workers(config.runtime.workers, source),
         pin_memory=trainer.device.type == "cuda",
+        distort=config.runtime.distort == "loader",
     )
 
 

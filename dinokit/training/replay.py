@@ -147,7 +147,7 @@ def _finite(value: Any) -> bool:
 
 
 def _crops(source: Source, batch: Batch, row: int) -> Crops:
-    views = batch.views
+    views = batch.views.on(torch.device("cpu"))
     values = torch.cat([views.global_crops[:, row].flatten(), views.local_crops[:, row].flatten()])
     lowest, highest = values.aminmax()
     odd = int(values.numel() - values.isfinite().sum())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dinokit.core import dist
 from dinokit.core.device import autocast, uses_bf16
 from dinokit.core.seed import derived, seed_torch
-from dinokit.data.views import Views
+from dinokit.data.views import Cut, Views
 from dinokit.models.pair import Pair
 from dinokit.models.vit import VisionTransformer
 from dinokit.objectives import base as objectives
@@ -85,7 +85,7 @@ class Trainer:
             network.initialise(self.experiment.seed)
         self.optimizer = optim.optimizer(self.parts, self.experiment.optim)
 
-    def step(self, micro_batches: Sequence[Views], *, step: int) -> Report:
+    def step(self, micro_batches: Sequence[Views | Cut], *, step: int) -> Report:
         """Learn from one global batch, given as this rank's micro-batches; skip it untouched if it is not finite."""
         rates = optim.set_rates(self.optimizer, self.experiment.optim, step=step, lr_factor=self.lr_factor)
         self.optimizer.zero_grad(set_to_none=True)
@@ -94,7 +94,7 @@ class Trainer:
         for micro, views in enumerate(micro_batches):
             # drop path and RoPE augmentation follow seed, step, micro-batch and rank alone
             seed_torch(self.experiment.seed, step, micro, dist.rank())
-            losses = self._losses(views, step=step)
+            losses = self._losses(views.on(self.device), step=step)
             total = torch.stack([loss.total for loss in losses.values()]).sum()
             torch.autograd.backward(total / len(micro_batches))
             if self.sharded:
@@ -129,10 +129,8 @@ class Trainer:
 
     def _inputs(self, views: Views) -> Inputs:
         """Run each network on what some objective needs, and on nothing else."""
-        crops = views.global_crops.to(self.device, non_blocking=True)  # [view, batch, channel, H, W]
-        masks = None  # [view, batch, patch]
-        if views.masks is not None and "masks" in self.needs:
-            masks = views.masks.to(self.device, non_blocking=True)
+        crops = views.global_crops  # [view, batch, channel, H, W]
+        masks = views.masks if "masks" in self.needs else None  # [view, batch, patch]
         view = crops.shape[0]
         student_local = teacher_global = None
         with torch.no_grad(), self.autocast():
@@ -142,7 +140,7 @@ class Trainer:
             hidden = None if masks is None else masks.flatten(0, 1)
             student_global = self.backbone.student(crops.flatten(0, 1), masks=hidden).unflatten(view)
             if "student_local" in self.needs and views.local_crops.shape[0]:
-                local = views.local_crops.to(self.device, non_blocking=True)  # [local, batch, channel, h, w]
+                local = views.local_crops  # [local, batch, channel, h, w]
                 student_local = self.backbone.student(local.flatten(0, 1), local=True).unflatten(local.shape[0])
         return Inputs(
             student_global=student_global, student_local=student_local, teacher_global=teacher_global, masks=masks

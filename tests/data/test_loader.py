@@ -137,7 +137,20 @@ def test_anchors_are_those_of_the_batchs_own_images_and_draws() -> None:
     loader = Loader(_source(), config, None, Pixels(), patch_size=8, batch=4, seed=7, rank=1, world=2)
     batch = loader.build(3)
     images = [_source().read(int(index)) for index in batch.indices]
-    expected = views.anchors(images, config, Pixels(), seed=7, step=3, first=4)
+    expected = views.cut(images, config, Pixels(), seed=7, step=3, first=4).on(torch.device("cpu")).anchor_crops
     assert batch.views.anchor_crops is not None
     assert expected is not None
     assert torch.equal(batch.views.anchor_crops, expected)
+
+
+def test_crops_may_be_left_to_the_device_to_distort() -> None:
+    config = replace(CONFIG, anchor_size=2 * CONFIG.global_size)
+    arguments = {"patch_size": 8, "batch": 4, "seed": 7}
+    whole, cut = (
+        Loader(_source(), config, masking.Config(), Pixels(), **arguments, distort=distort).build(3).views
+        for distort in (True, False)
+    )
+    assert cut.global_crops.dtype == torch.uint8  # a quarter of the bytes to move
+    there = cut.on(torch.device("cpu"))
+    for name in ("global_crops", "local_crops", "anchor_crops", "masks"):
+        assert torch.equal(getattr(there, name), getattr(whole, name)), name

@@ -15,6 +15,18 @@ PIXELS = Pixels()
 CONFIG = views.Config(global_size=16, local_size=8, local_count=3)
 
 
+def make(
+    images: list[torch.Tensor], config: views.Config, pixels: Pixels, **draw: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Global and local crops."""
+    made = views.cut(images, config, pixels, **draw).on(torch.device("cpu"))
+    return made.global_crops, made.local_crops
+
+
+def make_anchors(images: list[torch.Tensor], config: views.Config, pixels: Pixels, **draw: int) -> torch.Tensor | None:
+    return views.cut(images, config, pixels, **draw).on(torch.device("cpu")).anchor_crops
+
+
 def _images(count: int, channels: int = 3) -> list[torch.Tensor]:
     generate = np.random.default_rng(0)
     sides = [(28, 28), (20, 30), (90, 70)]
@@ -25,37 +37,37 @@ def _images(count: int, channels: int = 3) -> list[torch.Tensor]:
 
 
 def test_shapes() -> None:
-    global_crops, local_crops = views.make(_images(5), CONFIG, PIXELS, seed=0, step=0, first=0)
+    global_crops, local_crops = make(_images(5), CONFIG, PIXELS, seed=0, step=0, first=0)
     assert global_crops.shape == (2, 5, 3, 16, 16)
     assert local_crops.shape == (3, 5, 3, 8, 8)
-    none = views.make(_images(2), replace(CONFIG, local_count=0), PIXELS, seed=0, step=0, first=0)[1]
+    none = make(_images(2), replace(CONFIG, local_count=0), PIXELS, seed=0, step=0, first=0)[1]
     assert none.shape == (0, 2, 3, 8, 8)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_any_number_of_channels(channels: int) -> None:
     gray = Pixels((0.5,), (0.5,))
-    global_crops, local_crops = views.make(_images(3, channels), CONFIG, gray, seed=0, step=0, first=0)
+    global_crops, local_crops = make(_images(3, channels), CONFIG, gray, seed=0, step=0, first=0)
     assert global_crops.shape == (2, 3, channels, 16, 16)
     assert torch.isfinite(local_crops).all()
 
 
 def test_a_slice_of_the_batch_has_the_same_views() -> None:
     images = _images(7)
-    whole = views.make(images, CONFIG, PIXELS, seed=5, step=9, first=0)
-    part = views.make(images[3:6], CONFIG, PIXELS, seed=5, step=9, first=3)
+    whole = make(images, CONFIG, PIXELS, seed=5, step=9, first=0)
+    part = make(images[3:6], CONFIG, PIXELS, seed=5, step=9, first=3)
     for ours, theirs in zip(part, whole):
         torch.testing.assert_close(ours, theirs[:, 3:6], atol=1e-5, rtol=0)
 
 
 def test_seed_step_and_position_all_matter() -> None:
     images = _images(1) * 2
-    base = views.make(images, CONFIG, PIXELS, seed=0, step=0, first=0)[0]
-    assert torch.equal(base, views.make(images, CONFIG, PIXELS, seed=0, step=0, first=0)[0])
+    base = make(images, CONFIG, PIXELS, seed=0, step=0, first=0)[0]
+    assert torch.equal(base, make(images, CONFIG, PIXELS, seed=0, step=0, first=0)[0])
     assert not torch.equal(base[:, 0], base[:, 1])
     assert not torch.equal(base[0], base[1])
-    assert not torch.equal(base, views.make(images, CONFIG, PIXELS, seed=1, step=0, first=0)[0])
-    assert not torch.equal(base, views.make(images, CONFIG, PIXELS, seed=0, step=1, first=0)[0])
+    assert not torch.equal(base, make(images, CONFIG, PIXELS, seed=1, step=0, first=0)[0])
+    assert not torch.equal(base, make(images, CONFIG, PIXELS, seed=0, step=1, first=0)[0])
 
 
 def test_normalisation_and_flip() -> None:
@@ -64,9 +76,9 @@ def test_normalisation_and_flip() -> None:
     )
     image = _images(1)[0][:, :16, :16]
     expected = (image / 255 - torch.tensor(PIXELS.mean)[:, None, None]) / torch.tensor(PIXELS.std)[:, None, None]
-    straight = views.make([image], config, PIXELS, seed=0, step=0, first=0)[0][0, 0]
+    straight = make([image], config, PIXELS, seed=0, step=0, first=0)[0][0, 0]
     torch.testing.assert_close(straight, expected, atol=1e-5, rtol=0)
-    mirrored = views.make([image], replace(config, flip=1.0), PIXELS, seed=0, step=0, first=0)[0][0, 0]
+    mirrored = make([image], replace(config, flip=1.0), PIXELS, seed=0, step=0, first=0)[0][0, 0]
     torch.testing.assert_close(mirrored, expected.flip(-1), atol=1e-5, rtol=0)
 
 
@@ -74,9 +86,9 @@ def test_each_kind_of_crop_has_its_own_distortion() -> None:
     inverted = replace(PLAIN, solarise=1.0, solarise_threshold=0.0)
     config = replace(CONFIG, first=PLAIN, second=PLAIN, local=PLAIN)
     plain = Pixels((0.0,), (1.0,))
-    base = views.make(_images(2), config, plain, seed=0, step=0, first=0)
+    base = make(_images(2), config, plain, seed=0, step=0, first=0)
     for field, touched in (("first", (1, 0, 0)), ("second", (0, 1, 0)), ("local", (0, 0, 1))):
-        changed = views.make(_images(2), replace(config, **{field: inverted}), plain, seed=0, step=0, first=0)
+        changed = make(_images(2), replace(config, **{field: inverted}), plain, seed=0, step=0, first=0)
         pairs = [(base[0][0], changed[0][0]), (base[0][1], changed[0][1]), (base[1], changed[1])]
         for (old, new), hit in zip(pairs, touched):
             torch.testing.assert_close(new, 1 - old if hit else old, atol=1e-6, rtol=0)
@@ -126,8 +138,8 @@ def test_anchors_show_the_same_window_as_the_global_crops() -> None:
     )
     images = list(smooth.clamp(0, 255).round().to(torch.uint8))
     plain = Pixels((0.0,), (1.0,))
-    global_crops = views.make(images, config, plain, seed=2, step=1, first=5)[0]
-    anchors = views.anchors(images, config, plain, seed=2, step=1, first=5)
+    global_crops = make(images, config, plain, seed=2, step=1, first=5)[0]
+    anchors = make_anchors(images, config, plain, seed=2, step=1, first=5)
     assert anchors is not None
     assert anchors.shape == (2, 4, 3, 32, 32)
     halved = torch.nn.functional.avg_pool2d(anchors.flatten(0, 1), 2).view_as(global_crops)
@@ -141,18 +153,18 @@ def test_anchors_are_not_distorted_and_change_nothing_else() -> None:
     plain = replace(config, first=PLAIN, second=PLAIN)
     arguments = {"seed": 0, "step": 3, "first": 2}
     images = [image * 3.0 for image in _twins(3)[1]]  # beyond white
-    undistorted = views.make(images, plain, PIXELS, **arguments)[0]
-    anchors = views.anchors(images, replace(config, first=strong, second=strong), PIXELS, **arguments)
+    undistorted = make(images, plain, PIXELS, **arguments)[0]
+    anchors = make_anchors(images, replace(config, first=strong, second=strong), PIXELS, **arguments)
     torch.testing.assert_close(anchors, undistorted, atol=1e-5, rtol=0)
     for size in (0, 48):
-        changed = views.make(images, replace(plain, anchor_size=size), PIXELS, **arguments)[0]
+        changed = make(images, replace(plain, anchor_size=size), PIXELS, **arguments)[0]
         assert torch.equal(changed, undistorted)
-    assert views.anchors(images, CONFIG, PIXELS, **arguments) is None
+    assert make_anchors(images, CONFIG, PIXELS, **arguments) is None
 
 
 def test_local_crops_within_the_global_ones() -> None:
     config = replace(CONFIG, local_count=4, local_grid=4, first=PLAIN, second=PLAIN, local=PLAIN)
-    global_crops, local_crops = views.make(_images(40), config, PIXELS, seed=0, step=0, first=0)
+    global_crops, local_crops = make(_images(40), config, PIXELS, seed=0, step=0, first=0)
     places = set()
     for view in range(4):
         for sample in range(40):
@@ -169,7 +181,7 @@ def test_local_crops_within_the_global_ones_have_their_own_distortion() -> None:
     plain = Pixels((0.0,), (1.0,))
     for first, local in ((PLAIN, inverted), (inverted, PLAIN)):
         changed = replace(config, first=first, local=local)
-        global_crops, local_crops = views.make(_images(3), changed, plain, seed=0, step=0, first=0)
+        global_crops, local_crops = make(_images(3), changed, plain, seed=0, step=0, first=0)
         torch.testing.assert_close(local_crops[0], 1 - global_crops[0], atol=1e-6, rtol=0)
 
 
@@ -178,10 +190,10 @@ def test_shared_jitter_is_one_draw_per_image() -> None:
     strong = augment.Config(jitter=0.5, grayscale=0.5, blur=0.0)
     config = replace(CONFIG, **whole, share_jitter=True, first=strong, second=strong)
     images = [_images(1)[0]] * 12
-    first, second = views.make(images, config, PIXELS, seed=0, step=0, first=0)[0]
+    first, second = make(images, config, PIXELS, seed=0, step=0, first=0)[0]
     assert torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
-    alone = views.make(images, replace(config, share_jitter=False), PIXELS, seed=0, step=0, first=0)[0]
+    alone = make(images, replace(config, share_jitter=False), PIXELS, seed=0, step=0, first=0)[0]
     assert torch.equal(alone[0], first)
     assert not torch.equal(alone[1], second)
 
@@ -198,7 +210,7 @@ def test_a_float_image_has_the_views_of_its_8_bit_twin(rotate: float, kernel: st
     strong = augment.Config(jitter=1.0, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.0, blur=1.0)
     config = replace(CONFIG, rotate=rotate, kernel=kernel, first=strong, second=strong, local=strong)
     plain = Pixels((0.0,), (1.0,))
-    eight, deep = (views.make(images, config, plain, seed=0, step=0, first=0) for images in _twins(6))
+    eight, deep = (make(images, config, plain, seed=0, step=0, first=0) for images in _twins(6))
     for ours, theirs in zip(deep, eight, strict=True):
         # rounded once or twice (a turn), then stretched by at most 1.8 three times
         assert (ours - theirs).abs().max() <= 2 * 0.51 * 1.8**3 / 255
@@ -210,9 +222,9 @@ def test_the_views_of_an_image_do_not_depend_on_the_depth_of_its_neighbours() ->
     eight, deep = _twins(6)
     mixed = [deep[row] if row in (1, 4) else eight[row] for row in range(6)]
     mixed[4] = mixed[4] * 50 - 7
-    whole = views.make(mixed, config, PIXELS, seed=3, step=1, first=0)
+    whole = make(mixed, config, PIXELS, seed=3, step=1, first=0)
     for row, image in enumerate(mixed):
-        alone = views.make([image], config, PIXELS, seed=3, step=1, first=row)
+        alone = make([image], config, PIXELS, seed=3, step=1, first=row)
         for ours, theirs in zip(alone, whole, strict=True):
             torch.testing.assert_close(ours[:, 0], theirs[:, row], atol=2e-4, rtol=0)
 
@@ -223,8 +235,8 @@ def test_values_beyond_white_are_distorted_within_their_own_range(scale: float, 
     plain = Pixels((0.0,), (1.0,))
     config = replace(CONFIG, second=replace(CONFIG.second, solarise=1.0))
     images = [(image - image.min()) / (image.max() - image.min()) for image in _twins(3)[1]]
-    base = views.make(images, config, plain, seed=0, step=0, first=0)
-    wide = views.make([image * scale + shift for image in images], config, plain, seed=0, step=0, first=0)
+    base = make(images, config, plain, seed=0, step=0, first=0)
+    wide = make([image * scale + shift for image in images], config, plain, seed=0, step=0, first=0)
     for ours, theirs in zip(wide, base, strict=True):
         torch.testing.assert_close((ours - shift) / scale, theirs, atol=1e-4, rtol=0)
         assert ours.max() > 0.9 * (scale + shift)
