@@ -28,6 +28,7 @@ DIM, BATCH, ROWS, COLUMNS = 16, 4, 2, 3
 OTHER_VALUES: dict[tuple[str, str], Any] = {("ibot", "head"): None, ("koleo", "group"): 2}
 # (objective, field) -> the settings under which the field is read
 READ_UNDER: dict[tuple[str, str], dict[str, Any]] = {
+    ("gram", "patches"): {"scope": "batch"},
     ("dino", "centre_momentum"): {"targets": "centring"},
     ("ibot", "centre_momentum"): {"targets": "centring"},
 }
@@ -70,6 +71,7 @@ def inputs() -> base.Inputs:
         student_global=features(2, rows=ROWS, columns=COLUMNS, seed=1),
         student_local=features(3, rows=1, columns=2, seed=2),
         teacher_global=features(2, rows=ROWS, columns=COLUMNS, seed=3),
+        anchor_global=features(2, rows=2 * ROWS, columns=2 * COLUMNS, seed=4),
         masks=masks,
     )
 

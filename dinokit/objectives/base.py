@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,6 +47,7 @@ class Inputs:
     student_global: Features | None = None  # of the global crops, with the patches of `masks` hidden
     student_local: Features | None = None  # of the local crops, never masked
     teacher_global: Features | None = None  # of the same global crops, nothing hidden, no gradient
+    anchor_global: Features | None = None  # of the same crops undistorted, and perhaps larger, by an earlier network
     masks: Bool[Tensor, "view batch patch"] | None = None  # True where hidden from the student
 
 
@@ -67,7 +68,12 @@ class Losses:
 class Objective(nn.Module, ABC):
     """Features of student and teacher -> named losses."""
 
-    needs: ClassVar[frozenset[str]]  # fields of Inputs it reads; the engine computes the union over objectives, no more
+    needs: frozenset[str]  # fields of Inputs it reads; the engine computes the union over objectives, no more
+
+    @classmethod
+    def needed(cls, config: Any) -> frozenset[str]:  # noqa: ARG003 (an objective whose needs depend on it overrides this)
+        """Return what the objective needs under a configuration."""
+        return cls.needs
 
     @classmethod
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, Literal, NewType
 
 from dinokit.config import converter, from_plain
@@ -12,6 +13,7 @@ from dinokit.core.schedule import Schedule
 from dinokit.data import masking, views
 from dinokit.models import vit
 from dinokit.objectives import base as objectives
+from dinokit.training import anchor as anchors
 from dinokit.training import optim
 from dinokit.training.execution import Recompute
 
@@ -55,6 +57,7 @@ class Experiment:
     objectives: ObjectiveConfigs  # dino, ibot, koleo, ...: every file of dinokit/objectives
     optim: optim.Config
     momentum: Schedule  # of the teacher's exponential moving average, per step
+    anchor: anchors.Config | None = None  # the earlier network that objective gram looks at
     seed: int = 0  # of everything that is drawn
     precision: Precision = "auto"  # of the matrix products; auto: bf16 where the hardware multiplies it natively
 
@@ -68,16 +71,34 @@ class Experiment:
         if not 0 <= self.momentum.peak <= 1 or not 0 <= self.momentum.end <= 1:
             raise UserError(f"momentum must be in [0, 1], got {self.momentum.peak} to {self.momentum.end}")
         for name, config in self.objectives.items():
-            wants_masks = "masks" in objectives.find(name).Objective.needs
+            if not isinstance(config, objectives.find(name).Config):
+                raise UserError(f"objectives.{name}: expected {name}'s Config, got {type(config).__name__}")
+            wants_masks = "masks" in objectives.find(name).Objective.needed(config)
             if wants_masks and self.data.masks is None:
                 raise UserError(f"objective '{name}' needs masks, but data.masks is null; set data.masks.probability")
             if wants_masks and not self.backbone.mask_token:
                 raise UserError(f"objective '{name}' needs a mask token; set backbone.mask_token to true")
-            if not isinstance(config, objectives.find(name).Config):
-                raise UserError(f"objectives.{name}: expected {name}'s Config, got {type(config).__name__}")
             config.check_batch(self.data.batch_size // self.data.accumulate)
         views.check_sizes(self.data.views, patch_size=self.backbone.patch_size)
         self.data.pixels.check_channels(self.backbone.channels)
+        self._check_anchor()
+
+    def _check_anchor(self) -> None:
+        needs = [each.Objective.needed(config) for each, config in self._found()]
+        wanted, size = any("anchor_global" in each for each in needs), self.data.views.anchor_size
+        if wanted and self.anchor is None:
+            raise UserError("objective 'gram' needs an anchor; set anchor.source to start, teacher or a model's path")
+        if self.anchor is not None and not wanted:
+            raise UserError("an anchor is set, but no objective looks at it; set objectives.gram, or anchor to null")
+        own_crops = self.anchor is not None and self.anchor.source != anchors.TEACHER
+        if own_crops and not size:
+            side = self.data.views.global_size
+            raise UserError(f"the anchor needs crops of its own; set data.views.anchor_size to {side} or {2 * side}")
+        if size and not own_crops:
+            raise UserError(f"nobody looks at the crops of data.views.anchor_size {size}; set it to 0")
+
+    def _found(self) -> list[tuple[ModuleType, Any]]:
+        return [(objectives.find(name), config) for name, config in self.objectives.items()]
 
 
 @dataclass(frozen=True, kw_only=True)

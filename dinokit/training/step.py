@@ -6,6 +6,7 @@
 Source: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) section 4; DINOv3 (arXiv:2508.10104) section 3.2.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -23,6 +24,7 @@ from dinokit.models.pair import Pair
 from dinokit.models.vit import VisionTransformer
 from dinokit.objectives import base as objectives
 from dinokit.objectives.base import Inputs, Objective
+from dinokit.training import anchor as anchors
 from dinokit.training import optim, shard
 from dinokit.training.config import Experiment
 from dinokit.training.execution import Recompute, compile_blocks, set_recompute
@@ -62,11 +64,14 @@ class Trainer:
         self.autocast = autocast(device, experiment.precision, cache=recompute != "selective")
         with torch.device("meta") if sharded else nullcontext():
             backbone = VisionTransformer(experiment.backbone, seed=experiment.seed)
-        self.backbone = Pair(backbone if sharded else backbone.to(device))
+        self.backbone: Pair[VisionTransformer] = Pair(backbone if sharded else backbone.to(device))
+        self.anchor = None
+        if experiment.anchor is not None and experiment.anchor.source != anchors.TEACHER:
+            self.anchor = copy.deepcopy(self.backbone.teacher)
         set_recompute(self.backbone.student, recompute)
         if compiled:
-            compile_blocks(self.backbone.student)
-            compile_blocks(self.backbone.teacher)
+            for network in self._backbones():
+                compile_blocks(network)
         self.objectives = _build_objectives(experiment).to(device)
         self.needs = frozenset[str]().union(*(o.needs for o in self._objectives()))
         self.parts = {"backbone": self.backbone.student} | {
@@ -79,8 +84,7 @@ class Trainer:
         bf16 = uses_bf16(self.device, self.experiment.precision)
         for network in self._networks():
             shard.shard(network, self.device, bf16=bf16)
-        for network in (self.backbone.student, self.backbone.teacher):
-            assert isinstance(network, VisionTransformer)
+        for network in self._backbones():
             network.to_empty(device=self.device)
             network.initialise(self.experiment.seed)
         self.optimizer = optim.optimizer(self.parts, self.experiment.optim)
@@ -119,7 +123,14 @@ class Trainer:
             pair.update(momentum)
         for name, objective in self.objectives.items():
             _objective(objective).after_step(_mean([micro[name] for micro in statistics]))
+        if self.experiment.anchor is not None and self.experiment.anchor.due(step + 1):
+            self.renew_anchor()
         return Report(values=values | rates | {"momentum": momentum})
+
+    def renew_anchor(self) -> None:
+        """Make the anchor what the EMA teacher is now."""
+        if self.anchor is not None:
+            self.anchor.load_state_dict(self.backbone.teacher.state_dict())
 
     def _losses(self, views: Views, *, step: int) -> dict[str, objectives.Losses]:
         inputs = self._inputs(views)
@@ -132,10 +143,15 @@ class Trainer:
         crops = views.global_crops  # [view, batch, channel, H, W]
         masks = views.masks if "masks" in self.needs else None  # [view, batch, patch]
         view = crops.shape[0]
-        student_local = teacher_global = None
+        student_local = teacher_global = anchor_global = None
         with torch.no_grad(), self.autocast():
-            if "teacher_global" in self.needs:
+            if "teacher_global" in self.needs or ("anchor_global" in self.needs and self.anchor is None):
                 teacher_global = self.backbone.teacher(crops.flatten(0, 1)).unflatten(view)
+            if "anchor_global" in self.needs:
+                anchor_global = teacher_global
+                if self.anchor is not None:
+                    assert views.anchor_crops is not None
+                    anchor_global = self.anchor(views.anchor_crops.flatten(0, 1)).unflatten(view)
         with self.autocast():
             hidden = None if masks is None else masks.flatten(0, 1)
             student_global = self.backbone.student(crops.flatten(0, 1), masks=hidden).unflatten(view)
@@ -143,12 +159,19 @@ class Trainer:
                 local = views.local_crops  # [local, batch, channel, h, w]
                 student_local = self.backbone.student(local.flatten(0, 1), local=True).unflatten(local.shape[0])
         return Inputs(
-            student_global=student_global, student_local=student_local, teacher_global=teacher_global, masks=masks
+            student_global=student_global,
+            student_local=student_local,
+            teacher_global=teacher_global,
+            anchor_global=anchor_global,
+            masks=masks,
         )
 
+    def _backbones(self) -> list[VisionTransformer]:
+        return [self.backbone.student, self.backbone.teacher, *([self.anchor] if self.anchor is not None else [])]
+
     def _networks(self) -> list[nn.Module]:
-        pairs = (self.backbone, *_unique_pairs(self.objectives).values())
-        return [network for pair in pairs for network in (pair.student, pair.teacher)]
+        heads = _unique_pairs(self.objectives).values()
+        return [*self._backbones(), *(network for pair in heads for network in (pair.student, pair.teacher))]
 
     def _objectives(self) -> list[Objective]:
         return [_objective(module) for module in self.objectives.values()]
@@ -156,6 +179,8 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """Return every number training continues from, under flat names."""
         named = {"backbone": self.backbone.state_dict(), "objectives": self.objectives.state_dict()}
+        if self.anchor is not None:
+            named["anchor"] = self.anchor.state_dict()
         named["optimizer"] = optim.state_by_name(self.optimizer, self.parts)
         return {f"{prefix}.{name}": value for prefix, state in named.items() for name, value in state.items()}
 
@@ -169,6 +194,8 @@ class Trainer:
         """Put a state back; every name must match."""
         self.backbone.load_state_dict(_under("backbone.", state))
         self.objectives.load_state_dict(_under("objectives.", state))
+        if self.anchor is not None:
+            self.anchor.load_state_dict(_under("anchor.", state))
         optim.load_state_by_name(self.optimizer, self.parts, _under("optimizer.", state))
 
 

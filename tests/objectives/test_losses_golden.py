@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dinokit.core.schedule import constant
 from dinokit.objectives import assign, dino, ibot
+from dinokit.objectives.gram import gram
 from dinokit.objectives.koleo import koleo
 from dinokit.objectives.prototypes import cross_entropy
 
@@ -60,3 +61,11 @@ def test_ibot() -> None:
 
 def test_koleo() -> None:
     close(koleo(GOLDEN["in.koleo_features"]), GOLDEN["out.koleo"])
+
+
+def test_gram() -> None:
+    student, anchor = GOLDEN["in.gram_student"], GOLDEN["in.gram_teacher"]
+    for form in ("patches", "dims"):
+        close(gram(student, anchor, form=form), GOLDEN["out.gram_image"])
+        close(gram(student.flatten(0, 1)[None], anchor.flatten(0, 1)[None], form=form), GOLDEN["out.gram_batch"])
+    close(gram(student, anchor, clamp="both"), GOLDEN["out.gram_image_clamped"])

@@ -9,12 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dinokit.checkpoints import official
+from dinokit.core.errors import UserError
 from dinokit.core.schedule import constant
 from dinokit.data import masking, views
 from dinokit.data.views import Views
 from dinokit.models import head, vit
-from dinokit.objectives import dino, ibot, koleo
-from dinokit.training import optim
+from dinokit.objectives import dino, gram, ibot, koleo
+from dinokit.training import anchor, optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs
 from dinokit.training.step import Trainer
 
@@ -69,9 +70,23 @@ def _snapshot(trainer: Trainer) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in trainer.state().items()}
 
 
+def anchored(**changes: object) -> Experiment:
+    """The tiny experiment with a Gram term."""
+    base = tiny()
+    return replace(
+        base,
+        data=replace(base.data, views=replace(base.data.views, anchor_size=96)),
+        objectives=ObjectiveConfigs(base.objectives | {"gram": gram.Config()}),
+        anchor=anchor.Config(**changes),  # type: ignore[arg-type]
+    )
+
+
 def _official_trainer(golden: dict[str, Tensor]) -> Trainer:
-    trainer = Trainer(tiny(), CPU)
+    trainer = Trainer(anchored(), CPU)
     weights = {name.removeprefix("w."): value for name, value in golden.items() if name.startswith("w.")}
+    gram_teacher = {name.replace("gram.", "teacher.", 1): value for name, value in weights.items() if "gram." in name}
+    assert trainer.anchor is not None
+    trainer.anchor.load_state_dict(official.parts(gram_teacher)["backbone"])
     for network in ("student", "teacher"):
         found = official.parts(
             {name: value for name, value in weights.items() if name.startswith(network)}, network=network
@@ -83,13 +98,13 @@ def _official_trainer(golden: dict[str, Tensor]) -> Trainer:
 
 
 def test_losses_and_gradients_equal_the_official_step() -> None:
-    """Without its Gram term, whose gradient reaches the backbone alone: losses and both heads are compared."""
     golden = load_file(Path(__file__).parent.parent / "golden" / "dinov3_step.safetensors")
     trainer = _official_trainer(golden)
     batch = Views(
         golden["in.global_crops"].unflatten(0, (2, -1)),
         golden["in.local_crops"].unflatten(0, (4, -1)),
         golden["in.masks"].unflatten(0, (2, -1)),
+        golden["in.gram_crops"].unflatten(0, (2, -1)),
     )
     report = trainer.step([batch], step=0)
     expected = {
@@ -97,15 +112,15 @@ def test_losses_and_gradients_equal_the_official_step() -> None:
         "dino_local": golden["out.dino_local_crops_loss"],
         "ibot": golden["out.ibot_loss"],
         "koleo": golden["out.koleo_loss"],
+        "gram": golden["out.gram_loss"],
     }
     for name, value in expected.items():
         assert report.values[f"loss/{name}"] == pytest.approx(float(value), rel=1e-5), name
-    gram = 2 * golden["out.gram_loss"]
-    assert report.values["loss"] == pytest.approx(float(golden["out.total"] - gram), rel=1e-5)
-    for part in ("dino", "ibot"):
-        for name, parameter in trainer.parts[f"{part}_head"].named_parameters():
+    assert report.values["loss"] == pytest.approx(float(golden["out.total"]), rel=1e-5)
+    for part, network in trainer.parts.items():
+        for name, parameter in network.named_parameters():
             assert parameter.grad is not None
-            norm = float(golden[f"out.gradnorm.{part}_head.{name}"])
+            norm = float(golden[f"out.gradnorm.{part}.{name.replace('register', 'storage')}"])
             assert float(parameter.grad.norm()) == pytest.approx(norm, rel=1e-4), name
 
 
@@ -182,3 +197,63 @@ def test_a_shared_head_is_trained_and_averaged_once() -> None:
     name = "objectives.dino.head.{}.last_layer.weight"
     teacher, student = (trainer.state()[name.format(network)] for network in ("teacher", "student"))
     torch.testing.assert_close(teacher, 0.9 * before[name.format("teacher")] + 0.1 * student)
+
+
+def with_anchor_crops(views: Views) -> Views:
+    large = torch.randn(2, 4, 3, 96, 96, generator=torch.Generator().manual_seed(9))
+    return replace(views, anchor_crops=large)
+
+
+def test_the_anchor_stays_until_it_is_due_and_is_then_the_teacher() -> None:
+    trainer = Trainer(anchored(first=2, every=2, most=1), CPU)
+    kept = _anchor(trainer)
+    moved = []
+    for step in range(5):
+        trainer.step([with_anchor_crops(make_views())], step=step)
+        moved.append(any(not torch.equal(now, was) for now, was in zip(_anchor(trainer), kept, strict=True)))
+        kept = _anchor(trainer)
+        if step == 1:
+            teacher = [value.clone() for value in trainer.backbone.teacher.state_dict().values()]
+            assert all(torch.equal(now, was) for now, was in zip(kept, teacher, strict=True))
+    assert moved == [False, True, False, False, False]
+
+
+def _anchor(trainer: Trainer) -> list[Tensor]:
+    assert trainer.anchor is not None
+    return [value.clone() for value in trainer.anchor.state_dict().values()]
+
+
+def test_the_anchor_goes_into_the_state_and_back() -> None:
+    one, other = Trainer(anchored(), CPU), Trainer(anchored(), CPU)
+    one.step([with_anchor_crops(make_views())], step=0)
+    one.renew_anchor()
+    other.load_state(one.state())
+    assert all(torch.equal(a, b) for a, b in zip(_anchor(one), _anchor(other), strict=True))
+    batch = with_anchor_crops(make_views())
+    assert one.step([batch], step=1).values == other.step([batch], step=1).values
+
+
+def test_the_teacher_itself_may_be_the_anchor() -> None:
+    base = anchored()
+    views_config = replace(base.data.views, anchor_size=0)
+    experiment = replace(base, data=replace(base.data, views=views_config), anchor=anchor.Config(source="teacher"))
+    trainer = Trainer(experiment, CPU)
+    assert not any(name.startswith("anchor.") for name in trainer.state())
+    hidden_nothing = replace(make_views(), masks=torch.zeros(2, 4, 36, dtype=torch.bool))
+    report = trainer.step([hidden_nothing], step=0)
+    assert report.values["loss/gram"] == pytest.approx(0, abs=1e-9)  # student and teacher begin equal
+    assert trainer.step([hidden_nothing], step=1).values["loss/gram"] > 1e-9
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"anchor": None}, "objective 'gram' needs an anchor"),
+        ({"anchor": anchor.Config(source="teacher")}, "nobody looks at the crops of data.views.anchor_size 96"),
+        ({"objectives": tiny().objectives}, "an anchor is set, but no objective looks at it"),
+        ({"data": tiny().data}, "the anchor needs crops of its own; set data.views.anchor_size to 48 or 96"),
+    ],
+)
+def test_an_anchor_without_use_and_a_use_without_anchor_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(anchored(), **changes)  # type: ignore[arg-type]

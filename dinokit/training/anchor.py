@@ -1,0 +1,38 @@
+"""Which earlier network the Gram objective holds the student's patches to, and when it is renewed.
+
+Source: DINOv3 (arXiv:2508.10104) section 4.2 and its ablation (figure 5b, table 5a): a teacher from early in the run is
+the better anchor; in the published stage the EMA teacher of the day replaces it three times.
+"""
+
+from dataclasses import dataclass
+
+from dinokit.core.errors import UserError
+
+TEACHER, START = "teacher", "start"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The anchor; the steps are those of the stage."""
+
+    source: str = START  # start: the EMA teacher as the stage begins; teacher: that of every step; or a model's path
+    first: int = 0  # steps before the EMA teacher may replace the anchor
+    every: int = 0  # steps between replacements, at multiples of this; 0: never
+    most: int = 0  # replacements in all
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise UserError("anchor.source is empty; give start, teacher, or the path of a model")
+        if min(self.first, self.every, self.most) < 0:
+            raise UserError(f"anchor wants first, every, most >= 0, got {self.first}, {self.every}, {self.most}")
+        if bool(self.every) != bool(self.most):
+            raise UserError(f"anchor.every and anchor.most are both 0 or neither, got {self.every} and {self.most}")
+        if self.source == TEACHER and self.every:
+            raise UserError("anchor.source teacher is new at every step; set anchor.every and anchor.most to 0")
+
+    def due(self, done: int) -> bool:
+        """Tell whether the EMA teacher replaces the anchor once so many steps of the stage are done."""
+        if not self.every or done % self.every or done < max(self.first, 1):
+            return False
+        before = (max(self.first, 1) - 1) // self.every  # multiples that came too early
+        return done // self.every - before <= self.most
