@@ -100,7 +100,7 @@ class Loader:
         self.views_config = views_config
         self.masking_config = masking_config
         self.pixels = pixels
-        self.grid = (views_config.global_size // patch_size, views_config.global_size // patch_size)
+        self.patch_size = patch_size
         self.min_side = min_side
         self.batch = batch
         self.accumulate = accumulate
@@ -157,7 +157,8 @@ class Loader:
         masks = None
         if self.masking_config is not None:
             masks = self._masks(self.masking_config, step, micro)[:, self.rank * self.batch :][:, : self.batch]
-        cut = views.cut(images, self.views_config, self.pixels, seed=self.seed, step=step, first=first)
+        config = self.views_config.at(self.seed, step)
+        cut = views.cut(images, config, self.pixels, seed=self.seed, step=step, first=first)
         cut = replace(cut, masks=masks)
         made = cut.on(torch.device("cpu")) if self.distort else cut
         return Batch(step, micro, made, indices, tuple(bad), time.perf_counter() - began)
@@ -166,8 +167,9 @@ class Loader:
         """Sample the masks of a whole micro batch, all ranks' parts of it."""
         batch = self.batch * self.world
         first = micro * batch
+        side = self.views_config.at(self.seed, step).global_size // self.patch_size
         return masking.sample_masks(
-            config, views=2, batch=batch, grid=self.grid, seed=self.seed, step=step, first=first
+            config, views=2, batch=batch, grid=(side, side), seed=self.seed, step=step, first=first
         )
 
     def _read(self, step: int, first: int) -> tuple[list[Tensor], Int64[np.ndarray, "batch"], list[BadRecord]]:

@@ -25,6 +25,7 @@ from dinokit.core.seed import generator
 from dinokit.data import augment, crop
 
 _STREAM = 1  # keeps these random numbers apart from the order (0), the masks (2) and the replacements (3)
+_SIZES = 5  # those of the sizes
 # values distorted at a time: on a CPU 0.5 MB of float32 stay near the core without too many small calls
 _CHUNK = {"cpu": 1 << 17}
 _LARGE_CHUNK = 1 << 27
@@ -103,6 +104,16 @@ class Cut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sides of the crops of a step, in pixels."""
+
+    global_size: int
+    local_size: int
+    anchor_size: int = 0  # 0 = none
+    share: float = 1.0  # of the steps, relative to the others'
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Multi-crop augmentation; the defaults are those of DINOv2 and DINOv3 as published, at 224 and 96 pixels."""
 
@@ -123,6 +134,7 @@ class Config:
     )
     # option localcrops_subset_of_globalcrops); 0 = they are cut from the image
     anchor_size: int = 0  # pixels; side of undistorted copies of the global crops for a Gram teacher; 0 = none
+    sizes: tuple[Sizes, ...] = ()  # every step draws one of these instead of the three sizes above; empty = it does not
     share_jitter: bool = (
         False  # one draw of jitter and grayscale for all crops of an image (DINOv3's share_color_jitter)
     )
@@ -149,6 +161,11 @@ class Config:
                 f"local_grid cuts local crops of {self.local_size} pixels from global ones of {self.global_size}; "
                 "use a smaller local_size, or local_grid 0"
             )
+        if len({size.anchor_size > 0 for size in self.sizes}) > 1:
+            raise UserError("views.sizes must have an anchor_size each, or none of them")
+        if any(not size.share > 0 for size in self.sizes):
+            raise UserError(f"every share in views.sizes must be above 0, got {[size.share for size in self.sizes]}")
+        self.variants()  # each is checked as it is made
         kinds = [("global_size", self.global_size, max(self.first.blur_taps, self.second.blur_taps))]
         kinds += [("local_size", self.local_size, self.local.blur_taps)] if self.local_count else []
         for name, size, taps in kinds:
@@ -158,10 +175,29 @@ class Config:
     @property
     def min_side(self) -> int:
         """The short side in pixels below which an image would have to be enlarged for its smallest crops."""
-        sides = [max(self.global_size, self.anchor_size) / math.sqrt(self.global_scale[0])]
-        if self.local_count and not self.local_grid:
-            sides.append(self.local_size / math.sqrt(self.local_scale[0]))
+        sides = []
+        for config in self.variants():
+            sides.append(max(config.global_size, config.anchor_size) / math.sqrt(config.global_scale[0]))
+            if config.local_count and not config.local_grid:
+                sides.append(config.local_size / math.sqrt(config.local_scale[0]))
         return math.ceil(max(sides))
+
+    def variants(self) -> tuple["Config", ...]:
+        """Return a configuration of one size for each of `sizes`; itself if there are none."""
+        if not self.sizes:
+            return (self,)
+        return tuple(
+            replace(self, sizes=(), global_size=s.global_size, local_size=s.local_size, anchor_size=s.anchor_size)
+            for s in self.sizes
+        )
+
+    def at(self, seed: int, step: int) -> "Config":
+        """Return what this step makes, the same on all ranks."""
+        if not self.sizes:
+            return self
+        edges = np.cumsum([size.share for size in self.sizes])
+        drawn = generator(seed, _SIZES, step).random() * edges[-1]
+        return self.variants()[int(np.searchsorted(edges[:-1], drawn, side="right"))]
 
 
 def check_sizes(config: Config, *, patch_size: int) -> None:
@@ -170,13 +206,15 @@ def check_sizes(config: Config, *, patch_size: int) -> None:
     Raises:
         UserError: names the nearest sizes that do.
     """
-    sizes = {"global_size": config.global_size} | ({"local_size": config.local_size} if config.local_count else {})
-    sizes |= {"anchor_size": config.anchor_size} if config.anchor_size else {}
-    for name, size in sizes.items():
-        if size <= 0 or size % patch_size:
-            below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
-            advice = f"use {below} or {above}" if below > 0 else f"use {above}"
-            raise UserError(f"{name} {size} is not a multiple of the patch size {patch_size}; {advice}")
+    for variant in config.variants():
+        sizes = {"global_size": variant.global_size}
+        sizes |= {"local_size": variant.local_size} if variant.local_count else {}
+        sizes |= {"anchor_size": variant.anchor_size} if variant.anchor_size else {}
+        for name, size in sizes.items():
+            if size <= 0 or size % patch_size:
+                below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
+                advice = f"use {below} or {above}" if below > 0 else f"use {above}"
+                raise UserError(f"{name} {size} is not a multiple of the patch size {patch_size}; {advice}")
 
 
 def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, step: int, first: int) -> Cut:

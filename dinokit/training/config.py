@@ -85,14 +85,14 @@ class Experiment:
 
     def _check_anchor(self) -> None:
         needs = [each.Objective.needed(config) for each, config in self._found()]
-        wanted, size = any("anchor_global" in each for each in needs), self.data.views.anchor_size
+        wanted, size = any("anchor_global" in each for each in needs), self.data.views.variants()[0].anchor_size
         if wanted and self.anchor is None:
             raise UserError("objective 'gram' needs an anchor; set anchor.source to start, teacher or a model's path")
         if self.anchor is not None and not wanted:
             raise UserError("an anchor is set, but no objective looks at it; set objectives.gram, or anchor to null")
         own_crops = self.anchor is not None and self.anchor.source != anchors.TEACHER
         if own_crops and not size:
-            side = self.data.views.global_size
+            side = self.data.views.variants()[0].global_size
             raise UserError(f"the anchor needs crops of its own; set data.views.anchor_size to {side} or {2 * side}")
         if size and not own_crops:
             raise UserError(f"nobody looks at the crops of data.views.anchor_size {size}; set it to 0")

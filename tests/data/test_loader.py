@@ -154,3 +154,17 @@ def test_crops_may_be_left_to_the_device_to_distort() -> None:
     there = cut.on(torch.device("cpu"))
     for name in ("global_crops", "local_crops", "anchor_crops", "masks"):
         assert torch.equal(getattr(there, name), getattr(whole, name)), name
+
+
+def test_masks_follow_the_size_of_the_step() -> None:
+    sizes = (views.Sizes(global_size=16, local_size=8), views.Sizes(global_size=32, local_size=8))
+    mixed = replace(CONFIG, sizes=sizes)
+    loader = Loader(_source(), mixed, masking.Config(), Pixels(), patch_size=8, batch=2, seed=0)
+    seen = set()
+    for step in range(12):
+        made = loader.build(step).views
+        side = made.global_crops.shape[-1]
+        assert made.masks is not None
+        assert made.masks.shape[-1] == (side // 8) ** 2
+        seen.add(side)
+    assert seen == {16, 32}

@@ -240,3 +240,44 @@ def test_values_beyond_white_are_distorted_within_their_own_range(scale: float, 
     for ours, theirs in zip(wide, base, strict=True):
         torch.testing.assert_close((ours - shift) / scale, theirs, atol=1e-4, rtol=0)
         assert ours.max() > 0.9 * (scale + shift)
+
+
+MIXED = replace(
+    CONFIG,
+    sizes=(
+        views.Sizes(global_size=16, local_size=8, share=3.0),
+        views.Sizes(global_size=24, local_size=16, share=1.0),
+    ),
+)
+
+
+def test_every_step_has_the_crops_of_one_size() -> None:
+    drawn = [MIXED.at(4, step) for step in range(400)]
+    assert {(config.global_size, config.local_size) for config in drawn} == {(16, 8), (24, 16)}
+    assert 260 < sum(config.global_size == 16 for config in drawn) < 340
+    assert all(not config.sizes for config in drawn)
+    assert [MIXED.at(4, step) for step in range(400)] == drawn  # of seed and step alone
+    assert [MIXED.at(5, step) for step in range(400)] != drawn
+
+
+def test_images_are_read_large_enough_for_the_largest_size() -> None:
+    assert MIXED.min_side == replace(CONFIG, global_size=24, local_size=16).min_side
+
+
+def test_every_size_must_fit_the_patches() -> None:
+    sizes = (views.Sizes(global_size=16, local_size=8), views.Sizes(global_size=32, local_size=20))
+    with pytest.raises(UserError, match="local_size 20 is not a multiple of the patch size 8; use 16 or 24"):
+        views.check_sizes(replace(CONFIG, sizes=sizes), patch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ([{"anchor_size": 32}, {}], "an anchor_size each, or none"),
+        ([{"share": 0.0}, {}], "must be above 0"),
+        ([{"share": float("nan")}], "must be above 0"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(sizes: list[dict[str, float]], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(CONFIG, sizes=tuple(views.Sizes(global_size=16, local_size=8, **size) for size in sizes))  # type: ignore[arg-type]
