@@ -1,11 +1,11 @@
 """The whole of a run's settings: the experiment, which may change numbers, and the runtime, which must not."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Literal, NewType
 
-from dinokit.config import converter, from_plain
+from dinokit.config import converter, differences, from_plain, to_plain
 from dinokit.core.device import Precision
 from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
@@ -16,6 +16,7 @@ from dinokit.objectives import base as objectives
 from dinokit.training import anchor as anchors
 from dinokit.training import optim
 from dinokit.training.execution import Recompute
+from dinokit.training.stages import FIRST, Begin, Stages, Start, changed
 
 TrackerName = Literal["wandb", "mlflow", "trackio"]
 ObjectiveConfigs = NewType("ObjectiveConfigs", dict[str, Any])  # file name in objectives/ -> its Config
@@ -60,6 +61,8 @@ class Experiment:
     anchor: anchors.Config | None = None  # the earlier network that objective gram looks at
     seed: int = 0  # of everything that is drawn
     precision: Precision = "auto"  # of the matrix products; auto: bf16 where the hardware multiplies it natively
+    start: Start | None = None  # weights to begin with; null: random ones
+    stages: Stages = field(default_factory=lambda: Stages({}))  # what follows after `steps`, by name and in order
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -82,6 +85,21 @@ class Experiment:
         views.check_sizes(self.data.views, patch_size=self.backbone.patch_size)
         self.data.pixels.check_channels(self.backbone.channels)
         self._check_anchor()
+        self.legs()  # a mistake in a stage is said before the first
+
+    def legs(self) -> "tuple[Leg, ...]":
+        """Return the stages, each with the whole of its settings, the pretraining before them included."""
+        alone = replace(self, stages=Stages({})) if self.stages else self
+        legs = [Leg(FIRST, alone, first=0, begin=None)]
+        for name, stage in self.stages.items():
+            plain = changed(to_plain(legs[-1].experiment), to_plain(stage.changes))
+            try:
+                experiment = from_plain(Experiment, plain | {"steps": stage.steps, "start": None, "stages": {}})
+                _check_same_weights(legs[-1].experiment, experiment)
+            except UserError as error:
+                raise UserError(f"stages.{name}: {error}") from error
+            legs.append(Leg(name, experiment, first=legs[-1].last, begin=stage.begin))
+        return tuple(legs)
 
     def _check_anchor(self) -> None:
         needs = [each.Objective.needed(config) for each, config in self._found()]
@@ -99,6 +117,35 @@ class Experiment:
 
     def _found(self) -> list[tuple[ModuleType, Any]]:
         return [(objectives.find(name), config) for name, config in self.objectives.items()]
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stage as it runs: steps `first` to `last` of the run."""
+
+    name: str
+    experiment: Experiment  # without stages; its schedules count from `first`
+    first: int  # steps done when it begins
+    begin: Begin | None  # None: nothing comes before it
+
+    @property
+    def last(self) -> int:
+        """Steps done when it is over."""
+        return self.first + self.experiment.steps
+
+
+def _check_same_weights(before: Experiment, now: Experiment) -> None:
+    """Refuse a stage whose networks cannot take over the weights of the stage before."""
+    now_backbone, rope = now.backbone, before.backbone.rope
+    drawn = {name: getattr(now_backbone.rope, name) for name in ("shift", "jitter", "rescale")}
+    free = {name: getattr(now_backbone, name) for name in ("drop_path", "drop_path_shape")}
+    changed_alone = replace(before.backbone, **free, rope=replace(rope, **drawn))
+    for name, (was, found) in differences(changed_alone, now_backbone).items():
+        raise UserError(f"backbone.{name} cannot change from {was} to {found}: the weights go on; leave it out")
+    for name in before.objectives.keys() & now.objectives.keys():
+        heads = [getattr(each.objectives[name], "head", None) for each in (before, now)]
+        if heads[0] != heads[1]:
+            raise UserError(f"objectives.{name}.head cannot change: its weights go on; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,10 @@ bit.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import torch
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import header
@@ -21,13 +23,14 @@ from dinokit.data.loader import BadRecord, Batch
 from dinokit.data.source import Source, open_source
 from dinokit.training import ranks, shard
 from dinokit.training.bad_images import BadImages
-from dinokit.training.config import TrainConfig
+from dinokit.training.config import Leg, TrainConfig
 from dinokit.training.feed import Supply, feed
 from dinokit.training.guard import Diverged, Guard
+from dinokit.training.handover import next_stage, opened
 from dinokit.training.health import Monitor
-from dinokit.training.opening import record_start, say_what_runs
+from dinokit.training.opening import record_start, say_timeline, say_what_runs
 from dinokit.training.progress import Journal
-from dinokit.training.resume import check_experiment, newest, only_run, restore
+from dinokit.training.resume import check_experiment, newest, only_run
 from dinokit.training.step import Trainer
 from dinokit.training.stop import Stop, stop_requests
 from dinokit.training.trackers import Trackers
@@ -56,14 +59,6 @@ def pretrain(
     if dist.is_main():
         check_experiment(run, config)
     source = open_source(experiment.data.source, channels=experiment.backbone.channels, split=None)
-    device = devices.choose(runtime.device)
-    trainer = Trainer(
-        experiment,
-        device,
-        recompute=runtime.recompute,
-        compiled=runtime.compile,
-        sharded=runtime.sharding == "fsdp" and world > 1,
-    )
     with only_run(run) if dist.is_main() else nullcontext():
         if dist.is_main():
             run.create(configuration.to_yaml(config))
@@ -71,12 +66,8 @@ def pretrain(
                 warn(line)
         try:
             with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
-                if trainer.sharded:
-                    trainer.shard()
-                clock = restore(run, trainer)
-                say_what_runs(config, source, trainer, clock)
                 guard = Guard(run, runtime.rollback, seed=experiment.seed)
-                _Session(config, run, trainer, source, clock, on_checkpoint, guard).train()
+                _Session(config, run, devices.choose(runtime.device), source, on_checkpoint, guard).train()
         except ranks.RankLost as error:
             raise RunError(f"{error}; {newest(run)}; the same command continues") from error
         except OSError as error:
@@ -91,26 +82,43 @@ class _Session:
 
     config: TrainConfig
     run: RunFolder
-    trainer: Trainer
+    device: torch.device
     source: Source
-    clock: Clock
     on_checkpoint: Callable[[int, Path], None]
     guard: Guard
+    leg: Leg = field(init=False)
+    trainer: Trainer = field(init=False)
+    clock: Clock = field(init=False)
     supply: Supply = field(init=False)
 
+    @property
+    def stage(self) -> TrainConfig:
+        """The settings of the stage that is trained."""
+        return replace(self.config, experiment=self.leg.experiment)
+
     def train(self) -> None:
-        """Train to the end; after too many bad steps go back and try with a lower rate."""
+        """Train stage after stage to the end; after too many bad steps go back and try with a lower rate."""
+        say_timeline(self.config.experiment)
+        self.leg, self.trainer, self.clock = opened(self.run, self.config, self.device)
+        say_what_runs(self.stage, self.source, self.trainer, self.clock, until=self.leg.last)
         if dist.is_main():
-            record_start(self.run, self.trainer.device, self.source)
+            record_start(self.run, self.device, self.source)
         with stop_requests() as wish:
             while True:
                 try:
-                    return self._train(wish)
+                    self._train(wish)
+                    following = next_stage(self.run, self.config, self.leg, self.trainer)
                 except Diverged as divergence:
                     self._go_back(divergence)
+                    continue
+                if following is None:
+                    return
+                self.leg, self.trainer = following
+                say_what_runs(self.stage, self.source, self.trainer, self.clock, until=self.leg.last)
 
     def _train(self, wish: Stop) -> None:
-        steps, runtime = self.config.experiment.steps, self.config.runtime
+        last, runtime = self.leg.last, self.config.runtime
+        steps = self.config.experiment.legs()[-1].last  # of the whole run
         start = self.clock.step
         (fresh,) = dist.any_rank(dist.is_main() and not self.run.steps())
         if fresh:
@@ -123,25 +131,25 @@ class _Session:
             return
         trackers = Trackers(self.run, self.config, start=start + 1) if dist.is_main() else None
         journal = Journal(self.run, steps=steps, every=runtime.log_every, trackers=trackers)
-        monitor = Monitor(self.config, self.trainer, self.source, history=journal.lines())
+        monitor = Monitor(self.stage, self.trainer, self.source, history=journal.lines())
         journal.judge = monitor.judge
-        loader = feed(self.config, self.source, self.trainer)
+        loader = feed(self.stage, self.source, self.trainer)
         self.supply = Supply(loader)
-        batches = loader.batches(start, steps)
+        batches = loader.batches(start, last)
         bad_images = BadImages(
             self.run.bad_images, images=len(self.source), max_ratio=runtime.data.max_bad_ratio
         )  # read before the first step, which needs all ranks: nobody writes yet
-        batch_size = self.config.experiment.data.batch_size
+        batch_size = self.leg.experiment.data.batch_size
         try:
             with journal.shown(start=start):
-                while self.clock.step < steps:
+                while self.clock.step < last:
                     bad = self._step(batches, journal, monitor)
                     stop, any_bad = dist.any_rank(wish.requested, bool(bad))
                     if any_bad:
                         bad_images.add(dist.gather_lists(bad), step=self.clock.step)
                     too_many = bad_images.too_many(self.clock.step * batch_size)
-                    due = self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == steps
-                    done = self.clock.step == steps and self.clock.bad_steps < steps
+                    due = self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == last
+                    done = self.clock.step == last and self.clock.bad_steps < steps
                     # a diverging run keeps its older states, unless this is the last word
                     saved = stop or too_many or done or (due and not self.guard.in_a_row)
                     if saved:
@@ -172,14 +180,14 @@ class _Session:
         if dist.is_main():
             self.run.amend(lowered)
         dist.barrier()
-        self.clock = restore(self.run, self.trainer)
+        self.leg, self.trainer, self.clock = opened(self.run, self.config, self.device)
         self.guard.in_a_row = 0
 
     def _step(self, batches: Iterator[Batch], journal: Journal, monitor: Monitor) -> list[BadRecord]:
         """Take one step and return the images that this rank could not read."""
         began = time.monotonic()
         try:
-            micro_batches = [next(batches) for _ in range(self.config.experiment.data.accumulate)]
+            micro_batches = [next(batches) for _ in range(self.leg.experiment.data.accumulate)]
         except UserError as error:  # hardly an image can be read
             raise self._without_images(error, journal) from error
         waited = time.monotonic() - began
@@ -191,7 +199,7 @@ class _Session:
         self.clock.seconds += seconds
         taken = report.values if report.finite else {}
         values = taken | monitor.after(self.clock.step, micro_batches, seconds=seconds)
-        images = self.config.experiment.data.batch_size
+        images = self.leg.experiment.data.batch_size
         journal.add(self.clock.step, values, images=images, seconds=seconds, waited=waited, clock=self.clock.seconds)
         return [record for batch in micro_batches for record in batch.bad]
 
@@ -215,6 +223,6 @@ class _Session:
             state=self.trainer.state(),
             clock=self.clock,
             model=shard.whole(self.trainer.backbone.teacher.state_dict()),
-            about=header(self.config.experiment.backbone, self.config.experiment.data.pixels, step=self.clock.step),
+            about=header(self.leg.experiment.backbone, self.leg.experiment.data.pixels, step=self.clock.step),
             keep=self.config.runtime.keep,
         )

@@ -46,7 +46,7 @@ class Monitor:
     def __init__(self, config: TrainConfig, trainer: Trainer, source: Source, history: Sequence[Line] = ()) -> None:
         data, self.runtime = config.experiment.data, config.runtime
         self.trainer = trainer
-        self.steps = config.experiment.steps
+        self.steps = trainer.first + config.experiment.steps  # of the run, when this stage ends
         self.on = self.runtime.health.every != 0
         self.probe = _probe(config, source) if self.on else None
         images = None if source.mix is not None else len(source)
@@ -74,7 +74,9 @@ class Monitor:
         values = self.repeats.values() if logged else {}
         if self.probe is not None and self._due(step, logged=logged):
             began = time.monotonic()
-            found, self.before = measure(self.trainer, self.probe, step=step - 1, before=self.before)
+            found, self.before = measure(
+                self.trainer, self.probe, step=step - 1 - self.trainer.first, before=self.before
+            )
             values |= found
             self.last = time.monotonic() - began
             self.spent += self.last

@@ -16,12 +16,34 @@ from dinokit.core import dist
 from dinokit.core.files import write_json
 from dinokit.core.log import info, warn
 from dinokit.data.source import Source
+from dinokit.data.views import Config as ViewsConfig
 from dinokit.training import ranks
 from dinokit.training.config import Experiment, TrainConfig
 from dinokit.training.step import Trainer
 
 
-def say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: Clock) -> None:
+def say_timeline(experiment: Experiment) -> None:
+    """Say what happens when, if there is more than one stage."""
+    legs = experiment.legs()
+    if len(legs) == 1:
+        return
+    for leg in legs:
+        sizes = ", ".join(_sizes(each) for each in leg.experiment.data.views.variants())
+        origin = {None: "random weights", "continue": "goes on", "teacher": "from the teacher"}[leg.begin]
+        if leg.begin is None and leg.experiment.start is not None:
+            origin = f"from {leg.experiment.start.source}"
+        info(
+            f"steps {leg.first:,} to {leg.last:,} · {leg.name}: {origin} · crops {sizes} px · "
+            f"batch {leg.experiment.data.batch_size} · {', '.join(leg.experiment.objectives)}"
+        )
+
+
+def _sizes(views: ViewsConfig) -> str:
+    sides = [views.global_size, *([views.local_size] if views.local_count else [])]
+    return "/".join(map(str, [*sides, *([views.anchor_size] if views.anchor_size else [])]))
+
+
+def say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: Clock, *, until: int) -> None:
     experiment = config.experiment
     weights = sum(parameter.numel() for parameter in trainer.backbone.student.parameters())
     _warn_of_other_lengths(experiment)
@@ -30,7 +52,7 @@ def say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: 
     bf16 = devices.uses_bf16(trainer.device, experiment.precision)
     info(
         f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(source):,} images of {source.name} · "
-        f"batch {experiment.data.batch_size} · steps {clock.step} to {experiment.steps} · "
+        f"batch {experiment.data.batch_size} · steps {clock.step} to {until} · "
         f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described(config.runtime)}"
         f"{', sharded' if trainer.sharded else ''}"
     )

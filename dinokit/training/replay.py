@@ -7,7 +7,7 @@ or it had several ranks: one process draws stochastic depth and RoPE augmentatio
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from dinokit.core.files import read_jsonl
 from dinokit.core.log import info, progress
 from dinokit.data.loader import Batch
 from dinokit.data.source import Source, open_source
-from dinokit.training.config import TrainConfig
+from dinokit.training.config import Runtime, TrainConfig
 from dinokit.training.feed import feed
+from dinokit.training.handover import built, next_stage
 from dinokit.training.step import Report, Trainer
 
 
@@ -58,8 +59,9 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     Raises:
         UserError: if there is no such step, or no state before it is kept.
     """
-    if not 1 <= step <= config.experiment.steps:
-        raise UserError(f"step must be 1 to {config.experiment.steps}, got {step}")
+    legs = config.experiment.legs()
+    if not 1 <= step <= legs[-1].last:
+        raise UserError(f"step must be 1 to {legs[-1].last}, got {step}")
     kept = run.steps(with_state=True)
     before = [each for each in kept if each < step]
     if not before:
@@ -67,15 +69,20 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
             f"no state before step {step} is kept in {run.path}, but of {', '.join(map(str, kept)) or 'no step'}; "
             "runtime.keep says how many a run keeps"
         )
-    experiment, start = config.experiment, before[-1]
-    source = open_source(experiment.data.source, channels=experiment.backbone.channels, split=None)
-    trainer = Trainer(experiment, devices.choose(device))
+    start = before[-1]
+    source = open_source(config.experiment.data.source, channels=config.experiment.backbone.channels, split=None)
+    leg = next(leg for leg in legs if start <= leg.last)
+    alone = replace(config, runtime=Runtime())
+    trainer = built(alone, leg, devices.choose(device))
     state, clock = run.load(start)
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
+    if start == leg.last and (following := next_stage(run, alone, leg, trainer)) is not None:
+        leg, trainer = following
+    experiment = leg.experiment
     noted = [line for line in read_jsonl(run.bad_steps) if line["step"] == step]
     trainer.lr_factor = noted[-1]["lr_factor"] if noted else clock.lr_factor
 
-    loader = feed(config, source, trainer)
+    loader = feed(replace(config, experiment=experiment), source, trainer)
     accumulate = experiment.data.accumulate
     if start < step - 1:
         info(f"training from step {start} to {step - 1} in memory")

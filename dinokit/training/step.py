@@ -54,9 +54,15 @@ class Trainer:
         recompute: Recompute = "none",
         compiled: bool = False,
         sharded: bool = False,
+        first: int = 0,
     ) -> None:
-        """Build everything; if sharded, the backbone has no numbers until `shard` is called, by all ranks together."""
+        """Build everything; if sharded, the backbone has no numbers until `shard` is called, by all ranks together.
+
+        Args:
+            first: step of the run that is the first of this experiment; its schedules count from there.
+        """
         self.experiment = experiment
+        self.first = first
         self.device = device
         self.sharded = sharded
         self.lr_factor = 1.0
@@ -90,15 +96,20 @@ class Trainer:
         self.optimizer = optim.optimizer(self.parts, self.experiment.optim)
 
     def step(self, micro_batches: Sequence[Views | Cut], *, step: int) -> Report:
-        """Learn from one global batch, given as this rank's micro-batches; skip it untouched if it is not finite."""
-        rates = optim.set_rates(self.optimizer, self.experiment.optim, step=step, lr_factor=self.lr_factor)
+        """Learn from one global batch, given as this rank's micro-batches; skip it untouched if it is not finite.
+
+        Args:
+            step: of the run.
+        """
+        own = step - self.first
+        rates = optim.set_rates(self.optimizer, self.experiment.optim, step=own, lr_factor=self.lr_factor)
         self.optimizer.zero_grad(set_to_none=True)
         measured: list[dict[str, Tensor]] = []
         statistics: list[dict[str, dict[str, Tensor]]] = []
         for micro, views in enumerate(micro_batches):
             # drop path and RoPE augmentation follow seed, step, micro-batch and rank alone
             seed_torch(self.experiment.seed, step, micro, dist.rank())
-            losses = self._losses(views.on(self.device), step=step)
+            losses = self._losses(views.on(self.device), step=own)
             total = torch.stack([loss.total for loss in losses.values()]).sum()
             torch.autograd.backward(total / len(micro_batches))
             if self.sharded:
@@ -110,7 +121,7 @@ class Trainer:
         values = _mean_over_ranks(_mean(measured))
         if not self.sharded:
             dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
-        optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=step)
+        optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=own)
         norms = optim.clip_gradients(self.parts, self.experiment.optim)
         values |= {f"grad_norm/{part}": norm for part, norm in norms.items()}
         odd = [name for name, value in values.items() if not math.isfinite(value)]
@@ -118,12 +129,12 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             return Report(values=values, fault=f"not finite are {', '.join(odd)}")
         self.optimizer.step()
-        momentum = self.experiment.momentum.at(step)
+        momentum = self.experiment.momentum.at(own)
         for pair in (self.backbone, *_unique_pairs(self.objectives).values()):
             pair.update(momentum)
         for name, objective in self.objectives.items():
             _objective(objective).after_step(_mean([micro[name] for micro in statistics]))
-        if self.experiment.anchor is not None and self.experiment.anchor.due(step + 1):
+        if self.experiment.anchor is not None and self.experiment.anchor.due(own + 1):
             self.renew_anchor()
         return Report(values=values | rates | {"momentum": momentum})
 

@@ -46,10 +46,17 @@ class Record:
         return max([line["step"] for line in self.log] + list(self.checkpoints), default=0)
 
     @property
+    def steps(self) -> int | None:
+        """Steps of all stages, as far as the settings tell."""
+        stages = self.setting("experiment.stages")
+        each = [stage.get("steps") for stage in stages.values()] if isinstance(stages, Mapping) else []
+        counts = [self.setting("experiment.steps"), *each]
+        return sum(counts) if all(isinstance(count, int) for count in counts) else None
+
+    @property
     def finished(self) -> bool:
         """Whether all steps are done, as far as the settings tell."""
-        steps = self.setting("experiment.steps")
-        return not isinstance(steps, int) or self.step >= steps
+        return self.steps is None or self.step >= self.steps
 
     @property
     def seconds(self) -> float | None:

@@ -239,8 +239,7 @@ def duration(seconds: float) -> str:
 
 
 def _steps(record: Record) -> str:
-    steps = record.setting("experiment.steps")
-    return number(steps) if isinstance(steps, int) else number(record.step)
+    return number(record.step if record.steps is None else record.steps)
 
 
 def _which(stages: Sequence[Stage], steps: Mapping[int, str]) -> str:

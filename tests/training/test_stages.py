@@ -1,0 +1,203 @@
+"""Stages: what each changes and takes over, and that a run stopped in any of them ends with the same weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dinokit import config as configuration
+from dinokit.checkpoints.store import RunFolder
+from dinokit.core.errors import UserError
+from dinokit.core.files import read_jsonl
+from dinokit.core.schedule import constant
+from dinokit.objectives import gram
+from dinokit.training import engine
+from dinokit.training.anchor import Config as AnchorConfig
+from dinokit.training.config import TrainConfig
+from dinokit.training.replay import replay
+from dinokit.training.stages import Changes, Stage, Stages, Start, carried_over
+
+from .test_engine import assert_same, config, losses
+
+
+def staged(photos: Path, *, begin: str = "continue", **runtime: object) -> TrainConfig:
+    """Three steps of pretraining, three with Gram, three at a higher resolution that begin from the teacher."""
+    base = config(photos, steps=3, **runtime)
+    stages = {
+        "anchor": Stage(
+            steps=3,
+            begin=begin,  # type: ignore[arg-type]
+            changes=Changes(
+                configuration.to_plain(
+                    {
+                        "objectives": {"gram": gram.Config()},
+                        "anchor": AnchorConfig(every=2, most=1),
+                        "data": {"views": {"anchor_size": 32}},
+                        "optim": {"lr": constant(3e-4)},
+                    }
+                )
+            ),
+        ),
+        "high_res": Stage(
+            steps=3,
+            begin="teacher",
+            changes=Changes(
+                {
+                    "data": {
+                        "views": {
+                            "sizes": [
+                                {"global_size": 16, "local_size": 8, "anchor_size": 32},
+                                {"global_size": 24, "local_size": 8, "anchor_size": 32},
+                            ]
+                        }
+                    },
+                    "anchor": {"every": 0, "most": 0},
+                }
+            ),
+        ),
+    }
+    return replace(base, experiment=replace(base.experiment, stages=Stages(stages)))
+
+
+def test_the_timeline_and_the_settings_of_each_stage(photos: Path) -> None:
+    legs = staged(photos).experiment.legs()
+    assert [(leg.name, leg.first, leg.last, leg.begin) for leg in legs] == [
+        ("pretrain", 0, 3, None),
+        ("anchor", 3, 6, "continue"),
+        ("high_res", 6, 9, "teacher"),
+    ]
+    pretrain, anchor, high_res = (leg.experiment for leg in legs)
+    assert "gram" not in pretrain.objectives
+    assert anchor.optim == replace(pretrain.optim, lr=constant(3e-4))
+    assert high_res.optim == anchor.optim  # of the stage before, not of the first
+    assert high_res.objectives == anchor.objectives
+    assert [size.global_size for size in high_res.data.views.sizes] == [16, 24]
+
+
+def test_stages_go_through_yaml_and_take_dotted_settings(photos: Path, tmp_path: Path) -> None:
+    whole = staged(photos)
+    file = tmp_path / "config.yaml"
+    file.write_text(configuration.to_yaml(whole))
+    assert configuration.from_plain(TrainConfig, configuration.read_yaml(file)) == whole
+    longer = configuration.override(
+        whole,
+        {"stages.anchor.steps": 5, "stages.anchor.changes.objectives.gram.weight": 1.5, "stages.high_res": None},
+        hidden=("experiment", "runtime"),
+    )
+    (_, anchor) = longer.experiment.legs()
+    assert anchor.last == 8
+    assert anchor.experiment.objectives["gram"].weight == 1.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optim": {"lrr": 1}}, "stages.wrong: .*optim.lrr"),
+        ({"backbone": {"dim": 32}}, "stages.wrong: backbone.dim cannot change from 16 to 32"),
+        ({"objectives": {"ibot": {"head": None}}}, "stages.wrong: objectives.ibot.head cannot change"),
+        (
+            {"data": {"views": {"global_size": 18}}},
+            "global_size 18 is not a multiple of the patch size 4; use 16 or 20",
+        ),
+    ],
+)
+def test_a_mistake_in_a_stage_is_said_before_the_first(photos: Path, changes: dict[str, object], said: str) -> None:
+    base = config(photos).experiment
+    with pytest.raises(UserError, match=said):
+        replace(base, stages=Stages({"wrong": Stage(steps=1, changes=Changes(changes))}))
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4, 5, 6, 8])
+def test_a_run_stopped_in_any_stage_ends_with_the_same_weights(photos: Path, tmp_path: Path, stop: int) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    engine.pretrain(staged(photos), whole)
+
+    def kill(step: int, path: Path) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(staged(photos, checkpoint_every=1), parts, on_checkpoint=kill)
+    assert RunFolder(parts).steps(with_state=True)[-1] == stop
+    engine.pretrain(staged(photos, checkpoint_every=1), parts)
+    assert losses(whole) == losses(parts)
+    assert_same(whole, parts)
+
+
+def test_the_schedules_count_the_steps_of_the_stage_and_the_data_go_on(photos: Path, tmp_path: Path) -> None:
+    engine.pretrain(staged(photos), tmp_path / "run")
+    rates = {line["step"]: line["lr"] for line in read_jsonl(tmp_path / "run" / "metrics.jsonl")}
+    assert rates[4] == rates[9] == 3e-4 != rates[3]
+
+
+def test_continuing_keeps_moments_and_heads_and_beginning_from_the_teacher_does_not() -> None:
+    before = {
+        "backbone.student.w": torch.tensor(1.0),
+        "backbone.teacher.w": torch.tensor(2.0),
+        "objectives.dino.head.student.w": torch.tensor(3.0),
+        "objectives.dino.head.teacher.w": torch.tensor(4.0),
+        "objectives.dino.targets.centre": torch.tensor(5.0),
+        "optimizer.backbone.w.exp_avg": torch.tensor(6.0),
+    }
+    names = [name for name in before if not name.startswith("optimizer")]
+    fresh = {name: torch.tensor(0.0) for name in [*names, "objectives.new.head.student.w"]}
+    goes_on = {name: float(value) for name, value in carried_over(before, fresh, begin="continue").items()}
+    assert goes_on == {name: float(value) for name, value in before.items()} | {"objectives.new.head.student.w": 0.0}
+    anew = {name: float(value) for name, value in carried_over(before, fresh, begin="teacher").items()}
+    assert list(anew.values()) == [2.0, 2.0, 4.0, 4.0, 5.0, 0.0]
+    assert "optimizer.backbone.w.exp_avg" not in anew
+
+
+def test_a_stage_runs_alone_from_a_run_a_checkpoint_or_a_model(photos: Path, tmp_path: Path) -> None:
+    engine.pretrain(config(photos, steps=3, checkpoint_every=1), tmp_path / "first")
+    anchor = staged(photos).experiment.legs()[1].experiment
+    base = config(photos, steps=3)
+    for name, source in (("run", tmp_path / "first"), ("checkpoint", tmp_path / "first" / "checkpoints" / "3")):
+        alone = replace(base, experiment=replace(anchor, start=Start(source=str(source), begin="continue")))
+        engine.pretrain(alone, tmp_path / name)
+        # other images, for these follow the step of the run; but the anchor is the same teacher
+        begun = load_file(tmp_path / name / "checkpoints" / "0" / "model.safetensors")
+        ended = load_file(tmp_path / "first" / "checkpoints" / "3" / "model.safetensors")
+        assert all(torch.equal(begun[key], ended[key]) for key in ended)
+    model = replace(base, experiment=replace(anchor, start=Start(source=str(tmp_path / "first" / "model.safetensors"))))
+    engine.pretrain(model, tmp_path / "model")
+    begun = load_file(tmp_path / "model" / "checkpoints" / "0" / "model.safetensors")
+    assert all(torch.equal(begun[key], ended[key]) for key in ended)
+
+
+def test_what_a_run_cannot_begin_with_is_said(photos: Path, tmp_path: Path) -> None:
+    base = config(photos, steps=1)
+    engine.pretrain(base, tmp_path / "other")
+    model = str(tmp_path / "other" / "model.safetensors")
+    starting = replace(base.experiment, start=Start(source=model, begin="continue"))
+    with pytest.raises(UserError, match="holds no training state to continue with"):
+        engine.pretrain(replace(base, experiment=starting), tmp_path / "run")
+    wider = replace(base.experiment, backbone=replace(base.experiment.backbone, dim=32), start=Start(source=model))
+    with pytest.raises(UserError, match="another architecture than the one that is trained"):
+        engine.pretrain(replace(base, experiment=wider), tmp_path / "wider")
+
+
+def test_a_step_of_a_later_stage_is_replayed(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    engine.pretrain(staged(photos, keep=9, checkpoint_every=1), run)
+    logged = losses(run)
+    for step in (4, 6, 7, 9):
+        found = replay(RunFolder(run), staged(photos), step, device="cpu")
+        assert found.report.values["loss"] == logged[step], step
+
+
+def test_an_anchor_may_be_a_step_of_the_run_or_a_model(photos: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    engine.pretrain(config(photos, steps=3, checkpoint_every=1), first)
+    for source, wanted in (("1", "1"), (str(first / "checkpoints" / "2"), "2")):
+        run = tmp_path / f"run{wanted}"
+        changed = {"stages.anchor.changes.anchor": {"source": source, "every": 0, "most": 0}, "stages.high_res": None}
+        settings = configuration.override(staged(photos, checkpoint_every=1), changed, hidden=("experiment", "runtime"))
+        engine.pretrain(settings, run)
+        state = load_file(run / "checkpoints" / "6" / "state.safetensors")
+        model = load_file(first / "checkpoints" / wanted / "model.safetensors")  # the same run so far
+        assert all(
+            torch.equal(state[f"anchor.{name}"], value) for name, value in model.items() if "periods" not in name
+        )
