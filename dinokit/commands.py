@@ -8,7 +8,7 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -75,6 +75,8 @@ def pretrain(
     *,
     data: str = "",
     out: Path,
+    from_: Annotated[str, tyro.conf.arg(name="from")] = "",
+    stage: str = "",
     slurm: Path | None = None,
     nodes: int = 1,
     gpus_per_node: int = 8,
@@ -90,6 +92,8 @@ def pretrain(
             .parquet, shards .tar, a .zip, hf:NAME, s3:// or https://, a mixture .yaml; or demo:fashion,
             demo:fashion-placed, demo:emoji. The demo recipe trains a network of one channel if the images are gray.
         out: the run's folder; the same command again continues it.
+        from_: weights to begin with: another run, RUN/checkpoints/STEP, a model's file or name.
+        stage: train this stage of the recipe alone, on the weights of --from.
         slurm: do not train, but write the script of a SLURM job that does; start it by sbatch.
         nodes: of that job.
         gpus_per_node: of that job; each is one rank.
@@ -99,6 +103,9 @@ def pretrain(
     config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
     if data:
         config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
+    weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
+    if weights or stage:
+        config = replace(config, experiment=config.experiment.alone(stage, start=weights))
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
     # the run, its checkpoints and its report are looked at from other folders too
@@ -111,7 +118,7 @@ def pretrain(
     if slurm is not None:
         _write_job(
             Path(slurm),
-            ["pretrain", recipe, "--data", place, "--out", str(run.path.absolute())],
+            ["pretrain", recipe, "--data", place, "--out", str(run.path.absolute()), *_beginning(weights, stage)],
             settings,
             nodes=nodes,
             gpus_per_node=gpus_per_node,
@@ -221,8 +228,8 @@ def plan(
     layout: bool = False,
     out: Path | None = None,
     settings: Settings = NO_SETTINGS,
-) -> planning.Plan:
-    """Predict parameters, operations, memory, messages and hours of a run, and what settings fit the machines.
+) -> dict[str, planning.Plan]:
+    """Predict parameters, operations, memory, messages and hours of every stage, and what settings fit the machines.
 
     Any setting of the recipe can be changed as in `dinokit pretrain`.
 
@@ -242,10 +249,18 @@ def plan(
     config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
     peak, bf16 = (tflops * 1e12, config.experiment.precision != "fp32") if tflops else planning.here(config.experiment)
     room = None if gpu_memory is None else gpu_memory * 1e9
-    found = planning.plan(config.experiment, config.runtime, ranks=gpus, room=room, rate=peak * mfu, bf16=bf16)
-    print_plan(found, layout=planning.networks(config.experiment) if layout else None)
+    found = {}
+    for leg in config.experiment.legs():
+        found[leg.name] = planning.plan(
+            leg.experiment, config.runtime, ranks=gpus, room=room, rate=peak * mfu, bf16=bf16
+        )
+        print_plan(found[leg.name], stage=leg.name, layout=planning.networks(leg.experiment) if layout else None)
+    hours = sum(each.hours for each in found.values())
+    if len(found) > 1:
+        info(f"all stages: {hours:,.1f} h on {gpus:,} GPUs")
     if out is not None:
-        write_json(Path(out), asdict(found) | {"peak": found.peak, "hours": found.hours})
+        stages = {name: asdict(each) | {"peak": each.peak, "hours": each.hours} for name, each in found.items()}
+        write_json(Path(out), {"stages": stages, "hours": hours})
     return found
 
 
@@ -389,6 +404,11 @@ def _settings(name: str, config: Any, *, hidden: Sequence[str] = ()) -> str:
 
 def _nothing(step: int, path: Path) -> None:
     """Do nothing at a checkpoint."""
+
+
+def _beginning(weights: str, stage: str) -> list[str]:
+    given = {"--from": weights, "--stage": stage}
+    return [word for option, value in given.items() if value for word in (option, value)]
 
 
 def _write_job(file: Path, words: list[str], settings: Mapping[str, Any], *, nodes: int, gpus_per_node: int) -> None:

@@ -24,7 +24,7 @@ MAY = {
     "peers": {"core", "config", "models", "peers"},
     "checkpoints": {"core", "config", "models", "peers", "checkpoints"},
     "training": {"core", "config", "data", "models", "objectives", "checkpoints", "training"},
-    "planning": {"core", "config", "models", "objectives", "training", "planning"},
+    "planning": {"core", "config", "data.views", "models", "objectives", "training", "planning"},
     "embedding": {"core", "config", "data", "models", "checkpoints"},
     "evaluation": {"core", "config", "data", "models", "checkpoints", "embedding", "evaluation"},
     "visuals": {"core", "config", "data", "models", "checkpoints", "embedding", "visuals"},

@@ -53,6 +53,9 @@ def of_rank(
         "heads' tokens": images * sum((_of_head(shape, name) for name in shape.heads), start=0.0),
         "crops": float(FLOAT * images * shape.pixels),
     }
+    if shape.anchor_tokens:
+        anchor = FLOAT * float(sum(p.numel() for p in networks["backbone"].parameters()))
+        parts["anchor"] = anchor / (ranks if sharded else 1)
     if sharded:
         heads = [network for name, network in networks.items() if name != "backbone"]
         whole = sum(p.numel() for network in heads for p in network.parameters())
@@ -83,8 +86,3 @@ def _of_token(config: VitConfig, recompute: str) -> float:
 def _of_head(shape: Shape, name: str) -> float:
     use = shape.heads[name]
     return FLOAT * use.student * (_HEAD_NUMBERS * use.config.hidden + 4 * use.config.bottleneck)
-
-
-def _of_targets(shape: Shape, name: str) -> float:
-    use = shape.heads[name]
-    return FLOAT * use.targets * use.config.prototypes

@@ -73,12 +73,13 @@ def plan(
     Raises:
         UserError: if ranks cannot share the batch, or nothing fits.
     """
-    sizes, built = shape.shape(experiment), networks(experiment)
+    shares, built = shape.shapes(experiment), networks(experiment)
+    largest = max((each for _, each in shares), key=lambda each: each.tokens + each.anchor_tokens)
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}
     tried: list[Plan] = []
     for accumulate, recompute, sharded in _candidates(experiment, runtime, ranks=ranks, free=room is not None):
         images = experiment.data.batch_size // accumulate // ranks
-        needed = work.of_step(sizes, recompute)
+        needed = _mean([(share, work.of_step(each, recompute)) for share, each in shares])
         found = Plan(
             parameters=counts,
             ranks=ranks,
@@ -88,9 +89,9 @@ def plan(
             images=images,
             work=needed,
             memory=memory.of_rank(
-                sizes, built, images=images, ranks=ranks, sharded=sharded, recompute=recompute, bf16=bf16
+                largest, built, images=images, ranks=ranks, sharded=sharded, recompute=recompute, bf16=bf16
             ),
-            traffic=traffic.of_step(sizes, built, ranks=ranks, accumulate=accumulate, sharded=sharded, bf16=bf16),
+            traffic=traffic.of_step(largest, built, ranks=ranks, accumulate=accumulate, sharded=sharded, bf16=bf16),
             rate=rate,
             seconds=sum(needed.values()) * experiment.data.batch_size / ranks / rate,
             steps=experiment.steps,
@@ -104,6 +105,10 @@ def plan(
         f"nothing fits {room / 1e9:.0f} GB: the least is {least.peak / 1e9:.0f} GB with {least.settings}; "
         "take more GPUs, a smaller network or fewer prototypes"
     )
+
+
+def _mean(parts: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
+    return {name: sum(share * each[name] for share, each in parts) for name in parts[0][1]}
 
 
 def _candidates(

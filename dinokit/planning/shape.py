@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dinokit.data.views import Config as ViewsConfig
 from dinokit.models import head
 from dinokit.models.head import Head
 from dinokit.models.vit import Config as VitConfig
@@ -36,6 +37,8 @@ class Shape:
     local_tokens: int
     globals: int  # crops per image
     locals: int
+    anchor_tokens: int  # of one crop that the anchor sees; 0: there is no anchor, or the teacher is it
+    gram: bool  # whether the patches of the global crops are compared
     pixels: int  # numbers in all crops of an image
 
     @property
@@ -50,9 +53,18 @@ class Shape:
         return self.globals * self.global_tokens + self.locals * self.local_tokens
 
 
-def shape(experiment: Experiment) -> Shape:
-    """Read the sizes off an experiment."""
-    views, backbone = experiment.data.views, experiment.backbone
+def shapes(experiment: Experiment) -> list[tuple[float, Shape]]:
+    """Read the sizes off an experiment, with the share of the steps that have them."""
+    views = experiment.data.views
+    shares = [size.share for size in views.sizes] or [1.0]
+    return [
+        (share / sum(shares), _shape(experiment, variant))
+        for share, variant in zip(shares, views.variants(), strict=True)
+    ]
+
+
+def _shape(experiment: Experiment, views: ViewsConfig) -> Shape:
+    backbone = experiment.backbone
     prefix = 1 + backbone.registers
     patches = (views.global_size // backbone.patch_size) ** 2
     hidden = 0.0
@@ -75,7 +87,7 @@ def shape(experiment: Experiment) -> Shape:
             chosen = config.head or lent
             assert chosen is not None
             heads[name] = HeadUse(chosen, config.head is not None, hidden, hidden, hidden, reductions(config))
-    side, small = views.global_size, views.local_size
+    side, small, large = views.global_size, views.local_size, views.anchor_size
     return Shape(
         backbone=backbone,
         heads=heads,
@@ -83,7 +95,9 @@ def shape(experiment: Experiment) -> Shape:
         local_tokens=prefix + (small // backbone.patch_size) ** 2,
         globals=2,
         locals=views.local_count,
-        pixels=backbone.channels * (2 * side**2 + views.local_count * small**2),
+        anchor_tokens=prefix + (large // backbone.patch_size) ** 2 if large else 0,
+        gram="gram" in experiment.objectives,
+        pixels=backbone.channels * (2 * side**2 + views.local_count * small**2 + 2 * large**2),
     )
 
 
@@ -96,7 +110,7 @@ def networks(experiment: Experiment) -> dict[str, nn.Module]:
     """Build backbone and heads on the meta device: shapes without numbers."""
     with torch.device("meta"):
         built: dict[str, nn.Module] = {"backbone": VisionTransformer(experiment.backbone)}
-        for name, use in shape(experiment).heads.items():
+        for name, use in shapes(experiment)[0][1].heads.items():
             if use.owned:
                 built[f"{name}_head"] = Head(experiment.backbone.dim, use.config, seed=0)
     return built

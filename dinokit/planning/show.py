@@ -11,13 +11,15 @@ from dinokit.planning.layout import layout as cut
 from dinokit.planning.plan import Plan
 
 
-def print_plan(plan: Plan, *, layout: Mapping[str, nn.Module] | None = None) -> None:
+def print_plan(plan: Plan, *, stage: str, layout: Mapping[str, nn.Module] | None = None) -> None:
     """Print what a run takes.
 
     Args:
+        stage: its name.
         layout: networks whose tensors are listed with the rows that a rank holds.
     """
     console = Console()
+    console.print(f"[bold]{stage}[/bold]")
     console.print(_table("parameters", plan.parameters.items(), unit="M", scale=1e6))
     console.print(_table("operations per image", plan.work.items(), unit="GFLOP", scale=1e9))
     console.print(_table(f"memory of each of {plan.ranks}", plan.memory.items(), unit="GB", scale=1e9))

@@ -7,7 +7,7 @@ from typing import Any, Literal, NewType
 
 from dinokit.config import converter, differences, from_plain, to_plain
 from dinokit.core.device import Precision
-from dinokit.core.errors import UserError
+from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import Schedule
 from dinokit.data import masking, views
@@ -100,6 +100,22 @@ class Experiment:
                 raise UserError(f"stages.{name}: {error}") from error
             legs.append(Leg(name, experiment, first=legs[-1].last, begin=stage.begin))
         return tuple(legs)
+
+    def alone(self, stage: str, *, start: str) -> "Experiment":
+        """Return the experiment on other weights than random ones, or one stage of it.
+
+        Args:
+            stage: its name; empty: all of them.
+            start: what the weights are of; empty: random, which only the first stage may begin with.
+        """
+        legs = {leg.name: leg for leg in self.legs()}
+        if stage and stage not in legs:
+            raise unknown_name("stage", stage, legs)
+        leg = legs[stage or FIRST]
+        if leg.begin is not None and not start:
+            raise UserError(f"stage {stage} begins with the weights of the stage before it; give them with --from")
+        begin = Start(source=start, begin=leg.begin or "teacher") if start else None
+        return replace(leg.experiment if stage else self, start=begin)
 
     def _check_anchor(self) -> None:
         needs = [each.Objective.needed(config) for each, config in self._found()]

@@ -66,7 +66,8 @@ def _warn_of_other_lengths(experiment: Experiment) -> None:
         "momentum": experiment.momentum,
     }
     for name, schedule in schedules.items():
-        if schedule.shape != "constant" and schedule.length != experiment.steps:
+        falls = schedule.shape != "constant" and schedule.end <= schedule.peak
+        if falls and schedule.length != experiment.steps:
             decay = max(schedule.decay + experiment.steps - schedule.length, 0)
             warn(
                 f"{name} is for {schedule.length} steps, the run has {experiment.steps}; "

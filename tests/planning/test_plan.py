@@ -1,6 +1,5 @@
 """Plans: what is asked fits, sums hold, and the largest published run is planned on a machine of any size."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,33 +8,17 @@ import torch
 
 from dinokit import recipes
 from dinokit.core.errors import UserError
-from dinokit.models.variants import VARIANTS
 from dinokit.planning import plan as planning
 from dinokit.planning.layout import layout
 from dinokit.planning.memory import activations
-from dinokit.planning.shape import networks, shape
-from dinokit.training.config import Experiment, ObjectiveConfigs, Runtime
+from dinokit.planning.shape import networks, shapes
+from dinokit.training.config import Experiment, Runtime
 from tests.training.test_execution import network
 
 
 def published_7b() -> Experiment:
     """DINOv3's first stage (arXiv:2508.10104): 256 GPUs, 4,096 images, 1 M steps."""
-    base = recipes.find("dinov3-vitl16").experiment
-    heads: Mapping[str, Mapping[str, int]] = {
-        "dino": {"prototypes": 262_144, "hidden": 8192, "bottleneck": 512},
-        "ibot": {"prototypes": 98_304, "hidden": 4096, "bottleneck": 384},
-    }
-    objectives: dict[str, Any] = dict(base.objectives)
-    for name, sizes in heads.items():
-        objectives[name] = replace(objectives[name], head=replace(objectives[name].head, **sizes))
-    objectives["koleo"] = replace(objectives["koleo"], group=16)
-    return replace(
-        base,
-        steps=1_000_000,
-        backbone=replace(VARIANTS["dinov3_vit7b16"], drop_path=0.4),
-        objectives=ObjectiveConfigs(objectives),
-        data=replace(base.data, batch_size=4096),
-    )
+    return recipes.find("dinov3-vit7b16").experiment.legs()[0].experiment
 
 
 def planned(experiment: Experiment, **options: Any) -> planning.Plan:
@@ -102,7 +85,21 @@ def test_kept_numbers_of_a_block_are_those_that_autograd_keeps() -> None:
     assert features.cls.shape == (8, 64)
     experiment = recipes.find("dinov3-vits16").experiment
     one = replace(
-        shape(experiment), backbone=built.config, globals=1, locals=0, global_tokens=features.grid[0] ** 2 + 5
+        shapes(experiment)[0][1], backbone=built.config, globals=1, locals=0, global_tokens=features.grid[0] ** 2 + 5
     )
     one = replace(one, backbone=replace(one.backbone, drop_path=0.0))
     assert 8 * activations(one, "none", bf16=False) == pytest.approx(kept, rel=0.15)
+
+
+def test_the_later_stages_of_the_7b_are_planned_with_their_anchor_and_their_sizes() -> None:
+    pretrain, anchor, high_res = (
+        planned(leg.experiment, ranks=256, room=80e9, rate=4e14)
+        for leg in recipes.find("dinov3-vit7b16").experiment.legs()
+    )
+    assert "anchor" not in pretrain.memory
+    assert anchor.memory["anchor"] == anchor.memory["EMA teacher"] * 6_716_043_264 / sum(anchor.parameters.values())
+    # four times the patches of the teacher's crops, and attention on top
+    assert anchor.work["anchor"] > 4 * anchor.work["teacher"]
+    assert high_res.peak <= 80e9
+    assert high_res.work["teacher"] > 4 * pretrain.work["teacher"]  # 512 and 768 pixels in place of 256
+    assert high_res.images <= 2048 // 256

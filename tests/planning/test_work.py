@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from dinokit.data import masking, views
 from dinokit.data.views import Views
 from dinokit.models import vit
+from dinokit.objectives import gram
 from dinokit.planning import shape, work
+from dinokit.training.anchor import Config as AnchorConfig
 from dinokit.training.config import Data, Experiment
 from dinokit.training.step import Trainer
 from tests.training.test_step import CPU, tiny
@@ -32,6 +34,7 @@ def counted(experiment: Experiment, how: Any = "none") -> float:
         torch.randn(2, BATCH, 3, config.global_size, config.global_size),
         torch.randn(config.local_count, BATCH, 3, config.local_size, config.local_size),
         masks,
+        torch.randn(2, BATCH, 3, config.anchor_size, config.anchor_size) if config.anchor_size else None,
     )
     trainer = Trainer(experiment, CPU, recompute=how)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -39,16 +42,19 @@ def counted(experiment: Experiment, how: Any = "none") -> float:
     return counter.get_total_flops() / BATCH
 
 
-def experiment(*, local: int = 4, masked: bool = True, **backbone: Any) -> Experiment:
+def experiment(*, local: int = 4, masked: bool = True, anchor: int = 0, **backbone: Any) -> Experiment:
     base = tiny()
     kept = {name: each for name, each in base.objectives.items() if masked or name != "ibot"}
     data = Data(
-        views=views.Config(global_size=48, local_size=24, local_count=local),
+        views=views.Config(global_size=48, local_size=24, local_count=local, anchor_size=anchor),
         masks=masking.Config() if masked else None,
         batch_size=BATCH,
     )
     config = vit.Config(**({"patch_size": 8, "dim": 64, "depth": 2, "heads": 2, "ffn_hidden": 256} | backbone))
-    return replace(base, data=data, backbone=config, objectives=kept)  # type: ignore[arg-type]
+    if not anchor:
+        return replace(base, data=data, backbone=config, objectives=kept)  # type: ignore[arg-type]
+    kept["gram"] = gram.Config()
+    return replace(base, data=data, backbone=config, objectives=kept, anchor=AnchorConfig())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,8 @@ def experiment(*, local: int = 4, masked: bool = True, **backbone: Any) -> Exper
         {"masked": False},
         {"ffn": "swiglu", "ffn_hidden": 96},
         {"drop_path": 0.5},
+        {"anchor": 96},  # 36 patches of 64 numbers: Gram by patches
+        {"anchor": 64, "dim": 16, "ffn_hidden": 64},  # by dims
         {"patch_size": 4, "dim": 32, "stem": 8},
         {"depth": 5, "registers": 0},
     ],
@@ -66,12 +74,12 @@ def experiment(*, local: int = 4, masked: bool = True, **backbone: Any) -> Exper
 )
 def test_operations_of_a_step_are_those_that_torch_counts(changes: dict[str, Any]) -> None:
     chosen = experiment(**changes)
-    predicted = sum(work.of_step(shape.shape(chosen), "none").values())
+    predicted = sum(work.of_step(shape.shapes(chosen)[0][1], "none").values())
     # KoLeo, and the masks that are drawn around their mean, are not predicted
     assert predicted == pytest.approx(counted(chosen), rel=0.02)
 
 
 def test_full_recomputation_costs_another_forward_pass_of_the_blocks() -> None:
     chosen = experiment()
-    predicted = [sum(work.of_step(shape.shape(chosen), how).values()) for how in ("none", "full")]
+    predicted = [sum(work.of_step(shape.shapes(chosen)[0][1], how).values()) for how in ("none", "full")]
     assert predicted[1] - predicted[0] == pytest.approx(counted(chosen, "full") - counted(chosen), rel=0.02)

@@ -15,7 +15,10 @@ from dinokit.data.source import open_source
 from dinokit.training.config import Experiment, ObjectiveConfigs, TrainConfig
 from dinokit.training.step import Trainer
 
-EXPECTED = {"demo", "dino-vits16", "dinov2-vits14", "dinov2-vitb14", "dinov3-vits16", "dinov3-vitb16", "dinov3-vitl16"}
+EXPECTED = {
+    "demo", "dino-vits16", "dinov2-vits14", "dinov2-vitb14",
+    "dinov3-vits16", "dinov3-vitb16", "dinov3-vitl16", "dinov3-vit7b16",
+}  # fmt: skip
 
 
 def shrunk(experiment: Experiment) -> Experiment:
@@ -24,7 +27,10 @@ def shrunk(experiment: Experiment) -> Experiment:
     grid = None if experiment.backbone.position_grid is None else 4
     backbone = replace(experiment.backbone, dim=32, depth=2, heads=2, ffn_hidden=48, position_grid=grid)
     objectives = ObjectiveConfigs({name: _small_head(config) for name, config in experiment.objectives.items()})
-    views = replace(experiment.data.views, global_size=4 * patch, local_size=2 * patch, local_count=2)
+    large = 8 * patch if experiment.data.views.variants()[0].anchor_size else 0
+    views = replace(
+        experiment.data.views, global_size=4 * patch, local_size=2 * patch, local_count=2, anchor_size=large, sizes=()
+    )
     data = replace(experiment.data, views=views, batch_size=4)
     return replace(experiment, data=data, backbone=backbone, objectives=objectives)
 
@@ -59,7 +65,11 @@ def test_a_recipe_names_its_source_command_and_expectation(name: str) -> None:
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_trains_a_step_at_a_tiny_size(name: str) -> None:
-    experiment = shrunk(recipes.find(name).experiment)
+    for leg in recipes.find(name).experiment.legs():
+        _train_a_step(shrunk(leg.experiment))
+
+
+def _train_a_step(experiment: Experiment) -> None:
     trainer = Trainer(experiment, torch.device("cpu"))
     source = open_source("demo:fashion")
     loader = Loader(
@@ -90,7 +100,43 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         recipes.find("dinov3-vits14")
 
 
+def test_the_stages_of_the_7b_are_the_published_ones() -> None:
+    pretrain, anchor, high_res = recipes.find("dinov3-vit7b16").experiment.legs()
+    assert [(leg.first, leg.last, leg.begin) for leg in (pretrain, anchor, high_res)] == [
+        (0, 1_000_000, None),
+        (1_000_000, 1_200_000, "continue"),
+        (1_200_000, 1_230_000, "teacher"),
+    ]
+    gram = anchor.experiment.objectives["gram"]
+    assert [gram.weight * gram.scale.at(step) for step in (0, 999, 5_000)] == [0, 2, 2]
+    assert anchor.experiment.objectives["dino"].local_weight.at(999) == 0.5
+    renewed = anchor.experiment.anchor
+    assert renewed is not None
+    assert [step for step in range(1, 200_001) if renewed.due(step)] == [10_000, 20_000, 30_000]
+    assert high_res.experiment.objectives["gram"].weight == 1.5
+    assert high_res.experiment.optim.lr.at(29_999) == 7.07e-5
+    assert sum(size.share for size in high_res.experiment.data.views.sizes) == pytest.approx(1)
+
+
 PUBLISHED = {  # from the papers and their released configurations; rates are base rates scaled by the batch
+    "dinov3-vit7b16": {
+        "data.batch_size": 4096,
+        "optim.lr.peak": 5e-5 * 4 * 2,
+        "optim.lr.warmup": 100_000,
+        "optim.weight_decay.peak": 0.04,
+        "optim.betas": [0.9, 0.99],
+        "optim.layer_decay": 0.98,
+        "optim.clip": 30.0,
+        "optim.freeze_last_layer": 5_000,
+        "momentum.peak": 0.994,
+        "backbone.drop_path": 0.4,
+        "objectives.dino.head.prototypes": 262_144,
+        "objectives.ibot.head.prototypes": 98_304,
+        "objectives.koleo.group": 16,
+        "data.views.flip": 0.0,
+        "data.views.global_size": 256,
+        "data.views.local_size": 112,
+    },
     "dino-vits16": {
         "data.batch_size": 1024,
         "optim.lr.peak": 5e-4 * 1024 / 256,
