@@ -3,6 +3,7 @@
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 from dinokit.core.files import write_json
 
@@ -42,3 +43,8 @@ def crc32(path: Path) -> int:
         while block := file.read(_BLOCK):
             value = zlib.crc32(block, value)
     return value
+
+
+def of_plain(value: Any) -> int:
+    """Return the CRC-32 of plain values, whatever the order of their keys and the spaces between them."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())

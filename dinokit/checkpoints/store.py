@@ -32,6 +32,7 @@ from dinokit.core.files import sync, write_atomic, write_json, write_text
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
 PARTS = "state"  # folder in place of STATE
+_SUM = "crc32"  # in CLOCK, of the rest of it
 
 
 @dataclass
@@ -41,8 +42,10 @@ class Clock:
     step: int = 0  # steps done
     seconds: float = 0.0  # of training, over all starts
     bad_steps: int = 0  # skipped because a loss was not finite
-    rollbacks: int = 0  # times that the run went back after too many of those
-    lr_factor: float = 1.0  # what they left of the learning rate
+    recent: tuple[int, ...] = ()  # the last of those
+    rollbacks: int = 0  # times that the run went back after too many of them
+    lr_factor: float = 1.0  # what that left of the learning rate
+    ahead: int = 0  # batches that were passed over with it: a step takes that of so many steps later
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class RunFolder:
                 return final
             _save(model, partial / MODEL, about)
             checksum.write(partial)
-            write_json(partial / CLOCK, asdict(clock))
+            _write_clock(partial / CLOCK, clock)
             for path in (*partial.rglob("*"), partial):
                 sync(path)
             if final.exists():
@@ -165,7 +168,7 @@ class RunFolder:
 
     def amend(self, clock: Clock) -> None:
         """Change the clocks of a checkpoint that is there."""
-        write_json(self.checkpoint(clock.step) / CLOCK, asdict(clock))
+        _write_clock(self.checkpoint(clock.step) / CLOCK, clock)
 
     def publish(self, step: int) -> None:
         """Make a checkpoint's teacher the model of the run.
@@ -241,7 +244,11 @@ class RunFolder:
 
     def clock(self, step: int) -> Clock:
         """Read the clocks of a checkpoint; a ValueError or OSError says what is wrong with them."""
-        clock = from_plain(Clock, json.loads((self.checkpoint(step) / CLOCK).read_text(encoding="utf-8")))
+        plain = json.loads((self.checkpoint(step) / CLOCK).read_text(encoding="utf-8"))
+        noted = plain.pop(_SUM, None) if isinstance(plain, dict) else None
+        if noted not in (None, checksum.of_plain(plain)):  # early versions noted none
+            raise ValueError(f"{CLOCK} was changed")
+        clock = from_plain(Clock, plain)
         if clock.step != step:
             raise ValueError(f"{CLOCK} is of step {clock.step}")
         return clock
@@ -268,6 +275,11 @@ class RunFolder:
         if others:
             left = f"rename that folder to continue from step {others[-1]}"
         return RunError(f"checkpoint {self.checkpoint(step)} is damaged ({fault}); {left}")
+
+
+def _write_clock(path: Path, clock: Clock) -> None:
+    plain = asdict(clock)
+    write_json(path, plain | {_SUM: checksum.of_plain(plain)})
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:

@@ -191,9 +191,9 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """What happens when loss or gradient stay NaN or infinite: back to the last checkpoint, with a lower rate."""
+    """What happens when loss or gradient stay NaN or infinite: back, with a lower rate and other images."""
 
-    after: int = 10  # bad steps in a row; fewer are skipped and that is all
+    after: int = 10  # bad ones of the last 100 steps; fewer are skipped and that is all
     factor: float = 0.5  # on the learning rate from there on
     most: int = 3  # times; then the run stops
 

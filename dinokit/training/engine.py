@@ -4,11 +4,13 @@ Every step is a function of (seed, step) and the saved state, so the same comman
 bit.
 """
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -25,7 +27,7 @@ from dinokit.training import ranks, shard
 from dinokit.training.bad_images import BadImages
 from dinokit.training.config import Leg, TrainConfig
 from dinokit.training.feed import Supply, feed
-from dinokit.training.guard import Diverged, Guard
+from dinokit.training.guard import Diverged, Guard, Place, last_is_bad
 from dinokit.training.handover import next_stage, opened
 from dinokit.training.health import Monitor
 from dinokit.training.opening import record_start, say_timeline, say_what_runs
@@ -34,6 +36,8 @@ from dinokit.training.resume import check_experiment, newest, only_run
 from dinokit.training.step import Trainer
 from dinokit.training.stop import Stop, stop_requests
 from dinokit.training.trackers import Trackers
+
+_Upcoming = tuple[Sequence[Batch], float] | UserError  # a step's micro-batches and the seconds of waiting for them
 
 
 class Interrupted(Exception):
@@ -71,9 +75,15 @@ def pretrain(
         except ranks.RankLost as error:
             raise RunError(f"{error}; {newest(run)}; the same command continues") from error
         except OSError as error:
-            raise RunError(
-                f"cannot write to {out}: {reason(error)}; {newest(run)}; the same command continues"
-            ) from error
+            raise RunError(f"{_cause(error, out)}; {newest(run)}; the same command continues") from error
+
+
+def _cause(error: OSError, out: Path) -> str:
+    """Say which file an error is about; one without a name comes from writing, as a full disk does."""
+    name = error.filename
+    if name is None or Path(os.fsdecode(name)).absolute().is_relative_to(out.absolute()):
+        return f"cannot write to {out}: {reason(error)}"
+    return f"{os.fsdecode(name)}: {reason(error)}"
 
 
 @dataclass
@@ -135,23 +145,32 @@ class _Session:
         journal.judge = monitor.judge
         loader = feed(self.stage, self.source, self.trainer)
         self.supply = Supply(loader)
-        batches = loader.batches(start, last)
+        batches = loader.batches(start + self.clock.ahead, last + self.clock.ahead)
         bad_images = BadImages(
             self.run.bad_images, images=len(self.source), max_ratio=runtime.data.max_bad_ratio
         )  # read before the first step, which needs all ranks: nobody writes yet
         batch_size = self.leg.experiment.data.batch_size
+        due = False
         try:
             with journal.shown(start=start):
+                upcoming = self._fetch(batches)
+                (gone,) = dist.any_rank(isinstance(upcoming, UserError))
+                if gone:
+                    self._leave_without_images(upcoming, journal)
                 while self.clock.step < last:
-                    bad = self._step(batches, journal, monitor)
-                    stop, any_bad = dist.any_rank(wish.requested, bool(bad))
+                    assert not isinstance(upcoming, UserError)
+                    bad = self._step(upcoming, journal, monitor)
+                    # before the message that all ranks exchange: a failure of one is known to all, who save together
+                    leaving = wish.requested or self.clock.step == last
+                    upcoming = ((), 0.0) if leaving else self._fetch(batches)
+                    stop, any_bad, gone = dist.any_rank(wish.requested, bool(bad), isinstance(upcoming, UserError))
                     if any_bad:
                         bad_images.add(dist.gather_lists(bad), step=self.clock.step)
                     too_many = bad_images.too_many(self.clock.step * batch_size)
-                    due = self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == last
+                    due = due or self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == last
                     done = self.clock.step == last and self.clock.bad_steps < steps
-                    # a diverging run keeps its older states, unless this is the last word
-                    saved = stop or too_many or done or (due and not self.guard.in_a_row)
+                    # after a bad step what is due waits for a good one, unless this is the last word
+                    saved = stop or too_many or done or (due and not last_is_bad(self.clock))
                     if saved:
                         journal.flush(self.clock.step, clock=self.clock.seconds)
                         self._save()
@@ -164,8 +183,11 @@ class _Session:
                         raise Interrupted(f"stopped at step {self.clock.step} of {steps}; {newest(self.run)}")
                     if saved and dist.is_main():
                         self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
-                    if due:
+                    if saved:
+                        due = False
                         dist.barrier()  # the one place where ranks may wait for long
+                    if gone:
+                        self._leave_without_images(upcoming, journal)
                 info(self.supply.verdict())
         finally:
             journal.close()
@@ -181,20 +203,24 @@ class _Session:
             self.run.amend(lowered)
         dist.barrier()
         self.leg, self.trainer, self.clock = opened(self.run, self.config, self.device)
-        self.guard.in_a_row = 0
 
-    def _step(self, batches: Iterator[Batch], journal: Journal, monitor: Monitor) -> list[BadRecord]:
-        """Take one step and return the images that this rank could not read."""
+    def _fetch(self, batches: Iterator[Batch]) -> _Upcoming:
+        """Return the micro-batches of a step and the seconds they took, or why hardly an image can be read."""
         began = time.monotonic()
         try:
-            micro_batches = [next(batches) for _ in range(self.leg.experiment.data.accumulate)]
-        except UserError as error:  # hardly an image can be read
-            raise self._without_images(error, journal) from error
-        waited = time.monotonic() - began
+            micro_batches = tuple(next(batches) for _ in range(self.leg.experiment.data.accumulate))
+        except UserError as error:
+            return error
+        return micro_batches, time.monotonic() - began
+
+    def _step(self, upcoming: tuple[Sequence[Batch], float], journal: Journal, monitor: Monitor) -> list[BadRecord]:
+        """Take one step and return the images that this rank could not read."""
+        micro_batches, waited = upcoming
+        began = time.monotonic()
         report = self.trainer.step([batch.views for batch in micro_batches], step=self.clock.step)
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - began + waited
         self.supply.add(micro_batches, waited=waited, seconds=seconds)
-        self.guard.judge(report, self.clock, () if report.finite else self._keys(micro_batches))
+        self.guard.judge(report, self.clock, () if report.finite else self._places(micro_batches))
         self.clock.step += 1
         self.clock.seconds += seconds
         taken = report.values if report.finite else {}
@@ -203,17 +229,22 @@ class _Session:
         journal.add(self.clock.step, values, images=images, seconds=seconds, waited=waited, clock=self.clock.seconds)
         return [record for batch in micro_batches for record in batch.bad]
 
-    def _keys(self, micro_batches: list[Batch]) -> list[str]:
-        return [self.source.key(int(index)) for batch in micro_batches for index in batch.indices]
+    def _places(self, micro_batches: Sequence[Batch]) -> list[Place]:
+        return [
+            Place(index, self.source.key(index), dist.rank(), batch.micro)
+            for batch in micro_batches
+            for index in batch.indices.tolist()
+        ]
 
-    def _without_images(self, error: UserError, journal: Journal) -> UserError | RunError:
+    def _leave_without_images(self, upcoming: _Upcoming, journal: Journal) -> NoReturn:
         """Save what was learned before the images were gone; those that never were there are a mistake."""
+        said = dist.gather_lists([str(upcoming)] if isinstance(upcoming, UserError) else [])[0]
         if self.clock.step == 0:
-            return error
-        if not self.guard.in_a_row and not self.trainer.sharded:  # shards are saved by all ranks or not at all
+            raise UserError(said)
+        if self.clock.step not in self.run.steps(with_state=True):
             journal.flush(self.clock.step, clock=self.clock.seconds)
             self._save()
-        return RunError(f"{error}; {newest(self.run)}; the same command continues")
+        raise RunError(f"{said}; {newest(self.run)}; the same command continues")
 
     def _save(self) -> None:
         if not dist.is_main() and not self.trainer.sharded:  # all ranks hold the same state

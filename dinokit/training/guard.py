@@ -1,14 +1,15 @@
-"""Steps whose loss or gradient is not finite: skipped, written down, and too many in a row send the run back.
+"""Steps whose loss or gradient is not finite: skipped, written down, and too many of them send the run back.
 
 A step that is skipped leaves no trace in weights, moments, teacher or centre. RUN/bad_steps.jsonl gets what it takes to
-repeat it: the step, its images, seed, and what was not finite; every draw of a step follows from seed and step. After
-`runtime.rollback.after` of them in a row the run returns to its newest checkpoint and goes on from there with a lower
-learning rate. Order and crops of the images stay what they were: the rate is all that differs.
+repeat it: the step, its images, seed, and what was not finite; every draw of a step follows from seed and step. When
+`runtime.rollback.after` of the last 100 steps were bad, in a row or not, the run returns to its newest checkpoint and
+goes on from there with a lower learning rate and the images behind those of the last bad step, for rate and images may
+both be the cause. Source: PaLM (arXiv:2204.02311) section 5.1, which skipped the batches around each spike.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import final
 
 from dinokit.checkpoints.store import Clock, RunFolder
@@ -19,39 +20,56 @@ from dinokit.core.log import warn
 from dinokit.training.config import Rollback
 from dinokit.training.step import Report
 
+WINDOW = 100  # steps in which the bad ones are counted
+
 
 class Diverged(Exception):
-    """Too many steps in a row were not finite."""
+    """Too many steps were not finite."""
+
+
+def last_is_bad(clock: Clock) -> bool:
+    """Tell whether the last step was skipped: nothing then says that the weights are good."""
+    return clock.recent[-1:] == (clock.step,)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image of a step came from."""
+
+    index: int  # in the source
+    key: str
+    rank: int
+    micro: int  # which of the step's micro-batches
 
 
 @final
 class Guard:
-    """Counts bad steps in a row; all ranks see the same reports, so all decide alike."""
+    """Counts bad steps; all ranks see the same reports, so all decide alike."""
 
     def __init__(self, run: RunFolder, config: Rollback, *, seed: int) -> None:
         self.run, self.config, self.seed = run, config, seed
-        self.in_a_row = 0
 
-    def judge(self, report: Report, clock: Clock, images: Sequence[str]) -> None:
+    def judge(self, report: Report, clock: Clock, images: Sequence[Place]) -> None:
         """Count a step, before the clock moves on; all ranks must call together.
 
         Args:
-            images: keys of this rank's, in the order of its micro-batches; needed for a bad step only.
+            images: this rank's, in the order of its micro-batches; needed for a bad step only.
 
         Raises:
             Diverged: if it was one too many.
         """
+        step = clock.step + 1
+        clock.recent = tuple(bad for bad in clock.recent if bad > step - WINDOW)
         if report.finite:
-            self.in_a_row = 0
             return
-        self.in_a_row += 1
         clock.bad_steps += 1
+        clock.recent += (step,)
         everyone = dist.gather_lists(list(images))
         if dist.is_main():
             append_jsonl(self.run.bad_steps, _line(report, clock, everyone, seed=self.seed))
-        warn(f"step {clock.step + 1} is skipped: {report.fault}; dinokit replay {self.run.path} {clock.step + 1}")
-        if self.in_a_row >= self.config.after:
-            raise Diverged(f"{self.in_a_row} steps in a row had no finite loss or gradient")
+        warn(f"step {step} is skipped: {report.fault}; dinokit replay {self.run.path} {step}")
+        if len(clock.recent) >= self.config.after:
+            raise Diverged(f"{len(clock.recent)} of the last {min(WINDOW, step)} steps had no finite loss or gradient")
 
     def lowered(self, clock: Clock, *, back_to: Clock, why: Diverged) -> Clock:
         """Return the clock of a run that goes back.
@@ -65,9 +83,17 @@ class Guard:
                 f"{back_to.step}; look with dinokit replay {self.run.path} {clock.step + 1}, then lower optim.lr in a "
                 "new run"
             )
-        lowered = replace(back_to, rollbacks=clock.rollbacks + 1, lr_factor=clock.lr_factor * self.config.factor)
+        behind = clock.step + 1 + clock.ahead  # the batch that nobody has seen
+        lowered = replace(
+            back_to,
+            bad_steps=clock.bad_steps,
+            recent=(),
+            rollbacks=clock.rollbacks + 1,
+            lr_factor=clock.lr_factor * self.config.factor,
+            ahead=behind - back_to.step,
+        )
         warn(
-            f"{why}: back to step {lowered.step} with {lowered.lr_factor:g} of the learning rate "
+            f"{why}: back to step {lowered.step} with {lowered.lr_factor:g} of the learning rate and other images "
             f"({lowered.rollbacks} of at most {self.config.most} times)"
         )
         return lowered
@@ -81,7 +107,7 @@ def forget_repeated(run: RunFolder, clock: Clock) -> None:
         write_jsonl(run.bad_steps, kept)
 
 
-def _line(report: Report, clock: Clock, images: list[str], *, seed: int) -> dict[str, object]:
+def _line(report: Report, clock: Clock, images: list[Place], *, seed: int) -> dict[str, object]:
     values = {name: value if math.isfinite(value) else str(value) for name, value in report.values.items()}
     return {
         "step": clock.step + 1,
@@ -90,5 +116,6 @@ def _line(report: Report, clock: Clock, images: list[str], *, seed: int) -> dict
         "seed": seed,
         "fault": report.fault,
         "values": values,
-        "images": images,
+        "ahead": clock.ahead,
+        "images": [asdict(place) for place in images],
     }

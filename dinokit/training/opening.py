@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,16 +77,20 @@ def _warn_of_other_lengths(experiment: Experiment) -> None:
 
 
 def record_start(run: RunFolder, device: torch.device, source: Source) -> None:
-    """Write environment.json; warn if the run had other images at its last start."""
+    """Write environment.json, earlier starts included; warn if the run had other images at the last one."""
     now = environment(device, source)
+    starts: list[dict[str, Any]] = []
     with suppress(OSError, ValueError):  # absent or damaged: nothing to compare with
         before = json.loads(run.environment.read_text(encoding="utf-8"))
-        if isinstance(before, dict) and before.get("source", now["source"]) != now["source"]:
+        if not isinstance(before, dict):
+            raise ValueError
+        starts = [*before.pop("earlier", []), before]
+        if before.get("source", now["source"]) != now["source"]:
             warn(
                 f"{source.name} has other images than at the last start ({before.get('images')} then, {now['images']} "
                 "now), or lists them in another order; the run continues with these, in an order of their own"
             )
-    write_json(run.environment, now)
+    write_json(run.environment, now | {"earlier": starts})
 
 
 def environment(device: torch.device, source: Source) -> dict[str, str | int]:

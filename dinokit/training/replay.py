@@ -5,19 +5,20 @@ from the state that it was taken from, unless the run has gone back over that ch
 or it had several ranks: one process draws stochastic depth and RoPE augmentation for all of them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dinokit.checkpoints.store import RunFolder
+from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
-from dinokit.core.log import info, progress
+from dinokit.core.log import info, progress, warn
 from dinokit.data.loader import Batch
 from dinokit.data.source import Source, open_source
 from dinokit.training.config import Runtime, TrainConfig
@@ -81,14 +82,16 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     experiment = leg.experiment
     noted = [line for line in read_jsonl(run.bad_steps) if line["step"] == step]
     trainer.lr_factor = noted[-1]["lr_factor"] if noted else clock.lr_factor
+    ahead = noted[-1]["ahead"] if noted else clock.ahead
+    _say_what_differs(run, source, clock, noted)
 
     loader = feed(replace(config, experiment=experiment), source, trainer)
     accumulate = experiment.data.accumulate
     if start < step - 1:
         info(f"training from step {start} to {step - 1} in memory")
     for earlier in progress(range(start, step - 1), total=step - 1 - start):
-        trainer.step([loader.build(earlier, micro).views for micro in range(accumulate)], step=earlier)
-    micro_batches = [loader.build(step - 1, micro) for micro in range(accumulate)]
+        trainer.step([loader.build(earlier + ahead, micro).views for micro in range(accumulate)], step=earlier)
+    micro_batches = [loader.build(step - 1 + ahead, micro) for micro in range(accumulate)]
     with _watched(trainer) as seen:
         report = trainer.step([batch.views for batch in micro_batches], step=step - 1)
     return Replay(
@@ -99,6 +102,16 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
         parameters=tuple(seen.parameters),
         crops=tuple(_crops(source, batch, row) for batch in micro_batches for row in range(len(batch.indices))),
     )
+
+
+def _say_what_differs(run: RunFolder, source: Source, clock: Clock, noted: Sequence[Mapping[str, Any]]) -> None:
+    """Warn where the step was not taken from this state, or not with these images."""
+    if noted and noted[-1]["rollbacks"] < clock.rollbacks:
+        warn("that step was taken before the run went back: the weights are those that it went back to and trained on")
+    with suppress(OSError, ValueError, AttributeError):  # absent or damaged: nothing to compare with
+        seen = json.loads(run.environment.read_text(encoding="utf-8")).get("source")
+        if seen not in (None, source.fingerprint()):
+            warn(f"{source.name} has other images than at the run's last start, or lists them in another order")
 
 
 @dataclass

@@ -181,7 +181,9 @@ def facts_of(record: Record) -> str:
         ("Training time", None if record.seconds is None else duration(record.seconds)),
     ]
     known = [(title, record.environment.get(key)) for key, title in MACHINE.items()]
-    versions = [f"{k} {v}" for k, v in record.environment.items() if k not in (*MACHINE, "command", "source")]
+    versions = [
+        f"{k} {v}" for k, v in record.environment.items() if k not in (*MACHINE, "command", "source", "earlier")
+    ]
     command = record.environment.get("command")
     shown = f'<pre class="command"><code>{text(command)}</code></pre>' if command else ""
     return shown + facts([*rows, *known, ("Versions", ", ".join(versions))])

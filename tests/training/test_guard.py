@@ -12,9 +12,11 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
 from dinokit.core.schedule import constant
+from dinokit.data.source import open_source
 from dinokit.data.views import Views
 from dinokit.training import engine
 from dinokit.training.config import Rollback, TrainConfig
+from dinokit.training.feed import feed
 from dinokit.training.replay import replay
 from dinokit.training.step import Report, Trainer
 
@@ -137,13 +139,94 @@ def test_a_run_that_goes_back_to_its_start_forgets_its_moments(
     assert trainer.state().keys() == fresh.keys()
 
 
+def poison_batches(monkeypatch: pytest.MonkeyPatch, settings: TrainConfig, numbers: set[int]) -> None:
+    """Make the batches of chosen steps bad, whenever they come."""
+    source = open_source(settings.experiment.data.source)
+    loader = feed(settings, source, Trainer(settings.experiment, CPU))
+    bad = [loader.build(number, 1).views.on(CPU).global_crops for number in numbers]
+    original = Trainer.step
+
+    def step(self: Trainer, micro_batches: list[Views], *, step: int) -> Report:
+        last = micro_batches[-1]
+        if any(torch.equal(last.global_crops, each) for each in bad):
+            crops = last.global_crops.clone()
+            crops[0, 0, 0, 0, 0] = torch.inf
+            micro_batches = [*micro_batches[:-1], replace(last, global_crops=crops)]
+        return original(self, micro_batches, step=step)
+
+    monkeypatch.setattr(Trainer, "step", step)
+
+
+def test_batches_that_are_bad_at_any_rate_are_passed_over(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(photos, steps=8, rollback=Rollback(after=3, most=1))
+    poison_batches(monkeypatch, settings, {4, 5, 6})
+    engine.pretrain(settings, tmp_path / "whole")
+    clock = RunFolder(tmp_path / "whole").clock(8)
+    assert (clock.rollbacks, clock.bad_steps, clock.ahead) == (1, 3, 3)  # from step 4 on with the batches from 7 on
+
+    def crash(step: int, path: Path) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(settings, tmp_path / "broken", on_checkpoint=crash)
+    engine.pretrain(settings, tmp_path / "broken")
+    assert_same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_bad_steps_count_also_where_good_ones_come_between(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, lambda trainer, step: step % 2 == 1 and trainer.lr_factor == 1)
+    engine.pretrain(config(photos, steps=8, rollback=Rollback(after=3)), tmp_path / "run")
+    clock = RunFolder(tmp_path / "run").clock(8)
+    assert (clock.rollbacks, clock.bad_steps) == (1, 3)
+
+
+def test_a_checkpoint_that_is_due_on_a_bad_step_comes_with_the_next_good_one(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, lambda _, step: step in (3, 4))
+    engine.pretrain(config(photos, steps=12, checkpoint_every=4), tmp_path / "run")
+    assert RunFolder(tmp_path / "run").steps() == [0, 6, 8, 12]
+
+
+def test_a_bad_step_says_where_each_of_its_images_came_from(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, lambda _, step: step == 2)
+    engine.pretrain(config(photos), tmp_path / "run")
+    (line,) = read_jsonl(tmp_path / "run" / "bad_steps.jsonl")
+    source = open_source(str(photos))
+    assert all(source.key(image["index"]) == image["key"] for image in line["images"])
+    assert [(image["rank"], image["micro"]) for image in line["images"]] == [(0, 0), (0, 0), (0, 1), (0, 1)]
+
+
+def test_replay_says_what_is_not_as_it_was(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    poison(monkeypatch, lambda trainer, step: step >= 5 and trainer.lr_factor == 1)
+    settings = config(photos, steps=8, keep=9, rollback=Rollback(after=2))
+    engine.pretrain(settings, tmp_path / "run")
+    (photos / "0.png").rename(photos / "renamed.png")
+    capsys.readouterr()
+    replay(RunFolder(tmp_path / "run"), settings, 6)
+    said = capsys.readouterr().err
+    assert "taken before the run went back" in said
+    assert "has other images than at the run's last start" in said
+
+
 def test_after_the_last_try_it_stops_and_names_the_step_to_look_at(
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     poison(monkeypatch, lambda _, step: step >= 3)
-    with pytest.raises(RunError, match=r"2 steps in a row .* after 1 times going back .* saved is step 2; .*replay"):
+    with pytest.raises(
+        RunError, match=r"2 of the last \d steps .* after 1 times .* saved is step 2; .*replay"
+    ):
         engine.pretrain(config(photos, steps=8, rollback=Rollback(after=2, most=1)), tmp_path / "run")
 
 
@@ -169,7 +252,7 @@ def test_a_bad_step_is_replayed_from_its_own_state_without_touching_the_run(
     found = replay(run, settings, noted["step"])
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
     assert found.report.fault == noted["fault"]
-    assert [each.image for each in found.crops] == noted["images"]
+    assert [each.image for each in found.crops] == [image["key"] for image in noted["images"]]
     assert found.start < noted["step"]
     assert found.first or found.parameters
     assert not any(each.odd for each in found.crops)
