@@ -45,6 +45,13 @@ def test_a_damaged_checkpoint_is_kept_aside_for_an_older_one(run: RunFolder, how
     assert run.load(2)[1] == Clock(step=2)
 
 
+def test_a_clock_that_was_changed_is_damaged(run: RunFolder) -> None:
+    clock = run.checkpoint(4) / "state.json"
+    clock.write_text(clock.read_text().replace('"rollbacks": 0', '"rollbacks": 2'))
+    (line,) = run.set_damaged_aside()
+    assert "state.json was changed" in line
+
+
 @pytest.mark.parametrize("how", WAYS)
 def test_without_an_older_state_the_run_stops_and_says_what_is_left(run: RunFolder, how: str) -> None:
     damage(run, 2, how)

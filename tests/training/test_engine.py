@@ -262,6 +262,24 @@ def test_the_environment_is_recorded(photos: Path, tmp_path: Path) -> None:
     recorded = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert {"command", "torch", "python", "device", "cores"} <= recorded.keys()
     assert recorded["images"] == 12
+    engine.pretrain(config(photos, steps=1), tmp_path / "run")
+    again = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert [start["started"] for start in again["earlier"]] == [recorded["started"]]
+    assert again["started"] >= recorded["started"]
+
+
+def test_an_error_of_another_file_is_not_called_a_failure_to_write(photos: Path, tmp_path: Path) -> None:
+    def fail(step: int, path: Path) -> None:
+        (tmp_path / "nowhere" / "labels.csv").read_text()
+
+    with pytest.raises(RunError, match=r"^.*nowhere/labels\.csv: No such file or directory; saved is step 0"):
+        engine.pretrain(config(photos), tmp_path / "run", on_checkpoint=fail)
+
+    def full(step: int, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match=r"cannot write to .*run: No space left on device"):
+        engine.pretrain(config(photos), tmp_path / "run", on_checkpoint=full)
 
 
 @pytest.mark.parametrize("change", ["none", "renamed", "added"])

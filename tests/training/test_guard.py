@@ -224,9 +224,7 @@ def test_after_the_last_try_it_stops_and_names_the_step_to_look_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     poison(monkeypatch, lambda _, step: step >= 3)
-    with pytest.raises(
-        RunError, match=r"2 of the last \d steps .* after 1 times .* saved is step 2; .*replay"
-    ):
+    with pytest.raises(RunError, match=r"2 of the last \d steps .* after 1 times .* saved is step 2; .*replay"):
         engine.pretrain(config(photos, steps=8, rollback=Rollback(after=2, most=1)), tmp_path / "run")
 
 

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinokit.checkpoints.store import RunFolder
 from dinokit.config import to_yaml
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
+from dinokit.data.source import open_source
 from dinokit.models import rope
 from dinokit.objectives import koleo
 from dinokit.training import engine, ranks
 from dinokit.training.config import ObjectiveConfigs, Tolerance, TrainConfig
 
-from .test_engine import assert_same, config, final, losses
+from .test_engine import _during_step, assert_same, config, final, losses
 
 
 def without_draws(settings: TrainConfig) -> TrainConfig:
@@ -202,3 +204,17 @@ def _wait_for_line(run: Path, step: int) -> None:
     while max(losses(run), default=0) < step:
         assert time.monotonic() < deadline, "the run does not advance"
         time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_images_that_only_another_rank_misses_cost_no_step(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, away = tmp_path / "run", tmp_path / "away"
+    source = open_source(str(photos))
+    held = [source.read(index) for index in range(len(source))]
+    monkeypatch.setattr(type(source), "read", lambda self, index, min_side=None: held[index])  # of rank 0 alone
+    _during_step(3, lambda: photos.rename(away), monkeypatch)
+    with pytest.raises(RunError, match=r"could not be read.*saved is step [345]; the same command continues"):
+        engine.pretrain(config(photos, steps=400, processes=2, checkpoint_every=1000), run)
+    assert max(losses(run)) == RunFolder(run).steps(with_state=True)[-1]
