@@ -162,10 +162,21 @@ def encode(backbone: Backbone, images: depth.Images, *, precision: Precision = "
         images: uint8, or float32 with 1.0 as white.
         precision: of the matrix products.
     """
-    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in _statistics(backbone))
     with devices.autocast(images.device, precision)():
-        features: Features = backbone((depth.to_unit(images) - mean) / std)
+        features: Features = backbone(normalised(backbone, depth.to_unit(images)))
     return features
+
+
+def normalised(
+    backbone: Backbone, images: Float[Tensor, "image channel height width"]
+) -> Float[Tensor, "image channel height width"]:
+    """Normalise images in which 1.0 is white as the backbone expects.
+
+    Raises:
+        UserError: if the backbone's pixels do not fit its channels.
+    """
+    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in _statistics(backbone))
+    return (images - mean) / std
 
 
 def device_of(backbone: Backbone) -> torch.device:

@@ -26,7 +26,11 @@ MAY = {
     "training": {"core", "config", "data", "models", "objectives", "checkpoints", "training"},
     "planning": {"core", "config", "data.views", "models", "objectives", "training", "planning"},
     "embedding": {"core", "config", "data", "models", "checkpoints"},
-    "evaluation": {"core", "config", "data", "models", "checkpoints", "embedding", "evaluation"},
+    "metrics": {"core", "metrics"},
+    "dense": {"core", "config", "data", "models", "checkpoints", "metrics", "embedding", "dense"},
+    "evaluation": {
+        *("core", "config", "data", "models", "checkpoints", "metrics", "embedding", "dense", "evaluation"),
+    },
     "visuals": {"core", "config", "data", "models", "checkpoints", "embedding", "visuals"},
     "recipes": {"core", "config", "data", "models", "objectives", "checkpoints", "training", "recipes"},
     "tables": {"core", "data", "training"},

@@ -1,0 +1,1 @@
+"""Dense predictions on frozen patches: what segmentation, depth and foreground share."""

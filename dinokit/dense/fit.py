@@ -1,0 +1,186 @@
+"""Train dense heads on a frozen backbone: several at once, on one pass of the backbone, resumable to the bit.
+
+The schedules are those of the published linear evaluations. With step t of T, warm-up w and r = 1e-6:
+
+    warm-up    peak (1 - (1 - t / w)(1 - r)) (1 - t / T)          both
+    poly       peak (1 - t / T)                                   DINOv2 (arXiv:2304.07193)
+    cosine     peak (1 + cos(pi (t + 1) / T)) / 2                 DINOv3 (arXiv:2508.10104, appendix D.1)
+
+The batch and the dropout of a step are functions of (seed, step), so that nothing but weights, moments and the step
+itself is saved.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from dinokit.config import to_plain
+from dinokit.core.errors import RunError, UserError
+from dinokit.core.files import write_atomic
+from dinokit.core.log import info, progress
+from dinokit.core.seed import seed_torch
+from dinokit.dense.maps import Layers, at_pixels, encode, frozen
+from dinokit.models.features import Backbone
+
+Sample = Callable[[int], tuple[Float[Tensor, "batch channel height width"], Tensor]]  # step -> images, targets
+# values of every pixel, targets -> their loss
+Loss = Callable[[Float[Tensor, "batch value height width"], Tensor], Float[Tensor, ""]]
+_START = 1e-6  # of the peak, at the first step of the warm-up
+_STATE = "training.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How heads are trained."""
+
+    iterations: int = 40_000  # steps
+    warmup: int = 1_500  # steps of linear warm-up; those beyond half of the steps do not count
+    schedule: Literal["poly", "cosine"] = "cosine"  # after the warm-up: DINOv2, DINOv3
+    weight_decay: float = 1e-3  # of AdamW
+    clip: float | None = None  # largest norm of a head's gradient; null: none
+    save_every: int = 1_000  # steps between two states on disk
+    seed: int = 0  # of batches, dropout and initial weights
+
+    def __post_init__(self) -> None:
+        if min(self.iterations, self.save_every) < 1 or min(self.warmup, self.seed) < 0:
+            got = f"{self.iterations}, {self.save_every}, {self.warmup} and {self.seed}"
+            raise UserError(f"expected iterations and save_every >= 1, warmup and seed >= 0, got {got}")
+
+    def factor(self, step: int) -> float:
+        """Return the learning rate of a step (from 0) as a fraction of its peak."""
+        warmup = min(self.warmup, self.iterations // 2)
+        left = 1 - step / self.iterations
+        if step < warmup:
+            return (1 - (1 - step / warmup) * (1 - _START)) * left
+        if self.schedule == "poly":
+            return left
+        return (1 + math.cos(math.pi * (step + 1) / self.iterations)) / 2
+
+
+@dataclass(frozen=True)
+class Member:
+    """One head of a sweep and the peak of its learning rate."""
+
+    head: nn.Module
+    lr: float
+
+
+def fit(
+    backbone: Backbone,
+    members: Sequence[Member],
+    training: Training,
+    *,
+    sample: Sample,
+    loss: Loss,
+    layers: Layers = 1,
+    norm: bool = True,
+    folder: Path | None = None,
+) -> list[float]:
+    """Train the heads in place; return the mean loss of each over the last steps (up to 100).
+
+    Args:
+        sample: gives normalised images and their targets; a pure function of the step.
+        folder: keeps the state, from which the same call continues; None keeps nothing.
+
+    Raises:
+        UserError: if the folder holds the state of another training.
+        RunError: if a loss is not finite.
+    """
+    with frozen(backbone) as device:
+        heads = [member.head.to(device).train() for member in members]
+    groups = [{"params": list(member.head.parameters()), "lr": member.lr} for member in members]
+    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay, betas=(0.9, 0.999))
+    state = None if folder is None else folder / _STATE
+    about = _about(members, training)
+    step, losses = _resumed(state, heads, optimiser, about=about)
+    recent = losses[-100:]
+    for now in progress(range(step, training.iterations), training.iterations - step):
+        images, targets = sample(now)
+        targets = targets.to(device)
+        with frozen(backbone):
+            features, frame = encode(backbone, images.to(device), layers=layers, norm=norm)
+        for group, member in zip(optimiser.param_groups, members):
+            group["lr"] = member.lr * training.factor(now)
+        optimiser.zero_grad(set_to_none=True)
+        values = []
+        for index, head in enumerate(heads):
+            with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+                seed_torch(training.seed, now, index)  # of dropout
+                term = loss(at_pixels(head(features), frame), targets)
+            if not torch.isfinite(term):
+                raise RunError(f"step {now}: the loss is {term.item()} at learning rate {members[index].lr}; lower it")
+            torch.autograd.backward(term)  # one by one: the graph of a single head exists at a time
+            if training.clip is not None:
+                nn.utils.clip_grad_norm_(head.parameters(), training.clip)
+            values.append(term.item())
+        optimiser.step()
+        recent = [*recent, values][-100:]
+        last = now + 1 == training.iterations
+        if last or (now + 1) % max(1, training.iterations // 10) == 0:
+            info(f"step {now + 1:,} of {training.iterations:,} · loss {_listed(_means(recent))}")
+        if state is not None and (last or (now + 1) % training.save_every == 0):
+            _save(state, now + 1, heads, optimiser, recent, about)
+    for head in heads:
+        head.eval().requires_grad_(False)
+    return _means(recent)
+
+
+def _means(losses: Sequence[Sequence[float]]) -> list[float]:
+    return [sum(column) / len(losses) for column in zip(*losses)]
+
+
+def _listed(losses: Sequence[float]) -> str:
+    return ", ".join(f"{loss:.4f}" for loss in losses)
+
+
+def _about(members: Sequence[Member], training: Training) -> dict[str, Any]:
+    """Return what must be the same for a training to go on."""
+    shapes = [{name: list(value.shape) for name, value in member.head.state_dict().items()} for member in members]
+    plain: dict[str, Any] = to_plain(training)
+    del plain["save_every"]
+    return {"training": plain, "lr": [member.lr for member in members], "shapes": shapes}
+
+
+def _resumed(
+    state: Path | None, heads: Sequence[nn.Module], optimiser: torch.optim.Optimizer, *, about: Mapping[str, Any]
+) -> tuple[int, list[list[float]]]:
+    if state is None or not state.is_file():
+        return 0, []
+    try:
+        saved = torch.load(state, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise UserError(f"{state} cannot be read ({type(error).__name__}); delete it to begin anew") from error
+    if saved["about"] != about:
+        raise UserError(f"{state} belongs to a training with other settings; delete it or give another --out")
+    for head, values in zip(heads, saved["heads"], strict=True):
+        head.load_state_dict(values)
+    optimiser.load_state_dict(saved["optimiser"])
+    info(f"continuing after step {saved['step']:,}")
+    return int(saved["step"]), saved["losses"]
+
+
+def _save(
+    state: Path,
+    step: int,
+    heads: Sequence[nn.Module],
+    optimiser: torch.optim.Optimizer,
+    losses: Sequence[Sequence[float]],
+    about: Mapping[str, Any],
+) -> None:
+    saved: dict[str, Any] = {"about": about, "step": step, "losses": list(losses)}
+    saved |= {"heads": [head.state_dict() for head in heads], "optimiser": optimiser.state_dict()}
+    with write_atomic(state) as temporary:
+        torch.save(saved, temporary)
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch class height width"], targets: Shaped[Tensor, "batch height width"]
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy; pixels of target 255 add 0 but stay in the mean, as released with DINOv3."""
+    return nn.functional.cross_entropy(logits, targets.long(), ignore_index=255, reduction="sum") / targets.numel()

@@ -1,0 +1,63 @@
+"""The linear dense head: every patch classified on its own, by one linear map of its normalised features.
+
+[dropout of whole channels ->] batch norm -> 1 x 1 convolution, its weights N(0, 0.01), its bias 0, on the patches of
+one or several layers, one behind the other. Source: DINOv2 (arXiv:2304.07193, section 7.4) without dropout; DINOv3
+(arXiv:2508.10104, appendix D.1) with dropout 0.1 as released.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dinokit.core.errors import UserError
+from dinokit.core.seed import torch_generator
+from dinokit.models.features import Features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sizes of a linear dense head."""
+
+    width: int  # numbers per patch, of all layers together
+    outputs: int  # values per patch: classes, or bins of depth
+    dropout: float = 0.1  # probability that a channel is left out of a whole image in training
+    batch_norm: bool = True  # normalise each channel first
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.outputs) < 1 or not 0 <= self.dropout < 1:
+            raise UserError(
+                f"expected positive width and outputs and dropout in [0, 1), got {self.width}, {self.outputs}, "
+                f"{self.dropout}"
+            )
+
+
+class LinearHead(nn.Module):
+    """Features of some layers -> values of every patch."""
+
+    def __init__(self, config: Config, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.norm = nn.BatchNorm2d(config.width) if config.batch_norm else nn.Identity()
+        self.classify = nn.Conv2d(config.width, config.outputs, kernel_size=1)
+        nn.init.normal_(self.classify.weight, std=0.01, generator=torch_generator(seed))
+        assert self.classify.bias is not None
+        nn.init.zeros_(self.classify.bias)
+
+    def forward(self, features: Sequence[Features]) -> Float[Tensor, "batch value rows columns"]:
+        """Classify every patch.
+
+        Raises:
+            UserError: if the features are of another width than the head.
+        """
+        maps = torch.cat([layer.maps for layer in features], dim=1).float()  # [batch, width, rows, columns]
+        if maps.shape[1] != self.config.width:
+            raise UserError(
+                f"the head takes {self.config.width} numbers per patch, got {maps.shape[1]}; it belongs to another "
+                "model or to other layers"
+            )
+        values: Tensor = self.classify(self.norm(self.dropout(maps)))
+        return values

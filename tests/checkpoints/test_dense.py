@@ -1,0 +1,47 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinokit.checkpoints.dense import About, check_model, digest, load_head, save_head
+from dinokit.core.errors import UserError
+from dinokit.models.dense_head import Config, LinearHead
+from dinokit.models.vit import VisionTransformer
+
+MakeVit = Callable[..., VisionTransformer]
+ABOUT = About(task="segmentation", model="m", digest="d", layers=(0, 2), short=512, crop=512, stride=341)
+
+
+def test_a_head_comes_back_as_it_was(tmp_path: Path, make_vit: MakeVit) -> None:
+    head = LinearHead(Config(width=32, outputs=3), seed=1).train()
+    features = make_vit().intermediate(torch.rand(2, 3, 8, 8), 2)
+    head(features)  # moves the statistics of its norm
+    save_head(tmp_path / "head", head, ABOUT)
+    loaded, about = load_head(tmp_path / "head")
+    assert about == ABOUT
+    assert torch.equal(loaded(features), head.eval()(features))
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_head_knows_the_model_it_belongs_to(make_vit: MakeVit) -> None:
+    about = About(task="depth", model="runs/a", digest=digest(make_vit()))
+    check_model(about, make_vit(), model="runs/copy")
+    with pytest.raises(UserError, match="trained on runs/a, whose weights are not those of runs/b"):
+        check_model(about, make_vit(seed=1), model="runs/b")
+
+
+def test_what_is_no_head_is_a_clear_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no head \(no head.json\)"):
+        load_head(tmp_path)
+    save_head(tmp_path, LinearHead(Config(width=4, outputs=3)), ABOUT)
+    plain = json.loads((tmp_path / "head.json").read_text())
+    for change, message in (
+        ({"kind": "liner"}, "did you mean 'linear'"),
+        ({"strange": 1}, "does not describe a head"),
+        ({"config": {"width": 5, "outputs": 3}}, "does not fit head.json"),
+    ):
+        (tmp_path / "head.json").write_text(json.dumps(plain | change))
+        with pytest.raises(UserError, match=message):
+            load_head(tmp_path)

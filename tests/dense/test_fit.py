@@ -1,0 +1,92 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dinokit.core.errors import RunError, UserError
+from dinokit.dense.fit import Member, Training, cross_entropy, fit
+from dinokit.dense.maps import frozen, predictor
+from dinokit.models.dense_head import Config, LinearHead
+from dinokit.models.pixels import PatchPixels
+
+BACKBONE = PatchPixels(patch_size=4)
+SHORT = Training(iterations=12, warmup=3, save_every=5)
+
+
+def member(lr: float = 0.05, *, seed: int = 0) -> Member:
+    return Member(LinearHead(Config(width=48, outputs=2, dropout=0.3), seed=seed), lr)
+
+
+def sample(step: int) -> tuple[Tensor, Tensor]:
+    """Dark and light patches, which are classes 0 and 1."""
+    draws = torch.Generator().manual_seed(step)
+    classes = torch.randint(2, (2, 3, 3), generator=draws)
+    targets = classes.repeat_interleave(4, 1).repeat_interleave(4, 2)  # [batch, height, width]
+    noise = torch.rand(2, 3, 12, 12, generator=draws)
+    return 0.6 * targets[:, None] + 0.4 * noise, targets
+
+
+def test_the_schedules_are_the_published_ones() -> None:
+    training = Training(iterations=100, warmup=10)
+    assert training.factor(0) == pytest.approx(1e-6)
+    assert training.factor(5) == pytest.approx((1 - 0.5 * (1 - 1e-6)) * 0.95)
+    assert training.factor(49) == pytest.approx(0.5)
+    assert training.factor(99) == pytest.approx(0)
+    poly = replace(training, schedule="poly")
+    assert poly.factor(5) == training.factor(5)
+    assert poly.factor(75) == pytest.approx(0.25)
+
+
+def test_a_head_learns_what_its_patches_say() -> None:
+    chosen = member()
+    fit(BACKBONE, [chosen], Training(iterations=60, warmup=5), sample=sample, loss=cross_entropy)
+    images, targets = sample(1000)
+    with frozen(BACKBONE):
+        logits = predictor(BACKBONE, chosen.head)(images)
+    assert (logits.argmax(1) == targets)[:, 1::4, 1::4].all()
+
+
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = [member(), member(0.01, seed=1)]
+    losses = fit(BACKBONE, whole, SHORT, sample=sample, loss=cross_entropy)
+
+    def broken(step: int) -> tuple[Tensor, Tensor]:
+        if step == 7:
+            raise KeyboardInterrupt
+        return sample(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(BACKBONE, [member(), member(0.01, seed=1)], SHORT, sample=broken, loss=cross_entropy, folder=tmp_path)
+    again = [member(seed=5), member(0.01, seed=6)]
+    assert fit(BACKBONE, again, SHORT, sample=sample, loss=cross_entropy, folder=tmp_path) == losses
+    for left, right in zip(whole, again):
+        for name, value in left.head.state_dict().items():
+            assert torch.equal(value, right.head.state_dict()[name]), name
+
+
+def test_members_of_a_sweep_do_not_feel_each_other() -> None:
+    alone, together = member(), [member(), member(0.2, seed=3)]
+    fit(BACKBONE, [alone], SHORT, sample=sample, loss=cross_entropy)
+    fit(BACKBONE, together, SHORT, sample=sample, loss=cross_entropy)
+    for name, value in alone.head.state_dict().items():
+        assert torch.equal(value, together[0].head.state_dict()[name]), name
+
+
+def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
+    fit(BACKBONE, [member()], SHORT, sample=sample, loss=cross_entropy, folder=tmp_path)
+    with pytest.raises(UserError, match="other settings"):
+        fit(BACKBONE, [member(0.1)], SHORT, sample=sample, loss=cross_entropy, folder=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_by_name() -> None:
+    with pytest.raises(RunError, match="step 0: the loss is nan at learning rate 0.05"):
+        fit(BACKBONE, [member()], SHORT, sample=sample, loss=lambda values, _: values.sum() * math.nan)
+
+
+def test_ignored_pixels_stay_in_the_mean() -> None:
+    targets = torch.tensor([[[0, 255], [255, 255]]])
+    logits = torch.zeros(1, 2, 2, 2)
+    torch.testing.assert_close(cross_entropy(logits, targets), torch.tensor(math.log(2) / 4))
