@@ -138,7 +138,7 @@ def explained(config: Any, *, hidden: Sequence[str] = (), prefix: str = "") -> I
     for field in fields(config):
         value = getattr(config, field.name)
         inner = prefix if field.name in hidden else f"{prefix}{field.name}."
-        parts = value if isinstance(value, Mapping) else {}
+        parts = value if isinstance(value, Mapping) and all(map(is_dataclass, value.values())) else {}
         if is_dataclass(value):
             yield from explained(value, prefix=inner)
         for name, part in parts.items():

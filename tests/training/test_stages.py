@@ -109,7 +109,7 @@ def test_a_mistake_in_a_stage_is_said_before_the_first(photos: Path, changes: di
         replace(base, stages=Stages({"wrong": Stage(steps=1, changes=Changes(changes))}))
 
 
-@pytest.mark.parametrize("stop", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("stop", [2, 3, 6, 8])
 def test_a_run_stopped_in_any_stage_ends_with_the_same_weights(photos: Path, tmp_path: Path, stop: int) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     engine.pretrain(staged(photos), whole)
