@@ -1,0 +1,115 @@
+"""Tracking: what moves is followed, what stands still stays, and a second start computes nothing again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinokit.core.errors import UserError
+from dinokit.dense.propagate import Rule
+from dinokit.evaluation import tracking
+from dinokit.evaluation.tracking import Config, one_hot, read_out, run
+from dinokit.models import vit
+from dinokit.models.pixels import PatchPixels
+
+SIDE = 64
+
+
+def clips(root: Path, *, frames: int = 6, step: int = 4) -> Path:
+    """A textured square that moves over another texture, in DAVIS layout, and the truth."""
+    draw = np.random.default_rng(0)
+    back, front = (draw.integers(0, 256, (side, 96, 3), dtype=np.uint8) for side in (SIDE, 24))
+    front[..., 1:] //= 8  # what the square uncovers is like the rest of the background
+    back[..., 0] //= 8
+    for number in range(frames):
+        image, mask = back.copy(), np.zeros((SIDE, 96), dtype=np.uint8)
+        left = 8 + step * number
+        image[16:40, left : left + 24], mask[16:40, left : left + 24] = front[:, :24], 3
+        for kind, ending, value in (("JPEGImages", "png", image), ("Annotations", "png", mask)):
+            path = root / kind / "480p" / "square" / f"{number:05d}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(value).save(path)
+    return root
+
+
+def test_a_moving_object_is_followed(tmp_path: Path) -> None:
+    config = Config(data=str(clips(tmp_path)), short=SIDE, rule=Rule(radius=3, neighbours=1))
+    result = run(PatchPixels(patch_size=4), config)
+    assert result["J"] > 99  # corners are round after the bilinear way back
+    assert result["J&F"] > 99
+    assert (result["objects"], result["videos"], result["frames"]) == (1, 1, 6)
+    lost = run(PatchPixels(patch_size=4), replace(config, rule=Rule(radius=0, neighbours=1)))
+    assert lost["J"] < 80  # nothing may move
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_a_mask_on_the_grid_comes_back_as_it_was(mode: str) -> None:
+    mask = np.zeros((32, 48), dtype=np.uint8)
+    mask[8:16, 16:32], mask[24:, :8] = 5, 9
+    labels = one_hot(mask, [0, 5, 9], (8, 12))
+    found = read_out(labels, [0, 5, 9], (32, 48), mode=mode)  # type: ignore[arg-type]
+    wrong = (found != mask).mean()
+    assert wrong == 0 if mode == "nearest" else wrong < 0.02
+
+
+def test_an_object_that_is_nowhere_is_not_stretched_over_the_frame() -> None:
+    labels = torch.zeros(4, 4, 3)
+    labels[..., 0] = 1
+    labels[0, 0] = torch.tensor([0.2, 0.8, 0.0])
+    found = read_out(labels, [0, 1, 2], (16, 16), mode="nearest")
+    assert set(np.unique(found).tolist()) == {0, 1}
+
+
+def test_frames_overlays_and_an_animation_are_written_and_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = clips(tmp_path / "data"), tmp_path / "out"
+    config = Config(data=str(data), short=SIDE)
+    first = run(PatchPixels(patch_size=8), config, out)
+    for kind, ending in (("masks", "png"), ("overlay", "jpg")):
+        assert len(list((out / "square" / kind).glob(f"*.{ending}"))) == 6
+    with Image.open(out / "square" / "overlay.webp") as animation:
+        assert getattr(animation, "n_frames", 1) == 6
+    with Image.open(out / "square" / "masks" / "00003.png") as mask:
+        assert mask.mode == "P"
+    assert (out / "tracking.json").is_file()
+    monkeypatch.setattr(tracking, "patches", lambda *_, **__: pytest.fail("computed again"))
+    assert run(PatchPixels(patch_size=8), config, out) == first
+
+
+def test_a_video_that_was_not_finished_is_begun_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    left = out / ".square.part" / "masks"
+    left.mkdir(parents=True)
+    (left / "99999.png").write_bytes(b"half")
+    run(PatchPixels(patch_size=8), Config(data=str(clips(tmp_path / "data")), short=SIDE), out)
+    assert not left.exists()
+    assert not (out / "square" / "masks" / "99999.png").exists()
+
+
+def test_without_further_masks_there_is_a_video_but_no_score(tmp_path: Path) -> None:
+    data = clips(tmp_path / "data")
+    frames, mask = data / "JPEGImages" / "480p" / "square", data / "Annotations" / "480p" / "square" / "00000.png"
+    result = run(PatchPixels(patch_size=8), Config(data=str(frames), mask=str(mask), short=SIDE), tmp_path / "out")
+    assert result == {"videos": 1, "frames": 6}
+
+
+def test_a_transformer_tracks_at_any_size(tmp_path: Path) -> None:
+    backbone = vit.VisionTransformer(vit.Config(patch_size=8, dim=16, depth=1, heads=2, ffn_hidden=32))
+    data = str(clips(tmp_path, frames=3))
+    result = run(backbone, Config(data=data, short=50))  # 48 x 72 px
+    assert 0 <= result["J"] <= 100
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [("size", "is 96 x 10 pixels, its frame 96 x 64"), ("empty", "shows no object")]
+)
+def test_a_first_mask_that_does_not_fit_is_a_mistake(tmp_path: Path, change: str, said: str) -> None:
+    data = clips(tmp_path)
+    mask = np.zeros((10 if change == "size" else SIDE, 96), dtype=np.uint8)
+    Image.fromarray(mask).save(data / "Annotations" / "480p" / "square" / "00000.png")
+    with pytest.raises(UserError, match=said):
+        run(PatchPixels(patch_size=8), Config(data=str(data), short=SIDE))
