@@ -137,6 +137,7 @@ def evaluate(
     model: str,
     data: str,
     out: Path | None = None,
+    save: Path | None = None,
     baselines: bool = True,
     device: str = "auto",
     settings: Settings = NO_SETTINGS,
@@ -144,22 +145,29 @@ def evaluate(
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
 
     Args:
-        task: knn or retrieval.
+        task: knn or retrieval; segmentation or foreground, which look at patches.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything
-            with labels that `pretrain` takes.
+            with labels that `pretrain` takes. segmentation: train/ and val/, each with images/ and masks/, or ADE20K,
+            Cityscapes, Pascal VOC. foreground: images/ and masks/, or PNGs with an alpha channel.
         out: file that receives the numbers as JSON.
+        save: folder that receives the model's own numbers in full and the head that was trained; the same command again
+            continues an interrupted training.
         baselines: also measure random-init and raw-pixels.
         device: auto, cpu, cuda or mps.
     """
     module = evaluations.find(task)
     config = configuration.override(module.Config(data=data), settings)
     backbone = load(model).to(devices.choose(device))
+    backbone.name = absolute(model)
     if out is not None:
         _check_file(Path(out))
-    candidates = {str(model): backbone} | (evaluations.baselines(backbone) if baselines else {})
-    rows = {name: module.run(candidate, config) for name, candidate in candidates.items()}
+    if save is not None:
+        check_writable(Path(save))
+    rivals = evaluations.baselines(backbone, dense=task in evaluations.DENSE) if baselines else {}
+    rows = {str(model): module.run(backbone, config, None if save is None else Path(save))}
+    rows |= {name: module.run(rival.to(devices.choose(device)), config) for name, rival in rivals.items()}
     print_table(f"{task} on {data}", rows)
     if out is not None:
         write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
