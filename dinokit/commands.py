@@ -11,7 +11,7 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -23,7 +23,7 @@ from dinokit.checkpoints import convert as conversion
 from dinokit.checkpoints.hub import RELEASES
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
-from dinokit.config import parse_overrides
+from dinokit.config import NO_SETTINGS, Settings, parse_overrides
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core import slurm as srun
@@ -41,6 +41,7 @@ from dinokit.models.features import Backbone
 from dinokit.models.variants import ARCHITECTURES
 from dinokit.planning import plan as planning
 from dinokit.planning.show import print_plan
+from dinokit.predicting import predict
 from dinokit.tables import print_check, print_replay, print_stats, print_table
 from dinokit.training import job
 from dinokit.training.config import HALVES, TrainConfig
@@ -60,13 +61,12 @@ __all__ = [
     "models",
     "parse_overrides",
     "plan",
+    "predict",
     "pretrain",
     "replay",
     "report",
 ]
 
-Settings = Annotated[Mapping[str, Any], tyro.conf.Suppress]
-NO_SETTINGS: Mapping[str, Any] = {}
 MEASURED = 20_000  # images of each side for the k-NN of a run's checkpoints; `dinokit evaluate` takes all
 
 
@@ -371,6 +371,8 @@ def help_text(name: str, words: list[str]) -> str:
     if name == "pretrain":
         recipe = first or "demo"
         return captured.getvalue() + _settings(recipe, recipes.find(recipe), hidden=HALVES)
+    if name == "predict":
+        return captured.getvalue() + _settings("foreground", evaluations.find("foreground").Config(data="DATA"))
     if name == "evaluate" and first:
         return captured.getvalue() + _settings(first, evaluations.find(first).Config(data="DATA"))
     return captured.getvalue()
