@@ -18,6 +18,7 @@ _HOME = {
     "pretrain": "dinokit.commands",
     "evaluate": "dinokit.commands",
     "embed": "dinokit.commands",
+    "predict": "dinokit.commands",
     "report": "dinokit.commands",
     "plan": "dinokit.commands",
     "replay": "dinokit.commands",

@@ -20,7 +20,8 @@ from dinokit.core.errors import RunError, UserError, unknown_name
 
 COMMANDS = {
     "pretrain": "train a backbone on a folder of images, or continue the run",
-    "evaluate": "measure frozen features beside honest baselines: knn, retrieval",
+    "evaluate": "measure frozen features beside honest baselines: knn, retrieval, segmentation, ...",
+    "predict": "write masks, by a head that evaluate saved or from a few masks",
     "embed": "write the features of every image of a source",
     "convert": "write a model in another layout: official, hf, timm, dinokit",
     "plan": "predict what a run takes, and what settings fit the machines",

@@ -23,7 +23,7 @@ from dinokit.checkpoints import convert as conversion
 from dinokit.checkpoints.hub import RELEASES
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
-from dinokit.config import parse_overrides
+from dinokit.config import NO_SETTINGS, Settings, parse_overrides
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core import slurm as srun
@@ -41,6 +41,7 @@ from dinokit.models.features import Backbone
 from dinokit.models.variants import ARCHITECTURES
 from dinokit.planning import plan as planning
 from dinokit.planning.show import print_plan
+from dinokit.predicting import predict
 from dinokit.tables import print_check, print_replay, print_stats, print_table
 from dinokit.training import job
 from dinokit.training.config import HALVES, TrainConfig
@@ -60,13 +61,12 @@ __all__ = [
     "models",
     "parse_overrides",
     "plan",
+    "predict",
     "pretrain",
     "replay",
     "report",
 ]
 
-Settings = Annotated[Mapping[str, Any], tyro.conf.Suppress]
-NO_SETTINGS: Mapping[str, Any] = {}
 MEASURED = 20_000  # images of each side for the k-NN of a run's checkpoints; `dinokit evaluate` takes all
 
 
@@ -144,6 +144,7 @@ def evaluate(
     model: str,
     data: str,
     out: Path | None = None,
+    save: Path | None = None,
     baselines: bool = True,
     device: str = "auto",
     settings: Settings = NO_SETTINGS,
@@ -151,22 +152,30 @@ def evaluate(
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
 
     Args:
-        task: knn or retrieval.
+        task: knn or retrieval; segmentation, foreground or tracking, which look at patches.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything
-            with labels that `pretrain` takes.
+            with labels that `pretrain` takes. segmentation: train/ and val/, each with images/ and masks/, or ADE20K,
+            Cityscapes, Pascal VOC. foreground: images/ and masks/, or PNGs with an alpha channel. tracking: DAVIS 2017,
+            YouTube-VOS, MOSE; or a folder of frames or a video file with --mask, a PNG of its first frame.
         out: file that receives the numbers as JSON.
+        save: folder that receives the model's own numbers in full and the head that was trained, or the masks and
+            overlays of every frame; the same command again continues an interrupted training or tracking.
         baselines: also measure random-init and raw-pixels.
         device: auto, cpu, cuda or mps.
     """
     module = evaluations.find(task)
     config = configuration.override(module.Config(data=data), settings)
     backbone = load(model).to(devices.choose(device))
+    backbone.name = absolute(model)
     if out is not None:
         _check_file(Path(out))
-    candidates = {str(model): backbone} | (evaluations.baselines(backbone) if baselines else {})
-    rows = {name: module.run(candidate, config) for name, candidate in candidates.items()}
+    if save is not None:
+        check_writable(Path(save))
+    rivals = evaluations.baselines(backbone, dense=task in evaluations.DENSE) if baselines else {}
+    rows = {str(model): module.run(backbone, config, None if save is None else Path(save))}
+    rows |= {name: module.run(rival.to(devices.choose(device)), config) for name, rival in rivals.items()}
     print_table(f"{task} on {data}", rows)
     if out is not None:
         write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
@@ -378,6 +387,8 @@ def help_text(name: str, words: list[str]) -> str:
     if name == "pretrain":
         recipe = first or "demo"
         return captured.getvalue() + _settings(recipe, recipes.find(recipe), hidden=HALVES)
+    if name == "predict":
+        return captured.getvalue() + _settings("foreground", evaluations.find("foreground").Config(data="DATA"))
     if name == "evaluate" and first:
         return captured.getvalue() + _settings(first, evaluations.find(first).Config(data="DATA"))
     return captured.getvalue()

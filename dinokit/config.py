@@ -14,14 +14,17 @@ import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
+import tyro
 import yaml
 
 from dinokit.core.errors import UserError, reason, unknown_name
 
 T = TypeVar("T")
+Settings = Annotated[Mapping[str, Any], tyro.conf.Suppress]  # of a command: what the user wrote behind its own options
+NO_SETTINGS: Mapping[str, Any] = {}
 
 converter = cattrs.Converter(forbid_extra_keys=True)
 

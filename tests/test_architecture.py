@@ -34,6 +34,7 @@ MAY = {
     "visuals": {"core", "config", "data", "models", "checkpoints", "embedding", "visuals"},
     "recipes": {"core", "config", "data", "models", "objectives", "checkpoints", "training", "recipes"},
     "tables": {"core", "data", "training"},
+    "predicting": {"core", "config", "checkpoints", "data", "dense", "evaluation"},
     "commands": {"*"},
     "__main__": {"cli"},
     "cli": {"*"},

@@ -19,12 +19,15 @@ from torch import nn
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_atomic, write_json
-from dinokit.models import dense_head
+from dinokit.models import dense_head, foreground_head
 from dinokit.models.features import Backbone
 
 WEIGHTS, ABOUT = "head.safetensors", "head.json"
 # kind -> (its settings, the module)
-KINDS: dict[str, tuple[type, type[nn.Module]]] = {"linear": (dense_head.Config, dense_head.LinearHead)}
+KINDS: dict[str, tuple[type, type[nn.Module]]] = {
+    "linear": (dense_head.Config, dense_head.LinearHead),
+    "foreground": (foreground_head.Config, foreground_head.ForegroundHead),
+}
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,10 @@ class About:
     details: Mapping[str, Any] = field(default_factory=dict)  # of the task: classes and colours, the range of depths
 
 
-def digest(backbone: Backbone) -> str:
-    """Return a digest of a backbone's weights; what has none, such as raw pixels, gives that of nothing."""
+def digest(network: nn.Module) -> str:
+    """Return a digest of a network's weights; what has none, such as raw pixels, gives that of nothing."""
     found = blake2b(digest_size=16)
-    for name, value in sorted(backbone.state_dict().items()):
+    for name, value in sorted(network.state_dict().items()):
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
@@ -73,7 +76,7 @@ def load_head(folder: str | Path) -> tuple[nn.Module, About]:
     place = Path(folder)
     missing = [name for name in (ABOUT, WEIGHTS) if not (place / name).is_file()]
     if missing:
-        raise UserError(f"{folder} holds no head (no {missing[0]}); give the folder that `evaluate --out` wrote")
+        raise UserError(f"{folder} holds no head (no {missing[0]}); give the folder head/ that `evaluate --save` wrote")
     try:
         plain = json.loads((place / ABOUT).read_text(encoding="utf-8"))
         kind, config = plain.pop("kind"), plain.pop("config")

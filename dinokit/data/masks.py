@@ -82,7 +82,8 @@ def class_ids(path: Path, meaning: Meaning) -> UInt8[numpy.ndarray, "height widt
     if len(strange):
         shown = f"#{int(strange[0]):06x}" if meaning.coloured else str(int(strange[0]))
         raise UserError(f"the mask {path} holds {shown}, which is none of the {len(meaning.classes)} classes")
-    return classes[place]
+    found: UInt8[numpy.ndarray, "height width"] = classes[place]
+    return found
 
 
 def described(folder: Path, masks: Sequence[Path]) -> Meaning:
@@ -126,7 +127,8 @@ def _packed(values: Integer[numpy.ndarray, "..."], *, coloured: bool) -> Integer
     if values.ndim == 2:
         values = numpy.repeat(values[..., None], 3, axis=2)
     red, green, blue = numpy.moveaxis(values.astype(numpy.int32), 2, 0)
-    return red << 16 | green << 8 | blue
+    packed: Integer[numpy.ndarray, "height width"] = red << 16 | green << 8 | blue
+    return packed
 
 
 def _coloured(colours: Mapping[str, int]) -> Meaning:

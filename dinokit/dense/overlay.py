@@ -13,6 +13,7 @@ from PIL import Image
 
 from dinokit.core import depth
 from dinokit.data.masks import palette
+from dinokit.dense import draw
 
 _COLOURS = 255
 _SHARE = 0.5  # of the colour of an object
@@ -69,10 +70,5 @@ class Writer:
 
 def overlaid(image: depth.Image, mask: Mask) -> Image.Image:
     """Lay the colours of the objects over a frame."""
-    low, high = depth.value_range(image)
-    unit = (depth.to_unit(image) - low) / (high - low)
-    pixels = (255 * unit).round().byte().permute(1, 2, 0).cpu().numpy()
-    pixels = np.repeat(pixels[..., :1], 3, axis=2) if pixels.shape[2] != 3 else pixels
-    colours = np.array(palette(int(mask.max()) + 1), dtype=np.float32)[mask]
-    mixed = np.where((mask > 0)[..., None], (1 - _SHARE) * pixels + _SHARE * colours, pixels)
-    return Image.fromarray(mixed.astype(np.uint8))
+    colours = np.array(palette(int(mask.max()) + 1), dtype=np.uint8)[mask]
+    return Image.fromarray(draw.mixed(draw.rgb(image.cpu()), colours, _SHARE * (mask > 0)))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -111,3 +111,15 @@ def resized(
 def softmax(logits: Float[Tensor, "batch class height width"]) -> Float[Tensor, "batch class height width"]:
     """Turn the logits of classes into probabilities: the link of segmentation."""
     return torch.softmax(logits, dim=1)
+
+
+def best_class(logits: Float[Tensor, "1 class height width"], size: tuple[int, int]) -> Int64[Tensor, "rows columns"]:
+    """Return the class of the largest logit at another size, resizing one class at a time to save memory."""
+    best = resized(logits[:, :1], size)[0, 0].clone()
+    found = torch.zeros(size, dtype=torch.int64, device=logits.device)
+    for number in range(1, logits.shape[1]):
+        rival = resized(logits[:, number : number + 1], size)[0, 0]
+        better = rival > best
+        best = torch.where(better, rival, best)
+        found[better] = number
+    return found

@@ -20,10 +20,11 @@ from dinokit.core.errors import UserError, unknown_name
 from dinokit.data.source import evenly, labelled, open_source, splits
 from dinokit.embedding import Embeddings, extract, unit
 from dinokit.models.features import Backbone
-from dinokit.models.pixels import RawPixels
+from dinokit.models.pixels import PatchPixels, RawPixels
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
+DENSE = ("depth", "foreground", "matching", "segmentation", "tracking")  # measured on patches, not on CLS
 
 # similarities held at once, in numbers: 128 MiB of float64
 CHUNK = 1 << 24
@@ -72,13 +73,15 @@ def find(name: str) -> ModuleType:
     return import_module(f"dinokit.evaluation.{name}")
 
 
-def baselines(backbone: Backbone, *, seed: int = 0) -> dict[str, Backbone]:
+def baselines(backbone: Backbone, *, seed: int = 0, dense: bool = False) -> dict[str, Backbone]:
     """Build what a result must be compared with: the same architecture untrained, and the pixels themselves.
 
     Args:
         seed: of the untrained weights.
+        dense: the pixels of every patch, for what is measured on patches, instead of those of the whole image.
     """
-    return {"random-init": backbone.untrained(seed=seed), "raw-pixels": raw_pixels(backbone)}
+    pixels = PatchPixels(patch_size=backbone.patch_size, channels=backbone.channels) if dense else raw_pixels(backbone)
+    return {"random-init": backbone.untrained(seed=seed), "raw-pixels": pixels}
 
 
 def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | None, limit: int | None = None) -> Task:

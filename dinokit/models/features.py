@@ -76,6 +76,7 @@ class Backbone(nn.Module, ABC):
     channels: int
     pixels: Pixels
     licence: str | None = None  # of the weights, where others published them
+    name: str = ""  # as the user wrote it, so that a head can say whose patches it reads
 
     @overload
     def __call__(

@@ -110,7 +110,7 @@ class _Session:
         """Train stage after stage to the end; after too many bad steps go back and try with a lower rate."""
         say_timeline(self.config.experiment)
         self.leg, self.trainer, self.clock = opened(self.run, self.config, self.device)
-        say_what_runs(self.stage, self.source, self.trainer, self.clock, until=self.leg.last)
+        say_what_runs(self.stage, self.source, self.trainer, self.clock, stage=self.leg.name, until=self.leg.last)
         if dist.is_main():
             record_start(self.run, self.device, self.source)
         with stop_requests() as wish:
@@ -124,7 +124,9 @@ class _Session:
                 if following is None:
                     return
                 self.leg, self.trainer = following
-                say_what_runs(self.stage, self.source, self.trainer, self.clock, until=self.leg.last)
+                say_what_runs(
+                    self.stage, self.source, self.trainer, self.clock, stage=self.leg.name, until=self.leg.last
+                )
 
     def _train(self, wish: Stop) -> None:
         last, runtime = self.leg.last, self.config.runtime

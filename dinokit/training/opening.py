@@ -20,6 +20,7 @@ from dinokit.data.source import Source
 from dinokit.data.views import Config as ViewsConfig
 from dinokit.training import ranks
 from dinokit.training.config import Experiment, TrainConfig
+from dinokit.training.stages import FIRST
 from dinokit.training.step import Trainer
 
 
@@ -44,10 +45,12 @@ def _sizes(views: ViewsConfig) -> str:
     return "/".join(map(str, [*sides, *([views.anchor_size] if views.anchor_size else [])]))
 
 
-def say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: Clock, *, until: int) -> None:
+def say_what_runs(
+    config: TrainConfig, source: Source, trainer: Trainer, clock: Clock, *, stage: str, until: int
+) -> None:
     experiment = config.experiment
     weights = sum(parameter.numel() for parameter in trainer.backbone.student.parameters())
-    _warn_of_other_lengths(experiment)
+    _warn_of_other_lengths(experiment, stage=stage)
     if config.runtime.sharding != "none" and not trainer.sharded:
         warn("runtime.sharding has no effect in a single process: it holds everything")
     bf16 = devices.uses_bf16(trainer.device, experiment.precision)
@@ -59,8 +62,9 @@ def say_what_runs(config: TrainConfig, source: Source, trainer: Trainer, clock: 
     )
 
 
-def _warn_of_other_lengths(experiment: Experiment) -> None:
+def _warn_of_other_lengths(experiment: Experiment, *, stage: str) -> None:
     """Say which schedules were written for another number of steps: nothing is stretched behind the reader's back."""
+    place = "" if stage == FIRST else f"stages.{stage}.changes."
     schedules = {
         "optim.lr": experiment.optim.lr,
         "optim.weight_decay": experiment.optim.weight_decay,
@@ -71,8 +75,8 @@ def _warn_of_other_lengths(experiment: Experiment) -> None:
         if falls and schedule.length != experiment.steps:
             decay = max(schedule.decay + experiment.steps - schedule.length, 0)
             warn(
-                f"{name} is for {schedule.length} steps, the run has {experiment.steps}; "
-                f"to match: --{name}.decay {decay}"
+                f"{name} is for {schedule.length} steps, there are {experiment.steps}; "
+                f"to match: --{place}{name}.decay {decay}"
             )
 
 

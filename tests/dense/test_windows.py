@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from dinokit.core.errors import UserError
-from dinokit.dense.windows import Windows, augmented, slide, softmax, starts
+from dinokit.dense.windows import Windows, augmented, best_class, resized, slide, softmax, starts
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,8 @@ def test_the_predictions_of_a_head_are_not_written_to() -> None:
 def test_gaps_between_windows_are_refused() -> None:
     with pytest.raises(UserError, match="1 <= stride <= crop"):
         Windows(4, 5)
+
+
+def test_the_best_class_one_by_one_is_the_argmax_of_all() -> None:
+    logits = torch.randn(1, 5, 6, 7)
+    assert torch.equal(best_class(logits, (11, 9)), resized(logits, (11, 9))[0].argmax(0))

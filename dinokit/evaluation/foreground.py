@@ -1,0 +1,153 @@
+"""Foreground segmentation from a handful of masks: a logistic regression on frozen patches.
+
+A patch is a sample if its cell is all background or all foreground (mean of the mask < 0.01 or > 0.99). C is the one
+with the best average precision, each image judged by the others; the head is then fitted to all. Any class but the
+first counts as foreground. Source: the foreground segmentation published with DINOv3 (arXiv:2508.10104) on nine images.
+There the height is resized to 768 and C is 0.1 in the end; here the short side is, and the best C stays.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from dinokit.checkpoints.dense import About, digest, save_head
+from dinokit.core.errors import UserError
+from dinokit.core.files import write_json
+from dinokit.core.log import progress
+from dinokit.data.masks import IGNORED
+from dinokit.data.pairs import Pairs, open_pairs
+from dinokit.dense.logistic import Solution, logistic
+from dinokit.dense.maps import encode, frozen, pad, prepared
+from dinokit.metrics.precision import average_precision
+from dinokit.models.features import Backbone
+from dinokit.models.foreground_head import Config as HeadConfig
+from dinokit.models.foreground_head import ForegroundHead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which masks, and how large they are seen."""
+
+    data: str  # a folder with images/ and masks/, or of PNGs with an alpha channel
+    split: str | None = None  # of the data; null: train, or everything where there are no splits
+    size: int = 768  # pixels; the short side of every image is resized to it
+    c: tuple[float, ...] = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # tried weights of the data
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not self.c or min(self.c) <= 0:
+            raise UserError(f"expected a size of at least 1 and positive c, got {self.size} and {list(self.c)}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The patches of one image whose cell is all of one kind."""
+
+    patches: Float[Tensor, "sample width"]
+    truth: Bool[Tensor, " sample"]
+
+
+def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
+    """Return `AP`, the mean over images each judged by the others, in percent; its spread and the C that gave it.
+
+    Args:
+        out: folder that receives `foreground.json` with the AP of every image, and the head as `head/`.
+    """
+    head, about, result = learn(backbone, config)
+    if out is not None:
+        save_head(out / "head", head, about)
+        write_json(out / "foreground.json", result | {"AP of each": about.details["AP"]})
+    return result
+
+
+def learn(backbone: Backbone, config: Config) -> tuple[ForegroundHead, About, dict[str, float]]:
+    """Choose C, fit the head to all images, and return it with what it is and how good it was.
+
+    Raises:
+        UserError: if there are fewer than two images, or no patch of one kind.
+    """
+    pairs = open_pairs(config.data, split=config.split, channels=backbone.channels)
+    if len(pairs) < 2:
+        raise UserError(f"expected masks of at least 2 images in {config.data}, got {len(pairs)}: one judges the other")
+    samples = _samples(backbone, pairs, size=config.size)
+    table = _left_out(samples, sorted(config.c))  # [c, image]
+    if not table.shape[1]:
+        raise UserError(f"no image of {config.data} can be judged by the others; give more masks of several things")
+    best = int(table.mean(axis=1).argmax())
+    c, found = sorted(config.c)[best], 100 * table[best]
+    weights, intercept = logistic(_joined(samples).patches, _joined(samples).truth, c=c)
+    head = ForegroundHead(HeadConfig(width=len(weights))).to(weights.device).eval().requires_grad_(False)
+    head.linear.weight.copy_(weights[None])
+    head.linear.bias.copy_(intercept)
+    about = About(
+        task="foreground",
+        model=backbone.name,
+        digest=digest(backbone),
+        short=config.size,
+        crop=2 * config.size,  # an image of up to 1 : 2 is seen whole, a panorama by windows
+        stride=config.size,
+        details={"AP": found.tolist(), "c": c},
+    )
+    return head, about, {"AP": float(found.mean()), "AP/std": float(found.std()), "C": c, "images": float(len(pairs))}
+
+
+def _samples(backbone: Backbone, pairs: Pairs, *, size: int) -> list[Samples]:
+    found = []
+    with frozen(backbone):
+        for index in progress(range(len(pairs)), len(pairs)):
+            image, mask = pairs.read(index)
+            seen = prepared(image, backbone, short=size)
+            (features,), _ = encode(backbone, seen)
+            rows, columns = seen.shape[2:]
+            share = cell_shares(mask, size=(rows, columns), patch=backbone.patch_size).flatten().to(seen.device)
+            pure = (share < 0.01) | (share > 0.99)  # no comparison with NaN holds
+            found.append(Samples(features.patches[0].float()[pure], share[pure] > 0.99))
+    truth = torch.cat([one.truth for one in found])
+    if truth.all() or not truth.any():
+        kind = "foreground" if not truth.any() else "background"
+        raise UserError(f"no patch of {pairs.name} is all {kind}; give masks of larger things, or a larger size")
+    return found
+
+
+def cell_shares(
+    mask: UInt8[numpy.ndarray, "height width"], *, size: tuple[int, int], patch: int
+) -> Float[Tensor, "rows columns"]:
+    """Return the share of foreground in the cell of every patch of an image resized to `size` and padded.
+
+    NaN where a cell reaches beyond the image or into pixels of class 255.
+    """
+    labels = torch.from_numpy(mask)
+    known = (labels != IGNORED).float()
+    layers = torch.stack([(labels > 0) * known, known])[None]  # [1, 2, height, width]
+    layers = F.interpolate(layers, size=size, mode="bilinear", antialias=True)
+    share, whole = F.avg_pool2d(pad(layers, patch)[0], patch)[0]  # [rows, columns] each
+    return torch.where(whole > 1 - 1e-4, share, torch.nan)
+
+
+def _left_out(samples: list[Samples], cs: list[float]) -> Float[numpy.ndarray, "c image"]:
+    """Judge every image by the others: its average precision for every c; images without foreground are left out."""
+    columns = []
+    for index in progress(range(len(samples)), len(samples)):
+        mine, others = samples[index], _joined(samples[:index] + samples[index + 1 :])
+        if not mine.truth.any() or others.truth.all() or not others.truth.any():
+            continue
+        column, solution = list[float](), None
+        for c in cs:
+            solution = logistic(others.patches, others.truth, c=c, start=solution)
+            column.append(average_precision(mine.truth.cpu().numpy(), _scores(mine, solution)))
+        columns.append(column)
+    return numpy.array(columns, dtype=numpy.float64).reshape(-1, len(cs)).T
+
+
+def _scores(samples: Samples, solution: Solution) -> Float[numpy.ndarray, " sample"]:
+    weights, intercept = solution
+    scores: Float[numpy.ndarray, " sample"] = (samples.patches.double() @ weights + intercept).cpu().numpy()
+    return scores
+
+
+def _joined(samples: list[Samples]) -> Samples:
+    return Samples(torch.cat([one.patches for one in samples]), torch.cat([one.truth for one in samples]))

@@ -1,0 +1,93 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from dinokit.checkpoints.dense import About, digest
+from dinokit.core.errors import UserError
+from dinokit.dense.predict import WRITERS, apply
+from dinokit.models.dense_head import Config, LinearHead
+from dinokit.models.foreground_head import Config as ForegroundConfig
+from dinokit.models.foreground_head import ForegroundHead, median
+from dinokit.models.pixels import PatchPixels
+
+MakeFolder = Callable[..., Path]
+BACKBONE = PatchPixels(patch_size=4)
+COLOURS = [[0, 0, 0], [0, 200, 0]]
+
+
+def bright(crop: int | None = None) -> tuple[LinearHead, About]:
+    """A head that calls a patch class 1 if its mean is above a half."""
+    head = LinearHead(Config(width=48, outputs=2, batch_norm=False)).eval().requires_grad_(False)
+    head.classify.weight.copy_(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 48, 1, 1))
+    head.classify.bias.copy_(torch.tensor([24.0, -24.0]))
+    details = {"classes": ["dark", "light"], "colours": COLOURS}
+    return head, About("segmentation", "pixels", digest(BACKBONE), crop=crop, stride=8, details=details)
+
+
+def picture(path: Path) -> None:
+    pixels = numpy.zeros((24, 20, 3), dtype=numpy.uint8)
+    pixels[:, 8:] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize("crop", [None, 12])
+def test_masks_have_the_classes_and_the_palette_of_the_head(tmp_path: Path, crop: int | None) -> None:
+    picture(tmp_path / "in" / "a" / "1.png")
+    assert apply(BACKBONE, *bright(crop), str(tmp_path / "in"), tmp_path / "out").images == 1
+    mask = Image.open(tmp_path / "out" / "masks" / "a" / "1.png")
+    values = numpy.asarray(mask)
+    assert mask.mode == "P"
+    assert (values[:, :7] == 0).all()
+    assert (values[:, 9:] == 1).all()
+    assert numpy.asarray(mask.convert("RGB"))[0, -1].tolist() == [0, 200, 0]
+    overlay = numpy.asarray(Image.open(tmp_path / "out" / "overlays" / "a" / "1.png"))
+    assert overlay[0, -1].tolist() == [128, 228, 128]
+    legend = numpy.asarray(Image.open(tmp_path / "out" / "legend.png")).reshape(-1, 3)
+    assert all((legend == colour).all(1).any() for colour in COLOURS)
+
+
+def test_what_is_written_is_not_computed_again_and_bad_images_are_listed(tmp_path: Path) -> None:
+    for name in ("1.png", "1.jpg", "2.png"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "3.png").write_bytes(b"")
+    first = apply(BACKBONE, *bright(), str(tmp_path / "in"), tmp_path / "out")
+    assert (first.images, first.there, len(first.bad)) == (3, 0, 1)
+    masks = tmp_path / "out" / "masks"
+    assert sorted(path.name for path in masks.iterdir()) == ["1.jpg.png", "1.png.png", "2.png"]
+    (masks / "2.png").unlink()
+    kept = (masks / "1.png.png").stat().st_mtime_ns
+    again = apply(BACKBONE, *bright(), str(tmp_path / "in"), tmp_path / "out")
+    assert (again.images, again.there) == (1, 2)
+    assert (masks / "1.png.png").stat().st_mtime_ns == kept
+    with pytest.raises(UserError, match="pictures of another head"):
+        apply(BACKBONE, *bright(12), str(tmp_path / "in"), tmp_path / "out")
+
+
+def test_probabilities_are_written_as_gray(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "1.png")
+    head = ForegroundHead(ForegroundConfig(width=48)).eval().requires_grad_(False)
+    head.linear.weight.fill_(1.0)
+    head.linear.bias.fill_(-24.0)
+    apply(BACKBONE, head, About("foreground", "pixels", ""), str(tmp_path / "in"), tmp_path / "out")
+    values = numpy.asarray(Image.open(tmp_path / "out" / "probabilities" / "1.png"))
+    assert values[12, 0] == 0
+    assert values[12, 16] == 255
+
+
+def test_a_median_removes_single_patches() -> None:
+    maps = torch.zeros(1, 1, 5, 5)
+    maps[0, 0, 2, 2] = 1
+    assert not median(maps).any()
+    maps[0, 0, 1:4, 1:4] = 1
+    assert median(maps)[0, 0, 2, 2] == 1
+
+
+def test_a_head_of_an_unknown_task_is_a_clear_mistake(tmp_path: Path) -> None:
+    head, _ = bright()
+    with pytest.raises(UserError, match=f"known are: {', '.join(sorted(WRITERS))}"):
+        apply(BACKBONE, head, About("x", "pixels", ""), str(tmp_path), tmp_path / "out")

@@ -1,0 +1,72 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from dinokit.checkpoints.dense import load_head
+from dinokit.core.errors import UserError
+from dinokit.data.pairs import open_pairs
+from dinokit.dense.maps import frozen, predictor, prepared
+from dinokit.evaluation.foreground import Config, cell_shares, learn, run
+from dinokit.models.pixels import PatchPixels
+from dinokit.models.vit import VisionTransformer
+
+from .dense_data import squares
+
+MakeVit = Callable[..., VisionTransformer]
+PIXELS = PatchPixels(patch_size=4)
+
+
+def test_bright_things_are_found_and_the_head_is_kept(tmp_path: Path) -> None:
+    data = str(squares(tmp_path / "data", train=3, splits=False))
+    result = run(PIXELS, Config(data=data, size=24, c=(1e-3, 1.0)), tmp_path / "out")
+    assert result["AP"] == 100
+    assert len(json.loads((tmp_path / "out" / "foreground.json").read_text())["AP of each"]) == 3
+    head, about = load_head(tmp_path / "out" / "head")
+    assert (about.task, about.short) == ("foreground", 24)
+    image, mask = open_pairs(data).read(0)
+    with frozen(PIXELS):
+        found = predictor(PIXELS, head)(prepared(image, PIXELS, short=24))[0, 0].numpy()
+    assert found[mask == 0].mean() < 0.2
+
+
+def test_every_setting_changes_the_result_and_the_backbone_is_left_alone(tmp_path: Path, make_vit: MakeVit) -> None:
+    data = str(squares(tmp_path, train=3, val=2))
+    backbone, config = make_vit().train(), Config(data=data, size=24, c=(1e-3, 1.0))
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+
+    def weights(config: Config) -> torch.Tensor:
+        return learn(backbone, config)[0].linear.weight
+
+    first = weights(config)
+    assert torch.equal(weights(config), first)
+    for changed in (replace(config, split="val"), replace(config, size=32), replace(config, c=(1e-6,))):
+        assert not torch.equal(weights(changed), first), changed
+    assert backbone.training
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_the_share_of_a_cell_counts_whole_cells_only() -> None:
+    mask = numpy.zeros((4, 6), dtype=numpy.uint8)
+    mask[:, 3:] = 2
+    mask[0, 5] = 255
+    found = cell_shares(mask, size=(4, 6), patch=2)
+    torch.testing.assert_close(found[1], torch.tensor([0.0, 0.5, 1.0]))
+    assert found[0, 2].isnan()
+    # 5 columns of cells of 2: the last reaches beyond the image
+    assert cell_shares(mask[:, :5].copy(), size=(4, 5), patch=2)[:, -1].isnan().all()
+
+
+def test_masks_that_teach_nothing_are_clear_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 2 images"):
+        run(PIXELS, Config(data=str(squares(tmp_path / "one", train=1, splits=False)), size=24))
+    root = squares(tmp_path / "empty", train=2, splits=False)
+    for path in (root / "masks").iterdir():
+        Image.new("L", (32, 24)).save(path)
+    with pytest.raises(UserError, match="no patch of .* is all foreground"):
+        run(PIXELS, Config(data=str(root), size=24))

@@ -1,0 +1,138 @@
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dinokit.checkpoints.dense import load_head
+from dinokit.core.errors import UserError
+from dinokit.data.pairs import open_pairs
+from dinokit.dense.crops import Crops, crop_pair
+from dinokit.dense.vote import PatchVote, cell_labels
+from dinokit.evaluation import base, segmentation
+from dinokit.evaluation.segmentation import Config, run
+from dinokit.models.features import Features
+from dinokit.models.pixels import PatchPixels
+from dinokit.models.vit import VisionTransformer
+
+from .dense_data import squares
+
+MakeVit = Callable[..., VisionTransformer]
+PIXELS = PatchPixels(patch_size=4)
+QUICK: dict[str, Any] = {"size": 24, "iterations": 60, "warmup": 2, "batch_size": 2, "lr": (0.05,)}
+
+
+@pytest.mark.parametrize("protocol", ["linear", "linear-v2", "knn"])
+def test_what_every_patch_shows_is_found(protocol: str, tmp_path: Path, make_vit: MakeVit) -> None:
+    config = Config(data=str(squares(tmp_path)), protocol=protocol, **QUICK)  # type: ignore[arg-type]
+    result = run(make_vit(), config)
+    assert result["images"] == 3
+    # bilinear logits round the corners of squares of two patches
+    assert result["mIoU"] > 80, result
+    assert result["aAcc"] > 93, result
+
+
+def test_scales_and_mirrors_find_it_too(tmp_path: Path) -> None:
+    quick = QUICK | {"iterations": 8}
+    result = run(PIXELS, Config(data=str(squares(tmp_path)), protocol="ms", limit=1, **quick))
+    assert result["aAcc"] > 80, result
+
+
+def test_the_head_is_saved_and_an_untrained_backbone_is_left_alone(tmp_path: Path, make_vit: MakeVit) -> None:
+    backbone = make_vit().train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    config = Config(data=str(squares(tmp_path / "data")), **QUICK | {"iterations": 3, "lr": (1e-3, 1e-2)})
+    result = run(backbone, config, tmp_path / "out")
+    assert run(backbone, config, tmp_path / "out") == run(backbone, config) == result
+    assert backbone.training
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    written = json.loads((tmp_path / "out" / "segmentation.json").read_text())
+    assert list(written["IoU"]) == ["0", "1", "2"]
+    _, about = load_head(tmp_path / "out" / "head")
+    assert (about.task, about.short, about.crop, about.stride) == ("segmentation", 24, 24, 16)
+    assert about.details["classes"] == ["0", "1", "2"]
+
+
+OTHER: dict[str, Any] = {
+    "protocol": "linear-v2",
+    "train": "val",
+    "test": "train",
+    "size": 16,
+    "iterations": 2,
+    "warmup": 1,
+    "batch_size": 1,
+    "lr": (1e-2,),
+    "seed": 1,
+    "limit": 1,
+}
+OTHER_KNN: dict[str, Any] = {"k": 150, "temperature": 10.0, "bank": 4}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Config) if field.name != "data"])
+def test_every_setting_changes_the_result(field: str, tmp_path: Path, make_vit: MakeVit) -> None:
+    kind = "knn" if field in OTHER_KNN else "linear"
+    quick = QUICK | {"iterations": 6, "warmup": 3, "lr": (0.1,)}
+    quick |= {"temperature": 10.0} if field == "k" else {}
+    config = Config(data=str(squares(tmp_path)), protocol=kind, **quick)  # type: ignore[arg-type]
+    changed = replace(config, **{field: (OTHER | OTHER_KNN)[field]})
+    assert run(make_vit(), changed) != run(make_vit(), config)
+
+
+def test_baselines_are_those_of_patches(make_vit: MakeVit) -> None:
+    found = base.baselines(make_vit(), dense=True)["raw-pixels"]
+    assert isinstance(found, PatchPixels)
+    assert found.patch_size == 4
+
+
+def test_data_without_a_split_to_test_on_is_a_clear_mistake(tmp_path: Path) -> None:
+    squares(tmp_path, splits=False)
+    with pytest.raises(UserError, match="found no split val or test"):
+        run(PIXELS, Config(data=str(tmp_path)))
+
+
+def test_a_crop_and_its_mask_stay_in_step_and_follow_from_the_key(tmp_path: Path) -> None:
+    image, mask = open_pairs(str(squares(tmp_path))).read(0)
+    crops = Crops(16, (1.0, 3.0), hue=0.0)
+    for number in range(8):
+        pixels, labels = crop_pair(image, mask, crops, key=(number,))
+        again, _ = crop_pair(image, mask, crops, key=(number,))
+        assert torch.equal(pixels, again)
+        light = pixels.mean(0)
+        if {0, 1} <= set(labels.unique().tolist()):
+            assert light[labels == 1].mean() > light[labels == 0].mean() + 0.2
+
+
+def test_what_a_crop_lacks_is_ignored_and_one_class_may_not_fill_it(tmp_path: Path) -> None:
+    image, mask = open_pairs(str(squares(tmp_path))).read(0)
+    pixels, labels = crop_pair(image, mask, Crops(24, (0.5, 0.5)), key=(0,))
+    assert (labels == 255).sum() >= 24 * 24 - 12 * 16
+    assert torch.equal(pixels.isnan().all(0), pixels.isnan().any(0))
+    assert (labels[pixels.isnan().all(0)] == 255).all()
+    shares = []
+    for cap in (None, 0.75):
+        drawn = [crop_pair(image, mask, Crops(12, (1.0, 1.0), cap), key=(n,))[1] for n in range(30)]
+        shares.append(sum(float((one == 0).float().mean()) > 0.8 for one in drawn))
+    assert shares[1] < shares[0]
+
+
+def test_a_patch_takes_its_most_frequent_label() -> None:
+    labels = torch.tensor([[1, 1, 255, 255], [1, 0, 2, 255]])
+    assert cell_labels(labels, 2).tolist() == [[1, 255]]
+
+
+def test_votes_are_weighted_by_a_softmax_over_the_nearest() -> None:
+    bank = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])
+    head = PatchVote(bank, torch.tensor([0, 1, 2]), classes=3, k=2, temperature=0.5)
+    found = head([Features.from_maps(torch.tensor([[[[0.8]], [[0.6]]]]))])
+    expected = torch.softmax(torch.tensor([0.8, 0.6]) / 0.5, 0)
+    torch.testing.assert_close(found.flatten(), torch.tensor([*expected.tolist(), 0.0]))
+
+
+def test_the_window_is_that_of_the_paper() -> None:
+    windows = segmentation._windows(segmentation.PROTOCOLS["linear"], 512)
+    assert (windows.crop, windows.stride) == (512, 341)
+    windows = segmentation._windows(segmentation.PROTOCOLS["ms"], 640)
+    assert (windows.crop, windows.stride) == (640, 320)
