@@ -64,7 +64,6 @@ def say_what_runs(
 
 def _warn_of_other_lengths(experiment: Experiment, *, stage: str) -> None:
     """Say which schedules were written for another number of steps: nothing is stretched behind the reader's back."""
-    place = "" if stage == FIRST else f"stages.{stage}.changes."
     schedules = {
         "optim.lr": experiment.optim.lr,
         "optim.weight_decay": experiment.optim.weight_decay,
@@ -72,12 +71,14 @@ def _warn_of_other_lengths(experiment: Experiment, *, stage: str) -> None:
     }
     for name, schedule in schedules.items():
         falls = schedule.shape != "constant" and schedule.end <= schedule.peak
-        if falls and schedule.length != experiment.steps:
-            decay = max(schedule.decay + experiment.steps - schedule.length, 0)
-            warn(
-                f"{name} is for {schedule.length} steps, there are {experiment.steps}; "
-                f"to match: --{place}{name}.decay {decay}"
-            )
+        if not falls or schedule.length == experiment.steps:
+            continue
+        decay = max(schedule.decay + experiment.steps - schedule.length, 0)
+        advice = (
+            f"to match: --{name}.decay {decay}" if stage == FIRST else f"give stages.{stage}.changes one of its own"
+        )
+        where = "the run" if stage == FIRST else f"stage {stage}"
+        warn(f"{name} is for {schedule.length} steps, {where} has {experiment.steps}; {advice}")
 
 
 def record_start(run: RunFolder, device: torch.device, source: Source) -> None:
