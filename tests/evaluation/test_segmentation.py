@@ -49,6 +49,8 @@ def test_the_head_is_saved_and_an_untrained_backbone_is_left_alone(tmp_path: Pat
     config = Config(data=str(squares(tmp_path / "data")), **QUICK | {"iterations": 3, "lr": (1e-3, 1e-2)})
     result = run(backbone, config, tmp_path / "out")
     assert run(backbone, config, tmp_path / "out") == run(backbone, config) == result
+    with pytest.raises(UserError, match="training of another model"):
+        run(make_vit(seed=1), config, tmp_path / "out")
     assert backbone.training
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     written = json.loads((tmp_path / "out" / "segmentation.json").read_text())
