@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from dinokit.checkpoints.dense import digest
 from dinokit.config import to_plain
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import write_atomic
@@ -81,12 +82,14 @@ def fit(
     layers: Layers = 1,
     norm: bool = True,
     folder: Path | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> list[float]:
     """Train the heads in place; return the mean loss of each over the last steps (up to 100).
 
     Args:
         sample: gives normalised images and their targets; a pure function of the step.
         folder: keeps the state, from which the same call continues; None keeps nothing.
+        data: plain values that say what is sampled: a state of other data, another backbone or settings is refused.
 
     Raises:
         UserError: if the folder holds the state of another training.
@@ -98,6 +101,7 @@ def fit(
     optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay, betas=(0.9, 0.999))
     state = None if folder is None else folder / _STATE
     about = _about(members, training)
+    about |= {"backbone": digest(backbone), "layers": to_plain(layers), "norm": norm, "data": to_plain(data)}
     step, losses = _resumed(state, heads, optimiser, about=about)
     recent = losses[-100:]
     for now in progress(range(step, training.iterations), training.iterations - step):
@@ -157,7 +161,9 @@ def _resumed(
     except Exception as error:  # a damaged pickle raises almost anything
         raise UserError(f"{state} cannot be read ({type(error).__name__}); delete it to begin anew") from error
     if saved["about"] != about:
-        raise UserError(f"{state} belongs to a training with other settings; delete it or give another --out")
+        raise UserError(
+            f"{state} belongs to a training of another model, other data or settings; delete it or give another folder"
+        )
     for head, values in zip(heads, saved["heads"], strict=True):
         head.load_state_dict(values)
     optimiser.load_state_dict(saved["optimiser"])

@@ -27,6 +27,7 @@ from dinokit.core.log import progress
 from dinokit.core.seed import generator
 from dinokit.data.masks import IGNORED
 from dinokit.data.pairs import Pairs, open_pairs, pair_splits
+from dinokit.data.source import absolute
 from dinokit.dense.crops import Crops, crop_pair
 from dinokit.dense.fit import Member, Training, cross_entropy, fit
 from dinokit.dense.maps import encode, frozen, pad, predictor, prepared, width
@@ -179,7 +180,9 @@ def _trained(
         seed=config.seed,
     )
     sample = _sampler(backbone, train, config, Crops(size, protocol.scale, protocol.cap, protocol.hue))
-    fit(backbone, members, training, sample=sample, loss=cross_entropy, layers=protocol.layers, folder=out)
+    data = {"of": absolute(config.data), "split": config.train, "images": train.listing.keys, "size": size}
+    data |= {"protocol": config.protocol, "batch_size": config.batch_size}
+    fit(backbone, members, training, sample=sample, loss=cross_entropy, layers=protocol.layers, folder=out, data=data)
     return [(member.lr, member.head) for member in members]
 
 

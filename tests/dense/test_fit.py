@@ -77,8 +77,10 @@ def test_members_of_a_sweep_do_not_feel_each_other() -> None:
 
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
     fit(BACKBONE, [member()], SHORT, sample=sample, loss=cross_entropy, folder=tmp_path)
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match="other data or settings"):
         fit(BACKBONE, [member(0.1)], SHORT, sample=sample, loss=cross_entropy, folder=tmp_path)
+    with pytest.raises(UserError, match="other data or settings"):
+        fit(BACKBONE, [member()], SHORT, sample=sample, loss=cross_entropy, folder=tmp_path, data={"of": "x"})
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_by_name() -> None:

@@ -51,6 +51,24 @@ def test_every_setting_changes_the_result_and_the_backbone_is_left_alone(tmp_pat
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
+def test_an_image_is_judged_by_the_others_and_the_best_c_is_taken(tmp_path: Path) -> None:
+    generator = numpy.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(3):  # labels by chance: 48 numbers per patch would learn the image's own by heart
+        cells = generator.integers(0, 2, (6, 6)).astype(numpy.uint8)
+        Image.fromarray(cells.repeat(4, 0).repeat(4, 1)).save(tmp_path / "masks" / f"{number}.png")
+        noise = generator.integers(0, 256, (24, 24, 3)).astype(numpy.uint8)
+        Image.fromarray(noise).save(tmp_path / "images" / f"{number}.png")
+    cs = (1e-3, 1.0, 100.0)
+    single = {c: run(PIXELS, Config(data=str(tmp_path), size=24, c=(c,)))["AP"] for c in cs}
+    assert max(single.values()) < 80
+    assert max(single.values()) > min(single.values()) + 0.5
+    found = run(PIXELS, Config(data=str(tmp_path), size=24, c=cs))
+    assert found["C"] == max(cs, key=lambda c: single[c])
+    assert found["AP"] == pytest.approx(max(single.values()), abs=0.1)
+
+
 def test_the_share_of_a_cell_counts_whole_cells_only() -> None:
     mask = numpy.zeros((4, 6), dtype=numpy.uint8)
     mask[:, 3:] = 2

@@ -4,8 +4,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 
 from dinokit.checkpoints.dense import load_head
 from dinokit.core.errors import UserError
@@ -47,6 +49,8 @@ def test_the_head_is_saved_and_an_untrained_backbone_is_left_alone(tmp_path: Pat
     config = Config(data=str(squares(tmp_path / "data")), **QUICK | {"iterations": 3, "lr": (1e-3, 1e-2)})
     result = run(backbone, config, tmp_path / "out")
     assert run(backbone, config, tmp_path / "out") == run(backbone, config) == result
+    with pytest.raises(UserError, match="training of another model"):
+        run(make_vit(seed=1), config, tmp_path / "out")
     assert backbone.training
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     written = json.loads((tmp_path / "out" / "segmentation.json").read_text())
@@ -116,6 +120,24 @@ def test_what_a_crop_lacks_is_ignored_and_one_class_may_not_fill_it(tmp_path: Pa
         drawn = [crop_pair(image, mask, Crops(12, (1.0, 1.0), cap), key=(n,))[1] for n in range(30)]
         shares.append(sum(float((one == 0).float().mean()) > 0.8 for one in drawn))
     assert shares[1] < shares[0]
+
+
+def test_the_best_of_a_sweep_is_reported_and_kept(tmp_path: Path, make_vit: MakeVit) -> None:
+    config = Config(data=str(squares(tmp_path / "data")), **QUICK | {"lr": (1e-9, 0.05)})
+    result = run(make_vit(), config, tmp_path / "out")
+    assert result["lr"] == 0.05
+    assert load_head(tmp_path / "out" / "head")[0].classify.weight.abs().max() > 0.1  # far from N(0, 0.01)
+
+
+def test_padding_and_ignored_patches_do_not_vote(tmp_path: Path) -> None:
+    mask = numpy.full((17, 17), 1, dtype=numpy.uint8)
+    mask[:, 8:] = 255
+    for name, values in (("images", numpy.zeros((17, 17, 3), dtype=numpy.uint8)), ("masks", mask)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(values).save(tmp_path / name / "1.png")
+    config = Config(data=str(tmp_path), protocol="knn")
+    head = segmentation._gathered(PIXELS, open_pairs(str(tmp_path)), config, size=17)
+    assert head.labels.unique().tolist() == [1]
 
 
 def test_a_patch_takes_its_most_frequent_label() -> None:
