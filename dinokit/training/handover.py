@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dinokit.checkpoints.load import load
+from dinokit.checkpoints.load import is_finite, load
 from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import dist
 from dinokit.core.errors import UserError
@@ -66,8 +66,18 @@ def begin(run: RunFolder, trainer: Trainer) -> None:
     start = trainer.experiment.start
     if start is not None:
         state = weights_of(start, trainer)
-        trainer.load_state(carried_over(state, trainer.state(), begin=start.begin))
+        carried = carried_over(state, trainer.state(), begin=start.begin)
+        _check_finite(carried, start)
+        trainer.load_state(carried)
     set_anchor(run, trainer)
+
+
+def _check_finite(state: Mapping[str, Tensor], start: Start) -> None:
+    """Refuse a state that would spoil every step; if sharded, all ranks must call together."""
+    odd = [name for name, value in state.items() if not is_finite(dist.own_rows(value))]
+    everyones = dist.gather_lists(odd)
+    if everyones:
+        raise UserError(f"{start.source} holds NaN or infinite numbers in {everyones[0]}; take an earlier checkpoint")
 
 
 def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:

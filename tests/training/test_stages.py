@@ -1,7 +1,9 @@
 """Stages: what each changes and takes over, and that a run stopped in any of them ends with the same weights."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -177,6 +179,22 @@ def test_what_a_run_cannot_begin_with_is_said(photos: Path, tmp_path: Path) -> N
     wider = replace(base.experiment, backbone=replace(base.experiment.backbone, dim=32), start=Start(source=model))
     with pytest.raises(UserError, match="another architecture than the one that is trained"):
         engine.pretrain(replace(base, experiment=wider), tmp_path / "wider")
+
+
+@pytest.mark.parametrize("begin", ["continue", "teacher"])
+def test_a_state_that_is_not_finite_is_no_beginning_where_it_is_used(
+    photos: Path, tmp_path: Path, begin: Literal["continue", "teacher"]
+) -> None:
+    base = config(photos, steps=2)
+    engine.pretrain(base, tmp_path / "other")
+    run = RunFolder(tmp_path / "other")
+    state, clock = run.load(2)
+    state["backbone.student.cls_token"][..., 1] = torch.nan
+    run.save(2, state=state, clock=clock, model=load_file(run.model), about={}, keep=1)
+    starting = replace(base.experiment, start=Start(source=str(run.path), begin=begin))
+    refused = pytest.raises(UserError, match="NaN or infinite numbers in backbone.student.cls_token")
+    with refused if begin == "continue" else nullcontext():  # the teacher is whole
+        engine.pretrain(replace(base, experiment=starting), tmp_path / "run")
 
 
 def test_a_step_of_a_later_stage_is_replayed(photos: Path, tmp_path: Path) -> None:
