@@ -8,7 +8,8 @@ OUT then holds
     clips/                                    DAVIS layout, for `evaluate tracking`: objects that move, turn, occlude
     pairs/pairs.jsonl                         for `evaluate matching`: a scene and its warp, with other colours
     objects/{train,val}/CLASS                 for `evaluate knn`: one object, small turns, any background
-    unlabelled/                               for `pretrain`: scenes of the train side
+    objects/test/CLASS                        the objects of train on the backgrounds of val
+    unlabelled/                               for `pretrain`: scenes of the train side, and as many of single objects
 No cut-out and no background is on both sides, train and val; clips and pairs are made of the val side. The same seed
 gives the same bytes. Depth is in units of 1/1000: an object of twice the size is at half the distance.
 """
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("fetched", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", type=int, default=128, help="side of scenes in pixels")
-    for name, count in {"train": 1500, "val": 300, "unlabelled": 3000, "pairs": 200, "clips": 12, "frames": 30}.items():
+    for name, count in {"train": 1500, "val": 300, "unlabelled": 6000, "pairs": 200, "clips": 12, "frames": 30}.items():
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--clip-size", type=int, default=256)
     parser.add_argument("--views", type=int, default=8, help="pictures of each object in objects/")
@@ -99,7 +100,10 @@ def main() -> None:
     for side, (cutouts, backgrounds) in sides.items():
         print(f"{side}: {len(cutouts)} cut-outs, {len(backgrounds)} backgrounds", flush=True)
     draw = np.random.default_rng(args.seed)
-    for side, composer in {side: Composer(*of, draw) for side, of in sides.items()}.items():
+    composers = {side: Composer(*of, draw) for side, of in sides.items()}
+    moved = Composer(sides["train"][0], sides["val"][1], draw)
+    write_objects(moved, args.out / "objects" / "test", views=max(1, args.views // 4), size=args.size // 2)
+    for side, composer in composers.items():
         write_scenes(composer, args.out / "scenes" / side, count=getattr(args, side), size=args.size)
         write_objects(composer, args.out / "objects" / side, views=args.views, size=args.size // 2)
         if side == "train":
@@ -186,6 +190,13 @@ class Composer:
         """Compose one to four objects."""
         return compose(self.background(size), self.placed(int(self.draw.integers(1, 5))))
 
+    def single(self, cutout: CutOut, size: int) -> Image.Image:
+        """Compose one object that nearly fills the picture."""
+        (where,) = self.placed(1, scales=(0.7, 1.0))
+        x, y = self.draw.uniform(0.4, 0.6, 2)
+        placed = Placed(cutout, x, y, where.scale, where.turn, where.mirrored)
+        return compose(self.background(size), [placed]).image
+
 
 def compose(background: Image.Image, placed: list[Placed]) -> Scene:
     """Paste objects, later ones over earlier ones."""
@@ -239,10 +250,11 @@ def _box(scene: Scene, number: int) -> dict[str, object]:
 
 
 def write_unlabelled(composer: Composer, out: Path, *, count: int, size: int) -> None:
-    """Write scenes without their truth."""
+    """Write scenes and single objects in turns, without their truth."""
     _folder(out)
     for index in range(count):
-        composer.scene(size).image.save(out / f"{index:05d}.jpg", quality=92)
+        scene = composer.scene(size).image if index % 2 else composer.single(composer.cutout(), size)
+        scene.save(out / f"{index:05d}.jpg", quality=92)
 
 
 def write_objects(composer: Composer, out: Path, *, views: int, size: int) -> None:
@@ -251,10 +263,7 @@ def write_objects(composer: Composer, out: Path, *, views: int, size: int) -> No
     for index, cutout in enumerate(composer.cutouts):
         folder = _folder(out / names[cutout.label - 1])
         for view in range(views):
-            (where,) = composer.placed(1, scales=(0.7, 1.0))
-            x, y = composer.draw.uniform(0.4, 0.6, 2)
-            here = Placed(cutout, x, y, where.scale, where.turn, where.mirrored)
-            compose(composer.background(size), [here]).image.save(folder / f"{index:03d}_{view}.jpg", quality=92)
+            composer.single(cutout, size).save(folder / f"{index:03d}_{view}.jpg", quality=92)
 
 
 def write_clips(composer: Composer, out: Path, *, count: int, frames: int, size: int) -> None:

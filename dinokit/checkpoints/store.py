@@ -6,6 +6,7 @@
     RUN/checkpoints/STEP/checksums.json      of the files above, but for the clocks
     RUN/checkpoints/STEP/model.safetensors   the EMA teacher's backbone
     RUN/model.safetensors                    the newest of these
+    RUN/anchor.json                          what a stage chose its anchor from, if it did (training/candidates.py)
 
 A checkpoint is written under another name, forced to the disk and renamed; older ones keep only their teacher.
 A damaged one is set aside under a hidden name, never deleted, if an older one can take its place.
@@ -77,6 +78,10 @@ class RunFolder:
     @property
     def events(self) -> Path:
         return self.path / "events"
+
+    @property
+    def anchor(self) -> Path:
+        return self.path / "anchor.json"
 
     @property
     def model(self) -> Path:
@@ -275,6 +280,13 @@ class RunFolder:
         if others:
             left = f"rename that folder to continue from step {others[-1]}"
         return RunError(f"checkpoint {self.checkpoint(step)} is damaged ({fault}); {left}")
+
+
+def run_and_step(path: Path) -> tuple[RunFolder, int | None]:
+    """Read RUN/checkpoints/STEP as a step of a run, and anything else as a run."""
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return RunFolder(path.parent.parent), int(path.name)
+    return RunFolder(path), None
 
 
 def _write_clock(path: Path, clock: Clock) -> None:

@@ -8,27 +8,41 @@ from dataclasses import dataclass
 
 from dinokit.core.errors import UserError
 
-TEACHER, START = "teacher", "start"
+TEACHER, START, AUTO = "teacher", "start", "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The anchor; the steps are those of the stage."""
 
-    source: str = START  # start: the EMA teacher as the stage begins; teacher: that of every step; or a model's path
+    # start: the EMA teacher as the stage begins; teacher: that of every step; auto: that of the earlier step whose
+    # patches are best (candidates.py); a number: that of this step; or a model's path
+    source: str = START
+    candidates: int = 10  # for auto: earlier steps that are compared, evenly spaced; the run keeps their teachers
+    images: int = 128  # for auto: looked at, the same ones for each
     first: int = 0  # steps before the EMA teacher may replace the anchor
     every: int = 0  # steps between replacements, at multiples of this; 0: never
     most: int = 0  # replacements in all
 
     def __post_init__(self) -> None:
         if not self.source:
-            raise UserError("anchor.source is empty; give start, teacher, or the path of a model")
+            raise UserError("anchor.source is empty; give start, teacher, auto, a step or the path of a model")
+        if self.candidates < 1 or self.images < 2:
+            raise UserError(f"anchor wants candidates >= 1 and images >= 2, got {self.candidates} and {self.images}")
         if min(self.first, self.every, self.most) < 0:
             raise UserError(f"anchor wants first, every, most >= 0, got {self.first}, {self.every}, {self.most}")
         if bool(self.every) != bool(self.most):
             raise UserError(f"anchor.every and anchor.most are both 0 or neither, got {self.every} and {self.most}")
         if self.source == TEACHER and self.every:
             raise UserError("anchor.source teacher is new at every step; set anchor.every and anchor.most to 0")
+
+    def steps(self, before: int) -> tuple[int, ...]:
+        """Return the steps whose teachers it may take, of so many that lie before the stage."""
+        if self.source.isdigit():
+            return (int(self.source),)
+        if self.source != AUTO:
+            return ()
+        return tuple(sorted({-(-before * number // self.candidates) for number in range(1, self.candidates + 1)}))
 
     def due(self, done: int) -> bool:
         """Tell whether the EMA teacher replaces the anchor once so many steps of the stage are done."""

@@ -99,7 +99,13 @@ class Experiment:
             except UserError as error:
                 raise UserError(f"stages.{name}: {error}") from error
             legs.append(Leg(name, experiment, first=legs[-1].last, begin=stage.begin))
+            _check_anchor_is_past(legs[-1])
         return tuple(legs)
+
+    def candidates(self) -> frozenset[int]:
+        """Return the steps whose teachers a run keeps, since the anchor of a later stage may be one of them."""
+        anchored = [leg for leg in self.legs() if leg.experiment.anchor is not None]
+        return frozenset(step for leg in anchored for step in leg.experiment.anchor.steps(leg.first))  # type: ignore[union-attr]
 
     def alone(self, stage: str, *, start: str) -> "Experiment":
         """Return the experiment on other weights than random ones, or one stage of it.
@@ -148,6 +154,15 @@ class Leg:
     def last(self) -> int:
         """Steps done when it is over."""
         return self.first + self.experiment.steps
+
+
+def _check_anchor_is_past(leg: Leg) -> None:
+    anchor = leg.experiment.anchor
+    if anchor is not None and anchor.source.isdigit() and int(anchor.source) > leg.first:
+        raise UserError(
+            f"stages.{leg.name}: anchor.source {anchor.source} is a step after the stage begins; "
+            f"give one up to {leg.first}"
+        )
 
 
 def _check_same_weights(before: Experiment, now: Experiment) -> None:

@@ -109,7 +109,7 @@ class _Session:
     def train(self) -> None:
         """Train stage after stage to the end; after too many bad steps go back and try with a lower rate."""
         say_timeline(self.config.experiment)
-        self.leg, self.trainer, self.clock = opened(self.run, self.config, self.device)
+        self.leg, self.trainer, self.clock = opened(self.run, self.config, self.device, self.source)
         say_what_runs(self.stage, self.source, self.trainer, self.clock, stage=self.leg.name, until=self.leg.last)
         if dist.is_main():
             record_start(self.run, self.device, self.source)
@@ -117,7 +117,7 @@ class _Session:
             while True:
                 try:
                     self._train(wish)
-                    following = next_stage(self.run, self.config, self.leg, self.trainer)
+                    following = next_stage(self.run, self.config, self.leg, self.trainer, self.source)
                 except Diverged as divergence:
                     self._go_back(divergence)
                     continue
@@ -152,7 +152,7 @@ class _Session:
             self.run.bad_images, images=len(self.source), max_ratio=runtime.data.max_bad_ratio
         )  # read before the first step, which needs all ranks: nobody writes yet
         batch_size = self.leg.experiment.data.batch_size
-        due = False
+        candidates, due = self.config.experiment.candidates(), False
         try:
             with journal.shown(start=start):
                 upcoming = self._fetch(batches)
@@ -170,6 +170,7 @@ class _Session:
                         bad_images.add(dist.gather_lists(bad), step=self.clock.step)
                     too_many = bad_images.too_many(self.clock.step * batch_size)
                     due = due or self.clock.step % runtime.checkpoint_every == 0 or self.clock.step == last
+                    due = due or self.clock.step in candidates
                     done = self.clock.step == last and self.clock.bad_steps < steps
                     # after a bad step what is due waits for a good one, unless this is the last word
                     saved = stop or too_many or done or (due and not last_is_bad(self.clock))
@@ -204,7 +205,7 @@ class _Session:
         if dist.is_main():
             self.run.amend(lowered)
         dist.barrier()
-        self.leg, self.trainer, self.clock = opened(self.run, self.config, self.device)
+        self.leg, self.trainer, self.clock = opened(self.run, self.config, self.device, self.source)
 
     def _fetch(self, batches: Iterator[Batch]) -> _Upcoming:
         """Return the micro-batches of a step and the seconds they took, or why hardly an image can be read."""

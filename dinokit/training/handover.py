@@ -7,30 +7,38 @@ import torch
 from torch import Tensor
 
 from dinokit.checkpoints.load import is_finite, load
-from dinokit.checkpoints.store import Clock, RunFolder
+from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
 from dinokit.core import dist
 from dinokit.core.errors import UserError
-from dinokit.training.anchor import START
+from dinokit.data.source import Source
+from dinokit.training.anchor import AUTO, START
+from dinokit.training.candidates import choose, earlier
 from dinokit.training.config import Leg, TrainConfig
 from dinokit.training.resume import restore
 from dinokit.training.stages import Start, carried_over
 from dinokit.training.step import Trainer
 
 
-def opened(run: RunFolder, config: TrainConfig, device: torch.device) -> tuple[Leg, Trainer, Clock]:
-    """Continue from the newest checkpoint, in the stage that it is in; a fresh run begins with its first."""
+def opened(run: RunFolder, config: TrainConfig, device: torch.device, images: Source) -> tuple[Leg, Trainer, Clock]:
+    """Continue from the newest checkpoint, in the stage that it is in; a fresh run begins with its first.
+
+    Args:
+        images: that are trained on; an anchor may be chosen by some of them.
+    """
     legs = config.experiment.legs()
     steps = run.steps(with_state=True)
     leg = next(leg for leg in legs if not steps or steps[-1] <= leg.last)
     trainer = built(config, leg, device)
     clock = restore(run, trainer)
     if not steps:
-        begin(run, trainer)
-    following = next_stage(run, config, leg, trainer) if clock.step == leg.last else None
+        begin(run, trainer, images)
+    following = next_stage(run, config, leg, trainer, images) if clock.step == leg.last else None
     return (leg, trainer, clock) if following is None else (*following, clock)
 
 
-def next_stage(run: RunFolder, config: TrainConfig, leg: Leg, trainer: Trainer) -> tuple[Leg, Trainer] | None:
+def next_stage(
+    run: RunFolder, config: TrainConfig, leg: Leg, trainer: Trainer, images: Source
+) -> tuple[Leg, Trainer] | None:
     """Build the stage after one that is done, with what that learned; None after the last."""
     legs = config.experiment.legs()
     if leg == legs[-1]:
@@ -41,7 +49,7 @@ def next_stage(run: RunFolder, config: TrainConfig, leg: Leg, trainer: Trainer) 
     following = built(config, leg, trainer.device)
     following.lr_factor = lr_factor
     following.load_state(carried_over(before, following.state(), begin=leg.begin))
-    set_anchor(run, following)
+    set_anchor(run, following, images)
     return leg, following
 
 
@@ -61,7 +69,7 @@ def built(config: TrainConfig, leg: Leg, device: torch.device) -> Trainer:
     return trainer
 
 
-def begin(run: RunFolder, trainer: Trainer) -> None:
+def begin(run: RunFolder, trainer: Trainer, images: Source) -> None:
     """Give a fresh run the weights that it begins with."""
     start = trainer.experiment.start
     if start is not None:
@@ -69,7 +77,7 @@ def begin(run: RunFolder, trainer: Trainer) -> None:
         carried = carried_over(state, trainer.state(), begin=start.begin)
         _check_finite(carried, start)
         trainer.load_state(carried)
-    set_anchor(run, trainer)
+    set_anchor(run, trainer, images)
 
 
 def _check_finite(state: Mapping[str, Tensor], start: Start) -> None:
@@ -86,10 +94,7 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
     Raises:
         UserError: if there is no such thing, or the model is of another architecture.
     """
-    path = Path(start.source)
-    folder, step = RunFolder(path), None
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        folder, step = RunFolder(path.parent.parent), int(path.name)
+    folder, step = run_and_step(Path(start.source))
     steps = folder.steps(with_state=True)
     if steps and step in (None, *steps):
         state, _ = folder.load(steps[-1] if step is None else step, trainer.layout)
@@ -105,15 +110,19 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
     return found
 
 
-def set_anchor(run: RunFolder, trainer: Trainer) -> None:
+def set_anchor(run: RunFolder, trainer: Trainer, images: Source) -> None:
     """Give the anchor its weights, as a stage begins."""
-    if trainer.anchor is None or trainer.experiment.anchor is None:
+    config = trainer.experiment.anchor
+    if trainer.anchor is None or config is None:
         return
-    source = trainer.experiment.anchor.source
-    if source == START:
+    if config.source == START:
         trainer.renew_anchor()
         return
-    place = str(run.checkpoint(int(source))) if source.isdigit() else source
+    place = config.source
+    if config.source.isdigit():
+        place = str(earlier(run, trainer)[0].checkpoint(int(config.source)))
+    elif config.source == AUTO:
+        place = str(choose(run, trainer, images))
     own = trainer.anchor.state_dict()
     for name, value in _model(place, trainer).items():
         dist.fill(own[name], value.to(own[name].dtype))

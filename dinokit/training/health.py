@@ -21,6 +21,7 @@ from dinokit.objectives import assign
 from dinokit.objectives.base import Objective
 from dinokit.training import vitals
 from dinokit.training.config import TrainConfig
+from dinokit.training.places import mirrored
 from dinokit.training.probe import Look, Probe, look, open_probe
 from dinokit.training.repeats import RECENT, Repeats
 from dinokit.training.step import Trainer
@@ -124,6 +125,7 @@ def measure(
     networks = (trainer.backbone.student, trainer.backbone.teacher)
     with trainer.autocast():
         own = [look(network, probe.batches(trainer.device)) for network in networks]
+        mirror = look(trainer.backbone.teacher, mirrored(probe.batches(trainer.device))).everyone()
     student, teacher = (each.everyone() for each in own)
     whole = student.features.cls.isfinite().all(1) & teacher.features.cls.isfinite().all(1)  # [image]
     values = {"not_finite": 1 - float(whole.double().mean())}
@@ -138,7 +140,7 @@ def measure(
     if not dist.is_main():
         return values, now
     for sign in vitals.MEASURES:
-        values |= sign(vitals.Seen(student, teacher, probe.labels))
+        values |= sign(vitals.Seen(student, teacher, mirror, probe.labels))
     if before is not None:
         values |= {
             "student_change": vitals.change(now[0], before[0]),

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.core import dist
+from dinokit.training.places import places
 from dinokit.training.probe import Look
 
 NEIGHBOURS = 20  # of k-NN; fewer if there are fewer images
@@ -31,6 +32,7 @@ class Seen:
 
     student: Look
     teacher: Look
+    mirror: Look  # the teacher, of the same images in a mirror (places.py)
     labels: Int64[Tensor, " image"] | None
 
 
@@ -79,7 +81,12 @@ def knn(seen: Seen) -> dict[str, float]:
     return {"knn": 100 * float((votes.argmax(dim=1) == seen.labels).double().mean())}
 
 
-MEASURES = (ranks, spread, agreement, lengths, knn)  # each: Seen -> name and value; rank 0 computes them
+def dense(seen: Seen) -> dict[str, float]:
+    """Return how well the teacher's patches tell places apart."""
+    return places(seen.teacher, seen.mirror)
+
+
+MEASURES = (ranks, spread, agreement, lengths, dense, knn)  # each: Seen -> name and value; rank 0 computes them
 
 
 def some_patches(patches: Float32[Tensor, "image patch dim"]) -> Float32[Tensor, "sample dim"]:

@@ -1,5 +1,6 @@
 """Stages: what each changes and takes over, and that a run stopped in any of them ends with the same weights."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from dinokit.training.stages import Changes, Stage, Stages, Start, carried_over
 from .test_engine import assert_same, config, losses
 
 
-def staged(photos: Path, *, begin: str = "continue", **runtime: object) -> TrainConfig:
+def staged(photos: Path, *, begin: str = "continue", source: str = "start", **runtime: object) -> TrainConfig:
     """Three steps of pretraining, three with Gram, three at a higher resolution that begin from the teacher."""
     base = config(photos, steps=3, **runtime)
     stages = {
@@ -35,7 +36,7 @@ def staged(photos: Path, *, begin: str = "continue", **runtime: object) -> Train
                 configuration.to_plain(
                     {
                         "objectives": {"gram": gram.Config()},
-                        "anchor": AnchorConfig(every=2, most=1),
+                        "anchor": AnchorConfig(source=source, candidates=3, images=4, every=2, most=1),
                         "data": {"views": {"anchor_size": 32}},
                         "optim": {"lr": constant(3e-4)},
                     }
@@ -111,19 +112,22 @@ def test_a_mistake_in_a_stage_is_said_before_the_first(photos: Path, changes: di
         replace(base, stages=Stages({"wrong": Stage(steps=1, changes=Changes(changes))}))
 
 
-@pytest.mark.parametrize("stop", [2, 3, 6, 8])
-def test_a_run_stopped_in_any_stage_ends_with_the_same_weights(photos: Path, tmp_path: Path, stop: int) -> None:
+# auto: chosen again at the boundary; a stop between two candidates leaves a checkpoint that is none
+@pytest.mark.parametrize(("source", "stop"), [("start", 2), ("auto", 3), ("auto", 6), ("start", 8)])
+def test_a_run_stopped_in_any_stage_ends_with_the_same_weights(
+    photos: Path, tmp_path: Path, source: str, stop: int
+) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    engine.pretrain(staged(photos), whole)
+    engine.pretrain(staged(photos, source=source), whole)
 
     def kill(step: int, path: Path) -> None:
         if step == stop:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.pretrain(staged(photos, checkpoint_every=1), parts, on_checkpoint=kill)
+        engine.pretrain(staged(photos, source=source, checkpoint_every=1), parts, on_checkpoint=kill)
     assert RunFolder(parts).steps(with_state=True)[-1] == stop
-    engine.pretrain(staged(photos, checkpoint_every=1), parts)
+    engine.pretrain(staged(photos, source=source, checkpoint_every=1), parts)
     assert losses(whole) == losses(parts)
     assert_same(whole, parts)
 
@@ -219,3 +223,28 @@ def test_an_anchor_may_be_a_step_of_the_run_or_a_model(photos: Path, tmp_path: P
         assert all(
             torch.equal(state[f"anchor.{name}"], value) for name, value in model.items() if "periods" not in name
         )
+
+
+def test_auto_takes_the_teacher_with_the_best_patches_of_those_the_run_keeps(photos: Path, tmp_path: Path) -> None:
+    settings = staged(photos, source="auto", checkpoint_every=100)
+    assert settings.experiment.candidates() == {1, 2, 3, 6, 4}  # of both later stages
+    run = RunFolder(tmp_path / "run")
+    engine.pretrain(settings, run.path)
+    note = json.loads(run.anchor.read_text())
+    best = max(note["candidates"], key=lambda step: note["candidates"][step]["dense"])
+    assert note["chosen"] == str(run.checkpoint(int(best)))
+    state, model = (
+        load_file(file)
+        for file in (run.checkpoint(9) / "state.safetensors", Path(note["chosen"]) / "model.safetensors")
+    )
+    assert all(torch.equal(state[f"anchor.{name}"], value) for name, value in model.items() if "periods" not in name)
+
+
+def test_auto_without_a_past_and_a_step_that_is_to_come_are_refused(photos: Path, tmp_path: Path) -> None:
+    anchored = staged(photos, source="auto").experiment.legs()[1].experiment
+    with pytest.raises(UserError, match="auto chooses from the checkpoints of earlier stages, and there is none"):
+        engine.pretrain(replace(config(photos), experiment=anchored), tmp_path / "run")
+    with pytest.raises(
+        UserError, match="stages.anchor: anchor.source 4 is a step after the stage begins; give one up to 3"
+    ):
+        staged(photos, source="4")

@@ -1,0 +1,99 @@
+"""The anchor that is chosen: of the teachers that a run has kept, the one whose patches are healthiest (places.py)."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import RunFolder, run_and_step
+from dinokit.core import dist
+from dinokit.core.errors import UserError
+from dinokit.core.files import write_json
+from dinokit.core.log import info
+from dinokit.data.source import Source
+from dinokit.training.places import mirrored, places
+from dinokit.training.probe import Probe, look, open_probe
+from dinokit.training.step import Trainer
+
+
+def choose(run: RunFolder, trainer: Trainer, images: Source) -> Path:
+    """Return the checkpoint whose teacher becomes the anchor of a stage that begins; note in anchor.json what was seen.
+
+    All ranks must call together.
+
+    Raises:
+        UserError: if there is nothing to choose from or to judge by.
+    """
+    found = _candidates(run, trainer)
+    if not found:
+        raise UserError(
+            "anchor.source auto chooses from the checkpoints of earlier stages, and there is none; put the anchor into "
+            "a stage, or begin with a run that kept some (--from RUN)"
+        )
+    probe = _probe(trainer, images)
+    signs = {path: _seen(path, trainer, probe) for path in found}
+    best = max(found, key=lambda path: signs[path]["dense"])  # the earliest of equals
+    if dist.is_main():
+        note = {path.name: values for path, values in signs.items()}
+        write_json(run.anchor, {"stage_begins": trainer.first, "chosen": str(best), "candidates": note})
+    dense = [signs[path]["dense"] for path in found]
+    info(
+        f"anchor: the teacher of step {int(best.name):,}, dense health {signs[best]['dense']:.3f}; "
+        f"{len(found)} compared, from {min(dense):.3f} to {max(dense):.3f}, the newest {dense[-1]:.3f}"
+    )
+    return best
+
+
+def earlier(run: RunFolder, trainer: Trainer) -> tuple[RunFolder, int | None]:
+    """Return whose teachers a stage may go back to, and up to which step: of this run, or of the one it began with."""
+    if trainer.first == 0 and trainer.experiment.start is not None:
+        return run_and_step(Path(trainer.experiment.start.source))
+    return run, trainer.first
+
+
+def _candidates(run: RunFolder, trainer: Trainer) -> Sequence[Path]:
+    """Return the checkpoints to choose from, oldest first."""
+    config = trainer.experiment.anchor
+    assert config is not None
+    folder, last = earlier(run, trainer)
+    kept = [step for step in folder.steps() if last is None or step <= last]
+    if trainer.first:
+        # after a bad step a checkpoint comes late: it counts for the step at which it was due
+        places = sorted({bisect_left(kept, step) for step in config.steps(trainer.first)})
+        kept = [kept[place] for place in places if place < len(kept)]
+    elif folder == run:
+        return []
+    return [folder.checkpoint(step) for step in kept]
+
+
+def _probe(trainer: Trainer, images: Source) -> Probe:
+    experiment = trainer.experiment
+    assert experiment.anchor is not None
+    probe = open_probe(
+        images,
+        experiment.data.pixels,
+        side=experiment.data.pixels.size or experiment.data.views.variants()[0].global_size,
+        patch_size=experiment.backbone.patch_size,
+        images=experiment.anchor.images,
+        seed=experiment.seed,
+    )
+    if probe is None:
+        raise UserError(f"anchor.source auto looks at images of {images.name}, and fewer than two of them can be read")
+    return probe
+
+
+@torch.no_grad()
+def _seen(path: Path, trainer: Trainer, probe: Probe) -> Mapping[str, float]:
+    network = load(path).to(trainer.device)
+    with trainer.autocast():
+        own = look(network, probe.batches(trainer.device))
+        mirror = look(network, mirrored(probe.batches(trainer.device)))
+    found = places(own.everyone(), mirror.everyone())
+    if not found:
+        raise UserError(
+            f"anchor.source auto compares distances in maps of at least 3 patches in a row, got "
+            f"{' x '.join(map(str, own.features.grid))}; set anchor.source to start, a step or the path of a model"
+        )
+    return found
