@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, replace
 from json import dumps
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -251,8 +252,10 @@ def plan(
         layout: also print which rows of every tensor a GPU holds when all are sharded.
         out: file that receives all numbers as JSON.
     """
-    if gpus < 1 or not 0 < mfu <= 1 or min(gpu_memory or 1, tflops or 1) <= 0:
-        raise UserError(f"gpus, gpu_memory and tflops must be positive and mfu in (0, 1], got {gpus}, {mfu}")
+    if gpus < 1 or not 0 < mfu <= 1 or not all(0 < each < inf for each in (gpu_memory, tflops) if each is not None):
+        raise UserError(
+            f"gpus, gpu_memory and tflops must be positive and mfu in (0, 1], got {gpus}, {gpu_memory}, {tflops}, {mfu}"
+        )
     if out is not None:
         _check_file(Path(out))
     config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)

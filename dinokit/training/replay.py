@@ -71,6 +71,12 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
             "runtime.keep says how many a run keeps"
         )
     start = before[-1]
+    wanted = next(leg for leg in legs if step <= leg.last)
+    if start < wanted.first:
+        raise UserError(
+            f"step {step} is of stage {wanted.name}, and {run.path} keeps no state from step {wanted.first} on, at which "
+            "that begins"
+        )
     source = open_source(config.experiment.data.source, channels=config.experiment.backbone.channels, split=None)
     leg = next(leg for leg in legs if start <= leg.last)
     alone = replace(config, runtime=Runtime())

@@ -210,6 +210,17 @@ def test_a_step_of_a_later_stage_is_replayed(photos: Path, tmp_path: Path) -> No
         assert found.report.values["loss"] == logged[step], step
 
 
+def test_a_step_of_a_stage_that_the_run_has_not_reached_is_not_made_up(photos: Path, tmp_path: Path) -> None:
+    def stop(step: int, path: Path) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(staged(photos), tmp_path / "run", on_checkpoint=stop)
+    with pytest.raises(UserError, match="step 4 is of stage anchor, and .* keeps no state from step 3 on"):
+        replay(RunFolder(tmp_path / "run"), staged(photos), 4, device="cpu")
+
+
 def test_an_anchor_may_be_a_step_of_the_run_or_a_model(photos: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     engine.pretrain(config(photos, steps=3, checkpoint_every=1), first)
