@@ -44,7 +44,7 @@ from dinokit.planning import plan as planning
 from dinokit.planning.show import print_plan
 from dinokit.predicting import predict
 from dinokit.tables import print_check, print_replay, print_stats, print_table
-from dinokit.training import job
+from dinokit.training import job, ranks
 from dinokit.training.config import HALVES, TrainConfig
 from dinokit.training.engine import Interrupted
 from dinokit.training.engine import pretrain as train
@@ -116,10 +116,14 @@ def pretrain(
     if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
         config = _with_natural_channels(config, source)
     run = RunFolder(Path(out))
+    if slurm is None and (nodes, gpus_per_node) != (1, 8):
+        raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
     if slurm is not None:
+        chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
         _write_job(
             Path(slurm),
-            ["pretrain", recipe, "--data", place, "--out", str(run.path.absolute()), *_beginning(weights, stage)],
+            ["pretrain", chosen, "--data", place, "--out", str(run.path.absolute()), *_beginning(weights, stage)],
+            config,
             settings,
             nodes=nodes,
             gpus_per_node=gpus_per_node,
@@ -425,9 +429,22 @@ def _beginning(weights: str, stage: str) -> list[str]:
     return [word for option, value in given.items() if value for word in (option, value)]
 
 
-def _write_job(file: Path, words: list[str], settings: Mapping[str, Any], *, nodes: int, gpus_per_node: int) -> None:
+def _write_job(
+    file: Path,
+    words: list[str],
+    config: TrainConfig,
+    settings: Mapping[str, Any],
+    *,
+    nodes: int,
+    gpus_per_node: int,
+) -> None:
     if min(nodes, gpus_per_node) < 1:
         raise UserError(f"nodes and gpus_per_node must be at least 1, got {nodes} and {gpus_per_node}")
+    misfit = ranks.misfit(config.experiment, nodes * gpus_per_node)  # said now, not when the job's turn has come
+    if misfit:
+        raise UserError(f"{misfit}; change data.batch_size, data.accumulate, --nodes or --gpus-per-node")
+    if file.is_dir():
+        raise UserError(f"{file} is a folder; --slurm takes a file such as {file / 'job.sh'}")
     for key, value in settings.items():
         words += [f"--{key}", dumps(value)]  # JSON is YAML
     write_text(file, job.script(words, nodes=nodes, gpus_per_node=gpus_per_node))
