@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dinokit.checkpoints.load import is_finite, load
+from dinokit.checkpoints.load import is_finite, load, weights_file
 from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
 from dinokit.core import dist
 from dinokit.core.errors import UserError
@@ -28,6 +28,10 @@ def opened(run: RunFolder, config: TrainConfig, device: torch.device, images: So
     legs = config.experiment.legs()
     steps = run.steps(with_state=True)
     leg = next(leg for leg in legs if not steps or steps[-1] <= leg.last)
+    for coming in legs[legs.index(leg) :]:
+        anchor = coming.experiment.anchor
+        if anchor is not None and anchor.is_model:
+            weights_file(anchor.source)  # a model that is not there is said now, not when its stage begins
     trainer = built(config, leg, device)
     clock = restore(run, trainer)
     if not steps:

@@ -221,6 +221,19 @@ def test_a_step_of_a_stage_that_the_run_has_not_reached_is_not_made_up(photos: P
         replay(RunFolder(tmp_path / "run"), staged(photos), 4, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("source", "said"), [("4", "is step 4, the stage begins at step 3"), ("/not/there", "no model at /not/there")]
+)
+def test_an_anchor_that_cannot_be_is_said_before_the_first_stage(
+    photos: Path, tmp_path: Path, source: str, said: str
+) -> None:
+    changed = {"stages.anchor.changes.anchor.source": source}
+    with pytest.raises(UserError, match=said):
+        settings = configuration.override(staged(photos), changed, hidden=("experiment", "runtime"))
+        engine.pretrain(settings, tmp_path / "run")
+    assert not losses(tmp_path / "run")
+
+
 def test_an_anchor_may_be_a_step_of_the_run_or_a_model(photos: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     engine.pretrain(config(photos, steps=3, checkpoint_every=1), first)
