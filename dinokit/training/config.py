@@ -96,7 +96,6 @@ class Experiment:
             try:
                 experiment = from_plain(Experiment, plain | {"steps": stage.steps, "start": None, "stages": {}})
                 _check_same_weights(legs[-1].experiment, experiment)
-                _check_anchor_before(experiment, legs[-1].last)
             except UserError as error:
                 raise UserError(f"stages.{name}: {error}") from error
             legs.append(Leg(name, experiment, first=legs[-1].last, begin=stage.begin))
@@ -164,12 +163,6 @@ def _check_anchor_is_past(leg: Leg) -> None:
             f"stages.{leg.name}: anchor.source {anchor.source} is a step after the stage begins; "
             f"give one up to {leg.first}"
         )
-
-
-def _check_anchor_before(experiment: Experiment, first: int) -> None:
-    steps = experiment.anchor.steps(first) if experiment.anchor is not None else ()
-    if max(steps, default=0) > first:
-        raise UserError(f"anchor.source is step {max(steps)}, the stage begins at step {first}; give one before that")
 
 
 def _check_same_weights(before: Experiment, now: Experiment) -> None:

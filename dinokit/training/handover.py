@@ -41,9 +41,13 @@ def opened(run: RunFolder, config: TrainConfig, device: torch.device, images: So
 
 
 def next_stage(
-    run: RunFolder, config: TrainConfig, leg: Leg, trainer: Trainer, images: Source
+    run: RunFolder, config: TrainConfig, leg: Leg, trainer: Trainer, images: Source, *, note: bool = True
 ) -> tuple[Leg, Trainer] | None:
-    """Build the stage after one that is done, with what that learned; None after the last."""
+    """Build the stage after one that is done, with what that learned; None after the last.
+
+    Args:
+        note: whether the run's folder receives why an anchor was chosen.
+    """
     legs = config.experiment.legs()
     if leg == legs[-1]:
         return None
@@ -53,7 +57,7 @@ def next_stage(
     following = built(config, leg, trainer.device)
     following.lr_factor = lr_factor
     following.load_state(carried_over(before, following.state(), begin=leg.begin))
-    set_anchor(run, following, images)
+    set_anchor(run, following, images, note=note)
     return leg, following
 
 
@@ -114,7 +118,7 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
     return found
 
 
-def set_anchor(run: RunFolder, trainer: Trainer, images: Source) -> None:
+def set_anchor(run: RunFolder, trainer: Trainer, images: Source, *, note: bool = True) -> None:
     """Give the anchor its weights, as a stage begins."""
     config = trainer.experiment.anchor
     if trainer.anchor is None or config is None:
@@ -126,7 +130,7 @@ def set_anchor(run: RunFolder, trainer: Trainer, images: Source) -> None:
     if config.source.isdigit():
         place = str(earlier(run, trainer)[0].checkpoint(int(config.source)))
     elif config.source == AUTO:
-        place = str(choose(run, trainer, images))
+        place = str(choose(run, trainer, images, note=note))
     own = trainer.anchor.state_dict()
     for name, value in _model(place, trainer).items():
         dist.fill(own[name], value.to(own[name].dtype))

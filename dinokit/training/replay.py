@@ -83,7 +83,7 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     trainer = built(alone, leg, devices.choose(device))
     state, clock = run.load(start)
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
-    if start == leg.last and (following := next_stage(run, alone, leg, trainer, source)) is not None:
+    if start == leg.last and (following := next_stage(run, alone, leg, trainer, source, note=False)) is not None:
         leg, trainer = following
     experiment = leg.experiment
     noted = [line for line in read_jsonl(run.bad_steps) if line["step"] == step]
