@@ -54,7 +54,7 @@ def test_the_script_asks_for_what_was_said_and_writing_it_trains_nothing(photos:
     [
         (["--nodes", "0"], "nodes and gpus_per_node must be at least 1"),
         (["--gpus-per-node", "3"], "3 processes cannot share the 8 images"),
-        (["--stages.late", "{steps: 1, changes: {data: {batch_size: 12}}}"], "stage late: 8 processes cannot share the 6"),
+        (["--stages.late", "{steps: 1, changes: {data: {batch_size: 12}}}"], "late: 8 processes cannot share the 6"),
         (["--slurm", "."], "--slurm takes a file"),
     ],
 )
