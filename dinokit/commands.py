@@ -6,7 +6,7 @@ that the report is written at the end.
 
 import io
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, replace
 from json import dumps
@@ -29,7 +29,7 @@ from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core import slurm as srun
 from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json, write_text
+from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
 from dinokit.core.log import console, info, progress, warn
 from dinokit.data.check import Check, check
 from dinokit.data.source import Source, absolute, is_gray, open_source
@@ -44,7 +44,7 @@ from dinokit.planning import plan as planning
 from dinokit.planning.show import print_plan
 from dinokit.predicting import predict
 from dinokit.tables import print_check, print_replay, print_stats, print_table
-from dinokit.training import job, ranks
+from dinokit.training import job
 from dinokit.training.config import HALVES, TrainConfig
 from dinokit.training.engine import Interrupted
 from dinokit.training.engine import pretrain as train
@@ -120,7 +120,7 @@ def pretrain(
         raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
     if slurm is not None:
         chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
-        _write_job(
+        job.write(
             Path(slurm),
             ["pretrain", chosen, "--data", place, "--out", str(run.path.absolute()), *_beginning(weights, stage)],
             config,
@@ -427,28 +427,6 @@ def _nothing(step: int, path: Path) -> None:
 def _beginning(weights: str, stage: str) -> list[str]:
     given = {"--from": weights, "--stage": stage}
     return [word for option, value in given.items() if value for word in (option, value)]
-
-
-def _write_job(
-    file: Path,
-    words: list[str],
-    config: TrainConfig,
-    settings: Mapping[str, Any],
-    *,
-    nodes: int,
-    gpus_per_node: int,
-) -> None:
-    if min(nodes, gpus_per_node) < 1:
-        raise UserError(f"nodes and gpus_per_node must be at least 1, got {nodes} and {gpus_per_node}")
-    misfit = ranks.misfit(config.experiment, nodes * gpus_per_node)  # said now, not when the job's turn has come
-    if misfit:
-        raise UserError(f"{misfit}; change data.batch_size, data.accumulate, --nodes or --gpus-per-node")
-    if file.is_dir():
-        raise UserError(f"{file} is a folder; --slurm takes a file such as {file / 'job.sh'}")
-    for key, value in settings.items():
-        words += [f"--{key}", dumps(value)]  # JSON is YAML
-    write_text(file, job.script(words, nodes=nodes, gpus_per_node=gpus_per_node))
-    info(f"{nodes} x {gpus_per_node} ranks: look at {file}, then sbatch {file}")
 
 
 def _why_unmeasured(config: TrainConfig, source: Source) -> str:

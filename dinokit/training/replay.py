@@ -74,8 +74,8 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     wanted = next(leg for leg in legs if step <= leg.last)
     if start < wanted.first:
         raise UserError(
-            f"step {step} is of stage {wanted.name}, and {run.path} keeps no state from step {wanted.first} on, where that "
-            "begins"
+            f"step {step} is of stage {wanted.name}, and {run.path} keeps no state from step {wanted.first} on, "
+            "where that begins"
         )
     source = open_source(config.experiment.data.source, channels=config.experiment.backbone.channels, split=None)
     leg = next(leg for leg in legs if start <= leg.last)
