@@ -137,7 +137,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def correlations(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return how each sign ranks the checkpoints of the pretraining against their mIoU, and what choosing by it costs."""
+    """Return how each sign ranks the checkpoints of the pretraining by mIoU, and what a choice by it costs."""
     rows = ["sign | rank correlation with mIoU by seed | mIoU lost by choosing with it"]
     for sign in SIGNS:
         found, lost = [], []

@@ -16,6 +16,7 @@ _HOME = {
     "Classifier": "dinokit.models.classifier",
     "list_models": "dinokit.commands",
     "pretrain": "dinokit.commands",
+    "distill": "dinokit.commands",
     "evaluate": "dinokit.commands",
     "embed": "dinokit.commands",
     "predict": "dinokit.commands",

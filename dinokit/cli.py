@@ -20,6 +20,7 @@ from dinokit.core.errors import RunError, UserError, unknown_name
 
 COMMANDS = {
     "pretrain": "train a backbone on a folder of images, or continue the run",
+    "distill": "train small students on what a frozen teacher says",
     "evaluate": "measure frozen features beside honest baselines: knn, retrieval, segmentation, ...",
     "predict": "write masks, by a head that evaluate saved or from a few masks",
     "embed": "write the features of every image of a source",

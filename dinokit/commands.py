@@ -6,7 +6,7 @@ that the report is written at the end.
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, replace
 from json import dumps
@@ -28,26 +28,25 @@ from dinokit.config import NO_SETTINGS, Settings, parse_overrides
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core import slurm as srun
-from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
-from dinokit.core.log import console, info, progress, warn
+from dinokit.core.errors import UserError
+from dinokit.core.files import check_writable, write_json
+from dinokit.core.log import console, info, progress
 from dinokit.data.check import Check, check
 from dinokit.data.source import Source, absolute, is_gray, open_source
 from dinokit.data.stats import Stats, stats
+from dinokit.distilling import distill
 from dinokit.embedding import Embeddings
 from dinokit.embedding import embed as embed_source
 from dinokit.evaluation import base as evaluations
 from dinokit.models.architecture import kind
-from dinokit.models.features import Backbone
 from dinokit.models.variants import ARCHITECTURES
 from dinokit.planning import plan as planning
 from dinokit.planning.show import print_plan
 from dinokit.predicting import predict
+from dinokit.running import trained
 from dinokit.tables import print_check, print_replay, print_stats, print_table
 from dinokit.training import job
 from dinokit.training.config import HALVES, TrainConfig
-from dinokit.training.engine import Interrupted
-from dinokit.training.engine import pretrain as train
 from dinokit.training.replay import Replay
 from dinokit.training.replay import replay as replayed
 from dinokit.visuals.report import write_report
@@ -55,6 +54,7 @@ from dinokit.visuals.report import write_report
 __all__ = [
     "convert",
     "data",
+    "distill",
     "embed",
     "evaluate",
     "help_text",
@@ -67,8 +67,6 @@ __all__ = [
     "replay",
     "report",
 ]
-
-MEASURED = 20_000  # images of each side for the k-NN of a run's checkpoints; `dinokit evaluate` takes all
 
 
 def pretrain(
@@ -129,18 +127,7 @@ def pretrain(
             gpus_per_node=gpus_per_node,
         )
         return 0
-    unmeasured = _why_unmeasured(config, source)
-    try:
-        train(config, run.path, on_checkpoint=_nothing if unmeasured else _measure(config, source, run))
-    except Interrupted as stop:
-        info(str(stop))
-        return 130
-    if not dist.is_main():
-        return 0
-    page = write_report(run.path)
-    info(_headline(run) or unmeasured or "not measured: see the warnings above")
-    info(f"model {run.model} · report {page}")
-    return 0
+    return trained(config, source, run)
 
 
 def evaluate(
@@ -420,61 +407,9 @@ def _settings(name: str, config: Any, *, hidden: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _nothing(step: int, path: Path) -> None:
-    """Do nothing at a checkpoint."""
-
-
 def _beginning(weights: str, stage: str) -> list[str]:
     given = {"--from": weights, "--stage": stage}
     return [word for option, value in given.items() if value for word in (option, value)]
-
-
-def _why_unmeasured(config: TrainConfig, source: Source) -> str:
-    """Say why the checkpoints of a run are not measured; nothing if they are."""
-    if not config.runtime.evaluate:
-        return "not measured (runtime.evaluate is false)"
-    if source.labels is None or len(source.classes) < 2:
-        return f"no labels in {source.name}: nothing to measure; look at the pictures"
-    return ""
-
-
-def _measure(config: TrainConfig, source: Source, run: RunFolder) -> Callable[[int, Path], None]:
-    """Return what measures each saved teacher and adds the result to metrics.jsonl."""
-    data = config.experiment.data.source
-    task = evaluations.find("knn" if source.domains is None else "retrieval")
-    name = task.__name__.rsplit(".", 1)[1]
-
-    device = devices.choose(config.runtime.device)
-    # ImageNet against itself at every checkpoint would take longer than the training in between
-    settings = task.Config(data=data, limit=MEASURED) if name == "knn" else task.Config(data=data)
-
-    def measure(step: int, path: Path) -> None:
-        done = {line.get("model") for line in read_jsonl(run.metrics) if line.get("step") == step}
-        backbone = load(path).to(device)
-        candidates: dict[str, Backbone] = {"teacher": backbone}
-        if step == 0:  # the teacher before the first step is the untrained network
-            candidates = {"random-init": backbone, "raw-pixels": evaluations.raw_pixels(backbone)}
-        for model in candidates.keys() - done:
-            try:
-                result = task.run(candidates[model].to(device), settings)
-            except (UserError, RunError) as error:
-                warn(f"step {step} is not measured: {error}")
-                return
-            append_jsonl(run.metrics, {"step": step, "evaluation": name, "model": model} | result)
-        info(f"step {step} · {_headline(run)}")
-
-    return measure
-
-
-def _headline(run: RunFolder) -> str:
-    """Say the newest result and its baselines in one line; nothing if nothing was measured."""
-    newest = {line.get("model"): line for line in read_jsonl(run.metrics) if "evaluation" in line}
-    if not newest:
-        return ""
-    is_retrieval = "mAP" in next(iter(newest.values()))
-    measure, label = ("mAP", "retrieval mAP") if is_retrieval else ("top1@20", "k-NN (k = 20)")
-    order = [model for model in ("teacher", "random-init", "raw-pixels") if model in newest]
-    return f"{label}: " + ", ".join(f"{model} {newest[model][measure]:.1f} %" for model in order)
 
 
 def _check_file(out: Path) -> None:

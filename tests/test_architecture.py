@@ -34,6 +34,8 @@ MAY = {
     "visuals": {"core", "config", "data", "models", "checkpoints", "embedding", "visuals"},
     "recipes": {"core", "config", "data", "models", "objectives", "checkpoints", "training", "recipes"},
     "tables": {"core", "data", "training"},
+    "running": {"core", "checkpoints", "data", "models.features", "training", "evaluation", "visuals"},
+    "distilling": {"core", "config", "checkpoints", "data", "models", "objectives", "training", "running"},
     "predicting": {"core", "config", "checkpoints", "data", "dense", "evaluation"},
     "commands": {"*"},
     "__main__": {"cli"},

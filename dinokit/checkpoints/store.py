@@ -5,7 +5,8 @@
     RUN/checkpoints/STEP/state.json          the step and the clocks
     RUN/checkpoints/STEP/checksums.json      of the files above, but for the clocks
     RUN/checkpoints/STEP/model.safetensors   the EMA teacher's backbone
-    RUN/model.safetensors                    the newest of these
+    RUN/checkpoints/STEP/STUDENT.safetensors of a distillation: each student's average; model.safetensors is the first
+    RUN/model.safetensors                    the newest of these, as those of the students
     RUN/anchor.json                          what a stage chose its anchor from, if it did (training/candidates.py)
 
 A checkpoint is written under another name, forced to the disk and renamed; older ones keep only their teacher.
@@ -111,7 +112,7 @@ class RunFolder:
             (self.path / "checkpoints").mkdir(exist_ok=True)
             for leftover in (self.path / "checkpoints").glob(".*.part"):
                 shutil.rmtree(leftover)
-            for leftover in self.path.glob(f".{MODEL}.*.part"):
+            for leftover in self.path.glob(".*.safetensors.*.part"):
                 leftover.unlink()
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {reason(error)}; choose another --out") from error
@@ -122,16 +123,16 @@ class RunFolder:
         *,
         state: Mapping[str, Tensor],
         clock: Clock,
-        model: Mapping[str, Tensor],
-        about: Mapping[str, str],
+        models: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, str]]],
         keep: int,
     ) -> Path:
-        """Write a checkpoint and the newest teacher, then strip the state from all but the `keep` newest.
+        """Write a checkpoint and the newest models, then strip the state from all but the `keep` newest.
 
         Rank 0 writes; of a sharded state all ranks write, so all must call together.
 
         Args:
-            about: the model file's header, which lets it be loaded on its own.
+            models: by the name of their file, one of which is MODEL: weights, and the header that lets them be loaded
+                on their own.
 
         Raises:
             RunError: if the disk refuses (full, gone); what was there before is untouched.
@@ -148,7 +149,8 @@ class RunFolder:
                 _save(state, partial / STATE)
             if not dist.is_main():
                 return final
-            _save(model, partial / MODEL, about)
+            for name, (model, about) in models.items():
+                _save(model, partial / name, about)
             checksum.write(partial)
             _write_clock(partial / CLOCK, clock)
             for path in (*partial.rglob("*"), partial):
@@ -176,15 +178,17 @@ class RunFolder:
         _write_clock(self.checkpoint(clock.step) / CLOCK, clock)
 
     def publish(self, step: int) -> None:
-        """Make a checkpoint's teacher the model of the run.
+        """Make a checkpoint's models those of the run.
 
         Raises:
             RunError: if the checkpoint has none.
         """
         if not (self.checkpoint(step) / MODEL).is_file():
             raise self._damaged(step, f"it has no {MODEL}")
-        with write_atomic(self.model) as temporary:
-            shutil.copyfile(self.checkpoint(step) / MODEL, temporary)
+        for model in self.checkpoint(step).glob("*.safetensors"):
+            if model.name != STATE:
+                with write_atomic(self.path / model.name) as temporary:
+                    shutil.copyfile(model, temporary)
 
     def load(self, step: int, layout: Layout = sharded.whole) -> tuple[dict[str, Tensor], Clock]:
         """Read a checkpoint's state and clock.

@@ -14,7 +14,7 @@ from dinokit.data import masking, views
 from dinokit.models import vit
 from dinokit.objectives import base as objectives
 from dinokit.training import anchor as anchors
-from dinokit.training import optim
+from dinokit.training import optim, students
 from dinokit.training.execution import Recompute
 from dinokit.training.stages import FIRST, Begin, Stages, Start, changed
 
@@ -62,6 +62,7 @@ class Experiment:
     seed: int = 0  # of everything that is drawn
     precision: Precision = "auto"  # of the matrix products; auto: bf16 where the hardware multiplies it natively
     start: Start | None = None  # weights to begin with; null: random ones
+    distil: students.Config | None = None  # a frozen teacher and its students, instead of `backbone` and its average
     stages: Stages = field(default_factory=lambda: Stages({}))  # what follows after `steps`, by name and in order
 
     def __post_init__(self) -> None:
@@ -76,13 +77,16 @@ class Experiment:
         for name, config in self.objectives.items():
             if not isinstance(config, objectives.find(name).Config):
                 raise UserError(f"objectives.{name}: expected {name}'s Config, got {type(config).__name__}")
-            wants_masks = "masks" in objectives.find(name).Objective.needed(config)
+            wants_masks = "masks" in objectives.find(name).Objective.needed(config) and self.distil is None
             if wants_masks and self.data.masks is None:
                 raise UserError(f"objective '{name}' needs masks, but data.masks is null; set data.masks.probability")
             if wants_masks and not self.backbone.mask_token:
                 raise UserError(f"objective '{name}' needs a mask token; set backbone.mask_token to true")
             config.check_batch(self.data.batch_size // self.data.accumulate)
-        views.check_sizes(self.data.views, patch_size=self.backbone.patch_size)
+        if self.distil is None:
+            views.check_sizes(self.data.views, patch_size=self.backbone.patch_size)
+        else:
+            self._check_distillation(self.distil)
         self.data.pixels.check_channels(self.backbone.channels)
         self._check_anchor()
         self.legs()  # a mistake in a stage is said before the first
@@ -122,6 +126,15 @@ class Experiment:
             raise UserError(f"stage {stage} begins with the weights of the stage before it; give them with --from")
         begin = Start(source=start, begin=leg.begin or "teacher") if start else None
         return replace(leg.experiment if stage else self, start=begin)
+
+    def _check_distillation(self, distil: students.Config) -> None:
+        distil.check_crops(self.data.views)
+        for name in ("anchor", "start", "stages"):
+            if getattr(self, name):
+                raise UserError(f"a distillation has no {name}; set it to null")
+        odd = self.objectives.keys() - {"dino", "ibot", "koleo"}
+        if odd:
+            raise UserError(f"a distillation learns by dino, ibot and koleo, got {', '.join(sorted(odd))}; set to null")
 
     def _check_anchor(self) -> None:
         needs = [each.Objective.needed(config) for each, config in self._found()]

@@ -256,7 +256,12 @@ class _Session:
             self.clock.step,
             state=self.trainer.state(),
             clock=self.clock,
-            model=shard.whole(self.trainer.backbone.teacher.state_dict()),
-            about=header(self.leg.experiment.backbone, self.leg.experiment.data.pixels, step=self.clock.step),
+            models={
+                file: (
+                    shard.whole(network.state_dict()),
+                    header(architecture, self.leg.experiment.data.pixels, step=self.clock.step),
+                )
+                for file, (network, architecture) in self.trainer.models().items()
+            },
             keep=self.config.runtime.keep,
         )

@@ -21,7 +21,7 @@ def feed(config: TrainConfig, source: Source, trainer: Trainer) -> Loader:
         experiment.data.views,
         experiment.data.masks if "masks" in trainer.needs else None,
         experiment.data.pixels,
-        patch_size=experiment.backbone.patch_size,
+        patch_size=trainer.patch_size,
         batch=experiment.data.batch_size // experiment.data.accumulate // dist.world_size(),
         accumulate=experiment.data.accumulate,
         rank=dist.rank(),

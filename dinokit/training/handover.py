@@ -14,6 +14,7 @@ from dinokit.data.source import Source
 from dinokit.training.anchor import AUTO, START
 from dinokit.training.candidates import choose, earlier
 from dinokit.training.config import Leg, TrainConfig
+from dinokit.training.distil import Distiller
 from dinokit.training.resume import restore
 from dinokit.training.stages import Start, carried_over
 from dinokit.training.step import Trainer
@@ -64,7 +65,8 @@ def next_stage(
 def built(config: TrainConfig, leg: Leg, device: torch.device) -> Trainer:
     """Build what trains in a stage, with initial weights; if sharded, all ranks must call together."""
     runtime = config.runtime
-    trainer = Trainer(
+    kind = Trainer if leg.experiment.distil is None else Distiller
+    trainer = kind(
         leg.experiment,
         device,
         recompute=runtime.recompute,
@@ -79,6 +81,8 @@ def built(config: TrainConfig, leg: Leg, device: torch.device) -> Trainer:
 
 def begin(run: RunFolder, trainer: Trainer, images: Source) -> None:
     """Give a fresh run the weights that it begins with."""
+    if isinstance(trainer, Distiller):
+        trainer.fit_heads(images)
     start = trainer.experiment.start
     if start is not None:
         state = weights_of(start, trainer)

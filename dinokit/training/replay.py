@@ -139,7 +139,7 @@ def _watched(trainer: Trainer) -> Iterator[_Seen]:
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
                 note = _note_parameter(seen, f"{part}.{name}")
-                handles.append(parameter.register_post_accumulate_grad_hook(note))  # type: ignore[no-untyped-call]
+                handles.append(parameter.register_post_accumulate_grad_hook(note))
     try:
         yield seen
     finally:

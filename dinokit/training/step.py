@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dinokit.checkpoints.store import MODEL
 from dinokit.core import dist
 from dinokit.core.device import autocast, uses_bf16
 from dinokit.core.seed import derived, seed_torch
 from dinokit.data.views import Cut, Views
+from dinokit.models.architecture import Architecture, Network
 from dinokit.models.pair import Pair
 from dinokit.models.vit import VisionTransformer
 from dinokit.objectives import base as objectives
@@ -68,22 +70,28 @@ class Trainer:
         self.lr_factor = 1.0
         # selective recomputation must repeat what it saw, and a cached weight is rounded once only
         self.autocast = autocast(device, experiment.precision, cache=recompute != "selective")
-        with torch.device("meta") if sharded else nullcontext():
+        self._build(recompute, compiled)
+        self.optimizer = optim.optimizer(self.parts, experiment.optim)
+
+    def _build(self, recompute: Recompute, compiled: bool) -> None:
+        """Build backbone, anchor and objectives, and say which parts learn and what they need."""
+        experiment = self.experiment
+        with torch.device("meta") if self.sharded else nullcontext():
             backbone = VisionTransformer(experiment.backbone, seed=experiment.seed)
-        self.backbone: Pair[VisionTransformer] = Pair(backbone if sharded else backbone.to(device))
-        self.anchor = None
+        self.backbone: Pair[Any] = Pair(backbone if self.sharded else backbone.to(self.device))
+        self.anchor: VisionTransformer | None = None
         if experiment.anchor is not None and experiment.anchor.source != anchors.TEACHER:
             self.anchor = copy.deepcopy(self.backbone.teacher)
         set_recompute(self.backbone.student, recompute)
         if compiled:
             for network in self._backbones():
                 compile_blocks(network)
-        self.objectives = _build_objectives(experiment).to(device)
+        built = build_objectives(experiment.objectives, dim=experiment.backbone.dim, seed=experiment.seed)
+        self.objectives = built.to(self.device)
         self.needs = frozenset[str]().union(*(o.needs for o in self._objectives()))
         self.parts = {"backbone": self.backbone.student} | {
-            name: pair.student for name, pair in _unique_pairs(self.objectives).items()
+            name: pair.student for name, pair in unique_pairs(self.objectives).items()
         }
-        self.optimizer = optim.optimizer(self.parts, experiment.optim)
 
     def shard(self) -> None:
         """Keep this rank's rows of every network and draw the backbone's."""
@@ -130,13 +138,30 @@ class Trainer:
             return Report(values=values, fault=f"not finite are {', '.join(odd)}")
         self.optimizer.step()
         momentum = self.experiment.momentum.at(own)
-        for pair in (self.backbone, *_unique_pairs(self.objectives).values()):
+        for pair in self.pairs():
             pair.update(momentum)
-        for name, objective in self.objectives.items():
-            _objective(objective).after_step(_mean([micro[name] for micro in statistics]))
+        for name, objective in self.named_objectives().items():
+            objective.after_step(_mean([micro[name] for micro in statistics]))
         if self.experiment.anchor is not None and self.experiment.anchor.due(own + 1):
             self.renew_anchor()
         return Report(values=values | rates | {"momentum": momentum})
+
+    def pairs(self) -> list[Pair[Any]]:
+        """List what has an average that follows it."""
+        return [self.backbone, *unique_pairs(self.objectives).values()]
+
+    def named_objectives(self) -> dict[str, Objective]:
+        """Name what computes losses."""
+        return {name: as_objective(module) for name, module in self.objectives.items()}
+
+    @property
+    def patch_size(self) -> int:
+        """Side in pixels of what a mask hides."""
+        return self.experiment.backbone.patch_size
+
+    def models(self) -> dict[str, tuple[Network, Architecture]]:
+        """Return the networks that a checkpoint is for, by the name of their file."""
+        return {MODEL: (self.backbone.teacher, self.experiment.backbone)}
 
     def renew_anchor(self) -> None:
         """Make the anchor what the EMA teacher is now."""
@@ -147,7 +172,7 @@ class Trainer:
         inputs = self._inputs(views)
         # float32 where it matters is each objective's own business; only the heads' products may run in bf16
         with self.autocast():
-            return {name: _objective(objective)(inputs, step=step) for name, objective in self.objectives.items()}
+            return {name: as_objective(objective)(inputs, step=step) for name, objective in self.objectives.items()}
 
     def _inputs(self, views: Views) -> Inputs:
         """Run each network on what some objective needs, and on nothing else."""
@@ -181,11 +206,11 @@ class Trainer:
         return [self.backbone.student, self.backbone.teacher, *([self.anchor] if self.anchor is not None else [])]
 
     def _networks(self) -> list[nn.Module]:
-        heads = _unique_pairs(self.objectives).values()
+        heads = unique_pairs(self.objectives).values()
         return [*self._backbones(), *(network for pair in heads for network in (pair.student, pair.teacher))]
 
     def _objectives(self) -> list[Objective]:
-        return [_objective(module) for module in self.objectives.values()]
+        return [*self.named_objectives().values()]
 
     def state(self) -> dict[str, Tensor]:
         """Return every number training continues from, under flat names."""
@@ -210,26 +235,27 @@ class Trainer:
         optim.load_state_by_name(self.optimizer, self.parts, _under("optimizer.", state))
 
 
-def _build_objectives(experiment: Experiment) -> nn.ModuleDict:
+def build_objectives(configs: Mapping[str, Any], *, dim: int, seed: int) -> nn.ModuleDict:
+    """Build the objectives for features of a width."""
     built: dict[str, Objective] = {}
-    for index, (name, config) in enumerate(experiment.objectives.items()):
+    for index, (name, config) in enumerate(configs.items()):
         kind = objectives.find(name).Objective
-        seed = derived(experiment.seed, index)
-        built[name] = kind.build(config, dim=experiment.backbone.dim, seed=seed, siblings=built)
+        built[name] = kind.build(config, dim=dim, seed=derived(seed, index), siblings=built)
     return nn.ModuleDict(built)
 
 
-def _unique_pairs(modules: nn.ModuleDict) -> dict[str, Pair[Any]]:
+def unique_pairs(modules: nn.ModuleDict) -> dict[str, Pair[Any]]:
     """Name each head's pair once, by the objective that built it, although another may share it."""
     pairs: dict[str, Pair[Any]] = {}
     for name, module in modules.items():
-        for pair_name, pair in _objective(module).pairs().items():
+        for pair_name, pair in as_objective(module).pairs().items():
             if not any(pair is known for known in pairs.values()):
                 pairs[f"{name}_{pair_name}"] = pair
     return pairs
 
 
-def _objective(module: nn.Module) -> Objective:
+def as_objective(module: nn.Module) -> Objective:
+    """Tell the type checker what a module of objectives is."""
     assert isinstance(module, Objective)
     return module
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinokit.checkpoints.store import Clock, RunFolder
+from dinokit.checkpoints.store import MODEL, Clock, RunFolder
 from dinokit.core.errors import RunError
 
 
@@ -15,7 +15,7 @@ def run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path)
     for step in (0, 2, 4):
         state = {"x": torch.full((3,), float(step))}
-        folder.save(step, state=state, clock=Clock(step=step), model=state, about={}, keep=2)
+        folder.save(step, state=state, clock=Clock(step=step), models={MODEL: (state, {})}, keep=2)
     return folder
 
 

@@ -12,7 +12,7 @@ import torch.multiprocessing as processes
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dinokit.checkpoints.store import Clock, RunFolder
+from dinokit.checkpoints.store import MODEL, Clock, RunFolder
 from dinokit.core import dist
 from dinokit.data.views import Views
 from dinokit.models.head import Config, Head
@@ -66,7 +66,7 @@ def test_sharded_processes_take_the_steps_of_one_and_hand_their_state_on(tmp_pat
     alone = Trainer(EXPERIMENT, CPU)
     _steps(alone, 0, 1)
     torch.save(alone.state(), tmp_path / "before.pt")
-    RunFolder(tmp_path).save(1, state=alone.state(), clock=Clock(step=1), model={}, about={}, keep=9)
+    RunFolder(tmp_path).save(1, state=alone.state(), clock=Clock(step=1), models={MODEL: ({}, {})}, keep=9)
     processes.spawn(_pass_on, args=(tmp_path,), nprocs=3)
     after = torch.load(tmp_path / "after.pt")
     for step in (4, 5):  # written by two and by three
@@ -172,7 +172,7 @@ def _write(trainer: Trainer, folder: Path, step: int, reference: Path) -> None:
     whole = shard.whole(trainer.state())
     if dist.is_main():
         torch.save(whole, reference)
-    RunFolder(folder).save(step, state=trainer.state(), clock=Clock(step=step), model={}, about={}, keep=9)
+    RunFolder(folder).save(step, state=trainer.state(), clock=Clock(step=step), models={MODEL: ({}, {})}, keep=9)
     dist.barrier()
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from dinokit import config as configuration
-from dinokit.checkpoints.store import RunFolder
+from dinokit.checkpoints.store import MODEL, RunFolder
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
 from dinokit.core.schedule import constant
@@ -194,7 +194,7 @@ def test_a_state_that_is_not_finite_is_no_beginning_where_it_is_used(
     run = RunFolder(tmp_path / "other")
     state, clock = run.load(2)
     state["backbone.student.cls_token"][..., 1] = torch.nan
-    run.save(2, state=state, clock=clock, model=load_file(run.model), about={}, keep=1)
+    run.save(2, state=state, clock=clock, models={MODEL: (load_file(run.model), {})}, keep=1)
     starting = replace(base.experiment, start=Start(source=str(run.path), begin=begin))
     refused = pytest.raises(UserError, match="NaN or infinite numbers in backbone.student.cls_token")
     with refused if begin == "continue" else nullcontext():  # the teacher is whole

@@ -1,0 +1,141 @@
+"""`dinokit distill`: students from a frozen teacher, as a run like any other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dinokit import config as configuration
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import RunFolder, run_and_step
+from dinokit.config import NO_SETTINGS, Settings
+from dinokit.core import dist
+from dinokit.core import slurm as srun
+from dinokit.core.errors import UserError
+from dinokit.core.log import console, info
+from dinokit.core.pixels import Pixels
+from dinokit.core.schedule import constant, cosine
+from dinokit.data import masking, views
+from dinokit.data.source import absolute, open_source
+from dinokit.models import head, vit
+from dinokit.models.features import Backbone
+from dinokit.objectives import dino, ibot, koleo
+from dinokit.running import trained
+from dinokit.training import optim, students
+from dinokit.training.config import HALVES, Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.training.stages import Stages
+
+STEPS = 10_000  # for a teacher that is no run of ours
+OURS = ("dino", "ibot", "koleo")
+
+
+def distill(
+    *,
+    teacher: str,
+    students: str,
+    data: str = "",
+    out: Path,
+    settings: Settings = NO_SETTINGS,
+) -> int:
+    """Train several small students on what one frozen teacher says of a folder of images.
+
+    OUT receives STUDENT.safetensors of each; model.safetensors is the first transformer among them. Crops, objectives
+    and schedules are those with which the teacher was trained if it is a run of ours, whose heads are used too; a
+    teacher without heads gets prototypes by k-means. Any setting can be changed by its dotted key.
+
+    Args:
+        teacher: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists.
+        students: architectures by comma, as `dinokit models` lists them: vit_tiny,vits16,convnext_tiny.
+        data: images as `pretrain` takes them; if not given, those of the teacher's run.
+        out: the folder of the run; the same command again continues it.
+    """
+    srun.adopt()
+    console.quiet = not dist.is_main()  # known only now
+    place = str(Path(teacher).absolute()) if Path(teacher).exists() else teacher
+    config = configuration.override(_defaults(place, students), settings, hidden=HALVES)
+    source_of = absolute(data or config.experiment.data.source)
+    if not source_of:
+        raise UserError("no images are given; add --data FOLDER")
+    config = configuration.override(config, {"experiment.data.source": source_of}, hidden=HALVES)
+    source = open_source(source_of)
+    for name, student in config.experiment.distil.students.items() if config.experiment.distil else ():
+        info(f"student {name}: {student.kind} of width {student.architecture.dim}, file {name}.safetensors")
+    return trained(config, source, RunFolder(Path(out)))
+
+
+def _defaults(teacher: str, names: str) -> TrainConfig:
+    """Return what the teacher was trained with, or what suits a published one."""
+    network = load(teacher)
+    chosen = students.Config(teacher=teacher, students=_of_channels(students.chosen(names), network.channels))
+    folder, _ = run_and_step(Path(teacher))
+    if folder.config.is_file():
+        found = configuration.from_plain(TrainConfig, configuration.read_yaml(folder.config))
+        if found.experiment.distil is None:
+            return _like(found, chosen)
+    return _plain(network, chosen)
+
+
+def _like(run: TrainConfig, chosen: students.Config) -> TrainConfig:
+    """Keep the settings of the teacher's first stage, but for what only a network that hides patches has."""
+    before = run.experiment
+    kept = ObjectiveConfigs({name: config for name, config in before.objectives.items() if name in OURS})
+    experiment = replace(
+        before,
+        recipe="distil",
+        backbone=_shown(chosen, before.backbone),
+        objectives=kept,
+        anchor=None,
+        start=None,
+        stages=Stages({}),
+        distil=chosen,
+    )
+    return replace(run, experiment=experiment)
+
+
+def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
+    """Return settings for a published backbone: DINOv3's crops and losses, a rate for a batch of 64."""
+    coarsest = max(student.architecture.patch_size for student in chosen.students.values())
+    side = max(1, round((teacher.pixels.size or 224) / coarsest)) * coarsest
+    local = max(1, round(0.43 * side / coarsest)) * coarsest
+    prototypes = head.Config(prototypes=1024)
+    sharp = constant(0.05)
+    return TrainConfig(
+        experiment=Experiment(
+            recipe="distil",
+            steps=STEPS,
+            data=Data(
+                views=views.Config(global_size=side, local_size=local, local_count=4),
+                masks=masking.Config(probability=0.5, ratio=(0.1, 0.5), style="dinov3"),
+                pixels=Pixels(teacher.pixels.mean, teacher.pixels.std, side),
+                batch_size=64,
+            ),
+            backbone=_shown(chosen, vit.Config()),
+            objectives=ObjectiveConfigs(
+                {
+                    "dino": dino.Config(head=prototypes, teacher_temperature=sharp),
+                    "ibot": ibot.Config(head=prototypes, teacher_temperature=sharp),
+                    "koleo": koleo.Config(),
+                }
+            ),
+            optim=optim.Config(
+                lr=cosine(1e-3, 1e-6, steps=STEPS, warmup=STEPS // 10), weight_decay=constant(0.04), clip=3.0
+            ),
+            momentum=constant(0.994),
+            distil=chosen,
+        ),
+        runtime=Runtime(),
+    )
+
+
+def _shown(chosen: students.Config, otherwise: vit.Config) -> vit.Config:
+    """Return the first transformer among the students: what reports and measurements are about."""
+    architectures = [student.architecture for student in chosen.students.values()]
+    return next((each for each in architectures if isinstance(each, vit.Config)), otherwise)
+
+
+def _of_channels(found: students.Students, channels: int) -> students.Students:
+    """Give the students the channels of their teacher."""
+    return students.Students(
+        {
+            name: replace(student, settings=students.Settings({**student.settings, "channels": channels}))
+            for name, student in found.items()
+        }
+    )

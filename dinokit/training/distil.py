@@ -1,0 +1,253 @@
+"""Distillation: students say of an image what a frozen teacher says of it; several learn from one pass of the teacher.
+
+    targets   the teacher's CLS and patches through its heads, balanced by Sinkhorn-Knopp, as in pretraining
+    losses    dino on CLS of global and local crops, ibot on the patches of global crops, koleo; per student
+    result    the moving average of each student
+
+Nothing is hidden from a student: masks only choose the patches that count, and without masks all of them do. Every
+student has its own grid of patches. The teacher looks at the global crops once, at the size where its grid is that of
+the finest student (a ConvNeXt of stride 32 at 512 pixels and a teacher of 16 px patches at 256); a coarser student is
+compared with the mean of the teacher's patches that its own cover.
+Sources: DINOv2 (arXiv:2304.07193) section 5, "model distillation"; DINOv3 (arXiv:2508.10104) section 5.2, of which the
+training of several students at once; that masks choose patches is its released code.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import MODEL
+from dinokit.core.errors import UserError
+from dinokit.core.log import info
+from dinokit.data.source import Source
+from dinokit.data.views import Views
+from dinokit.models.architecture import Architecture, Network, build
+from dinokit.models.features import Features
+from dinokit.models.pair import Pair
+from dinokit.objectives import base as objectives
+from dinokit.objectives.base import Inputs, Objective
+from dinokit.training import optim, vitals
+from dinokit.training.execution import Recompute
+from dinokit.training.probe import look, open_probe
+from dinokit.training.step import Trainer, as_objective, build_objectives, unique_pairs
+from dinokit.training.teacher_heads import Centroids, fresh_heads, own_heads
+
+_TEACHERS = ".head.teacher."  # in names of a student's state: the teacher's heads, which all students share
+
+
+class Learner(nn.Module):
+    """A student with its average, and its heads with the teacher's beside them."""
+
+    def __init__(self, architecture: Architecture, configs: Any, heads: dict[str, nn.Module], *, seed: int) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.backbone: Pair[Any] = Pair(build(architecture, seed=seed))
+        self.objectives = build_objectives(configs, dim=architecture.dim, seed=seed)
+        for name, objective in self.objectives.items():
+            for pair in as_objective(objective).pairs().values():
+                pair.teacher = heads[name]
+
+    def losses(self, views: Views, teacher: Features, masks: Tensor, *, step: int) -> dict[str, objectives.Losses]:
+        """Compare the student with the teacher.
+
+        Args:
+            teacher: features of the global crops [view, batch, ...].
+            masks: [view, batch, patch] on the teacher's grid; True where a patch counts.
+        """
+        view = views.global_crops.shape[0]
+        student_global = self.backbone.student(views.global_crops.flatten(0, 1)).unflatten(view)
+        student_local = None
+        if views.local_crops.shape[0]:
+            local = views.local_crops  # [local, batch, channel, h, w]
+            student_local = self.backbone.student(local.flatten(0, 1), local=True).unflatten(local.shape[0])
+        inputs = Inputs(
+            student_global=student_global,
+            student_local=student_local,
+            teacher_global=on_grid(teacher, student_global.grid),
+            masks=masks_on_grid(masks, teacher.grid, student_global.grid),
+        )
+        return {name: as_objective(objective)(inputs, step=step) for name, objective in self.objectives.items()}
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return all numbers but the teacher's."""
+        return {name: value for name, value in self.state_dict().items() if _TEACHERS not in name}
+
+
+class Distiller(Trainer):
+    """A frozen teacher, and students that learn side by side; each is the same as if it learned alone."""
+
+    learners: dict[str, Learner]
+
+    def _build(self, recompute: Recompute, compiled: bool) -> None:
+        experiment, distil = self.experiment, self.experiment.distil
+        assert distil is not None
+        if self.sharded or compiled or recompute != "none":
+            raise UserError("a distillation runs with runtime.sharding none, compile false and recompute none")
+        self.teacher = load(distil.teacher).to(self.device)
+        self.heads: dict[str, nn.Module] = {**own_heads(distil.teacher, dim=self.teacher.dim)}
+        self.fitted = not self.heads
+        if self.fitted:
+            self.heads = {**fresh_heads(experiment.objectives, dim=self.teacher.dim)}
+        self._check_heads()
+        self.learners = {
+            name: Learner(student.architecture, experiment.objectives, self.heads, seed=experiment.seed).to(self.device)
+            for name, student in distil.students.items()
+        }
+        self.anchor = None
+        self.objectives = nn.ModuleDict()  # of one backbone; here each student has its own
+        self.needs = frozenset[str]() if experiment.data.masks is None else frozenset({"masks"})
+        # what is shown of the run is its first transformer
+        self.backbone = next(iter(sorted(self.learners.values(), key=lambda each: not _is_vit(each)))).backbone
+        self.parts = {}
+        for name, learner in self.learners.items():
+            self.parts[f"{name}.backbone"] = learner.backbone.student
+            self.parts |= {f"{name}.{head}": pair.student for head, pair in unique_pairs(learner.objectives).items()}
+
+    def _check_heads(self) -> None:
+        for name, config in self.experiment.objectives.items():
+            head = getattr(config, "head", None)
+            if head is None:
+                continue
+            if name not in self.heads:
+                raise UserError(f"the teacher has no head of {name}; set objectives.{name} to null")
+            found = self.heads[name]
+            count = len(found.centres if isinstance(found, Centroids) else found.prototypes)  # type: ignore[arg-type]
+            if head.prototypes != count:
+                raise UserError(
+                    f"objectives.{name}.head.prototypes must be the teacher's {count}, got {head.prototypes}"
+                )
+
+    @torch.no_grad()
+    def fit_heads(self, images: Source) -> None:
+        """Find prototypes for a teacher without heads; all ranks must call together.
+
+        Raises:
+            UserError: if there are not enough images.
+        """
+        if not self.fitted:
+            return
+        experiment, distil = self.experiment, self.experiment.distil
+        assert distil is not None
+        probe = open_probe(
+            images,
+            self.teacher.pixels,
+            side=self._teacher_side(experiment.data.views.variants()[0].global_size),
+            patch_size=self.teacher.patch_size,
+            images=distil.fit_images,
+            seed=experiment.seed,
+        )
+        if probe is None:
+            raise UserError(f"prototypes are found among images of {images.name}, and fewer than two can be read")
+        with self.autocast():
+            seen = look(self.teacher, probe.batches(self.device)).everyone().features
+        for name, head in self.heads.items():
+            assert isinstance(head, Centroids)
+            features = seen.cls if name == "dino" else vitals.some_patches(seen.patches)
+            head.fit(features, seed=experiment.seed)
+        info(f"{distil.teacher} has no heads: prototypes are those of {len(seen.cls):,} images by k-means")
+
+    def pairs(self) -> list[Pair[Any]]:
+        """List the students, whose averages are kept; their heads have the teacher's beside them."""
+        return [learner.backbone for learner in self.learners.values()]
+
+    def named_objectives(self) -> dict[str, Objective]:
+        """Name what computes losses: STUDENT.OBJECTIVE."""
+        return {
+            f"{name}.{objective}": as_objective(module)
+            for name, learner in self.learners.items()
+            for objective, module in learner.objectives.items()
+        }
+
+    @property
+    def patch_size(self) -> int:
+        """Side in pixels of what a mask chooses: a patch of the finest student."""
+        return min(learner.architecture.patch_size for learner in self.learners.values())
+
+    def models(self) -> dict[str, tuple[Network, Architecture]]:
+        """Return the average of every student, and the one that stands for the run."""
+        files = {f"{name}.safetensors": each for name, each in self.learners.items()}
+        shown = next(each for each in self.learners.values() if each.backbone is self.backbone)
+        return {name: (each.backbone.teacher, each.architecture) for name, each in {MODEL: shown, **files}.items()}
+
+    def _losses(self, views: Views, *, step: int) -> dict[str, objectives.Losses]:
+        crops = views.global_crops  # [view, batch, channel, H, W]
+        with torch.no_grad(), self.autocast():
+            flat = resized(crops.flatten(0, 1), self._teacher_side(crops.shape[-1]))
+            teacher = self.teacher(flat).unflatten(crops.shape[0])
+        masks = views.masks
+        if masks is None:
+            masks = torch.ones(teacher.patches.shape[:3], dtype=torch.bool, device=crops.device)
+        found = {}
+        for name, learner in self.learners.items():
+            # what a student draws does not depend on the others
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self.autocast():
+                for objective, losses in learner.losses(views, teacher, masks, step=step).items():
+                    found[f"{name}.{objective}"] = _renamed(losses, name)
+        return found
+
+    def _teacher_side(self, side: int) -> int:
+        """Return the side of the teacher's crops at which its grid is the finest student's."""
+        return side // self.patch_size * self.teacher.patch_size
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every number training continues from, under flat names; the teacher's backbone is in its own file."""
+        state = {f"{name}.{key}": v for name, each in self.learners.items() for key, v in each.own_state().items()}
+        state |= {f"heads.{name}.{key}": v for name, head in self.heads.items() for key, v in head.state_dict().items()}
+        moments = optim.state_by_name(self.optimizer, self.parts)
+        return state | {f"optimizer.{name}": value for name, value in moments.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put a state back; every name must match."""
+        for name, learner in self.learners.items():
+            shared = {key: value for key, value in learner.state_dict().items() if _TEACHERS in key}
+            learner.load_state_dict(shared | _under(f"{name}.", state))
+        for name, head in self.heads.items():
+            head.load_state_dict(_under(f"heads.{name}.", state))
+        optim.load_state_by_name(self.optimizer, self.parts, _under("optimizer.", state))
+
+
+def resized(images: Float[Tensor, "batch channel H W"], side: int) -> Float[Tensor, "batch channel side side"]:
+    """Scale square images, without aliasing when they get smaller."""
+    if images.shape[-1] == side:
+        return images
+    return functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
+def on_grid(features: Features, grid: tuple[int, int]) -> Features:
+    """Average the patches [view, batch, ...] that each cell of a coarser grid covers."""
+    if features.grid == grid:
+        return features
+    maps = functional.adaptive_avg_pool2d(features.maps.flatten(0, 1), grid)  # [view * batch, width, rows, columns]
+    patches = maps.flatten(2).transpose(1, 2)
+    patches = patches.reshape(*features.patches.shape[:2], *patches.shape[1:])
+    return Features(features.cls, features.registers, patches, grid)
+
+
+def masks_on_grid(
+    masks: Bool[Tensor, "view batch patch"], grid: tuple[int, int], coarser: tuple[int, int]
+) -> Bool[Tensor, "view batch cell"]:
+    """Choose the cells of a coarser grid of which at least half is chosen."""
+    if grid == coarser:
+        return masks
+    shares = functional.adaptive_avg_pool2d(masks.float().reshape(*masks.shape[:2], *grid), coarser)
+    return shares.flatten(-2) >= 0.5
+
+
+def _renamed(losses: objectives.Losses, student: str) -> objectives.Losses:
+    return objectives.Losses(
+        terms={f"{student}/{name}": value for name, value in losses.terms.items()},
+        weights={f"{student}/{name}": value for name, value in losses.weights.items()},
+        statistics=losses.statistics,
+    )
+
+
+def _is_vit(learner: Learner) -> bool:
+    return hasattr(learner.architecture, "heads")
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

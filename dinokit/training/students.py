@@ -1,0 +1,98 @@
+"""What is distilled: which teacher, which students. They stand in the experiment of a run as `distil`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NewType
+
+from dinokit.config import converter, from_plain, to_plain
+from dinokit.core.errors import UserError, unknown_name
+from dinokit.data import views
+from dinokit.models.architecture import KINDS, Architecture, kind
+from dinokit.models.variants import ARCHITECTURES
+
+Settings = NewType("Settings", dict[str, Any])  # of an architecture, as in config.yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """An architecture that learns."""
+
+    kind: str  # vit, convnext or resnet
+    settings: Settings
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown_name("kind of student", self.kind, KINDS)
+        _ = self.architecture  # a mistake is said now
+
+    @property
+    def architecture(self) -> Architecture:
+        """The typed settings."""
+        return from_plain(KINDS[self.kind], self.settings)
+
+
+Students = NewType("Students", dict[str, Student])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A frozen teacher and those who learn from it."""
+
+    teacher: str  # a run, RUN/checkpoints/STEP, a model's file or name
+    students: Students  # by name, which is that of the file with its weights
+    fit_images: int = 4096  # for a teacher without heads: images by whose features its prototypes are found
+
+    def __post_init__(self) -> None:
+        if not self.students:
+            raise UserError("there is no student; name some with --students vit_tiny,dinov3_vits16")
+        if self.fit_images < 2:
+            raise UserError(f"distil.fit_images must be at least 2, got {self.fit_images}")
+
+    def check_crops(self, crops: views.Config) -> None:
+        """Refuse crops that a student cannot look at whole.
+
+        Raises:
+            UserError: names the student and the nearest sizes.
+        """
+        for name, student in self.students.items():
+            patch = student.architecture.patch_size
+            own = crops if student.kind == "vit" else replace(crops, local_count=0)  # a convolution drops what is over
+            try:
+                views.check_sizes(own, patch_size=patch)
+            except UserError as error:
+                raise UserError(f"student {name}: {error}") from error
+            smallest = min(each.local_size for each in crops.variants())
+            if crops.local_count and smallest < patch:
+                raise UserError(f"student {name} wants local crops of at least {patch} pixels, got {smallest}")
+
+
+def chosen(names: str) -> Students:
+    """Read names such as `vit-tiny,vits16,convnext_tiny`; the family may be left out where it is DINOv3.
+
+    Raises:
+        UserError: for a name that no architecture has.
+    """
+    found: dict[str, Student] = {}
+    for word in filter(None, (each.strip() for each in names.split(","))):
+        name = word.replace("-", "_")
+        known = next((each for each in (name, f"dinov3_{name}") if each in ARCHITECTURES), None)
+        if known is None:
+            raise unknown_name("student", word, ARCHITECTURES)
+        found[name] = Student(kind=kind(ARCHITECTURES[known]), settings=Settings(to_plain(ARCHITECTURES[known])))
+    return Students(found)
+
+
+def _structure_settings(value: Any, _: Any) -> Settings:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected settings of an architecture, got {value!r}")
+    return Settings(to_plain(value))
+
+
+def _structure_students(value: Any, _: Any) -> Students:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected students by name, got {value!r}")
+    return Students({str(name): converter.structure(student, Student) for name, student in value.items()})
+
+
+converter.register_structure_hook(Settings, _structure_settings)
+converter.register_structure_hook(Students, _structure_students)

@@ -1,0 +1,219 @@
+"""Distillation: one pass of a frozen teacher, students that do not touch each other, and a run like any other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from dinokit import config as configuration
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import RunFolder
+from dinokit.core.errors import UserError
+from dinokit.data import views
+from dinokit.data.source import open_source
+from dinokit.models import convnext, vit
+from dinokit.models.architecture import Architecture, kind
+from dinokit.models.features import Features
+from dinokit.training import engine
+from dinokit.training.config import TrainConfig
+from dinokit.training.distil import Distiller, masks_on_grid, on_grid
+from dinokit.training.feed import feed
+from dinokit.training.stages import Stages
+from dinokit.training.students import Config, Settings, Student, Students, chosen
+from dinokit.training.teacher_heads import Centroids, spherical_kmeans
+
+from .test_engine import assert_same, config, losses
+
+CPU = torch.device("cpu")
+SMALL = vit.Config(patch_size=8, dim=8, depth=1, heads=1, ffn_hidden=16, drop_path=0.5)
+FINE = vit.Config(patch_size=4, dim=12, depth=2, heads=1, ffn_hidden=16)
+CONV = convnext.Config(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, photos: Path) -> Path:
+    run = tmp_path / "teacher"
+    engine.pretrain(config(photos, steps=2), run)
+    return run
+
+
+def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **runtime: object) -> TrainConfig:
+    base = config(photos, steps=4, **runtime)
+    made = {
+        name: Student(kind=kind(each), settings=Settings(configuration.to_plain(each)))
+        for name, each in students.items()
+    }
+    crops = views.Config(global_size=32, local_size=32 if CONV in students.values() else 16, local_count=2)
+    experiment = replace(
+        base.experiment,
+        data=replace(base.experiment.data, views=crops),
+        stages=Stages({}),
+        distil=Config(teacher=str(teacher), students=Students(made), fit_images=8),
+    )
+    return replace(base, experiment=experiment)
+
+
+def step_of(settings: TrainConfig) -> tuple[Distiller, dict[str, float]]:
+    distiller = Distiller(settings.experiment, CPU)
+    source = open_source(settings.experiment.data.source)
+    distiller.fit_heads(source)
+    loader = feed(settings, source, distiller)
+    report = distiller.step([loader.build(0, micro).views for micro in range(2)], step=0)
+    assert report.finite
+    return distiller, report.values
+
+
+def test_the_teacher_looks_once_at_each_crop_and_stays_as_it_was(photos: Path, teacher: Path) -> None:
+    settings = learning(photos, teacher, {"small": SMALL, "fine": FINE, "conv": CONV})
+    distiller = Distiller(settings.experiment, CPU)
+    seen: list[torch.Size] = []
+    distiller.teacher.register_forward_hook(lambda _, images, __: seen.append(images[0].shape))
+    before = {name: value.clone() for name, value in distiller.teacher.state_dict().items()}
+    heads = {name: value.clone() for head in distiller.heads.values() for name, value in head.state_dict().items()}
+    loader = feed(settings, open_source(str(photos)), distiller)
+    distiller.step([loader.build(0, micro).views for micro in range(2)], step=0)
+    # two micro-batches of 2 images, 2 global crops each, at the grid of the finest student
+    assert seen == [torch.Size([4, 3, 32, 32])] * 2
+    assert all(torch.equal(value, before[name]) for name, value in distiller.teacher.state_dict().items())
+    after = {name: value for head in distiller.heads.values() for name, value in head.state_dict().items()}
+    assert all(torch.equal(value, heads[name]) for name, value in after.items())
+
+
+def test_students_together_are_what_each_is_alone(photos: Path, teacher: Path) -> None:
+    students: dict[str, Architecture] = {"small": SMALL, "fine": replace(SMALL, dim=12, depth=2)}
+    both, values = step_of(learning(photos, teacher, students))
+    for name, architecture in students.items():
+        alone, own = step_of(learning(photos, teacher, {name: architecture}))
+        expected = alone.learners[name].own_state()
+        found = both.learners[name].own_state()
+        assert all(torch.equal(value, expected[key]) for key, value in found.items())
+        assert {key: v for key, v in values.items() if key.startswith(f"loss/{name}/")} == {
+            key: v for key, v in own.items() if key.startswith(f"loss/{name}/")
+        }
+
+
+def test_the_targets_are_those_of_the_teachers_own_heads(photos: Path, teacher: Path) -> None:
+    """The loss of a student by hand: cross-entropy with the softmax of the teacher's centred logits."""
+    settings = learning(photos, teacher, {"small": replace(SMALL, drop_path=0.0)})
+    distiller = Distiller(settings.experiment, CPU)
+    state = load_file(teacher / "checkpoints" / "2" / "state.safetensors")
+    prefix = "objectives.dino.head.teacher."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    assert all(torch.equal(value, own[name]) for name, value in distiller.heads["dino"].state_dict().items())
+
+    batch = feed(settings, open_source(str(photos)), distiller).build(0, 0).views.on(CPU)
+    found = distiller._losses(batch, step=0)["small.dino"]
+    learner = distiller.learners["small"]
+    head = learner.objectives["dino"].head.student
+    says = distiller.heads["dino"](distiller.teacher(batch.global_crops.flatten(0, 1)).cls).unflatten(0, (2, -1))
+    wanted = (says / settings.experiment.objectives["dino"].teacher_temperature.at(0)).softmax(-1)
+
+    def log_p(crops: Tensor) -> Tensor:
+        logits = head(learner.backbone.student(crops.flatten(0, 1)).cls).unflatten(0, crops.shape[:2])
+        return (logits / 0.1).log_softmax(-1)
+
+    large = -(wanted.flip(0) * log_p(batch.global_crops)).sum(-1).mean()
+    local = -(wanted[:, None] * log_p(batch.local_crops)[None]).sum(-1).mean()
+    assert found.terms["small/dino_global"].item() == pytest.approx(large.item(), rel=1e-5)
+    assert found.terms["small/dino_local"].item() == pytest.approx(local.item(), rel=1e-5)
+
+
+def test_a_run_that_was_killed_goes_on_to_the_bit_and_every_student_loads(
+    photos: Path, teacher: Path, tmp_path: Path
+) -> None:
+    students: dict[str, Architecture] = {"conv": CONV, "small": SMALL}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    engine.pretrain(learning(photos, teacher, students), whole)
+
+    def kill(step: int, path: Path) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(learning(photos, teacher, students), parts, on_checkpoint=kill)
+    engine.pretrain(learning(photos, teacher, students), parts)
+    assert losses(whole) == losses(parts)
+    assert_same(whole, parts)
+    images = torch.rand(2, 3, 32, 32)
+    for name, dim in (("conv", 10), ("small", 8)):
+        assert (whole / f"{name}.safetensors").read_bytes() == (parts / f"{name}.safetensors").read_bytes()
+        assert load(whole / f"{name}.safetensors")(images).cls.shape == (2, dim)
+    assert torch.equal(load(whole)(images).cls, load(whole / "small.safetensors")(images).cls)  # the first transformer
+
+
+def test_a_teacher_without_heads_gets_prototypes_that_the_checkpoint_keeps(
+    photos: Path, teacher: Path, tmp_path: Path
+) -> None:
+    settings = learning(photos, teacher / "model.safetensors", {"small": SMALL})
+    few = {"objectives.dino.head.prototypes": 4, "objectives.ibot.head.prototypes": 6}
+    settings = configuration.override(settings, few, hidden=("experiment", "runtime"))
+    engine.pretrain(settings, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    first, last = (load_file(run.checkpoint(step) / "state.safetensors") for step in (2, 4))
+    assert first["heads.dino.centres"].shape == (4, 16)
+    assert first["heads.ibot.centres"].shape == (6, 16)
+    assert torch.equal(first["heads.dino.centres"], last["heads.dino.centres"])
+    assert torch.allclose(first["heads.dino.centres"].norm(dim=1), torch.ones(4))
+    with pytest.raises(UserError, match="1,000 prototypes want as many features, got 8"):
+        many = configuration.override(settings, {"objectives.dino.head.prototypes": 1000}, hidden=("experiment",))
+        engine.pretrain(many, tmp_path / "many")
+
+
+def test_without_masks_every_patch_counts(photos: Path, teacher: Path) -> None:
+    settings = learning(photos, teacher, {"small": SMALL})
+    plain = configuration.override(settings, {"data.masks": None}, hidden=("experiment", "runtime"))
+    _, values = step_of(plain)
+    _, hidden = step_of(settings)
+    assert values["loss/small/ibot"] > hidden["loss/small/ibot"]  # images without a mask count with 0
+
+
+def test_k_means_finds_directions_that_are_there() -> None:
+    directions = torch.eye(5)
+    noise = 0.05 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    unit = functional.normalize(directions.repeat(40, 1) + noise, dim=-1)
+    head = Centroids(5, 5)
+    head.centres.copy_(spherical_kmeans(unit, 5, seed=0))
+    assert sorted(head.centres.argmax(dim=1).tolist()) == [0, 1, 2, 3, 4]
+    assert torch.equal(spherical_kmeans(unit, 5, seed=0), spherical_kmeans(unit, 5, seed=0))
+
+
+def test_a_coarser_grid_gets_means_and_majorities() -> None:
+    patches = torch.arange(16.0).reshape(1, 1, 16, 1)
+    coarse = on_grid(Features(torch.zeros(1, 1, 1), torch.zeros(1, 1, 0, 1), patches, (4, 4)), (2, 2))
+    assert coarse.patches.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    masks = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    masks[..., 0, :2] = masks[..., 3, 3] = True
+    assert masks_on_grid(masks.flatten(2), (4, 4), (2, 2)).flatten().tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"data.views.global_size": 36},
+            "student conv: global_size 36 is not a multiple of the patch size 32; use 32 or 64",
+        ),
+        ({"objectives.dino.head.prototypes": 5}, "must be the teacher's 12, got 5"),
+        ({"data.views.local_size": 8, "data.views.global_size": 64}, "student conv wants local crops of at least 32"),
+        ({"runtime.recompute": "full"}, "recompute none"),
+    ],
+)
+def test_what_does_not_fit_is_said(
+    photos: Path, teacher: Path, tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    settings = learning(photos, teacher, {"conv": CONV, "small": SMALL})
+    with pytest.raises(UserError, match=said):
+        engine.pretrain(configuration.override(settings, change, hidden=("experiment", "runtime")), tmp_path / "run")
+
+
+def test_students_are_named_as_the_list_of_models_does() -> None:
+    found = chosen("vit-tiny, vits16,convnext_tiny")
+    assert list(found) == ["vit_tiny", "vits16", "convnext_tiny"]
+    assert found["vits16"].architecture.dim == 384
+    assert found["convnext_tiny"].kind == "convnext"
+    with pytest.raises(UserError, match="did you mean"):
+        chosen("vitts16")
