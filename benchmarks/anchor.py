@@ -107,7 +107,7 @@ def quality(scenes: Path, checkpoint: Path) -> dict[str, float]:
     """Return dense and global quality, and what the label-free signs say."""
     backbone = load(checkpoint)
     dense = segmentation.Config(data=str(scenes / "scenes"), protocol="knn", size=128, bank=20_000)
-    moved = knn.Config(data=str(scenes / "objects"), query="test", k=(10,))
+    moved = knn.Config(data=str(scenes / "objects"), gallery="train", query="test", k=(10,))
     unseen = knn.Config(data=str(scenes / "objects"), gallery="val", query="val", k=(5,))
     found = {
         "miou": segmentation.run(backbone, dense)["mIoU"],

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import MODEL
+from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.log import info
 from dinokit.data.source import Source
@@ -32,7 +33,7 @@ from dinokit.objectives import base as objectives
 from dinokit.objectives.base import Inputs, Objective
 from dinokit.training import optim, vitals
 from dinokit.training.execution import Recompute
-from dinokit.training.probe import look, open_probe
+from dinokit.training.probe import open_probe
 from dinokit.training.step import Trainer, as_objective, build_objectives, unique_pairs
 from dinokit.training.teacher_heads import Centroids, fresh_heads, own_heads
 
@@ -143,12 +144,15 @@ class Distiller(Trainer):
         if probe is None:
             raise UserError(f"prototypes are found among images of {images.name}, and fewer than two can be read")
         with self.autocast():
-            seen = look(self.teacher, probe.batches(self.device)).everyone().features
+            seen = [self.teacher(batch) for batch in probe.batches(self.device)]
+        cls = torch.cat([each.cls for each in seen]).float()
+        patches = torch.cat([vitals.some_patches(each.patches) for each in seen]).float()
         for name, head in self.heads.items():
             assert isinstance(head, Centroids)
-            features = seen.cls if name == "dino" else vitals.some_patches(seen.patches)
-            head.fit(features, seed=experiment.seed)
-        info(f"{distil.teacher} has no heads: prototypes are those of {len(seen.cls):,} images by k-means")
+            head.fit(dist.all_gather(cls if name == "dino" else patches).cpu(), seed=experiment.seed)
+        info(
+            f"{distil.teacher} has no heads: its prototypes are those of {len(probe.images):,} images a rank by k-means"
+        )
 
     def pairs(self) -> list[Pair[Any]]:
         """List the students, whose averages are kept; their heads have the teacher's beside them."""

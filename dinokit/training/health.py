@@ -17,6 +17,7 @@ from dinokit.core import dist
 from dinokit.core.log import info, warn
 from dinokit.data.loader import Batch
 from dinokit.data.source import Source
+from dinokit.models.vit import VisionTransformer
 from dinokit.objectives import assign
 from dinokit.objectives.base import Objective
 from dinokit.training import vitals
@@ -49,7 +50,9 @@ class Monitor:
         self.trainer = trainer
         self.steps = trainer.first + config.experiment.steps  # of the run, when this stage ends
         self.on = self.runtime.health.every != 0
-        self.probe = _probe(config, source) if self.on else None
+        # a convolutional student has no tokens before a norm to look at
+        transformer = isinstance(trainer.backbone.student, VisionTransformer)
+        self.probe = _probe(config, source) if self.on and transformer else None
         images = None if source.mix is not None else len(source)
         self.repeats = Repeats(images=images, batch=data.batch_size, device=trainer.device)
         self.trained = self.spent = self.last = 0.0  # seconds

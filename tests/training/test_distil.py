@@ -163,6 +163,11 @@ def test_a_teacher_without_heads_gets_prototypes_that_the_checkpoint_keeps(
         engine.pretrain(many, tmp_path / "many")
 
 
+def test_a_convolutional_student_may_be_alone(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    engine.pretrain(learning(photos, teacher, {"conv": CONV}), tmp_path / "run")
+    assert load(tmp_path / "run")(torch.rand(1, 3, 64, 32)).grid == (2, 1)
+
+
 def test_without_masks_every_patch_counts(photos: Path, teacher: Path) -> None:
     settings = learning(photos, teacher, {"small": SMALL})
     plain = configuration.override(settings, {"data.masks": None}, hidden=("experiment", "runtime"))
