@@ -6,10 +6,11 @@ that the report is written at the end.
 
 import io
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, replace
 from json import dumps
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,7 @@ from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core import slurm as srun
 from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json, write_text
+from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_json
 from dinokit.core.log import console, info, progress, warn
 from dinokit.data.check import Check, check
 from dinokit.data.source import Source, absolute, is_gray, open_source
@@ -115,10 +116,14 @@ def pretrain(
     if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
         config = _with_natural_channels(config, source)
     run = RunFolder(Path(out))
+    if slurm is None and (nodes, gpus_per_node) != (1, 8):
+        raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
     if slurm is not None:
-        _write_job(
+        chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
+        job.write(
             Path(slurm),
-            ["pretrain", recipe, "--data", place, "--out", str(run.path.absolute()), *_beginning(weights, stage)],
+            ["pretrain", chosen, "--data", place, "--out", str(run.path.absolute()), *_beginning(weights, stage)],
+            config,
             settings,
             nodes=nodes,
             gpus_per_node=gpus_per_node,
@@ -252,8 +257,10 @@ def plan(
         layout: also print which rows of every tensor a GPU holds when all are sharded.
         out: file that receives all numbers as JSON.
     """
-    if gpus < 1 or not 0 < mfu <= 1 or min(gpu_memory or 1, tflops or 1) <= 0:
-        raise UserError(f"gpus, gpu_memory and tflops must be positive and mfu in (0, 1], got {gpus}, {mfu}")
+    if gpus < 1 or not 0 < mfu <= 1 or not all(0 < each < inf for each in (gpu_memory, tflops) if each is not None):
+        raise UserError(
+            f"gpus, gpu_memory and tflops must be positive and mfu in (0, 1], got {gpus}, {gpu_memory}, {tflops}, {mfu}"
+        )
     if out is not None:
         _check_file(Path(out))
     config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
@@ -421,15 +428,6 @@ def _nothing(step: int, path: Path) -> None:
 def _beginning(weights: str, stage: str) -> list[str]:
     given = {"--from": weights, "--stage": stage}
     return [word for option, value in given.items() if value for word in (option, value)]
-
-
-def _write_job(file: Path, words: list[str], settings: Mapping[str, Any], *, nodes: int, gpus_per_node: int) -> None:
-    if min(nodes, gpus_per_node) < 1:
-        raise UserError(f"nodes and gpus_per_node must be at least 1, got {nodes} and {gpus_per_node}")
-    for key, value in settings.items():
-        words += [f"--{key}", dumps(value)]  # JSON is YAML
-    write_text(file, job.script(words, nodes=nodes, gpus_per_node=gpus_per_node))
-    info(f"{nodes} x {gpus_per_node} ranks: look at {file}, then sbatch {file}")
 
 
 def _why_unmeasured(config: TrainConfig, source: Source) -> str:

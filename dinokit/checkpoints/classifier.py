@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints import infer, keymap, official, timm
 from dinokit.checkpoints.json_files import CONFIG, beside
-from dinokit.checkpoints.load import load, opened, read, weights_file
+from dinokit.checkpoints.load import is_finite, load, opened, read, weights_file
 from dinokit.core.errors import UserError
 from dinokit.models import vit
 from dinokit.models.classifier import Classifier, Reading
@@ -82,6 +82,8 @@ def _found(state: Mapping[str, Tensor], file: Path) -> tuple[Tensor, Tensor]:
 
 
 def _classifier(backbone: Backbone, weight: Tensor, bias: Tensor, *, file: Path) -> Classifier:
+    if not (is_finite(weight) and is_finite(bias)):
+        raise UserError(f"the head in {file} holds NaN or infinite numbers; train it again")
     classes, width = weight.shape
     readings = {reading.vectors * backbone.dim: reading for reading in _readings(backbone)}
     if width not in readings:

@@ -144,6 +144,16 @@ def _check(architecture: Architecture, state: Mapping[str, Tensor], file: Path) 
         if value.is_meta or value.layout != torch.strided or no_numbers:
             kind = "no data" if value.is_meta else f"{str(value.layout).removeprefix('torch.')} {value.dtype}"
             raise UserError(f"{file} holds {kind} in {name}; expected plain floating point numbers")
+        if not is_finite(value):
+            raise UserError(f"{file} holds NaN or infinite numbers in {name}; take an earlier checkpoint")
+
+
+def is_finite(value: Tensor) -> bool:
+    """Tell whether a tensor holds neither NaN nor infinity."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    # NaN passes through; a tenth of the time of `isfinite` on every number, and a part of that of reading them
+    return all(bool(extreme.isfinite()) for extreme in value.aminmax())
 
 
 def _compute_periods(backbone: Network, file: Path) -> None:

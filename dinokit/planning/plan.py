@@ -1,5 +1,6 @@
 """The plan of a run: what it costs, and which settings fit the machines."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -122,12 +123,19 @@ def _candidates(
         return
     ways = [(recompute, sharded) for recompute in COST for sharded in ((False, True) if ranks > 1 else (False,))]
     ways.sort(key=lambda way: COST[way[0]] * (SHARDED if way[1] else 1))
-    usable = [n for n in range(wanted, batch // ranks + 1) if batch % (n * ranks) == 0 and _fits(experiment, n, ranks)]
+    each = batch // ranks if batch % ranks == 0 else 0
+    usable = [n for n in _divisors(each) if n >= wanted and _fits(experiment, n, ranks)]
     if not usable:
         _check(experiment, wanted, ranks=ranks)
     for accumulate in usable:
         for recompute, sharded in ways:
             yield accumulate, recompute, sharded
+
+
+def _divisors(number: int) -> list[int]:
+    """List all divisors, in order; none of 0."""
+    low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*low, *(number // n for n in low)})
 
 
 def _check(experiment: Experiment, accumulate: int, *, ranks: int) -> None:

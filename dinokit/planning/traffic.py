@@ -2,7 +2,7 @@
 
 data parallel   gradients reduced and spread once a step
 sharded         in every micro-batch: the student's blocks gathered for the forward and the backward pass, the
-                teacher's once, everything's gradients reduced
+                teacher's and the anchor's once, everything's gradients reduced
 """
 
 from torch import nn
@@ -26,6 +26,6 @@ def of_step(
         return {"gradients": 2 * share * FLOAT * sum(counts.values())} | sent
     travelling = (2 if bf16 else FLOAT) * counts["backbone"]
     return {
-        "weights": share * accumulate * (3 * travelling + 2 * heads),
+        "weights": share * accumulate * ((4 if shape.anchor_tokens else 3) * travelling + 2 * heads),
         "gradients": share * accumulate * (FLOAT * counts["backbone"] + heads),
     } | sent

@@ -36,6 +36,11 @@ class Config:
         if self.source == TEACHER and self.every:
             raise UserError("anchor.source teacher is new at every step; set anchor.every and anchor.most to 0")
 
+    @property
+    def is_model(self) -> bool:
+        """Tell whether it is another model, by path or by name."""
+        return self.source not in (TEACHER, START, AUTO) and not self.source.isdigit()
+
     def steps(self, before: int) -> tuple[int, ...]:
         """Return the steps whose teachers it may take, of so many that lie before the stage."""
         if self.source.isdigit():

@@ -18,10 +18,13 @@ from dinokit.training.probe import Probe, look, open_probe
 from dinokit.training.step import Trainer
 
 
-def choose(run: RunFolder, trainer: Trainer, images: Source) -> Path:
-    """Return the checkpoint whose teacher becomes the anchor of a stage that begins; note in anchor.json what was seen.
+def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> Path:
+    """Return the checkpoint whose teacher becomes the anchor of a stage that begins.
 
     All ranks must call together.
+
+    Args:
+        note: whether to write what was seen into anchor.json.
 
     Raises:
         UserError: if there is nothing to choose from or to judge by.
@@ -35,9 +38,9 @@ def choose(run: RunFolder, trainer: Trainer, images: Source) -> Path:
     probe = _probe(trainer, images)
     signs = {path: _seen(path, trainer, probe) for path in found}
     best = max(found, key=lambda path: signs[path]["dense"])  # the earliest of equals
-    if dist.is_main():
-        note = {path.name: values for path, values in signs.items()}
-        write_json(run.anchor, {"stage_begins": trainer.first, "chosen": str(best), "candidates": note})
+    if note and dist.is_main():
+        compared = {path.name: values for path, values in signs.items()}
+        write_json(run.anchor, {"stage_begins": trainer.first, "chosen": str(best), "candidates": compared})
     dense = [signs[path]["dense"] for path in found]
     info(
         f"anchor: the teacher of step {int(best.name):,}, dense health {signs[best]['dense']:.3f}; "

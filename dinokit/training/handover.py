@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dinokit.checkpoints.load import load
+from dinokit.checkpoints.load import is_finite, load, weights_file
 from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
 from dinokit.core import dist
 from dinokit.core.errors import UserError
@@ -28,6 +28,10 @@ def opened(run: RunFolder, config: TrainConfig, device: torch.device, images: So
     legs = config.experiment.legs()
     steps = run.steps(with_state=True)
     leg = next(leg for leg in legs if not steps or steps[-1] <= leg.last)
+    for coming in legs[legs.index(leg) :]:
+        anchor = coming.experiment.anchor
+        if anchor is not None and anchor.is_model:
+            weights_file(anchor.source)  # a model that is not there is said now, not when its stage begins
     trainer = built(config, leg, device)
     clock = restore(run, trainer)
     if not steps:
@@ -37,9 +41,13 @@ def opened(run: RunFolder, config: TrainConfig, device: torch.device, images: So
 
 
 def next_stage(
-    run: RunFolder, config: TrainConfig, leg: Leg, trainer: Trainer, images: Source
+    run: RunFolder, config: TrainConfig, leg: Leg, trainer: Trainer, images: Source, *, note: bool = True
 ) -> tuple[Leg, Trainer] | None:
-    """Build the stage after one that is done, with what that learned; None after the last."""
+    """Build the stage after one that is done, with what that learned; None after the last.
+
+    Args:
+        note: whether the run's folder receives why an anchor was chosen.
+    """
     legs = config.experiment.legs()
     if leg == legs[-1]:
         return None
@@ -49,7 +57,7 @@ def next_stage(
     following = built(config, leg, trainer.device)
     following.lr_factor = lr_factor
     following.load_state(carried_over(before, following.state(), begin=leg.begin))
-    set_anchor(run, following, images)
+    set_anchor(run, following, images, note=note)
     return leg, following
 
 
@@ -74,8 +82,18 @@ def begin(run: RunFolder, trainer: Trainer, images: Source) -> None:
     start = trainer.experiment.start
     if start is not None:
         state = weights_of(start, trainer)
-        trainer.load_state(carried_over(state, trainer.state(), begin=start.begin))
+        carried = carried_over(state, trainer.state(), begin=start.begin)
+        _check_finite(carried, start)
+        trainer.load_state(carried)
     set_anchor(run, trainer, images)
+
+
+def _check_finite(state: Mapping[str, Tensor], start: Start) -> None:
+    """Refuse a state that would spoil every step; if sharded, all ranks must call together."""
+    odd = [name for name, value in state.items() if not is_finite(dist.own_rows(value))]
+    everyones = dist.gather_lists(odd)
+    if everyones:
+        raise UserError(f"{start.source} holds NaN or infinite numbers in {everyones[0]}; take an earlier checkpoint")
 
 
 def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
@@ -100,7 +118,7 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
     return found
 
 
-def set_anchor(run: RunFolder, trainer: Trainer, images: Source) -> None:
+def set_anchor(run: RunFolder, trainer: Trainer, images: Source, *, note: bool = True) -> None:
     """Give the anchor its weights, as a stage begins."""
     config = trainer.experiment.anchor
     if trainer.anchor is None or config is None:
@@ -112,7 +130,7 @@ def set_anchor(run: RunFolder, trainer: Trainer, images: Source) -> None:
     if config.source.isdigit():
         place = str(earlier(run, trainer)[0].checkpoint(int(config.source)))
     elif config.source == AUTO:
-        place = str(choose(run, trainer, images))
+        place = str(choose(run, trainer, images, note=note))
     own = trainer.anchor.state_dict()
     for name, value in _model(place, trainer).items():
         dist.fill(own[name], value.to(own[name].dtype))

@@ -45,7 +45,7 @@ def places(look: Look, mirror: Look) -> dict[str, float]:
     cls = functional.normalize(look.features.cls, dim=-1)
     patches = functional.normalize(look.features.patches, dim=-1)
     seen = functional.normalize(mirror.features.patches, dim=-1)
-    seen = seen.unflatten(1, (rows, columns)).flip(2).flatten(1, 2)  # every patch back at its place
+    seen = seen.reshape(len(seen), rows, columns, -1).flip(2).flatten(1, 2)  # every patch back at its place
     apart = _distance(rows, columns)
     near, far = apart == 1, apart >= max(2, max(rows, columns) // 2)
     near_cosine, far_cosine, same, any_place = torch.zeros(4, dtype=torch.float64)

@@ -48,24 +48,27 @@ def count(experiment: Experiment, runtime: Runtime) -> int:
         kind = devices.choose(runtime.device).type
         room = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)  # a GPU is not shared
         if runtime.processes is None:
-            return max((n for n in range(2, (room or 1) + 1) if not _misfit(experiment, n)), default=1)
+            return max((n for n in range(2, (room or 1) + 1) if not misfit(experiment, n)), default=1)
         wanted = min(runtime.processes, room or runtime.processes)
-    misfit = _misfit(experiment, wanted)
-    if misfit:
-        raise UserError(f"{misfit}; change data.batch_size, data.accumulate or runtime.processes")
+    cannot = misfit(experiment, wanted)
+    if cannot:
+        raise UserError(f"{cannot}; change data.batch_size, data.accumulate or runtime.processes")
     return wanted
 
 
-def _misfit(experiment: Experiment, ranks: int) -> str:
-    """Say why so many ranks cannot share a micro-batch; nothing if they can."""
-    images = experiment.data.batch_size // experiment.data.accumulate
-    if images % ranks:
-        return f"{ranks} processes cannot share the {images} images of a micro-batch equally"
-    try:
-        for config in experiment.objectives.values():
-            config.check_batch(images, ranks=ranks)
-    except UserError as error:
-        return str(error)
+def misfit(experiment: Experiment, ranks: int) -> str:
+    """Say why so many ranks cannot share a micro-batch of any stage; nothing if they can."""
+    for leg in experiment.legs():
+        data = leg.experiment.data
+        images = data.batch_size // data.accumulate
+        where = f"stage {leg.name}: " if leg.begin is not None else ""
+        if images % ranks:
+            return f"{where}{ranks} processes cannot share the {images} images of a micro-batch equally"
+        try:
+            for config in leg.experiment.objectives.values():
+                config.check_batch(images, ranks=ranks)
+        except UserError as error:
+            return f"{where}{error}"
     return ""
 
 

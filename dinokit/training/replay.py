@@ -71,13 +71,19 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
             "runtime.keep says how many a run keeps"
         )
     start = before[-1]
+    wanted = next(leg for leg in legs if step <= leg.last)
+    if start < wanted.first:
+        raise UserError(
+            f"step {step} is of stage {wanted.name}, and {run.path} keeps no state from step {wanted.first} on, "
+            "where that begins"
+        )
     source = open_source(config.experiment.data.source, channels=config.experiment.backbone.channels, split=None)
     leg = next(leg for leg in legs if start <= leg.last)
     alone = replace(config, runtime=Runtime())
     trainer = built(alone, leg, devices.choose(device))
     state, clock = run.load(start)
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
-    if start == leg.last and (following := next_stage(run, alone, leg, trainer, source)) is not None:
+    if start == leg.last and (following := next_stage(run, alone, leg, trainer, source, note=False)) is not None:
         leg, trainer = following
     experiment = leg.experiment
     noted = [line for line in read_jsonl(run.bad_steps) if line["step"] == step]

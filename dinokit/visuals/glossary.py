@@ -60,6 +60,22 @@ TERMS: dict[str, tuple[str, str]] = {  # pattern of the name in the log -> (titl
     r"health/(cls|patch)_norm": ("Length", "Mean length of the teacher's tokens before the final norm."),
     r"health/(cls|patch)_norm_max": ("Largest length", "The longest of these tokens."),
     r"health/patch_outliers": ("Outlying patches", "The share of patches that are three times as long as the median."),
+    r"health/dense": (
+        "Dense health",
+        "How well patches tell places apart, from 0 to 1: locality times same place. An anchor is chosen by it.",
+    ),
+    r"health/locality": (
+        "Locality",
+        "How much more alike neighbouring patches are than distant ones of the same image; near 0, maps are noise.",
+    ),
+    r"health/same_place": (
+        "Same place",
+        "How well patches find themselves again in a mirrored, paler copy of the image; 0 is as well as any place.",
+    ),
+    r"health/cls_patch": (
+        "CLS and patches",
+        "Mean cosine of patches with their CLS token; rises when patches forget what is local.",
+    ),
     r"health/knn": ("k-NN of the probe", "Percent of these few images whose neighbours among them are of their class."),
     r"health/(student|teacher)_change": ("Change", "How far features have moved since the last look, relatively."),
     r"health/repeated_(crops|images)": (

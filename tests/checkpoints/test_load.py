@@ -71,6 +71,8 @@ def test_odd_tensors_are_named(tmp_path: Path, make_vit: MakeVit, key: str, valu
         (lambda value: value.to(torch.int8), "holds strided torch.int8 in cls_token"),
         (lambda value: value.to(torch.complex64), "holds strided torch.complex64 in cls_token"),
         (lambda value: value.to("meta"), "holds no data in cls_token"),
+        (lambda value: value.index_fill(-1, torch.tensor([3]), torch.nan), "NaN or infinite numbers in cls_token"),
+        (lambda value: value.half().index_fill(-1, torch.tensor([0]), -torch.inf), "infinite numbers in cls_token"),
     ],
 )
 def test_tensors_that_are_no_plain_numbers_are_refused(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from dinokit import recipes
+from dinokit import commands, recipes
 from dinokit.core.errors import UserError
 from dinokit.planning import plan as planning
 from dinokit.planning.layout import layout
@@ -65,6 +65,26 @@ def test_what_cannot_fit_is_said_with_the_least_that_would() -> None:
 def test_gpus_that_cannot_share_a_batch_are_a_mistake() -> None:
     with pytest.raises(UserError, match="3 GPUs cannot share the 2048 images"):
         planned(recipes.find("dinov3-vitl16").experiment, ranks=3)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"tflops": 0.0}, {"tflops": float("nan")}, {"gpu_memory": 0.0}, {"gpu_memory": float("nan")}, {"gpus": 0}]
+)
+def test_machines_that_cannot_be_are_a_mistake(odd: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="must be positive"):
+        commands.plan("demo", **({"tflops": 1.0} | odd))
+
+
+def test_an_absurd_batch_is_planned_as_fast_as_any_other() -> None:
+    experiment = recipes.find("dinov3-vits16").experiment
+    absurd = replace(experiment, data=replace(experiment.data, batch_size=10**14))  # walked through in weeks
+    assert planned(absurd, ranks=10**5, room=20e9).peak <= 20e9
+
+
+def test_ranks_send_each_other_the_anchor_too() -> None:
+    pretrain, anchor, _ = recipes.find("dinov3-vit7b16").experiment.legs()
+    sent = [planned(leg.experiment, ranks=256, room=80e9).traffic["weights"] for leg in (pretrain, anchor)]
+    assert sent[1] - sent[0] == pytest.approx(255 / 256 * 2 * 6_716e6, rel=0.01)  # in bfloat16, once
 
 
 def test_kept_numbers_of_a_block_are_those_that_autograd_keeps() -> None:

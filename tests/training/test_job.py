@@ -27,7 +27,7 @@ exit $code
 def write(photos: Path, folder: Path, *words: str) -> int:
     (folder / "config.yaml").write_text(to_yaml(config(photos, steps=2)))
     place = ["pretrain", str(folder / "config.yaml"), "--out", str(folder / "run's")]
-    return cli.run([*place, "--slurm", str(folder / "job.sh"), *words])
+    return cli.run([*place, "--slurm", str(folder / "job.sh"), "--data.batch_size", "16", *words])
 
 
 def run(folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -47,7 +47,34 @@ def test_the_script_asks_for_what_was_said_and_writing_it_trains_nothing(photos:
     assert asked <= {line.removeprefix("#SBATCH ") for line in lines}
     assert sum("--optim.betas '[0.8, 0.9]'" in line for line in lines) == 1
     assert not (tmp_path / "run's").exists()
-    assert write(photos, tmp_path, "--nodes", "0") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--nodes", "0"], "nodes and gpus_per_node must be at least 1"),
+        (["--gpus-per-node", "3"], "3 processes cannot share the 8 images"),
+        (["--stages.late", "{steps: 1, changes: {data: {batch_size: 12}}}"], "late: 8 processes cannot share the 6"),
+        (["--slurm", "."], "--slurm takes a file"),
+    ],
+)
+def test_a_job_that_cannot_run_is_not_written(
+    photos: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert write(photos, tmp_path, *words) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "job.sh").exists()
+
+
+def test_nodes_without_a_job_are_a_mistake(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(config(photos, steps=1)))
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["pretrain", "config.yaml", "--out", "run", "--nodes", "4"]) == 2
+    assert "--slurm FILE" in capsys.readouterr().err
+    assert cli.run(["pretrain", "config.yaml", "--out", "run", "--slurm", "job.sh", "--gpus-per-node", "2"]) == 0
+    assert str(tmp_path / "config.yaml") in (tmp_path / "job.sh").read_text()  # wherever the job begins
 
 
 @pytest.mark.parametrize(("code", "queued"), [(130, "scontrol requeue 7\n"), (3, ""), (0, "")])

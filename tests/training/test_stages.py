@@ -1,8 +1,10 @@
 """Stages: what each changes and takes over, and that a run stopped in any of them ends with the same weights."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -183,6 +185,22 @@ def test_what_a_run_cannot_begin_with_is_said(photos: Path, tmp_path: Path) -> N
         engine.pretrain(replace(base, experiment=wider), tmp_path / "wider")
 
 
+@pytest.mark.parametrize("begin", ["continue", "teacher"])
+def test_a_state_that_is_not_finite_is_no_beginning_where_it_is_used(
+    photos: Path, tmp_path: Path, begin: Literal["continue", "teacher"]
+) -> None:
+    base = config(photos, steps=2)
+    engine.pretrain(base, tmp_path / "other")
+    run = RunFolder(tmp_path / "other")
+    state, clock = run.load(2)
+    state["backbone.student.cls_token"][..., 1] = torch.nan
+    run.save(2, state=state, clock=clock, model=load_file(run.model), about={}, keep=1)
+    starting = replace(base.experiment, start=Start(source=str(run.path), begin=begin))
+    refused = pytest.raises(UserError, match="NaN or infinite numbers in backbone.student.cls_token")
+    with refused if begin == "continue" else nullcontext():  # the teacher is whole
+        engine.pretrain(replace(base, experiment=starting), tmp_path / "run")
+
+
 def test_a_step_of_a_later_stage_is_replayed(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     engine.pretrain(staged(photos, keep=9, checkpoint_every=1), run)
@@ -190,6 +208,23 @@ def test_a_step_of_a_later_stage_is_replayed(photos: Path, tmp_path: Path) -> No
     for step in (4, 6, 7, 9):
         found = replay(RunFolder(run), staged(photos), step, device="cpu")
         assert found.report.values["loss"] == logged[step], step
+
+
+def test_a_step_of_a_stage_that_the_run_has_not_reached_is_not_made_up(photos: Path, tmp_path: Path) -> None:
+    def stop(step: int, path: Path) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(staged(photos), tmp_path / "run", on_checkpoint=stop)
+    with pytest.raises(UserError, match="step 4 is of stage anchor, and .* keeps no state from step 3 on"):
+        replay(RunFolder(tmp_path / "run"), staged(photos), 4, device="cpu")
+
+
+def test_an_anchor_that_is_not_there_is_said_before_the_first_stage(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model at /not/there"):
+        engine.pretrain(staged(photos, source="/not/there"), tmp_path / "run")
+    assert not losses(tmp_path / "run")
 
 
 def test_an_anchor_may_be_a_step_of_the_run_or_a_model(photos: Path, tmp_path: Path) -> None:
@@ -213,6 +248,9 @@ def test_auto_takes_the_teacher_with_the_best_patches_of_those_the_run_keeps(pho
     run = RunFolder(tmp_path / "run")
     engine.pretrain(settings, run.path)
     note = json.loads(run.anchor.read_text())
+    run.anchor.unlink()
+    replay(run, settings, 7, device="cpu")  # chooses again, and only reads
+    assert not run.anchor.exists()
     best = max(note["candidates"], key=lambda step: note["candidates"][step]["dense"])
     assert note["chosen"] == str(run.checkpoint(int(best)))
     state, model = (
