@@ -144,13 +144,14 @@ def evaluate(
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
 
     Args:
-        task: knn or retrieval; segmentation, foreground or tracking, which look at patches.
+        task: knn or retrieval; segmentation, foreground, tracking or matching, which look at patches.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything
             with labels that `pretrain` takes. segmentation: train/ and val/, each with images/ and masks/, or ADE20K,
             Cityscapes, Pascal VOC. foreground: images/ and masks/, or PNGs with an alpha channel. tracking: DAVIS 2017,
-            YouTube-VOS, MOSE; or a folder of frames or a video file with --mask, a PNG of its first frame.
+            YouTube-VOS, MOSE; or a folder of frames or a video file with --mask, a PNG of its first frame. matching:
+            SPair-71k, NAVI, or a list of pairs with points (pairs.jsonl or .csv, see data/keypoints.py).
         out: file that receives the numbers as JSON.
         save: folder that receives the model's own numbers in full and the head that was trained, or the masks and
             overlays of every frame; the same command again continues an interrupted training or tracking.

@@ -11,6 +11,8 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 Image = UInt8[Tensor, "channel height width"] | Float32[Tensor, "channel height width"]
+# one of several whose sizes have nothing to do with each other
+AnyImage = UInt8[Tensor, "channel _ _"] | Float32[Tensor, "channel _ _"]
 Images = UInt8[Tensor, "image channel height width"] | Float32[Tensor, "image channel height width"]
 
 

@@ -1,0 +1,252 @@
+"""Matching without training: does a point look most like its own image in another picture?
+
+    keypoints    SPair-71k, or a list of pairs: PCK, the share of points found within alpha of the object's longer side
+    surfaces     NAVI: every place of the object is matched, the 1,000 surest are kept, and their error is measured in
+                 3D: recall below 1, 2 and 5 cm and the mean of the three
+
+An image, of NAVI its object alone, is padded with white to a square, and resized to 64 patches (NAVI: 32) a side.
+Places every `stride` pixels of it are candidates; the features there lie between those of the patches.
+Source: probe3d (arXiv:2404.08636), DINOv3 (arXiv:2508.10104, section 6.1.2 and appendix D). There points are sampled
+with aligned corners, which shifts them by up to half a patch; here the centre of a patch is its centre. As published,
+the better of the patches with and without the final norm counts: on these very pairs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from dinokit.core import depth
+from dinokit.core.errors import UserError
+from dinokit.core.files import write_json
+from dinokit.core.log import progress
+from dinokit.data.keypoints import LISTS, PointPair, open_point_pairs, read_image
+from dinokit.data.navi import Surface, ViewPair, open_view_pairs
+from dinokit.dense.correspond import lattice, nearest, sampled
+from dinokit.dense.draw import save
+from dinokit.dense.lines import joined
+from dinokit.dense.maps import encode, frozen, prepared
+from dinokit.metrics.matching import longer_side, pck, recall, right
+from dinokit.models.features import Backbone
+
+SIDE, SIDE_OF_OBJECTS = 64, 32  # patches
+CENTIMETRES = (1, 2, 5)
+SHOWN = 2  # of CENTIMETRES: what is right in a drawing
+DRAWN = 12  # pairs
+
+Points = Float[numpy.ndarray, "point 2"]
+Pair = TypeVar("Pair", PointPair, ViewPair)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which pairs, and how they are seen."""
+
+    data: str  # SPair-71k, NAVI, or a list of pairs with points: pairs.jsonl or .csv
+    split: str | None = None  # of SPair-71k: trn, val, test; null: test
+    size: int | None = None  # pixels, side of the square; null: 64 patches, of NAVI 32
+    layer: int | None = None  # index of the block whose patches are compared; null: the last
+    norm: bool | None = None  # pass them through the final norm; null: try both, the better counts
+    stride: int = 4  # pixels from one candidate to the next
+    alpha: tuple[float, ...] = (0.1,)  # PCK: reach, as a share of the longer side; the first decides about norm
+    by: Literal["box", "image"] | None = None  # PCK: whose longer side; null: the box's if there are boxes
+    keep: int = 1_000  # NAVI: matches of a pair, those of the highest cosine
+    limit: int | None = None  # pairs of each category, evenly spaced; null: all. probe3d takes 200 of SPair-71k
+
+    def __post_init__(self) -> None:
+        counts = (self.size or 1, self.stride, self.keep, self.limit or 1)
+        if min(counts) < 1 or min(self.layer or 0, 0) < 0:
+            raise UserError(f"size, stride, keep and limit must be at least 1, layer at least 0, got {list(counts)}")
+        if not self.alpha or min(self.alpha) <= 0:
+            raise UserError(f"expected a positive alpha or several, got {list(self.alpha)}")
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What was found for a pair, in pixels of its images, whole numbers at the centres."""
+
+    images: tuple[Path, Path]
+    points: tuple[Points, Points]
+    right: Bool[numpy.ndarray, " point"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one kind of features gives."""
+
+    numbers: dict[str, float]  # the first decides
+    each: dict[str, Any]  # by category
+    matches: list[Matches]
+
+
+def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
+    """Match all pairs; return PCK or recall in percent, whether the norm was used, and the counts.
+
+    PCK is the mean over categories, `/pair` the same with every pair of a category counting alike.
+
+    Args:
+        out: folder that receives `matching.json` with the numbers of every category, and drawings of a few pairs.
+    """
+    measure = _opened(config)
+    norms = (True, False) if config.norm is None else (config.norm,)
+    with frozen(backbone):
+        outcomes = {norm: measure(backbone, norm) for norm in norms}
+    norm = max(outcomes, key=lambda one: next(iter(outcomes[one].numbers.values())))
+    best = outcomes[norm]
+    result = best.numbers | {
+        "norm": float(norm),
+        "pairs": float(len(best.matches)),
+        "points": float(sum(len(one.right) for one in best.matches)),
+    }
+    if out is not None:
+        write_json(out / "matching.json", result | {"each": best.each})
+        chosen = numpy.linspace(0, len(best.matches) - 1, min(DRAWN, len(best.matches))).round().astype(int)
+        for index in chosen.tolist():
+            one = best.matches[index]
+            first, second = (read_image(path, channels=backbone.channels) for path in one.images)
+            save(joined((first, second), one.points, one.right), out / f"{index:05d}.png")
+    return result
+
+
+def _opened(config: Config) -> Callable[[Backbone, bool], Outcome]:
+    root = Path(config.data).expanduser()
+    if not root.exists():
+        raise UserError(f"{config.data} does not exist; give SPair-71k, NAVI or a list of pairs .jsonl or .csv")
+    points = open_point_pairs(root, split=config.split)
+    if points is not None:
+        chosen = _limited(points, config.limit)
+        reaches = _reaches(chosen, config)
+        return lambda backbone, norm: _keypoints(backbone, chosen, reaches, config, norm=norm)
+    views = open_view_pairs(root)
+    if views is None:
+        raise UserError(
+            f"expected PairAnnotation/ (SPair-71k), OBJECT/wild_set/ (NAVI), {' or '.join(LISTS)} in {config.data}; "
+            "found none of these"
+        )
+    if config.split is not None:
+        raise UserError(f"NAVI has no splits such as '{config.split}'; leave out split")
+    some = _limited(views, config.limit)
+    return lambda backbone, norm: _surfaces(backbone, some, config, norm=norm)
+
+
+def _limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
+    """Take so many pairs of each category, evenly spaced, in their order."""
+    kinds: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        kinds.setdefault(pair.name, []).append(index)
+    chosen = []
+    for indices in kinds.values():
+        places = numpy.linspace(0, len(indices) - 1, min(limit or len(indices), len(indices))).round().astype(int)
+        chosen += [indices[place] for place in places]
+    return [pairs[index] for index in sorted(chosen)]
+
+
+def _reaches(pairs: Sequence[PointPair], config: Config) -> Callable[[PointPair, depth.Image], float]:
+    """Return what tells the longer side that alpha is a share of, of a pair and its second image."""
+    by = config.by or ("image" if pairs[0].box is None else "box")
+    if by == "box" and pairs[0].box is None:
+        raise UserError(f"the pairs of {config.data} have no box_b; add it, or measure by the image: --by image")
+
+    def side(pair: PointPair, image: depth.Image) -> float:
+        return longer_side(pair.box) if by == "box" and pair.box is not None else float(max(image.shape[1:]))
+
+    return side
+
+
+def _keypoints(
+    backbone: Backbone,
+    pairs: Sequence[PointPair],
+    side: Callable[[PointPair, depth.Image], float],
+    config: Config,
+    *,
+    norm: bool,
+) -> Outcome:
+    size = _size(config, backbone, patches=SIDE)
+    candidates = lattice(max(1, size // config.stride))
+    hits: dict[float, list[Bool[numpy.ndarray, " point"]]] = {alpha: [] for alpha in config.alpha}
+    matches = []
+    for pair in progress(pairs, len(pairs)):
+        first, second = pair.read(backbone.channels)
+        seen = [_maps(backbone, image, config, size=size, norm=norm) for image in (first, second)]
+        asked = (torch.from_numpy(pair.points[0]) + 0.5) / max(first.shape[1:])
+        index, _ = nearest(sampled(seen[0], asked), seen[1], candidates)
+        found = (candidates[index.cpu()] * max(second.shape[1:]) - 0.5).numpy()
+        for alpha, each in hits.items():
+            each.append(right(found, pair.points[1], reach=alpha * side(pair, second)))
+        matches.append(Matches(pair.images, (pair.points[0], found), hits[config.alpha[0]][-1]))
+    names = [pair.name for pair in pairs]
+    scores = {f"PCK@{alpha:g}": pck(each, names) for alpha, each in hits.items()}
+    numbers = {name: one.by_point for name, one in scores.items()}
+    numbers |= {f"{name}/pair": one.by_pair for name, one in scores.items()}
+    return Outcome(numbers, {name: one.each for name, one in scores.items()}, matches)
+
+
+def _surfaces(backbone: Backbone, pairs: Sequence[ViewPair], config: Config, *, norm: bool) -> Outcome:
+    size = _size(config, backbone, patches=SIDE_OF_OBJECTS)
+    limits = {f"recall@{cm}cm": 10.0 * cm for cm in CENTIMETRES}
+    matches, each = [], dict[str, list[list[float]]]()
+    for pair in progress(pairs, len(pairs)):
+        first, second = (
+            _object(backbone, view.read(backbone.channels), config, size=size, norm=norm) for view in pair.views
+        )
+        asked = sampled(first.maps, first.places, mode="bicubic")
+        index, cosine = nearest(asked, second.maps, second.places, mode="bicubic")
+        kept = cosine.topk(min(config.keep, len(cosine))).indices.cpu().numpy()
+        chosen = index.cpu().numpy()[kept]
+        errors = numpy.linalg.norm(pair.carry(first.surface[kept]) - second.surface[chosen], axis=1)
+        each.setdefault(pair.name, []).append([recall(errors, limit) for limit in limits.values()])
+        images = pair.views[0].image, pair.views[1].image
+        matches.append(Matches(images, (first.pixels[kept], second.pixels[chosen]), errors < 10 * SHOWN))
+    table = numpy.concatenate([numpy.array(rows) for rows in each.values()])  # [pair, limit]
+    numbers = {"recall": float(table.mean())} | dict(zip(limits, table.mean(axis=0).tolist(), strict=True))
+    return Outcome(numbers, {name: float(numpy.mean(rows)) for name, rows in each.items()}, matches)
+
+
+@dataclass(frozen=True)
+class Object:
+    """The patches of an object of NAVI and its candidates."""
+
+    maps: Float[Tensor, "dim rows columns"]
+    places: Float[Tensor, "place 2"]  # shares of the square
+    pixels: Points  # of the image
+    surface: Float[numpy.ndarray, "place 3"]  # millimetres, in the camera's frame
+
+
+def _object(backbone: Backbone, seen: Surface, config: Config, *, size: int, norm: bool) -> Object:
+    left, top, end, bottom = seen.box
+    crop = seen.image[:, top:bottom, left:end]
+    places = lattice(max(1, size // config.stride))
+    pixels = places.numpy() * max(crop.shape[1:]) - 0.5 + (left, top)
+    surface, there = seen.at(pixels)
+    there &= ((pixels > (left - 0.5, top - 0.5)) & (pixels < (end - 0.5, bottom - 0.5))).all(axis=1)  # no padding
+    if not there.any():
+        raise UserError(f"no candidate lies on an object of {config.data}; take a smaller stride than {config.stride}")
+    maps = _maps(backbone, crop, config, size=size, norm=norm)
+    return Object(maps, places[torch.from_numpy(there)], pixels[there], surface[there])
+
+
+def _maps(
+    backbone: Backbone, image: depth.Image, config: Config, *, size: int, norm: bool
+) -> Float[Tensor, "dim rows columns"]:
+    """Return the patches of an image, padded with white at the right and below to a square."""
+    height, width = image.shape[1:]
+    side, white = max(height, width), 255 if image.dtype == torch.uint8 else 1
+    square = F.pad(image, (0, side - width, 0, side - height), value=white)
+    layers = 1 if config.layer is None else (config.layer,)
+    (features,), _ = encode(backbone, prepared(square, backbone, short=size), layers=layers, norm=norm)
+    return features.maps[0].float()
+
+
+def _size(config: Config, backbone: Backbone, *, patches: int) -> int:
+    patch = backbone.patch_size
+    size = config.size if config.size is not None else patches * patch
+    if size % patch:
+        near = max(patch, size // patch * patch)
+        raise UserError(f"size {size} is not a multiple of the patch size {patch}; use {near} or {near + patch}")
+    return size
