@@ -30,6 +30,7 @@ from dinokit.data.source import open_source
 from dinokit.evaluation import knn, segmentation
 from dinokit.recipes import find
 from dinokit.training import engine, vitals
+from dinokit.training.candidates import CLOSE
 from dinokit.training.config import TrainConfig
 from dinokit.training.places import mirrored, places
 from dinokit.training.probe import look, open_probe
@@ -46,7 +47,7 @@ QUALITY = {
     "moved": "k-NN, seen objects on new backgrounds",
     "unseen": "k-NN, unseen objects",
 }
-SIGNS = ("dense", "locality", "same_place", "cls_patch", "rank_patches")
+SIGNS = ("locality", "same_place", "cls_patch", "rank_patches")
 
 
 def main() -> None:
@@ -89,13 +90,15 @@ def continued(recipe: TrainConfig, base: Path, arm: str, settings: Mapping[str, 
     lasting = {key: value for key, value in settings.items() if not key.startswith(("steps", "optim.lr", "momentum"))}
     stage = override(recipe, lasting, hidden=HALVES).experiment.alone("anchor", start=str(base))
     alone = replace(recipe, experiment=stage)
-    return override(alone, {**ANCHOR[arm], "checkpoint_every": stage.steps // 4}, hidden=HALVES)
+    return override(alone, {**ANCHOR[arm], "checkpoint_every": stage.steps // 2}, hidden=HALVES)
 
 
 def measured(scenes: Path, run: Path, *, seed: int, arm: str, first: int) -> list[dict[str, Any]]:
     """Measure every checkpoint of a run."""
     lines = []
     for step in RunFolder(run).steps():
+        if arm != "base" and step == 0:  # the end of the base
+            continue
         file = run / f"quality_{step}.json"
         if not file.exists():
             file.write_text(json.dumps(quality(scenes, RunFolder(run).checkpoint(step))))
@@ -144,7 +147,9 @@ def correlations(lines: Sequence[Mapping[str, Any]]) -> str:
         for seed in sorted({line["seed"] for line in lines}):
             ours = [line for line in lines if line["seed"] == seed and line["arm"] == "base" and line["step"] > 0]
             found.append(statistics.correlation([o[sign] for o in ours], [o["miou"] for o in ours], method="ranked"))
-            lost.append(max(o["miou"] for o in ours) - max(ours, key=lambda o: o[sign])["miou"])
+            most = max(o[sign] for o in ours)
+            chosen = next(o for o in ours if o[sign] >= (1 - CLOSE) * most)  # as `auto`
+            lost.append(max(o["miou"] for o in ours) - chosen["miou"])
         rows.append(f"{sign} | {', '.join(f'{v:.2f}' for v in found)} | {', '.join(f'{v:.2f}' for v in lost)}")
     return "\n".join(rows)
 
@@ -152,7 +157,7 @@ def correlations(lines: Sequence[Mapping[str, Any]]) -> str:
 def figure(lines: Sequence[Mapping[str, Any]]) -> str:
     """Draw the mean over seeds of each measure by step."""
     charts = []
-    for name, title in {**QUALITY, "dense": "dense health (no labels)"}.items():
+    for name, title in {**QUALITY, "locality": "locality of patches (no labels)"}.items():
         series = []
         for colour, arm in enumerate(("base", *ARMS)):
             steps = sorted({line["step"] for line in lines if line["arm"] == arm})

@@ -19,13 +19,15 @@ from torch import nn
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_atomic, write_json
-from dinokit.models import dense_head, foreground_head
+from dinokit.models import dense_head, depth_head, dpt, foreground_head
 from dinokit.models.features import Backbone
 
 WEIGHTS, ABOUT = "head.safetensors", "head.json"
 # kind -> (its settings, the module)
 KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "linear": (dense_head.Config, dense_head.LinearHead),
+    "linear-depth": (depth_head.Config, depth_head.LinearDepth),
+    "dpt": (dpt.Config, dpt.DPT),
     "foreground": (foreground_head.Config, foreground_head.ForegroundHead),
 }
 

@@ -22,7 +22,7 @@ from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import check_writable, write_json, write_jsonl
 from dinokit.core.log import progress
 from dinokit.data.source import BadImage, Source, open_source
-from dinokit.dense import draw
+from dinokit.dense import draw, draw_depth
 from dinokit.dense.maps import frozen, predictor, prepared
 from dinokit.dense.windows import Windows, slide
 from dinokit.embedding import Skipped
@@ -43,6 +43,7 @@ class Writer:
 
 WRITERS: dict[str, Writer] = {
     "segmentation": Writer(("masks", "overlays"), draw.classes, draw.legend_of_classes),
+    "depth": Writer(("depth", "colours"), draw_depth.depths, draw_depth.legend_of_depths),
     "foreground": Writer(("probabilities", "overlays"), draw.foreground, draw.legend_of_foreground),
 }
 

@@ -1,4 +1,9 @@
-"""The anchor that is chosen: of the teachers that a run has kept, the one whose patches are healthiest (places.py)."""
+"""The anchor that is chosen: of the teachers that a run has kept, the earliest whose patches are as good as they get.
+
+As good as they get is a locality (places.py) within 2 % of the largest. Locality comes up with the quality of patches,
+then hardly falls while that goes down, so that its maximum comes late (docs/log.md, "Gram anchoring of a small run");
+that early teachers anchor best is also what DINOv3 found (arXiv:2508.10104, section 4.3).
+"""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -16,6 +21,8 @@ from dinokit.data.source import Source
 from dinokit.training.places import mirrored, places
 from dinokit.training.probe import Probe, look, open_probe
 from dinokit.training.step import Trainer
+
+CLOSE = 0.02  # of the largest locality: less tells nothing
 
 
 def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> Path:
@@ -37,14 +44,15 @@ def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> P
         )
     probe = _probe(trainer, images)
     signs = {path: _seen(path, trainer, probe) for path in found}
-    best = max(found, key=lambda path: signs[path]["dense"])  # the earliest of equals
+    most = max(values["locality"] for values in signs.values())
+    best = next(path for path in found if signs[path]["locality"] >= (1 - CLOSE) * most)
     if note and dist.is_main():
         compared = {path.name: values for path, values in signs.items()}
         write_json(run.anchor, {"stage_begins": trainer.first, "chosen": str(best), "candidates": compared})
-    dense = [signs[path]["dense"] for path in found]
+    local = [signs[path]["locality"] for path in found]
     info(
-        f"anchor: the teacher of step {int(best.name):,}, dense health {signs[best]['dense']:.3f}; "
-        f"{len(found)} compared, from {min(dense):.3f} to {max(dense):.3f}, the newest {dense[-1]:.3f}"
+        f"anchor: the teacher of step {int(best.name):,}, locality {signs[best]['locality']:.3f}; "
+        f"{len(found)} compared, from {min(local):.3f} to {most:.3f}, the newest {local[-1]:.3f}"
     )
     return best
 

@@ -35,7 +35,6 @@ def places(look: Look, mirror: Look) -> dict[str, float]:
     cls_patch: of patches with their CLS token; rises when patches forget what is local.
     locality: how much more alike neighbours are than patches at least half the image apart, of what is possible.
     same_place: how much more alike one place is to itself in the mirror than to any place there, of what is possible.
-    dense: the product of the last two.
 
     A map without three patches in a row has no distances to speak of: nothing is returned.
     """
@@ -57,13 +56,10 @@ def places(look: Look, mirror: Look) -> dict[str, float]:
         same += across.diagonal().double().mean()
         any_place += across.double().mean()
     count = len(patches)
-    locality = _beyond(near_cosine / count, far_cosine / count)
-    same_place = _beyond(same / count, any_place / count)
     return {
         "cls_patch": float((patches @ cls[..., None]).double().mean()),
-        "locality": locality,
-        "same_place": same_place,
-        "dense": max(locality, 0.0) * max(same_place, 0.0),
+        "locality": _beyond(near_cosine / count, far_cosine / count),
+        "same_place": _beyond(same / count, any_place / count),
     }
 
 

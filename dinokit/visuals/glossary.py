@@ -60,13 +60,10 @@ TERMS: dict[str, tuple[str, str]] = {  # pattern of the name in the log -> (titl
     r"health/(cls|patch)_norm": ("Length", "Mean length of the teacher's tokens before the final norm."),
     r"health/(cls|patch)_norm_max": ("Largest length", "The longest of these tokens."),
     r"health/patch_outliers": ("Outlying patches", "The share of patches that are three times as long as the median."),
-    r"health/dense": (
-        "Dense health",
-        "How well patches tell places apart, from 0 to 1: locality times same place. An anchor is chosen by it.",
-    ),
     r"health/locality": (
         "Locality",
-        "How much more alike neighbouring patches are than distant ones of the same image; near 0, maps are noise.",
+        "How much more alike neighbouring patches are than distant ones of the same image; near 0, maps are noise. "
+        "An anchor is chosen by it.",
     ),
     r"health/same_place": (
         "Same place",

@@ -33,12 +33,12 @@ HEALTH = "health/"
 SIGNS = (  # in the order of the page
     r"health/[^/]+/target_entropy", r"health/[^/]+/information", r"health/[^/]+/used", r"health/[^/]+/top",
     r"health/rank_cls", r"health/rank_patches", r"health/nearest", r"health/agreement", r"health/patch_norm",
-    r"health/dense", r"health/cls_patch", r"health/knn",
+    r"health/locality", r"health/same_place", r"health/cls_patch", r"health/knn",
 )  # fmt: skip
 WATCHED = (
     "Measured while it trained, on a few images that stayed the same. A collapse shows as a target entropy at 0 or at "
     "log(number of prototypes), information near 0, an effective rank near 1 and images that touch their neighbours. "
-    "At the first steps all of that is normal. Dense health that falls while other signs still rise is what Gram "
+    "At the first steps all of that is normal. Locality that falls while other signs still rise is what Gram "
     "anchoring repairs."
 )
 COLOURED = (

@@ -32,7 +32,6 @@ def test_content_that_is_the_same_in_the_mirror_scores_full_marks() -> None:
     found = places(look(maps), look(maps.flip(2)))
     assert found["same_place"] == pytest.approx(1, abs=1e-6)
     assert found["locality"] > 0.3
-    assert found["dense"] == pytest.approx(found["locality"] * found["same_place"])
 
 
 def test_features_of_the_position_do_not_agree_with_the_mirror() -> None:
@@ -52,7 +51,7 @@ def test_patches_that_are_all_the_cls_token_say_nothing() -> None:
     maps = cls[:, None, None].expand(-1, ROWS, COLUMNS, -1) * torch.rand(5, ROWS, COLUMNS, 1)
     found = places(look(maps, cls), look(maps.flip(2), cls))
     assert found["cls_patch"] == pytest.approx(1, abs=1e-5)
-    assert found["dense"] < 1e-3
+    assert found["locality"] < 1e-3
 
 
 def test_a_map_without_distances_is_not_judged() -> None:

@@ -242,7 +242,9 @@ def test_an_anchor_may_be_a_step_of_the_run_or_a_model(photos: Path, tmp_path: P
         )
 
 
-def test_auto_takes_the_teacher_with_the_best_patches_of_those_the_run_keeps(photos: Path, tmp_path: Path) -> None:
+def test_auto_takes_the_earliest_teacher_whose_patches_are_about_the_best_of_those_the_run_keeps(
+    photos: Path, tmp_path: Path
+) -> None:
     settings = staged(photos, source="auto", checkpoint_every=100)
     assert settings.experiment.candidates() == {1, 2, 3, 6, 4}  # of both later stages
     run = RunFolder(tmp_path / "run")
@@ -251,8 +253,10 @@ def test_auto_takes_the_teacher_with_the_best_patches_of_those_the_run_keeps(pho
     run.anchor.unlink()
     replay(run, settings, 7, device="cpu")  # chooses again, and only reads
     assert not run.anchor.exists()
-    best = max(note["candidates"], key=lambda step: note["candidates"][step]["dense"])
-    assert note["chosen"] == str(run.checkpoint(int(best)))
+    local = {int(step): values["locality"] for step, values in note["candidates"].items()}
+    assert sorted(local) == [2, 4, 6]
+    best = min(step for step, value in local.items() if value >= 0.98 * max(local.values()))
+    assert note["chosen"] == str(run.checkpoint(best))
     state, model = (
         load_file(file)
         for file in (run.checkpoint(9) / "state.safetensors", Path(note["chosen"]) / "model.safetensors")

@@ -1,0 +1,80 @@
+"""What a depth head is trained on: windows of images and of their depths, and what it costs to be wrong."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from dinokit.core import depth as images
+from dinokit.core.seed import generator
+from dinokit.data.depths import Depths
+from dinokit.dense.depth_losses import gradient_loss, sigloss
+from dinokit.embedding import normalised
+from dinokit.models.features import Backbone
+
+WARM = 100  # first steps in which sigloss leaves the variance out
+
+
+@dataclass
+class Lesson:
+    """Batches that are a function of the step, and their loss."""
+
+    backbone: Backbone
+    train: Depths
+    window: tuple[int, int]  # rows, columns
+    short: int | None  # pixels; short side to which images are resized first
+    batch_size: int
+    seed: int
+    low: float  # metres
+    high: float
+    gradient: float  # weight of the gradient loss
+    step: int = 0  # of the newest batch
+
+    def sample(
+        self, step: int
+    ) -> tuple[Float[Tensor, "batch channel rows columns"], Float[Tensor, "batch rows columns"]]:
+        """Draw a batch: every image once per pass, in a new order each."""
+        self.step = step
+        crops, truths = [], []
+        for place in range(step * self.batch_size, (step + 1) * self.batch_size):
+            turn, position = divmod(place, len(self.train))
+            index = int(generator(self.seed, turn).permutation(len(self.train))[position])
+            image, truth = crop(self.train, index, self.window, self.short, key=(self.seed, turn, position))
+            crops.append(image)
+            truths.append(truth)
+        # missing pixels are 0 once normalised
+        return normalised(self.backbone, torch.stack(crops)).nan_to_num_(0.0), torch.stack(truths)
+
+    def loss(self, found: Float[Tensor, "batch 1 rows columns"], truth: Tensor) -> Float[Tensor, ""]:
+        """Return sigloss, with the gradient loss if it has a weight; what is out of range does not count."""
+        truth = torch.where((truth > self.low) & (truth < self.high), truth, 0.0)
+        term = sigloss(found[:, 0], truth, warm=self.step < WARM)
+        return term + self.gradient * gradient_loss(found[:, 0], truth) if self.gradient else term
+
+
+def crop(
+    train: Depths, index: int, window: tuple[int, int], short: int | None, *, key: tuple[int, ...]
+) -> tuple[Float[Tensor, "channel rows columns"], Float[Tensor, "rows columns"]]:
+    """Cut a window out of an image and its depth, mirror half of them, change the light of half by up to a quarter."""
+    image, metres = train.read(index)
+    draws = generator(*key)
+    pixels, truth = images.to_unit(image[None])[0], torch.from_numpy(metres)
+    if train.layout.border is not None:
+        top, bottom, left, right = train.layout.border
+        pixels, truth = pixels[:, top:bottom, left:right], truth[top:bottom, left:right]
+    if short is not None:
+        factor = short / min(truth.shape)
+        size = tuple(max(1, round(side * factor)) for side in truth.shape)
+        pixels = F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]
+        truth = F.interpolate(truth[None, None], size=size, mode="nearest-exact")[0, 0]
+    top, left = (int(draws.integers(max(side - wanted, 0) + 1)) for side, wanted in zip(truth.shape, window))
+    place = (slice(top, top + window[0]), slice(left, left + window[1]))
+    pixels, truth = pixels[(..., *place)], truth[place]
+    if draws.random() < 0.5:
+        pixels, truth = pixels.flip(-1), truth.flip(-1)
+    if draws.random() < 0.5:
+        pixels = (pixels * float(draws.uniform(0.75, 1.25))).clamp(0, 1)
+    missing = (0, window[1] - truth.shape[1], 0, window[0] - truth.shape[0])
+    return F.pad(pixels, missing, value=torch.nan), F.pad(truth, missing, value=0.0)

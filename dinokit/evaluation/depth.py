@@ -1,0 +1,203 @@
+"""Depth from frozen patches: how far is every pixel, by a linear map or a small decoder?
+
+    linear       DINOv3: batch norm and 1 x 1 convolution on the last layer, bins; sigloss
+    linear-v2    DINOv2 "lin. 1": patches and CLS of the last layer, enlarged four times; sigloss and gradient loss
+    linear4      DINOv2 "lin. 4": the same of four layers
+    dpt          DINOv2: a DPT on four layers
+
+Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, appendix D.2). At test the image and its
+mirror are seen at native size and averaged, depths are brought to the size of the truth and kept within the range.
+Training crops are mirrored by half and made lighter or darker; the small turns and the other colours of DINOv2 are not.
+With `head` nothing is trained: a saved head is measured on other data (SUN RGB-D by a head of NYUv2).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy
+import torch
+from torch import nn
+
+from dinokit.checkpoints.dense import About, check_model, digest, load_head, save_head
+from dinokit.core.errors import UserError
+from dinokit.core.files import write_json
+from dinokit.core.log import progress
+from dinokit.data.depths import Depths, open_depths, splits_of
+from dinokit.data.source import absolute
+from dinokit.dense.depth_lesson import Lesson
+from dinokit.dense.fit import Member, Training, fit
+from dinokit.dense.maps import Layers, frozen, predictor, prepared
+from dinokit.dense.windows import Windows, augmented
+from dinokit.metrics.depth import counted, errors, mean
+from dinokit.models import bins, depth_head, dpt
+from dinokit.models.features import Backbone
+
+GRADIENT = 0.5  # weight of the gradient loss, of DINOv2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which pairs, and how they are learnt from."""
+
+    data: str  # a folder with images/ and depth/, or NYUv2, KITTI, SUN RGB-D as published
+    protocol: Literal["linear", "linear-v2", "linear4", "dpt"] = "linear"  # see above
+    head: str | None = None  # a saved head that is measured instead of training one
+    train: str | None = None  # split to learn from; null: train
+    test: str | None = None  # split to measure on; null: test, or else val
+    low: float = 1e-3  # metres; what is nearer does not count
+    high: float | None = None  # metres; what is further does not count; null: 10, KITTI 80
+    units: float | None = None  # of integer depths, a metre; null: 1000, KITTI 256
+    crop: Literal["none", "nyu", "garg", "eigen"] | None = None  # pixels that count; null: nyu and garg on their sets
+    window: tuple[int, int] | None = None  # rows, columns of training crops; null: 416 x 544, KITTI 352 x 704
+    short: int | None = None  # pixels; short side to which images are resized first; null: native size
+    iterations: int = 38_400  # training steps
+    warmup: int = 12_800  # of them with a rising learning rate
+    batch_size: int = 16  # crops per step
+    lr: tuple[float, ...] = (3e-4,)  # learning rates, trained side by side; DINOv3 tries 1e-4, 3e-4 and 1e-3
+    weight_decay: float | None = None  # null: 1e-4, of DINOv2 1e-2
+    seed: int = 0  # of crops and initial weights
+    limit: int | None = None  # test images, evenly spaced; null: all
+
+    def __post_init__(self) -> None:
+        counts = (self.iterations, self.batch_size, *(self.window or (1,)), self.short or 1, self.limit or 1)
+        if min(counts) < 1 or min(self.warmup, self.seed) < 0:
+            raise UserError(f"iterations, batch_size, window, short and limit must be at least 1, got {list(counts)}")
+        if not self.lr or min(self.lr) <= 0 or (self.units is not None and self.units <= 0):
+            raise UserError(f"lr and units must be positive, got {list(self.lr)} and {self.units}")
+
+
+def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
+    """Train on one split and measure on the other; return the means over images of all errors, deltas in percent.
+
+    Args:
+        out: folder that receives `depth.json` and the trained head as `head/`; an interrupted training in it goes on.
+    """
+    known = splits_of(config.data)
+    split = config.test or next((name for name in ("test", "val") if name in known), None)
+    if split is None:
+        raise UserError(f"expected depths in {config.data} to test on, found no split test or val; add one")
+    test = open_depths(config.data, split=split, channels=backbone.channels, units=config.units)
+    if config.head is not None:
+        head, about = load_head(config.head)
+        if about.task != "depth":
+            raise UserError(f"{config.head} is a head of {about.task}; give one that `evaluate depth --save` wrote")
+        check_model(about, backbone, model=backbone.name)
+        heads: list[tuple[float, nn.Module]] = [(0.0, head)]
+        layers, short = about.layers, about.short
+    else:
+        train = open_depths(config.data, split=config.train, channels=backbone.channels, units=config.units)
+        layers, short = _layers(backbone, config), config.short
+        heads = _trained(backbone, train, config, layers=layers, out=out)
+    measured = [(measure(backbone, head, test, config, layers=layers, short=short), lr, head) for lr, head in heads]
+    result, lr, head = min(measured, key=lambda one: one[0]["RMSE"])
+    if config.head is None:
+        result["lr"] = lr
+    if out is not None:
+        if config.head is None:
+            assert isinstance(head, depth_head.LinearDepth | dpt.DPT)
+            range_ = head.config.bins
+            details = {"low": range_.low, "high": range_.high}
+            about = About(
+                task="depth", model=backbone.name, digest=digest(backbone), layers=layers, short=short, details=details
+            )
+            save_head(out / "head", head, about)
+        write_json(out / "depth.json", result)
+    return result
+
+
+def measure(
+    backbone: Backbone, head: nn.Module, test: Depths, config: Config, *, layers: Layers, short: int | None
+) -> dict[str, float]:
+    """Predict every test image and average the errors of each."""
+    low, high = config.low, config.high or test.layout.high
+    count = len(test) if config.limit is None else min(config.limit, len(test))
+    found = []
+    with frozen(backbone) as device:
+        predict = predictor(backbone, head.to(device), layers=layers)
+        for index in progress(numpy.linspace(0, len(test) - 1, count).round().astype(int).tolist(), count):
+            image, truth = test.read(index)
+            seen = prepared(image, backbone, short=short)
+            values = augmented(seen, predict, size=truth.shape, windows=Windows(), flip=True)
+            metres = values[0, 0].clamp(low, high).cpu().numpy()
+            valid = counted(truth, low=low, high=high, crop=config.crop or test.layout.crop)  # type: ignore[arg-type]
+            if valid.any():
+                found.append(errors(metres[valid], truth[valid]))
+    if not found:
+        raise UserError(f"no pixel of {test.name} has a depth between {low} and {high} m; look at units and high")
+    return mean(found) | {"images": float(len(found))}
+
+
+def _layers(backbone: Backbone, config: Config) -> Layers:
+    """Return the blocks that a protocol reads: the last, or four evenly spaced ones that end with it."""
+    if config.protocol in ("linear", "linear-v2"):
+        return 1
+    depth = _depth(backbone)
+    if depth < 4:
+        raise UserError(f"{config.protocol} reads four layers, the model has {depth}; take linear")
+    return tuple(depth * number // 4 - 1 for number in (1, 2, 3, 4))
+
+
+def _depth(backbone: Backbone) -> int:
+    blocks = getattr(backbone, "blocks", None)
+    return len(blocks) if isinstance(blocks, nn.ModuleList) else 1
+
+
+def _trained(
+    backbone: Backbone, train: Depths, config: Config, *, layers: Layers, out: Path | None
+) -> list[tuple[float, nn.Module]]:
+    published = config.protocol == "linear"
+    range_ = bins.Config(low=config.low, high=config.high or train.layout.high)
+    members = [Member(_head(backbone, config, range_, layers=layers), lr) for lr in config.lr]
+    decay = config.weight_decay if config.weight_decay is not None else (1e-4 if published else 1e-2)
+    training = Training(
+        iterations=config.iterations, warmup=config.warmup, weight_decay=decay, clip=35.0, seed=config.seed
+    )
+    window = config.window or _window(train)
+    lesson = Lesson(
+        backbone=backbone,
+        train=train,
+        window=window,
+        short=config.short,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        low=range_.low,
+        high=range_.high,
+        gradient=0.0 if published else GRADIENT,
+    )
+    data: dict[str, object] = {
+        "of": absolute(config.data),
+        "split": config.train,
+        "images": len(train),
+        "window": list(window),
+    }
+    data |= {"protocol": config.protocol, "batch_size": config.batch_size, "low": range_.low, "high": range_.high}
+    fit(backbone, members, training, sample=lesson.sample, loss=lesson.loss, layers=layers, folder=out, data=data)
+    return [(member.lr, member.head) for member in members]
+
+
+def _head(backbone: Backbone, config: Config, range_: bins.Config, *, layers: Layers) -> nn.Module:
+    side = 2 * backbone.patch_size
+    with frozen(backbone) as device:
+        seen = backbone.intermediate(torch.zeros(1, backbone.channels, side, side, device=device), layers)
+    widths = tuple(layer.patches.shape[-1] for layer in seen)
+    cls = tuple(layer.cls.shape[-1] for layer in seen)
+    if config.protocol == "dpt":
+        return dpt.DPT(dpt.Config(widths=widths, cls_widths=cls, bins=range_), seed=config.seed)
+    old = config.protocol != "linear"
+    shape = depth_head.Config(
+        width=sum(widths),
+        cls=old,
+        cls_width=sum(cls),
+        enlarge=4 if old else 1,
+        batch_norm=not old,
+        bins=range_,
+    )
+    return depth_head.LinearDepth(shape, seed=config.seed)
+
+
+def _window(train: Depths) -> tuple[int, int]:
+    """Return the published window, or less if the first image is smaller."""
+    _, truth = train.read(0)
+    rows, columns = train.layout.window
+    return min(rows, truth.shape[0]), min(columns, truth.shape[1])

@@ -1,0 +1,147 @@
+"""The DPT head: four layers become a pyramid, which is fused from coarse to fine.
+
+    level l   [patch, CLS] -> linear, GELU          or the patches alone (readout "ignore")
+              1 x 1 conv to the level's width -> enlarged 4 or 2 times, kept, halved -> 3 x 3 conv to `fused`
+    fuse      x <- unit(x + unit(lateral)), twice as large, 1 x 1 conv        unit(x) = x + conv(relu(conv(relu(x))))
+    output    3 x 3, 3 x 3 to half, twice as large, 3 x 3 to 32, relu, 1 x 1 -> bins
+
+Source: Ranftl et al. 2021 (arXiv:2103.13413) section 3, in the sizes of DINOv2 (arXiv:2304.07193, section 7.4).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dinokit.core.errors import UserError
+from dinokit.core.seed import seed_torch
+from dinokit.models.bins import Config as Bins
+from dinokit.models.bins import decode
+from dinokit.models.features import Features
+
+LEVELS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sizes of a DPT head."""
+
+    widths: tuple[int, ...]  # numbers per patch of each of the four layers
+    levels: tuple[int, ...] | None = None  # widths of the pyramid; null: 1/8, 1/4, 1/2, 1 of the last layer's
+    fused: int = 256  # width while it is fused
+    readout: Literal["project", "ignore"] = "project"  # what becomes of the CLS: DINOv2, DINOv3
+    cls_widths: tuple[int, ...] = ()  # of the CLS of each layer, if it is projected; empty: as the patches
+    bins: Bins = field(default_factory=Bins)
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != LEVELS or len(self.pyramid) != LEVELS or min(*self.widths, *self.pyramid) < 1:
+            raise UserError(f"a DPT head takes {LEVELS} layers, got widths {self.widths} and levels {self.levels}")
+        if self.fused < 2:
+            raise UserError(f"fused must be at least 2, got {self.fused}")
+
+    @property
+    def pyramid(self) -> tuple[int, ...]:
+        """Widths of the four levels."""
+        return self.levels or tuple(max(1, self.widths[-1] // part) for part in (8, 4, 2, 1))
+
+
+class Unit(nn.Module):
+    """A residual unit: relu, 3 x 3, relu, 3 x 3."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, maps: Float[Tensor, "batch width rows columns"]) -> Float[Tensor, "batch width rows columns"]:
+        """Add what two convolutions see."""
+        added: Tensor = maps + self.second(F.relu(self.first(F.relu(maps))))
+        return added
+
+
+class Fusion(nn.Module):
+    """Joins a coarser map with a lateral one and doubles its size."""
+
+    def __init__(self, width: int, *, deepest: bool) -> None:
+        super().__init__()
+        self.lateral = None if deepest else Unit(width)
+        self.joined = Unit(width)
+        self.project = nn.Conv2d(width, width, 1)
+
+    def forward(
+        self, lateral: Float[Tensor, "batch width rows columns"], coarser: Tensor | None
+    ) -> Float[Tensor, "batch width rows2 columns2"]:
+        """Fuse; `coarser` may be a pixel too large where a side was odd."""
+        joined = lateral
+        if coarser is not None and self.lateral is not None:
+            if coarser.shape[2:] != lateral.shape[2:]:
+                coarser = F.interpolate(coarser, size=lateral.shape[2:], mode="bilinear", align_corners=True)
+            joined = self.lateral(lateral) + coarser
+        larger = F.interpolate(self.joined(joined), scale_factor=2, mode="bilinear", align_corners=True)
+        projected: Tensor = self.project(larger)
+        return projected
+
+
+class DPT(nn.Module):
+    """Features of four layers -> metres, at eight cells per patch."""
+
+    def __init__(self, config: Config, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng([]):
+            seed_torch(seed)
+            cls = config.cls_widths or config.widths
+            self.readouts = nn.ModuleList(
+                nn.Sequential(nn.Linear(width + extra, width), nn.GELU())
+                for width, extra in zip(config.widths, cls, strict=True)
+                if config.readout == "project"
+            )
+            self.narrow = nn.ModuleList(nn.Conv2d(w, level, 1) for w, level in zip(config.widths, config.pyramid))
+            a, b, _, d = config.pyramid
+            self.resize = nn.ModuleList(
+                [
+                    nn.ConvTranspose2d(a, a, 4, stride=4),
+                    nn.ConvTranspose2d(b, b, 2, stride=2),
+                    nn.Identity(),
+                    nn.Conv2d(d, d, 3, stride=2, padding=1),
+                ]
+            )
+            self.lateral = nn.ModuleList(
+                nn.Conv2d(level, config.fused, 3, padding=1, bias=False) for level in config.pyramid
+            )
+            self.fuse = nn.ModuleList(Fusion(config.fused, deepest=not place) for place in range(LEVELS))
+            self.project = nn.Conv2d(config.fused, config.fused, 3, padding=1)
+            self.halve = nn.Conv2d(config.fused, config.fused // 2, 3, padding=1)
+            self.last = nn.Sequential(
+                nn.Conv2d(config.fused // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, config.bins.count, 1)
+            )
+
+    def forward(self, features: Sequence[Features]) -> Float[Tensor, "batch 1 rows columns"]:
+        """Return depth.
+
+        Raises:
+            UserError: if the features are not of four layers of the head's widths.
+        """
+        found = tuple(layer.patches.shape[-1] for layer in features)
+        if found != self.config.widths:
+            raise UserError(f"the head takes layers of {self.config.widths} numbers per patch, got {found}")
+        pyramid = [self._level(index, layer) for index, layer in enumerate(features)]
+        joined: Tensor | None = None
+        for lateral, fuse in zip(reversed(pyramid), self.fuse, strict=True):
+            joined = fuse(lateral, joined)
+        assert joined is not None
+        larger = F.interpolate(self.halve(self.project(joined)), scale_factor=2, mode="bilinear", align_corners=True)
+        return decode(self.last(larger), self.config.bins)
+
+    def _level(self, index: int, layer: Features) -> Float[Tensor, "batch fused rows columns"]:
+        patches = layer.patches.float()
+        if self.config.readout == "project":
+            cls = layer.cls.float()[:, None].expand(-1, patches.shape[1], -1)
+            patches = self.readouts[index](torch.cat([patches, cls], dim=-1))
+        maps = patches.transpose(1, 2).reshape(len(patches), -1, *layer.grid)
+        level: Tensor = self.lateral[index](self.resize[index](self.narrow[index](maps)))
+        return level

@@ -1,0 +1,182 @@
+"""Depth: sets as published, protocols on a made-up folder, saved heads elsewhere, and the command line."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from dinokit.checkpoints.dense import load_head
+from dinokit.checkpoints.load import header
+from dinokit.cli import run as command
+from dinokit.core.errors import UserError
+from dinokit.core.pixels import Pixels
+from dinokit.data.depths import open_depths, splits_of
+from dinokit.data.source import open_source
+from dinokit.dense.depth_lesson import crop
+from dinokit.dense.draw_depth import units
+from dinokit.dense.maps import frozen, predictor, prepared
+from dinokit.dense.predict import apply
+from dinokit.evaluation.depth import Config, run
+from dinokit.models.pixels import PatchPixels
+from dinokit.models.vit import VisionTransformer
+from tests.conftest import ARCHITECTURE
+
+MakeVit = Callable[..., VisionTransformer]
+PIXELS = PatchPixels(patch_size=4)
+QUICK: dict[str, Any] = {"iterations": 40, "warmup": 2, "batch_size": 2, "lr": (0.03,), "high": 8.0}
+
+
+def bright_is_far(root: Path, *, images: int = 3, suffix: str = "png") -> Path:
+    """Write pairs whose depth is 1 to 5 m by the brightness of blocks of 8 pixels."""
+    draw = numpy.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("images", "depth"):
+            (root / split / name).mkdir(parents=True)
+        for index in range(images):
+            light = draw.integers(0, 3, (3, 4)).repeat(8, 0).repeat(8, 1)
+            Image.fromarray((light * 120).astype(numpy.uint8)).save(root / split / "images" / f"{index}.png")
+            metres = 1 + 2.0 * light
+            place = root / split / "depth" / f"{index}.{suffix}"
+            if suffix == "npy":
+                numpy.save(place, metres.astype(numpy.float32))
+            else:
+                Image.fromarray((1000 * metres).astype(numpy.uint16)).save(place)
+    return root
+
+
+@pytest.mark.parametrize("protocol", ["linear", "linear-v2"])
+def test_what_brightness_tells_is_learnt(protocol: str, tmp_path: Path) -> None:
+    # the first hundred steps only find the mean
+    quick = QUICK | {"iterations": 220, "lr": (0.03 if protocol == "linear" else 0.3,)}
+    result = run(PIXELS, Config(data=str(bright_is_far(tmp_path)), protocol=protocol, **quick))  # type: ignore[arg-type]
+    assert result["RMSE"] < 1.1, result  # the mean alone: 1.6; bilinear values round the corners of blocks
+    assert result["images"] == 3
+
+
+def deep(seed: int = 0) -> VisionTransformer:
+    backbone = VisionTransformer(replace(ARCHITECTURE, depth=4), seed=seed).eval()
+    backbone.pixels = Pixels(size=16)
+    return backbone
+
+
+@pytest.mark.parametrize("protocol", ["linear4", "dpt"])
+def test_four_layers_are_read_and_the_head_is_used_again(protocol: str, tmp_path: Path, make_vit: MakeVit) -> None:
+    backbone, data = deep(), str(bright_is_far(tmp_path / "data"))
+    config = Config(data=data, protocol=protocol, limit=1, **QUICK | {"iterations": 1})  # type: ignore[arg-type]
+    result = run(backbone, config, tmp_path / "out")
+    assert run(backbone, config, tmp_path / "out") == result  # continued at its end
+    _, about = load_head(tmp_path / "out" / "head")
+    assert (about.task, about.layers, about.details["high"]) == ("depth", (0, 1, 2, 3), 8.0)
+    again = run(backbone, Config(data=data, head=str(tmp_path / "out" / "head"), high=8.0, limit=1))
+    assert again == {name: value for name, value in result.items() if name != "lr"}
+    with pytest.raises(UserError, match="whose weights are not those of"):
+        run(deep(seed=1), Config(data=data, head=str(tmp_path / "out" / "head")))
+    with pytest.raises(UserError, match="reads four layers, the model has"):
+        run(make_vit(), config)
+
+
+def test_the_16_bit_picture_is_the_depth_to_half_a_step(tmp_path: Path, make_vit: MakeVit) -> None:
+    backbone, data = make_vit(), bright_is_far(tmp_path / "data")
+    run(backbone, Config(data=str(data), **QUICK | {"iterations": 3}), tmp_path / "out")
+    head, about = load_head(tmp_path / "out" / "head")
+    images = data / "val" / "images"
+    apply(backbone, head, about, str(images), tmp_path / "pictures")
+    with Image.open(tmp_path / "pictures" / "depth" / "0.png") as picture:
+        written = numpy.asarray(picture)
+    assert written.dtype == numpy.uint16
+    for name, width in (("colours/0.png", 32), ("legend.png", 360)):
+        with Image.open(tmp_path / "pictures" / name) as picture:
+            assert picture.size[0] == width
+    with frozen(backbone):
+        values = predictor(backbone, head)(prepared(open_source(str(images)).read(0), backbone))[0, 0]
+    assert numpy.abs(written / 1000 - values.numpy()).max() <= 0.0005 + 1e-6
+    assert (units(10.0), units(80.0)) == (1000.0, 256.0)
+
+
+def test_depths_of_arrays_are_metres_and_nan_is_no_truth(tmp_path: Path) -> None:
+    data = bright_is_far(tmp_path, suffix="npy")
+    place = data / "val" / "depth" / "0.npy"
+    values = numpy.load(place)
+    values[0, :3] = numpy.nan, numpy.inf, -1
+    numpy.save(place, values)
+    _, metres = open_depths(str(data), split="val").read(0)
+    assert metres[0, :3].tolist() == [0, 0, 0]
+    assert set(numpy.unique(metres[1:])) <= {1, 3, 5}
+
+
+def test_nyu_and_kitti_and_sun_as_published(tmp_path: Path) -> None:
+    def pair(root: Path, name: str, size: tuple[int, int], value: int) -> None:
+        for folder in ("rgb", "d"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size[::-1], (9, 9, 9)).save(root / "rgb" / f"{name}.jpg")
+        Image.fromarray(numpy.full(size, value, dtype=numpy.uint16)).save(root / "d" / f"{name}.png")
+
+    nyu, kitti, sun = (tmp_path / name for name in ("nyu", "kitti", "sun"))
+    pair(nyu, "a", (48, 64), 2500)
+    (nyu / "nyu_test.txt").write_text("/rgb/a.jpg /d/a.png 518.8579\n")
+    assert splits_of(str(nyu)) == ("test",)
+    _, metres = open_depths(str(nyu)).read(0)
+    assert metres[0, 0] == 2.5
+    pair(kitti, "a", (375, 1242), 2560)
+    (kitti / "kitti_eigen_test.txt").write_text("rgb/a.jpg d/a.png 721.5\nrgb/b.jpg None 721.5\n")
+    found = open_depths(str(kitti))
+    assert len(found) == 1
+    image, metres = found.read(0)
+    assert image.shape[1:] == metres.shape == (352, 1216)
+    assert metres[0, 0] == 10
+    pair(sun, "a", (48, 64), (1234 << 3) | (1234 >> 13))
+    (sun / "SUNRGBD_val_splits.txt").write_text("rgb/a.jpg d/a.png\n")
+    assert open_depths(str(sun)).read(0)[1][0, 0] == pytest.approx(1.234)
+
+
+def test_a_crop_keeps_image_and_depth_together(tmp_path: Path) -> None:
+    train = open_depths(str(bright_is_far(tmp_path, images=1)), split="train")
+    seen = set()
+    for position in range(12):
+        image, metres = crop(train, 0, (16, 20), None, key=(0, position))
+        assert image.shape == (3, 16, 20)
+        order = torch.argsort(image[0].flatten(), stable=True)
+        assert torch.all(metres.flatten()[order].diff() >= 0)  # brighter is never nearer
+        seen.add(tuple(metres[0].tolist()))
+    assert len(seen) > 3
+    image, metres = crop(train, 0, (40, 40), None, key=(0, 0))
+    assert image[:, 30].isnan().all()
+    assert metres[30].sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda root: (root / "val" / "depth" / "1.png").unlink(), "expected the depth of"),
+        (lambda root: Image.new("L", (3, 3)).save(root / "val" / "depth" / "1.png"), "must be of one size"),
+        (lambda root: (root / "val" / "depth" / "1.png").write_bytes(b"no"), "cannot read the depth"),
+        (lambda root: Image.new("RGB", (32, 24)).save(root / "val" / "depth" / "1.png"), "one number per pixel"),
+    ],
+)
+def test_what_is_wrong_with_a_pair_is_said(tmp_path: Path, spoil: Callable[[Path], None], said: str) -> None:
+    data = bright_is_far(tmp_path)
+    spoil(data)
+    with pytest.raises(UserError, match=said):
+        found = open_depths(str(data), split="val")
+        _ = [found.read(index) for index in range(len(found))]
+
+
+def test_depth_from_the_command_line(tmp_path: Path, make_vit: MakeVit) -> None:
+    backbone, model = make_vit(), tmp_path / "model.safetensors"
+    save_file(backbone.state_dict(), model, header(backbone.config, backbone.pixels, step=0))
+    data = bright_is_far(tmp_path / "data")
+    words = ["evaluate", "depth", "--model", str(model), "--data", str(data), "--save", str(tmp_path / "out")]
+    words += ["--out", str(tmp_path / "result.json"), "--iterations", "2", "--batch_size", "2", "--no-baselines"]
+    assert command(words) == 0
+    (row,) = json.loads((tmp_path / "result.json").read_text())["results"].values()
+    assert {"RMSE", "AbsRel", "delta1"} <= row.keys()
+    head = ["predict", "--head", str(tmp_path / "out" / "head"), "--data", str(data / "val" / "images")]
+    assert command([*head, "--out", str(tmp_path / "pictures")]) == 0
+    assert (tmp_path / "pictures" / "depth" / "2.png").is_file()
