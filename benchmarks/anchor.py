@@ -13,7 +13,7 @@ again. OUT/results.jsonl holds a line per checkpoint, OUT/figure.html the curves
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -146,12 +146,18 @@ def correlations(lines: Sequence[Mapping[str, Any]]) -> str:
         found, lost = [], []
         for seed in sorted({line["seed"] for line in lines}):
             ours = [line for line in lines if line["seed"] == seed and line["arm"] == "base" and line["step"] > 0]
-            found.append(statistics.correlation([o[sign] for o in ours], [o["miou"] for o in ours], method="ranked"))
+            found.append(statistics.correlation(*([ranked(o[name] for o in ours) for name in (sign, "miou")])))
             most = max(o[sign] for o in ours)
             chosen = next(o for o in ours if o[sign] >= (1 - CLOSE) * most)  # as `auto`
             lost.append(max(o["miou"] for o in ours) - chosen["miou"])
         rows.append(f"{sign} | {', '.join(f'{v:.2f}' for v in found)} | {', '.join(f'{v:.2f}' for v in lost)}")
     return "\n".join(rows)
+
+
+def ranked(values: Iterable[float]) -> list[float]:
+    """Return the place of each value in their order."""
+    known = list(values)
+    return [float(sum(other < value for other in known)) for value in known]
 
 
 def figure(lines: Sequence[Mapping[str, Any]]) -> str:
