@@ -81,13 +81,20 @@ def _like(run: TrainConfig, chosen: students.Config) -> TrainConfig:
         before,
         recipe="distil",
         backbone=_shown(chosen, before.backbone),
+        data=replace(before.data, views=_without_anchors(before.data.views)),
         objectives=kept,
         anchor=None,
         start=None,
         stages=Stages({}),
         distil=chosen,
     )
-    return replace(run, experiment=experiment)
+    runtime = replace(run.runtime, sharding="none", compile=False, recompute="none")
+    return replace(run, experiment=experiment, runtime=runtime)
+
+
+def _without_anchors(crops: views.Config) -> views.Config:
+    sizes = tuple(replace(each, anchor_size=0) for each in crops.sizes)
+    return replace(crops, anchor_size=0, sizes=sizes)
 
 
 def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
@@ -107,7 +114,7 @@ def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
                 pixels=Pixels(teacher.pixels.mean, teacher.pixels.std, side),
                 batch_size=64,
             ),
-            backbone=_shown(chosen, vit.Config()),
+            backbone=_shown(chosen, vit.Config(channels=teacher.channels)),
             objectives=ObjectiveConfigs(
                 {
                     "dino": dino.Config(head=prototypes, teacher_temperature=sharp),

@@ -70,13 +70,12 @@ def _candidates(run: RunFolder, trainer: Trainer) -> Sequence[Path]:
     assert config is not None
     folder, last = earlier(run, trainer)
     kept = [step for step in folder.steps() if last is None or step <= last]
-    if trainer.first:
-        # after a bad step a checkpoint comes late: it counts for the step at which it was due
-        places = sorted({bisect_left(kept, step) for step in config.steps(trainer.first)})
-        kept = [kept[place] for place in places if place < len(kept)]
-    elif folder == run:
-        return []
-    return [folder.checkpoint(step) for step in kept]
+    steps = config.steps(trainer.first)
+    if trainer.first == 0:
+        steps = () if folder == run or not kept else config.steps(kept[-1])
+    # after a bad step a checkpoint comes late: it counts for the step at which it was due
+    places = sorted({bisect_left(kept, step) for step in steps})
+    return [folder.checkpoint(kept[place]) for place in places if place < len(kept)]
 
 
 def _probe(trainer: Trainer, images: Source) -> Probe:

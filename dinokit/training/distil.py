@@ -1,6 +1,6 @@
 """Distillation: students say of an image what a frozen teacher says of it; several learn from one pass of the teacher.
 
-    targets   the teacher's CLS and patches through its heads, balanced by Sinkhorn-Knopp, as in pretraining
+    targets   the teacher's CLS and patches through its heads, balanced or centred as in pretraining
     losses    dino on CLS of global and local crops, ibot on the patches of global crops, koleo; per student
     result    the moving average of each student
 
@@ -79,7 +79,11 @@ class Learner(nn.Module):
 
 
 class Distiller(Trainer):
-    """A frozen teacher, and students that learn side by side; each is the same as if it learned alone."""
+    """A frozen teacher, and students that learn side by side.
+
+    A student is bit by bit what it would be alone, as long as the finest student, which sets the teacher's grid and
+    that of the masks, is as fine, and no step is skipped because another's loss is not finite.
+    """
 
     learners: dict[str, Learner]
 
@@ -143,10 +147,12 @@ class Distiller(Trainer):
         )
         if probe is None:
             raise UserError(f"prototypes are found among images of {images.name}, and fewer than two can be read")
+        seen: list[tuple[Tensor, Tensor]] = []
         with self.autocast():
-            seen = [self.teacher(batch) for batch in probe.batches(self.device)]
-        cls = torch.cat([each.cls for each in seen]).float()
-        patches = torch.cat([vitals.some_patches(each.patches) for each in seen]).float()
+            for batch in probe.batches(self.device):
+                features = self.teacher(batch)
+                seen.append((features.cls.float(), vitals.some_patches(features.patches).float()))
+        cls, patches = (torch.cat(parts) for parts in zip(*seen, strict=True))
         for name, head in self.heads.items():
             assert isinstance(head, Centroids)
             head.fit(dist.all_gather(cls if name == "dino" else patches).cpu(), seed=experiment.seed)

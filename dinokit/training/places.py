@@ -1,8 +1,8 @@
 """How well patches tell places apart, judged without labels: the dense health of a network.
 
-Long training makes patches worse while the CLS token still gains (DINOv3 section 4.1): patches become like the CLS
-token, similarity maps grow noisy, and what is near is no longer alike. Each of these is a number here, and `dense` is
-the one by which an anchor is chosen; docs/log.md has the experiment that it rests on.
+Long training makes patches worse while the CLS token still gains (DINOv3, arXiv:2508.10104, section 4.1): similarity
+maps grow noisy, and what is near is no longer alike. An anchor is chosen by `locality`; docs/log.md has the experiment
+that this rests on.
 
 The second look is at the probe's images in a mirror, paler. A place keeps its content there, but neither its position
 nor its light, so features of either do not agree.
@@ -18,7 +18,7 @@ from torch.nn import functional
 from dinokit.training.probe import Look
 
 CONTRAST, LIGHT = 0.7, 0.2  # of the second look, on normalised pixels
-_TINY = 1e-6
+_TINY = 1e-4  # of the way to 1: less is rounding
 
 
 def mirrored(
@@ -32,7 +32,7 @@ def mirrored(
 def places(look: Look, mirror: Look) -> dict[str, float]:
     """Return the signs of dense health, all of cosines between patches of one image.
 
-    cls_patch: of patches with their CLS token; rises when patches forget what is local.
+    cls_patch: of patches with their CLS token; rises when patches forget what is local (DINOv3; not in our small runs).
     locality: how much more alike neighbours are than patches at least half the image apart, of what is possible.
     same_place: how much more alike one place is to itself in the mirror than to any place there, of what is possible.
 

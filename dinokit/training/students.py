@@ -1,5 +1,6 @@
 """What is distilled: which teacher, which students. They stand in the experiment of a run as `distil`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NewType
@@ -10,6 +11,7 @@ from dinokit.data import views
 from dinokit.models.architecture import KINDS, Architecture, kind
 from dinokit.models.variants import ARCHITECTURES
 
+RESERVED = ("model", "state", "heads", "optimizer")  # names that a run's files and state have already
 Settings = NewType("Settings", dict[str, Any])  # of an architecture, as in config.yaml
 
 
@@ -17,12 +19,14 @@ Settings = NewType("Settings", dict[str, Any])  # of an architecture, as in conf
 class Student:
     """An architecture that learns."""
 
-    kind: str  # vit, convnext or resnet
+    kind: str  # vit or convnext
     settings: Settings
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown_name("kind of student", self.kind, KINDS)
+        if self.kind == "resnet":
+            raise UserError("a student is vit or convnext: the average of a ResNet would miss its batch statistics")
         _ = self.architecture  # a mistake is said now
 
     @property
@@ -45,6 +49,11 @@ class Config:
     def __post_init__(self) -> None:
         if not self.students:
             raise UserError("there is no student; name some with --students vit_tiny,dinov3_vits16")
+        for name in self.students:  # they become files, and prefixes of the saved state
+            if not re.fullmatch("[A-Za-z0-9_]+", name) or name in RESERVED:
+                raise UserError(
+                    f"a student's name is of letters, digits and _, and none of {', '.join(RESERVED)}; got {name!r}"
+                )
         if self.fit_images < 2:
             raise UserError(f"distil.fit_images must be at least 2, got {self.fit_images}")
 

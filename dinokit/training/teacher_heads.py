@@ -41,7 +41,8 @@ class Centroids(nn.Module):
 
     def forward(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch prototype"]:
         """Return the cosines, in float32."""
-        return functional.normalize(features.float() - self.mean, dim=-1) @ self.centres.T
+        with torch.autocast(features.device.type, enabled=False):  # a step of bfloat16 near 1 is 0.004
+            return functional.normalize(features.float() - self.mean, dim=-1) @ self.centres.T
 
     def fit(self, features: Float32[Tensor, "sample dim"], *, seed: int) -> None:
         """Find the centres.
@@ -82,8 +83,13 @@ def own_heads(teacher: str, *, dim: int) -> dict[str, Head]:
     """Return the heads of the teacher's run by objective; none if it is no run, or keeps no training state."""
     folder, step = run_and_step(Path(teacher))
     kept = folder.steps(with_state=True)
-    if not kept or not folder.config.is_file() or step not in (None, *kept):
+    if not folder.config.is_file():
         return {}
+    if not kept or step not in (None, *kept):
+        raise UserError(
+            f"{teacher} keeps no heads any more, only its backbone; steps with a training state: "
+            f"{', '.join(map(str, kept)) or 'none'}; name one, or give model.safetensors itself to get new heads"
+        )
     config = configuration.from_plain(TrainConfig, configuration.read_yaml(folder.config))
     chosen = kept[-1] if step is None else step
     leg = next(leg for leg in config.experiment.legs() if chosen <= leg.last)
