@@ -29,6 +29,7 @@ from dinokit.core import dist
 from dinokit.core.schedule import constant
 from dinokit.data.views import Views
 from dinokit.training.config import Experiment, ObjectiveConfigs
+from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Trainer
 
 CPU = torch.device("cpu")
@@ -126,7 +127,7 @@ def measure_speed(experiment: Experiment, sharded: bool, steps: int, threads: in
 
 
 def _trainer(experiment: Experiment, *, sharded: bool) -> Trainer:
-    trainer = Trainer(experiment, CPU, sharded=sharded)
+    trainer = Pretraining(experiment, CPU, sharded=sharded)
     if sharded:
         trainer.shard()
     return trainer

@@ -341,8 +341,10 @@ def _warp(image: Image.Image, draw: np.random.Generator) -> tuple[Callable[[np.n
     forward[2, :2] = draw.uniform(-0.1, 0.1, 2) / size  # perspective
     back = np.linalg.inv(forward)
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # PIL counts from the corner of a pixel
-    matrix = half @ back @ np.linalg.inv(half)
-    warped = image.transform(
+    shift = np.array([[1, 0, size], [0, 1, size], [0, 0, 1]])  # mirrored on all sides: no corner stays black
+    wide = Image.fromarray(np.pad(np.asarray(image), ((size, size), (size, size), (0, 0)), mode="symmetric"))
+    matrix = shift @ half @ back @ np.linalg.inv(half)
+    warped = wide.transform(
         image.size, Image.Transform.PERSPECTIVE, (matrix / matrix[2, 2]).flatten()[:8], Image.Resampling.BICUBIC
     )
     light = np.asarray(warped) / 255 * draw.uniform(0.8, 1.2, 3) + draw.uniform(-0.1, 0.1, 3)

@@ -37,7 +37,7 @@ from dinokit.core import device as devices
 from dinokit.data.views import Views
 from dinokit.models.variants import VARIANTS
 from dinokit.training.config import TrainConfig
-from dinokit.training.step import Trainer
+from dinokit.training.pretraining import Pretraining
 
 CPU = torch.device("cpu")
 MODELS = {"s": VARIANTS["dinov3_vits16"], "tiny": replace(VARIANTS["vit_tiny"], patch_size=16)}
@@ -171,7 +171,7 @@ def _ours(config: TrainConfig) -> Callable[[], object]:
     experiment = config.experiment
     patches = (224 // experiment.backbone.patch_size) ** 2
     views = _views(experiment.data.batch_size, patches=patches, local=experiment.data.views.local_size)
-    trainer = Trainer(experiment, CPU, recompute=config.runtime.recompute)
+    trainer = Pretraining(experiment, CPU, recompute=config.runtime.recompute)
     steps = iter(range(10**6))
     return lambda: trainer.step([views], step=next(steps))
 

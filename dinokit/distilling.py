@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import load
-from dinokit.checkpoints.store import RunFolder, run_and_step
+from dinokit.checkpoints.store import RunFolder
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import dist
 from dinokit.core import slurm as srun
@@ -22,6 +22,7 @@ from dinokit.running import trained
 from dinokit.training import optim, students
 from dinokit.training.config import HALVES, Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 from dinokit.training.stages import Stages
+from dinokit.training.teacher_heads import TeacherRun, teacher_run
 
 STEPS = 10_000  # for a teacher that is no run of ours
 OURS = ("dino", "ibot", "koleo")
@@ -65,17 +66,17 @@ def _defaults(teacher: str, names: str) -> TrainConfig:
     """Return what the teacher was trained with, or what suits a published one."""
     network = load(teacher)
     chosen = students.Config(teacher=teacher, students=_of_channels(students.chosen(names), network.channels))
-    folder, _ = run_and_step(Path(teacher))
-    if folder.config.is_file():
-        found = configuration.from_plain(TrainConfig, configuration.read_yaml(folder.config))
-        if found.experiment.distil is None:
-            return _like(found, chosen)
-    return _plain(network, chosen)
+    run = teacher_run(teacher)
+    if run is None:
+        return _plain(network, chosen)
+    # the step is named, so that the run may go on training while its students learn
+    return _like(run, replace(chosen, teacher=str(run.folder.checkpoint(run.step))))
 
 
-def _like(run: TrainConfig, chosen: students.Config) -> TrainConfig:
-    """Keep the settings of the teacher's first stage, but for what only a network that hides patches has."""
-    before = run.experiment
+def _like(run: TeacherRun, chosen: students.Config) -> TrainConfig:
+    """Keep the settings of the teacher's first stage, but for what belongs to its anchor."""
+    config = configuration.from_plain(TrainConfig, configuration.read_yaml(run.folder.config))
+    before = config.experiment
     kept = ObjectiveConfigs({name: config for name, config in before.objectives.items() if name in OURS})
     experiment = replace(
         before,
@@ -88,8 +89,8 @@ def _like(run: TrainConfig, chosen: students.Config) -> TrainConfig:
         stages=Stages({}),
         distil=chosen,
     )
-    runtime = replace(run.runtime, sharding="none", compile=False, recompute="none")
-    return replace(run, experiment=experiment, runtime=runtime)
+    runtime = replace(config.runtime, sharding="none", compile=False, recompute="none")
+    return replace(config, experiment=experiment, runtime=runtime)
 
 
 def _without_anchors(crops: views.Config) -> views.Config:
@@ -133,9 +134,9 @@ def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
 
 
 def _shown(chosen: students.Config, otherwise: vit.Config) -> vit.Config:
-    """Return the first transformer among the students: what reports and measurements are about."""
-    architectures = [student.architecture for student in chosen.students.values()]
-    return next((each for each in architectures if isinstance(each, vit.Config)), otherwise)
+    """Return the settings of the student that stands for the run, if it is a transformer."""
+    found = chosen.students[chosen.shown].architecture
+    return found if isinstance(found, vit.Config) else otherwise
 
 
 def _of_channels(found: students.Students, channels: int) -> students.Students:

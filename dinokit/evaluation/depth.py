@@ -51,6 +51,7 @@ class Config:
     crop: Literal["none", "nyu", "garg", "eigen"] | None = None  # pixels that count; null: nyu and garg on their sets
     window: tuple[int, int] | None = None  # rows, columns of training crops; null: 416 x 544, KITTI 352 x 704
     short: int | None = None  # pixels; short side to which images are resized first; null: native size
+    tile: int | None = None  # pixels; side of the windows in which large images are seen at test; null: whole
     iterations: int = 38_400  # training steps
     warmup: int = 12_800  # of them with a rising learning rate
     batch_size: int = 16  # crops per step
@@ -60,9 +61,10 @@ class Config:
     limit: int | None = None  # test images, evenly spaced; null: all
 
     def __post_init__(self) -> None:
-        counts = (self.iterations, self.batch_size, *(self.window or (1,)), self.short or 1, self.limit or 1)
+        sides = [side for side in (*(self.window or ()), self.short, self.tile, self.limit) if side is not None]
+        counts = [self.iterations, self.batch_size, *sides]
         if min(counts) < 1 or min(self.warmup, self.seed) < 0:
-            raise UserError(f"iterations, batch_size, window, short and limit must be at least 1, got {list(counts)}")
+            raise UserError(f"iterations, batch_size, window, short, tile and limit must be at least 1, got {counts}")
         if not self.lr or min(self.lr) <= 0 or (self.units is not None and self.units <= 0):
             raise UserError(f"lr and units must be positive, got {list(self.lr)} and {self.units}")
 
@@ -84,12 +86,16 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
             raise UserError(f"{config.head} is a head of {about.task}; give one that `evaluate depth --save` wrote")
         check_model(about, backbone, model=backbone.name)
         heads: list[tuple[float, nn.Module]] = [(0.0, head)]
-        layers, short = about.layers, about.short
+        layers, short, windows = about.layers, about.short, Windows(about.crop, about.stride)
     else:
         train = open_depths(config.data, split=config.train, channels=backbone.channels, units=config.units)
         layers, short = _layers(backbone, config), config.short
+        windows = Windows() if config.tile is None else Windows(config.tile, max(1, config.tile * 2 // 3))
         heads = _trained(backbone, train, config, layers=layers, out=out)
-    measured = [(measure(backbone, head, test, config, layers=layers, short=short), lr, head) for lr, head in heads]
+    measured = [
+        (measure(backbone, head, test, config, layers=layers, short=short, windows=windows), lr, head)
+        for lr, head in heads
+    ]
     result, lr, head = min(measured, key=lambda one: one[0]["RMSE"])
     if config.head is None:
         result["lr"] = lr
@@ -99,7 +105,14 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
             range_ = head.config.bins
             details = {"low": range_.low, "high": range_.high}
             about = About(
-                task="depth", model=backbone.name, digest=digest(backbone), layers=layers, short=short, details=details
+                task="depth",
+                model=backbone.name,
+                digest=digest(backbone),
+                layers=layers,
+                short=short,
+                crop=windows.crop,
+                stride=windows.stride,
+                details=details,
             )
             save_head(out / "head", head, about)
         write_json(out / "depth.json", result)
@@ -107,7 +120,14 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
 
 
 def measure(
-    backbone: Backbone, head: nn.Module, test: Depths, config: Config, *, layers: Layers, short: int | None
+    backbone: Backbone,
+    head: nn.Module,
+    test: Depths,
+    config: Config,
+    *,
+    layers: Layers,
+    short: int | None,
+    windows: Windows,
 ) -> dict[str, float]:
     """Predict every test image and average the errors of each."""
     low, high = config.low, config.high or test.layout.high
@@ -118,7 +138,7 @@ def measure(
         for index in progress(numpy.linspace(0, len(test) - 1, count).round().astype(int).tolist(), count):
             image, truth = test.read(index)
             seen = prepared(image, backbone, short=short)
-            values = augmented(seen, predict, size=truth.shape, windows=Windows(), flip=True)
+            values = augmented(seen, predict, size=truth.shape, windows=windows, flip=True)
             metres = values[0, 0].clamp(low, high).cpu().numpy()
             valid = counted(truth, low=low, high=high, crop=config.crop or test.layout.crop)  # type: ignore[arg-type]
             if valid.any():

@@ -53,11 +53,23 @@ class LinearHead(nn.Module):
         Raises:
             UserError: if the features are of another width than the head.
         """
-        maps = torch.cat([layer.maps for layer in features], dim=1).float()  # [batch, width, rows, columns]
-        if maps.shape[1] != self.config.width:
-            raise UserError(
-                f"the head takes {self.config.width} numbers per patch, got {maps.shape[1]}; it belongs to another "
-                "model or to other layers"
-            )
+        maps = joined([layer.maps for layer in features], width=self.config.width)
         values: Tensor = self.classify(self.norm(self.dropout(maps)))
         return values
+
+
+def joined(
+    maps: Sequence[Float[Tensor, "batch _ rows columns"]], *, width: int
+) -> Float[Tensor, "batch width rows columns"]:
+    """Put maps behind each other, in float32.
+
+    Raises:
+        UserError: if they are together not as wide as the head.
+    """
+    found = torch.cat([*maps], dim=1).float()
+    if found.shape[1] != width:
+        raise UserError(
+            f"the head takes {width} numbers per patch, got {found.shape[1]}; it belongs to another model or to other "
+            "layers"
+        )
+    return found

@@ -9,7 +9,6 @@ Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, append
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.seed import torch_generator
 from dinokit.models.bins import Config as Bins
 from dinokit.models.bins import decode
+from dinokit.models.dense_head import joined
 from dinokit.models.features import Features
 
 
@@ -65,12 +65,7 @@ class LinearDepth(nn.Module):
             maps.append(layer.maps)
             if self.config.cls:
                 maps.append(layer.cls[..., None, None].expand(-1, -1, *layer.grid))
-        joined = torch.cat(maps, dim=1).float()  # [batch, inputs, rows, columns]
-        if joined.shape[1] != self.config.inputs:
-            raise UserError(
-                f"the head takes {self.config.inputs} numbers per patch, got {joined.shape[1]}; it belongs to another "
-                "model or to other layers"
-            )
+        seen = joined(maps, width=self.config.inputs)
         if self.config.enlarge > 1:
-            joined = F.interpolate(joined, scale_factor=self.config.enlarge, mode="bilinear", align_corners=False)
-        return decode(self.regress(self.norm(joined)), self.config.bins)
+            seen = F.interpolate(seen, scale_factor=self.config.enlarge, mode="bilinear", align_corners=False)
+        return decode(self.regress(self.norm(seen)), self.config.bins)

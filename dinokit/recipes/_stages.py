@@ -17,6 +17,20 @@ RATE = 0.2  # of the peak of the pretraining, where a stage begins to fall; its 
 RAMP = 0.005  # of the steps of the pretraining, as the published 1,000 of 1,000,000 in the shorter runs here
 
 
+HIGH_RES_OBJECTIVES = {"dino": {"local_weight": constant(0.5)}, "gram": gram.Config(weight=1.5)}
+
+
+def anchored_objectives(*, ramp: int) -> dict[str, object]:
+    """Return what the published Gram stage changes in the objectives, within so many steps."""
+    rising = Schedule(peak=0.0, end=1.0, decay=ramp, shape="cosine", inclusive=True)
+    falling = Schedule(peak=1.0, end=0.5, decay=ramp, shape="linear", inclusive=True)
+    return {
+        "dino": {"local_weight": falling, "teacher_temperature": constant(0.07)},
+        "ibot": {"teacher_temperature": constant(0.07)},
+        "gram": gram.Config(weight=2.0, scale=rising),
+    }
+
+
 def stages(
     *, steps: int, batch: int, peak: float, end: float, crops: views.Config, weight_decay: float, patch: int
 ) -> Stages:
@@ -29,6 +43,7 @@ def stages(
         end: learning rate with which each stage ends.
         crops: of the pretraining.
         weight_decay: with which the pretraining ended.
+        patch: side of a patch in pixels, which the sizes of the last stage are multiples of.
     """
     return Stages(
         {
@@ -44,19 +59,13 @@ def stages(
 
 def _anchor(steps: int, *, ramp: int, peak: float, end: float, crops: views.Config, decay: float) -> Stage:
     """Go on with everything, while the patches are held to the similarities of the teacher that had the best."""
-    rising = Schedule(peak=0.0, end=1.0, decay=ramp, shape="cosine", inclusive=True)
-    falling = Schedule(peak=1.0, end=0.5, decay=ramp, shape="linear", inclusive=True)
     return Stage(
         steps=steps,
         begin="continue",
         changes=Changes(
             to_plain(
                 {
-                    "objectives": {
-                        "dino": {"local_weight": falling, "teacher_temperature": constant(0.07)},
-                        "ibot": {"teacher_temperature": constant(0.07)},
-                        "gram": gram.Config(weight=2.0, scale=rising),
-                    },
+                    "objectives": anchored_objectives(ramp=ramp),
                     "anchor": anchor.Config(source=anchor.AUTO),
                     "data": {"views": {"anchor_size": 2 * crops.global_size}},
                     "optim": {
@@ -88,7 +97,7 @@ def _high_res(steps: int, *, batch: int, peak: float, end: float, crops: views.C
         changes=Changes(
             to_plain(
                 {
-                    "objectives": {"dino": {"local_weight": constant(0.5)}, "gram": gram.Config(weight=1.5)},
+                    "objectives": HIGH_RES_OBJECTIVES,
                     "anchor": anchor.Config(),
                     "data": {"batch_size": batch, "views": {"sizes": sizes}},
                     "optim": {"lr": cosine(peak, end, steps=steps, warmup=steps // 3)},

@@ -8,7 +8,8 @@ from dinokit.core.schedule import Schedule, constant, ramp
 from dinokit.data import augment, masking, views
 from dinokit.models import head
 from dinokit.models.variants import VARIANTS
-from dinokit.objectives import dino, gram, ibot, koleo
+from dinokit.objectives import dino, ibot, koleo
+from dinokit.recipes._stages import HIGH_RES_OBJECTIVES, anchored_objectives
 from dinokit.training import anchor, optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 from dinokit.training.stages import Changes, Stage, Stages
@@ -85,19 +86,13 @@ def dinov3_vit7b16() -> TrainConfig:
 
 def _anchor() -> Stage:
     """Go on with everything, while the patches are held to the similarities of an early teacher."""
-    rising = Schedule(peak=0.0, end=1.0, decay=RAMP, shape="cosine", inclusive=True)
-    falling = Schedule(peak=1.0, end=0.5, decay=RAMP, shape="linear", inclusive=True)
     return Stage(
         steps=200_000,
         begin="continue",
         changes=Changes(
             to_plain(
                 {
-                    "objectives": {
-                        "dino": {"local_weight": falling, "teacher_temperature": constant(0.07)},
-                        "ibot": {"teacher_temperature": constant(0.07)},
-                        "gram": gram.Config(weight=2.0, scale=rising),
-                    },
+                    "objectives": anchored_objectives(ramp=RAMP),
                     "anchor": anchor.Config(source="200000", first=10_000, every=10_000, most=3),
                     "data": {"views": {"anchor_size": 512}},
                     "optim": {"lr": constant(2.4e-4), "freeze_last_layer": 0},
@@ -125,7 +120,7 @@ def _high_res() -> Stage:
         changes=Changes(
             to_plain(
                 {
-                    "objectives": {"dino": {"local_weight": constant(0.5)}, "gram": gram.Config(weight=1.5)},
+                    "objectives": HIGH_RES_OBJECTIVES,
                     "anchor": anchor.Config(),
                     "data": {"batch_size": 2048, "views": {"sizes": sizes}},
                     "optim": {"lr": rising},

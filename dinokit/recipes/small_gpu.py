@@ -2,15 +2,13 @@
 
 from dataclasses import replace
 
-from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import cosine, ramp
-from dinokit.data import augment, masking, views
 from dinokit.models import head
 from dinokit.models.variants import VARIANTS
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.recipes._stages import stages
-from dinokit.training import optim
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.recipes.dinov3_vitl16 import dinov3_vitl16
+from dinokit.training.config import ObjectiveConfigs, Runtime, TrainConfig
 
 STEPS, BATCH = 50_000, 128
 RATE = 1.4e-3  # 4e-3 * sqrt(BATCH / 1024), the published rule
@@ -19,53 +17,37 @@ RATE = 1.4e-3  # 4e-3 * sqrt(BATCH / 1024), the published rule
 def small_gpu() -> TrainConfig:
     """Pretrain a ViT-S/16 at 224 px with a batch of 128, anchor its dense features, adapt it to high resolution.
 
-    Source: ours; DINOv3 (arXiv:2508.10104) with the rate of its rule for this batch, fewer prototypes for fewer images,
-        less weight decay at the end, and a teacher that keeps more of itself than at batch 2,048.
+    Source: ours; `dinov3_vitl16` with the rate of DINOv3's rule for this batch, fewer prototypes for fewer images, less
+        weight decay at the end, and a teacher that keeps more of itself than at batch 2,048.
     Command: dinokit pretrain small-gpu --data PHOTOS --out runs/small
     Hardware: one GPU of 24 GB or more (`dinokit plan small-gpu --gpu_memory 24 --tflops 150` says what fits); 10,000 to
         100,000 images. For another batch multiply optim.lr.peak by sqrt(batch / 128).
     Expected time, expected metric: not measured yet, for want of a GPU.
     """
-    first, second, local = augment.published()
+    large = dinov3_vitl16().experiment
     temperature = ramp(0.04, 0.07, steps=STEPS * 3 // 10)
-    crops = views.Config(
-        global_size=224,
-        global_scale=(0.32, 1.0),
-        local_count=8,
-        local_size=96,
-        local_scale=(0.05, 0.32),
-        first=first,
-        second=second,
-        local=local,
-    )
-    return TrainConfig(
-        experiment=Experiment(
-            recipe="small-gpu",
-            steps=STEPS,
-            data=Data(
-                views=crops,
-                masks=masking.Config(probability=0.5, ratio=(0.1, 0.5), style="dinov3"),
-                pixels=Pixels(size=224),
-                batch_size=BATCH,
-            ),
-            backbone=replace(VARIANTS["dinov3_vits16"], drop_path=0.1),
-            objectives=ObjectiveConfigs(
-                {
-                    "dino": dino.Config(head=head.Config(prototypes=8_192), teacher_temperature=temperature),
-                    "ibot": ibot.Config(head=head.Config(prototypes=4_096), teacher_temperature=temperature),
-                    "koleo": koleo.Config(weight=0.1, group=BATCH // 2),
-                }
-            ),
-            optim=optim.Config(
-                lr=cosine(RATE, 1e-6, steps=STEPS, warmup=STEPS // 10),
-                weight_decay=cosine(0.04, 0.2, steps=STEPS),
-                layer_decay=0.9,
-                patch_embed_lr=0.2,
-                freeze_last_layer=500,
-                clip=3.0,
-            ),
-            momentum=cosine(0.996, 1.0, steps=STEPS),
-            stages=stages(steps=STEPS, batch=BATCH, peak=RATE, end=1e-6, crops=crops, weight_decay=0.2, patch=16),
+    experiment = replace(
+        large,
+        recipe="small-gpu",
+        steps=STEPS,
+        data=replace(large.data, batch_size=BATCH),
+        backbone=replace(VARIANTS["dinov3_vits16"], drop_path=0.1),
+        objectives=ObjectiveConfigs(
+            {
+                "dino": dino.Config(head=head.Config(prototypes=8_192), teacher_temperature=temperature),
+                "ibot": ibot.Config(head=head.Config(prototypes=4_096), teacher_temperature=temperature),
+                "koleo": koleo.Config(weight=0.1, group=BATCH // 2),
+            }
         ),
-        runtime=Runtime(checkpoint_every=2_000),
+        optim=replace(
+            large.optim,
+            lr=cosine(RATE, 1e-6, steps=STEPS, warmup=STEPS // 10),
+            weight_decay=cosine(0.04, 0.2, steps=STEPS),
+            freeze_last_layer=500,
+        ),
+        momentum=cosine(0.996, 1.0, steps=STEPS),
+        stages=stages(
+            steps=STEPS, batch=BATCH, peak=RATE, end=1e-6, crops=large.data.views, weight_decay=0.2, patch=16
+        ),
     )
+    return TrainConfig(experiment=experiment, runtime=Runtime(checkpoint_every=2_000))

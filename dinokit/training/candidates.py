@@ -57,25 +57,45 @@ def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> P
     return best
 
 
-def earlier(run: RunFolder, trainer: Trainer) -> tuple[RunFolder, int | None]:
-    """Return whose teachers a stage may go back to, and up to which step: of this run, or of the one it began with."""
+def kept_at(run: RunFolder, trainer: Trainer, step: int) -> Path:
+    """Return the checkpoint that a stage means by a step.
+
+    Raises:
+        UserError: if none was kept.
+    """
+    folder, kept = _earlier(run, trainer)
+    found = _due(kept, (step,))
+    if not found:
+        raise UserError(
+            f"{folder.path} keeps no teacher of step {step}; "
+            f"anchor.source may be {', '.join(map(str, kept)) or 'start'}"
+        )
+    return folder.checkpoint(found[0])
+
+
+def _earlier(run: RunFolder, trainer: Trainer) -> tuple[RunFolder, list[int]]:
+    """Return whose teachers a stage may go back to, and of which steps: of this run, or of the one it began with."""
+    folder, last = run, trainer.first
     if trainer.first == 0 and trainer.experiment.start is not None:
-        return run_and_step(Path(trainer.experiment.start.source))
-    return run, trainer.first
+        folder, named = run_and_step(Path(trainer.experiment.start.source))
+        last = named if named is not None else max(folder.steps(), default=0)
+    return folder, [step for step in folder.steps() if step <= last]
+
+
+def _due(kept: Sequence[int], steps: Sequence[int]) -> list[int]:
+    """Return the first checkpoint from each step on: after a bad step it comes late."""
+    places = sorted({bisect_left(kept, step) for step in steps})
+    return [kept[place] for place in places if place < len(kept)]
 
 
 def _candidates(run: RunFolder, trainer: Trainer) -> Sequence[Path]:
     """Return the checkpoints to choose from, oldest first."""
     config = trainer.experiment.anchor
     assert config is not None
-    folder, last = earlier(run, trainer)
-    kept = [step for step in folder.steps() if last is None or step <= last]
-    steps = config.steps(trainer.first)
-    if trainer.first == 0:
-        steps = () if folder == run or not kept else config.steps(kept[-1])
-    # after a bad step a checkpoint comes late: it counts for the step at which it was due
-    places = sorted({bisect_left(kept, step) for step in steps})
-    return [folder.checkpoint(kept[place]) for place in places if place < len(kept)]
+    folder, kept = _earlier(run, trainer)
+    if folder == run and not trainer.first:
+        return []
+    return [folder.checkpoint(step) for step in _due(kept, config.steps(max(kept, default=0)))]
 
 
 def _probe(trainer: Trainer, images: Source) -> Probe:

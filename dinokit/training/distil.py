@@ -12,13 +12,15 @@ Sources: DINOv2 (arXiv:2304.07193) section 5, "model distillation"; DINOv3 (arXi
 training of several students at once; that masks choose patches is its released code.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dinokit.checkpoints.dense import digest
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import MODEL
 from dinokit.core import dist
@@ -28,22 +30,26 @@ from dinokit.data.source import Source
 from dinokit.data.views import Views
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
+from dinokit.models.head import Head
 from dinokit.models.pair import Pair
-from dinokit.objectives import base as objectives
-from dinokit.objectives.base import Inputs, Objective
+from dinokit.objectives.base import Inputs, Losses, Objective
 from dinokit.training import optim, vitals
+from dinokit.training.config import Experiment
 from dinokit.training.execution import Recompute
 from dinokit.training.probe import open_probe
-from dinokit.training.step import Trainer, as_objective, build_objectives, unique_pairs
-from dinokit.training.teacher_heads import Centroids, fresh_heads, own_heads
+from dinokit.training.step import Trainer, as_objective, build_objectives, under, unique_pairs
+from dinokit.training.teacher_heads import Centroids, fresh_heads, teacher_run
 
 _TEACHERS = ".head.teacher."  # in names of a student's state: the teacher's heads, which all students share
 
 
+@final
 class Learner(nn.Module):
     """A student with its average, and its heads with the teacher's beside them."""
 
-    def __init__(self, architecture: Architecture, configs: Any, heads: dict[str, nn.Module], *, seed: int) -> None:
+    def __init__(
+        self, architecture: Architecture, configs: Mapping[str, Any], heads: Mapping[str, nn.Module], *, seed: int
+    ) -> None:
         super().__init__()
         self.architecture = architecture
         self.backbone: Pair[Any] = Pair(build(architecture, seed=seed))
@@ -52,12 +58,14 @@ class Learner(nn.Module):
             for pair in as_objective(objective).pairs().values():
                 pair.teacher = heads[name]
 
-    def losses(self, views: Views, teacher: Features, masks: Tensor, *, step: int) -> dict[str, objectives.Losses]:
+    def losses(
+        self, views: Views, teacher: Features, masks: Bool[Tensor, "view batch patch"], *, step: int
+    ) -> dict[str, Losses]:
         """Compare the student with the teacher.
 
         Args:
             teacher: features of the global crops [view, batch, ...].
-            masks: [view, batch, patch] on the teacher's grid; True where a patch counts.
+            masks: on the teacher's grid; True where a patch counts.
         """
         view = views.global_crops.shape[0]
         student_global = self.backbone.student(views.global_crops.flatten(0, 1)).unflatten(view)
@@ -78,39 +86,56 @@ class Learner(nn.Module):
         return {name: value for name, value in self.state_dict().items() if _TEACHERS not in name}
 
 
-class Distiller(Trainer):
+@final
+class Distillation(Trainer):
     """A frozen teacher, and students that learn side by side.
 
     A student is bit by bit what it would be alone, as long as the finest student, which sets the teacher's grid and
     that of the masks, is as fine, and no step is skipped because another's loss is not finite.
     """
 
-    learners: dict[str, Learner]
+    def __init__(
+        self,
+        experiment: Experiment,
+        device: torch.device,
+        *,
+        recompute: Recompute = "none",
+        compiled: bool = False,
+        sharded: bool = False,
+        first: int = 0,
+    ) -> None:
+        """Load the teacher and build the students; the teacher's heads get their numbers from `begin` or a checkpoint.
 
-    def _build(self, recompute: Recompute, compiled: bool) -> None:
-        experiment, distil = self.experiment, self.experiment.distil
+        Raises:
+            UserError: if teacher, students and settings do not fit together.
+        """
+        super().__init__(experiment, device, recompute=recompute, sharded=sharded, first=first)
+        distil = experiment.distil
         assert distil is not None
-        if self.sharded or compiled or recompute != "none":
+        if sharded or compiled or recompute != "none":
             raise UserError("a distillation runs with runtime.sharding none, compile false and recompute none")
-        self.teacher = load(distil.teacher).to(self.device)
-        self.heads: dict[str, nn.Module] = {**own_heads(distil.teacher, dim=self.teacher.dim)}
-        self.fitted = not self.heads
-        if self.fitted:
-            self.heads = {**fresh_heads(experiment.objectives, dim=self.teacher.dim)}
+        self.teacher = load(distil.teacher).to(device)
+        self.run = teacher_run(distil.teacher)
+        found = (
+            self.run.heads(dim=self.teacher.dim)
+            if self.run
+            else fresh_heads(experiment.objectives, dim=self.teacher.dim)
+        )
+        self.heads: Mapping[str, nn.Module] = found
         self._check_heads()
         self.learners = {
-            name: Learner(student.architecture, experiment.objectives, self.heads, seed=experiment.seed).to(self.device)
+            name: Learner(student.architecture, experiment.objectives, self.heads, seed=experiment.seed).to(device)
             for name, student in distil.students.items()
         }
         self.anchor = None
         self.objectives = nn.ModuleDict()  # of one backbone; here each student has its own
         self.needs = frozenset[str]() if experiment.data.masks is None else frozenset({"masks"})
-        # what is shown of the run is its first transformer
-        self.backbone = next(iter(sorted(self.learners.values(), key=lambda each: not _is_vit(each)))).backbone
+        self.backbone = self.learners[distil.shown].backbone
         self.parts = {}
         for name, learner in self.learners.items():
             self.parts[f"{name}.backbone"] = learner.backbone.student
             self.parts |= {f"{name}.{head}": pair.student for head, pair in unique_pairs(learner.objectives).items()}
+        self.optimizer = optim.optimizer(self.parts, experiment.optim)
 
     def _check_heads(self) -> None:
         for name, config in self.experiment.objectives.items():
@@ -119,22 +144,32 @@ class Distiller(Trainer):
                 continue
             if name not in self.heads:
                 raise UserError(f"the teacher has no head of {name}; set objectives.{name} to null")
-            found = self.heads[name]
-            count = len(found.centres if isinstance(found, Centroids) else found.prototypes)  # type: ignore[arg-type]
+            own = self.heads[name]
+            count = len(own.prototypes) if isinstance(own, Head) else head.prototypes
             if head.prototypes != count:
                 raise UserError(
                     f"objectives.{name}.head.prototypes must be the teacher's {count}, got {head.prototypes}"
                 )
 
     @torch.no_grad()
-    def fit_heads(self, images: Source) -> None:
-        """Find prototypes for a teacher without heads; all ranks must call together.
+    def begin(self, images: Source) -> None:
+        """Give the teacher's heads their numbers: those of its run, or prototypes of its features.
 
         Raises:
-            UserError: if there are not enough images.
+            UserError: if its run has not kept them, or there are not enough images.
         """
-        if not self.fitted:
+        if self.run is None:
+            self._fit_heads(images)
             return
+        state = self.run.state()
+        for name, head in self.heads.items():
+            head.load_state_dict(under(f"{name}.head.teacher.", state))
+        for learner in self.learners.values():
+            for name, buffer in learner.objectives.named_buffers():
+                if name.endswith(".targets.centre") and name in state:  # the students' targets are those of the teacher
+                    buffer.copy_(state[name])
+
+    def _fit_heads(self, images: Source) -> None:
         experiment, distil = self.experiment, self.experiment.distil
         assert distil is not None
         probe = open_probe(
@@ -160,6 +195,10 @@ class Distiller(Trainer):
             f"{distil.teacher} has no heads: its prototypes are those of {len(probe.images):,} images a rank by k-means"
         )
 
+    def shard(self) -> None:
+        """Refuse: a distillation is not sharded."""
+        raise UserError("a distillation runs with runtime.sharding none")
+
     def pairs(self) -> list[Pair[Any]]:
         """List the students, whose averages are kept; their heads have the teacher's beside them."""
         return [learner.backbone for learner in self.learners.values()]
@@ -179,11 +218,17 @@ class Distiller(Trainer):
 
     def models(self) -> dict[str, tuple[Network, Architecture]]:
         """Return the average of every student, and the one that stands for the run."""
-        files = {f"{name}.safetensors": each for name, each in self.learners.items()}
-        shown = next(each for each in self.learners.values() if each.backbone is self.backbone)
-        return {name: (each.backbone.teacher, each.architecture) for name, each in {MODEL: shown, **files}.items()}
+        assert self.experiment.distil is not None
+        files = {MODEL: self.learners[self.experiment.distil.shown]}
+        files |= {f"{name}.safetensors": each for name, each in self.learners.items()}
+        return {name: (each.backbone.teacher, each.architecture) for name, each in files.items()}
 
-    def _losses(self, views: Views, *, step: int) -> dict[str, objectives.Losses]:
+    def networks(self) -> list[nn.Module]:
+        """List the teacher, its heads, and what learns."""
+        return [self.teacher, *self.heads.values(), *self.learners.values()]
+
+    def losses(self, views: Views, *, step: int) -> dict[str, Losses]:
+        """Let the teacher look once, then each student."""
         crops = views.global_crops  # [view, batch, channel, H, W]
         with torch.no_grad(), self.autocast():
             flat = resized(crops.flatten(0, 1), self._teacher_side(crops.shape[-1]))
@@ -204,20 +249,35 @@ class Distiller(Trainer):
         return side // self.patch_size * self.teacher.patch_size
 
     def state(self) -> dict[str, Tensor]:
-        """Return every number training continues from, under flat names; the teacher's backbone is in its own file."""
+        """Return the numbers of students, heads and moments; of the teacher, whose backbone has a file, a digest."""
         state = {f"{name}.{key}": v for name, each in self.learners.items() for key, v in each.own_state().items()}
         state |= {f"heads.{name}.{key}": v for name, head in self.heads.items() for key, v in head.state_dict().items()}
+        state["teacher.digest"] = self._digest()
         moments = optim.state_by_name(self.optimizer, self.parts)
         return state | {f"optimizer.{name}": value for name, value in moments.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put a state back; every name must match."""
+        """Put a state back; every name must match.
+
+        Raises:
+            UserError: if the teacher is another than the one that the students have learnt from.
+        """
+        if not torch.equal(state["teacher.digest"].cpu(), self._digest()):
+            assert self.experiment.distil is not None
+            raise UserError(
+                f"{self.experiment.distil.teacher} is another network than when this run began; put it back, or choose "
+                "another --out"
+            )
         for name, learner in self.learners.items():
             shared = {key: value for key, value in learner.state_dict().items() if _TEACHERS in key}
-            learner.load_state_dict(shared | _under(f"{name}.", state))
+            learner.load_state_dict(shared | under(f"{name}.", state))
         for name, head in self.heads.items():
-            head.load_state_dict(_under(f"heads.{name}.", state))
-        optim.load_state_by_name(self.optimizer, self.parts, _under("optimizer.", state))
+            head.load_state_dict(under(f"heads.{name}.", state))
+        optim.load_state_by_name(self.optimizer, self.parts, under("optimizer.", state))
+
+    def _digest(self) -> Tensor:
+        """Return 16 bytes that tell the teacher's weights."""
+        return torch.frombuffer(bytearray.fromhex(digest(self.teacher)), dtype=torch.uint8)
 
 
 def resized(images: Float[Tensor, "batch channel H W"], side: int) -> Float[Tensor, "batch channel side side"]:
@@ -247,17 +307,9 @@ def masks_on_grid(
     return shares.flatten(-2) >= 0.5
 
 
-def _renamed(losses: objectives.Losses, student: str) -> objectives.Losses:
-    return objectives.Losses(
+def _renamed(losses: Losses, student: str) -> Losses:
+    return Losses(
         terms={f"{student}/{name}": value for name, value in losses.terms.items()},
         weights={f"{student}/{name}": value for name, value in losses.weights.items()},
         statistics=losses.statistics,
     )
-
-
-def _is_vit(learner: Learner) -> bool:
-    return hasattr(learner.architecture, "heads")
-
-
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

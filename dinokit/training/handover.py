@@ -12,9 +12,10 @@ from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.data.source import Source
 from dinokit.training.anchor import AUTO, START
-from dinokit.training.candidates import choose, earlier
+from dinokit.training.candidates import choose, kept_at
 from dinokit.training.config import Leg, TrainConfig
-from dinokit.training.distil import Distiller
+from dinokit.training.distil import Distillation
+from dinokit.training.pretraining import Pretraining
 from dinokit.training.resume import restore
 from dinokit.training.stages import Start, carried_over
 from dinokit.training.step import Trainer
@@ -65,7 +66,7 @@ def next_stage(
 def built(config: TrainConfig, leg: Leg, device: torch.device) -> Trainer:
     """Build what trains in a stage, with initial weights; if sharded, all ranks must call together."""
     runtime = config.runtime
-    kind = Trainer if leg.experiment.distil is None else Distiller
+    kind = Pretraining if leg.experiment.distil is None else Distillation
     trainer = kind(
         leg.experiment,
         device,
@@ -81,8 +82,7 @@ def built(config: TrainConfig, leg: Leg, device: torch.device) -> Trainer:
 
 def begin(run: RunFolder, trainer: Trainer, images: Source) -> None:
     """Give a fresh run the weights that it begins with."""
-    if isinstance(trainer, Distiller):
-        trainer.fit_heads(images)
+    trainer.begin(images)
     start = trainer.experiment.start
     if start is not None:
         state = weights_of(start, trainer)
@@ -132,7 +132,7 @@ def set_anchor(run: RunFolder, trainer: Trainer, images: Source, *, note: bool =
         return
     place = config.source
     if config.source.isdigit():
-        place = str(earlier(run, trainer)[0].checkpoint(int(config.source)))
+        place = str(kept_at(run, trainer, int(config.source)))
     elif config.source == AUTO:
         place = str(choose(run, trainer, images, note=note))
     own = trainer.anchor.state_dict()

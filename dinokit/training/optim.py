@@ -17,6 +17,7 @@ from torch import nn
 from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule
+from dinokit.models.convnext import ConvNeXt
 
 EMBEDDINGS = ("patch_embed.", "cls_token", "mask_token", "register_tokens", "pos_embed")
 
@@ -89,14 +90,36 @@ def optimizer(parts: Mapping[str, nn.Module], config: Config) -> torch.optim.Ada
     for module in parts.values():
         stack = getattr(module, "blocks", None)
         blocks = len(stack) if isinstance(stack, nn.ModuleList) else 0
+        if isinstance(module, ConvNeXt):
+            blocks = module.config.depth
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            key = multipliers(name, blocks=blocks, layer_decay=config.layer_decay, patch_embed_lr=config.patch_embed_lr)
+            known = _as_in_a_transformer(name, module) if isinstance(module, ConvNeXt) else name
+            key = multipliers(
+                known, blocks=blocks, layer_decay=config.layer_decay, patch_embed_lr=config.patch_embed_lr
+            )
             groups.setdefault(key, []).append(parameter)
     rows = [{"params": parameters, "multipliers": key} for key, parameters in groups.items()]
     fused = all(p.device.type in ("cpu", "cuda") for parameters in groups.values() for p in parameters)
     return torch.optim.AdamW(rows, lr=0.0, betas=config.betas, eps=1e-8, weight_decay=0.0, fused=fused)
+
+
+def _as_in_a_transformer(name: str, network: ConvNeXt) -> str:
+    """Return the name by which a parameter's rates are known: patch_embed., blocks.N. or norm.
+
+    Blocks are counted through the stages; what shrinks a map belongs to the first block after it (ConvNeXt,
+    arXiv:2201.03545, appendix A.1, groups blocks by three instead).
+    """
+    kind, _, rest = name.partition(".")
+    if kind not in ("stages", "downsample_layers"):
+        return name
+    stage, place, rest = rest.split(".", 2)
+    before = sum(network.config.depths[: int(stage)])
+    if kind == "stages":
+        return f"blocks.{before + int(place)}.{rest}"
+    what = "norm" if isinstance(network.get_submodule(f"{kind}.{stage}.{place}"), nn.LayerNorm) else "proj"
+    return f"{'patch_embed' if stage == '0' else f'blocks.{before}'}.{what}.{rest}"
 
 
 def set_rates(

@@ -57,6 +57,13 @@ class Config:
         if self.fit_images < 2:
             raise UserError(f"distil.fit_images must be at least 2, got {self.fit_images}")
 
+    @property
+    def shown(self) -> str:
+        """The student that stands for the run in reports and measurements: the first transformer, else the first."""
+        return next(
+            (name for name, student in self.students.items() if student.kind == "vit"), next(iter(self.students))
+        )
+
     def check_crops(self, crops: views.Config) -> None:
         """Refuse crops that a student cannot look at whole.
 

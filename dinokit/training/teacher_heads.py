@@ -8,6 +8,7 @@ ours, after the clustering view of DeepCluster (arXiv:1807.05520) and SwAV (arXi
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dinokit import config as configuration
-from dinokit.checkpoints.store import run_and_step
+from dinokit.checkpoints.store import RunFolder, run_and_step
+from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
 from dinokit.models.head import Head
-from dinokit.training.config import TrainConfig
+from dinokit.training.config import Experiment, TrainConfig
+from dinokit.training.step import under
 
 ROUNDS = 10  # of k-means; later ones move few images
 _BLOCK = 1 << 24  # cosines held at a time
@@ -45,7 +48,10 @@ class Centroids(nn.Module):
             return functional.normalize(features.float() - self.mean, dim=-1) @ self.centres.T
 
     def fit(self, features: Float32[Tensor, "sample dim"], *, seed: int) -> None:
-        """Find the centres.
+        """Find the centres; one rank does and tells the others, for processors round differently.
+
+        Args:
+            features: of all ranks, on the CPU.
 
         Raises:
             UserError: if there are fewer features than centres.
@@ -55,9 +61,13 @@ class Centroids(nn.Module):
                 f"{len(self.centres):,} prototypes want as many features, got {len(features):,}; lower the head's "
                 "prototypes, or raise distil.fit_images if there are more images"
             )
-        self.mean.copy_(features.mean(dim=0))
-        unit = functional.normalize(features - self.mean.cpu(), dim=-1)
-        self.centres.copy_(spherical_kmeans(unit, len(self.centres), seed=seed))
+        found = {name: torch.zeros_like(value) for name, value in self.named_buffers()}
+        if dist.is_main():
+            mean = features.mean(dim=0)
+            unit = functional.normalize(features - mean, dim=-1)
+            centres = spherical_kmeans(unit, len(self.centres), seed=seed)
+            found = {"mean": mean.to(self.mean.device), "centres": centres.to(self.mean.device)}
+        self.load_state_dict({name: dist.all_reduce_sum(value) for name, value in found.items()})
 
 
 @torch.no_grad()
@@ -79,37 +89,47 @@ def _nearest(unit: Float32[Tensor, "sample dim"], centres: Float32[Tensor, "cent
     return torch.cat([(part @ centres.T).argmax(dim=1) for part in parts])
 
 
-def own_heads(teacher: str, *, dim: int) -> dict[str, Head]:
-    """Return the heads of the teacher's run by objective; none if it is no run, or keeps no training state."""
+@dataclass(frozen=True)
+class TeacherRun:
+    """The run of a teacher that was trained here: its heads are there to be used."""
+
+    folder: RunFolder
+    step: int  # whose backbone and heads teach
+    experiment: Experiment  # of the stage of that step
+
+    def heads(self, *, dim: int) -> dict[str, Head]:
+        """Build its heads by objective, without their numbers."""
+        sizes = {name: getattr(config, "head", None) for name, config in self.experiment.objectives.items()}
+        built = {name: Head(dim, head, seed=0) for name, head in sizes.items() if head is not None}
+        return {name: head.requires_grad_(False).eval() for name, head in built.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Read the numbers of its objectives: heads and centres.
+
+        Raises:
+            UserError: if they were not kept.
+        """
+        kept = self.folder.steps(with_state=True)
+        if self.step not in kept:
+            raise UserError(
+                f"{self.folder.path} keeps no heads of step {self.step}, only the backbone; steps with heads: "
+                f"{', '.join(map(str, kept)) or 'none'}; or give its model.safetensors as the teacher to get new ones"
+            )
+        return under("objectives.", self.folder.load(self.step)[0])
+
+
+def teacher_run(teacher: str) -> TeacherRun | None:
+    """Find the run that a teacher names; None for a model without one, and for a student, which has no heads."""
     folder, step = run_and_step(Path(teacher))
-    kept = folder.steps(with_state=True)
-    if not folder.config.is_file():
-        return {}
-    if not kept or step not in (None, *kept):
-        raise UserError(
-            f"{teacher} keeps no heads any more, only its backbone; steps with a training state: "
-            f"{', '.join(map(str, kept)) or 'none'}; name one, or give model.safetensors itself to get new heads"
-        )
+    if not folder.config.is_file() or not folder.steps():
+        return None
+    chosen = folder.steps()[-1] if step is None else step
     config = configuration.from_plain(TrainConfig, configuration.read_yaml(folder.config))
-    chosen = kept[-1] if step is None else step
     leg = next(leg for leg in config.experiment.legs() if chosen <= leg.last)
-    if leg.experiment.distil is not None:
-        return {}
-    state, _ = folder.load(chosen)
-    heads = {}
-    for name, objective in leg.experiment.objectives.items():
-        sizes = getattr(objective, "head", None)
-        if sizes is not None:
-            heads[name] = Head(dim, sizes, seed=0).requires_grad_(False).eval()
-            heads[name].load_state_dict(_under(f"objectives.{name}.head.teacher.", state))
-    return heads
+    return None if leg.experiment.distil is not None else TeacherRun(folder, chosen, leg.experiment)
 
 
 def fresh_heads(objectives: Mapping[str, Any], *, dim: int) -> dict[str, Centroids]:
     """Return heads that are still to be fitted, one for each objective that has one."""
     sizes = {name: getattr(config, "head", None) for name, config in objectives.items()}
     return {name: Centroids(dim, head.prototypes) for name, head in sizes.items() if head is not None}
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -23,6 +23,7 @@ from dinokit.dense.depth_lesson import crop
 from dinokit.dense.draw_depth import units
 from dinokit.dense.maps import frozen, predictor, prepared
 from dinokit.dense.predict import apply
+from dinokit.dense.windows import Windows, slide
 from dinokit.evaluation.depth import Config, run
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
@@ -84,8 +85,9 @@ def test_four_layers_are_read_and_the_head_is_used_again(protocol: str, tmp_path
 
 def test_the_16_bit_picture_is_the_depth_to_half_a_step(tmp_path: Path, make_vit: MakeVit) -> None:
     backbone, data = make_vit(), bright_is_far(tmp_path / "data")
-    run(backbone, Config(data=str(data), **QUICK | {"iterations": 3}), tmp_path / "out")
+    run(backbone, Config(data=str(data), tile=16, **QUICK | {"iterations": 3}), tmp_path / "out")
     head, about = load_head(tmp_path / "out" / "head")
+    assert (about.crop, about.stride) == (16, 10)
     images = data / "val" / "images"
     apply(backbone, head, about, str(images), tmp_path / "pictures")
     with Image.open(tmp_path / "pictures" / "depth" / "0.png") as picture:
@@ -95,7 +97,8 @@ def test_the_16_bit_picture_is_the_depth_to_half_a_step(tmp_path: Path, make_vit
         with Image.open(tmp_path / "pictures" / name) as picture:
             assert picture.size[0] == width
     with frozen(backbone):
-        values = predictor(backbone, head)(prepared(open_source(str(images)).read(0), backbone))[0, 0]
+        seen = prepared(open_source(str(images)).read(0), backbone)
+        values = slide(seen, predictor(backbone, head), Windows(16, 10))[0, 0]
     assert numpy.abs(written / 1000 - values.numpy()).max() <= 0.0005 + 1e-6
     assert (units(10.0), units(80.0)) == (1000.0, 256.0)
 

@@ -85,6 +85,18 @@ def test_the_cls_reaches_every_patch_where_the_protocol_says_so() -> None:
             assert torch.equal(head(seen), head(other)) != changes, name
 
 
+@pytest.mark.parametrize("index", range(4))
+def test_every_layer_of_a_dpt_tells_and_coarse_grids_of_odd_sides_fit(index: int) -> None:
+    head, seen = HEADS["dpt"].eval(), layers(4, grid=(5, 7))
+    changed = [*seen]
+    layer = seen[index]
+    changed[index] = Features(layer.cls, layer.registers, layer.patches + 1, layer.grid)
+    with torch.no_grad():
+        one, other = head(seen), head(changed)
+    assert one.shape == (2, 1, 80, 112)
+    assert not torch.equal(one, other)
+
+
 def test_another_width_is_refused() -> None:
     with pytest.raises(UserError, match="takes 12 numbers per patch, got 8"):
         HEADS["linear"](layers(1, dim=8))

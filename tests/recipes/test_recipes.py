@@ -13,7 +13,7 @@ from dinokit.core.errors import UserError
 from dinokit.data.loader import Loader
 from dinokit.data.source import open_source
 from dinokit.training.config import Experiment, ObjectiveConfigs, TrainConfig
-from dinokit.training.step import Trainer
+from dinokit.training.pretraining import Pretraining
 
 EXPECTED = {
     "demo", "dino-vits16", "dinov2-vits14", "dinov2-vitb14",
@@ -70,7 +70,7 @@ def test_a_recipe_trains_a_step_at_a_tiny_size(name: str) -> None:
 
 
 def _train_a_step(experiment: Experiment) -> None:
-    trainer = Trainer(experiment, torch.device("cpu"))
+    trainer = Pretraining(experiment, torch.device("cpu"))
     source = open_source("demo:fashion")
     loader = Loader(
         source,

@@ -18,9 +18,10 @@ from dinokit.data.source import open_source
 from dinokit.models import convnext, vit
 from dinokit.models.architecture import Architecture, kind
 from dinokit.models.features import Features
+from dinokit.objectives.assign import sinkhorn
 from dinokit.training import engine
 from dinokit.training.config import TrainConfig
-from dinokit.training.distil import Distiller, masks_on_grid, on_grid
+from dinokit.training.distil import Distillation, masks_on_grid, on_grid
 from dinokit.training.feed import feed
 from dinokit.training.stages import Stages
 from dinokit.training.students import Config, Settings, Student, Students, chosen
@@ -57,10 +58,10 @@ def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **r
     return replace(base, experiment=experiment)
 
 
-def step_of(settings: TrainConfig) -> tuple[Distiller, dict[str, float]]:
-    distiller = Distiller(settings.experiment, CPU)
+def step_of(settings: TrainConfig) -> tuple[Distillation, dict[str, float]]:
+    distiller = Distillation(settings.experiment, CPU)
     source = open_source(settings.experiment.data.source)
-    distiller.fit_heads(source)
+    distiller.begin(source)
     loader = feed(settings, source, distiller)
     report = distiller.step([loader.build(0, micro).views for micro in range(2)], step=0)
     assert report.finite
@@ -69,7 +70,8 @@ def step_of(settings: TrainConfig) -> tuple[Distiller, dict[str, float]]:
 
 def test_the_teacher_looks_once_at_each_crop_and_stays_as_it_was(photos: Path, teacher: Path) -> None:
     settings = learning(photos, teacher, {"small": SMALL, "fine": FINE, "conv": CONV})
-    distiller = Distiller(settings.experiment, CPU)
+    distiller = Distillation(settings.experiment, CPU)
+    distiller.begin(open_source(str(photos)))
     seen: list[torch.Size] = []
     distiller.teacher.register_forward_hook(lambda _, images, __: seen.append(images[0].shape))
     before = {name: value.clone() for name, value in distiller.teacher.state_dict().items()}
@@ -99,18 +101,21 @@ def test_students_together_are_what_each_is_alone(photos: Path, teacher: Path) -
 def test_the_targets_are_those_of_the_teachers_own_heads(photos: Path, teacher: Path) -> None:
     """The loss of a student by hand: cross-entropy with the softmax of the teacher's centred logits."""
     settings = learning(photos, teacher, {"small": replace(SMALL, drop_path=0.0)})
-    distiller = Distiller(settings.experiment, CPU)
+    distiller = Distillation(settings.experiment, CPU)
+    distiller.begin(open_source(str(photos)))
     state = load_file(teacher / "checkpoints" / "2" / "state.safetensors")
     prefix = "objectives.dino.head.teacher."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     assert all(torch.equal(value, own[name]) for name, value in distiller.heads["dino"].state_dict().items())
 
     batch = feed(settings, open_source(str(photos)), distiller).build(0, 0).views.on(CPU)
-    found = distiller._losses(batch, step=0)["small.dino"]
+    found = distiller.losses(batch, step=0)["small.dino"]
     learner = distiller.learners["small"]
     head = learner.objectives["dino"].head.student
     says = distiller.heads["dino"](distiller.teacher(batch.global_crops.flatten(0, 1)).cls).unflatten(0, (2, -1))
-    wanted = (says / settings.experiment.objectives["dino"].teacher_temperature.at(0)).softmax(-1)
+    centre = state["objectives.dino.targets.centre"]
+    assert centre.abs().max() > 0
+    wanted = ((says - centre) / settings.experiment.objectives["dino"].teacher_temperature.at(0)).softmax(-1)
 
     def log_p(crops: Tensor) -> Tensor:
         logits = head(learner.backbone.student(crops.flatten(0, 1)).cls).unflatten(0, crops.shape[:2])
@@ -169,11 +174,44 @@ def test_a_convolutional_student_may_be_alone(photos: Path, teacher: Path, tmp_p
 
 
 def test_without_masks_every_patch_counts(photos: Path, teacher: Path) -> None:
-    settings = learning(photos, teacher, {"small": SMALL})
+    settings = learning(photos, teacher, {"small": replace(SMALL, drop_path=0.0)})
     plain = configuration.override(settings, {"data.masks": None}, hidden=("experiment", "runtime"))
-    _, values = step_of(plain)
-    _, hidden = step_of(settings)
-    assert values["loss/small/ibot"] > hidden["loss/small/ibot"]  # images without a mask count with 0
+    distiller = Distillation(plain.experiment, CPU)
+    distiller.begin(open_source(str(photos)))
+    batch = feed(plain, open_source(str(photos)), distiller).build(0, 0).views.on(CPU)
+    found = distiller.losses(batch, step=0)["small.ibot"].terms["small/ibot"]
+    crops, learner, config = batch.global_crops.flatten(0, 1), distiller.learners["small"], plain.experiment.objectives
+    small = functional.interpolate(crops, size=(16, 16), mode="bilinear", antialias=True)  # 4 x 4 patches of 4 px
+    logits = distiller.heads["ibot"](distiller.teacher(small).patches.flatten(0, 1))
+    wanted = sinkhorn(logits, temperature=config["ibot"].teacher_temperature.at(0))
+    guess = learner.objectives["ibot"].head.student(learner.backbone.student(crops).patches.flatten(0, 1))
+    by_hand = -(wanted * (guess / 0.1).log_softmax(-1)).sum(-1).mean()
+    assert found.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_a_run_goes_on_without_the_teachers_state_but_not_with_another_teacher(
+    photos: Path, teacher: Path, tmp_path: Path
+) -> None:
+    settings = learning(photos, teacher / "checkpoints" / "2", {"small": SMALL})
+
+    def kill(step: int, path: Path) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(settings, tmp_path / "run", on_checkpoint=kill)
+    for name in ("state.safetensors", "state.json"):  # as a run does that trains on
+        (teacher / "checkpoints" / "2" / name).unlink()
+    with pytest.raises(UserError, match="keeps no heads of step 2"):
+        engine.pretrain(settings, tmp_path / "late")
+    weights = teacher / "checkpoints" / "2" / "model.safetensors"
+    own = weights.read_bytes()
+    weights.write_bytes((teacher / "checkpoints" / "0" / "model.safetensors").read_bytes())
+    with pytest.raises(UserError, match="is another network than when this run began"):
+        engine.pretrain(settings, tmp_path / "run")
+    weights.write_bytes(own)
+    engine.pretrain(settings, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").steps()[-1] == 4
 
 
 def test_k_means_finds_directions_that_are_there() -> None:

@@ -11,7 +11,7 @@ from dinokit.data.source import open_source
 from dinokit.data.views import Views
 from dinokit.training import engine
 from dinokit.training.feed import Supply, feed
-from dinokit.training.step import Trainer
+from dinokit.training.pretraining import Pretraining
 
 from .test_engine import config
 from .test_step import CPU
@@ -19,7 +19,7 @@ from .test_step import CPU
 
 def supply(photos: Path, *, building: float, waited: float, workers: int = 0) -> str:
     settings = config(photos, workers=workers)
-    loader = feed(settings, open_source(str(photos)), Trainer(settings.experiment, CPU))
+    loader = feed(settings, open_source(str(photos)), Pretraining(settings.experiment, CPU))
     found = Supply(loader)
     views = Views(torch.zeros(2, 4, 3, 16, 16), torch.zeros(2, 4, 3, 8, 8), None)
     for _ in range(3):

@@ -17,6 +17,7 @@ from dinokit.data.views import Views
 from dinokit.training import engine
 from dinokit.training.config import Rollback, TrainConfig
 from dinokit.training.feed import feed
+from dinokit.training.pretraining import Pretraining
 from dinokit.training.replay import replay
 from dinokit.training.step import Report, Trainer
 
@@ -42,7 +43,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Trainer, int], bool])
 def test_a_skipped_step_touches_no_weight_moment_teacher_or_centre(targets: str) -> None:
     experiment = tiny()
     objectives = {**experiment.objectives, "dino": replace(experiment.objectives["dino"], targets=targets)}
-    trainer = Trainer(replace(experiment, objectives=objectives), CPU)  # type: ignore[arg-type]
+    trainer = Pretraining(replace(experiment, objectives=objectives), CPU)  # type: ignore[arg-type]
     assert trainer.step([make_views()], step=0).finite
     before = {name: value.clone() for name, value in trainer.state().items()}
     views = make_views()
@@ -131,7 +132,7 @@ def test_a_run_that_goes_back_to_its_start_forgets_its_moments(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = config(photos).experiment
-    trainer = Trainer(experiment, CPU)
+    trainer = Pretraining(experiment, CPU)
     fresh = {name: value.clone() for name, value in trainer.state().items()}
     views = Views(torch.randn(2, 4, 3, 16, 16), torch.randn(2, 4, 3, 8, 8), torch.zeros(2, 4, 16, dtype=torch.bool))
     assert trainer.step([views], step=0).finite
@@ -142,7 +143,7 @@ def test_a_run_that_goes_back_to_its_start_forgets_its_moments(
 def poison_batches(monkeypatch: pytest.MonkeyPatch, settings: TrainConfig, numbers: set[int]) -> None:
     """Make the batches of chosen steps bad, whenever they come."""
     source = open_source(settings.experiment.data.source)
-    loader = feed(settings, source, Trainer(settings.experiment, CPU))
+    loader = feed(settings, source, Pretraining(settings.experiment, CPU))
     bad = [loader.build(number, 1).views.on(CPU).global_crops for number in numbers]
     original = Trainer.step
 

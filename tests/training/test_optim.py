@@ -9,6 +9,8 @@ from torch import nn
 
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import constant, cosine
+from dinokit.models.convnext import Config as ConvNeXtConfig
+from dinokit.models.convnext import ConvNeXt
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head
 from dinokit.models.vit import Config as VitConfig
@@ -40,6 +42,25 @@ def test_every_parameter_has_the_official_multipliers(case: str, blocks: int, la
         assert result.lr == pytest.approx(expected["lr_multiplier"], rel=1e-9), name
         assert result.weight_decay == expected["wd_multiplier"], name
         assert result.last_layer == expected["is_last_layer"], name
+
+
+def test_a_convnext_decays_by_its_depth_and_its_norms_are_not_pulled_to_zero() -> None:
+    network = ConvNeXt(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 2, 1, 1)))
+    optimizer = optim.optimizer({"backbone": network}, _config(layer_decay=0.5, patch_embed_lr=0.2))
+    found = {id(p): group["multipliers"] for group in optimizer.param_groups for p in group["params"]}
+    by_name = {name: found[id(parameter)] for name, parameter in network.named_parameters()}
+    rates = {
+        "downsample_layers.0.0.weight": 0.2 * 0.5**6,  # 5 blocks and the embedding
+        "stages.0.0.pwconv1.weight": 0.5**5,
+        "downsample_layers.1.1.weight": 0.5**4,
+        "stages.1.1.pwconv1.weight": 0.5**3,
+        "stages.3.0.dwconv.weight": 0.5,
+        "norm.weight": 1.0,
+    }
+    assert {name: by_name[name].lr for name in rates} == pytest.approx(rates)
+    decayed = {name for name, each in by_name.items() if each.weight_decay}
+    matrices = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
+    assert decayed == matrices
 
 
 def _config(**changes: object) -> optim.Config:

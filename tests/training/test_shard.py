@@ -18,6 +18,7 @@ from dinokit.data.views import Views
 from dinokit.models.head import Config, Head
 from dinokit.training import engine, shard
 from dinokit.training.config import Experiment
+from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Trainer
 
 from .test_engine import config, final, losses
@@ -63,7 +64,7 @@ def test_sharded_processes_take_the_steps_of_one_and_hand_their_state_on(tmp_pat
 
     DINO, iBOT, KoLeo, two micro-batches, clipping. The third of three processes has no rows of some tensors.
     """
-    alone = Trainer(EXPERIMENT, CPU)
+    alone = Pretraining(EXPERIMENT, CPU)
     _steps(alone, 0, 1)
     torch.save(alone.state(), tmp_path / "before.pt")
     RunFolder(tmp_path).save(1, state=alone.state(), clock=Clock(step=1), models={MODEL: ({}, {})}, keep=9)
@@ -146,7 +147,7 @@ def _join(rank: int, world: int, folder: Path) -> None:
 
 
 def _sharded(experiment: Experiment) -> Trainer:
-    trainer = Trainer(experiment, CPU, sharded=True)
+    trainer = Pretraining(experiment, CPU, sharded=True)
     trainer.shard()
     return trainer
 
@@ -200,5 +201,5 @@ def _check_heads() -> None:
 def _check_bf16() -> None:
     """Matrices of blocks that travel in bfloat16 are those that autocast makes; only sums of gradients differ."""
     experiment = replace(EXPERIMENT, precision="bf16")
-    one, other = (_steps(trainer, 0, 1)[0] for trainer in (Trainer(experiment, CPU), _sharded(experiment)))
+    one, other = (_steps(trainer, 0, 1)[0] for trainer in (Pretraining(experiment, CPU), _sharded(experiment)))
     assert other == pytest.approx(one, rel=5e-3)
