@@ -95,3 +95,14 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def check_result(out: Path) -> None:
+    """Refuse a place where one file cannot be written.
+
+    Raises:
+        UserError: if it is a folder, or lies where nothing can be written.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; --out takes a file such as {out / 'result.json'}")
+    check_writable(out.parent)

@@ -1,0 +1,93 @@
+"""`dinokit pretrain`: from words to a run, or to the job that will be one."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dinokit import config as configuration
+from dinokit import recipes
+from dinokit.checkpoints.store import RunFolder
+from dinokit.config import NO_SETTINGS, Settings
+from dinokit.core import dist
+from dinokit.core import slurm as srun
+from dinokit.core.errors import UserError
+from dinokit.core.log import console
+from dinokit.data.source import Source, absolute, is_gray, open_source
+from dinokit.running import trained
+from dinokit.training import job
+from dinokit.training.config import HALVES, TrainConfig
+
+
+def pretrain(
+    recipe: tyro.conf.Positional[str],
+    *,
+    data: str = "",
+    out: Path,
+    from_: Annotated[str, tyro.conf.arg(name="from")] = "",
+    stage: str = "",
+    slurm: Path | None = None,
+    nodes: int = 1,
+    gpus_per_node: int = 8,
+    settings: Settings = NO_SETTINGS,
+) -> int:
+    """Train a backbone on a folder of images, or continue the run that is in OUT.
+
+    Any setting of the recipe can be changed by its dotted key: --optim.lr.peak 1e-3 --data.batch_size 64.
+
+    Args:
+        recipe: a recipe's name (see `dinokit models`) or the config.yaml of another run.
+        data: a folder of images, nested as you like; a pattern 'photos/**/*.jpg', a list .txt, a manifest .csv .jsonl
+            .parquet, shards .tar, a .zip, hf:NAME, s3:// or https://, a mixture .yaml; or demo:fashion,
+            demo:fashion-placed, demo:emoji. The demo recipe trains a network of one channel if the images are gray.
+        out: the run's folder; the same command again continues it.
+        from_: weights to begin with: another run, RUN/checkpoints/STEP, a model's file or name.
+        stage: train this stage of the recipe alone, on the weights of --from.
+        slurm: do not train, but write the script of a SLURM job that does; start it by sbatch.
+        nodes: of that job.
+        gpus_per_node: of that job; each is one rank.
+    """
+    srun.adopt()
+    console.quiet = not dist.is_main()  # known only now
+    config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
+    if data:
+        config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
+    weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
+    if weights or stage:
+        config = replace(config, experiment=config.experiment.alone(stage, start=weights))
+    if not config.experiment.data.source:
+        raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
+    # the run, its checkpoints and its report are looked at from other folders too
+    place = absolute(config.experiment.data.source)
+    config = configuration.override(config, {"experiment.data.source": place}, hidden=HALVES)
+    source = open_source(place)
+    if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
+        config = _with_natural_channels(config, source)
+    run = RunFolder(Path(out))
+    if slurm is None and (nodes, gpus_per_node) != (1, 8):
+        raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
+    if slurm is not None:
+        chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
+        job.write(
+            Path(slurm),
+            ["pretrain", chosen, "--data", place, "--out", str(run.path.absolute()), *_beginning(weights, stage)],
+            config,
+            settings,
+            nodes=nodes,
+            gpus_per_node=gpus_per_node,
+        )
+        return 0
+    return trained(config, source, run)
+
+
+def _with_natural_channels(config: TrainConfig, source: Source) -> TrainConfig:
+    """Give gray images a network of one channel, where the recipe's normalisation fits any number of channels."""
+    if len(config.experiment.data.pixels.mean) > 1 or not is_gray(source):
+        return config
+    return configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
+
+
+def _beginning(weights: str, stage: str) -> list[str]:
+    given = {"--from": weights, "--stage": stage}
+    return [word for option, value in given.items() if value for word in (option, value)]
