@@ -11,6 +11,10 @@ from dinokit.models.rope import Rotation
 
 Bias = Literal["qkv", "qv", "none"]
 
+# Tokens up to which a CPU is faster with the whole matrix [token, token] than with torch's fused kernel, whose gradient
+# takes up to six times as long there (docs/log.md); above, and on a GPU, the fused kernel keeps no such matrix.
+SHORT = {torch.float32: 128, torch.bfloat16: 320}
+
 
 class Attention(nn.Module):
     """Attention with one projection to [Q | K | V], each head-major, as in all official weights.
@@ -42,7 +46,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch token dim"]:
         """Mix the tokens of each image."""
         queries, keys, values = self._project(tokens, rotation)
-        mixed = F.scaled_dot_product_attention(queries, keys, values)  # [batch, head, token, head_dim]
+        mixed = attend(queries, keys, values)  # [batch, head, token, head_dim]
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))  # [batch, token, dim]
         return out
 
@@ -51,8 +55,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch head token token"]:
         """Return the attention itself: row i says where token i looks; rows sum to 1."""
         queries, keys, _ = self._project(tokens, rotation)
-        scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
-        return torch.softmax(scores, dim=-1)
+        return _weights(queries, keys)
 
     def _project(self, tokens: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         bias = self.qkv.bias * self.bias_mask if self.key_bias_masked else self.qkv.bias
@@ -62,3 +65,19 @@ class Attention(nn.Module):
         turned = qkv[:, :, :2] if rotation is None else rotation(qkv[:, :, :2])
         queries, keys = turned.unbind(2)  # [batch, token, head, head_dim]
         return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+
+
+def attend(
+    queries: Float[Tensor, "batch head token head_dim"],
+    keys: Float[Tensor, "batch head token head_dim"],
+    values: Float[Tensor, "batch head token head_dim"],
+) -> Float[Tensor, "batch head token head_dim"]:
+    """Compute softmax(q k^T / sqrt(head_dim)) v the faster way."""
+    if queries.device.type != "cpu" or queries.shape[-2] > SHORT.get(queries.dtype, 0):
+        return F.scaled_dot_product_attention(queries, keys, values)
+    with torch.autocast("cpu", enabled=False):  # which would keep a float32 matrix; softmax sums in float32 by itself
+        return _weights(queries, keys) @ values
+
+
+def _weights(queries: Tensor, keys: Tensor) -> Float[Tensor, "batch head token token"]:
+    return torch.softmax((queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2), dim=-1)

@@ -13,12 +13,14 @@ where channel j of a head is the real part a and channel j + head_dim/2 the imag
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from dinokit.core.device import slices
 from dinokit.core.errors import UserError
 
 
@@ -63,11 +65,37 @@ class Rotation:
         self, vectors: Float[Tensor, "batch token role head head_dim"]
     ) -> Float[Tensor, "batch token role head head_dim"]:
         """Rotate queries and keys, in the dtype of the table."""
-        turned = vectors.to(self.cos.dtype)
-        cos, sin = self.cos[:, None, None], self.sin[:, None, None]  # [token, 1, 1, head_dim]
-        # a' = a cos - b sin, b' = b cos + a sin: rolling by half the channels exchanges a and b
-        turned = torch.addcmul(turned * cos, turned.roll(turned.shape[-1] // 2, dims=-1), sin)
-        return turned.to(vectors.dtype)
+        turned: Tensor = _Turn.apply(vectors, self.cos, self.sin)
+        return turned
+
+
+class _Turn(torch.autograd.Function):
+    """The gradient of a rotation is the rotation back; neither keeps a copy of the vectors."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(vectors, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient, cos, -sin), None, None
+
+
+def _turned(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Compute a' = a cos - b sin and b' = b cos + a sin, a few images at a time."""
+    half = vectors.shape[-1] // 2
+    cos, sin = cos[:, None, None], sin[:, None, None]  # [token, 1, 1, head_dim]
+    turned = torch.empty_like(vectors, memory_format=torch.contiguous_format)
+    for part in slices(vectors.device, rows=vectors[0].numel(), columns=len(vectors)):
+        exact = vectors[part].to(cos.dtype)
+        product = exact * cos
+        product[..., :half].addcmul_(exact[..., half:], sin[..., :half])
+        product[..., half:].addcmul_(exact[..., :half], sin[..., half:])
+        turned[part] = product
+    return turned
 
 
 class Rope(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.device import autocast
+from dinokit.core.device import autocast, keep_freed_memory
 from dinokit.core.seed import derived, seed_torch
 from dinokit.data.source import Source
 from dinokit.data.views import Cut, Views
@@ -61,6 +61,8 @@ class Trainer(ABC):
         Args:
             first: step of the run that is the first of this experiment; its schedules count from there.
         """
+        if device.type == "cpu":
+            keep_freed_memory()
         self.experiment = experiment
         self.first = first
         self.device = device

@@ -122,3 +122,16 @@ def test_rescaling_is_symmetric_on_a_log_scale() -> None:
 def test_contradicting_options_are_errors(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match="rope"):
         rope.Config(**options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_gradient_turns_back(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dinokit.core.device.SLICE", {"cpu": 6 * 2 * 3 * 8 * 2})  # two images at a time
+    table = build(8)((2, 3), prefix=0)
+    vectors = torch.randn(5, 6, 3, 3, 8, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    turned = table(vectors[:, :, :2])
+    turned.backward(turned.detach())  # the way back leads to where it began
+    assert vectors.grad is not None
+    tolerance = 1e-6 if dtype == torch.float64 else 0.02
+    torch.testing.assert_close(vectors.grad[:, :, :2], vectors[:, :, :2].detach(), rtol=tolerance, atol=tolerance)
+    assert not vectors.grad[:, :, 2].any()
