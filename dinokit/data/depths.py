@@ -1,6 +1,6 @@
 """Pairs of an image and its depth: a folder of such, or NYUv2, KITTI (Eigen's split) and SUN RGB-D as published.
 
-    folder      ROOT/{train,val}/images/NAME.jpg with ROOT/{train,val}/depth/NAME.png, .tif or .npy; or no splits
+    folder      ROOT/{train,val}/images/NAME.jpg with ROOT/{train,val}/depth/NAME.png, .tif, .npy or .exr; or no splits
     NYUv2       nyu_train.txt, nyu_test.txt: lines "image depth focal", millimetres
     KITTI       kitti_eigen_train.txt, kitti_eigen_test.txt (or eigen_*_files_with_gt.txt), 1/256 metre
     SUN RGB-D   SUNRGBD_val_splits.txt: lines "image depth"; 16-bit PNG, millimetres with their bits rotated by three
@@ -18,11 +18,12 @@ from PIL import Image
 
 from dinokit.core import depth
 from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.hub import library
 from dinokit.data.bad import BadImage, reasons
 from dinokit.data.decode import EXTENSIONS, decode
 from dinokit.data.folders import SPLITS, existing_folder, walk
 
-ENDINGS = (".png", ".tif", ".tiff", ".npy")
+ENDINGS = (".png", ".tif", ".tiff", ".npy", ".exr")
 _KITTI = (352, 1216)  # rows, columns at the bottom, in the middle, of which KITTI's images are used
 
 
@@ -171,7 +172,7 @@ def _matched(root: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     for name in found:
         if name.rsplit(".", 1)[0] not in by_stem:
             raise UserError(
-                f"expected the depth of {images / name} in {depths}, as .png, .tif or .npy of the same name"
+                f"expected the depth of {images / name} in {depths}, as .png, .tif, .npy or .exr of the same name"
             )
     if not found:
         raise UserError(f"found no image in {images}")
@@ -196,5 +197,22 @@ def _read(path: Path) -> numpy.ndarray:
     if path.suffix.lower() == ".npy":
         values: numpy.ndarray = numpy.load(path, allow_pickle=False)
         return values
+    if path.suffix.lower() == ".exr":
+        return _exr(path)
     with reasons(), Image.open(path) as image:
         return numpy.asarray(image)
+
+
+def _exr(path: Path) -> numpy.ndarray:
+    """Read the channel that holds depth: Z by the standard, V of Blender's pass, or any where all are the same."""
+    exr = library("OpenEXR", extra="exr")
+    try:
+        channels = exr.File(str(path), separate_channels=True).channels()
+    except RuntimeError as error:
+        raise BadImage(str(error)) from error
+    named = [channels[name] for name in channels if name.rpartition(".")[2] in ("Z", "V")]
+    first, *others = channels.values()
+    if not named and not all(numpy.array_equal(first.pixels, other.pixels) for other in others):
+        raise BadImage(f"none of its channels {', '.join(channels)} is depth; expected Z")
+    values: numpy.ndarray = (named or [first])[0].pixels
+    return values

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import OpenEXR
 import pytest
 import torch
 from PIL import Image
@@ -112,6 +113,33 @@ def test_depths_of_arrays_are_metres_and_nan_is_no_truth(tmp_path: Path) -> None
     _, metres = open_depths(str(data), split="val").read(0)
     assert metres[0, :3].tolist() == [0, 0, 0]
     assert set(numpy.unique(metres[1:])) <= {1, 3, 5}
+
+
+@pytest.mark.parametrize("names", [("Z",), ("R", "G", "B", "Depth.V"), ("R", "G", "B")])
+def test_openexr_holds_depth_in_its_channel(names: tuple[str, ...], tmp_path: Path) -> None:
+    bright_is_far(tmp_path / "data", images=1)
+    place = tmp_path / "data" / "train" / "depth" / "0.exr"
+    place.with_suffix(".png").unlink()
+    depth = numpy.linspace(0, 7, 24 * 32, dtype=numpy.float32).reshape(24, 32)
+    depth[0, 0] = numpy.inf
+    colours = numpy.zeros_like(depth) if "Depth.V" in names else depth
+    channels = {name: colours if name in "RGB" else depth for name in names}
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, channels).write(str(place))
+    _, metres = open_depths(str(tmp_path / "data"), split="train").read(0)
+    assert numpy.array_equal(metres, numpy.where(numpy.isinf(depth), 0, depth))
+
+
+def test_a_picture_in_openexr_is_no_depth(tmp_path: Path) -> None:
+    bright_is_far(tmp_path / "data", images=1)
+    place = tmp_path / "data" / "train" / "depth" / "0.exr"
+    place.with_suffix(".png").unlink()
+    channels = {name: numpy.full((24, 32), value, numpy.float32) for value, name in enumerate("RGB")}
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, channels).write(str(place))
+    with pytest.raises(UserError, match="expected Z"):
+        open_depths(str(tmp_path / "data"), split="train").read(0)
+    place.write_bytes(b"no exr")
+    with pytest.raises(UserError, match="cannot read the depth"):
+        open_depths(str(tmp_path / "data"), split="train").read(0)
 
 
 def test_nyu_and_kitti_and_sun_as_published(tmp_path: Path) -> None:

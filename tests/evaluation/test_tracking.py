@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dinokit.core.errors import UserError
+from dinokit.dense import overlay
 from dinokit.dense.propagate import Rule
 from dinokit.evaluation import tracking
 from dinokit.evaluation.tracking import Config, one_hot, read_out, run
@@ -63,21 +65,31 @@ def test_an_object_that_is_nowhere_is_not_stretched_over_the_frame() -> None:
     assert set(np.unique(found).tolist()) == {0, 1}
 
 
-def test_frames_overlays_and_an_animation_are_written_and_not_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("film", ["overlay.mp4", "overlay.webp"])
+def test_frames_overlays_and_a_film_are_written_and_not_computed_again(
+    film: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if film == "overlay.webp":
+        monkeypatch.setattr(overlay, "find_spec", lambda _: None)
     data, out = clips(tmp_path / "data"), tmp_path / "out"
     config = Config(data=str(data), short=SIDE)
     first = run(PatchPixels(patch_size=8), config, out)
     for kind, ending in (("masks", "png"), ("overlay", "jpg")):
         assert len(list((out / "square" / kind).glob(f"*.{ending}"))) == 6
-    with Image.open(out / "square" / "overlay.webp") as animation:
-        assert getattr(animation, "n_frames", 1) == 6
+    assert _frames(out / "square" / film) == 6
     with Image.open(out / "square" / "masks" / "00003.png") as mask:
         assert mask.mode == "P"
     assert (out / "tracking.json").is_file()
     monkeypatch.setattr(tracking, "patches", lambda *_, **__: pytest.fail("computed again"))
     assert run(PatchPixels(patch_size=8), config, out) == first
+
+
+def _frames(film: Path) -> int:
+    if film.suffix == ".mp4":
+        with av.open(str(film)) as container:
+            return sum(1 for _ in container.decode(video=0))
+    with Image.open(film) as animation:
+        return getattr(animation, "n_frames", 1)
 
 
 def test_a_video_that_was_not_finished_is_begun_again(tmp_path: Path) -> None:
