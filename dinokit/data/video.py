@@ -82,13 +82,13 @@ def open_clips(spec: str, *, split: str = "val", mask: str | None = None) -> lis
     root = Path(spec).expanduser()
     if not root.exists():
         raise UserError(f"{spec} does not exist; give a video, a folder of frames, or DAVIS, YouTube-VOS or MOSE")
-    if root.is_file() or _frames(root):
+    sets = [base for base in (root, root / "train") if (base / "JPEGImages").is_dir()]
+    if root.is_file() or (_frames(root) and not sets):
         return [_single(root, mask)]
     if mask is not None:
         raise UserError(f"{spec} holds several videos with masks of their own; leave out mask")
-    for base in (root, root / "train"):
-        if (base / "JPEGImages").is_dir():
-            return _set(base, split=split)
+    if sets:
+        return _set(sets[0], split=split)
     raise UserError(
         f"expected frames, or JPEGImages/ with Annotations/, in {spec}, got {_some(root)}; see dinokit evaluate "
         "tracking --help"

@@ -46,6 +46,11 @@ def test_davis_lists_choose_the_videos(tmp_path: Path) -> None:
         open_clips(str(tmp_path), split="vall")
 
 
+def test_a_picture_beside_a_set_does_not_make_it_a_video(tmp_path: Path) -> None:
+    frame(davis(tmp_path) / "preview.jpg")
+    assert len(open_clips(str(tmp_path))) == 2
+
+
 def test_masks_are_numbers_of_objects_whatever_their_palette(tmp_path: Path) -> None:
     (clip, _) = open_clips(str(davis(tmp_path)))
     found = clip.mask("00001")
