@@ -105,11 +105,13 @@ def seed_of(scenes: Path, video: Path, out: Path, seed: int, which: str) -> list
 def quality(scenes: Path, video: Path, backbone: Backbone) -> dict[str, float]:
     """Return all numbers of a frozen model."""
     pairs, clips = str(scenes / "scenes"), str(scenes / "clips")
-    short = {"iterations": 1_000, "warmup": 100, "lr": (3e-4, 1e-3, 3e-3)}
+    short = {"iterations": 400, "warmup": 40, "lr": (1e-3, 3e-3, 1e-2)}
     linear = segmentation.Config(data=pairs, size=128, **short)
     knn = segmentation.Config(data=pairs, protocol="knn", size=128, bank=20_000)
     metres = depth.Config(data=pairs, window=(128, 128), **short)
-    points = matching.Config(data=str(scenes / "pairs" / "pairs.jsonl"), size=256, alpha=(0.1, 0.05), by="image")
+    points = matching.Config(
+        data=str(scenes / "pairs" / "pairs.jsonl"), size=256, alpha=(0.1, 0.05), by="image", limit=100
+    )
     matched = matching.run(backbone, points)
     return {
         "linear": segmentation.run(backbone, linear)["mIoU"],
