@@ -2,8 +2,8 @@
 
 python benchmarks/plan.py
 
-Each configuration is a process that takes two steps of the DINOv3 recipe on random crops, in float32, and reports its
-largest resident memory. The base of a process is a constant of planning/memory.py.
+Each configuration is a process that takes two steps of the DINOv3 recipe on random crops, in float32 unless said
+otherwise, and reports its largest resident memory. The base of a process is a constant of planning/memory.py.
 """
 
 import json
@@ -32,6 +32,8 @@ CASES: dict[str, dict[str, Any]] = {
         "experiment.objectives.ibot.head.prototypes": 4096,
     },
     "S/16, 65,536, batch 8 in 4 parts": {"experiment.data.accumulate": 4},
+    "S/16, 65,536, batch 8, bf16": {"experiment.precision": "bf16"},
+    "S/16, 65,536, batch 8, bf16, full": {"experiment.precision": "bf16", "runtime.recompute": "full"},
     "B/16, 8,192, batch 4": {
         "experiment.data.batch_size": 4,
         "experiment.backbone.dim": 768,
@@ -51,7 +53,8 @@ def main() -> None:
     print("configuration | predicted MB | measured MB | error")
     for name in CASES:
         config = _config(name)
-        found = plan(config.experiment, config.runtime, rate=1e11, bf16=False).peak / 1e6
+        bf16 = config.experiment.precision == "bf16"
+        found = plan(config.experiment, config.runtime, rate=1e11, bf16=bf16).peak / 1e6
         words = [sys.executable, __file__, name]
         measured = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
         print(f"{name} | {found:,.0f} | {measured:,.0f} | {found / measured - 1:+.1%}", flush=True)

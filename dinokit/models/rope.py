@@ -65,7 +65,10 @@ class Rotation:
         self, vectors: Float[Tensor, "batch token role head head_dim"]
     ) -> Float[Tensor, "batch token role head head_dim"]:
         """Rotate queries and keys, in the dtype of the table."""
-        turned: Tensor = _Turn.apply(vectors, self.cos, self.sin)
+        cos, sin = self.cos[:, None, None], self.sin[:, None, None]  # [token, 1, 1, head_dim]
+        if torch.compiler.is_compiling():  # which fuses all of it, and its gradient
+            return _turned(vectors, cos, sin)
+        turned: Tensor = _Turn.apply(vectors, cos, sin)
         return turned
 
 
@@ -75,27 +78,26 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(vectors, cos, sin)
+        return _turned_in_parts(vectors, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turned(gradient, cos, -sin), None, None
+        return _turned_in_parts(gradient, cos, -sin), None, None
+
+
+def _turned_in_parts(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    turned = torch.empty_like(vectors, memory_format=torch.contiguous_format)
+    for part in slices(vectors.device, rows=vectors[0].numel(), columns=len(vectors)):  # a few images at a time
+        turned[part] = _turned(vectors[part], cos, sin)
+    return turned
 
 
 def _turned(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Compute a' = a cos - b sin and b' = b cos + a sin, a few images at a time."""
-    half = vectors.shape[-1] // 2
-    cos, sin = cos[:, None, None], sin[:, None, None]  # [token, 1, 1, head_dim]
-    turned = torch.empty_like(vectors, memory_format=torch.contiguous_format)
-    for part in slices(vectors.device, rows=vectors[0].numel(), columns=len(vectors)):
-        exact = vectors[part].to(cos.dtype)
-        product = exact * cos
-        product[..., :half].addcmul_(exact[..., half:], sin[..., :half])
-        product[..., half:].addcmul_(exact[..., :half], sin[..., half:])
-        turned[part] = product
-    return turned
+    exact = vectors.to(cos.dtype)
+    # a' = a cos - b sin, b' = b cos + a sin: rolling by half the channels exchanges a and b
+    return torch.addcmul(exact * cos, exact.roll(exact.shape[-1] // 2, dims=-1), sin).to(vectors.dtype)
 
 
 class Rope(nn.Module):
