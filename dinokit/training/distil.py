@@ -190,7 +190,7 @@ class Distillation(Trainer):
         cls, patches = (torch.cat(parts) for parts in zip(*seen, strict=True))
         for name, head in self.heads.items():
             assert isinstance(head, Centroids)
-            head.fit(dist.all_gather(cls if name == "dino" else patches).cpu(), seed=experiment.seed)
+            head.fit(_of_all_ranks(cls if name == "dino" else patches, len(cls)).cpu(), seed=experiment.seed)
         info(
             f"{distil.teacher} has no heads: its prototypes are those of {len(probe.images):,} images a rank by k-means"
         )
@@ -278,6 +278,12 @@ class Distillation(Trainer):
     def _digest(self) -> Tensor:
         """Return 16 bytes that tell the teacher's weights."""
         return torch.frombuffer(bytearray.fromhex(digest(self.teacher)), dtype=torch.uint8)
+
+
+def _of_all_ranks(features: Float[Tensor, "sample dim"], images: int) -> Float[Tensor, "samples dim"]:
+    """Gather the samples of so many images a rank in the order of one process: the ranks have them in turn."""
+    ranks = dist.all_gather(features).unflatten(0, (dist.world_size(), images, -1))  # [rank, image, sample, dim]
+    return ranks.transpose(0, 1).flatten(0, 2)
 
 
 def resized(images: Float[Tensor, "batch channel H W"], side: int) -> Float[Tensor, "batch channel side side"]:

@@ -27,7 +27,7 @@ from dinokit.training.stages import Stages
 from dinokit.training.students import Config, Settings, Student, Students, chosen
 from dinokit.training.teacher_heads import Centroids, spherical_kmeans
 
-from .test_engine import assert_same, config, losses
+from .test_engine import assert_same, config, final, losses
 
 CPU = torch.device("cpu")
 SMALL = vit.Config(patch_size=8, dim=8, depth=1, heads=1, ffn_hidden=16, drop_path=0.5)
@@ -187,6 +187,25 @@ def test_without_masks_every_patch_counts(photos: Path, teacher: Path) -> None:
     guess = learner.objectives["ibot"].head.student(learner.backbone.student(crops).patches.flatten(0, 1))
     by_hand = -(wanted * (guess / 0.1).log_softmax(-1)).sum(-1).mean()
     assert found.item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_two_processes_distil_as_one(heads: bool, photos: Path, teacher: Path, tmp_path: Path) -> None:
+    """Targets are balanced over the images of both, and prototypes found among them: rounding is all that differs."""
+    students: dict[str, Architecture] = {"small": replace(SMALL, drop_path=0.0), "conv": CONV}
+    changed: dict[str, object] = {"objectives.koleo": None}  # which divides by the distance of nearly equal features
+    if not heads:
+        changed |= {"objectives.dino.head.prototypes": 4, "objectives.ibot.head.prototypes": 6}
+    runs = {}
+    for processes in (1, 2):
+        settings = learning(photos, teacher if heads else teacher / "model.safetensors", students, processes=processes)
+        runs[processes] = tmp_path / str(processes)
+        engine.pretrain(configuration.override(settings, changed, hidden=("experiment", "runtime")), runs[processes])
+    for step, loss in losses(runs[1]).items():
+        assert losses(runs[2])[step] == pytest.approx(loss, rel=1e-4)
+    for name, value in final(runs[1]).items():
+        if value.is_floating_point() and value.norm():
+            assert float((final(runs[2])[name] - value).norm() / value.norm()) < 1e-2, name
 
 
 def test_a_run_goes_on_without_the_teachers_state_but_not_with_another_teacher(
