@@ -282,7 +282,8 @@ class Distillation(Trainer):
 
 def _of_all_ranks(features: Float[Tensor, "sample dim"], images: int) -> Float[Tensor, "samples dim"]:
     """Gather the samples of so many images a rank in the order of one process: the ranks have them in turn."""
-    ranks = dist.all_gather(features).unflatten(0, (dist.world_size(), images, -1))  # [rank, image, sample, dim]
+    gathered = dist.all_gather(features)
+    ranks = gathered.reshape(dist.world_size(), images, -1, gathered.shape[-1])  # [rank, image, sample, dim]
     return ranks.transpose(0, 1).flatten(0, 2)
 
 
