@@ -105,7 +105,7 @@ def seed_of(scenes: Path, video: Path, out: Path, seed: int, which: str) -> list
 def quality(scenes: Path, video: Path, backbone: Backbone) -> dict[str, float]:
     """Return all numbers of a frozen model."""
     pairs, clips = str(scenes / "scenes"), str(scenes / "clips")
-    short = {"iterations": 400, "warmup": 40, "lr": (1e-3, 3e-3, 1e-2)}
+    short = {"iterations": 300, "warmup": 30, "batch_size": 8, "lr": (3e-3, 1e-2, 3e-2)}
     linear = segmentation.Config(data=pairs, size=128, **short)
     knn = segmentation.Config(data=pairs, protocol="knn", size=128, bank=20_000)
     metres = depth.Config(data=pairs, window=(128, 128), **short)

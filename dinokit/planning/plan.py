@@ -72,8 +72,10 @@ def plan(
         bf16: whether matrix products run in bfloat16.
 
     Raises:
-        UserError: if ranks cannot share the batch, or nothing fits.
+        UserError: if ranks cannot share the batch, nothing fits, or it is a distillation.
     """
+    if experiment.distil is not None:
+        raise UserError("a distillation cannot be planned; plan takes a recipe or run of pretraining")
     shares, built = shape.shapes(experiment), networks(experiment)
     largest = max((each for _, each in shares), key=lambda each: each.tokens + each.anchor_tokens)
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}

@@ -12,6 +12,7 @@ from dinokit.planning import plan as planning
 from dinokit.planning.layout import layout
 from dinokit.planning.memory import activations
 from dinokit.planning.shape import networks, shapes
+from dinokit.training import students
 from dinokit.training.config import Experiment, Runtime
 from tests.training.test_execution import network
 
@@ -65,6 +66,12 @@ def test_what_cannot_fit_is_said_with_the_least_that_would() -> None:
 def test_gpus_that_cannot_share_a_batch_are_a_mistake() -> None:
     with pytest.raises(UserError, match="3 GPUs cannot share the 2048 images"):
         planned(recipes.find("dinov3-vitl16").experiment, ranks=3)
+
+
+def test_a_distillation_is_not_planned_as_a_pretraining() -> None:
+    distil = students.Config(teacher="runs/teacher", students=students.chosen("vit_tiny"))
+    with pytest.raises(UserError, match="a distillation cannot be planned"):
+        planned(replace(recipes.find("demo").experiment, distil=distil))
 
 
 @pytest.mark.parametrize(
