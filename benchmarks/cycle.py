@@ -5,7 +5,7 @@
     dinokit evaluate tracking --model MODEL --data OUT --short 256
 
 The first frame's mask was drawn by hand: the head and the bow tie. What is tracked there and back should return to it;
-J&F is that of this one frame (one more follows, for DAVIS does not score the last of a video).
+J&F is that of this one frame: another with a mask follows, for DAVIS scores neither the first nor the last.
 """
 
 import argparse
@@ -45,7 +45,8 @@ def main() -> None:
     for number, polygon in enumerate((HEAD, TIE), start=1):
         ImageDraw.Draw(mask).polygon([int(each) for each in polygon.split()], fill=number)
     mask.save(masks / "00000.png")
-    shutil.copy(masks / "00000.png", masks / f"{len(played) - 2:05d}.png")
+    for index in (len(played) - 2, len(played) - 1):
+        shutil.copy(masks / "00000.png", masks / f"{index:05d}.png")
     overlay = Image.blend(forward[0], mask.convert("RGB"), 0.4)
     overlay.resize((4 * overlay.width, 4 * overlay.height)).save(args.out / "mask.png")
 
