@@ -22,7 +22,7 @@ def small_cpu() -> TrainConfig:
         patches, a quick and sharp teacher.
     Command: dinokit pretrain small-cpu --data PHOTOS --out runs/small
     Hardware: two CPU cores; 1,000 to 20,000 images, batch 32.
-    Expected time: a quarter of an hour.
+    Expected time: 3.5 + 3 minutes in one process with bfloat16, beside another (docs/log.md).
     Expected metric: see docs/log.md, "Gram anchoring of a small run".
     """
     light = augment.Config(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.02, grayscale=0.1, blur=0.1)
