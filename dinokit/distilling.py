@@ -1,6 +1,7 @@
 """`dinokit distill`: students from a frozen teacher, as a run like any other."""
 
 from dataclasses import replace
+from math import ceil, lcm
 from pathlib import Path
 
 from dinokit import config as configuration
@@ -82,7 +83,7 @@ def _like(run: TeacherRun, chosen: students.Config) -> TrainConfig:
         before,
         recipe="distil",
         backbone=_shown(chosen, before.backbone),
-        data=replace(before.data, views=_without_anchors(before.data.views)),
+        data=replace(before.data, views=_fitting(_without_anchors(before.data.views), chosen)),
         objectives=kept,
         anchor=None,
         start=None,
@@ -98,11 +99,37 @@ def _without_anchors(crops: views.Config) -> views.Config:
     return replace(crops, anchor_size=0, sizes=sizes)
 
 
+def _fitting(crops: views.Config, chosen: students.Config) -> views.Config:
+    """Bring sizes to the nearest that every student can look at; a convolution takes any local crop it fits into."""
+    networks = [student.architecture for student in chosen.students.values()]
+    coarsest = max(network.patch_size for network in networks)
+    all_of, of_transformers = (
+        lcm(*(network.patch_size for network in some))
+        for some in (networks, [network for network in networks if isinstance(network, vit.Config)])
+    )
+
+    def near(side: int, unit: int) -> int:
+        return max(round(side / unit), ceil(coarsest / unit)) * unit
+
+    sizes = tuple(
+        replace(each, global_size=near(each.global_size, all_of), local_size=near(each.local_size, of_transformers))
+        for each in crops.sizes
+    )
+    found = replace(
+        crops,
+        global_size=near(crops.global_size, all_of),
+        local_size=near(crops.local_size, of_transformers),
+        sizes=sizes,
+    )
+    if found != crops:
+        info(f"crops of {found.global_size} and {found.local_size} px, which suit every student's patches")
+    return found
+
+
 def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
     """Return settings for a published backbone: DINOv3's crops and losses, a rate for a batch of 64."""
-    coarsest = max(student.architecture.patch_size for student in chosen.students.values())
-    side = max(1, round((teacher.pixels.size or 224) / coarsest)) * coarsest
-    local = max(1, round(0.43 * side / coarsest)) * coarsest
+    side = teacher.pixels.size or 224
+    crops = _fitting(views.Config(global_size=side, local_size=round(0.43 * side), local_count=4), chosen)
     prototypes = head.Config(prototypes=1024)
     sharp = constant(0.05)
     return TrainConfig(
@@ -110,9 +137,9 @@ def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
             recipe="distil",
             steps=STEPS,
             data=Data(
-                views=views.Config(global_size=side, local_size=local, local_count=4),
+                views=crops,
                 masks=masking.Config(probability=0.5, ratio=(0.1, 0.5), style="dinov3"),
-                pixels=Pixels(teacher.pixels.mean, teacher.pixels.std, side),
+                pixels=Pixels(teacher.pixels.mean, teacher.pixels.std, crops.global_size),
                 batch_size=64,
             ),
             backbone=_shown(chosen, vit.Config(channels=teacher.channels)),

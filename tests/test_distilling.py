@@ -1,0 +1,43 @@
+"""The verb `distill`: what is not said is chosen so that it works."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dinokit import distilling
+from dinokit.data import views
+from dinokit.training import engine, students
+from dinokit.training.config import TrainConfig
+
+from .training.test_engine import config
+
+
+def test_crops_of_the_teacher_are_brought_to_the_students_patches(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = make_folder(*(f"{index}.png" for index in range(4)))
+    engine.pretrain(config(photos, steps=2), tmp_path / "teacher")  # crops of 16 and 8 px
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(distilling, "trained", lambda config, *_: seen.append(config) or 0)
+    distilling.distill(teacher=str(tmp_path / "teacher"), students="vit_tiny,convnext_tiny", out=tmp_path / "run")
+    crops = seen[0].experiment.data.views
+    assert (crops.global_size, crops.local_size) == (32, 32)  # patches of 8 and 32
+
+
+@pytest.mark.parametrize(
+    ("sizes", "names", "expected"),
+    [
+        ((224, 96), "vits16,convnext_tiny", (224, 96)),
+        ((48, 24), "dinov3_vits16", (48, 32)),
+        ((48, 24), "convnext_tiny", (64, 32)),
+    ],
+)
+def test_sizes_that_fit_stay_and_others_move_little(
+    sizes: tuple[int, int], names: str, expected: tuple[int, int]
+) -> None:
+    crops = views.Config(global_size=sizes[0], local_size=sizes[1], local_count=2)
+    chosen = students.Config(teacher="teacher", students=students.chosen(names))
+    found = distilling._fitting(crops, chosen)
+    assert (found.global_size, found.local_size) == expected
+    chosen.check_crops(found)
