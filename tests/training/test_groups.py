@@ -154,12 +154,13 @@ def test_groups_want_as_many_ranks_for_each_student(photos: Path, teacher: Path,
 
 
 def test_what_a_rank_holds_is_a_share_among_its_group(photos: Path, teacher: Path) -> None:
-    """Of a micro-batch of four, a rank holds two, or with groups all; KoLeo's neighbours are sought among four."""
-    grouped = settings(photos, teacher, processes=2)
+    """Of 12 images a rank holds 6, or with groups all; KoLeo seeks neighbours in fours, which do not divide 6."""
+    large = {"data.batch_size": 12, "data.accumulate": 1}
+    grouped = configuration.override(settings(photos, teacher, processes=2), large, hidden=HALVES)
     experiment = replace(grouped.experiment, objectives=ObjectiveConfigs({"koleo": koleo.Config(group=4)}))
     assert ranks.misfit(experiment, grouped.runtime, 2) == ""
     plain = replace(grouped.runtime, groups=False)
-    assert "koleo.group 4 must divide the 2 images" in ranks.misfit(experiment, plain, 2)
+    assert "koleo.group 4 must divide the 6 images" in ranks.misfit(experiment, plain, 2)
 
 
 def test_groups_are_for_students_and_said_to_be_idle_in_one_process(
