@@ -41,7 +41,8 @@ def distill(
 
     OUT receives STUDENT.safetensors of each; model.safetensors is the first transformer among them. Crops, objectives
     and schedules are those with which the teacher was trained if it is a run of ours, whose heads are used too; a
-    teacher without heads gets prototypes by k-means. Any setting can be changed by its dotted key.
+    teacher without heads gets prototypes by k-means. Any setting can be changed by its dotted key; with several
+    processes, `--runtime.groups true` gives each student an equal share of them to itself.
 
     Args:
         teacher: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists.

@@ -1,12 +1,14 @@
 """Collectives that are the identity without a process group, so that the same code runs on one process.
 
 A rank is a process with torchrun's environment variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE).
-Gradients: only `all_gather` carries them. All ranks must call each collective together.
+Gradients: only `all_gather` carries them. All ranks must call each collective together. Where ranks form teams,
+`within` makes a team, or the ranks at one place of all teams, what "all ranks" means.
 """
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,6 +24,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # of ranks that wait while rank 0 measures or writes
 
 _waiting: Any = None  # the group whose members may wait for long; torch's own group is for the steps
+_circle: Any = None  # the group that ranks are counted in, see `within`; None: torch's own, of all
 
 
 def is_main() -> bool:
@@ -50,6 +53,44 @@ def leave() -> None:
             group.destroy_process_group()
 
 
+@dataclass(frozen=True)
+class Team:
+    """This rank's team, of several that are equally large."""
+
+    number: int  # of the team, from 0
+    count: int  # of teams
+    members: Any  # the group of those in the team, in rank order
+    peers: Any  # the group of those at this rank's place in each team, in the teams' order
+
+
+def teams(count: int, *, late: timedelta) -> Team:
+    """Divide the ranks, in their order, into so many teams; all ranks must call together.
+
+    Args:
+        count: must divide the number of ranks.
+        late: the longest that a rank may be late.
+    """
+    ranks = world_size()
+    assert ranks % count == 0, (ranks, count)
+    size = ranks // count
+    # every rank must make every group, also those that it is not in
+    members = [group.new_group(list(range(first, first + size)), timeout=late) for first in range(0, ranks, size)]
+    peers = [group.new_group(list(range(place, ranks, size)), timeout=late) for place in range(size)]
+    number, place = divmod(rank(), size)
+    return Team(number, count, members[number], peers[place])
+
+
+@contextmanager
+def within(circle: Any) -> Iterator[None]:
+    """Let rank, world size and collectives be those of a group while the body runs; None: of all ranks."""
+    global _circle
+    outer, _circle = _circle, circle
+    try:
+        yield
+    finally:
+        _circle = outer
+
+
 def is_active() -> bool:
     """Tell whether a process group exists."""
     return group.is_available() and group.is_initialized()
@@ -57,12 +98,12 @@ def is_active() -> bool:
 
 def rank() -> int:
     """Return this process's number, 0 without a process group."""
-    return group.get_rank() if is_active() else 0
+    return group.get_rank(_circle) if is_active() else 0
 
 
 def world_size() -> int:
     """Return the number of processes, 1 without a process group."""
-    return group.get_world_size() if is_active() else 1
+    return group.get_world_size(_circle) if is_active() else 1
 
 
 def local_world_size() -> int:
@@ -96,7 +137,7 @@ def average_gradients(parameters: Iterable[Parameter]) -> None:
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
     present = gradients[0].new_tensor([float(p.grad is not None) for p in trained])
     message = torch.cat([gradient.flatten() for gradient in gradients] + [present])
-    group.all_reduce(message)
+    group.all_reduce(message, group=_circle)
     message[: -len(trained)] /= world_size()
     parts = torch.split_with_sizes(message, [gradient.numel() for gradient in gradients] + [len(trained)])
     for parameter, gradient, mean, ranks in zip(trained, gradients, parts, parts[-1].tolist(), strict=False):
@@ -105,6 +146,7 @@ def average_gradients(parameters: Iterable[Parameter]) -> None:
 
 def any_rank(*answers: bool) -> tuple[bool, ...]:
     """Answer each question with yes if any rank does; a rank may be hours late."""
+    assert _circle is None, "only all ranks can wait for each other"
     if world_size() == 1:
         return answers
     votes = torch.tensor(answers, dtype=torch.float32)
@@ -117,8 +159,27 @@ def gather_lists(items: list[T]) -> list[T]:
     if world_size() == 1:
         return items
     lists: list[list[T]] = [[] for _ in range(world_size())]
-    group.all_gather_object(lists, items)
+    group.all_gather_object(lists, items, group=_circle)
     return [item for each in lists for item in each]
+
+
+def shared(own: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Join the tensors that ranks bring, each of which one rank brings, by name; all ranks must call together.
+
+    Args:
+        own: what this rank brings, perhaps nothing.
+        device: where collectives want their tensors.
+    """
+    assert _circle is None, "what is shared is sent by its rank among all"
+    brought = gather_lists([(name, value.shape, value.dtype, rank()) for name, value in own.items()])
+    everything: dict[str, Tensor] = {}
+    for name, shape, dtype, sender in brought:
+        mine = sender == rank()
+        value = own[name].to(device).contiguous() if mine else torch.empty(shape, dtype=dtype, device=device)
+        if world_size() > 1:
+            group.broadcast(value, src=sender)
+        everything[name] = value
+    return everything
 
 
 def is_shard(tensor: Tensor) -> bool:
@@ -154,7 +215,7 @@ def barrier() -> None:
 def _reduced(tensor: Tensor, operation: Any) -> Tensor:
     result = tensor.detach().clone()
     if world_size() > 1:
-        group.all_reduce(result, op=operation)
+        group.all_reduce(result, op=operation, group=_circle)
     return result
 
 
@@ -162,12 +223,14 @@ class _Gather(torch.autograd.Function):
     """All-gather whose backward sums the incoming gradients over ranks and keeps this rank's rows."""
 
     @staticmethod
-    def forward(_ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.circle = _circle
         parts = [torch.empty_like(tensor) for _ in range(world_size())]
-        group.all_gather(parts, tensor.contiguous())
+        group.all_gather(parts, tensor.contiguous(), group=_circle)
         return torch.cat(parts)
 
     @staticmethod
     @once_differentiable
-    def backward(_ctx: Any, gradient: Tensor) -> Tensor:
-        return all_reduce_sum(gradient).chunk(world_size())[rank()]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        with within(ctx.circle):
+            return all_reduce_sum(gradient).chunk(world_size())[rank()]

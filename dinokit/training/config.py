@@ -244,6 +244,7 @@ class Runtime:
     recompute: Recompute = "none"  # what backward passes compute again to save memory: none, selective, full
     compile: bool = False  # compile the blocks: a few percent for a minute at the start, and again per new size
     sharding: Literal["none", "fsdp"] = "none"  # what a rank holds: everything; or its rows of each tensor (FSDP2)
+    groups: bool = False  # of a distillation: every student has ranks of its own, which divide the teacher's work
     distort: Literal["loader", "device"] = "loader"  # where crops get their colours; for a GPU beside few cores
     workers: int | None = None  # processes that prepare batches, per rank; 0: none; null: from cores and source
     checkpoint_every: int = 1000  # steps between checkpoints
@@ -271,6 +272,10 @@ class TrainConfig:
 
     experiment: Experiment
     runtime: Runtime = field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        if self.runtime.groups and self.experiment.distil is None:
+            raise UserError("runtime.groups is for the students of a distillation; set it to false")
 
 
 HALVES: tuple[Literal["experiment"], Literal["runtime"]] = ("experiment", "runtime")

@@ -9,14 +9,14 @@ student has its own grid of patches. The teacher looks at the global crops once,
 the finest student (a ConvNeXt of stride 32 at 512 pixels and a teacher of 16 px patches at 256); a coarser student is
 compared with the mean of the teacher's patches that its own cover.
 Sources: DINOv2 (arXiv:2304.07193) section 5, "model distillation"; DINOv3 (arXiv:2508.10104) section 5.2, of which the
-training of several students at once; that masks choose patches is its released code.
+training of several students at once, each by ranks of its own; that masks choose patches is its released code.
 """
 
 from collections.abc import Mapping
 from typing import Any, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,6 +37,7 @@ from dinokit.training import optim, vitals
 from dinokit.training.config import Experiment
 from dinokit.training.execution import Recompute
 from dinokit.training.probe import open_probe
+from dinokit.training.ranks import START
 from dinokit.training.step import Trainer, as_objective, build_objectives, under, unique_pairs
 from dinokit.training.teacher_heads import Centroids, fresh_heads, teacher_run
 
@@ -103,8 +104,12 @@ class Distillation(Trainer):
         compiled: bool = False,
         sharded: bool = False,
         first: int = 0,
+        grouped: bool = False,
     ) -> None:
         """Load the teacher and build the students; the teacher's heads get their numbers from `begin` or a checkpoint.
+
+        Args:
+            grouped: whether every student has ranks of its own; all ranks must call together.
 
         Raises:
             UserError: if teacher, students and settings do not fit together.
@@ -131,11 +136,12 @@ class Distillation(Trainer):
         self.objectives = nn.ModuleDict()  # of one backbone; here each student has its own
         self.needs = frozenset[str]() if experiment.data.masks is None else frozenset({"masks"})
         self.backbone = self.learners[distil.shown].backbone
-        self.parts = {}
-        for name, learner in self.learners.items():
-            self.parts[f"{name}.backbone"] = learner.backbone.student
-            self.parts |= {f"{name}.{head}": pair.student for head, pair in unique_pairs(learner.objectives).items()}
-        self.optimizer = optim.optimizer(self.parts, experiment.optim)
+        self.team = dist.teams(len(self.learners), late=START) if grouped else None
+        self.own = self.learners  # what this rank trains; the others' numbers are those of the last `catch_up`
+        if self.team is not None:
+            self.own = dict([list(self.learners.items())[self.team.number]])
+        self.parts = _parts(self.own)
+        self.optimizer = optim.optimizer(_parts(self.learners), experiment.optim)
 
     def _check_heads(self) -> None:
         for name, config in self.experiment.objectives.items():
@@ -201,13 +207,13 @@ class Distillation(Trainer):
 
     def pairs(self) -> list[Pair[Any]]:
         """List the students, whose averages are kept; their heads have the teacher's beside them."""
-        return [learner.backbone for learner in self.learners.values()]
+        return [learner.backbone for learner in self.own.values()]
 
     def named_objectives(self) -> dict[str, Objective]:
         """Name what computes losses: STUDENT.OBJECTIVE."""
         return {
             f"{name}.{objective}": as_objective(module)
-            for name, learner in self.learners.items()
+            for name, learner in self.own.items()
             for objective, module in learner.objectives.items()
         }
 
@@ -229,20 +235,31 @@ class Distillation(Trainer):
 
     def losses(self, views: Views, *, step: int) -> dict[str, Losses]:
         """Let the teacher look once, then each student."""
-        crops = views.global_crops  # [view, batch, channel, H, W]
-        with torch.no_grad(), self.autocast():
-            flat = resized(crops.flatten(0, 1), self._teacher_side(crops.shape[-1]))
-            teacher = self.teacher(flat).unflatten(crops.shape[0])
+        teacher = self._teach(views.global_crops)
         masks = views.masks
         if masks is None:
-            masks = torch.ones(teacher.patches.shape[:3], dtype=torch.bool, device=crops.device)
+            masks = torch.ones(teacher.patches.shape[:3], dtype=torch.bool, device=self.device)
         found = {}
-        for name, learner in self.learners.items():
+        for name, learner in self.own.items():
             # what a student draws does not depend on the others
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), self.autocast():
                 for objective, losses in learner.losses(views, teacher, masks, step=step).items():
                     found[f"{name}.{objective}"] = _renamed(losses, name)
         return found
+
+    @torch.no_grad()
+    def _teach(self, crops: Float[Tensor, "view batch channel H W"]) -> Features:
+        """Return the teacher's features [view, batch, ...]; ranks that hold the same images look at a share each."""
+        view, batch = crops.shape[:2]
+        number, count = (0, 1) if self.team is None else (self.team.number, self.team.count)
+        share = crops[:, number * batch // count : (number + 1) * batch // count]
+        with self.autocast():
+            features = self.teacher(resized(share.flatten(0, 1), self._teacher_side(crops.shape[-1]))).unflatten(view)
+        if self.team is None:
+            return features
+        with dist.within(self.team.peers):
+            cls, registers, patches = map(_of_all_images, (features.cls, features.registers, features.patches))
+        return Features(cls, registers, patches, features.grid)
 
     def _teacher_side(self, side: int) -> int:
         """Return the side of the teacher's crops at which its grid is the finest student's."""
@@ -250,11 +267,14 @@ class Distillation(Trainer):
 
     def state(self) -> dict[str, Tensor]:
         """Return the numbers of students, heads and moments; of the teacher, whose backbone has a file, a digest."""
-        state = {f"{name}.{key}": v for name, each in self.learners.items() for key, v in each.own_state().items()}
+        state = self._learnt(self.learners)
         state |= {f"heads.{name}.{key}": v for name, head in self.heads.items() for key, v in head.state_dict().items()}
-        state["teacher.digest"] = self._digest()
-        moments = optim.state_by_name(self.optimizer, self.parts)
-        return state | {f"optimizer.{name}": value for name, value in moments.items()}
+        return state | {"teacher.digest": self._digest()}
+
+    def catch_up(self) -> None:
+        """Take over the other students' numbers and moments from the first ranks of their teams."""
+        if self.team is not None:
+            self._learn_from(dist.shared(self._learnt(self.own) if self.leads() else {}, self.device))
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put a state back; every name must match.
@@ -268,16 +288,40 @@ class Distillation(Trainer):
                 f"{self.experiment.distil.teacher} is another network than when this run began; put it back, or choose "
                 "another --out"
             )
+        for name, head in self.heads.items():
+            head.load_state_dict(under(f"heads.{name}.", state))
+        self._learn_from(state)
+
+    def _learnt(self, learners: Mapping[str, Learner]) -> dict[str, Tensor]:
+        """Return the numbers and moments of some students."""
+        state = {f"{name}.{key}": v for name, each in learners.items() for key, v in each.own_state().items()}
+        moments = optim.state_by_name(self.optimizer, _parts(learners))
+        return state | {f"optimizer.{name}": value for name, value in moments.items()}
+
+    def _learn_from(self, state: Mapping[str, Tensor]) -> None:
+        """Put the numbers and moments of all students back."""
         for name, learner in self.learners.items():
             shared = {key: value for key, value in learner.state_dict().items() if _TEACHERS in key}
             learner.load_state_dict(shared | under(f"{name}.", state))
-        for name, head in self.heads.items():
-            head.load_state_dict(under(f"heads.{name}.", state))
-        optim.load_state_by_name(self.optimizer, self.parts, under("optimizer.", state))
+        optim.load_state_by_name(self.optimizer, _parts(self.learners), under("optimizer.", state))
 
     def _digest(self) -> Tensor:
         """Return 16 bytes that tell the teacher's weights."""
         return torch.frombuffer(bytearray.fromhex(digest(self.teacher)), dtype=torch.uint8)
+
+
+def _parts(learners: Mapping[str, Learner]) -> dict[str, nn.Module]:
+    """Name what the optimiser moves: backbones and heads."""
+    parts: dict[str, nn.Module] = {}
+    for name, learner in learners.items():
+        parts[f"{name}.backbone"] = learner.backbone.student
+        parts |= {f"{name}.{head}": pair.student for head, pair in unique_pairs(learner.objectives).items()}
+    return parts
+
+
+def _of_all_images(part: Shaped[Tensor, "view image *rest"]) -> Shaped[Tensor, "view images *rest"]:
+    """Join the shares of the ranks that hold the same images, in their order."""
+    return dist.all_gather(part.transpose(0, 1).contiguous()).transpose(0, 1).contiguous()
 
 
 def _of_all_ranks(features: Float[Tensor, "sample dim"], images: int) -> Float[Tensor, "samples dim"]:

@@ -233,6 +233,8 @@ class _Session:
         return [record for batch in micro_batches for record in batch.bad]
 
     def _places(self, micro_batches: Sequence[Batch]) -> list[Place]:
+        if self.trainer.team is not None and self.trainer.team.number > 0:
+            return []  # the first team names them
         return [
             Place(index, self.source.key(index), dist.rank(), batch.micro)
             for batch in micro_batches
@@ -250,6 +252,7 @@ class _Session:
         raise RunError(f"{said}; {newest(self.run)}; the same command continues")
 
     def _save(self) -> None:
+        self.trainer.catch_up()
         if not dist.is_main() and not self.trainer.sharded:  # all ranks hold the same state
             return
         self.run.save(

@@ -16,16 +16,18 @@ WAITING = 0.2  # share of the time from which on the loader is the bottleneck
 def feed(config: TrainConfig, source: Source, trainer: Trainer) -> Loader:
     """Make what gives this rank its micro-batches, from any step on."""
     experiment = config.experiment
+    with trainer.together():
+        rank, world = dist.rank(), dist.world_size()
     return Loader(
         source,
         experiment.data.views,
         experiment.data.masks if "masks" in trainer.needs else None,
         experiment.data.pixels,
         patch_size=trainer.patch_size,
-        batch=experiment.data.batch_size // experiment.data.accumulate // dist.world_size(),
+        batch=experiment.data.batch_size // experiment.data.accumulate // world,
         accumulate=experiment.data.accumulate,
-        rank=dist.rank(),
-        world=dist.world_size(),
+        rank=rank,
+        world=world,
         seed=experiment.seed,
         min_side=experiment.data.min_side,
         workers=_workers(config.runtime.workers, source),

@@ -1,6 +1,7 @@
 """Where the weights of a stage come from: its checkpoint, the stage before it, another run, or a model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,7 +67,9 @@ def next_stage(
 def built(config: TrainConfig, leg: Leg, device: torch.device) -> Trainer:
     """Build what trains in a stage, with initial weights; if sharded, all ranks must call together."""
     runtime = config.runtime
-    kind = Pretraining if leg.experiment.distil is None else Distillation
+    kind: Callable[..., Trainer] = Pretraining
+    if leg.experiment.distil is not None:
+        kind = partial(Distillation, grouped=runtime.groups and dist.world_size() > 1)
     trainer = kind(
         leg.experiment,
         device,

@@ -75,9 +75,11 @@ class Monitor:
         logged = step % self.runtime.log_every == 0 or step == self.steps
         if logged or -step % self.runtime.log_every <= RECENT:  # what the next line will compare
             self.repeats.add(micro_batches)
-        values = self.repeats.values() if logged else {}
+        with self.trainer.together():  # other teams are given the same images
+            values = self.repeats.values() if logged else {}
         if self.probe is not None and self._due(step, logged=logged):
             began = time.monotonic()
+            self.trainer.catch_up()
             found, self.before = measure(
                 self.trainer, self.probe, step=step - 1 - self.trainer.first, before=self.before
             )

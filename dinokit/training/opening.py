@@ -53,12 +53,15 @@ def say_what_runs(
     _warn_of_other_lengths(experiment, stage=stage)
     if config.runtime.sharding != "none" and not trainer.sharded:
         warn("runtime.sharding has no effect in a single process: it holds everything")
+    if config.runtime.groups and trainer.team is None:
+        warn("runtime.groups has no effect in a single process: it trains all students")
     bf16 = devices.uses_bf16(trainer.device, experiment.precision)
     info(
         f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(source):,} images of {source.name} · "
         f"batch {experiment.data.batch_size} · steps {clock.step} to {until} · "
         f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described(config.runtime)}"
         f"{', sharded' if trainer.sharded else ''}"
+        f"{f' in {trainer.team.count} groups' if trainer.team is not None else ''}"
     )
 
 

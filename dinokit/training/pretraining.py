@@ -72,6 +72,9 @@ class Pretraining(Trainer):
     def begin(self, images: Source) -> None:
         """Do nothing: random weights need no image."""
 
+    def catch_up(self) -> None:
+        """Do nothing: all ranks learn the same."""
+
     def shard(self) -> None:
         """Keep this rank's rows of every network and draw the backbone's."""
         bf16 = uses_bf16(self.device, self.experiment.precision)

@@ -48,16 +48,21 @@ def count(experiment: Experiment, runtime: Runtime) -> int:
         kind = devices.choose(runtime.device).type
         room = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)  # a GPU is not shared
         if runtime.processes is None:
-            return max((n for n in range(2, (room or 1) + 1) if not misfit(experiment, n)), default=1)
+            return max((n for n in range(2, (room or 1) + 1) if not misfit(experiment, runtime, n)), default=1)
         wanted = min(runtime.processes, room or runtime.processes)
-    cannot = misfit(experiment, wanted)
+    cannot = misfit(experiment, runtime, wanted)
     if cannot:
         raise UserError(f"{cannot}; change data.batch_size, data.accumulate or runtime.processes")
     return wanted
 
 
-def misfit(experiment: Experiment, ranks: int) -> str:
+def misfit(experiment: Experiment, runtime: Runtime, ranks: int) -> str:
     """Say why so many ranks cannot share a micro-batch of any stage; nothing if they can."""
+    distil = experiment.distil if runtime.groups and ranks > 1 else None
+    teams = 1 if distil is None else len(distil.students)
+    if ranks % teams:
+        fitting = " or ".join(str(each * teams) for each in (ranks // teams, ranks // teams + 1) if each)
+        return f"runtime.groups divides the processes among {teams} students, which {ranks} cannot be; take {fitting}"
     for leg in experiment.legs():
         data = leg.experiment.data
         images = data.batch_size // data.accumulate
@@ -66,7 +71,7 @@ def misfit(experiment: Experiment, ranks: int) -> str:
             return f"{where}{ranks} processes cannot share the {images} images of a micro-batch equally"
         try:
             for config in leg.experiment.objectives.values():
-                config.check_batch(images, ranks=ranks)
+                config.check_batch(images, ranks=ranks // teams)
         except UserError as error:
             return f"{where}{error}"
     return ""

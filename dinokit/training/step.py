@@ -9,6 +9,7 @@ Source: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) section 4
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,7 @@ class Trainer(ABC):
     needs: frozenset[str]  # fields of Inputs that some objective reads
     parts: dict[str, nn.Module]  # what the optimiser moves, by name
     optimizer: torch.optim.AdamW
+    team: dist.Team | None = None  # of ranks that train the same, where not all do
 
     def __init__(
         self, experiment: Experiment, device: torch.device, *, recompute: Recompute, sharded: bool, first: int
@@ -105,6 +107,10 @@ class Trainer(ABC):
         """Keep this rank's rows of every network; all ranks must call together."""
 
     @abstractmethod
+    def catch_up(self) -> None:
+        """Take over what other teams have learnt before it is looked at or saved; all ranks must call together."""
+
+    @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """Return every number training continues from, under flat names."""
 
@@ -120,6 +126,28 @@ class Trainer(ABC):
         """
         own = step - self.first
         rates = optim.set_rates(self.optimizer, self.experiment.optim, step=own, lr_factor=self.lr_factor)
+        with self.together():
+            values, statistics = self._gradients(micro_batches, step=step)
+        values = self._of_all_teams(values)
+        odd = [name for name, value in values.items() if not math.isfinite(value)]
+        if odd:
+            self.optimizer.zero_grad(set_to_none=True)
+            self._renew_anchor_if_due(own)  # at its step, though this one teaches nothing: the teacher is as it was
+            return Report(values=values, fault=f"not finite are {', '.join(odd)}")
+        self.optimizer.step()
+        momentum = self.experiment.momentum.at(own)
+        for pair in self.pairs():
+            pair.update(momentum)
+        for name, objective in self.named_objectives().items():
+            objective.after_step(statistics[name])
+        self._renew_anchor_if_due(own)
+        return Report(values=values | rates | {"momentum": momentum})
+
+    def _gradients(
+        self, micro_batches: Sequence[Views | Cut], *, step: int
+    ) -> tuple[dict[str, float], dict[str, dict[str, Tensor]]]:
+        """Leave clipped gradients in the parameters; return what was measured, and statistics by objective."""
+        own = step - self.first
         self.optimizer.zero_grad(set_to_none=True)
         measured: list[dict[str, Tensor]] = []
         statistics: list[dict[str, dict[str, Tensor]]] = []
@@ -141,19 +169,24 @@ class Trainer(ABC):
         optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=own)
         norms = optim.clip_gradients(self.parts, self.experiment.optim)
         values |= {f"grad_norm/{part}": norm for part, norm in norms.items()}
-        odd = [name for name, value in values.items() if not math.isfinite(value)]
-        if odd:
-            self.optimizer.zero_grad(set_to_none=True)
-            self._renew_anchor_if_due(own)  # at its step, though this one teaches nothing: the teacher is as it was
-            return Report(values=values, fault=f"not finite are {', '.join(odd)}")
-        self.optimizer.step()
-        momentum = self.experiment.momentum.at(own)
-        for pair in self.pairs():
-            pair.update(momentum)
-        for name, objective in self.named_objectives().items():
-            objective.after_step(_mean([micro[name] for micro in statistics]))
-        self._renew_anchor_if_due(own)
-        return Report(values=values | rates | {"momentum": momentum})
+        return values, {name: _mean([micro[name] for micro in statistics]) for name in statistics[0]}
+
+    def together(self) -> AbstractContextManager[None]:
+        """Let "all ranks" mean those that train the same, each on its share of the images."""
+        return dist.within(None if self.team is None else self.team.members)
+
+    def leads(self) -> bool:
+        """Tell whether this rank speaks for those that train the same."""
+        with self.together():
+            return dist.rank() == 0
+
+    def _of_all_teams(self, values: dict[str, float]) -> dict[str, float]:
+        """Join what the teams have measured, so that all ranks decide alike whether the step is taken."""
+        if self.team is None:
+            return values
+        teams = dist.gather_lists([values] if self.leads() else [])
+        joined = {name: value for team in teams for name, value in team.items()}
+        return joined | {"loss": sum(team["loss"] for team in teams)}
 
     def renew_anchor(self) -> None:
         """Make the anchor what the EMA teacher is now."""

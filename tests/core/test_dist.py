@@ -1,5 +1,6 @@
 """Collectives: the identity on one process, and on two what one process would compute."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -40,6 +41,39 @@ def _gather_on(rank: int, store: str) -> None:
     assert one.grad.tolist() == [2.0, 2.0]
     assert none.grad is None  # AdamW would decay what nobody has used
     group.destroy_process_group()
+
+
+def _team_up_on(rank: int, store: str) -> None:
+    rendezvous = {"backend": "gloo", "init_method": f"file://{store}", "rank": rank, "world_size": 4}
+    dist.join(timedelta(minutes=1), **rendezvous)
+    team = dist.teams(2, late=timedelta(minutes=1))
+    assert (team.number, team.count) == (rank // 2, 2)
+    x = torch.tensor([float(rank)], requires_grad=True)
+    with dist.within(team.members):
+        assert (dist.rank(), dist.world_size()) == (rank % 2, 2)
+        everything = dist.all_gather(x)
+        with dist.within(team.peers):
+            assert (dist.rank(), dist.world_size()) == (rank // 2, 2)
+            assert dist.gather_lists([rank]) == [rank % 2, rank % 2 + 2]
+        assert dist.all_reduce_sum(x).item() == (1, 5)[team.number]
+        assert dist.all_reduce_max(x).item() == (1, 3)[team.number]
+        weight = torch.nn.Parameter(torch.zeros(1))
+        weight.grad = torch.full((1,), float(rank))
+        dist.average_gradients([weight])
+        assert weight.grad.item() == (0.5, 2.5)[team.number]
+    assert everything.tolist() == [[0, 1], [2, 3]][team.number]
+    (everything * (rank + 1)).sum().backward()  # outside: the gradient goes back the way that the rows came
+    assert x.grad is not None
+    assert x.grad.item() == (3, 7)[team.number]
+    assert (dist.rank(), dist.world_size()) == (rank, 4)
+    own = {f"of {rank}": torch.full((rank + 1,), rank)} if rank % 2 else {}
+    found = {name: value.tolist() for name, value in dist.shared(own, torch.device("cpu")).items()}
+    assert found == {"of 1": [1, 1], "of 3": [3, 3, 3, 3]}
+    dist.leave()
+
+
+def test_a_team_is_the_world_while_it_is_entered(tmp_path: Path) -> None:
+    processes.spawn(_team_up_on, args=(str(tmp_path / "store"),), nprocs=4)
 
 
 def test_gathered_rows_are_in_rank_order_and_carry_gradient(tmp_path: Path) -> None:

@@ -6,6 +6,10 @@ import numpy
 import pytest
 from PIL import Image
 
+from dinokit.training import engine
+
+from .test_engine import config
+
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
@@ -16,3 +20,11 @@ def photos(tmp_path: Path) -> Path:
     for index in range(12):
         Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=numpy.uint8)).save(folder / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, photos: Path) -> Path:
+    """A run of two steps, to distil from."""
+    run = tmp_path / "teacher"
+    engine.pretrain(config(photos, steps=2), run)
+    return run

@@ -35,13 +35,6 @@ FINE = vit.Config(patch_size=4, dim=12, depth=2, heads=1, ffn_hidden=16)
 CONV = convnext.Config(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))
 
 
-@pytest.fixture
-def teacher(tmp_path: Path, photos: Path) -> Path:
-    run = tmp_path / "teacher"
-    engine.pretrain(config(photos, steps=2), run)
-    return run
-
-
 def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **runtime: object) -> TrainConfig:
     base = config(photos, steps=4, **runtime)
     made = {
