@@ -6,7 +6,8 @@
 Sides, each a process with all cores, taking turns round by round, medians:
 
     plain           the step written from the formulas (peers/plain_step.py), float32; also in bf16 where that is native
-    ours            the same work: no stochastic depth, default precision
+    ours            the same work: no stochastic depth, default precision (bf16 where it is native)
+    ours, fp32      the same in float32
     ours, recipe    with the stochastic depth of the recipe
     ours, selective / full   the first, with recomputed activations
 
@@ -43,6 +44,7 @@ CPU = torch.device("cpu")
 MODELS = {"s": VARIANTS["dinov3_vits16"], "tiny": replace(VARIANTS["vit_tiny"], patch_size=16)}
 SIDES: dict[str, dict[str, Any]] = {
     "ours": {"experiment.backbone.drop_path": 0.0},
+    "ours, fp32": {"experiment.backbone.drop_path": 0.0, "experiment.precision": "fp32"},
     "ours, recipe": {},
     "ours, selective": {"experiment.backbone.drop_path": 0.0, "runtime.recompute": "selective"},
     "ours, full": {"experiment.backbone.drop_path": 0.0, "runtime.recompute": "full"},

@@ -89,14 +89,6 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line.decode())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def check_result(out: Path) -> None:
     """Refuse a place where one file cannot be written.
 
@@ -106,3 +98,11 @@ def check_result(out: Path) -> None:
     if out.is_dir():
         raise UserError(f"{out} is a folder; --out takes a file such as {out / 'result.json'}")
     check_writable(out.parent)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line.decode())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -34,9 +34,8 @@ def write(
     """
     if min(nodes, gpus_per_node) < 1:
         raise UserError(f"nodes and gpus_per_node must be at least 1, got {nodes} and {gpus_per_node}")
-    misfit = ranks.misfit(
-        config.experiment, config.runtime, nodes * gpus_per_node
-    )  # said now, not when the job's turn has come
+    # said now, not when the job's turn has come
+    misfit = ranks.misfit(config.experiment, config.runtime, nodes * gpus_per_node)
     if misfit:
         raise UserError(f"{misfit}; change data.batch_size, data.accumulate, --nodes or --gpus-per-node")
     if file.is_dir():

@@ -31,7 +31,15 @@ def test_bfloat16_loses_one_more_rounding_than_the_fused_kernel(monkeypatch: pyt
     assert errors["short"] < 2 * errors["long"]  # the weights are rounded too
 
 
-def test_autocast_does_not_widen_what_short_rows_return() -> None:
-    roles = torch.randn(3, 2, 4, 37, 16).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert attention.attend(*roles).dtype == torch.bfloat16
+def test_autocast_keeps_no_wide_matrix_of_short_rows() -> None:
+    roles = torch.randn(3, 2, 4, 37, 16).bfloat16().requires_grad_()
+    kept: list[torch.dtype] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.dtype)
+        return tensor
+
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda it: it):
+        attention.attend(*roles)
+    assert kept
+    assert set(kept) == {torch.bfloat16}

@@ -21,8 +21,9 @@ from dinokit.models.features import Features
 from dinokit.objectives.assign import sinkhorn
 from dinokit.training import engine
 from dinokit.training.config import TrainConfig
-from dinokit.training.distil import Distillation, masks_on_grid, on_grid
+from dinokit.training.distil import Distillation
 from dinokit.training.feed import feed
+from dinokit.training.learner import masks_on_grid, on_grid
 from dinokit.training.stages import Stages
 from dinokit.training.students import Config, Settings, Student, Students, chosen
 from dinokit.training.teacher_heads import Centroids, spherical_kmeans
