@@ -1,7 +1,7 @@
 """Whose frozen patches are better? Segmentation, depth, tracking and matching of small models trained here.
 
     python benchmarks/scenes.py FETCHED SCENES
-    python benchmarks/cycle.py FETCHED VIDEO
+    python benchmarks/carphone.py FETCHED VIDEO
     python benchmarks/dense.py SCENES VIDEO OUT [--seeds 0 1 2] [--jobs 2]
 
 Backbones: the pixels of a patch; the untrained network; the same network trained by DINO (its loss of the CLS alone,
@@ -43,8 +43,10 @@ ARMS: Mapping[str, tuple[str, str]] = {  # which pretraining, and how it goes on
     "DINOv3": ("patches", "auto"),
 }
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"image": IMAGE_ALONE, "patches": {}}
+BEHIND = 12.0  # metres; the backgrounds, at 10, count
 COLUMNS = {
-    "linear": "linear mIoU",
+    "things": "linear, object or background, mIoU",
+    "linear": "linear, 11 classes, mIoU",
     "knn": "k-NN mIoU",
     "depth": "depth RMSE",
     "clips": "clips J&F",
@@ -108,12 +110,14 @@ def quality(scenes: Path, video: Path, backbone: Backbone) -> dict[str, float]:
     short = {"iterations": 300, "warmup": 30, "batch_size": 8, "lr": (3e-3, 1e-2, 3e-2)}
     linear = segmentation.Config(data=pairs, size=128, **short)
     knn = segmentation.Config(data=pairs, protocol="knn", size=128, bank=20_000)
-    metres = depth.Config(data=pairs, window=(128, 128), **short)
+    things = segmentation.Config(data=str(scenes / "things"), protocol="linear-v2", size=128, **short)
+    metres = depth.Config(data=pairs, window=(128, 128), high=BEHIND, **short)
     points = matching.Config(
         data=str(scenes / "pairs" / "pairs.jsonl"), size=256, alpha=(0.1, 0.05), by="image", limit=100
     )
     matched = matching.run(backbone, points)
     return {
+        "things": segmentation.run(backbone, things)["mIoU"],
         "linear": segmentation.run(backbone, linear)["mIoU"],
         "knn": segmentation.run(backbone, knn)["mIoU"],
         "depth": depth.run(backbone, metres)["RMSE"],

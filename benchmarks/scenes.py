@@ -5,6 +5,7 @@
 
 OUT then holds
     scenes/{train,val}/{images,masks,depth}   for `evaluate segmentation` and `evaluate depth`; boxes.json beside them
+    things/{train,val}/{images,masks}         one large object each; its mask is 1
     clips/                                    DAVIS layout, for `evaluate tracking`: objects that move, turn, occlude
     pairs/pairs.jsonl                         for `evaluate matching`: a scene and its warp, with other colours
     objects/{train,val}/CLASS                 for `evaluate knn`: one object, small turns, any background
@@ -111,8 +112,11 @@ def main() -> None:
         else:
             write_clips(composer, args.out / "clips", count=args.clips, frames=args.frames, size=args.clip_size)
             write_pairs(composer, args.out / "pairs", count=args.pairs, size=args.clip_size)
+    for side, composer in composers.items():
+        write_things(composer, args.out / "things" / side, count=getattr(args, side) // 2, size=args.size)
     names = ["background", *CLASSES]
     (args.out / "scenes" / "classes.txt").write_text("\n".join(names) + "\n")
+    (args.out / "things" / "classes.txt").write_text("background\nobject\n")
 
 
 def split(fetched: Path, seed: int) -> list[tuple[list[CutOut], list[Image.Image]]]:
@@ -190,12 +194,12 @@ class Composer:
         """Compose one to four objects."""
         return compose(self.background(size), self.placed(int(self.draw.integers(1, 5))))
 
-    def single(self, cutout: CutOut, size: int) -> Image.Image:
+    def single(self, cutout: CutOut, size: int) -> Scene:
         """Compose one object that nearly fills the picture."""
         (where,) = self.placed(1, scales=(0.7, 1.0))
         x, y = self.draw.uniform(0.4, 0.6, 2)
         placed = Placed(cutout, x, y, where.scale, where.turn, where.mirrored)
-        return compose(self.background(size), [placed]).image
+        return compose(self.background(size), [placed])
 
 
 def compose(background: Image.Image, placed: list[Placed]) -> Scene:
@@ -249,12 +253,22 @@ def _box(scene: Scene, number: int) -> dict[str, object]:
     return {"label": int(np.bincount(labels).argmax()) if len(labels) else VOID, "box": box}
 
 
+def write_things(composer: Composer, out: Path, *, count: int, size: int) -> None:
+    """Write pictures of one large object with its mask."""
+    images, masks = _folder(out / "images"), _folder(out / "masks")
+    for index in range(count):
+        scene = composer.single(composer.cutout(), size)
+        scene.image.save(images / f"{index:05d}.jpg", quality=92)
+        mask = np.where(scene.classes == VOID, VOID, scene.objects)
+        Image.fromarray(mask.astype(np.uint8)).save(masks / f"{index:05d}.png")
+
+
 def write_unlabelled(composer: Composer, out: Path, *, count: int, size: int) -> None:
     """Write scenes and single objects in turns, without their truth."""
     _folder(out)
     for index in range(count):
-        scene = composer.scene(size).image if index % 2 else composer.single(composer.cutout(), size)
-        scene.save(out / f"{index:05d}.jpg", quality=92)
+        scene = composer.scene(size) if index % 2 else composer.single(composer.cutout(), size)
+        scene.image.save(out / f"{index:05d}.jpg", quality=92)
 
 
 def write_objects(composer: Composer, out: Path, *, views: int, size: int) -> None:
@@ -263,7 +277,7 @@ def write_objects(composer: Composer, out: Path, *, views: int, size: int) -> No
     for index, cutout in enumerate(composer.cutouts):
         folder = _folder(out / names[cutout.label - 1])
         for view in range(views):
-            composer.single(cutout, size).save(folder / f"{index:03d}_{view}.jpg", quality=92)
+            composer.single(cutout, size).image.save(folder / f"{index:03d}_{view}.jpg", quality=92)
 
 
 def write_clips(composer: Composer, out: Path, *, count: int, frames: int, size: int) -> None:

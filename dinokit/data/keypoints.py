@@ -117,7 +117,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for cells in table:
             yield table.line_num, {key: _cell(str(key), value) for key, value in cells.items() if value}
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             row = _json(line)
             if not isinstance(row, dict):
@@ -155,7 +155,7 @@ def _pair(row: Mapping[str, Any], folder: Path, where: str) -> PointPair:
     for image in images:
         if not image.is_file():
             raise UserError(f"the image {image} of {where} does not exist; paths are relative to the list")
-    return PointPair(str(row.get("name", UNNAMED)), images, (first, second), _box(row.get("box_b"), where))
+    return PointPair(str(row.get("name") or UNNAMED), images, (first, second), _box(row.get("box_b"), where))
 
 
 def _box(value: Any, where: str) -> Box | None:

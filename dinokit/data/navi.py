@@ -6,7 +6,7 @@ A depth PNG holds 655350 / millimetres, 0 where the object is not. A pose turns 
 millimetres, to the camera: x right, y down, z ahead; q is (w, x, y, z). The optical axis meets the middle of the image.
 
 The pairs (as in probe3d, arXiv:2404.08636): every fourth view, with another of its object that is drawn among those
-seen from a direction up to 120 degrees away. The draw is ours, so single pairs differ from the published ones.
+whose camera is turned by up to 120 degrees. The draw is ours, so single pairs differ from the published ones.
 Source: NAVI (arXiv:2306.09109).
 """
 

@@ -43,14 +43,16 @@ def crop_pair(
     factor = crops.size * draws.uniform(low, high) / min(mask.shape)
     size = tuple(max(1, round(side * factor)) for side in mask.shape)
     pixels = depth.to_unit(image[None])
-    pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+    pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True).clamp_(*depth.value_range(image))
     labels = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
     for _ in range(_TRIES):
         top, left = (int(draws.integers(max(side - crops.size, 0) + 1)) for side in size)
         place = (slice(top, top + crops.size), slice(left, left + crops.size))
         if crops.cap is None or _largest_share(labels[place]) <= crops.cap:
             break
-    pixels, labels = _distorted(pixels[(..., *place)], draws, hue=crops.hue), labels[place]
+    pixels, labels = pixels[(..., *place)], labels[place]
+    if depth.value_range(image) == (0.0, 1.0):  # beyond it, nothing says what is white
+        pixels = _distorted(pixels, draws, hue=crops.hue)
     missing = (0, crops.size - labels.shape[1], 0, crops.size - labels.shape[0])
     pixels, labels = F.pad(pixels[0], missing, value=torch.nan), F.pad(labels, missing, value=IGNORED)
     if draws.random() < 0.5:
@@ -66,10 +68,8 @@ def _largest_share(labels: Int64[Tensor, "height width"]) -> float:
 def _distorted(
     pixels: Float[Tensor, "1 channel height width"], draws: numpy.random.Generator, *, hue: float
 ) -> Float[Tensor, "1 channel height width"]:
-    """Distort colours; a float image beyond [0, 1] is left alone, for it has no white to relate to."""
+    """Distort colours of values in [0, 1]."""
     chosen, strength = draws.random(5) < 0.5, draws.uniform(-1, 1, 4)
-    if float(pixels.min()) < 0 or float(pixels.max()) > 1:
-        return pixels
     if chosen[0]:
         pixels = (pixels + 32 / 255 * float(strength[0])).clamp_(0, 1)
     contrast = 1 + 0.5 * float(strength[1]) if chosen[1] else 1.0

@@ -58,23 +58,34 @@ def crop(
     train: Depths, index: int, window: tuple[int, int], short: int | None, *, key: tuple[int, ...]
 ) -> tuple[Float[Tensor, "channel rows columns"], Float[Tensor, "rows columns"]]:
     """Cut a window out of an image and its depth, mirror half of them, change the light of half by up to a quarter."""
-    image, metres = train.read(index)
     draws = generator(*key)
-    pixels, truth = images.to_unit(image[None])[0], torch.from_numpy(metres)
-    if train.layout.border is not None:
-        top, bottom, left, right = train.layout.border
-        pixels, truth = pixels[:, top:bottom, left:right], truth[top:bottom, left:right]
-    if short is not None:
-        factor = short / min(truth.shape)
-        size = tuple(max(1, round(side * factor)) for side in truth.shape)
-        pixels = F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]
-        truth = F.interpolate(truth[None, None], size=size, mode="nearest-exact")[0, 0]
+    pixels, truth, (darkest, lightest) = seen(train, index, short)
     top, left = (int(draws.integers(max(side - wanted, 0) + 1)) for side, wanted in zip(truth.shape, window))
     place = (slice(top, top + window[0]), slice(left, left + window[1]))
     pixels, truth = pixels[(..., *place)], truth[place]
     if draws.random() < 0.5:
         pixels, truth = pixels.flip(-1), truth.flip(-1)
     if draws.random() < 0.5:
-        pixels = (pixels * float(draws.uniform(0.75, 1.25))).clamp(0, 1)
+        pixels = (pixels * float(draws.uniform(0.75, 1.25))).clamp(darkest, lightest)
     missing = (0, window[1] - truth.shape[1], 0, window[0] - truth.shape[0])
     return F.pad(pixels, missing, value=torch.nan), F.pad(truth, missing, value=0.0)
+
+
+def seen(
+    train: Depths, index: int, short: int | None
+) -> tuple[Float[Tensor, "channel rows columns"], Float[Tensor, "rows columns"], tuple[float, float]]:
+    """Return what training sees of an image and its depth, and the range of its values.
+
+    Its scale is that of a test, which sees the border as well: the whole image is resized, then the border goes.
+    """
+    image, metres = train.read(index)
+    pixels, truth, range_ = images.to_unit(image[None]), torch.from_numpy(metres), images.value_range(image)
+    factor = 1.0 if short is None else short / min(truth.shape)
+    size = tuple(max(1, round(side * factor)) for side in truth.shape)
+    if size != tuple(truth.shape):
+        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp_(*range_)  # as at test
+        truth = F.interpolate(truth[None, None], size=size, mode="nearest-exact")[0, 0]
+    if train.layout.border is not None:
+        top, bottom, left, right = (round(edge * factor) for edge in train.layout.border)
+        pixels, truth = pixels[..., top:bottom, left:right], truth[top:bottom, left:right]
+    return pixels[0], truth, range_

@@ -21,8 +21,8 @@ _MARKS = 5
 
 
 def units(high: float) -> float:
-    """Return the steps of a metre in the PNG: millimetres, or 1/256 m as KITTI where those would not fit."""
-    return 1000.0 if high * 1000 <= _MOST else 256.0
+    """Return the steps of a metre in the PNG: the finest that fits of millimetres, 1/256 m as KITTI, and coarser."""
+    return next((steps for steps in (1000.0, 256.0, 100.0, 10.0, 1.0) if high * steps <= _MOST), _MOST / high)
 
 
 def depths(

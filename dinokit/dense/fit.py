@@ -6,6 +6,9 @@ The schedules are those of the published linear evaluations. With step t of T, w
     poly       peak (1 - t / T)                                   DINOv2 (arXiv:2304.07193)
     cosine     peak (1 + cos(pi (t + 1) / T)) / 2                 DINOv3 (arXiv:2508.10104, appendix D.1)
 
+and for depth DINOv3's one-cycle: by half cosines from peak / 25 to peak at step w - 1 and on to peak / 25,000, while
+beta_1 of AdamW goes from 0.95 to 0.85 and back; beta_2 is 0.99, elsewhere they are 0.9 and 0.999.
+
 The batch and the dropout of a step are functions of (seed, step), so that nothing but weights, moments and the step
 itself is saved.
 """
@@ -42,7 +45,7 @@ class Training:
 
     iterations: int = 40_000  # steps
     warmup: int = 1_500  # steps of linear warm-up; those beyond half of the steps do not count
-    schedule: Literal["poly", "cosine"] = "cosine"  # after the warm-up: DINOv2, DINOv3
+    schedule: Literal["poly", "cosine", "one-cycle"] = "cosine"  # DINOv2, DINOv3, DINOv3's depth
     weight_decay: float = 1e-3  # of AdamW
     clip: float | None = None  # largest norm of a head's gradient; null: none
     save_every: int = 1_000  # steps between two states on disk
@@ -55,6 +58,8 @@ class Training:
 
     def factor(self, step: int) -> float:
         """Return the learning rate of a step (from 0) as a fraction of its peak."""
+        if self.schedule == "one-cycle":
+            return self._between(step, 1 / 25, 1.0, 1 / 25_000)
         warmup = min(self.warmup, self.iterations // 2)
         left = 1 - step / self.iterations
         if step < warmup:
@@ -62,6 +67,18 @@ class Training:
         if self.schedule == "poly":
             return left
         return (1 + math.cos(math.pi * (step + 1) / self.iterations)) / 2
+
+    def betas(self, step: int) -> tuple[float, float]:
+        """Return the decay rates of AdamW's two averages at a step."""
+        return (self._between(step, 0.95, 0.85, 0.95), 0.99) if self.schedule == "one-cycle" else (0.9, 0.999)
+
+    def _between(self, step: int, first: float, middle: float, last: float) -> float:
+        """Go by half cosines from `first` to `middle`, at the end of the warm-up, then to `last`."""
+        top, end = max(0, min(self.warmup, self.iterations // 2) - 1), self.iterations - 1
+        if step < top:
+            return middle + (first - middle) * (1 + math.cos(math.pi * step / top)) / 2
+        share = (step - top) / max(1, end - top)
+        return last + (middle - last) * (1 + math.cos(math.pi * share)) / 2
 
 
 @dataclass(frozen=True)
@@ -98,7 +115,7 @@ def fit(
     with frozen(backbone) as device:
         heads = [member.head.to(device).train() for member in members]
     groups = [{"params": list(member.head.parameters()), "lr": member.lr} for member in members]
-    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay, betas=(0.9, 0.999))
+    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     state = None if folder is None else folder / _STATE
     about = _about(members, training)
     about |= {"backbone": digest(backbone), "layers": to_plain(layers), "norm": norm, "data": to_plain(data)}
@@ -110,7 +127,7 @@ def fit(
         with frozen(backbone):
             features, frame = encode(backbone, images.to(device), layers=layers, norm=norm)
         for group, member in zip(optimiser.param_groups, members):
-            group["lr"] = member.lr * training.factor(now)
+            group["lr"], group["betas"] = member.lr * training.factor(now), training.betas(now)
         optimiser.zero_grad(set_to_none=True)
         values = []
         for index, head in enumerate(heads):

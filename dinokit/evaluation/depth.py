@@ -8,10 +8,11 @@
 Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, appendix D.2). At test the image and its
 mirror are seen at native size and averaged, depths are brought to the size of the truth and kept within the range.
 Training crops are mirrored by half and made lighter or darker; the small turns and the other colours of DINOv2 are not.
-With `head` nothing is trained: a saved head is measured on other data (SUN RGB-D by a head of NYUv2).
+As published, the best learning rate of a sweep is the best on the test images. With `head` nothing is trained: a saved
+head is measured on other data (SUN RGB-D by a head of NYUv2).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,15 +26,18 @@ from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.data.depths import Depths, open_depths, splits_of
 from dinokit.data.source import absolute
-from dinokit.dense.depth_lesson import Lesson
+from dinokit.dense.depth_lesson import Lesson, seen
 from dinokit.dense.fit import Member, Training, fit
 from dinokit.dense.maps import Layers, frozen, predictor, prepared
 from dinokit.dense.windows import Windows, augmented
 from dinokit.metrics.depth import counted, errors, mean
 from dinokit.models import bins, depth_head, dpt
 from dinokit.models.features import Backbone
+from dinokit.models.pixels import PatchPixels
 
 GRADIENT = 0.5  # weight of the gradient loss, of DINOv2
+FOURS = {24: (4, 11, 17, 23)}  # the published four of so many blocks, where they are not each quarter's last
+MEASURING = {"data", "head", "test", "low", "high", "units", "crop", "limit"}  # all that a saved head leaves to choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class Config:
     train: str | None = None  # split to learn from; null: train
     test: str | None = None  # split to measure on; null: test, or else val
     low: float = 1e-3  # metres; what is nearer does not count
-    high: float | None = None  # metres; what is further does not count; null: 10, KITTI 80
+    high: float | None = None  # metres; what is further does not count; null: 10, KITTI 80, of a folder the head's
     units: float | None = None  # of integer depths, a metre; null: 1000, KITTI 256
     crop: Literal["none", "nyu", "garg", "eigen"] | None = None  # pixels that count; null: nyu and garg on their sets
     window: tuple[int, int] | None = None  # rows, columns of training crops; null: 416 x 544, KITTI 352 x 704
@@ -61,12 +65,21 @@ class Config:
     limit: int | None = None  # test images, evenly spaced; null: all
 
     def __post_init__(self) -> None:
-        sides = [side for side in (*(self.window or ()), self.short, self.tile, self.limit) if side is not None]
-        counts = [self.iterations, self.batch_size, *sides]
-        if min(counts) < 1 or min(self.warmup, self.seed) < 0:
-            raise UserError(f"iterations, batch_size, window, short, tile and limit must be at least 1, got {counts}")
+        least = dict.fromkeys(("iterations", "batch_size", "short", "tile", "limit"), 1) | {"warmup": 0, "seed": 0}
+        for name, smallest in (least | {"weight_decay": 0}).items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise UserError(f"{name} must be at least {smallest}, got {value}")
+        if self.window is not None and min(self.window) < 1:
+            raise UserError(f"window must be at least 1 x 1, got {list(self.window)}")
         if not self.lr or min(self.lr) <= 0 or (self.units is not None and self.units <= 0):
             raise UserError(f"lr and units must be positive, got {list(self.lr)} and {self.units}")
+        if not 0 < self.low < (self.high if self.high is not None else numpy.inf):
+            raise UserError(f"expected 0 < low < high, got {self.low} and {self.high}")
+        if self.head is not None:
+            unused = [f.name for f in fields(self) if f.name not in MEASURING and getattr(self, f.name) != f.default]
+            if unused:
+                raise UserError(f"a saved head is not trained, so that {', '.join(unused)} cannot be set with head")
 
 
 def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
@@ -77,8 +90,10 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     """
     known = splits_of(config.data)
     split = config.test or next((name for name in ("test", "val") if name in known), None)
-    if split is None:
+    if split is None and (known or config.head is None):
         raise UserError(f"expected depths in {config.data} to test on, found no split test or val; add one")
+    if config.head is None and config.train is None and "train" not in known:
+        raise UserError(f"expected depths in {config.data} to train on, found no split train; add one, or give --head")
     test = open_depths(config.data, split=split, channels=backbone.channels, units=config.units)
     if config.head is not None:
         head, about = load_head(config.head)
@@ -87,6 +102,8 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         check_model(about, backbone, model=backbone.name)
         heads: list[tuple[float, nn.Module]] = [(0.0, head)]
         layers, short, windows = about.layers, about.short, Windows(about.crop, about.stride)
+        high = config.high if config.high is not None or test.layout.lists else about.details["high"]
+        config = replace(config, high=high)
     else:
         train = open_depths(config.data, split=config.train, channels=backbone.channels, units=config.units)
         layers, short = _layers(backbone, config), config.short
@@ -130,15 +147,15 @@ def measure(
     windows: Windows,
 ) -> dict[str, float]:
     """Predict every test image and average the errors of each."""
-    low, high = config.low, config.high or test.layout.high
+    low, high = config.low, test.layout.high if config.high is None else config.high
     count = len(test) if config.limit is None else min(config.limit, len(test))
     found = []
     with frozen(backbone) as device:
         predict = predictor(backbone, head.to(device), layers=layers)
         for index in progress(numpy.linspace(0, len(test) - 1, count).round().astype(int).tolist(), count):
             image, truth = test.read(index)
-            seen = prepared(image, backbone, short=short)
-            values = augmented(seen, predict, size=truth.shape, windows=windows, flip=True)
+            values = prepared(image, backbone, short=short)
+            values = augmented(values, predict, size=truth.shape, windows=windows, flip=True)
             metres = values[0, 0].clamp(low, high).cpu().numpy()
             valid = counted(truth, low=low, high=high, crop=config.crop or test.layout.crop)  # type: ignore[arg-type]
             if valid.any():
@@ -152,28 +169,33 @@ def _layers(backbone: Backbone, config: Config) -> Layers:
     """Return the blocks that a protocol reads: the last, or four evenly spaced ones that end with it."""
     if config.protocol in ("linear", "linear-v2"):
         return 1
-    depth = _depth(backbone)
-    if depth < 4:
-        raise UserError(f"{config.protocol} reads four layers, the model has {depth}; take linear")
-    return tuple(depth * number // 4 - 1 for number in (1, 2, 3, 4))
-
-
-def _depth(backbone: Backbone) -> int:
+    if isinstance(backbone, PatchPixels):
+        return (0, 1, 2, 3)  # its only one, four times
     blocks = getattr(backbone, "blocks", None)
-    return len(blocks) if isinstance(blocks, nn.ModuleList) else 1
+    depth = len(blocks) if isinstance(blocks, nn.ModuleList) else getattr(backbone, "depth", 0)
+    if depth < 4:
+        known = f"{depth} blocks" if depth else "stages of different grids"
+        raise UserError(f"{config.protocol} reads four layers of one grid, the model has {known}; take linear")
+    return FOURS.get(depth, tuple(depth * number // 4 - 1 for number in (1, 2, 3, 4)))
 
 
 def _trained(
     backbone: Backbone, train: Depths, config: Config, *, layers: Layers, out: Path | None
 ) -> list[tuple[float, nn.Module]]:
     published = config.protocol == "linear"
-    range_ = bins.Config(low=config.low, high=config.high or train.layout.high)
+    high = train.layout.high if config.high is None else config.high
+    range_ = bins.Config(low=config.low, high=high, count=1 if config.protocol == "dpt" else 256)
     members = [Member(_head(backbone, config, range_, layers=layers), lr) for lr in config.lr]
     decay = config.weight_decay if config.weight_decay is not None else (1e-4 if published else 1e-2)
     training = Training(
-        iterations=config.iterations, warmup=config.warmup, weight_decay=decay, clip=35.0, seed=config.seed
+        iterations=config.iterations,
+        warmup=config.warmup,
+        schedule="one-cycle" if published else "cosine",
+        weight_decay=decay,
+        clip=35.0,
+        seed=config.seed,
     )
-    window = config.window or _window(train)
+    window = config.window or _window(train, config.short)
     lesson = Lesson(
         backbone=backbone,
         train=train,
@@ -187,9 +209,10 @@ def _trained(
     )
     data: dict[str, object] = {
         "of": absolute(config.data),
-        "split": config.train,
-        "images": len(train),
+        "images": [str(path) for path in (*train.images, *train.depths)],
+        "units": train.units,
         "window": list(window),
+        "short": config.short,
     }
     data |= {"protocol": config.protocol, "batch_size": config.batch_size, "low": range_.low, "high": range_.high}
     fit(backbone, members, training, sample=lesson.sample, loss=lesson.loss, layers=layers, folder=out, data=data)
@@ -199,9 +222,11 @@ def _trained(
 def _head(backbone: Backbone, config: Config, range_: bins.Config, *, layers: Layers) -> nn.Module:
     side = 2 * backbone.patch_size
     with frozen(backbone) as device:
-        seen = backbone.intermediate(torch.zeros(1, backbone.channels, side, side, device=device), layers)
-    widths = tuple(layer.patches.shape[-1] for layer in seen)
-    cls = tuple(layer.cls.shape[-1] for layer in seen)
+        tried = backbone.intermediate(torch.zeros(1, backbone.channels, side, side, device=device), layers)
+    if len({layer.grid for layer in tried}) > 1:
+        raise UserError(f"{config.protocol} reads four layers of one grid, the model has several; take linear")
+    widths = tuple(layer.patches.shape[-1] for layer in tried)
+    cls = tuple(layer.cls.shape[-1] for layer in tried)
     if config.protocol == "dpt":
         return dpt.DPT(dpt.Config(widths=widths, cls_widths=cls, bins=range_), seed=config.seed)
     old = config.protocol != "linear"
@@ -216,8 +241,8 @@ def _head(backbone: Backbone, config: Config, range_: bins.Config, *, layers: La
     return depth_head.LinearDepth(shape, seed=config.seed)
 
 
-def _window(train: Depths) -> tuple[int, int]:
+def _window(train: Depths, short: int | None) -> tuple[int, int]:
     """Return the published window, or less if the first image is smaller."""
-    _, truth = train.read(0)
+    _, truth, _ = seen(train, 0, short)
     rows, columns = train.layout.window
     return min(rows, truth.shape[0]), min(columns, truth.shape[1])

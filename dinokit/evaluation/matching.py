@@ -60,9 +60,10 @@ class Config:
     limit: int | None = None  # pairs of each category, evenly spaced; null: all. probe3d takes 200 of SPair-71k
 
     def __post_init__(self) -> None:
-        counts = (self.size or 1, self.stride, self.keep, self.limit or 1)
-        if min(counts) < 1 or min(self.layer or 0, 0) < 0:
-            raise UserError(f"size, stride, keep and limit must be at least 1, layer at least 0, got {list(counts)}")
+        for name, least in {"size": 1, "stride": 1, "keep": 1, "limit": 1, "layer": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}")
         if not self.alpha or min(self.alpha) <= 0:
             raise UserError(f"expected a positive alpha or several, got {list(self.alpha)}")
 

@@ -96,7 +96,13 @@ class Config:
     bank: int = 100_000  # knn: training patches that are kept, drawn at random
 
     def __post_init__(self) -> None:
-        counts = (self.iterations, self.batch_size, self.k, self.bank, self.size or 1, self.limit or 1)
+        counts = (
+            self.iterations,
+            self.batch_size,
+            self.k,
+            self.bank,
+            *(n for n in (self.size, self.limit) if n is not None),
+        )
         if min(counts) < 1 or min(self.warmup, self.seed) < 0:
             raise UserError(f"iterations, batch_size, k, bank, size and limit must be at least 1, got {list(counts)}")
         if not self.lr or min(self.lr) <= 0 or self.temperature <= 0:

@@ -40,6 +40,19 @@ def test_the_schedules_are_the_published_ones() -> None:
     assert poly.factor(75) == pytest.approx(0.25)
 
 
+def test_one_cycle_is_that_of_torch() -> None:
+    training = Training(iterations=100, warmup=30, schedule="one-cycle")
+    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 1.0, total_steps=100, pct_start=0.3, div_factor=25, final_div_factor=1000
+    )
+    for step in range(100):
+        assert training.factor(step) == pytest.approx(optimiser.param_groups[0]["lr"])
+        assert training.betas(step)[0] == pytest.approx(optimiser.param_groups[0]["betas"][0])
+        optimiser.step()
+        cycle.step()
+
+
 def test_a_head_learns_what_its_patches_say() -> None:
     chosen = member()
     fit(BACKBONE, [chosen], Training(iterations=60, warmup=5), sample=sample, loss=cross_entropy)

@@ -1,6 +1,7 @@
 """Depth: sets as published, protocols on a made-up folder, saved heads elsewhere, and the command line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,13 @@ from dinokit.core.errors import UserError
 from dinokit.core.pixels import Pixels
 from dinokit.data.depths import open_depths, splits_of
 from dinokit.data.source import open_source
-from dinokit.dense.depth_lesson import crop
+from dinokit.dense.depth_lesson import crop, seen
 from dinokit.dense.draw_depth import units
 from dinokit.dense.maps import frozen, predictor, prepared
 from dinokit.dense.predict import apply
 from dinokit.dense.windows import Windows, slide
 from dinokit.evaluation.depth import Config, run
+from dinokit.evaluation.depth import _layers as chosen
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
 from tests.conftest import ARCHITECTURE
@@ -80,7 +82,7 @@ def test_four_layers_are_read_and_the_head_is_used_again(protocol: str, tmp_path
     assert again == {name: value for name, value in result.items() if name != "lr"}
     with pytest.raises(UserError, match="whose weights are not those of"):
         run(deep(seed=1), Config(data=data, head=str(tmp_path / "out" / "head")))
-    with pytest.raises(UserError, match="reads four layers, the model has"):
+    with pytest.raises(UserError, match="reads four layers of one grid, the model has 2 blocks"):
         run(make_vit(), config)
 
 
@@ -101,7 +103,7 @@ def test_the_16_bit_picture_is_the_depth_to_half_a_step(tmp_path: Path, make_vit
         seen = prepared(open_source(str(images)).read(0), backbone)
         values = slide(seen, predictor(backbone, head), Windows(16, 10))[0, 0]
     assert numpy.abs(written / 1000 - values.numpy()).max() <= 0.0005 + 1e-6
-    assert (units(10.0), units(80.0)) == (1000.0, 256.0)
+    assert (units(10.0), units(80.0), units(600.0)) == (1000.0, 256.0, 100.0)
 
 
 def test_depths_of_arrays_are_metres_and_nan_is_no_truth(tmp_path: Path) -> None:
@@ -142,6 +144,68 @@ def test_a_picture_in_openexr_is_no_depth(tmp_path: Path) -> None:
         open_depths(str(tmp_path / "data"), split="train").read(0)
 
 
+def test_training_sees_the_scale_of_the_test_and_not_its_border(tmp_path: Path) -> None:
+    train = open_depths(str(bright_is_far(tmp_path, images=1)), split="train")  # 24 x 32
+    train = replace(train, layout=replace(train.layout, border=(4, 20, 2, 30)))
+    image, metres, _ = seen(train, 0, 48)
+    assert image.shape[1:] == metres.shape == (32, 56)
+    whole = prepared(train.read(0)[0], PIXELS, short=48)[0]
+    torch.testing.assert_close(image, whole[:, 8:40, 4:60])
+
+
+def test_light_keeps_the_range_of_a_thermal_image(tmp_path: Path) -> None:
+    data = bright_is_far(tmp_path, images=1)
+    for split in ("train", "val"):
+        (data / split / "images" / "0.png").unlink()
+        warm = numpy.linspace(-40, 120, 24 * 32, dtype=numpy.float32).reshape(24, 32)
+        Image.fromarray(warm).save(data / split / "images" / "0.tif")
+    train = open_depths(str(data), split="train", channels=1)
+    for position in range(8):
+        image, _ = crop(train, 0, (24, 32), None, key=(0, position))
+        assert 85 < float(image.max()) <= 120
+
+
+def test_what_was_asked_for_is_what_a_training_goes_on_with(tmp_path: Path) -> None:
+    config = Config(data=str(bright_is_far(tmp_path / "data")), **QUICK | {"iterations": 2})
+    run(PIXELS, config, tmp_path / "out")
+    for other in (replace(config, short=12), replace(config, units=500.0)):
+        with pytest.raises(UserError, match="belongs to a training of"):
+            run(PIXELS, other, tmp_path / "out")
+
+
+def test_a_head_answers_within_its_own_range_and_is_not_trained(tmp_path: Path) -> None:
+    data = bright_is_far(tmp_path / "data")
+    run(PIXELS, Config(data=str(data), **QUICK | {"high": 4.0, "iterations": 2}), tmp_path / "out")
+    head = str(tmp_path / "out" / "head")
+    assert run(PIXELS, Config(data=str(data), head=head)) == run(PIXELS, Config(data=str(data), head=head, high=4.0))
+    loose = tmp_path / "loose"
+    (data / "val").rename(loose)
+    assert run(PIXELS, Config(data=str(loose), head=head))["images"] == 3
+    with pytest.raises(UserError, match="lr, seed cannot be set with head"):
+        Config(data=str(data), head=head, lr=(5.0,), seed=3)
+
+
+def test_nothing_is_trained_on_the_test(tmp_path: Path) -> None:
+    data = bright_is_far(tmp_path)
+    shutil.rmtree(data / "train")
+    with pytest.raises(UserError, match="found no split train"):
+        run(PIXELS, Config(data=str(data), **QUICK))
+
+
+def test_the_four_layers_are_the_published_ones() -> None:
+    four = Config(data="", protocol="linear4")
+    blocks = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
+    for depth, layers in blocks.items():
+        assert chosen(VisionTransformer(replace(ARCHITECTURE, depth=depth)), four) == layers
+    assert chosen(PIXELS, four) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("wrong", [{"high": 0.0}, {"limit": 0}, {"warmup": -1}, {"weight_decay": -1.0}])
+def test_what_cannot_be_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Config(data="", **wrong)
+
+
 def test_nyu_and_kitti_and_sun_as_published(tmp_path: Path) -> None:
     def pair(root: Path, name: str, size: tuple[int, int], value: int) -> None:
         for folder in ("rgb", "d"):
@@ -169,14 +233,14 @@ def test_nyu_and_kitti_and_sun_as_published(tmp_path: Path) -> None:
 
 def test_a_crop_keeps_image_and_depth_together(tmp_path: Path) -> None:
     train = open_depths(str(bright_is_far(tmp_path, images=1)), split="train")
-    seen = set()
+    drawn = set()
     for position in range(12):
         image, metres = crop(train, 0, (16, 20), None, key=(0, position))
         assert image.shape == (3, 16, 20)
         order = torch.argsort(image[0].flatten(), stable=True)
         assert torch.all(metres.flatten()[order].diff() >= 0)  # brighter is never nearer
-        seen.add(tuple(metres[0].tolist()))
-    assert len(seen) > 3
+        drawn.add(tuple(metres[0].tolist()))
+    assert len(drawn) > 3
     image, metres = crop(train, 0, (40, 40), None, key=(0, 0))
     assert image[:, 30].isnan().all()
     assert metres[30].sum() == 0
@@ -211,3 +275,5 @@ def test_depth_from_the_command_line(tmp_path: Path, make_vit: MakeVit) -> None:
     head = ["predict", "--head", str(tmp_path / "out" / "head"), "--data", str(data / "val" / "images")]
     assert command([*head, "--out", str(tmp_path / "pictures")]) == 0
     assert (tmp_path / "pictures" / "depth" / "2.png").is_file()
+    again = ["evaluate", "depth", "--model", str(model), "--data", str(data), "--head", str(tmp_path / "out" / "head")]
+    assert command(again) == 0  # without baselines, which the head does not fit

@@ -109,6 +109,15 @@ def test_a_crop_and_its_mask_stay_in_step_and_follow_from_the_key(tmp_path: Path
             assert light[labels == 1].mean() > light[labels == 0].mean() + 0.2
 
 
+def test_a_white_sky_does_not_stop_the_distortion() -> None:
+    image, mask = torch.full((3, 13, 17), 255, dtype=torch.uint8), numpy.zeros((13, 17), dtype=numpy.uint8)
+    image[:, 6:] = 100
+    crops = [crop_pair(image, mask, Crops(12, (0.5, 2.0)), key=(n,))[0] for n in range(60)]
+    assert sum(float(each.nan_to_num(0).max()) > 1 for each in crops) == 0
+    # all three draws leave a crop alone once in eight
+    assert sum(bool(torch.isclose(each, torch.tensor(100 / 255), atol=1e-3).any()) for each in crops) < 20
+
+
 def test_what_a_crop_lacks_is_ignored_and_one_class_may_not_fill_it(tmp_path: Path) -> None:
     image, mask = open_pairs(str(squares(tmp_path))).read(0)
     pixels, labels = crop_pair(image, mask, Crops(24, (0.5, 0.5)), key=(0,))
