@@ -39,6 +39,7 @@ SIDE, SIDE_OF_OBJECTS = 64, 32  # patches
 CENTIMETRES = (1, 2, 5)
 SHOWN = 2  # of CENTIMETRES: what is right in a drawing
 DRAWN = 12  # pairs
+LATEST = 8  # images whose patches are kept: lists ask for one several times in a row
 
 Points = Float[numpy.ndarray, "point 2"]
 Pair = TypeVar("Pair", PointPair, ViewPair)
@@ -121,6 +122,7 @@ def _opened(config: Config) -> Callable[[Backbone, bool], Outcome]:
         raise UserError(f"{config.data} does not exist; give SPair-71k, NAVI or a list of pairs .jsonl or .csv")
     points = open_point_pairs(root, split=config.split)
     if points is not None:
+        _refuse(config, "keep", why="is of NAVI")
         chosen = _limited(points, config.limit)
         reaches = _reaches(chosen, config)
         return lambda backbone, norm: _keypoints(backbone, chosen, reaches, config, norm=norm)
@@ -132,8 +134,15 @@ def _opened(config: Config) -> Callable[[Backbone, bool], Outcome]:
         )
     if config.split is not None:
         raise UserError(f"NAVI has no splits such as '{config.split}'; leave out split")
+    _refuse(config, "alpha", "by", why="is of pairs with points; NAVI is judged in centimetres")
     some = _limited(views, config.limit)
     return lambda backbone, norm: _surfaces(backbone, some, config, norm=norm)
+
+
+def _refuse(config: Config, *names: str, why: str) -> None:
+    for name in names:
+        if getattr(config, name) != Config.__dataclass_fields__[name].default:
+            raise UserError(f"{name} {why}; leave it out for {config.data}")
 
 
 def _limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
@@ -172,11 +181,19 @@ def _keypoints(
     candidates = lattice(max(1, size // config.stride))
     hits: dict[float, list[Bool[numpy.ndarray, " point"]]] = {alpha: [] for alpha in config.alpha}
     matches = []
+    latest: dict[Path, Float[Tensor, "dim rows columns"]] = {}
+
+    def seen(path: Path, image: depth.Image) -> Float[Tensor, "dim rows columns"]:
+        maps = latest.pop(path, None)
+        latest[path] = _maps(backbone, image, config, size=size, norm=norm) if maps is None else maps
+        if len(latest) > LATEST:
+            del latest[next(iter(latest))]
+        return latest[path]
+
     for pair in progress(pairs, len(pairs)):
         first, second = pair.read(backbone.channels)
-        seen = [_maps(backbone, image, config, size=size, norm=norm) for image in (first, second)]
         asked = (torch.from_numpy(pair.points[0]) + 0.5) / max(first.shape[1:])
-        index, _ = nearest(sampled(seen[0], asked), seen[1], candidates)
+        index, _ = nearest(sampled(seen(pair.images[0], first), asked), seen(pair.images[1], second), candidates)
         found = (candidates[index.cpu()] * max(second.shape[1:]) - 0.5).numpy()
         for alpha, each in hits.items():
             each.append(right(found, pair.points[1], reach=alpha * side(pair, second)))

@@ -14,6 +14,7 @@ from dinokit import cli
 from dinokit.checkpoints.load import header
 from dinokit.core.errors import UserError
 from dinokit.evaluation.matching import Config, run
+from dinokit.models.features import Features
 from dinokit.models.pixels import PatchPixels
 
 from ..conftest import ARCHITECTURE, MakeVit
@@ -151,6 +152,16 @@ def test_surfaces_come_together_where_the_pose_says(tmp_path: Path) -> None:
     assert near["recall"] == pytest.approx(200 / 3)
 
 
+class Counted(PatchPixels):
+    """Counts how often it looks."""
+
+    looks = 0
+
+    def intermediate(self, *args: Any, **kwargs: Any) -> tuple[Features, ...]:
+        self.looks += 1
+        return super().intermediate(*args, **kwargs)
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     data = moved(tmp_path / "pairs")
     for config, said in (
@@ -158,12 +169,23 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         (Config(data=str(tmp_path / "nowhere")), "nowhere does not exist"),
         (Config(data=str(tmp_path)), "found none of these"),
         (Config(data=surfaces(tmp_path / "set", shift=1), split="val"), "no splits such as 'val'"),
+        (Config(data=str(tmp_path / "set"), by="box"), "by is of pairs with points"),
+        (Config(data=data, keep=1), "keep is of NAVI"),
     ):
         with pytest.raises(UserError, match=said):
             run(PIXELS, config)
-    for wrong in ({"alpha": ()}, {"alpha": (0.0,)}, {"stride": 0}, {"layer": -1}):
-        with pytest.raises(UserError):
+    for wrong in ({"alpha": ()}, {"alpha": (0.0,)}, {"stride": 0}, {"layer": -1}, {"limit": 0}, {"size": 0}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
             Config(data=data, **wrong)
+
+
+def test_an_image_of_several_pairs_is_looked_at_once(tmp_path: Path) -> None:
+    image, row = texture(32, 32), {"points_a": [[1.5, 1.5]], "points_b": [[1.5, 1.5]]}
+    data = Path(written(tmp_path, (image, image, row))) / "pairs.jsonl"
+    data.write_text(f"{data.read_text()}\n" * 5)
+    backbone = Counted(patch_size=4)
+    run(backbone, Config(data=str(data), size=32, norm=True))
+    assert backbone.looks == 2
 
 
 def test_the_command_measures_a_model_beside_its_baselines(
