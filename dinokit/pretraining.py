@@ -60,7 +60,7 @@ def pretrain(
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
     # the run, its checkpoints and its report are looked at from other folders too
     place = absolute(config.experiment.data.source)
-    config = configuration.override(config, {"experiment.data.source": place}, hidden=HALVES)
+    config = configuration.override(config, {"experiment.data.source": place} | _anchors(config), hidden=HALVES)
     source = open_source(place)
     if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
         config = _with_natural_channels(config, source)
@@ -79,6 +79,17 @@ def pretrain(
         )
         return 0
     return trained(config, source, run)
+
+
+def _anchors(config: TrainConfig) -> dict[str, str]:
+    """Return settings that give anchors that lie here their full paths."""
+    experiment = config.experiment
+    found = {"experiment.anchor.source": experiment.anchor.source} if experiment.anchor is not None else {}
+    for name, stage in experiment.stages.items():
+        changed = stage.changes.get("anchor")
+        if isinstance(changed, dict) and isinstance(changed.get("source"), str):
+            found[f"experiment.stages.{name}.changes.anchor.source"] = changed["source"]
+    return {key: str(Path(source).absolute()) for key, source in found.items() if Path(source).exists()}
 
 
 def _with_natural_channels(config: TrainConfig, source: Source) -> TrainConfig:

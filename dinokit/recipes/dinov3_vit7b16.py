@@ -93,7 +93,7 @@ def _anchor() -> Stage:
             to_plain(
                 {
                     "objectives": anchored_objectives(ramp=RAMP),
-                    "anchor": anchor.Config(source="200000", first=10_000, every=10_000, most=3),
+                    "anchor": anchor.Config(source=anchor.Place("200000"), first=10_000, every=10_000, most=3),
                     "data": {"views": {"anchor_size": 512}},
                     "optim": {"lr": constant(2.4e-4), "freeze_last_layer": 0},
                     "momentum": constant(0.999),

@@ -5,10 +5,13 @@ the better anchor; in the published stage the EMA teacher of the day replaces it
 """
 
 from dataclasses import dataclass
+from typing import Any, NewType
 
+from dinokit.config import converter
 from dinokit.core.errors import UserError
 
-TEACHER, START, AUTO = "teacher", "start", "auto"
+Place = NewType("Place", str)
+TEACHER, START, AUTO = Place("teacher"), Place("start"), Place("auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +20,7 @@ class Config:
 
     # start: the EMA teacher as the stage begins; teacher: that of every step; auto: that of the earlier step whose
     # patches are best (candidates.py); a number: that of this step; or a model's path
-    source: str = START
+    source: Place = START
     candidates: int = 10  # for auto: earlier steps that are compared, evenly spaced; the run keeps their teachers
     images: int = 128  # for auto: looked at, the same ones for each
     first: int = 0  # steps before the EMA teacher may replace the anchor
@@ -39,11 +42,11 @@ class Config:
     @property
     def is_model(self) -> bool:
         """Tell whether it is another model, by path or by name."""
-        return self.source not in (TEACHER, START, AUTO) and not self.source.isdigit()
+        return self.source not in (TEACHER, START, AUTO) and not self.source.isdecimal()
 
     def steps(self, before: int) -> tuple[int, ...]:
         """Return the steps whose teachers it may take, of so many that lie before the stage."""
-        if self.source.isdigit():
+        if self.source.isdecimal():
             return (int(self.source),)
         if self.source != AUTO:
             return ()
@@ -55,3 +58,12 @@ class Config:
             return False
         before = (max(self.first, 1) - 1) // self.every  # multiples that came too early
         return done // self.every - before <= self.most
+
+
+def _structure_place(value: Any, _: Any) -> Place:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError(f"expected start, teacher, auto, a step or the path of a model, got {value!r}")
+    return Place(str(value))
+
+
+converter.register_structure_hook(Place, _structure_place)

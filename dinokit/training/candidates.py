@@ -45,7 +45,7 @@ def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> P
     probe = _probe(trainer, images)
     signs = {path: _seen(path, trainer, probe) for path in found}
     most = max(values["locality"] for values in signs.values())
-    best = next(path for path in found if signs[path]["locality"] >= (1 - CLOSE) * most)
+    best = next(path for path in found if signs[path]["locality"] >= most - CLOSE * abs(most))
     if note and dist.is_main():
         compared = {path.name: values for path, values in signs.items()}
         write_json(run.anchor, {"stage_begins": trainer.first, "chosen": str(best), "candidates": compared})
@@ -58,13 +58,13 @@ def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> P
 
 
 def kept_at(run: RunFolder, trainer: Trainer, step: int) -> Path:
-    """Return the checkpoint that a stage means by a step.
+    """Return the checkpoint that a stage means by a step: of this run the first from it on, after a bad step.
 
     Raises:
         UserError: if none was kept.
     """
     folder, kept = _earlier(run, trainer)
-    found = _due(kept, (step,))
+    found = _due(kept, (step,)) if folder == run else [each for each in kept if each == step]
     if not found:
         raise UserError(
             f"{folder.path} keeps no teacher of step {step}; "

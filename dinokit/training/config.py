@@ -171,7 +171,7 @@ class Leg:
 
 def _check_anchor_is_past(leg: Leg) -> None:
     anchor = leg.experiment.anchor
-    if anchor is not None and anchor.source.isdigit() and int(anchor.source) > leg.first:
+    if anchor is not None and anchor.source.isdecimal() and int(anchor.source) > leg.first:
         raise UserError(
             f"stages.{leg.name}: anchor.source {anchor.source} is a step after the stage begins; "
             f"give one up to {leg.first}"

@@ -113,6 +113,7 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
     steps = folder.steps(with_state=True)
     if steps and step in (None, *steps):
         state, _ = folder.load(steps[-1] if step is None else step, trainer.layout)
+        _check_network(state, start, trainer)
         return {name: value.to(trainer.device) for name, value in state.items()}
     if start.begin == "continue":
         kept = f"; it keeps those of {', '.join(map(str, steps))}" if steps else ""
@@ -125,6 +126,18 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
     return found
 
 
+def _check_network(state: Mapping[str, Tensor], start: Start, trainer: Trainer) -> None:
+    """Refuse the state of another network: what it lacks would stay random."""
+    prefix = "backbone.teacher."
+    if not any(name.startswith(prefix) for name in state):
+        raise UserError(f"{start.source} is a distillation; give the file of one of its students, RUN/NAME.safetensors")
+    wanted = {prefix + name for name in trainer.backbone.teacher.state_dict()}
+    odd = wanted ^ {name for name in state if name.startswith(prefix)}
+    if odd:
+        name = min(odd).removeprefix(prefix)
+        raise UserError(f"{start.source} is another architecture than the one that is trained ('{name}' differs)")
+
+
 def set_anchor(run: RunFolder, trainer: Trainer, images: Source, *, note: bool = True) -> None:
     """Give the anchor its weights, as a stage begins."""
     config = trainer.experiment.anchor
@@ -133,8 +146,8 @@ def set_anchor(run: RunFolder, trainer: Trainer, images: Source, *, note: bool =
     if config.source == START:
         trainer.renew_anchor()
         return
-    place = config.source
-    if config.source.isdigit():
+    place: str = config.source
+    if config.source.isdecimal():
         place = str(kept_at(run, trainer, int(config.source)))
     elif config.source == AUTO:
         place = str(choose(run, trainer, images, note=note))

@@ -94,6 +94,8 @@ def chosen(names: str) -> Students:
         known = next((each for each in (name, f"dinov3_{name}") if each in ARCHITECTURES), None)
         if known is None:
             raise unknown_name("student", word, ARCHITECTURES)
+        if name in found:
+            raise UserError(f"{word} stands twice among the students; name each once")
         found[name] = Student(kind=kind(ARCHITECTURES[known]), settings=Settings(to_plain(ARCHITECTURES[known])))
     return Students(found)
 

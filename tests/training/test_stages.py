@@ -16,7 +16,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
 from dinokit.core.schedule import constant
 from dinokit.objectives import gram
-from dinokit.training import engine
+from dinokit.training import candidates, engine
 from dinokit.training.anchor import Config as AnchorConfig
 from dinokit.training.config import TrainConfig
 from dinokit.training.replay import replay
@@ -113,7 +113,9 @@ def test_a_mistake_in_a_stage_is_said_before_the_first(photos: Path, changes: di
 
 
 # auto: chosen again at the boundary; a stop between two candidates leaves a checkpoint that is none
-@pytest.mark.parametrize(("source", "stop"), [("start", 2), ("auto", 3), ("auto", 6), ("start", 8)])
+@pytest.mark.parametrize(
+    ("source", "stop"), [("start", 2), ("auto", 3), ("start", 4), ("auto", 5), ("auto", 6), ("start", 8)]
+)
 def test_a_run_stopped_in_any_stage_ends_with_the_same_weights(
     photos: Path, tmp_path: Path, source: str, stop: int
 ) -> None:
@@ -230,7 +232,7 @@ def test_an_anchor_that_is_not_there_is_said_before_the_first_stage(photos: Path
 def test_an_anchor_may_be_a_step_of_the_run_or_a_model(photos: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
     engine.pretrain(config(photos, steps=3, checkpoint_every=1), first)
-    for source, wanted in (("1", "1"), (str(first / "checkpoints" / "2"), "2")):
+    for source, wanted in ((1, "1"), (str(first / "checkpoints" / "2"), "2")):
         run = tmp_path / f"run{wanted}"
         changed = {"stages.anchor.changes.anchor": {"source": source, "every": 0, "most": 0}, "stages.high_res": None}
         settings = configuration.override(staged(photos, checkpoint_every=1), changed, hidden=("experiment", "runtime"))
@@ -240,6 +242,37 @@ def test_an_anchor_may_be_a_step_of_the_run_or_a_model(photos: Path, tmp_path: P
         assert all(
             torch.equal(state[f"anchor.{name}"], value) for name, value in model.items() if "periods" not in name
         )
+
+
+def test_a_step_of_another_run_must_be_one_that_it_kept(photos: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    engine.pretrain(config(photos, steps=4, checkpoint_every=2), first)
+    changed: dict[str, object] = {"stages.anchor.changes.anchor": {"source": 3, "every": 0, "most": 0}}
+    whole = configuration.override(staged(photos), changed, hidden=("experiment", "runtime"))
+    alone = replace(whole, experiment=whole.experiment.alone("anchor", start=str(first)))
+    with pytest.raises(UserError, match="keeps no teacher of step 3; anchor.source may be 0, 2, 4"):
+        engine.pretrain(alone, tmp_path / "run")
+
+
+def test_another_network_is_no_beginning(photos: Path, tmp_path: Path) -> None:
+    engine.pretrain(config(photos, steps=1), tmp_path / "first")
+    deeper = configuration.override(config(photos, steps=1), {"backbone.depth": 3}, hidden=("experiment", "runtime"))
+    begun = replace(deeper, experiment=replace(deeper.experiment, start=Start(source=str(tmp_path / "first"))))
+    with pytest.raises(UserError, match="is another architecture than the one that is trained .'blocks.2"):
+        engine.pretrain(begun, tmp_path / "run")
+
+
+def test_the_best_of_patches_may_have_a_locality_below_zero(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse = iter((-0.3, -0.1, -0.2, -0.1))
+    monkeypatch.setattr(candidates, "_seen", lambda *_: {"locality": next(worse)})
+    settings = configuration.override(
+        staged(photos, source="auto", checkpoint_every=100), {"stages.high_res": None}, hidden=("experiment", "runtime")
+    )
+    run = RunFolder(tmp_path / "run")
+    engine.pretrain(settings, run.path)
+    assert json.loads(run.anchor.read_text())["chosen"] == str(run.checkpoint(2))
 
 
 def test_auto_takes_the_earliest_teacher_whose_patches_are_about_the_best_of_those_the_run_keeps(
