@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dinokit.checkpoints import checksum
 from dinokit.checkpoints.load import is_finite, load, weights_file
 from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
 from dinokit.core import dist
@@ -31,7 +32,8 @@ def opened(run: RunFolder, config: TrainConfig, device: torch.device, images: So
     legs = config.experiment.legs()
     steps = run.steps(with_state=True)
     leg = next(leg for leg in legs if not steps or steps[-1] <= leg.last)
-    for coming in legs[legs.index(leg) :]:
+    begun = bool(steps) and steps[-1] > leg.first  # then its anchor is in the checkpoint
+    for coming in legs[legs.index(leg) + begun :]:
         anchor = coming.experiment.anchor
         if anchor is not None and anchor.is_model:
             weights_file(anchor.source)  # a model that is not there is said now, not when its stage begins
@@ -112,7 +114,12 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
     folder, step = run_and_step(Path(start.source))
     steps = folder.steps(with_state=True)
     if steps and step in (None, *steps):
-        state, _ = folder.load(steps[-1] if step is None else step, trainer.layout)
+        chosen = steps[-1] if step is None else step
+        try:
+            checksum.verify(folder.checkpoint(chosen))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder.checkpoint(chosen)} is damaged ({error}); begin with another step") from error
+        state, _ = folder.load(chosen, trainer.layout)
         _check_network(state, start, trainer)
         return {name: value.to(trainer.device) for name, value in state.items()}
     if start.begin == "continue":

@@ -53,7 +53,9 @@ def check_experiment(run: RunFolder, config: TrainConfig) -> None:
     if isinstance(before, str) and same_source(before, now):
         changed.pop("data.source", None)
     if changed:
-        listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(changed.items())[:5])
+        # a group that is there or not prints as nothing beside its own settings
+        shown = {key: pair for key, pair in changed.items() if str(pair[0]) != str(pair[1])} or changed
+        listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(shown.items())[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UserError(
             f"{run.path} holds another experiment: {listed}{more}; "

@@ -262,6 +262,32 @@ def test_another_network_is_no_beginning(photos: Path, tmp_path: Path) -> None:
         engine.pretrain(begun, tmp_path / "run")
 
 
+def test_a_damaged_beginning_is_refused_by_its_checksum(photos: Path, tmp_path: Path) -> None:
+    engine.pretrain(config(photos, steps=1), tmp_path / "first")
+    state = tmp_path / "first" / "checkpoints" / "1" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-8] + b"overwrit")
+    base = config(photos, steps=1)
+    begun = replace(base, experiment=replace(base.experiment, start=Start(source=str(tmp_path / "first"))))
+    with pytest.raises(UserError, match="checkpoints/1 is damaged .*begin with another step"):
+        engine.pretrain(begun, tmp_path / "run")
+
+
+def test_an_anchor_in_the_checkpoint_is_not_looked_for_again(photos: Path, tmp_path: Path) -> None:
+    engine.pretrain(config(photos, steps=1), tmp_path / "first")
+    whole = staged(photos, source=str(tmp_path / "first" / "model.safetensors"), checkpoint_every=1)
+    settings = configuration.override(whole, {"stages.high_res": None}, hidden=("experiment", "runtime"))
+
+    def kill(step: int, path: Path) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(settings, tmp_path / "run", on_checkpoint=kill)
+    (tmp_path / "first" / "model.safetensors").unlink()
+    engine.pretrain(settings, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").steps()[-1] == 6
+
+
 def test_the_best_of_patches_may_have_a_locality_below_zero(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
