@@ -23,8 +23,8 @@ def small_cpu() -> TrainConfig:
     Command: dinokit pretrain small-cpu --data PHOTOS --out runs/small
     Hardware: two CPU cores; 1,000 to 20,000 images, batch 32.
     Expected time: 3.5 + 3 minutes in one process with bfloat16, beside another (docs/log.md).
-    Expected metric: see docs/log.md, "Gram anchoring of a small run"; that the weight of Gram is ten times the published
-        one, which hardly moves networks this small, is found there as well.
+    Expected metric: see docs/log.md, "Gram anchoring of a small run"; that Gram weighs ten times the published
+        2, which hardly moves networks this small, is found there as well.
     """
     light = augment.Config(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.02, grayscale=0.1, blur=0.1)
     sharp = constant(0.04)
