@@ -16,7 +16,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.log import console
 from dinokit.data.source import Source, absolute, is_gray, open_source
 from dinokit.running import trained
-from dinokit.training import job
+from dinokit.training import anchor, job
 from dinokit.training.config import HALVES, TrainConfig
 
 
@@ -82,14 +82,11 @@ def pretrain(
 
 
 def _anchors(config: TrainConfig) -> dict[str, str]:
-    """Return settings that give anchors that lie here their full paths."""
-    experiment = config.experiment
-    found = {"experiment.anchor.source": experiment.anchor.source} if experiment.anchor is not None else {}
-    for name, stage in experiment.stages.items():
-        changed = stage.changes.get("anchor")
-        if isinstance(changed, dict) and isinstance(changed.get("source"), str):
-            found[f"experiment.stages.{name}.changes.anchor.source"] = changed["source"]
-    return {key: str(Path(source).absolute()) for key, source in found.items() if Path(source).exists()}
+    """Return settings that give anchors that lie here their full paths, by dotted key."""
+    plain = configuration.flat(configuration.to_plain(config))
+    places = {key: str(value) for key, value in plain.items() if key.endswith("anchor.source")}
+    here = {key: place for key, place in places.items() if anchor.Config(source=anchor.Place(place)).is_model}
+    return {key: str(Path(place).absolute()) for key, place in here.items() if Path(place).exists()}
 
 
 def _with_natural_channels(config: TrainConfig, source: Source) -> TrainConfig:

@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dinokit import cli
+from dinokit import cli, pretraining
+from dinokit.training.config import TrainConfig
 
 from .data.hostile import deep_png
 
@@ -236,6 +237,21 @@ def test_a_changed_experiment_is_one_line_and_changes_nothing(
 
 
 @pytest.mark.slow  # three starts, measured and reported
+def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[TrainConfig] = []
+    monkeypatch.setattr(pretraining, "trained", lambda config, *_: configs.append(config) or 0)
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "auto", "3"):
+        Path(name).mkdir()
+    words = ["pretrain", "small-cpu", "--data", str(photos), "--out", "run"]
+    for source in ("old", "auto", "3"):
+        assert cli.run([*words, "--stages.anchor.changes.anchor.source", source]) == 0
+    anchors = [config.experiment.legs()[1].experiment.anchor for config in configs]
+    assert [each.source for each in anchors if each is not None] == [str(tmp_path / "old"), "auto", "3"]
+
+
 def test_a_run_is_continued_from_another_folder(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

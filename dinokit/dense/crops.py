@@ -42,8 +42,8 @@ def crop_pair(
     low, high = crops.scale
     factor = crops.size * draws.uniform(low, high) / min(mask.shape)
     size = tuple(max(1, round(side * factor)) for side in mask.shape)
-    pixels = depth.to_unit(image[None])
-    pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True).clamp_(*depth.value_range(image))
+    range_ = depth.value_range(image)
+    pixels = F.interpolate(depth.to_unit(image[None]), size=size, mode="bilinear", antialias=True).clamp_(*range_)
     labels = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
     for _ in range(_TRIES):
         top, left = (int(draws.integers(max(side - crops.size, 0) + 1)) for side in size)
@@ -51,7 +51,7 @@ def crop_pair(
         if crops.cap is None or _largest_share(labels[place]) <= crops.cap:
             break
     pixels, labels = pixels[(..., *place)], labels[place]
-    if depth.value_range(image) == (0.0, 1.0):  # beyond it, nothing says what is white
+    if range_ == (0.0, 1.0):  # beyond it, nothing says what is white
         pixels = _distorted(pixels, draws, hue=crops.hue)
     missing = (0, crops.size - labels.shape[1], 0, crops.size - labels.shape[0])
     pixels, labels = F.pad(pixels[0], missing, value=torch.nan), F.pad(labels, missing, value=IGNORED)

@@ -11,6 +11,7 @@ from dinokit.core import depth as images
 from dinokit.core.seed import generator
 from dinokit.data.depths import Depths
 from dinokit.dense.depth_losses import gradient_loss, sigloss
+from dinokit.dense.maps import scaled
 from dinokit.embedding import normalised
 from dinokit.models.features import Backbone
 
@@ -79,13 +80,10 @@ def seen(
     Its scale is that of a test, which sees the border as well: the whole image is resized, then the border goes.
     """
     image, metres = train.read(index)
-    pixels, truth, range_ = images.to_unit(image[None]), torch.from_numpy(metres), images.value_range(image)
-    factor = 1.0 if short is None else short / min(truth.shape)
-    size = tuple(max(1, round(side * factor)) for side in truth.shape)
-    if size != tuple(truth.shape):
-        pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp_(*range_)  # as at test
-        truth = F.interpolate(truth[None, None], size=size, mode="nearest-exact")[0, 0]
+    pixels = scaled(image, short=short)[0]
+    truth = F.interpolate(torch.from_numpy(metres)[None, None], size=pixels.shape[1:], mode="nearest-exact")[0, 0]
     if train.layout.border is not None:
+        factor = 1.0 if short is None else short / min(metres.shape)
         top, bottom, left, right = (round(edge * factor) for edge in train.layout.border)
-        pixels, truth = pixels[..., top:bottom, left:right], truth[top:bottom, left:right]
-    return pixels[0], truth, range_
+        pixels, truth = pixels[:, top:bottom, left:right], truth[top:bottom, left:right]
+    return pixels, truth, images.value_range(image)

@@ -44,7 +44,7 @@ class Training:
     """How heads are trained."""
 
     iterations: int = 40_000  # steps
-    warmup: int = 1_500  # steps of linear warm-up; those beyond half of the steps do not count
+    warmup: int = 1_500  # steps of rising rate; those beyond half of the steps do not count
     schedule: Literal["poly", "cosine", "one-cycle"] = "cosine"  # DINOv2, DINOv3, DINOv3's depth
     weight_decay: float = 1e-3  # of AdamW
     clip: float | None = None  # largest norm of a head's gradient; null: none

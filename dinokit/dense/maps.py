@@ -46,18 +46,24 @@ def frozen(backbone: Backbone) -> Iterator[torch.device]:
 def prepared(
     image: depth.Image, backbone: Backbone, *, short: int | None = None
 ) -> Float[Tensor, "1 channel rows columns"]:
-    """Normalise one image as the backbone expects, on its device, its short side resized to so many pixels.
+    """Normalise one image as the backbone expects, on its device, its short side resized to so many pixels."""
+    return normalised(backbone, scaled(image, short=short, device=device_of(backbone)))
 
-    Bicubic and antialiased; short None keeps the size.
+
+def scaled(
+    image: depth.Image, *, short: int | None, device: torch.device | None = None
+) -> Float[Tensor, "1 channel rows columns"]:
+    """Return an image in floats, 1.0 white, its short side resized to so many pixels; short None keeps the size.
+
+    Bicubic and antialiased, within the image's range.
     """
-    values = depth.to_unit(image[None]).float().to(device_of(backbone))
-    if short is not None:
-        scale = short / min(image.shape[1:])
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[2] * scale)))
-        if size != tuple(image.shape[1:]):
-            values = F.interpolate(values, size=size, mode="bicubic", antialias=True)
-            values = values.clamp_(*depth.value_range(image))
-    return normalised(backbone, values)
+    values = depth.to_unit(image[None]).float().to(device)
+    height, width = image.shape[1:]
+    scale = 1.0 if short is None else short / min(height, width)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    if size == (height, width):
+        return values
+    return F.interpolate(values, size=size, mode="bicubic", antialias=True).clamp_(*depth.value_range(image))
 
 
 def encode(

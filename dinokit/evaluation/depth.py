@@ -3,7 +3,7 @@
     linear       DINOv3: batch norm and 1 x 1 convolution on the last layer, bins; sigloss
     linear-v2    DINOv2 "lin. 1": patches and CLS of the last layer, enlarged four times; sigloss and gradient loss
     linear4      DINOv2 "lin. 4": the same of four layers
-    dpt          DINOv2: a DPT on four layers
+    dpt          DINOv2: a DPT on four layers; with bins, as DINOv3's, for a single value behind a ReLU may never learn
 
 Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, appendix D.2). At test the image and its
 mirror are seen at native size and averaged, depths are brought to the size of the truth and kept within the range.
@@ -12,7 +12,7 @@ As published, the best learning rate of a sweep is the best on the test images. 
 head is measured on other data (SUN RGB-D by a head of NYUv2).
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from dinokit.checkpoints.dense import About, check_model, digest, load_head, save_head
-from dinokit.core.errors import UserError
+from dinokit.config import differences
+from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.data.depths import Depths, open_depths, splits_of
@@ -65,11 +66,8 @@ class Config:
     limit: int | None = None  # test images, evenly spaced; null: all
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("iterations", "batch_size", "short", "tile", "limit"), 1) | {"warmup": 0, "seed": 0}
-        for name, smallest in (least | {"weight_decay": 0}).items():
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise UserError(f"{name} must be at least {smallest}, got {value}")
+        counts = dict.fromkeys(("iterations", "batch_size", "short", "tile", "limit"), 1)
+        check_least(self, counts | {"warmup": 0, "seed": 0, "weight_decay": 0})
         if self.window is not None and min(self.window) < 1:
             raise UserError(f"window must be at least 1 x 1, got {list(self.window)}")
         if not self.lr or min(self.lr) <= 0 or (self.units is not None and self.units <= 0):
@@ -77,7 +75,7 @@ class Config:
         if not 0 < self.low < (self.high if self.high is not None else numpy.inf):
             raise UserError(f"expected 0 < low < high, got {self.low} and {self.high}")
         if self.head is not None:
-            unused = [f.name for f in fields(self) if f.name not in MEASURING and getattr(self, f.name) != f.default]
+            unused = [name for name in differences(Config(data=self.data), self) if name not in MEASURING]
             if unused:
                 raise UserError(f"a saved head is not trained, so that {', '.join(unused)} cannot be set with head")
 
@@ -106,7 +104,7 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         config = replace(config, high=high)
     else:
         train = open_depths(config.data, split=config.train, channels=backbone.channels, units=config.units)
-        layers, short = _layers(backbone, config), config.short
+        layers, short = layers_of(backbone, config), config.short
         windows = Windows() if config.tile is None else Windows(config.tile, max(1, config.tile * 2 // 3))
         heads = _trained(backbone, train, config, layers=layers, out=out)
     measured = [
@@ -165,7 +163,7 @@ def measure(
     return mean(found) | {"images": float(len(found))}
 
 
-def _layers(backbone: Backbone, config: Config) -> Layers:
+def layers_of(backbone: Backbone, config: Config) -> Layers:
     """Return the blocks that a protocol reads: the last, or four evenly spaced ones that end with it."""
     if config.protocol in ("linear", "linear-v2"):
         return 1
@@ -184,7 +182,7 @@ def _trained(
 ) -> list[tuple[float, nn.Module]]:
     published = config.protocol == "linear"
     high = train.layout.high if config.high is None else config.high
-    range_ = bins.Config(low=config.low, high=high, count=1 if config.protocol == "dpt" else 256)
+    range_ = bins.Config(low=config.low, high=high)
     members = [Member(_head(backbone, config, range_, layers=layers), lr) for lr in config.lr]
     decay = config.weight_decay if config.weight_decay is not None else (1e-4 if published else 1e-2)
     training = Training(

@@ -22,8 +22,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from dinokit.config import differences
 from dinokit.core import depth
-from dinokit.core.errors import UserError
+from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.data.keypoints import LISTS, PointPair, open_point_pairs, read_image
@@ -61,10 +62,7 @@ class Config:
     limit: int | None = None  # pairs of each category, evenly spaced; null: all. probe3d takes 200 of SPair-71k
 
     def __post_init__(self) -> None:
-        for name, least in {"size": 1, "stride": 1, "keep": 1, "limit": 1, "layer": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}")
+        check_least(self, {"size": 1, "stride": 1, "keep": 1, "limit": 1, "layer": 0})
         if not self.alpha or min(self.alpha) <= 0:
             raise UserError(f"expected a positive alpha or several, got {list(self.alpha)}")
 
@@ -140,8 +138,10 @@ def _opened(config: Config) -> Callable[[Backbone, bool], Outcome]:
 
 
 def _refuse(config: Config, *names: str, why: str) -> None:
+    """Refuse settings that mean nothing for these pairs."""
+    chosen = differences(Config(data=config.data), config)
     for name in names:
-        if getattr(config, name) != Config.__dataclass_fields__[name].default:
+        if name in chosen:
             raise UserError(f"{name} {why}; leave it out for {config.data}")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinokit.checkpoints.dense import About, digest, save_head
-from dinokit.core.errors import UserError
+from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.core.seed import generator
@@ -96,15 +96,8 @@ class Config:
     bank: int = 100_000  # knn: training patches that are kept, drawn at random
 
     def __post_init__(self) -> None:
-        counts = (
-            self.iterations,
-            self.batch_size,
-            self.k,
-            self.bank,
-            *(n for n in (self.size, self.limit) if n is not None),
-        )
-        if min(counts) < 1 or min(self.warmup, self.seed) < 0:
-            raise UserError(f"iterations, batch_size, k, bank, size and limit must be at least 1, got {list(counts)}")
+        counts = dict.fromkeys(("iterations", "batch_size", "k", "bank", "size", "limit"), 1)
+        check_least(self, counts | {"warmup": 0, "seed": 0})
         if not self.lr or min(self.lr) <= 0 or self.temperature <= 0:
             raise UserError(f"lr and temperature must be positive, got {list(self.lr)} and {self.temperature}")
 

@@ -26,8 +26,7 @@ from dinokit.dense.draw_depth import units
 from dinokit.dense.maps import frozen, predictor, prepared
 from dinokit.dense.predict import apply
 from dinokit.dense.windows import Windows, slide
-from dinokit.evaluation.depth import Config, run
-from dinokit.evaluation.depth import _layers as chosen
+from dinokit.evaluation.depth import Config, layers_of, run
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
 from tests.conftest import ARCHITECTURE
@@ -196,8 +195,8 @@ def test_the_four_layers_are_the_published_ones() -> None:
     four = Config(data="", protocol="linear4")
     blocks = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
     for depth, layers in blocks.items():
-        assert chosen(VisionTransformer(replace(ARCHITECTURE, depth=depth)), four) == layers
-    assert chosen(PIXELS, four) == (0, 1, 2, 3)
+        assert layers_of(VisionTransformer(replace(ARCHITECTURE, depth=depth)), four) == layers
+    assert layers_of(PIXELS, four) == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize("wrong", [{"high": 0.0}, {"limit": 0}, {"warmup": -1}, {"weight_decay": -1.0}])
