@@ -45,8 +45,13 @@ def print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
     """Print a column per result."""
     table = Table("", *rows, title=title, box=None)
     for measure in next(iter(rows.values())):
-        table.add_row(measure, *(f"{result[measure]:.2f}" for result in rows.values()))
+        table.add_row(measure, *(shown(result[measure]) for result in rows.values()))
     Console().print(table)
+
+
+def shown(value: float) -> str:
+    """Return a number with two decimals; where these would be 0, its first two digits: a learning rate."""
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.2f}"
 
 
 def print_replay(found: Replay) -> None:

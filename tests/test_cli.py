@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 
 from dinokit import cli, pretraining
+from dinokit.tables import shown
 from dinokit.training.config import TrainConfig
 
 from .data.hostile import deep_png
@@ -237,6 +238,11 @@ def test_a_changed_experiment_is_one_line_and_changes_nothing(
 
 
 @pytest.mark.slow  # three starts, measured and reported
+@pytest.mark.parametrize(("value", "said"), [(83.456, "83.46"), (0.0, "0.00"), (3e-4, "0.0003"), (-0.0054, "-0.0054")])
+def test_a_table_does_not_show_a_small_number_as_none(value: float, said: str) -> None:
+    assert shown(value) == said
+
+
 def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
