@@ -80,6 +80,10 @@ def cosine(peak: float, end: float, *, steps: int, warmup: int = 0, hold: int = 
     return Schedule(start=start, peak=peak, end=end, warmup=warmup, hold=hold, decay=decay, shape="cosine")
 
 
-def ramp(start: float, end: float, *, steps: int) -> Schedule:
-    """Return a linear ramp over `steps`, then the constant `end`."""
-    return Schedule(start=start, peak=end, end=end, warmup=steps)
+def ramp(start: float, end: float, *, steps: int, inclusive: bool = False) -> Schedule:
+    """Return a linear ramp over `steps`, then the constant `end`.
+
+    Args:
+        inclusive: DINOv3's convention, where the step after the ramp is the first at `end`; else its last one is.
+    """
+    return Schedule(start=start, peak=end, end=end, warmup=steps, inclusive=inclusive)

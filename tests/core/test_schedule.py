@@ -38,6 +38,11 @@ def test_a_ramp_stays_at_its_end() -> None:
     assert [schedule.at(step) for step in (0, 3, 4, 1000)] == pytest.approx([0.04, 0.07, 0.07, 0.07])
 
 
+def test_a_ramp_of_dinov3_reaches_its_end_after_its_last_step() -> None:
+    schedule = ramp(0.04, 0.08, steps=4, inclusive=True)
+    assert [schedule.at(step) for step in (0, 1, 3, 4, 1000)] == pytest.approx([0.04, 0.05, 0.07, 0.08, 0.08])
+
+
 def test_a_constant_is_constant() -> None:
     assert {constant(0.3).at(step) for step in (0, 1, 10**9)} == {0.3}
 
