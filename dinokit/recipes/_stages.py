@@ -16,8 +16,10 @@ from dinokit.training.stages import Changes, Stage, Stages
 RATE = 0.2  # of the peak of the pretraining, where a stage begins to fall; its optimiser has seen the end of a cosine
 RAMP = 0.005  # of the steps of the pretraining, as the published 1,000 of 1,000,000 in the shorter runs here
 
+SHARP = {"teacher_temperature": constant(0.07)}
 
-HIGH_RES_OBJECTIVES = {"dino": {"local_weight": constant(0.5)}, "gram": gram.Config(weight=1.5)}
+# whole, so that the stage is the same without the one before it
+HIGH_RES_OBJECTIVES = {"dino": {"local_weight": constant(0.5)} | SHARP, "ibot": SHARP, "gram": gram.Config(weight=1.5)}
 
 
 def anchored_objectives(*, ramp: int) -> dict[str, object]:
@@ -25,8 +27,8 @@ def anchored_objectives(*, ramp: int) -> dict[str, object]:
     rising = Schedule(peak=0.0, end=1.0, decay=ramp, shape="cosine", inclusive=True)
     falling = Schedule(peak=1.0, end=0.5, decay=ramp, shape="linear", inclusive=True)
     return {
-        "dino": {"local_weight": falling, "teacher_temperature": constant(0.07)},
-        "ibot": {"teacher_temperature": constant(0.07)},
+        "dino": {"local_weight": falling} | SHARP,
+        "ibot": SHARP,
         "gram": gram.Config(weight=2.0, scale=rising),
     }
 
@@ -51,7 +53,13 @@ def stages(
                 steps // 5, ramp=round(RAMP * steps), peak=RATE * peak, end=end, crops=crops, decay=weight_decay
             ),
             "high_res": _high_res(
-                steps * 3 // 100, batch=batch // 2, peak=RATE * peak, end=end, crops=crops, patch=patch
+                steps * 3 // 100,
+                batch=batch // 2,
+                peak=RATE * peak,
+                end=end,
+                crops=crops,
+                decay=weight_decay,
+                patch=patch,
             ),
         }
     )
@@ -80,7 +88,9 @@ def _anchor(steps: int, *, ramp: int, peak: float, end: float, crops: views.Conf
     )
 
 
-def _high_res(steps: int, *, batch: int, peak: float, end: float, crops: views.Config, patch: int) -> Stage:
+def _high_res(
+    steps: int, *, batch: int, peak: float, end: float, crops: views.Config, decay: float, patch: int
+) -> Stage:
     """Begin anew from the teacher with crops of several sizes; the anchor is that teacher and stays."""
 
     def size(times: int, local: float, share: float) -> views.Sizes:
@@ -100,7 +110,12 @@ def _high_res(steps: int, *, batch: int, peak: float, end: float, crops: views.C
                     "objectives": HIGH_RES_OBJECTIVES,
                     "anchor": anchor.Config(),
                     "data": {"batch_size": batch, "views": {"sizes": sizes}},
-                    "optim": {"lr": cosine(peak, end, steps=steps, warmup=steps // 3)},
+                    "optim": {
+                        "lr": cosine(peak, end, steps=steps, warmup=steps // 3),
+                        "weight_decay": constant(decay),
+                        "freeze_last_layer": 0,
+                    },
+                    "momentum": constant(0.999),
                 }
             )
         ),

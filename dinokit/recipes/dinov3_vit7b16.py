@@ -33,7 +33,7 @@ def dinov3_vit7b16() -> TrainConfig:
         ImageNet-1k linear 88.2 to 88.0 %.
     """
     first, second, local = augment.published()
-    temperature = ramp(0.04, 0.07, steps=100_000)
+    temperature = ramp(0.04, 0.07, steps=100_000, inclusive=True)
     return TrainConfig(
         experiment=Experiment(
             recipe="dinov3-vit7b16",
@@ -69,7 +69,7 @@ def dinov3_vit7b16() -> TrainConfig:
                 }
             ),
             optim=optim.Config(
-                lr=ramp(0.0, 4.0e-4, steps=100_000),
+                lr=ramp(0.0, 4.0e-4, steps=100_000, inclusive=True),
                 weight_decay=constant(0.04),
                 betas=(0.9, 0.99),
                 layer_decay=0.98,
@@ -123,7 +123,8 @@ def _high_res() -> Stage:
                     "objectives": HIGH_RES_OBJECTIVES,
                     "anchor": anchor.Config(),
                     "data": {"batch_size": 2048, "views": {"sizes": sizes}},
-                    "optim": {"lr": rising},
+                    "optim": {"lr": rising, "freeze_last_layer": 0},
+                    "momentum": constant(0.999),
                 }
             )
         ),

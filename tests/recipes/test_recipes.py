@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dinokit import recipes
-from dinokit.config import from_plain, read_yaml, to_plain, to_yaml
+from dinokit.config import from_plain, override, read_yaml, to_plain, to_yaml
 from dinokit.core.errors import UserError
 from dinokit.data.loader import Loader
 from dinokit.data.source import open_source
-from dinokit.training.config import Experiment, ObjectiveConfigs, TrainConfig
+from dinokit.training.config import HALVES, Experiment, ObjectiveConfigs, TrainConfig
 from dinokit.training.pretraining import Pretraining
 
 EXPECTED = {
@@ -116,6 +116,17 @@ def test_the_stages_of_the_7b_are_the_published_ones() -> None:
     assert high_res.experiment.objectives["gram"].weight == 1.5
     assert high_res.experiment.optim.lr.at(29_999) == 7.07e-5
     assert sum(size.share for size in high_res.experiment.data.views.sizes) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in recipes.names() if "high_res" in recipes.find(name).experiment.stages]
+)
+def test_high_resolution_is_the_same_without_the_gram_stage_before_it(name: str) -> None:
+    whole = recipes.find(name)
+    without = override(whole, {"stages.anchor": None}, hidden=HALVES)
+    one, other = (each.experiment.legs()[-1].experiment for each in (without, whole))
+    assert one.data.views.variants() == other.data.views.variants()
+    assert replace(one, data=other.data) == other
 
 
 PUBLISHED = {  # from the papers and their released configurations; rates are base rates scaled by the batch
