@@ -43,19 +43,17 @@ def pretrain(
             demo:fashion-placed, demo:emoji. The demo recipe trains a network of one channel if the images are gray.
         out: the run's folder; the same command again continues it.
         from_: weights to begin with: another run, RUN/checkpoints/STEP, a model's file or name.
-        stage: train this stage of the recipe alone, on the weights of --from.
+        stage: train this stage of the recipe alone, on the weights of --from; settings are its own: --steps 100.
         slurm: do not train, but write the script of a SLURM job that does; start it by sbatch.
         nodes: of that job.
         gpus_per_node: of that job; each is one rank.
     """
     srun.adopt()
     console.quiet = not dist.is_main()  # known only now
-    config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
+    weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
+    config = _with_settings(recipes.find(recipe), settings, weights=weights, stage=stage)
     if data:
         config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
-    weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
-    if weights or stage:
-        config = replace(config, experiment=config.experiment.alone(stage, start=weights))
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
     # the run, its checkpoints and its report are looked at from other folders too
@@ -79,6 +77,16 @@ def pretrain(
         )
         return 0
     return trained(config, source, run)
+
+
+def _with_settings(config: TrainConfig, settings: Settings, *, weights: str, stage: str) -> TrainConfig:
+    """Change a recipe by dotted keys; of a stage alone they are its own, unless they name `stages`."""
+    of_stages = {key: value for key, value in settings.items() if "stages" in key.split(".")[:2]} if stage else {}
+    config = configuration.override(config, of_stages, hidden=HALVES)
+    if weights or stage:
+        config = replace(config, experiment=config.experiment.alone(stage, start=weights))
+    own = {key: value for key, value in settings.items() if key not in of_stages}
+    return configuration.override(config, own, hidden=HALVES)
 
 
 def _anchors(config: TrainConfig) -> dict[str, str]:

@@ -237,7 +237,6 @@ def test_a_changed_experiment_is_one_line_and_changes_nothing(
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow  # three starts, measured and reported
 @pytest.mark.parametrize(("value", "said"), [(83.456, "83.46"), (0.0, "0.00"), (3e-4, "0.0003"), (-0.0054, "-0.0054")])
 def test_a_table_does_not_show_a_small_number_as_none(value: float, said: str) -> None:
     assert shown(value) == said
@@ -258,6 +257,26 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
     assert [each.source for each in anchors if each is not None] == [str(tmp_path / "old"), "auto", "3"]
 
 
+def test_settings_of_a_stage_alone_are_its_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[TrainConfig] = []
+    monkeypatch.setattr(pretraining, "trained", lambda config, *_: configs.append(config) or 0)
+    words = ["pretrain", "small-cpu", "--data", str(photos), "--out", str(tmp_path), "--stage", "anchor", "--from", "x"]
+    changes = [
+        "--stages.anchor.changes.objectives.gram.weight",
+        "7",
+        "--optim.lr.decay",
+        "5",
+        "--start.begin",
+        "teacher",
+    ]
+    assert cli.run([*words, "--steps", "9", *changes]) == 0
+    experiment = configs[0].experiment
+    assert (experiment.steps, experiment.optim.lr.decay, experiment.objectives["gram"].weight) == (9, 5, 7)
+    assert experiment.start is not None
+    assert experiment.start.begin == "teacher"
+
+
+@pytest.mark.slow  # three starts, measured and reported
 def test_a_run_is_continued_from_another_folder(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
