@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import load
-from dinokit.checkpoints.store import RunFolder
+from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import dist
 from dinokit.core import slurm as srun
@@ -53,7 +53,9 @@ def distill(
     srun.adopt()
     console.quiet = not dist.is_main()  # known only now
     place = str(Path(teacher).absolute()) if Path(teacher).exists() else teacher
-    config = configuration.override(_defaults(place, students), settings, hidden=HALVES)
+    config = configuration.override(
+        _defaults(_begun_with(place, RunFolder(Path(out))), students), settings, hidden=HALVES
+    )
     source_of = absolute(data or config.experiment.data.source)
     if not source_of:
         raise UserError("no images are given; add --data FOLDER")
@@ -62,6 +64,16 @@ def distill(
     for name, student in config.experiment.distil.students.items() if config.experiment.distil else ():
         info(f"student {name}: {student.kind} of width {student.architecture.dim}, file {name}.safetensors")
     return trained(config, source, RunFolder(Path(out)))
+
+
+def _begun_with(teacher: str, out: RunFolder) -> str:
+    """Return the teacher; if it is a run, which may have trained on since, the step of it that OUT has begun with."""
+    folder, step = run_and_step(Path(teacher))
+    if step is not None or not out.steps():
+        return teacher
+    begun = configuration.from_plain(TrainConfig, configuration.read_yaml(out.config)).experiment.distil
+    same = begun is not None and run_and_step(Path(begun.teacher))[0] == folder
+    return begun.teacher if begun is not None and same else teacher
 
 
 def _defaults(teacher: str, names: str) -> TrainConfig:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dinokit import config as configuration
 from dinokit import distilling
 from dinokit.data import views
 from dinokit.training import engine, students
@@ -41,3 +42,28 @@ def test_sizes_that_fit_stay_and_others_move_little(
     found = distilling._fitting(crops, chosen)
     assert (found.global_size, found.local_size) == expected
     chosen.check_crops(found)
+
+
+def test_the_same_command_goes_on_when_the_teacher_has_trained_on(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, teacher, out = make_folder(*(f"{index}.png" for index in range(4))), tmp_path / "teacher", tmp_path / "run"
+    begun = config(photos, steps=4, checkpoint_every=2)
+
+    def stop(step: int, path: Path) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(begun, teacher, on_checkpoint=stop)
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(distilling, "trained", lambda config, _, run: seen.append(config) or 0)
+    words = {"teacher": str(teacher), "students": "vit_tiny", "out": out}
+    distilling.distill(**words)  # type: ignore[arg-type]
+    (out / "checkpoints" / "0").mkdir(parents=True)
+    (out / "config.yaml").write_text(configuration.to_yaml(seen[0]))
+    engine.pretrain(begun, teacher)
+    distilling.distill(**words)  # type: ignore[arg-type]
+    distilling.distill(**words | {"out": tmp_path / "new"})  # type: ignore[arg-type]
+    steps = [Path(each.experiment.distil.teacher).name for each in seen if each.experiment.distil is not None]
+    assert steps == ["2", "2", "4"]
