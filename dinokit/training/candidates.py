@@ -16,7 +16,7 @@ from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
-from dinokit.core.log import info
+from dinokit.core.log import info, warn
 from dinokit.data.source import Source
 from dinokit.training.places import mirrored, places
 from dinokit.training.probe import Probe, look, open_probe
@@ -43,16 +43,18 @@ def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> P
             "a stage, or begin with a run that kept some (--from RUN)"
         )
     probe = _probe(trainer, images)
-    signs = {path: _seen(path, trainer, probe) for path in found}
+    signs = {path: seen for path in found if (seen := _seen(path, trainer, probe)) is not None}
+    if not signs:
+        raise UserError(f"every checkpoint that anchor.source auto chooses from is damaged, as {found[0]} is")
     most = max(values["locality"] for values in signs.values())
-    best = next(path for path in found if signs[path]["locality"] >= most - CLOSE * abs(most))
+    best = next(path for path, values in signs.items() if values["locality"] >= most - CLOSE * abs(most))
     if note and dist.is_main():
         compared = {path.name: values for path, values in signs.items()}
         write_json(run.anchor, {"stage_begins": trainer.first, "chosen": str(best), "candidates": compared})
-    local = [signs[path]["locality"] for path in found]
+    local = [values["locality"] for values in signs.values()]
     info(
         f"anchor: the teacher of step {int(best.name):,}, locality {signs[best]['locality']:.3f}; "
-        f"{len(found)} compared, from {min(local):.3f} to {most:.3f}, the newest {local[-1]:.3f}"
+        f"{len(signs)} compared, from {min(local):.3f} to {most:.3f}, the newest {local[-1]:.3f}"
     )
     return best
 
@@ -115,8 +117,13 @@ def _probe(trainer: Trainer, images: Source) -> Probe:
 
 
 @torch.no_grad()
-def _seen(path: Path, trainer: Trainer, probe: Probe) -> Mapping[str, float]:
-    network = load(path).to(trainer.device)
+def _seen(path: Path, trainer: Trainer, probe: Probe) -> Mapping[str, float] | None:
+    """Return the signs of a teacher; None if its file cannot be read."""
+    try:
+        network = load(path).to(trainer.device)
+    except UserError as error:
+        warn(f"anchor: not compared: {error}")
+        return None
     with trainer.autocast():
         own = look(network, probe.batches(trainer.device))
         mirror = look(network, mirrored(probe.batches(trainer.device)))

@@ -124,7 +124,10 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
         return {name: value.to(trainer.device) for name, value in state.items()}
     if start.begin == "continue":
         kept = f"; it keeps those of {', '.join(map(str, steps))}" if steps else ""
-        raise UserError(f"{start.source} holds no training state to continue with{kept}; set begin to teacher")
+        raise UserError(
+            f"{start.source} holds no training state to go on with{kept}; give a checkpoint that has one, or let "
+            "the stage begin with the teacher alone: --start.begin teacher"
+        )
     found = {}
     for name, value in _model(start.source, trainer).items():
         own = f"backbone.teacher.{name}"

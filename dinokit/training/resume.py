@@ -36,7 +36,7 @@ def only_run(run: RunFolder) -> Iterator[None]:
 
 
 def check_experiment(run: RunFolder, config: TrainConfig) -> None:
-    """Refuse a folder that holds something else than this experiment."""
+    """Refuse a folder that holds something else than this experiment; a start that failed has left nothing to hold."""
     if not run.path.exists():
         return
     if not run.path.is_dir():
@@ -44,6 +44,8 @@ def check_experiment(run: RunFolder, config: TrainConfig) -> None:
     if not run.config.exists():
         if any(not path.name.startswith(".") for path in run.path.iterdir()):
             raise UserError(f"{run.path} is not empty and holds no run (no config.yaml); choose another --out")
+        return
+    if not _has_begun(run):
         return
     old = configuration.read_yaml(run.config)
     if not isinstance(old, dict) or "experiment" not in old:
@@ -61,6 +63,11 @@ def check_experiment(run: RunFolder, config: TrainConfig) -> None:
             f"{run.path} holds another experiment: {listed}{more}; "
             "give these their old values back or choose another --out"
         )
+
+
+def _has_begun(run: RunFolder) -> bool:
+    """Tell whether anything was ever saved, be it damaged since."""
+    return run.metrics.exists() or any((run.path / "checkpoints").glob("[!.]*"))
 
 
 def restore(run: RunFolder, trainer: Trainer) -> Clock:

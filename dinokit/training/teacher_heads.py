@@ -58,8 +58,8 @@ class Centroids(nn.Module):
         """
         if len(features) < len(self.centres):
             raise UserError(
-                f"{len(self.centres):,} prototypes want as many features, got {len(features):,}; lower the head's "
-                "prototypes, or raise distil.fit_images if there are more images"
+                f"{len(self.centres):,} prototypes want as many features, got {len(features):,}; lower "
+                "objectives.dino.head.prototypes and that of ibot, or raise distil.fit_images if there are more images"
             )
         found = {name: torch.zeros_like(value) for name, value in self.named_buffers()}
         if dist.is_main():

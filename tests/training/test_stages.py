@@ -180,7 +180,7 @@ def test_what_a_run_cannot_begin_with_is_said(photos: Path, tmp_path: Path) -> N
     engine.pretrain(base, tmp_path / "other")
     model = str(tmp_path / "other" / "model.safetensors")
     starting = replace(base.experiment, start=Start(source=model, begin="continue"))
-    with pytest.raises(UserError, match="holds no training state to continue with"):
+    with pytest.raises(UserError, match="holds no training state to go on with; .*--start.begin teacher"):
         engine.pretrain(replace(base, experiment=starting), tmp_path / "run")
     wider = replace(base.experiment, backbone=replace(base.experiment.backbone, dim=32), start=Start(source=model))
     with pytest.raises(UserError, match="another architecture than the one that is trained"):
@@ -262,6 +262,16 @@ def test_another_network_is_no_beginning(photos: Path, tmp_path: Path) -> None:
         engine.pretrain(begun, tmp_path / "run")
 
 
+def test_a_start_that_failed_leaves_the_folder_to_the_next(photos: Path, tmp_path: Path) -> None:
+    base = config(photos, steps=1)
+    begun = replace(base, experiment=replace(base.experiment, start=Start(source=str(tmp_path / "mistaken"))))
+    with pytest.raises(UserError, match="mistaken"):
+        engine.pretrain(begun, tmp_path / "run")
+    engine.pretrain(base, tmp_path / "run")
+    with pytest.raises(UserError, match="holds another experiment"):
+        engine.pretrain(begun, tmp_path / "run")
+
+
 def test_a_damaged_beginning_is_refused_by_its_checksum(photos: Path, tmp_path: Path) -> None:
     engine.pretrain(config(photos, steps=1), tmp_path / "first")
     state = tmp_path / "first" / "checkpoints" / "1" / "state.safetensors"
@@ -321,6 +331,23 @@ def test_auto_takes_the_earliest_teacher_whose_patches_are_about_the_best_of_tho
         for file in (run.checkpoint(9) / "state.safetensors", Path(note["chosen"]) / "model.safetensors")
     )
     assert all(torch.equal(state[f"anchor.{name}"], value) for name, value in model.items() if "periods" not in name)
+
+
+def test_auto_leaves_out_a_teacher_that_is_damaged(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, run = staged(photos, source="auto", checkpoint_every=1, keep=1), RunFolder(tmp_path / "run")
+
+    def stop(step: int, path: Path) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(settings, run.path, on_checkpoint=stop)
+    (run.checkpoint(1) / "model.safetensors").write_bytes(b"half")
+    engine.pretrain(settings, run.path)
+    assert f"not compared: {run.checkpoint(1)}" in capsys.readouterr().err
+    assert run.steps()[-1] == 9
 
 
 def test_auto_without_a_past_and_a_step_that_is_to_come_are_refused(photos: Path, tmp_path: Path) -> None:
