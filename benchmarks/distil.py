@@ -2,9 +2,9 @@
 
     python benchmarks/distil.py OUT --teachers runs/demo-0 runs/demo-1 runs/demo-2 [--steps 600] [--jobs 2]
 
-Every teacher is a run of the recipe `demo`; its seed is that of the run and of all that is compared with it. Two
-students learn in one distillation, and each once more alone by the recipe's own pretraining: the same images, crops,
-batch, number of steps and schedules.
+Every teacher is a run of the recipe `demo`; its seed is that of all that is compared with it, unless others are given.
+Two students learn in one distillation, and each once more alone by the recipe's own pretraining: the same images,
+crops, batch, number of steps and schedules. `--same` gives those that learn alone the objectives of a student too.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 from dinokit.checkpoints.load import load
 from dinokit.config import from_plain, override, read_yaml, to_plain
 from dinokit.core.schedule import cosine
+from dinokit.distilling import for_students
 from dinokit.evaluation import knn
 from dinokit.models import vit
 from dinokit.training import engine
@@ -41,9 +42,15 @@ def main() -> None:
     parser.add_argument("--teachers", type=Path, nargs="+", required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="*", help="of all that learns; otherwise those of the teachers")
+    parser.add_argument("--same", action="store_true")
     args = parser.parse_args()
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(compared, run, args.out / run.name, args.steps) for run in args.teachers]
+        jobs = [
+            pool.submit(compared, run, args.out / f"{run.name}-{seed}", seed=seed, steps=args.steps, same=args.same)
+            for run in args.teachers
+            for seed in args.seeds or [None]
+        ]
         found = [job.result() for job in jobs]
     print("network | k-NN, k = 20, mean (each teacher)")
     for name in found[0]:
@@ -51,15 +58,16 @@ def main() -> None:
         print(f"{name} | {statistics.mean(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})")
 
 
-def compared(teacher: Path, out: Path, steps: int) -> dict[str, float]:
+def compared(teacher: Path, out: Path, *, seed: int | None, steps: int, same: bool) -> dict[str, float]:
     """Train with one teacher and without, and measure."""
     torch.set_num_threads(1)
-    base = shortened(from_plain(TrainConfig, read_yaml(teacher / "config.yaml")), steps)
+    run = from_plain(TrainConfig, read_yaml(teacher / "config.yaml"))
+    base = shortened(run if seed is None else override(run, {"seed": seed}, hidden=HALVES), steps)
     students = {name: replace(base.experiment.backbone, **sizes) for name, sizes in SIZES.items()}
     engine.pretrain(learning(base, teacher.absolute(), students), out / "distilled")
     measured = {"teacher": accuracy(teacher, base)}
     for name, network in students.items():
-        engine.pretrain(alone(base, network), out / name)
+        engine.pretrain(alone(base, network, same=same), out / name)
         measured[f"{name}, from scratch"] = accuracy(out / name, base)
         measured[f"{name}, distilled"] = accuracy(out / "distilled" / f"{name}.safetensors", base)
     return measured
@@ -82,12 +90,17 @@ def learning(base: TrainConfig, teacher: Path, students: Mapping[str, vit.Config
     """Return the distillation."""
     chosen = {name: Student(kind="vit", settings=Settings(to_plain(network))) for name, network in students.items()}
     distil = Config(teacher=str(teacher), students=Students(chosen))
-    return replace(base, experiment=replace(base.experiment, recipe="distil", distil=distil))
+    experiment = replace(
+        base.experiment, recipe="distil", distil=distil, objectives=for_students(base.experiment.objectives)
+    )
+    return replace(base, experiment=experiment)
 
 
-def alone(base: TrainConfig, network: vit.Config) -> TrainConfig:
-    """Return the pretraining of a student without a teacher."""
-    return replace(base, experiment=replace(base.experiment, backbone=network))
+def alone(base: TrainConfig, network: vit.Config, *, same: bool) -> TrainConfig:
+    """Return the pretraining of a student without a teacher, with the recipe's objectives or those of students."""
+    experiment = replace(base.experiment, backbone=network)
+    objectives = for_students(experiment.objectives) if same else experiment.objectives
+    return replace(base, experiment=replace(experiment, objectives=objectives))
 
 
 def accuracy(model: Path, base: TrainConfig) -> float:

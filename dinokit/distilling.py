@@ -41,8 +41,9 @@ def distill(
 
     OUT receives STUDENT.safetensors of each; model.safetensors is the first transformer among them. Crops, objectives
     and schedules are those with which the teacher was trained if it is a run of ours, whose heads are used too; a
-    teacher without heads gets prototypes by k-means. Any setting can be changed by its dotted key; with several
-    processes, `--runtime.groups true` gives each student an equal share of them to itself.
+    teacher without heads gets prototypes by k-means. A student's own head of the CLS has one layer. Any setting can be
+    changed by its dotted key; with several processes, `--runtime.groups true` gives each student an equal share of them
+    to itself.
 
     Args:
         teacher: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists.
@@ -97,7 +98,7 @@ def _like(run: TeacherRun, chosen: students.Config) -> TrainConfig:
         recipe="distil",
         backbone=_shown(chosen, before.backbone),
         data=replace(before.data, views=_fitting(_without_anchors(before.data.views), chosen)),
-        objectives=kept,
+        objectives=for_students(kept),
         anchor=None,
         start=None,
         stages=Stages({}),
@@ -105,6 +106,22 @@ def _like(run: TeacherRun, chosen: students.Config) -> TrainConfig:
     )
     runtime = replace(config.runtime, sharding="none", compile=False, recompute="none")
     return replace(config, experiment=experiment, runtime=runtime)
+
+
+def for_students(objectives: ObjectiveConfigs) -> ObjectiveConfigs:
+    """Change what was meant for a student that is its own teacher.
+
+    Ours, found at a small size (docs/log.md, "Distillation that beats scratch"): what a deep head learns the features
+    lack, so it is one layer; nothing is hidden, so a crop has most to say of itself; and features that no longer have
+    to agree with themselves spread by themselves less. DINOv3 leaves head, pairs and weight as in the pretraining.
+    """
+    found = dict(objectives)
+    if "dino" in found:
+        own = found["dino"]
+        found["dino"] = replace(own, ignore_diagonal=False, head=replace(own.head, layers=1))
+    if "koleo" in found:
+        found["koleo"] = replace(found["koleo"], weight=3 * found["koleo"].weight)
+    return ObjectiveConfigs(found)
 
 
 def _without_anchors(crops: views.Config) -> views.Config:
@@ -156,12 +173,14 @@ def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
                 batch_size=64,
             ),
             backbone=_shown(chosen, vit.Config(channels=teacher.channels)),
-            objectives=ObjectiveConfigs(
-                {
-                    "dino": dino.Config(head=prototypes, teacher_temperature=sharp),
-                    "ibot": ibot.Config(head=prototypes, teacher_temperature=sharp),
-                    "koleo": koleo.Config(),
-                }
+            objectives=for_students(
+                ObjectiveConfigs(
+                    {
+                        "dino": dino.Config(head=prototypes, teacher_temperature=sharp),
+                        "ibot": ibot.Config(head=prototypes, teacher_temperature=sharp),
+                        "koleo": koleo.Config(),
+                    }
+                )
             ),
             optim=optim.Config(
                 lr=cosine(1e-3, 1e-6, steps=STEPS, warmup=STEPS // 10), weight_decay=constant(0.04), clip=3.0

@@ -1,6 +1,7 @@
 """The verb `distill`: what is not said is chosen so that it works."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,24 @@ def test_crops_of_the_teacher_are_brought_to_the_students_patches(
     distilling.distill(teacher=str(tmp_path / "teacher"), students="vit_tiny,convnext_tiny", out=tmp_path / "run")
     crops = seen[0].experiment.data.views
     assert (crops.global_size, crops.local_size) == (32, 32)  # patches of 8 and 32
+
+
+def test_objectives_are_those_of_a_student_unless_settings_say_otherwise(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = make_folder(*(f"{index}.png" for index in range(4)))
+    engine.pretrain(config(photos, steps=1), tmp_path / "teacher")
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(distilling, "trained", lambda config, *_: seen.append(config) or 0)
+    words = {"teacher": str(tmp_path / "teacher"), "students": "vit_tiny", "out": tmp_path / "run"}
+    distilling.distill(**words)  # type: ignore[arg-type]
+    distilling.distill(**words, settings={"objectives.dino.head.layers": 2})  # type: ignore[arg-type]
+    before = config(photos).experiment.objectives
+    own, changed = (each.experiment.objectives for each in seen)
+    assert own["dino"] == replace(before["dino"], ignore_diagonal=False, head=replace(before["dino"].head, layers=1))
+    assert own["ibot"] == before["ibot"]
+    assert own["koleo"].weight == 3 * before["koleo"].weight
+    assert changed["dino"].head.layers == 2
 
 
 @pytest.mark.parametrize(
