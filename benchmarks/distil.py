@@ -4,7 +4,7 @@
 
 Every teacher is a run of the recipe `demo`; its seed is that of all that is compared with it, unless others are given.
 Two students learn in one distillation, and each once more alone by the recipe's own pretraining: the same images,
-crops, batch, number of steps and schedules. `--same` gives those that learn alone the objectives of a student too.
+crops, batch, number of steps and schedules. `--same` gives those that learn alone the settings of students too.
 """
 
 import argparse
@@ -21,11 +21,11 @@ import torch
 from dinokit.checkpoints.load import load
 from dinokit.config import from_plain, override, read_yaml, to_plain
 from dinokit.core.schedule import cosine
-from dinokit.distilling import for_students
+from dinokit.distilling import for_students, quicker
 from dinokit.evaluation import knn
 from dinokit.models import vit
 from dinokit.training import engine
-from dinokit.training.config import TrainConfig
+from dinokit.training.config import Experiment, TrainConfig
 from dinokit.training.students import Config, Settings, Student, Students
 
 HALVES = ("experiment", "runtime")
@@ -90,17 +90,18 @@ def learning(base: TrainConfig, teacher: Path, students: Mapping[str, vit.Config
     """Return the distillation."""
     chosen = {name: Student(kind="vit", settings=Settings(to_plain(network))) for name, network in students.items()}
     distil = Config(teacher=str(teacher), students=Students(chosen))
-    experiment = replace(
-        base.experiment, recipe="distil", distil=distil, objectives=for_students(base.experiment.objectives)
-    )
-    return replace(base, experiment=experiment)
+    return replace(base, experiment=replace(as_students(base.experiment), recipe="distil", distil=distil))
 
 
 def alone(base: TrainConfig, network: vit.Config, *, same: bool) -> TrainConfig:
-    """Return the pretraining of a student without a teacher, with the recipe's objectives or those of students."""
+    """Return the pretraining of a student without a teacher, with the recipe's settings or those of students."""
     experiment = replace(base.experiment, backbone=network)
-    objectives = for_students(experiment.objectives) if same else experiment.objectives
-    return replace(base, experiment=replace(experiment, objectives=objectives))
+    return replace(base, experiment=as_students(experiment) if same else experiment)
+
+
+def as_students(experiment: Experiment) -> Experiment:
+    """Return the settings that `dinokit distill` makes of its teacher's."""
+    return replace(experiment, objectives=for_students(experiment.objectives), optim=quicker(experiment.optim))
 
 
 def accuracy(model: Path, base: TrainConfig) -> float:

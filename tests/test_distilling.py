@@ -27,7 +27,7 @@ def test_crops_of_the_teacher_are_brought_to_the_students_patches(
     assert (crops.global_size, crops.local_size) == (32, 32)  # patches of 8 and 32
 
 
-def test_objectives_are_those_of_a_student_unless_settings_say_otherwise(
+def test_objectives_and_rate_are_those_of_a_student_unless_settings_say_otherwise(
     make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = make_folder(*(f"{index}.png" for index in range(4)))
@@ -43,6 +43,7 @@ def test_objectives_are_those_of_a_student_unless_settings_say_otherwise(
     assert own["ibot"] == before["ibot"]
     assert own["koleo"].weight == 3 * before["koleo"].weight
     assert changed["dino"].head.layers == 2
+    assert seen[0].experiment.optim.lr.at(0) == 2 * config(photos).experiment.optim.lr.at(0) > 0
 
 
 @pytest.mark.parametrize(
