@@ -25,15 +25,16 @@ import torch
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import override
-from dinokit.core.pixels import Pixels
-from dinokit.data.source import open_source
 from dinokit.evaluation import knn, segmentation
+from dinokit.health import vitals
+from dinokit.health.places import mirrored, places
+from dinokit.health.probe import look, open_probe
+from dinokit.images.normalisation import Pixels
 from dinokit.recipes import find
-from dinokit.training import engine, vitals
-from dinokit.training.candidates import CLOSE
+from dinokit.run import engine
+from dinokit.run.candidates import CLOSE
+from dinokit.sources.source import open_source
 from dinokit.training.config import TrainConfig
-from dinokit.training.places import mirrored, places
-from dinokit.training.probe import look, open_probe
 from dinokit.visuals.chart import Series, line_chart
 from dinokit.visuals.page import Section, document
 

@@ -29,7 +29,7 @@ from dinokit.config import override
 from dinokit.evaluation import base, depth, matching, segmentation, tracking
 from dinokit.models.features import Backbone
 from dinokit.recipes import find
-from dinokit.training import engine
+from dinokit.run import engine
 
 IMAGE_ALONE = {
     "objectives.ibot": None,

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from dinokit.checkpoints.load import load
+from dinokit.commands.distill import for_students, quicker
 from dinokit.config import from_plain, override, read_yaml, to_plain
 from dinokit.core.schedule import cosine
-from dinokit.distilling import for_students, quicker
 from dinokit.evaluation import knn
 from dinokit.models import vit
-from dinokit.training import engine
+from dinokit.run import engine
 from dinokit.training.config import Experiment, TrainConfig
 from dinokit.training.students import Config, Settings, Student, Students
 

@@ -157,7 +157,7 @@ def _agreement(model: str) -> float:
 
 def _cold_start(model: str) -> float:
     """Measure a new Python process: import, load weights from the disk, one image at 224; median of three."""
-    from dinokit.checkpoints import released
+    from dinokit.checkpoints.layouts import released
     from dinokit.models.variants import VARIANTS
     from dinokit.models.vit import VisionTransformer
 

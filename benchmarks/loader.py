@@ -28,8 +28,9 @@ from PIL import Image, ImageOps
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from dinokit.core.pixels import Pixels
-from dinokit.data import decode, views
+from dinokit.images import decode
+from dinokit.images.normalisation import Pixels
+from dinokit.views import multicrop
 
 _SIZES = {"500x375": (500, 375), "12 megapixels": (4000, 3000)}
 _LIGHTLY = Path(__file__).parent / "peers" / "lightly_views.py"
@@ -100,13 +101,13 @@ def _timed(run: _Run, data: list[bytes]) -> tuple[float, float]:
 
 
 def _ours(chain: str) -> _Run:
-    base = views.Config()
+    base = multicrop.Config()
     kinds = {name: replace(getattr(base, name), chain=chain) for name in ("first", "second", "local")}
     config = replace(base, **kinds)
 
     def run(data: list[bytes]) -> object:
         images = [decode.decode(each, min_side=config.min_side) for each in data]
-        return views.cut(images, config, Pixels(), seed=0, step=0, first=0).on(torch.device("cpu"))
+        return multicrop.cut(images, config, Pixels(), seed=0, step=0, first=0).on(torch.device("cpu"))
 
     return run
 

@@ -27,10 +27,10 @@ from torch import Tensor
 from dinokit import recipes
 from dinokit.core import dist
 from dinokit.core.schedule import constant
-from dinokit.data.views import Views
 from dinokit.training.config import Experiment, ObjectiveConfigs
 from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Trainer
+from dinokit.views.multicrop import Views
 
 CPU = torch.device("cpu")
 MIB = 2**20

@@ -35,10 +35,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from dinokit import recipes
 from dinokit.config import override
 from dinokit.core import device as devices
-from dinokit.data.views import Views
 from dinokit.models.variants import VARIANTS
 from dinokit.training.config import TrainConfig
 from dinokit.training.pretraining import Pretraining
+from dinokit.views.multicrop import Views
 
 CPU = torch.device("cpu")
 MODELS = {"s": VARIANTS["dinov3_vits16"], "tiny": replace(VARIANTS["vit_tiny"], patch_size=16)}

@@ -1,16 +1,20 @@
-"""The command line: one sub-command per front-door function, no logic.
+"""The command line: one sub-command per file of commands/, no logic.
 
 dinokit COMMAND ...        exit codes: 0 done, 2 your mistake, 3 the run cannot go on, 130 interrupted and saved
 """
 
+import ast
 import functools
 import inspect
 import io
 import re
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, suppress
+import textwrap
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import tyro
@@ -18,19 +22,18 @@ import tyro
 from dinokit import __version__
 from dinokit.core.errors import RunError, UserError, unknown_name
 
-COMMANDS = {
-    "pretrain": "train a backbone on a folder of images, or continue the run",
-    "distill": "train small students on what a frozen teacher says",
-    "evaluate": "measure frozen features beside honest baselines: knn, retrieval, segmentation, ...",
-    "predict": "write masks, by a head that evaluate saved or from a few masks",
-    "embed": "write the features of every image of a source",
-    "convert": "write a model in another layout: official, hf, timm, dinokit",
-    "plan": "predict what a run takes, and what settings fit the machines",
-    "report": "write RUN/report.html",
-    "replay": "take one step of a run again and look into it",
-    "data": "look at a source before training: check, stats",
-    "models": "list architectures, published weights and recipes",
-}
+HALVES = ("experiment", "runtime")  # may be left out of a dotted key
+
+
+def commands() -> dict[str, str]:
+    """Return every command and what it is for, read off the files' docstrings without importing one."""
+    found = {}
+    for path in sorted((Path(__file__).parent / "commands").glob("*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        name, _, summary = docstring.partition(": ")
+        if name == f"`dinokit {path.stem}`":
+            found[path.stem] = summary
+    return found
 
 
 def main() -> None:
@@ -62,18 +65,18 @@ def _dispatch(words: list[str]) -> int:
         print(f"dinokit {__version__}")
         return 0
     name, rest = words[0], words[1:]
-    if name not in COMMANDS:
-        raise unknown_name("command", name, COMMANDS)
-    commands = import_module("dinokit.commands")  # here, not at the top: this imports torch
+    if name not in commands():
+        raise unknown_name("command", name, commands())
+    module = import_module(f"dinokit.commands.{name}")  # here, not at the top: most import torch
     if "-h" in rest or "--help" in rest:
-        print(commands.help_text(name, rest))
+        print(_help(module, name, rest))
         return 0
-    code = _parsed(getattr(commands, name), name, rest, commands.parse_overrides)()
+    code = _parsed(getattr(module, name), name, rest)()
     return code if isinstance(code, int) else 0
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())
+    rows = "\n".join(f"  {name:<10} {summary}" for name, summary in commands().items())
     return (
         f"dinokit {__version__}: self-supervised vision models of the DINO family, from a folder of images\n\n"
         f"usage: dinokit COMMAND ...\n\n{rows}\n\n"
@@ -82,9 +85,31 @@ def _overview() -> str:
     )
 
 
-def _parsed(
-    function: Callable[..., Any], name: str, words: list[str], overrides: Callable[..., Any]
-) -> Callable[..., Any]:
+def _help(module: ModuleType, name: str, words: Sequence[str]) -> str:
+    """Return what a command takes, and where it has settings every one with its default and its meaning."""
+    captured = io.StringIO()
+    with redirect_stdout(captured), suppress(SystemExit):
+        tyro.cli(getattr(module, name), prog=f"dinokit {name}", args=["--help"])
+    explained = getattr(module, "explained", None)
+    shown = explained(words[:1] if not words[0].startswith("-") else []) if explained else None
+    return captured.getvalue() + (_settings(*shown) if shown else "")
+
+
+def _settings(name: str, config: Any) -> str:
+    from dinokit import config as configuration
+
+    lines = [f"\nsettings of '{name}': --KEY VALUE, lists as '[0.4, 1.0]', nothing as null\n"]
+    for setting in configuration.explained(config, hidden=HALVES):
+        if setting.path == "data":  # an argument of the command itself
+            continue
+        choices = f"{' | '.join(setting.choices)}; " if setting.choices else ""
+        text = f"{choices}{setting.meaning} (default: {setting.value})"
+        start = f"  --{setting.path} "
+        lines.append(textwrap.fill(f"{start:<42}{text}", width=120, subsequent_indent=" " * 42))
+    return "\n".join(lines)
+
+
+def _parsed(function: Callable[..., Any], name: str, words: list[str]) -> Callable[..., Any]:
     """Bind the words to the function's own signature with tyro; what it does not know are dotted settings."""
 
     @functools.wraps(function)
@@ -104,7 +129,9 @@ def _parsed(
     if "settings" not in inspect.signature(function).parameters:
         known = [f"--{key.replace('_', '-')}" for key in inspect.signature(function).parameters]
         raise unknown_name("option", unknown[0], known)
-    return functools.partial(bound, settings=overrides(unknown))
+    from dinokit.config import parse_overrides
+
+    return functools.partial(bound, settings=parse_overrides(unknown))
 
 
 def _one_line(box: str) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dinokit.checkpoints.load import header
-from dinokit.core.pixels import Pixels
+from dinokit.images.normalisation import Pixels
 from dinokit.models.vit import Config, VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]
@@ -57,6 +57,17 @@ def make_folder(tmp_path: Path) -> MakeFolder:
         return root
 
     return make
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve small pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    draw = numpy.random.default_rng(0)
+    for index in range(12):
+        Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=numpy.uint8)).save(folder / f"{index}.png")
+    return folder
 
 
 @pytest.fixture

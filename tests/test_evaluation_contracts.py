@@ -8,8 +8,7 @@ import torch
 
 from dinokit.core.errors import UserError
 from dinokit.evaluation import base
-
-from .conftest import MakeFolder, MakeVit
+from tests.conftest import MakeFolder, MakeVit
 
 COUNTS = {"train": 4, "val": 3}
 FILES = tuple(f"{split}/{kind}/{index}.png" for split, n in COUNTS.items() for kind in "abc" for index in range(n))

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinokit.checkpoints import huggingface, keymap, released, timm
-from dinokit.checkpoints.keymap import Exported, State
+from dinokit.checkpoints.layouts import huggingface, keymap, released, timm
+from dinokit.checkpoints.layouts.keymap import Exported, State
+from dinokit.checkpoints.layouts.recognise import recognise
 from dinokit.checkpoints.load import header, load
-from dinokit.checkpoints.recognise import recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.core.files import sync, write_atomic, write_json

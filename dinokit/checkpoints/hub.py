@@ -21,7 +21,7 @@ import torch
 from dinokit.core.errors import UserError
 from dinokit.core.hub import PATIENCE, fetching
 from dinokit.core.log import info
-from dinokit.core.pixels import Pixels
+from dinokit.images.normalisation import Pixels
 
 MIRROR = "DINOKIT_WEIGHTS"
 APACHE = "Apache-2.0"

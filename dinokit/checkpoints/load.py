@@ -16,14 +16,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dinokit.checkpoints import hub, json_files, keymap, official
-from dinokit.checkpoints.json_files import beside
-from dinokit.checkpoints.recognise import recognise
+from dinokit.checkpoints import hub
+from dinokit.checkpoints.layouts import json_files, keymap, official
+from dinokit.checkpoints.layouts.json_files import beside
+from dinokit.checkpoints.layouts.recognise import recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.log import info
-from dinokit.core.pixels import Pixels
+from dinokit.images.normalisation import Pixels
 from dinokit.models import init
 from dinokit.models.architecture import KINDS, Architecture, Network, build, kind
 from dinokit.models.channels import inflated

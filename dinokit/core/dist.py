@@ -21,6 +21,7 @@ from torch.nn import Parameter
 
 T = TypeVar("T")
 
+START = timedelta(minutes=30)  # for all ranks to be there, and for a slow one in a step
 PATIENCE = timedelta(hours=6)  # of ranks that wait while rank 0 measures or writes
 
 _waiting: Any = None  # the group whose members may wait for long; torch's own group is for the steps

@@ -16,10 +16,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.core import depth
+from dinokit.annotations.masks import IGNORED
 from dinokit.core.seed import generator
-from dinokit.data import colour
-from dinokit.data.masks import IGNORED
+from dinokit.images import colour, intensity
 
 _TRIES = 10
 
@@ -35,15 +34,15 @@ class Crops:
 
 
 def crop_pair(
-    image: depth.Image, mask: UInt8[numpy.ndarray, "height width"], crops: Crops, *, key: tuple[int, ...]
+    image: intensity.Image, mask: UInt8[numpy.ndarray, "height width"], crops: Crops, *, key: tuple[int, ...]
 ) -> tuple[Float[Tensor, "channel size size"], Int64[Tensor, "size size"]]:
     """Draw one crop, a pure function of the key; values as before normalisation, 1.0 white, missing pixels NaN."""
     draws = generator(*key)
     low, high = crops.scale
     factor = crops.size * draws.uniform(low, high) / min(mask.shape)
     size = tuple(max(1, round(side * factor)) for side in mask.shape)
-    range_ = depth.value_range(image)
-    pixels = F.interpolate(depth.to_unit(image[None]), size=size, mode="bilinear", antialias=True).clamp_(*range_)
+    range_ = intensity.value_range(image)
+    pixels = F.interpolate(intensity.to_unit(image[None]), size=size, mode="bilinear", antialias=True).clamp_(*range_)
     labels = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
     for _ in range(_TRIES):
         top, left = (int(draws.integers(max(side - crops.size, 0) + 1)) for side in size)

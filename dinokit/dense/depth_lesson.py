@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.core import depth as images
+from dinokit.annotations.depths import Depths
 from dinokit.core.seed import generator
-from dinokit.data.depths import Depths
 from dinokit.dense.depth_losses import gradient_loss, sigloss
+from dinokit.dense.embedding import normalised
 from dinokit.dense.maps import scaled
-from dinokit.embedding import normalised
+from dinokit.images import intensity as images
 from dinokit.models.features import Backbone
 
 WARM = 100  # first steps in which sigloss leaves the variance out

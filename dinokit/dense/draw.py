@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dinokit.checkpoints.dense import About
-from dinokit.core import depth
 from dinokit.core.files import write_atomic
 from dinokit.dense.windows import best_class, resized
+from dinokit.images import intensity
 
 Colour = Sequence[int]
 FOREGROUND = (255, 64, 64)
@@ -19,7 +19,7 @@ _ROW, _WIDTH = 18, 260  # pixels of a line of a legend
 
 
 def classes(
-    values: Float[Tensor, "1 class rows columns"], image: depth.Image, places: Mapping[str, Path], about: About
+    values: Float[Tensor, "1 class rows columns"], image: intensity.Image, places: Mapping[str, Path], about: About
 ) -> None:
     """Write the class of every pixel, as indices of a palette, and its colour laid half over the image."""
     found = best_class(values, (image.shape[1], image.shape[2])).cpu().numpy().astype(numpy.uint8)
@@ -31,7 +31,7 @@ def classes(
 
 
 def foreground(
-    values: Float[Tensor, "1 1 rows columns"], image: depth.Image, places: Mapping[str, Path], about: About
+    values: Float[Tensor, "1 1 rows columns"], image: intensity.Image, places: Mapping[str, Path], about: About
 ) -> None:
     """Write the probability of foreground, 255 = 1, and the image with what is above 0.5 marked."""
     del about
@@ -72,9 +72,9 @@ def save(picture: Image.Image, path: Path) -> None:
         picture.save(temporary, "PNG")
 
 
-def rgb(image: depth.Image) -> UInt8[numpy.ndarray, "height width 3"]:
+def rgb(image: intensity.Image) -> UInt8[numpy.ndarray, "height width 3"]:
     """Return what a screen shows of an image: of one or two channels the first, else the first three."""
-    shown = depth.for_display(image[None])[0].permute(1, 2, 0).numpy()  # [height, width, channel]
+    shown = intensity.for_display(image[None])[0].permute(1, 2, 0).numpy()  # [height, width, channel]
     return shown[..., :3] if shown.shape[2] >= 3 else numpy.repeat(shown[..., :1], 3, axis=2)
 
 

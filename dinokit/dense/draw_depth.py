@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dinokit.checkpoints.dense import About
-from dinokit.core import depth as images
 from dinokit.dense.draw import save
 from dinokit.dense.windows import resized
+from dinokit.images import intensity as images
 
 # near to far: bright yellow over red to dark blue, evenly spaced
 _COLOURS = numpy.array([(253, 231, 140), (250, 150, 60), (200, 60, 70), (110, 25, 110), (30, 12, 60)], dtype=float)

@@ -4,8 +4,8 @@ import numpy
 from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
-from dinokit.core import depth
 from dinokit.dense.draw import rgb
+from dinokit.images import intensity
 
 RIGHT, WRONG = (40, 200, 80), (235, 60, 60)
 HEIGHT, GAP = 480, 8  # pixels of a picture and between two
@@ -15,7 +15,9 @@ Points = Float[numpy.ndarray, "point 2"]
 
 
 def joined(
-    images: tuple[depth.AnyImage, depth.AnyImage], points: tuple[Points, Points], right: Bool[numpy.ndarray, " point"]
+    images: tuple[intensity.AnyImage, intensity.AnyImage],
+    points: tuple[Points, Points],
+    right: Bool[numpy.ndarray, " point"],
 ) -> Image.Image:
     """Draw up to 60 matches, evenly spaced in their order; points in pixels, whole numbers at the centres."""
     shown = [Image.fromarray(rgb(image)) for image in images]

@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinokit.core import depth
+from dinokit.dense.embedding import device_of, normalised
 from dinokit.dense.windows import Predict, resized
-from dinokit.embedding import device_of, normalised
+from dinokit.images import intensity
 from dinokit.models.features import Backbone, Features
 
 Layers = int | tuple[int, ...]  # the last so many, or their indices
@@ -44,26 +44,26 @@ def frozen(backbone: Backbone) -> Iterator[torch.device]:
 
 
 def prepared(
-    image: depth.Image, backbone: Backbone, *, short: int | None = None
+    image: intensity.Image, backbone: Backbone, *, short: int | None = None
 ) -> Float[Tensor, "1 channel rows columns"]:
     """Normalise one image as the backbone expects, on its device, its short side resized to so many pixels."""
     return normalised(backbone, scaled(image, short=short, device=device_of(backbone)))
 
 
 def scaled(
-    image: depth.Image, *, short: int | None, device: torch.device | None = None
+    image: intensity.Image, *, short: int | None, device: torch.device | None = None
 ) -> Float[Tensor, "1 channel rows columns"]:
     """Return an image in floats, 1.0 white, its short side resized to so many pixels; short None keeps the size.
 
     Bicubic and antialiased, within the image's range.
     """
-    values = depth.to_unit(image[None]).float().to(device)
+    values = intensity.to_unit(image[None]).float().to(device)
     height, width = image.shape[1:]
     scale = 1.0 if short is None else short / min(height, width)
     size = max(1, round(height * scale)), max(1, round(width * scale))
     if size == (height, width):
         return values
-    return F.interpolate(values, size=size, mode="bicubic", antialias=True).clamp_(*depth.value_range(image))
+    return F.interpolate(values, size=size, mode="bicubic", antialias=True).clamp_(*intensity.value_range(image))
 
 
 def encode(

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dinokit.core import depth
+from dinokit.annotations.masks import palette
 from dinokit.core.hub import library
-from dinokit.data.masks import palette
 from dinokit.dense import draw
+from dinokit.images import intensity
 
 _COLOURS = 255
 _SHARE = 0.5  # of the colour of an object
@@ -50,7 +50,7 @@ class Writer:
             (self.partial / name).mkdir(parents=True)
         self.film = _Mp4(self.partial) if find_spec("av") else _Webp(self.partial)
 
-    def add(self, name: str, image: depth.Image, mask: Mask) -> None:
+    def add(self, name: str, image: intensity.Image, mask: Mask) -> None:
         """Write a frame."""
         indexed = Image.fromarray(mask, mode="P")
         colours = palette(_COLOURS)
@@ -103,7 +103,7 @@ class _Webp:
         first.save(self.file, save_all=True, append_images=rest, duration=1000 // _RATE, loop=0, quality=80)
 
 
-def overlaid(image: depth.Image, mask: Mask) -> Image.Image:
+def overlaid(image: intensity.Image, mask: Mask) -> Image.Image:
     """Lay the colours of the objects over a frame."""
     colours = np.array(palette(int(mask.max()) + 1), dtype=np.uint8)[mask]
     return Image.fromarray(draw.mixed(draw.rgb(image.cpu()), colours, _SHARE * (mask > 0)))

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from dinokit.checkpoints.dense import About, check_model, digest, load_head
 from dinokit.checkpoints.load import load
 from dinokit.config import to_plain
-from dinokit.core import depth
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import check_writable, write_json, write_jsonl
 from dinokit.core.log import progress
-from dinokit.data.source import BadImage, Source, open_source
 from dinokit.dense import draw, draw_depth
+from dinokit.dense.embedding import Skipped
 from dinokit.dense.maps import frozen, predictor, prepared
 from dinokit.dense.windows import Windows, slide
-from dinokit.embedding import Skipped
+from dinokit.images import intensity
 from dinokit.models.features import Backbone
+from dinokit.sources.source import BadImage, Source, open_source
 
 ABOUT = "predict.json"
 
@@ -37,7 +37,7 @@ class Writer:
 
     folders: tuple[str, ...]  # of OUT; each receives one PNG per image
     # values as the head saw the image, the image, where each folder's PNG goes
-    write: Callable[[Float[Tensor, "1 value rows columns"], depth.Image, Mapping[str, Path], About], None]
+    write: Callable[[Float[Tensor, "1 value rows columns"], intensity.Image, Mapping[str, Path], About], None]
     legend: Callable[[Path, About], None]  # explains the colours
 
 

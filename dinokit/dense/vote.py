@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinokit.data.masks import IGNORED
+from dinokit.annotations.masks import IGNORED
 from dinokit.models.features import Features
 
 _AT_ONCE = 1 << 24  # similarities held at a time: 64 MiB

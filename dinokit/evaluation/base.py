@@ -17,10 +17,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.data.source import evenly, labelled, open_source, splits
-from dinokit.embedding import Embeddings, extract, unit
+from dinokit.dense.embedding import Embeddings, extract, unit
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels, RawPixels
+from dinokit.sources.source import evenly, labelled, open_source, splits
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order

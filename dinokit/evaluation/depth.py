@@ -20,13 +20,12 @@ import numpy
 import torch
 from torch import nn
 
+from dinokit.annotations.depths import Depths, open_depths, splits_of
 from dinokit.checkpoints.dense import About, check_model, digest, load_head, save_head
 from dinokit.config import differences
 from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
-from dinokit.data.depths import Depths, open_depths, splits_of
-from dinokit.data.source import absolute
 from dinokit.dense.depth_lesson import Lesson, seen
 from dinokit.dense.fit import Member, Training, fit
 from dinokit.dense.maps import Layers, frozen, predictor, prepared
@@ -35,6 +34,7 @@ from dinokit.metrics.depth import counted, errors, mean
 from dinokit.models import bins, depth_head, dpt
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels
+from dinokit.sources.source import absolute
 
 GRADIENT = 0.5  # weight of the gradient loss, of DINOv2
 FOURS = {24: (4, 11, 17, 23)}  # the published four of so many blocks, where they are not each quarter's last

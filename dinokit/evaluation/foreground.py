@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from dinokit.annotations.masks import IGNORED
+from dinokit.annotations.pairs import Pairs, open_pairs
 from dinokit.checkpoints.dense import About, digest, save_head
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
-from dinokit.data.masks import IGNORED
-from dinokit.data.pairs import Pairs, open_pairs
 from dinokit.dense.logistic import Solution, logistic
 from dinokit.dense.maps import encode, frozen, pad, prepared
 from dinokit.metrics.precision import average_precision

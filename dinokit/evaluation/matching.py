@@ -22,17 +22,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from dinokit.annotations.keypoints import LISTS, PointPair, open_point_pairs, read_image
+from dinokit.annotations.navi import Surface, ViewPair, open_view_pairs
 from dinokit.config import differences
-from dinokit.core import depth
 from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
-from dinokit.data.keypoints import LISTS, PointPair, open_point_pairs, read_image
-from dinokit.data.navi import Surface, ViewPair, open_view_pairs
 from dinokit.dense.correspond import lattice, nearest, sampled
 from dinokit.dense.draw import save
 from dinokit.dense.lines import joined
 from dinokit.dense.maps import encode, frozen, prepared
+from dinokit.images import intensity
 from dinokit.metrics.matching import longer_side, pck, recall, right
 from dinokit.models.features import Backbone
 
@@ -157,13 +157,13 @@ def _limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
     return [pairs[index] for index in sorted(chosen)]
 
 
-def _reaches(pairs: Sequence[PointPair], config: Config) -> Callable[[PointPair, depth.Image], float]:
+def _reaches(pairs: Sequence[PointPair], config: Config) -> Callable[[PointPair, intensity.Image], float]:
     """Return what tells the longer side that alpha is a share of, of a pair and its second image."""
     by = config.by or ("image" if pairs[0].box is None else "box")
     if by == "box" and pairs[0].box is None:
         raise UserError(f"the pairs of {config.data} have no box_b; add it, or measure by the image: --by image")
 
-    def side(pair: PointPair, image: depth.Image) -> float:
+    def side(pair: PointPair, image: intensity.Image) -> float:
         return longer_side(pair.box) if by == "box" and pair.box is not None else float(max(image.shape[1:]))
 
     return side
@@ -172,7 +172,7 @@ def _reaches(pairs: Sequence[PointPair], config: Config) -> Callable[[PointPair,
 def _keypoints(
     backbone: Backbone,
     pairs: Sequence[PointPair],
-    side: Callable[[PointPair, depth.Image], float],
+    side: Callable[[PointPair, intensity.Image], float],
     config: Config,
     *,
     norm: bool,
@@ -183,7 +183,7 @@ def _keypoints(
     matches = []
     latest: dict[Path, Float[Tensor, "dim rows columns"]] = {}
 
-    def seen(path: Path, image: depth.Image) -> Float[Tensor, "dim rows columns"]:
+    def seen(path: Path, image: intensity.Image) -> Float[Tensor, "dim rows columns"]:
         maps = latest.pop(path, None)
         latest[path] = _maps(backbone, image, config, size=size, norm=norm) if maps is None else maps
         if len(latest) > LATEST:
@@ -250,7 +250,7 @@ def _object(backbone: Backbone, seen: Surface, config: Config, *, size: int, nor
 
 
 def _maps(
-    backbone: Backbone, image: depth.Image, config: Config, *, size: int, norm: bool
+    backbone: Backbone, image: intensity.Image, config: Config, *, size: int, norm: bool
 ) -> Float[Tensor, "dim rows columns"]:
     """Return the patches of an image, padded with white at the right and below to a square."""
     height, width = image.shape[1:]

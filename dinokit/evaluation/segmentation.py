@@ -20,24 +20,24 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinokit.annotations.masks import IGNORED
+from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
 from dinokit.checkpoints.dense import About, digest, save_head
 from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.core.seed import generator
-from dinokit.data.masks import IGNORED
-from dinokit.data.pairs import Pairs, open_pairs, pair_splits
-from dinokit.data.source import absolute
 from dinokit.dense.crops import Crops, crop_pair
+from dinokit.dense.embedding import normalised
 from dinokit.dense.fit import Member, Training, cross_entropy, fit
 from dinokit.dense.maps import encode, frozen, pad, predictor, prepared, width
 from dinokit.dense.vote import PatchVote, cell_labels, labelled_patches
 from dinokit.dense.windows import Windows, augmented, best_class, slide, softmax
-from dinokit.embedding import normalised
 from dinokit.metrics.iou import Scores, confusion, scores
 from dinokit.models.dense_head import Config as HeadConfig
 from dinokit.models.dense_head import LinearHead
 from dinokit.models.features import Backbone
+from dinokit.sources.source import absolute
 
 PATCHES = 32  # along the side of a window of DINOv3: 1024 tokens
 

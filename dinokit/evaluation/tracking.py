@@ -15,16 +15,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.core import depth
+from dinokit.annotations.video import Clip, Mask, open_clips
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
-from dinokit.data.video import Clip, Mask, open_clips
+from dinokit.dense.embedding import normalised
 from dinokit.dense.maps import frozen
 from dinokit.dense.overlay import Writer, masks_of
 from dinokit.dense.propagate import Rule, Tracker
 from dinokit.dense.windows import resized
-from dinokit.embedding import normalised
+from dinokit.images import intensity
 from dinokit.metrics.video import Series, scores, summary
 from dinokit.models.features import Backbone
 
@@ -106,12 +106,12 @@ def track(backbone: Backbone, clip: Clip, config: Config, writer: Writer | None 
     return found
 
 
-def patches(backbone: Backbone, image: depth.Image, *, short: int) -> Float[Tensor, "rows columns dim"]:
+def patches(backbone: Backbone, image: intensity.Image, *, short: int) -> Float[Tensor, "rows columns dim"]:
     """Return the patch features of a frame, each of length 1; both sides are resized to the nearest multiple."""
     patch, scale = backbone.patch_size, short / min(image.shape[1:])
     height, width = (max(1, round(side * scale / patch)) * patch for side in image.shape[1:])
-    values = F.interpolate(depth.to_unit(image[None]).float(), size=(height, width), mode="bicubic", antialias=True)
-    features = backbone(normalised(backbone, values.clamp_(*depth.value_range(image))))
+    values = F.interpolate(intensity.to_unit(image[None]).float(), size=(height, width), mode="bicubic", antialias=True)
+    features = backbone(normalised(backbone, values.clamp_(*intensity.value_range(image))))
     return torch.unflatten(F.normalize(features.patches[0].float(), dim=-1), 0, features.grid)
 
 
@@ -146,7 +146,7 @@ def _short(config: Config, backbone: Backbone) -> int:
     return config.short if config.short is not None else SIDES[config.size] * backbone.patch_size
 
 
-def _fitting(clip: Clip, name: str, image: depth.Image) -> Mask:
+def _fitting(clip: Clip, name: str, image: intensity.Image) -> Mask:
     mask = clip.mask(name)
     if mask.shape != tuple(image.shape[1:]):
         raise UserError(

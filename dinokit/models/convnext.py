@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import default_pixels
+from dinokit.images.normalisation import default_pixels
 from dinokit.models import init
 from dinokit.models.convnet import STAGES, ConvNet
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import Pixels
+from dinokit.images.normalisation import Pixels
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow makes gray with
 

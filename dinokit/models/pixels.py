@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
 
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import Pixels
+from dinokit.images.normalisation import Pixels
 from dinokit.models.features import Backbone, Features, accepted
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import default_pixels
+from dinokit.images.normalisation import default_pixels
 from dinokit.models import init, position
 from dinokit.models.attention import Bias
 from dinokit.models.block import Block

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
 from dinokit.core.hub import line_of
-from dinokit.core.pixels import Pixels
 from dinokit.core.seed import seed_torch
+from dinokit.images.normalisation import Pixels
 from dinokit.models.features import Backbone, Features, accepted, chosen_layers
 
 Build = Callable[[], nn.Module]

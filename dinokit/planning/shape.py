@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dinokit.data.views import Config as ViewsConfig
 from dinokit.models import head
 from dinokit.models.head import Head
 from dinokit.models.vit import Config as VitConfig
 from dinokit.models.vit import VisionTransformer
 from dinokit.objectives import assign, dino, ibot
 from dinokit.training.config import Experiment
+from dinokit.views.multicrop import Config as ViewsConfig
 
 
 @dataclass(frozen=True)

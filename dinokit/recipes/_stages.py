@@ -8,10 +8,10 @@ published for smaller networks: how many steps, the rate, and that the anchor is
 
 from dinokit.config import to_plain
 from dinokit.core.schedule import Schedule, constant, cosine
-from dinokit.data import views
 from dinokit.objectives import gram
 from dinokit.training import anchor
 from dinokit.training.stages import Changes, Stage, Stages
+from dinokit.views import multicrop
 
 RATE = 0.2  # of the peak of the pretraining, where a stage begins to fall; its optimiser has seen the end of a cosine
 RAMP = 0.005  # of the steps of the pretraining, as the published 1,000 of 1,000,000 in the shorter runs here
@@ -34,7 +34,7 @@ def anchored_objectives(*, ramp: int) -> dict[str, object]:
 
 
 def stages(
-    *, steps: int, batch: int, peak: float, end: float, crops: views.Config, weight_decay: float, patch: int
+    *, steps: int, batch: int, peak: float, end: float, crops: multicrop.Config, weight_decay: float, patch: int
 ) -> Stages:
     """Return the stages `anchor` and `high_res` after a pretraining.
 
@@ -65,7 +65,7 @@ def stages(
     )
 
 
-def _anchor(steps: int, *, ramp: int, peak: float, end: float, crops: views.Config, decay: float) -> Stage:
+def _anchor(steps: int, *, ramp: int, peak: float, end: float, crops: multicrop.Config, decay: float) -> Stage:
     """Go on with everything, while the patches are held to the similarities of the teacher that had the best."""
     return Stage(
         steps=steps,
@@ -89,14 +89,14 @@ def _anchor(steps: int, *, ramp: int, peak: float, end: float, crops: views.Conf
 
 
 def _high_res(
-    steps: int, *, batch: int, peak: float, end: float, crops: views.Config, decay: float, patch: int
+    steps: int, *, batch: int, peak: float, end: float, crops: multicrop.Config, decay: float, patch: int
 ) -> Stage:
     """Begin anew from the teacher with crops of several sizes; the anchor is that teacher and stays."""
 
-    def size(times: int, local: float, share: float) -> views.Sizes:
+    def size(times: int, local: float, share: float) -> multicrop.Sizes:
         side = times * crops.global_size
         local_side = round(local * crops.local_size / patch) * patch
-        return views.Sizes(
+        return multicrop.Sizes(
             global_size=side, local_size=local_side, anchor_size=round(1.5 * side / patch) * patch, share=share
         )
 

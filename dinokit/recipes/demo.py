@@ -1,12 +1,12 @@
 """The demo: DINOv3 in miniature, minutes on two CPU cores."""
 
-from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import constant, cosine
-from dinokit.data import augment, masking, views
+from dinokit.images.normalisation import Pixels
 from dinokit.models import head, vit
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.views import augment, masking, multicrop
 
 STEPS = 1_850
 
@@ -30,7 +30,7 @@ def demo() -> TrainConfig:
             recipe="demo",
             steps=STEPS,
             data=Data(
-                views=views.Config(
+                views=multicrop.Config(
                     global_size=24,
                     global_scale=(0.5, 1.0),
                     local_count=2,

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import cosine, ramp
-from dinokit.data import augment, views
+from dinokit.images.normalisation import Pixels
 from dinokit.models import head
 from dinokit.models.variants import VARIANTS
 from dinokit.objectives import dino
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.views import augment, multicrop
 
 EPOCH = 1_251  # steps: 1,281,167 images in batches of 1024
 STEPS = 800 * EPOCH
@@ -32,7 +32,7 @@ def dino_vits16() -> TrainConfig:
             recipe="dino-vits16",
             steps=STEPS,
             data=Data(
-                views=views.Config(
+                views=multicrop.Config(
                     global_size=224,
                     global_scale=(0.25, 1.0),
                     local_count=10,

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import cosine, ramp
-from dinokit.data import augment, masking, views
+from dinokit.images.normalisation import Pixels
 from dinokit.models import head
 from dinokit.models.variants import VARIANTS
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.views import augment, masking, multicrop
 
 STEPS = 625_000  # 500 "epochs" of 1,250
 
@@ -32,7 +32,7 @@ def dinov2_vitb14() -> TrainConfig:
             recipe="dinov2-vitb14",
             steps=STEPS,
             data=Data(
-                views=views.Config(
+                views=multicrop.Config(
                     global_size=224,
                     global_scale=(0.32, 1.0),
                     local_count=8,

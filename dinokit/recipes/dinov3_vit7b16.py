@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 from dinokit.config import to_plain
-from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import Schedule, constant, ramp
-from dinokit.data import augment, masking, views
+from dinokit.images.normalisation import Pixels
 from dinokit.models import head
 from dinokit.models.variants import VARIANTS
 from dinokit.objectives import dino, ibot, koleo
@@ -13,6 +12,7 @@ from dinokit.recipes._stages import HIGH_RES_OBJECTIVES, anchored_objectives
 from dinokit.training import anchor, optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 from dinokit.training.stages import Changes, Stage, Stages
+from dinokit.views import augment, masking, multicrop
 
 STEPS = 1_000_000
 RAMP = 1_000  # steps in which the Gram term comes and the local pairs lose half their weight
@@ -39,7 +39,7 @@ def dinov3_vit7b16() -> TrainConfig:
             recipe="dinov3-vit7b16",
             steps=STEPS,
             data=Data(
-                views=views.Config(
+                views=multicrop.Config(
                     global_size=256,
                     global_scale=(0.32, 1.0),
                     local_count=8,
@@ -107,12 +107,12 @@ def _high_res() -> Stage:
     """Begin anew from the teacher with crops of several sizes; the anchor is that teacher and stays."""
     rising = Schedule(peak=0.0, end=7.07e-5, decay=10_000, shape="cosine", inclusive=True)
     sizes = (
-        views.Sizes(global_size=512, local_size=112, anchor_size=768, share=0.3),
-        views.Sizes(global_size=768, local_size=112, anchor_size=1152, share=0.3),
+        multicrop.Sizes(global_size=512, local_size=112, anchor_size=768, share=0.3),
+        multicrop.Sizes(global_size=768, local_size=112, anchor_size=1152, share=0.3),
         # 168 in the code, which drops the last 8 pixels of each side: 10 x 10 patches
-        views.Sizes(global_size=768, local_size=160, anchor_size=1152, share=0.3),
-        views.Sizes(global_size=768, local_size=224, anchor_size=1152, share=0.05),
-        views.Sizes(global_size=768, local_size=336, anchor_size=1152, share=0.05),
+        multicrop.Sizes(global_size=768, local_size=160, anchor_size=1152, share=0.3),
+        multicrop.Sizes(global_size=768, local_size=224, anchor_size=1152, share=0.05),
+        multicrop.Sizes(global_size=768, local_size=336, anchor_size=1152, share=0.05),
     )
     return Stage(
         steps=30_000,  # 10,000 in the paper

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import cosine, ramp
-from dinokit.data import augment, masking, views
+from dinokit.images.normalisation import Pixels
 from dinokit.models import head
 from dinokit.models.variants import VARIANTS
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.recipes._stages import stages
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.views import augment, masking, multicrop
 
 STEPS = 125_000  # 100 "epochs" of 1,250
 
@@ -31,7 +31,7 @@ def dinov3_vitl16() -> TrainConfig:
     first, second, local = augment.published()
     temperature = ramp(0.04, 0.07, steps=37_500)
     prototypes = head.Config(hidden=2048, bottleneck=256, prototypes=65_536)
-    crops = views.Config(
+    crops = multicrop.Config(
         global_size=224,
         global_scale=(0.32, 1.0),
         local_count=8,

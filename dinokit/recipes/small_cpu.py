@@ -1,14 +1,14 @@
 """DINOv3 with its Gram stage for a few thousand pictures and no GPU."""
 
 from dinokit.config import to_plain
-from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import Schedule, constant, cosine
-from dinokit.data import augment, masking, views
+from dinokit.images.normalisation import Pixels
 from dinokit.models import head, vit
 from dinokit.objectives import dino, gram, ibot, koleo
 from dinokit.training import anchor, optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 from dinokit.training.stages import Changes, Stage, Stages
+from dinokit.views import augment, masking, multicrop
 
 STEPS, ANCHORED = 1_200, 400
 RATE, LOWEST = 2e-3, 2e-5
@@ -33,7 +33,7 @@ def small_cpu() -> TrainConfig:
             recipe="small-cpu",
             steps=STEPS,
             data=Data(
-                views=views.Config(
+                views=multicrop.Config(
                     global_size=48,
                     global_scale=(0.3, 1.0),
                     local_count=2,

@@ -8,15 +8,15 @@ from typing import Any, Literal, NewType
 from dinokit.config import converter, differences, from_plain, to_plain
 from dinokit.core.device import Precision
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.core.pixels import Pixels
 from dinokit.core.schedule import Schedule
-from dinokit.data import masking, views
+from dinokit.images.normalisation import Pixels
 from dinokit.models import vit
 from dinokit.objectives import base as objectives
 from dinokit.training import anchor as anchors
 from dinokit.training import optim, students
 from dinokit.training.execution import Recompute
 from dinokit.training.stages import FIRST, Begin, Stages, Start, changed
+from dinokit.views import masking, multicrop
 
 TrackerName = Literal["wandb", "mlflow", "trackio"]
 ObjectiveConfigs = NewType("ObjectiveConfigs", dict[str, Any])  # file name in objectives/ -> its Config
@@ -26,7 +26,7 @@ ObjectiveConfigs = NewType("ObjectiveConfigs", dict[str, Any])  # file name in o
 class Data:
     """What the student and its teacher see."""
 
-    views: views.Config  # crops and their photometric changes
+    views: multicrop.Config  # crops and their photometric changes
     masks: masking.Config | None  # which patches of the student's global crops are hidden, if an objective asks
     batch_size: int  # images per optimiser step, over all ranks and micro-batches
     pixels: Pixels = field(
@@ -84,7 +84,7 @@ class Experiment:
                 raise UserError(f"objective '{name}' needs a mask token; set backbone.mask_token to true")
             config.check_batch(self.data.batch_size // self.data.accumulate)
         if self.distil is None:
-            views.check_sizes(self.data.views, patch_size=self.backbone.patch_size)
+            multicrop.check_sizes(self.data.views, patch_size=self.backbone.patch_size)
         else:
             self._check_distillation(self.distil)
         self.data.pixels.check_channels(self.backbone.channels)

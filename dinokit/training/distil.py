@@ -25,21 +25,21 @@ from dinokit.checkpoints.store import MODEL
 from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.log import info
-from dinokit.data.source import Source
-from dinokit.data.views import Views
+from dinokit.health import vitals
+from dinokit.health.probe import open_probe
 from dinokit.models.architecture import Architecture, Network
 from dinokit.models.features import Features
 from dinokit.models.head import Head
 from dinokit.models.pair import Pair
 from dinokit.objectives.base import Losses, Objective
-from dinokit.training import optim, vitals
+from dinokit.sources.source import Source
+from dinokit.training import optim
 from dinokit.training.config import Experiment
 from dinokit.training.execution import Recompute
 from dinokit.training.learner import TEACHERS, Learner, resized
-from dinokit.training.probe import open_probe
-from dinokit.training.ranks import START
 from dinokit.training.step import Trainer, as_objective, under, unique_pairs
 from dinokit.training.teacher_heads import Centroids, fresh_heads, teacher_run
+from dinokit.views.multicrop import Views
 
 
 @final
@@ -91,7 +91,7 @@ class Distillation(Trainer):
         self.objectives = nn.ModuleDict()  # of one backbone; here each student has its own
         self.needs = frozenset[str]() if experiment.data.masks is None else frozenset({"masks"})
         self.backbone = self.learners[distil.shown].backbone
-        self.team = dist.teams(len(self.learners), late=START) if grouped else None
+        self.team = dist.teams(len(self.learners), late=dist.START) if grouped else None
         self.own = self.learners  # what this rank trains; the others' numbers are those of the last `catch_up`
         if self.team is not None:
             self.own = dict([list(self.learners.items())[self.team.number]])

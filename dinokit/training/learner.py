@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dinokit.data.views import Views
 from dinokit.models.architecture import Architecture, build
 from dinokit.models.features import Features
 from dinokit.models.pair import Pair
 from dinokit.objectives.base import Inputs, Losses
 from dinokit.training.step import as_objective, build_objectives
+from dinokit.views.multicrop import Views
 
 TEACHERS = ".head.teacher."  # in names of a student's state: the teacher's heads, which all students share
 

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints.store import MODEL
 from dinokit.core.device import uses_bf16
-from dinokit.data.source import Source
-from dinokit.data.views import Views
 from dinokit.models.architecture import Architecture, Network
 from dinokit.models.pair import Pair
 from dinokit.models.vit import VisionTransformer
 from dinokit.objectives.base import Inputs, Losses, Objective
+from dinokit.sources.source import Source
 from dinokit.training import anchor as anchors
 from dinokit.training import optim, shard
 from dinokit.training.config import Experiment
 from dinokit.training.execution import Recompute, compile_blocks, set_recompute
 from dinokit.training.step import Trainer, as_objective, build_objectives, under, unique_pairs
+from dinokit.views.multicrop import Views
 
 
 @final

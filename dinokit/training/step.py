@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from dinokit.core import dist
 from dinokit.core.device import autocast, keep_freed_memory
 from dinokit.core.seed import derived, seed_torch
-from dinokit.data.source import Source
-from dinokit.data.views import Cut, Views
 from dinokit.models.architecture import Architecture, Network
 from dinokit.models.pair import Pair
 from dinokit.models.vit import VisionTransformer
 from dinokit.objectives.base import Losses, Objective, find
+from dinokit.sources.source import Source
 from dinokit.training import optim, shard
 from dinokit.training.config import Experiment
 from dinokit.training.execution import Recompute
+from dinokit.views.multicrop import Cut, Views
 
 
 @dataclass(frozen=True)

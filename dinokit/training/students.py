@@ -7,9 +7,9 @@ from typing import Any, NewType
 
 from dinokit.config import converter, from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.data import views
 from dinokit.models.architecture import KINDS, Architecture, kind
 from dinokit.models.variants import ARCHITECTURES
+from dinokit.views import multicrop
 
 RESERVED = ("model", "state", "heads", "optimizer")  # names that a run's files and state have already
 Settings = NewType("Settings", dict[str, Any])  # of an architecture, as in config.yaml
@@ -64,7 +64,7 @@ class Config:
             (name for name, student in self.students.items() if student.kind == "vit"), next(iter(self.students))
         )
 
-    def check_crops(self, crops: views.Config) -> None:
+    def check_crops(self, crops: multicrop.Config) -> None:
         """Refuse crops that a student cannot look at whole.
 
         Raises:
@@ -74,7 +74,7 @@ class Config:
             patch = student.architecture.patch_size
             own = crops if student.kind == "vit" else replace(crops, local_count=0)  # a convolution drops what is over
             try:
-                views.check_sizes(own, patch_size=patch)
+                multicrop.check_sizes(own, patch_size=patch)
             except UserError as error:
                 raise UserError(f"student {name}: {error}") from error
             smallest = min(each.local_size for each in crops.variants())

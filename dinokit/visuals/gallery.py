@@ -10,14 +10,14 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from dinokit.checkpoints.load import load
-from dinokit.core import depth
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
-from dinokit.data.prepared import multiple, prepare
-from dinokit.data.source import BadImage, Source, labelled, open_source, splits
-from dinokit.embedding import device_of, encode
+from dinokit.dense.embedding import device_of, encode
+from dinokit.images import intensity
+from dinokit.images.prepare import multiple, prepare
 from dinokit.models.features import Backbone
+from dinokit.sources.source import BadImage, Source, labelled, open_source, splits
 from dinokit.visuals.neighbours import nearest
 from dinokit.visuals.pca import pca_maps
 
@@ -35,7 +35,7 @@ BATCH = 64
 class Images:
     """Prepared square pictures and what is known of them."""
 
-    pixels: depth.Images
+    pixels: intensity.Images
     keys: tuple[str, ...]
     labels: Int64[numpy.ndarray, " image"] | None
     classes: tuple[str, ...]
@@ -47,7 +47,7 @@ class Images:
 
     def picture(self, row: int) -> UInt8[Tensor, "height width channel"]:
         """Return an image as a screen can show it."""
-        return depth.for_display(self.pixels[[row]])[0].permute(1, 2, 0)
+        return intensity.for_display(self.pixels[[row]])[0].permute(1, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ def map_side(side: int, patch_size: int) -> int:
     return side * factor
 
 
-def _cls(backbone: Backbone, images: depth.Images) -> Float[Tensor, "image dim"]:
+def _cls(backbone: Backbone, images: intensity.Images) -> Float[Tensor, "image dim"]:
     return torch.cat([encode(backbone, part.to(device_of(backbone))).cls.cpu() for part in _parts(images)])
 
 
-def _parts(images: depth.Images) -> tuple[Tensor, ...]:
+def _parts(images: intensity.Images) -> tuple[Tensor, ...]:
     return tuple(images[start : start + BATCH] for start in range(0, len(images), BATCH))
 
 
@@ -174,7 +174,7 @@ def _read(source: Source, order: Sequence[int], *, side: int, patch_size: int, c
     if not indices:
         raise UserError(f"expected readable images in {source.name}, got none")
     return Images(
-        pixels=depth.stacked(pixels),
+        pixels=intensity.stacked(pixels),
         keys=tuple(source.key(index) for index in indices),
         labels=None if source.labels is None else source.labels[indices],
         classes=source.classes,

@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dinokit.embedding import unit
+from dinokit.dense.embedding import unit
 
 
 def nearest(

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dinokit import cli
-from dinokit.checkpoints import huggingface, infer, keymap, official, released, timm
 from dinokit.checkpoints.convert import convert
+from dinokit.checkpoints.layouts import huggingface, infer, keymap, official, released, timm
 from dinokit.checkpoints.load import header, load
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import Pixels
+from dinokit.images.normalisation import Pixels
 from dinokit.models.variants import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
 

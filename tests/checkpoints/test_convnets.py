@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import dinokit
-from dinokit.checkpoints import infer
+from dinokit.checkpoints.layouts import infer
 from dinokit.checkpoints.load import header
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import Pixels
+from dinokit.images.normalisation import Pixels
 from dinokit.models import convnext, resnet
 from dinokit.models.architecture import Network, build
 from dinokit.models.variants import CONVNETS

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dinokit.checkpoints import hub, huggingface, released
+from dinokit.checkpoints import hub
 from dinokit.checkpoints.convert import convert
+from dinokit.checkpoints.layouts import huggingface, released
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
 from dinokit.models.variants import ARCHITECTURES, VARIANTS

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import Pixels
 from dinokit.evaluation import base
+from dinokit.images.normalisation import Pixels
 from dinokit.models import resnet
 from dinokit.models.pixels import RawPixels
 from dinokit.models.resnet import ResNet

@@ -14,21 +14,21 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from dinokit.annotations.depths import open_depths, splits_of
 from dinokit.checkpoints.dense import load_head
 from dinokit.checkpoints.load import header
 from dinokit.cli import run as command
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import Pixels
-from dinokit.data.depths import open_depths, splits_of
-from dinokit.data.source import open_source
 from dinokit.dense.depth_lesson import crop, seen
 from dinokit.dense.draw_depth import units
 from dinokit.dense.maps import frozen, predictor, prepared
 from dinokit.dense.predict import apply
 from dinokit.dense.windows import Windows, slide
 from dinokit.evaluation.depth import Config, layers_of, run
+from dinokit.images.normalisation import Pixels
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
+from dinokit.sources.source import open_source
 from tests.conftest import ARCHITECTURE
 
 MakeVit = Callable[..., VisionTransformer]

@@ -8,15 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+from dinokit.annotations.pairs import open_pairs
 from dinokit.checkpoints.dense import load_head
 from dinokit.core.errors import UserError
-from dinokit.data.pairs import open_pairs
 from dinokit.dense.maps import frozen, predictor, prepared
 from dinokit.evaluation.foreground import Config, cell_shares, learn, run
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
-
-from .dense_data import squares
+from tests.evaluation.dense_data import squares
 
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dinokit.core.errors import UserError
-from dinokit.data.source import open_source
-from dinokit.embedding import extract
+from dinokit.dense.embedding import extract
 from dinokit.evaluation import base, knn
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
+from dinokit.sources.source import open_source
 
 MakeVit = Callable[..., VisionTransformer]
 MakeFolder = Callable[..., Path]

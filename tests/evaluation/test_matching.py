@@ -16,8 +16,7 @@ from dinokit.core.errors import UserError
 from dinokit.evaluation.matching import Config, run
 from dinokit.models.features import Features
 from dinokit.models.pixels import PatchPixels
-
-from ..conftest import ARCHITECTURE, MakeVit
+from tests.conftest import ARCHITECTURE, MakeVit
 
 PIXELS = PatchPixels(patch_size=4)
 Row = dict[str, Any]

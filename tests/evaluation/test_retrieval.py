@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from dinokit.core.errors import UserError
-from dinokit.embedding import unit
+from dinokit.dense.embedding import unit
 from dinokit.evaluation import base, retrieval
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from dinokit.annotations.pairs import open_pairs
 from dinokit.checkpoints.dense import load_head
 from dinokit.core.errors import UserError
-from dinokit.data.pairs import open_pairs
 from dinokit.dense.crops import Crops, crop_pair
 from dinokit.dense.vote import PatchVote, cell_labels
 from dinokit.evaluation import base, segmentation
@@ -19,8 +19,7 @@ from dinokit.evaluation.segmentation import Config, run
 from dinokit.models.features import Features
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
-
-from .dense_data import squares
+from tests.evaluation.dense_data import squares
 
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinokit.checkpoints import official
+from dinokit.checkpoints.layouts import official
 from dinokit.core.errors import UserError
 from dinokit.models.head import Config, Head
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dinokit.checkpoints import official
+from dinokit.checkpoints.layouts import official
 from dinokit.models.features import Features
 from dinokit.models.vit import VisionTransformer
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
-from dinokit.core.pixels import Pixels
+from dinokit.images.normalisation import Pixels
 from dinokit.peers.peer import Peer
 from dinokit.peers.timm import Timm
 

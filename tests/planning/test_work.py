@@ -8,14 +8,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dinokit.data import masking, views
-from dinokit.data.views import Views
 from dinokit.models import vit
 from dinokit.objectives import gram
 from dinokit.planning import shape, work
 from dinokit.training.anchor import Config as AnchorConfig
 from dinokit.training.config import Data, Experiment
 from dinokit.training.pretraining import Pretraining
+from dinokit.views import masking, multicrop
+from dinokit.views.multicrop import Views
 from tests.training.test_step import CPU, tiny
 
 BATCH = 20
@@ -46,7 +46,7 @@ def experiment(*, local: int = 4, masked: bool = True, anchor: int = 0, **backbo
     base = tiny()
     kept = {name: each for name, each in base.objectives.items() if masked or name != "ibot"}
     data = Data(
-        views=views.Config(global_size=48, local_size=24, local_count=local, anchor_size=anchor),
+        views=multicrop.Config(global_size=48, local_size=24, local_count=local, anchor_size=anchor),
         masks=masking.Config() if masked else None,
         batch_size=BATCH,
     )

@@ -10,10 +10,10 @@ import torch
 from dinokit import recipes
 from dinokit.config import from_plain, override, read_yaml, to_plain, to_yaml
 from dinokit.core.errors import UserError
-from dinokit.data.loader import Loader
-from dinokit.data.source import open_source
+from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, Experiment, ObjectiveConfigs, TrainConfig
 from dinokit.training.pretraining import Pretraining
+from dinokit.views.loader import Loader
 
 EXPECTED = {
     "demo", "dino-vits16", "dinov2-vits14", "dinov2-vitb14",

@@ -13,22 +13,21 @@ from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core.errors import UserError
-from dinokit.data import views
-from dinokit.data.source import open_source
 from dinokit.models import convnext, vit
 from dinokit.models.architecture import Architecture, kind
 from dinokit.models.features import Features
 from dinokit.objectives.assign import sinkhorn
-from dinokit.training import engine
+from dinokit.run import engine
+from dinokit.run.feed import feed
+from dinokit.sources.source import open_source
 from dinokit.training.config import TrainConfig
 from dinokit.training.distil import Distillation
-from dinokit.training.feed import feed
 from dinokit.training.learner import masks_on_grid, on_grid
 from dinokit.training.stages import Stages
 from dinokit.training.students import Config, Settings, Student, Students, chosen
 from dinokit.training.teacher_heads import Centroids, spherical_kmeans
-
-from .test_engine import assert_same, config, final, losses
+from dinokit.views import multicrop
+from tests.run.test_engine import assert_same, config, final, losses
 
 CPU = torch.device("cpu")
 SMALL = vit.Config(patch_size=8, dim=8, depth=1, heads=1, ffn_hidden=16, drop_path=0.5)
@@ -42,7 +41,7 @@ def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **r
         name: Student(kind=kind(each), settings=Settings(configuration.to_plain(each)))
         for name, each in students.items()
     }
-    crops = views.Config(global_size=32, local_size=32 if CONV in students.values() else 16, local_count=2)
+    crops = multicrop.Config(global_size=32, local_size=32 if CONV in students.values() else 16, local_count=2)
     experiment = replace(
         base.experiment,
         data=replace(base.experiment.data, views=crops),

@@ -13,17 +13,16 @@ from dinokit.checkpoints.load import load
 from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
-from dinokit.data.source import open_source
 from dinokit.models.architecture import Architecture
 from dinokit.objectives import koleo
-from dinokit.training import engine, ranks
+from dinokit.run import engine, ranks
+from dinokit.run.feed import feed
+from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, Health, ObjectiveConfigs, TrainConfig
 from dinokit.training.distil import Distillation
-from dinokit.training.feed import feed
 from dinokit.training.step import Report, Trainer
-
-from .test_distil import CONV, SMALL, learning
-from .test_engine import assert_same, config, final, losses
+from tests.run.test_engine import assert_same, config, final, losses
+from tests.training.test_distil import CONV, SMALL, learning
 
 # rank 0 trains the convolution, and others the transformer, which stands for the run in health and reports
 STUDENTS: dict[str, Architecture] = {"conv": CONV, "small": replace(SMALL, drop_path=0.0)}

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from dinokit.checkpoints.store import MODEL, Clock, RunFolder
 from dinokit.core import dist
-from dinokit.data.views import Views
 from dinokit.models.head import Config, Head
-from dinokit.training import engine, shard
+from dinokit.run import engine
+from dinokit.training import shard
 from dinokit.training.config import Experiment
 from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Trainer
-
-from .test_engine import config, final, losses
-from .test_ranks import without_draws
-from .test_step import CPU
+from dinokit.views.multicrop import Views
+from tests.run.test_engine import config, final, losses
+from tests.run.test_ranks import without_draws
+from tests.training.test_step import CPU
 
 TINY = without_draws(config(Path())).experiment
 # with the recipe's init so narrow a network says nearly the same of all images: KoLeo would make a lot of rounding

@@ -16,13 +16,12 @@ from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
 from dinokit.core.schedule import constant
 from dinokit.objectives import gram
-from dinokit.training import candidates, engine
+from dinokit.run import candidates, engine
+from dinokit.run.replay import replay
 from dinokit.training.anchor import Config as AnchorConfig
 from dinokit.training.config import TrainConfig
-from dinokit.training.replay import replay
 from dinokit.training.stages import Changes, Stage, Stages, Start, carried_over
-
-from .test_engine import assert_same, config, losses
+from tests.run.test_engine import assert_same, config, losses
 
 
 def staged(photos: Path, *, begin: str = "continue", source: str = "start", **runtime: object) -> TrainConfig:

@@ -8,17 +8,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dinokit.checkpoints import official
+from dinokit.checkpoints.layouts import official
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import constant
-from dinokit.data import masking, views
-from dinokit.data.views import Views
 from dinokit.models import head, vit
 from dinokit.objectives import dino, gram, ibot, koleo
 from dinokit.training import anchor, optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs
 from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Trainer
+from dinokit.views import masking, multicrop
+from dinokit.views.multicrop import Views
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def tiny(**changes: object) -> Experiment:
         recipe="tiny",
         steps=4,
         data=Data(
-            views=views.Config(global_size=48, local_size=24, local_count=4),
+            views=multicrop.Config(global_size=48, local_size=24, local_count=4),
             masks=masking.Config(),
             batch_size=4,
         ),

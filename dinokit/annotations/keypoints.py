@@ -1,0 +1,206 @@
+"""Pairs of images with points that belong together: SPair-71k as published, or any list.
+
+    SPair-71k       JPEGImages/CATEGORY/*.jpg, PairAnnotation/{trn,val,test}/*.json
+    list            a file .jsonl or .csv, or a folder with pairs.jsonl or pairs.csv; one pair per line:
+
+        {"image_a": "1.jpg", "image_b": "2.jpg", "points_a": [[12, 40.5]], "points_b": [[30, 41]]}
+
+Paths are relative to the list. Points are [x, y] in pixels of the image as it is shown, [0, 0] the centre of the first;
+those at the same place in points_a and points_b belong together. A pair may have `box_b`, [left, top, right, bottom] of
+the object in image_b, and `name`, its category. The cells of a CSV hold the same: "[[12, 40.5]]".
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+from jaxtyping import Float
+
+from dinokit.core.errors import UserError, reason, unknown_name
+from dinokit.images import intensity
+from dinokit.images.bad_image import BadImage
+from dinokit.images.decode import decode
+
+LISTS = ("pairs.jsonl", "pairs.csv")  # in a folder
+SPLITS = ("trn", "val", "test")  # of SPair-71k
+UNNAMED = "all"  # the category of pairs without a name
+_NEEDED = ("image_a", "image_b", "points_a", "points_b")
+_FORM = (
+    'expected {"image_a": "1.jpg", "image_b": "2.jpg", "points_a": [[x, y]], "points_b": [[x, y]]} '
+    "and, if known, box_b and name"
+)
+
+Points = Float[numpy.ndarray, "point 2"]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class PointPair:
+    """Two images and the points that belong together."""
+
+    name: str  # category
+    images: tuple[Path, Path]
+    points: tuple[Points, Points]  # (x, y) in pixels, whole numbers at the centres
+    box: Box | None  # left, top, right, bottom of the object in the second image
+
+    def read(self, channels: int) -> tuple[intensity.AnyImage, intensity.AnyImage]:
+        """Read both images.
+
+        Raises:
+            UserError: if one cannot be read, or a point lies beyond it.
+        """
+        first, second = (read_image(path, channels=channels) for path in self.images)
+        for path, image, points in zip(self.images, (first, second), self.points, strict=True):
+            height, width = image.shape[1:]
+            # a pixel of grace: published points count from 0 or from 1
+            outside = points[((points < -1) | (points > (width, height))).any(axis=1)]
+            if len(outside):
+                x, y = outside[0].tolist()
+                raise UserError(f"the point [{x:g}, {y:g}] lies outside {path}, which is {width} x {height} pixels")
+        return first, second
+
+
+def read_image(path: Path, *, channels: int) -> intensity.Image:
+    """Read one image of a pair.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        return decode(path.read_bytes(), channels=channels)
+    except (BadImage, OSError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise UserError(f"cannot read the image {path}: {why}; repair it or take the pair away") from error
+
+
+def open_point_pairs(root: Path, *, split: str | None = None) -> list[PointPair] | None:
+    """Open SPair-71k or a list; None if this is neither.
+
+    Args:
+        split: of SPair-71k; None is test.
+
+    Raises:
+        UserError: names the file and the line that is wrong.
+    """
+    if (root / "PairAnnotation").is_dir():
+        return _spair(root, split or "test")
+    names = [root / name for name in LISTS if (root / name).is_file()]
+    file = root if root.is_file() else names[0] if names else None
+    if file is None:
+        return None
+    if split is not None:
+        raise UserError(f"{file} has no splits such as '{split}'; leave out split")
+    pairs = [_pair(row, file.parent, f"{file}, line {line}") for line, row in _rows(file)]
+    if not pairs:
+        raise UserError(f"{file} holds no pair; {_FORM} on every line")
+    boxed = [pair for pair in pairs if pair.box is not None]
+    if boxed and len(boxed) < len(pairs):
+        raise UserError(f"{len(boxed)} of {len(pairs)} pairs of {file} have a box_b; give one to all or to none")
+    return pairs
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the number of each line and what stands in it."""
+    if file.suffix.lower() not in (".jsonl", ".csv"):
+        raise UserError(f"expected a list of pairs .jsonl or .csv, got {file}")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = reason(error) if isinstance(error, OSError) else "it is no UTF-8"
+        raise UserError(f"cannot read {file}: {why}") from error
+    if file.suffix.lower() == ".csv":
+        table = csv.DictReader(text.splitlines())
+        for cells in table:
+            yield table.line_num, {key: _cell(str(key), value) for key, value in cells.items() if value}
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            row = _json(line)
+            if not isinstance(row, dict):
+                raise UserError(f"{file}, line {number} is no object of JSON; {_FORM}")
+            yield number, row
+
+
+def _cell(column: str, value: str) -> Any:
+    """Read what a cell of a CSV holds: numbers in brackets where points or a box stand, else text."""
+    return _json(value) if column.startswith(("points_", "box_")) else value
+
+
+def _json(text: str) -> Any:
+    """Read JSON; None if it is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def _pair(row: Mapping[str, Any], folder: Path, where: str) -> PointPair:
+    missing = [name for name in _NEEDED if name not in row]
+    if missing:
+        raise UserError(f"{where} has no {missing[0]}; {_FORM}")
+    points = tuple(_numbers(row[name], columns=2) for name in ("points_a", "points_b"))
+    for name, found in zip(("points_a", "points_b"), points, strict=True):
+        if found is None:
+            raise UserError(f"{name} in {where} must be a list of [x, y], at least one, got {str(row[name])[:60]}")
+    first, second = points
+    assert first is not None
+    assert second is not None
+    if len(first) != len(second):
+        raise UserError(f"{where} has {len(first)} points_a and {len(second)} points_b; expected as many of both")
+    images = folder / str(row["image_a"]), folder / str(row["image_b"])
+    for image in images:
+        if not image.is_file():
+            raise UserError(f"the image {image} of {where} does not exist; paths are relative to the list")
+    return PointPair(str(row.get("name") or UNNAMED), images, (first, second), _box(row.get("box_b"), where))
+
+
+def _box(value: Any, where: str) -> Box | None:
+    if value is None:
+        return None
+    found = _numbers([value], columns=4)
+    if found is None or found[0, 2] <= found[0, 0] or found[0, 3] <= found[0, 1]:
+        raise UserError(f"the box in {where} must be [left, top, right, bottom] in pixels, got {str(value)[:60]}")
+    left, top, right, bottom = found[0].tolist()
+    return left, top, right, bottom
+
+
+def _numbers(value: Any, *, columns: int) -> Float[numpy.ndarray, "row column"] | None:
+    """Return rows of so many finite numbers, at least one; None if it is anything else."""
+    try:
+        found = numpy.asarray(value, dtype=numpy.float64)
+    except (TypeError, ValueError):
+        return None
+    return (
+        found if found.ndim == 2 and found.shape[1] == columns and len(found) and numpy.isfinite(found).all() else None
+    )
+
+
+def _spair(root: Path, split: str) -> list[PointPair]:
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    pairs = []
+    for file in sorted((root / "PairAnnotation" / split).glob("*.json")):
+        about = _json(file.read_text(encoding="utf-8"))
+        names = ("category", "src_imname", "trg_imname", "src_kps", "trg_kps", "trg_bndbox")
+        lost = [name for name in names if not isinstance(about, dict) or name not in about]
+        if lost:
+            raise UserError(f"{file} has no {lost[0]}; expected the annotation of a pair of SPair-71k")
+        folder = root / "JPEGImages" / str(about["category"])
+        row = {
+            "name": about["category"],
+            "image_a": about["src_imname"],
+            "image_b": about["trg_imname"],
+            "points_a": about["src_kps"],
+            "points_b": about["trg_kps"],
+            "box_b": about["trg_bndbox"],
+        }
+        pairs.append(_pair(row, folder, str(file)))
+    if not pairs:
+        raise UserError(
+            f"expected pairs in {root / 'PairAnnotation' / split}, found no *.json; the set is not complete"
+        )
+    return pairs

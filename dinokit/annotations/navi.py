@@ -1,0 +1,179 @@
+"""NAVI as published: photos of an object in other places, each with its depth and the pose of the camera.
+
+    [navi_v1/]OBJECT/wild_set/annotations.json, images/*.jpg, depth/*.png
+
+A depth PNG holds 655350 / millimetres, 0 where the object is not. A pose turns and moves a point of the object, in
+millimetres, to the camera: x right, y down, z ahead; q is (w, x, y, z). The optical axis meets the middle of the image.
+
+The pairs (as in probe3d, arXiv:2404.08636): every fourth view, with another of its object that is drawn among those
+whose camera is turned by up to 120 degrees. The draw is ours, so single pairs differ from the published ones.
+Source: NAVI (arXiv:2306.09109).
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
+
+from dinokit.annotations.keypoints import read_image
+from dinokit.annotations.masks import raw
+from dinokit.core.errors import UserError
+from dinokit.images import intensity
+
+EVERY, WIDEST, SEED = 4, 120.0, 8  # views, degrees
+_SCALE = 655350.0  # of a depth PNG
+_SCENE = "wild_set"
+
+Places = Float[numpy.ndarray, "place 2"]  # (x, y), pixels of an image, whole numbers at the centres
+
+
+@dataclass(frozen=True)
+class View:
+    """A photo of an object, and from where it was taken."""
+
+    image: Path
+    depth: Path
+    rotation: Float[numpy.ndarray, "3 3"]
+    translation: Float[numpy.ndarray, " 3"]  # millimetres
+    focal: float  # as a share of the width of the image
+
+    def read(self, channels: int) -> "Surface":
+        """Read the image and the depth of the object in it.
+
+        Raises:
+            UserError: if one cannot be read, or their shapes differ.
+        """
+        image, values = read_image(self.image, channels=channels), raw(self.depth)
+        height, width = image.shape[1:]
+        if values.ndim != 2 or abs(values.shape[0] * width - values.shape[1] * height) > max(height, width):
+            raise UserError(
+                f"{self.depth} is no depth of {self.image}: its shape is {values.shape}, not {height, width}"
+            )
+        if not values.any():
+            raise UserError(f"{self.depth} shows no object; the set is not complete")
+        distance = numpy.zeros(values.shape)
+        distance[values > 0] = _SCALE / values[values > 0]
+        return Surface(image, distance, self.focal * width)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """An image and how far what it shows is."""
+
+    image: intensity.Image
+    distance: Float[
+        numpy.ndarray, "height width"
+    ]  # millimetres along the axis, 0: not the object; may be of less pixels
+    focal: float  # pixels of the image
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of the object in pixels of the image; the last two are the first ones outside."""
+        there = self.distance > 0
+        height, width = self.image.shape[1:]
+        top, bottom = _ends(numpy.any(there, axis=1), height)
+        left, right = _ends(numpy.any(there, axis=0), width)
+        return left, top, right, bottom
+
+    def at(self, places: Places) -> tuple[Float[numpy.ndarray, "place 3"], Bool[numpy.ndarray, " place"]]:
+        """Return points of the surface in the camera's frame, in millimetres, and where there is one."""
+        height, width = self.image.shape[1:]
+        inside = numpy.all((places > -0.5) & (places < numpy.array([width, height]) - 0.5), axis=1)
+        cells = numpy.array(self.distance.shape[::-1]) / (width, height)
+        columns, rows = numpy.where(inside[:, None], (places + 0.5) * cells, 0).astype(int).T
+        ahead = numpy.where(inside, self.distance[rows, columns], 0)
+        across = (places + 0.5 - numpy.array([width, height]) / 2) / self.focal
+        points: Float[numpy.ndarray, "place 3"] = numpy.column_stack([across, numpy.ones(len(places))]) * ahead[:, None]
+        return points, ahead > 0
+
+
+def _ends(there: Bool[numpy.ndarray, " cell"], length: int) -> tuple[int, int]:
+    """Return the first pixel of so many that belongs to a cell that is True, and the one behind the last."""
+    cells, scale = numpy.flatnonzero(there), length / len(there)
+    return math.floor(cells[0] * scale), math.ceil((cells[-1] + 1) * scale)
+
+
+@dataclass(frozen=True)
+class ViewPair:
+    """Two photos of one object."""
+
+    name: str  # of the object
+    views: tuple[View, View]
+
+    def carry(self, points: Float[numpy.ndarray, "point 3"]) -> Float[numpy.ndarray, "point 3"]:
+        """Bring points from the frame of the first camera to that of the second."""
+        first, second = self.views
+        of_object = (points - first.translation) @ first.rotation
+        carried: Float[numpy.ndarray, "point 3"] = of_object @ second.rotation.T + second.translation
+        return carried
+
+
+def open_view_pairs(root: Path) -> list[ViewPair] | None:
+    """Open NAVI; None if this is something else.
+
+    Raises:
+        UserError: names what is missing or wrong.
+    """
+    base = root / "navi_v1" if (root / "navi_v1").is_dir() else root
+    files = sorted(base.glob(f"*/{_SCENE}/annotations.json"))
+    if not files:
+        return None
+    draw = numpy.random.default_rng(SEED)
+    pairs = []
+    for file in files:
+        views = _views(file)
+        near = angles(numpy.stack([view.rotation for view in views]))
+        for index, view in enumerate(views):
+            partners = numpy.flatnonzero((near[index] <= WIDEST) & (numpy.arange(len(views)) != index))
+            if len(partners):
+                pairs.append(ViewPair(file.parent.parent.name, (view, views[draw.choice(partners)])))
+    if not pairs:
+        raise UserError(f"no two views of an object in {base} are within {WIDEST:g} degrees; the set is not complete")
+    return pairs[::EVERY]
+
+
+def angles(rotations: Float[numpy.ndarray, "view 3 3"]) -> Float[numpy.ndarray, "view view"]:
+    """Return by how many degrees each two views are turned."""
+    traces = numpy.einsum("aij,bij->ab", rotations, rotations)
+    turned: Float[numpy.ndarray, "view view"] = numpy.degrees(numpy.arccos(((traces - 1) / 2).clip(-1, 1)))
+    return turned
+
+
+def _views(file: Path) -> list[View]:
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        views = [_view(about, file.parent) for about in listed]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file} is no list of views with a camera as NAVI has it: {error!r}") from error
+    return views
+
+
+def _view(about: dict[str, Any], folder: Path) -> View:
+    camera, (_, width) = about["camera"], about["image_size"]
+    image = folder / "images" / about["filename"]
+    found = folder / "depth" / f"{image.stem}.png"
+    for path in (image, found):
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; the set is not complete")
+    translation = numpy.array(camera["t"], dtype=numpy.float64).reshape(3)
+    return View(image, found, rotation(camera["q"]), translation, float(camera["focal_length"]) / width)
+
+
+def rotation(quaternion: ArrayLike) -> Float[numpy.ndarray, "3 3"]:
+    """Return the matrix of a quaternion (w, x, y, z) of any length but 0."""
+    values = numpy.array(quaternion, dtype=numpy.float64).reshape(4)
+    w, x, y, z = values / numpy.linalg.norm(values)
+    return numpy.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )

@@ -1,0 +1,73 @@
+"""`dinokit plan`: predict what a run takes, and what settings fit the machines"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from dinokit import config as configuration
+from dinokit import recipes
+from dinokit.config import NO_SETTINGS, Settings
+from dinokit.core.errors import UserError
+from dinokit.core.files import check_result, write_json
+from dinokit.core.log import info
+from dinokit.planning import plan as planning
+from dinokit.planning.show import print_plan
+from dinokit.training.config import HALVES
+
+
+def plan(
+    recipe: tyro.conf.Positional[str],
+    *,
+    gpus: int = 1,
+    gpu_memory: float | None = None,
+    tflops: float | None = None,
+    mfu: float = planning.MFU,
+    layout: bool = False,
+    out: Path | None = None,
+    settings: Settings = NO_SETTINGS,
+) -> dict[str, planning.Plan]:
+    """Predict parameters, operations, memory, messages and hours of every stage, and what settings fit the machines.
+
+    Any setting of the recipe can be changed as in `dinokit pretrain`.
+
+    Args:
+        recipe: a recipe's name or the config.yaml of a run.
+        gpus: that share the work.
+        gpu_memory: of each, in GB; the fastest settings that fit are then proposed. Without it the settings stand.
+        tflops: peak of a GPU in the precision of the run; without it this machine's matrix product is measured.
+        mfu: share of the peak that training reaches.
+        layout: also print which rows of every tensor a GPU holds when all are sharded.
+        out: file that receives all numbers as JSON.
+    """
+    if gpus < 1 or not 0 < mfu <= 1 or not all(0 < each < inf for each in (gpu_memory, tflops) if each is not None):
+        raise UserError(
+            f"gpus, gpu_memory and tflops must be positive and mfu in (0, 1], got {gpus}, {gpu_memory}, {tflops}, {mfu}"
+        )
+    if out is not None:
+        check_result(Path(out))
+    config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
+    peak, bf16 = (tflops * 1e12, config.experiment.precision != "fp32") if tflops else planning.here(config.experiment)
+    room = None if gpu_memory is None else gpu_memory * 1e9
+    found = {}
+    for leg in config.experiment.legs():
+        found[leg.name] = planning.plan(
+            leg.experiment, config.runtime, ranks=gpus, room=room, rate=peak * mfu, bf16=bf16
+        )
+        print_plan(found[leg.name], stage=leg.name, layout=planning.networks(leg.experiment) if layout else None)
+    hours = sum(each.hours for each in found.values())
+    if len(found) > 1:
+        info(f"all stages: {hours:,.1f} h on {gpus:,} GPUs")
+    if out is not None:
+        stages = {name: asdict(each) | {"peak": each.peak, "hours": each.hours} for name, each in found.items()}
+        write_json(Path(out), {"stages": stages, "hours": hours})
+    return found
+
+
+def explained(words: Sequence[str]) -> tuple[str, Any]:
+    """Return the recipe that help is about, by default the demo, and its settings."""
+    recipe = words[0] if words else "demo"
+    return recipe, recipes.find(recipe)

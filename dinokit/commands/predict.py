@@ -1,0 +1,74 @@
+"""`dinokit predict`: write masks, by a head that evaluate saved or from a few masks"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dinokit import config as configuration
+from dinokit.checkpoints.dense import save_head
+from dinokit.checkpoints.load import load
+from dinokit.config import NO_SETTINGS, Settings
+from dinokit.core import device as devices
+from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.log import info
+from dinokit.dense.predict import Written, apply
+from dinokit.dense.predict import predict as apply_saved
+from dinokit.evaluation import foreground
+from dinokit.sources.source import absolute
+
+OPTIONS = ("--data", "--out", "--head", "--train-masks", "--model", "--split", "--device")
+
+
+def predict(
+    *,
+    data: str,
+    out: Path,
+    head: Path | None = None,
+    train_masks: str | None = None,
+    model: str | None = None,
+    split: str | None = None,
+    device: str = "auto",
+    settings: Settings = NO_SETTINGS,
+) -> Written:
+    """Apply a head to every image of a source; OUT receives PNGs and a legend. The same command again goes on.
+
+    segmentation: masks/ with a palette, overlays/. foreground: probabilities/ (white = 1), overlays/.
+
+    Args:
+        data: a folder of images, or anything else that `pretrain` takes.
+        out: the folder to write.
+        head: the folder of a head: SAVE/head of `dinokit evaluate TASK --save SAVE`.
+        train_masks: instead of a head, learn what is foreground from a few images with masks: a folder with images/ and
+            masks/, or of PNGs with an alpha channel; takes the settings of `dinokit evaluate foreground`.
+        model: whose patches the head reads; that of the training if not given. Needed with --train-masks.
+        split: one split of the source; train, or everything, if not given.
+        device: auto, cpu, cuda or mps.
+    """
+    if (head is None) == (train_masks is None):
+        raise UserError("expected either --head FOLDER or --train-masks FOLDER, got " + ("both" if head else "neither"))
+    if train_masks is None:
+        if settings:
+            raise unknown_name(
+                "option",
+                f"--{next(iter(settings))}",
+                OPTIONS,
+            )
+        assert head is not None
+        found = apply_saved(head, data, Path(out), model=model, split=split, device=devices.choose(device))
+    else:
+        if model is None:
+            raise UserError("--train-masks needs --model: whose patches are to be told apart")
+        config = configuration.override(foreground.Config(data=train_masks), settings)
+        backbone = load(model).to(devices.choose(device))
+        backbone.name = absolute(model)
+        learnt, about, result = foreground.learn(backbone, config)
+        info(f"average precision {result['AP']:.1f} % on images left out, C {result['C']:g}")
+        save_head(Path(out) / "head", learnt, about)
+        found = apply(backbone, learnt, about, data, Path(out), split=split)
+    info(f"{found.images:,} images written · {found.there:,} were there · {len(found.bad)} unreadable · {out}")
+    return found
+
+
+def explained(_: Sequence[str]) -> tuple[str, Any]:
+    """Return the settings that --train-masks takes."""
+    return "foreground", foreground.Config(data="DATA")

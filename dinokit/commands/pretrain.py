@@ -1,0 +1,117 @@
+"""`dinokit pretrain`: train a backbone on a folder of images, or continue the run"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dinokit import config as configuration
+from dinokit import recipes
+from dinokit.checkpoints.store import RunFolder
+from dinokit.commands.running import trained
+from dinokit.config import NO_SETTINGS, Settings
+from dinokit.core import dist
+from dinokit.core import slurm as srun
+from dinokit.core.errors import UserError
+from dinokit.core.log import console
+from dinokit.run import job
+from dinokit.sources.source import Source, absolute, is_gray, open_source
+from dinokit.training import anchor
+from dinokit.training.config import HALVES, TrainConfig
+
+
+def pretrain(
+    recipe: tyro.conf.Positional[str],
+    *,
+    data: str = "",
+    out: Path,
+    from_: Annotated[str, tyro.conf.arg(name="from")] = "",
+    stage: str = "",
+    slurm: Path | None = None,
+    nodes: int = 1,
+    gpus_per_node: int = 8,
+    settings: Settings = NO_SETTINGS,
+) -> int:
+    """Train a backbone on a folder of images, or continue the run that is in OUT.
+
+    Any setting of the recipe can be changed by its dotted key: --optim.lr.peak 1e-3 --data.batch_size 64.
+
+    Args:
+        recipe: a recipe's name (see `dinokit models`) or the config.yaml of another run.
+        data: a folder of images, nested as you like; a pattern 'photos/**/*.jpg', a list .txt, a manifest .csv .jsonl
+            .parquet, shards .tar, a .zip, hf:NAME, s3:// or https://, a mixture .yaml; or demo:fashion,
+            demo:fashion-placed, demo:emoji. The demo recipe trains a network of one channel if the images are gray.
+        out: the run's folder; the same command again continues it.
+        from_: weights to begin with: another run, RUN/checkpoints/STEP, a model's file or name.
+        stage: train this stage of the recipe alone, on the weights of --from; settings are its own: --steps 100.
+        slurm: do not train, but write the script of a SLURM job that does; start it by sbatch.
+        nodes: of that job.
+        gpus_per_node: of that job; each is one rank.
+    """
+    srun.adopt()
+    console.quiet = not dist.is_main()  # known only now
+    weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
+    config = _with_settings(recipes.find(recipe), settings, weights=weights, stage=stage)
+    if data:
+        config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
+    if not config.experiment.data.source:
+        raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
+    # the run, its checkpoints and its report are looked at from other folders too
+    place = absolute(config.experiment.data.source)
+    config = configuration.override(config, {"experiment.data.source": place} | _anchors(config), hidden=HALVES)
+    source = open_source(place)
+    if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
+        config = _with_natural_channels(config, source)
+    run = RunFolder(Path(out))
+    if slurm is None and (nodes, gpus_per_node) != (1, 8):
+        raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
+    if slurm is not None:
+        chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
+        job.write(
+            Path(slurm),
+            ["pretrain", chosen, "--data", place, "--out", str(run.path.absolute()), *_beginning(weights, stage)],
+            config,
+            settings,
+            nodes=nodes,
+            gpus_per_node=gpus_per_node,
+        )
+        return 0
+    return trained(config, source, run)
+
+
+def _with_settings(config: TrainConfig, settings: Settings, *, weights: str, stage: str) -> TrainConfig:
+    """Change a recipe by dotted keys; of a stage alone they are its own, unless they name `stages`."""
+    of_stages = {key: value for key, value in settings.items() if "stages" in key.split(".")[:2]} if stage else {}
+    config = configuration.override(config, of_stages, hidden=HALVES)
+    if weights or stage:
+        config = replace(config, experiment=config.experiment.alone(stage, start=weights))
+    own = {key: value for key, value in settings.items() if key not in of_stages}
+    return configuration.override(config, own, hidden=HALVES)
+
+
+def _anchors(config: TrainConfig) -> dict[str, str]:
+    """Return settings that give anchors that lie here their full paths, by dotted key."""
+    plain = configuration.flat(configuration.to_plain(config))
+    places = {key: str(value) for key, value in plain.items() if key.endswith("anchor.source")}
+    here = {key: place for key, place in places.items() if anchor.Config(source=anchor.Place(place)).is_model}
+    return {key: str(Path(place).absolute()) for key, place in here.items() if Path(place).exists()}
+
+
+def _with_natural_channels(config: TrainConfig, source: Source) -> TrainConfig:
+    """Give gray images a network of one channel, where the recipe's normalisation fits any number of channels."""
+    if len(config.experiment.data.pixels.mean) > 1 or not is_gray(source):
+        return config
+    return configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
+
+
+def _beginning(weights: str, stage: str) -> list[str]:
+    given = {"--from": weights, "--stage": stage}
+    return [word for option, value in given.items() if value for word in (option, value)]
+
+
+def explained(words: Sequence[str]) -> tuple[str, Any]:
+    """Return the recipe that help is about, by default the demo, and its settings."""
+    recipe = words[0] if words else "demo"
+    return recipe, recipes.find(recipe)

@@ -1,0 +1,17 @@
+"""`dinokit report`: write RUN/report.html"""
+
+from pathlib import Path
+
+import tyro
+
+from dinokit.core.log import info
+from dinokit.visuals.report import write_report
+
+
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Write RUN/report.html: what ran, the curves, the numbers beside their baselines, and what the features see.
+
+    Args:
+        run: the run's folder.
+    """
+    info(f"report {write_report(Path(run))}")

@@ -1,0 +1,66 @@
+"""What commands print: tables on standard output."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from dinokit.core.errors import LISTED
+from dinokit.core.log import info
+from dinokit.run.replay import Replay
+from dinokit.sources.check import Check
+from dinokit.sources.stats import Stats
+
+
+def print_check(found: Check) -> None:
+    """Print what is in a source and what is broken."""
+    table = Table(show_header=False, title=f"{found.source}: {found.images:,} of {found.total:,} images", box=None)
+    for name in ("width", "height"):
+        spread = getattr(found, name)
+        table.add_row(name, f"{spread.least} to {spread.largest} px, median {spread.median}" if spread else "-")
+    for name in ("short_side", "formats", "modes", "channels", "depths"):
+        counts = getattr(found, name)
+        table.add_row(name.replace("_", " "), "   ".join(f"{key}: {count:,}" for key, count in counts.items()) or "-")
+    table.add_row("duplicates", f"{found.duplicates:,}")
+    table.add_row("unreadable", f"{len(found.unreadable):,}")
+    table.add_row("speed", f"{found.images_per_second:,.0f} images/s at full size")
+    table.add_row("one pass", f"{found.seconds_per_pass:,.0f} s")
+    Console().print(table)
+    for line in found.unreadable[:LISTED]:
+        print(f"{line.key}: {line.reason}")
+    if len(found.unreadable) > LISTED:
+        print(f"... and {len(found.unreadable) - LISTED:,} more; --out FILE.json lists all")
+
+
+def print_stats(found: Stats) -> None:
+    """Print the statistics of every channel."""
+    values = {name: [float(f"{each:.6g}") for each in getattr(found, name)] for name in ("mean", "std", "low", "high")}
+    Console().print(
+        f"{found.images:,} images, {found.bad:,} bad ones left out; values {values['low']} to {values['high']}"
+    )
+    print(f"--data.pixels.mean '{values['mean']}' --data.pixels.std '{values['std']}'")
+
+
+def print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Print a column per result."""
+    table = Table("", *rows, title=title, box=None)
+    for measure in next(iter(rows.values())):
+        table.add_row(measure, *(shown(result[measure]) for result in rows.values()))
+    Console().print(table)
+
+
+def shown(value: float) -> str:
+    """Return a number with two decimals; where these would be 0, its first two digits: a learning rate."""
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.2f}"
+
+
+def print_replay(found: Replay) -> None:
+    """Print what a step looks like from within."""
+    print_table(f"step {found.step}, trained on from step {found.start}", {"value": found.report.values})
+    crops = Table("image", "lowest", "mean", "highest", "not finite", title="crops, normalised", box=None)
+    for each in found.crops:
+        crops.add_row(each.image, *(f"{x:.3f}" for x in (each.lowest, each.mean, each.highest)), str(each.odd))
+    Console().print(crops)
+    info(f"first odd output: {found.first or 'none'}")
+    info(f"odd gradients: {', '.join(found.parameters[:LISTED]) or 'none'}")
+    info(f"skipped: {found.report.fault}" if found.report.fault else "taken: loss and gradients are finite")

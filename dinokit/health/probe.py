@@ -1,0 +1,135 @@
+"""The images by which the health of a run is measured: few, fixed, seen as an evaluation sees them, held in memory.
+
+Which ones is a function of the seed. Where images have labels, few classes take part with several images each: with one
+image per class no neighbour could be of the same. Each rank holds and sees its own share.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, Shaped
+from torch import Tensor, nn
+
+from dinokit.core import dist
+from dinokit.core.prefetch import ahead
+from dinokit.core.seed import generator
+from dinokit.images import intensity
+from dinokit.images.normalisation import Pixels
+from dinokit.images.prepare import multiple, prepare
+from dinokit.models.features import Features
+from dinokit.sources.source import BadImage, Source
+
+CHUNK = 32  # images in one pass through a network; a training step holds more
+PER_CLASS = 8  # images of a class, about, so that its neighbours can be asked for
+_CANDIDATES = 128  # images drawn for each that is kept: enough for PER_CLASS of a class in data of 1,000 classes
+_STREAM = 4  # keeps these random numbers apart from those of the loader (0 to 3)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """This rank's images, and the labels of those of all ranks, in rank order."""
+
+    images: Shaped[Tensor, "image channel side side"]  # uint8, or float32 with 1.0 as white
+    labels: Int64[Tensor, " everyone"] | None
+    pixels: Pixels
+
+    def batches(self, device: torch.device) -> Iterator[Float32[Tensor, "chunk channel side side"]]:
+        """Yield normalised images, a few at a time."""
+        mean, std = (torch.tensor(each, device=device).view(-1, 1, 1) for each in (self.pixels.mean, self.pixels.std))
+        for images in torch.split(self.images, CHUNK):
+            yield (intensity.to_unit(images.to(device)) - mean) / std
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a network makes of images, in float32; the lengths are those before the final norm, which hides them."""
+
+    features: Features
+    cls_lengths: Float32[Tensor, " image"]
+    patch_lengths: Float32[Tensor, "image patch"]
+
+    def everyone(self) -> "Look":
+        """Join what all ranks see, in rank order, on the CPU; all must call together."""
+        own = self.features
+        cls, registers, patches, first, others = (
+            dist.all_gather(part).cpu()
+            for part in (own.cls, own.registers, own.patches, self.cls_lengths, self.patch_lengths)
+        )
+        return Look(Features(cls, registers, patches, own.grid), first, others)
+
+
+def open_probe(source: Source, pixels: Pixels, *, side: int, patch_size: int, images: int, seed: int) -> Probe | None:
+    """Read the images; None if there are fewer than two. All ranks must call together.
+
+    Args:
+        side: in pixels, of what the networks see; the nearest multiple of the patch is taken.
+        images: wanted, over all ranks; each rank has at least one.
+    """
+    side = multiple(side, patch_size)
+
+    def read(index: int) -> list[tuple[int, intensity.Image]]:
+        try:
+            return [(index, prepare(source.read(index, min_side=side), size=side, patch_size=patch_size))]
+        except BadImage:
+            return []  # the loader reports it
+
+    each = max(1, min(images, len(source)) // dist.world_size())
+    own = _order(source, images=images, seed=seed)[dist.rank() :: dist.world_size()].tolist()
+    first = ahead(lambda place: read(own[place]), min(each, len(own)), workers=0 if source.decoded else 4)
+    found = [one for maybe in first for one in maybe]
+    for index in own[each:]:
+        if len(found) == each:
+            break
+        found += read(index)
+    fewest = min(dist.gather_lists([len(found)]))  # ranks hold equally many
+    if fewest * dist.world_size() < 2:
+        return None
+    chosen = dist.gather_lists([index for index, _ in found[:fewest]])
+    labels = None if source.labels is None else torch.from_numpy(source.labels[np.array(chosen)])
+    return Probe(intensity.stacked([image for _, image in found[:fewest]]), labels, pixels)
+
+
+@torch.no_grad()
+def look(network: nn.Module, batches: Iterable[Float32[Tensor, "chunk channel side side"]]) -> Look:
+    """Run a transformer in evaluation mode and leave it in the mode it was in."""
+    was_training = network.training
+    network.eval()
+    patch_norm = network.get_submodule("norm")
+    cls_norm = getattr(network, "cls_norm", None) or patch_norm
+    with _lengths_into(patch_norm) as tokens, _lengths_into(cls_norm) as first:
+        seen: list[Features] = [network(images) for images in batches]
+    network.train(was_training)
+    cls, registers, patches = (
+        torch.cat([getattr(each, part) for each in seen]).float() for part in ("cls", "registers", "patches")
+    )
+    lengths = torch.cat(tokens)[:, -patches.shape[1] :]  # [image, patch]; patches come last
+    return Look(Features(cls, registers, patches, seen[0].grid), torch.cat(first)[:, 0], lengths)
+
+
+@contextmanager
+def _lengths_into(norm: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the lengths of the tokens that enter a norm while the body runs."""
+    lengths: list[Tensor] = []
+    handle = norm.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].float().norm(dim=-1)))
+    try:
+        yield lengths
+    finally:
+        handle.remove()
+
+
+def _order(source: Source, *, images: int, seed: int) -> Int64[np.ndarray, " candidate"]:
+    """Return images in the order in which they are wanted; of few classes, in turns, where there are labels."""
+    draw = generator(seed, _STREAM)
+    rows = draw.choice(len(source), size=min(len(source), _CANDIDATES * images), replace=False)
+    if source.labels is None:
+        return rows
+    labels = source.labels[rows]
+    known = draw.permutation(np.unique(labels[labels >= 0]))[: max(2, images // PER_CLASS)]
+    rows, labels = rows[np.isin(labels, known)], labels[np.isin(labels, known)]
+    turn = np.empty(len(rows), dtype=np.int64)  # the how many-th image of its class each is
+    for label in known:
+        turn[labels == label] = np.arange((labels == label).sum())
+    return rows[np.argsort(turn, kind="stable")]

@@ -1,0 +1,136 @@
+"""The anchor that is chosen: of the teachers that a run has kept, the earliest whose patches are as good as they get.
+
+As good as they get is a locality (places.py) within 2 % of the largest. Locality comes up with the quality of patches,
+then hardly falls while that goes down, so that its maximum comes late (docs/log.md, "Gram anchoring of a small run");
+that early teachers anchor best is also what DINOv3 found (arXiv:2508.10104, section 4.3).
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import RunFolder, run_and_step
+from dinokit.core import dist
+from dinokit.core.errors import UserError
+from dinokit.core.files import write_json
+from dinokit.core.log import info, warn
+from dinokit.health.places import mirrored, places
+from dinokit.health.probe import Probe, look, open_probe
+from dinokit.sources.source import Source
+from dinokit.training.step import Trainer
+
+CLOSE = 0.02  # of the largest locality: less tells nothing
+
+
+def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> Path:
+    """Return the checkpoint whose teacher becomes the anchor of a stage that begins.
+
+    All ranks must call together.
+
+    Args:
+        note: whether to write what was seen into anchor.json.
+
+    Raises:
+        UserError: if there is nothing to choose from or to judge by.
+    """
+    found = _candidates(run, trainer)
+    if not found:
+        raise UserError(
+            "anchor.source auto chooses from the checkpoints of earlier stages, and there is none; put the anchor into "
+            "a stage, or begin with a run that kept some (--from RUN)"
+        )
+    probe = _probe(trainer, images)
+    signs = {path: seen for path in found if (seen := _seen(path, trainer, probe)) is not None}
+    if not signs:
+        raise UserError(f"every checkpoint that anchor.source auto chooses from is damaged, as {found[0]} is")
+    most = max(values["locality"] for values in signs.values())
+    best = next(path for path, values in signs.items() if values["locality"] >= most - CLOSE * abs(most))
+    if note and dist.is_main():
+        compared = {path.name: values for path, values in signs.items()}
+        write_json(run.anchor, {"stage_begins": trainer.first, "chosen": str(best), "candidates": compared})
+    local = [values["locality"] for values in signs.values()]
+    info(
+        f"anchor: the teacher of step {int(best.name):,}, locality {signs[best]['locality']:.3f}; "
+        f"{len(signs)} compared, from {min(local):.3f} to {most:.3f}, the newest {local[-1]:.3f}"
+    )
+    return best
+
+
+def kept_at(run: RunFolder, trainer: Trainer, step: int) -> Path:
+    """Return the checkpoint that a stage means by a step: of this run the first from it on, after a bad step.
+
+    Raises:
+        UserError: if none was kept.
+    """
+    folder, kept = _earlier(run, trainer)
+    found = _due(kept, (step,)) if folder == run else [each for each in kept if each == step]
+    if not found:
+        raise UserError(
+            f"{folder.path} keeps no teacher of step {step}; "
+            f"anchor.source may be {', '.join(map(str, kept)) or 'start'}"
+        )
+    return folder.checkpoint(found[0])
+
+
+def _earlier(run: RunFolder, trainer: Trainer) -> tuple[RunFolder, list[int]]:
+    """Return whose teachers a stage may go back to, and of which steps: of this run, or of the one it began with."""
+    folder, last = run, trainer.first
+    if trainer.first == 0 and trainer.experiment.start is not None:
+        folder, named = run_and_step(Path(trainer.experiment.start.source))
+        last = named if named is not None else max(folder.steps(), default=0)
+    return folder, [step for step in folder.steps() if step <= last]
+
+
+def _due(kept: Sequence[int], steps: Sequence[int]) -> list[int]:
+    """Return the first checkpoint from each step on: after a bad step it comes late."""
+    places = sorted({bisect_left(kept, step) for step in steps})
+    return [kept[place] for place in places if place < len(kept)]
+
+
+def _candidates(run: RunFolder, trainer: Trainer) -> Sequence[Path]:
+    """Return the checkpoints to choose from, oldest first."""
+    config = trainer.experiment.anchor
+    assert config is not None
+    folder, kept = _earlier(run, trainer)
+    if folder == run and not trainer.first:
+        return []
+    return [folder.checkpoint(step) for step in _due(kept, config.steps(max(kept, default=0)))]
+
+
+def _probe(trainer: Trainer, images: Source) -> Probe:
+    experiment = trainer.experiment
+    assert experiment.anchor is not None
+    probe = open_probe(
+        images,
+        experiment.data.pixels,
+        side=experiment.data.pixels.size or experiment.data.views.variants()[0].global_size,
+        patch_size=experiment.backbone.patch_size,
+        images=experiment.anchor.images,
+        seed=experiment.seed,
+    )
+    if probe is None:
+        raise UserError(f"anchor.source auto looks at images of {images.name}, and fewer than two of them can be read")
+    return probe
+
+
+@torch.no_grad()
+def _seen(path: Path, trainer: Trainer, probe: Probe) -> Mapping[str, float] | None:
+    """Return the signs of a teacher; None if its file cannot be read."""
+    try:
+        network = load(path).to(trainer.device)
+    except UserError as error:
+        warn(f"anchor: not compared: {error}")
+        return None
+    with trainer.autocast():
+        own = look(network, probe.batches(trainer.device))
+        mirror = look(network, mirrored(probe.batches(trainer.device)))
+    found = places(own.everyone(), mirror.everyone())
+    if not found:
+        raise UserError(
+            f"anchor.source auto compares distances in maps of at least 3 patches in a row, got "
+            f"{' x '.join(map(str, own.features.grid))}; set anchor.source to start, a step or the path of a model"
+        )
+    return found

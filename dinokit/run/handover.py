@@ -1,0 +1,180 @@
+"""Where the weights of a stage come from: its checkpoint, the stage before it, another run, or a model."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dinokit.checkpoints import checksum
+from dinokit.checkpoints.load import is_finite, load, weights_file
+from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
+from dinokit.core import dist
+from dinokit.core.errors import UserError
+from dinokit.run.candidates import choose, kept_at
+from dinokit.run.resume import restore
+from dinokit.sources.source import Source
+from dinokit.training.anchor import AUTO, START
+from dinokit.training.config import Leg, TrainConfig
+from dinokit.training.distil import Distillation
+from dinokit.training.pretraining import Pretraining
+from dinokit.training.stages import Start, carried_over
+from dinokit.training.step import Trainer
+
+
+def opened(run: RunFolder, config: TrainConfig, device: torch.device, images: Source) -> tuple[Leg, Trainer, Clock]:
+    """Continue from the newest checkpoint, in the stage that it is in; a fresh run begins with its first.
+
+    Args:
+        images: that are trained on; an anchor may be chosen by some of them.
+    """
+    legs = config.experiment.legs()
+    steps = run.steps(with_state=True)
+    leg = next(leg for leg in legs if not steps or steps[-1] <= leg.last)
+    begun = bool(steps) and steps[-1] > leg.first  # then its anchor is in the checkpoint
+    for coming in legs[legs.index(leg) + begun :]:
+        anchor = coming.experiment.anchor
+        if anchor is not None and anchor.is_model:
+            weights_file(anchor.source)  # a model that is not there is said now, not when its stage begins
+    trainer = built(config, leg, device)
+    clock = restore(run, trainer)
+    if not steps:
+        begin(run, trainer, images)
+    following = next_stage(run, config, leg, trainer, images) if clock.step == leg.last else None
+    return (leg, trainer, clock) if following is None else (*following, clock)
+
+
+def next_stage(
+    run: RunFolder, config: TrainConfig, leg: Leg, trainer: Trainer, images: Source, *, note: bool = True
+) -> tuple[Leg, Trainer] | None:
+    """Build the stage after one that is done, with what that learned; None after the last.
+
+    Args:
+        note: whether the run's folder receives why an anchor was chosen.
+    """
+    legs = config.experiment.legs()
+    if leg == legs[-1]:
+        return None
+    leg = legs[legs.index(leg) + 1]
+    assert leg.begin is not None
+    before, lr_factor = trainer.state(), trainer.lr_factor
+    following = built(config, leg, trainer.device)
+    following.lr_factor = lr_factor
+    following.load_state(carried_over(before, following.state(), begin=leg.begin))
+    set_anchor(run, following, images, note=note)
+    return leg, following
+
+
+def built(config: TrainConfig, leg: Leg, device: torch.device) -> Trainer:
+    """Build what trains in a stage, with initial weights; if sharded, all ranks must call together."""
+    runtime = config.runtime
+    kind: Callable[..., Trainer] = Pretraining
+    if leg.experiment.distil is not None:
+        kind = partial(Distillation, grouped=runtime.groups and dist.world_size() > 1)
+    trainer = kind(
+        leg.experiment,
+        device,
+        recompute=runtime.recompute,
+        compiled=runtime.compile,
+        sharded=runtime.sharding == "fsdp" and dist.world_size() > 1,
+        first=leg.first,
+    )
+    if trainer.sharded:
+        trainer.shard()
+    return trainer
+
+
+def begin(run: RunFolder, trainer: Trainer, images: Source) -> None:
+    """Give a fresh run the weights that it begins with."""
+    trainer.begin(images)
+    start = trainer.experiment.start
+    if start is not None:
+        state = weights_of(start, trainer)
+        carried = carried_over(state, trainer.state(), begin=start.begin)
+        _check_finite(carried, start)
+        trainer.load_state(carried)
+    set_anchor(run, trainer, images)
+
+
+def _check_finite(state: Mapping[str, Tensor], start: Start) -> None:
+    """Refuse a state that would spoil every step; if sharded, all ranks must call together."""
+    odd = [name for name, value in state.items() if not is_finite(dist.own_rows(value))]
+    everyones = dist.gather_lists(odd)
+    if everyones:
+        raise UserError(f"{start.source} holds NaN or infinite numbers in {everyones[0]}; take an earlier checkpoint")
+
+
+def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
+    """Read the state of another run, or the weights of a model as the state of a teacher.
+
+    Raises:
+        UserError: if there is no such thing, or the model is of another architecture.
+    """
+    folder, step = run_and_step(Path(start.source))
+    steps = folder.steps(with_state=True)
+    if steps and step in (None, *steps):
+        chosen = steps[-1] if step is None else step
+        try:
+            checksum.verify(folder.checkpoint(chosen))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder.checkpoint(chosen)} is damaged ({error}); begin with another step") from error
+        state, _ = folder.load(chosen, trainer.layout)
+        _check_network(state, start, trainer)
+        return {name: value.to(trainer.device) for name, value in state.items()}
+    if start.begin == "continue":
+        kept = f"; it keeps those of {', '.join(map(str, steps))}" if steps else ""
+        raise UserError(
+            f"{start.source} holds no training state to go on with{kept}; give a checkpoint that has one, or let "
+            "the stage begin with the teacher alone: --start.begin teacher"
+        )
+    found = {}
+    for name, value in _model(start.source, trainer).items():
+        own = f"backbone.teacher.{name}"
+        found[own] = trainer.layout(own, value.shape, value.dtype)
+        dist.fill(found[own], value)
+    return found
+
+
+def _check_network(state: Mapping[str, Tensor], start: Start, trainer: Trainer) -> None:
+    """Refuse the state of another network: what it lacks would stay random."""
+    prefix = "backbone.teacher."
+    if not any(name.startswith(prefix) for name in state):
+        raise UserError(f"{start.source} is a distillation; give the file of one of its students, RUN/NAME.safetensors")
+    wanted = {prefix + name for name in trainer.backbone.teacher.state_dict()}
+    odd = wanted ^ {name for name in state if name.startswith(prefix)}
+    if odd:
+        name = min(odd).removeprefix(prefix)
+        raise UserError(f"{start.source} is another architecture than the one that is trained ('{name}' differs)")
+
+
+def set_anchor(run: RunFolder, trainer: Trainer, images: Source, *, note: bool = True) -> None:
+    """Give the anchor its weights, as a stage begins."""
+    config = trainer.experiment.anchor
+    if trainer.anchor is None or config is None:
+        return
+    if config.source == START:
+        trainer.renew_anchor()
+        return
+    place: str = config.source
+    if config.source.isdecimal():
+        place = str(kept_at(run, trainer, int(config.source)))
+    elif config.source == AUTO:
+        place = str(choose(run, trainer, images, note=note))
+    own = trainer.anchor.state_dict()
+    for name, value in _model(place, trainer).items():
+        dist.fill(own[name], value.to(own[name].dtype))
+
+
+def _model(source: str, trainer: Trainer) -> dict[str, Tensor]:
+    """Load a backbone that has the architecture of the one that is trained.
+
+    Raises:
+        UserError: if it has another.
+    """
+    found = load(source).state_dict()
+    wanted = {name: value.shape for name, value in trainer.backbone.teacher.state_dict().items()}
+    if {name: value.shape for name, value in found.items()} != wanted:
+        odd = next((n for n in wanted if n not in found or found[n].shape != wanted[n]), next(iter(found)))
+        raise UserError(f"{source} is another architecture than the one that is trained ('{odd}' differs)")
+    return found

@@ -1,0 +1,189 @@
+"""The health of a run, measured while it trains: on a probe that stays the same, without a trace in the run.
+
+Student and teacher look at the probe in evaluation mode and without gradient; nothing is drawn, no weight, centre or
+mode changes. When to measure is decided by what it costs, unless the settings say. What the numbers mean is said by
+`verdict.py`.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from dinokit.core import dist
+from dinokit.core.log import info, warn
+from dinokit.health import vitals
+from dinokit.health.places import mirrored
+from dinokit.health.probe import Look, Probe, look, open_probe
+from dinokit.health.repeats import RECENT, Repeats
+from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict, verdict
+from dinokit.models.vit import VisionTransformer
+from dinokit.objectives import assign
+from dinokit.objectives.base import Objective
+from dinokit.sources.source import Source
+from dinokit.training.config import TrainConfig
+from dinokit.training.step import Trainer
+from dinokit.views.loader import Batch
+
+SHARE = 0.02  # of the training time that measuring may take if the settings leave it open
+_LOGITS = 1 << 25  # of one head in one look: 128 MiB of float32
+NOTHING = ("", "")  # said so far: word and cause
+Before = tuple[
+    Float32[Tensor, "image dim"], Float32[Tensor, "image dim"]
+]  # CLS of student and teacher when last measured
+_KEPT = 4000  # lines of the log that the verdict looks back on; older ones are thinned
+
+
+@final
+class Monitor:
+    """What is measured of one start of a run, and what was said of it.
+
+    Args:
+        history: lines that the log has already.
+    """
+
+    def __init__(self, config: TrainConfig, trainer: Trainer, source: Source, history: Sequence[Line] = ()) -> None:
+        data, self.runtime = config.experiment.data, config.runtime
+        self.trainer = trainer
+        self.steps = trainer.first + config.experiment.steps  # of the run, when this stage ends
+        self.on = self.runtime.health.every != 0
+        # a convolutional student has no tokens before a norm to look at
+        transformer = isinstance(trainer.backbone.student, VisionTransformer)
+        self.probe = _probe(config, source) if self.on and transformer else None
+        images = None if source.mix is not None else len(source)
+        self.repeats = Repeats(images=images, batch=data.batch_size, device=trainer.device)
+        self.trained = self.spent = self.last = 0.0  # seconds
+        self.before: Before | None = None
+        self.history: list[Line] = []
+        self.said = NOTHING
+        for line in history:
+            self._remember(line)
+
+    def after(self, step: int, micro_batches: Sequence[Batch], *, seconds: float) -> dict[str, float]:
+        """Return what is due after a step, as values for the log; all ranks must call together.
+
+        Args:
+            step: number of steps done.
+            seconds: that the step took.
+        """
+        self.trained += seconds
+        if not self.on:
+            return {}
+        logged = step % self.runtime.log_every == 0 or step == self.steps
+        if logged or -step % self.runtime.log_every <= RECENT:  # what the next line will compare
+            self.repeats.add(micro_batches)
+        with self.trainer.together():  # other teams are given the same images
+            values = self.repeats.values() if logged else {}
+        if self.probe is not None and self._due(step, logged=logged):
+            began = time.monotonic()
+            self.trainer.catch_up()
+            found, self.before = measure(
+                self.trainer, self.probe, step=step - 1 - self.trainer.first, before=self.before
+            )
+            values |= found
+            self.last = time.monotonic() - began
+            self.spent += self.last
+            values["cost"] = self.spent / max(self.trained, 1e-9)
+        return {f"health/{name}": value for name, value in values.items()}
+
+    def judge(self, line: Line) -> Verdict | None:
+        """Say how the run is after one more line of the log; aloud when that changes, and at the end."""
+        if not self.on:
+            return None
+        self._remember(line)
+        found = verdict(self.history)
+        news = (found.word, found.cause) != self.said and (found.word != STARTING or self.said != NOTHING)
+        if news or line["step"] == self.steps:
+            (info if found.word in (HEALTHY, STARTING) else warn)(f"step {line['step']:,.0f} · {found.line}")
+        self.said = (found.word, found.cause)
+        return found
+
+    def _due(self, step: int, *, logged: bool) -> bool:
+        every = self.runtime.health.every
+        if every is not None:
+            return step % every == 0 or step == self.steps
+        if not logged:
+            return False
+        (affordable,) = dist.any_rank(dist.is_main() and self.spent + self.last <= SHARE * self.trained)
+        return affordable or step == self.steps
+
+    def _remember(self, line: Line) -> None:
+        self.history.append(line)
+        if len(self.history) > _KEPT:
+            self.history[: _KEPT // 2] = self.history[: _KEPT // 2 : 2]
+
+
+@torch.no_grad()
+def measure(
+    trainer: Trainer, probe: Probe, *, step: int, before: Before | None = None
+) -> tuple[dict[str, float], Before | None]:
+    """Look at the probe with student and teacher; return the vital signs, and what the next call compares with.
+
+    All ranks must call together; rank 0 alone returns all signs.
+
+    Args:
+        step: counted from 0, at which schedules are read.
+    """
+    networks = (trainer.backbone.student, trainer.backbone.teacher)
+    with trainer.autocast():
+        own = [look(network, probe.batches(trainer.device)) for network in networks]
+        mirror = look(trainer.backbone.teacher, mirrored(probe.batches(trainer.device))).everyone()
+    student, teacher = (each.everyone() for each in own)
+    whole = student.features.cls.isfinite().all(1) & teacher.features.cls.isfinite().all(1)  # [image]
+    values = {"not_finite": 1 - float(whole.double().mean())}
+    if not whole.all():
+        return values, None
+    for name, objective in trainer.objectives.items():
+        assert isinstance(objective, Objective)
+        with trainer.autocast():
+            found = _opinions(objective, *own, step=step)
+        values |= {f"{name}/{sign}": value for sign, value in found.items()}
+    now = (student.features.cls, teacher.features.cls)
+    if not dist.is_main():
+        return values, now
+    for sign in vitals.MEASURES:
+        values |= sign(vitals.Seen(student, teacher, mirror, probe.labels))
+    if before is not None:
+        values |= {
+            "student_change": vitals.change(now[0], before[0]),
+            "teacher_change": vitals.change(now[1], before[1]),
+        }
+    return values, now
+
+
+def _opinions(objective: Objective, student: Look, teacher: Look, *, step: int) -> dict[str, float]:
+    """Return what student and teacher say of the probe by the prototypes of an objective; nothing if it owns none."""
+    config, heads = getattr(objective, "config", None), list(objective.pairs().values())
+    if not isinstance(config, assign.Config) or not heads:
+        return {}
+    patches = "masks" in objective.needs  # what is hidden is patches
+    tokens = [
+        vitals.some_patches(each.features.patches) if patches else each.features.cls for each in (student, teacher)
+    ]
+    prototypes = heads[0].teacher(tokens[1][:1]).shape[1]
+    thinner = -(-len(tokens[1]) * prototypes // _LOGITS)
+    guess, logits = (
+        head(each[::thinner]).float() for head, each in zip((heads[0].student, heads[0].teacher), tokens, strict=True)
+    )
+    temperature = config.teacher_temperature.at(step)
+    centre = next((part.centre for part in objective.modules() if isinstance(part, assign.Targets)), None)
+    softmax = ((logits if centre is None else logits - centre) / temperature).softmax(dim=1)
+    targets = softmax
+    if config.targets == "sinkhorn":
+        targets = assign.sinkhorn(logits, temperature=temperature, iterations=config.sinkhorn_iterations)
+    return vitals.opinions((guess / config.student_temperature).softmax(dim=1), softmax, targets)
+
+
+def _probe(config: TrainConfig, source: Source) -> Probe | None:
+    data, backbone = config.experiment.data, config.experiment.backbone
+    return open_probe(
+        source,
+        data.pixels,
+        side=data.pixels.size or data.views.global_size,
+        patch_size=backbone.patch_size,
+        images=config.runtime.health.images,
+        seed=config.experiment.seed,
+    )

@@ -1,0 +1,216 @@
+"""Several processes that share a step: one per GPU, or a few on the cores of a CPU.
+
+A rank is the same command with torchrun's environment variables. Under torchrun they are there; otherwise this process
+becomes rank 0 and starts the others itself. Rank 0 alone writes files and talks.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+import dinokit
+from dinokit.core import device as devices
+from dinokit.core import dist
+from dinokit.core.errors import RunError, UserError
+from dinokit.training.config import Experiment, Runtime
+
+PORT = "DINOKIT_PORT"  # of rank 0's store, in the environment of the ranks that it starts
+LAST_WORDS = 10.0  # seconds for other ranks to end by themselves, all together
+VICTIM = "another process of the run ended"  # said by a rank that fell with another
+
+
+class RankLost(Exception):
+    """A process of the run ended, and the others cannot go on without it."""
+
+
+def count(experiment: Experiment, runtime: Runtime) -> int:
+    """Return the number of ranks of a run.
+
+    Raises:
+        UserError: if they cannot share a micro-batch in equal parts that suit every objective.
+    """
+    if "RANK" in os.environ:
+        wanted = _started()
+    else:
+        kind = devices.choose(runtime.device).type
+        room = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)  # a GPU is not shared
+        if runtime.processes is None:
+            return max((n for n in range(2, (room or 1) + 1) if not misfit(experiment, runtime, n)), default=1)
+        wanted = min(runtime.processes, room or runtime.processes)
+    cannot = misfit(experiment, runtime, wanted)
+    if cannot:
+        raise UserError(f"{cannot}; change data.batch_size, data.accumulate or runtime.processes")
+    return wanted
+
+
+def misfit(experiment: Experiment, runtime: Runtime, ranks: int) -> str:
+    """Say why so many ranks cannot share a micro-batch of any stage; nothing if they can."""
+    distil = experiment.distil if runtime.groups and ranks > 1 else None
+    teams = 1 if distil is None else len(distil.students)
+    if ranks % teams:
+        fitting = " or ".join(str(each * teams) for each in (ranks // teams, ranks // teams + 1) if each)
+        return f"runtime.groups divides the processes among {teams} students, which {ranks} cannot be; take {fitting}"
+    for leg in experiment.legs():
+        data = leg.experiment.data
+        images = data.batch_size // data.accumulate
+        where = f"stage {leg.name}: " if leg.begin is not None else ""
+        if images % ranks:
+            return f"{where}{ranks} processes cannot share the {images} images of a micro-batch equally"
+        try:
+            for config in leg.experiment.objectives.values():
+                config.check_batch(images, ranks=ranks // teams)
+        except UserError as error:
+            return f"{where}{error}"
+    return ""
+
+
+def _started() -> int:
+    """Return how many ranks somebody else has started.
+
+    Raises:
+        UserError: if they do not know each other.
+    """
+    expected = ["WORLD_SIZE", *([] if PORT in os.environ else ["MASTER_ADDR", "MASTER_PORT"])]
+    missing = [name for name in expected if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"RANK is set, but {' and '.join(missing)} not: expected all or none; start ranks by torchrun or srun, or "
+            "unset RANK"
+        )
+    return int(os.environ["WORLD_SIZE"])
+
+
+def described(runtime: Runtime) -> str:
+    """Say how many processes share the work, if several do, and whether that is another number than was asked for."""
+    world = dist.world_size()
+    asked = runtime.processes if "RANK" in os.environ and PORT not in os.environ else None
+    instead = f" (as started, not runtime.processes {asked})" if asked not in (None, world) else ""
+    return f" · {world} processes{instead}" if world > 1 or instead else ""
+
+
+@contextmanager
+def joined(world: int, command: Sequence[str]) -> Iterator[None]:
+    """Be one of `world` ranks while the body runs; start the others unless this one was started with them.
+
+    Args:
+        command: words after `dinokit` that make another process do the same.
+
+    Raises:
+        RankLost: if another rank ended and the body failed for it.
+        UserError: if what ended it was a mistake of the user.
+    """
+    if world == 1:
+        yield
+        return
+    threads, others = torch.get_num_threads(), list[_Other]()
+    try:
+        if PORT in os.environ:  # started below
+            rank = int(os.environ["RANK"])
+            store = TCPStore("127.0.0.1", int(os.environ[PORT]), is_master=False)
+            store.set(f"ready {rank}", "")
+            dist.join(dist.START, store=store, rank=rank, world_size=world)
+        elif "RANK" in os.environ:  # torchrun
+            dist.join(dist.START)
+        else:
+            store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            own = max(devices.cores() // world, 1)
+            for rank in range(1, world):
+                others.append(_start(command, rank=rank, world=world, port=store.port, threads=own))
+            if "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(own)
+            _wait(store, others)
+            dist.join(dist.START, store=store, rank=0, world_size=world)
+        yield
+    except (UserError, RunError):  # what this rank found out by itself
+        raise
+    except RuntimeError as error:
+        dist.leave()  # so that the others fall too, and can be asked
+        _raise_culprit(others, error)
+        raise
+    finally:
+        dist.leave()
+        _end(others)
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A rank that this process has started."""
+
+    rank: int
+    process: "subprocess.Popen[bytes]"
+    complaints: IO[bytes]  # its standard error
+
+    def last_words(self) -> str:
+        """Return the last line that it wrote."""
+        self.complaints.seek(0)
+        lines = self.complaints.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _start(command: Sequence[str], *, rank: int, world: int, port: int, threads: int) -> _Other:
+    identity = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, PORT: port}
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {key: str(value) for key, value in identity.items()}
+    home = str(Path(dinokit.__file__).parent.parent)  # this very dinokit, whatever lies in the current folder
+    environment["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `_end`)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "dinokit", *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=complaints,
+        start_new_session=True,  # Ctrl-C is for rank 0, which tells the others
+    )
+    return _Other(rank, process, complaints)
+
+
+def _wait(store: TCPStore, others: Sequence[_Other]) -> None:
+    """Wait until all are there; one that ends before would be waited for in vain."""
+    while not store.check([f"ready {other.rank}" for other in others]):
+        ended = [other for other in others if other.process.poll() is not None]
+        if ended:
+            _raise_culprit(ended, None)
+        time.sleep(0.05)
+
+
+def _raise_culprit(others: Sequence[_Other], error: RuntimeError | None) -> None:
+    """Find the rank that ended first and say what it said; return if none has ended but for this rank's own error."""
+    deadline = time.monotonic() + LAST_WORDS
+    for other in others:
+        try:
+            code = other.process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            continue
+        said = other.last_words()
+        if code in (0, 130) or VICTIM in said:
+            continue
+        if code == 2:
+            raise UserError(said.removeprefix("error: ")) from error
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise RankLost(f"process {other.rank} of the run ended ({how}) {said}".rstrip()) from error
+    if error is None or "onnection" in str(error):  # gloo: "Connection closed by peer", "Connection reset"
+        raise RankLost(VICTIM) from error
+
+
+def _end(others: Sequence[_Other]) -> None:
+    """Wait a little for all, then kill."""
+    deadline = time.monotonic() + LAST_WORDS
+    for other in others:
+        try:
+            other.process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            other.process.kill()
+            other.process.wait()
+        other.complaints.close()

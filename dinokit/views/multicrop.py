@@ -1,0 +1,358 @@
+"""Multi-crop views: two global crops and several local ones of every image, each distorted in its own way.
+
+All randomness of a batch is one table of uniform numbers per step, one row per position in the global batch; a rank or
+a loader process computes its own rows of it directly: the views of a sample are a function of (seed, step, position).
+
+Images of uint8 are rounded to it once, after the geometry; float32 stay so. A float image beyond [0, 1] is brought to
+[0, 1] by its own range first (core/depth.py), distorted as all others, and brought back: nothing is cut off at 1, and
+"brighter" means the same share of the range for a photo and for a thermal image.
+Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1), DINOv2 and DINOv3 recipes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Shaped
+from torch import Tensor
+
+from dinokit.core.errors import UserError
+from dinokit.core.seed import generator
+from dinokit.images import intensity
+from dinokit.images.normalisation import Pixels
+from dinokit.views import augment, crop
+
+_STREAM = 1  # keeps these random numbers apart from the order (0), the masks (2) and the replacements (3)
+_SIZES = 5  # those of the sizes
+# values distorted at a time: on a CPU 0.5 MB of float32 stay near the core without too many small calls
+_CHUNK = {"cpu": 1 << 17}
+_LARGE_CHUNK = 1 << 27
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a training step sees of a batch; crops are normalised float32."""
+
+    global_crops: Float[Tensor, "view batch channel height width"]
+    local_crops: Float[Tensor, "local batch channel small_height small_width"]
+    masks: Bool[Tensor, "view batch patch"] | None  # True where HIDDEN
+    anchor_crops: Float[Tensor, "view batch channel large_height large_width"] | None = None  # for the Gram teacher
+
+    def on(self, device: torch.device) -> "Views":
+        """Copy to a device."""
+        return self._map(lambda part: part.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Views":
+        """Copy to page-locked memory, from where copies to a device can overlap with computing."""
+        return self._map(lambda part: part.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Views":
+        return Views(
+            change(self.global_crops),
+            change(self.local_crops),
+            None if self.masks is None else change(self.masks),
+            None if self.anchor_crops is None else change(self.anchor_crops),
+        )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The crops of a batch before their distortion, and all that decides it; a quarter of the memory of Views.
+
+    Crops are uint8, or float32 with 1.0 = white if some image is deeper.
+    """
+
+    config: "Config"
+    pixels: Pixels
+    global_crops: Shaped[Tensor, "view batch channel height width"]
+    local_crops: Shaped[Tensor, "local batch channel small_height small_width"]
+    anchor_crops: Shaped[Tensor, "view batch channel large_height large_width"] | None
+    draws: Float64[np.ndarray, "crop batch draw"]  # of the distortions, global crops first
+    ranges: Float32[Tensor, "batch 2"] | None  # (low, high) of every image; None: all [0, 1]
+    masks: Bool[Tensor, "view batch patch"] | None = None  # True where HIDDEN
+
+    def on(self, device: torch.device) -> Views:
+        """Copy to a device and distort there."""
+        global_crops, local_crops = (
+            crops.to(device, non_blocking=True) for crops in (self.global_crops, self.local_crops)
+        )
+        ranges = None if self.ranges is None else self.ranges.to(device)
+        whole, small = (torch.empty(crops.shape, device=device) for crops in (global_crops, local_crops))
+        _distort(global_crops[0], self.draws[0], self.config.first, self.pixels, ranges, out=whole[0])
+        _distort(global_crops[1], self.draws[1], self.config.second, self.pixels, ranges, out=whole[1])
+        flat = self.draws[2:].reshape(-1, augment.DRAWS)  # [local * sample, draw]
+        repeated = None if ranges is None else ranges.repeat(self.config.local_count, 1)
+        _distort(local_crops.flatten(0, 1), flat, self.config.local, self.pixels, repeated, out=small.flatten(0, 1))
+        masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
+        return Views(whole, small, masks, self._anchors(device, ranges))
+
+    def pin_memory(self) -> "Cut":
+        """Copy to page-locked memory, from where copies to a device can overlap with computing."""
+        names = ("global_crops", "local_crops", "anchor_crops", "masks")
+        parts = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: part.pin_memory() for name, part in parts.items() if part is not None})
+
+    def _anchors(
+        self, device: torch.device, ranges: Float32[Tensor, "batch 2"] | None
+    ) -> Float32[Tensor, "view batch channel large_height large_width"] | None:
+        if self.anchor_crops is None:
+            return None
+        crops = intensity.to_unit(self.anchor_crops.to(device, non_blocking=True))
+        return torch.stack([_normalised(view, self.pixels, ranges) for view in crops])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sides of the crops of a step, in pixels."""
+
+    global_size: int
+    local_size: int
+    anchor_size: int = 0  # 0 = none
+    share: float = 1.0  # of the steps, relative to the others'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Multi-crop augmentation; the defaults are those of DINOv2 and DINOv3 as published, at 224 and 96 pixels."""
+
+    global_size: int = 224  # pixels; side of the two global crops, a multiple of the patch size
+    global_scale: tuple[float, float] = (0.32, 1.0)  # fraction of the image area that a global crop covers
+    local_count: int = 8  # local crops per image; 0 = none
+    local_size: int = 96  # pixels; a multiple of the patch size
+    local_scale: tuple[float, float] = (0.05, 0.32)  # fraction of the image area that a local crop covers
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the window before it is resized to a square
+    kernel: crop.Kernel = (
+        "bicubic"  # of the resizing; bilinear is smoother, which helps on images of a few dozen pixels
+    )
+    fit: crop.Fit = "retry"  # of a window that sticks out: drawn again (torchvision's rule), or clipped to the image
+    flip: float = 0.5  # probability of mirroring a crop left to right
+    rotate: float = 0.0  # degrees, at most 180; crops are turned by up to this; not part of the published recipes
+    local_grid: int = (
+        0  # pixels; local crops lie in the global ones, half in each, at multiples of this (16 in DINOv3's
+    )
+    # option localcrops_subset_of_globalcrops); 0 = they are cut from the image
+    anchor_size: int = 0  # pixels; side of undistorted copies of the global crops for a Gram teacher; 0 = none
+    sizes: tuple[Sizes, ...] = ()  # every step draws one of these instead of the three sizes above; empty = it does not
+    share_jitter: bool = (
+        False  # one draw of jitter and grayscale for all crops of an image (DINOv3's share_color_jitter)
+    )
+    first: augment.Config = field(default_factory=lambda: augment.published()[0])  # distortion of global crop 1
+    second: augment.Config = field(default_factory=lambda: augment.published()[1])  # distortion of global crop 2
+    local: augment.Config = field(default_factory=lambda: augment.published()[2])  # distortion of the local crops
+
+    def __post_init__(self) -> None:
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise UserError(f"{name} must be (low, high) with 0 < low <= high <= 1, got {(low, high)}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise UserError(f"ratio must be (low, high) with 0 < low <= high, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"flip must lie in [0, 1], got {self.flip}")
+        if not 0 <= self.rotate <= 180:
+            raise UserError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
+        for name in ("local_count", "local_grid", "anchor_size"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.local_grid and self.local_count and self.local_size > self.global_size:
+            raise UserError(
+                f"local_grid cuts local crops of {self.local_size} pixels from global ones of {self.global_size}; "
+                "use a smaller local_size, or local_grid 0"
+            )
+        if len({size.anchor_size > 0 for size in self.sizes}) > 1:
+            raise UserError("views.sizes must have an anchor_size each, or none of them")
+        if any(not size.share > 0 for size in self.sizes):
+            raise UserError(f"every share in views.sizes must be above 0, got {[size.share for size in self.sizes]}")
+        self.variants()  # each is checked as it is made
+        kinds = [("global_size", self.global_size, max(self.first.blur_taps, self.second.blur_taps))]
+        kinds += [("local_size", self.local_size, self.local.blur_taps)] if self.local_count else []
+        for name, size, taps in kinds:
+            if size <= taps // 2:
+                raise UserError(f"{name} {size} is too small for blur_taps {taps}; use at least {taps // 2 + 1} pixels")
+
+    @property
+    def min_side(self) -> int:
+        """The short side in pixels below which an image would have to be enlarged for its smallest crops."""
+        sides = []
+        for config in self.variants():
+            sides.append(max(config.global_size, config.anchor_size) / math.sqrt(config.global_scale[0]))
+            if config.local_count and not config.local_grid:
+                sides.append(config.local_size / math.sqrt(config.local_scale[0]))
+        return math.ceil(max(sides))
+
+    def variants(self) -> tuple["Config", ...]:
+        """Return a configuration of one size for each of `sizes`; itself if there are none."""
+        if not self.sizes:
+            return (self,)
+        return tuple(
+            replace(self, sizes=(), global_size=s.global_size, local_size=s.local_size, anchor_size=s.anchor_size)
+            for s in self.sizes
+        )
+
+    def at(self, seed: int, step: int) -> "Config":
+        """Return what this step makes, the same on all ranks."""
+        if not self.sizes:
+            return self
+        edges = np.cumsum([size.share for size in self.sizes])
+        drawn = generator(seed, _SIZES, step).random() * edges[-1]
+        return self.variants()[int(np.searchsorted(edges[:-1], drawn, side="right"))]
+
+
+def check_sizes(config: Config, *, patch_size: int) -> None:
+    """Check that crops divide into patches.
+
+    Raises:
+        UserError: names the nearest sizes that do.
+    """
+    for variant in config.variants():
+        sizes = {"global_size": variant.global_size}
+        sizes |= {"local_size": variant.local_size} if variant.local_count else {}
+        sizes |= {"anchor_size": variant.anchor_size} if variant.anchor_size else {}
+        for name, size in sizes.items():
+            if size <= 0 or size % patch_size:
+                below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
+                advice = f"use {below} or {above}" if below > 0 else f"use {above}"
+                raise UserError(f"{name} {size} is not a multiple of the patch size {patch_size}; {advice}")
+
+
+def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, step: int, first: int) -> Cut:
+    """Cut the crops of a batch and draw their distortions.
+
+    The anchors are the windows of the global crops once more, at `anchor_size`. Both are resampled from the image
+    itself, so that asking for anchors does not change the global crops; the DINOv3 code resamples its global crops from
+    the larger ones.
+
+    Args:
+        images: uint8 or float32 [channel, height, width], of any sizes.
+        pixels: normalisation of the crops.
+        first: position of the first image in the global batch of this step.
+    """
+    geometry, distortion = _draws(config, seed, step, first=first, samples=len(images))
+    images, ranges = _within_unit(images)
+    global_crops = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
+    if config.local_grid:
+        local_crops = _within_global(global_crops, geometry[2:], config)
+    else:
+        local_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
+    anchors = None
+    if config.anchor_size:
+        anchors = _cut(images, geometry[:2], config.global_scale, config.anchor_size, config)
+    return Cut(config, pixels, global_crops, local_crops, anchors, distortion, ranges)
+
+
+def _draws(
+    config: Config, seed: int, step: int, *, first: int, samples: int
+) -> tuple[Float[np.ndarray, "view sample draw"], Float[np.ndarray, "view sample strength"]]:
+    """Return the uniform numbers of every crop, for its geometry and for its distortion."""
+    count = 2 + config.local_count
+    uniforms = _uniforms(seed, step, first=first, samples=samples, draws=count * (crop.DRAWS + augment.DRAWS))
+    table = uniforms.reshape(samples, count, -1).transpose(1, 0, 2)  # [crop, sample, draw]
+    if config.share_jitter:
+        shared = slice(crop.DRAWS, crop.DRAWS + augment.COLOUR_DRAWS)
+        table[..., shared] = table[:1, :, shared].copy()
+    return table[..., : crop.DRAWS], table[..., crop.DRAWS :]
+
+
+def _within_unit(images: Sequence[Tensor]) -> tuple[Sequence[Tensor], Float32[Tensor, "sample 2"] | None]:
+    """Bring float images beyond [0, 1] to it, and return every image's (low, high); None if there are none such."""
+    ranges = [intensity.value_range(image) for image in images]
+    if all(each == (0, 1) for each in ranges):
+        return images, None
+    unit = [
+        image if (low, high) == (0, 1) else (image - low) / (high - low)
+        for image, (low, high) in zip(images, ranges, strict=True)
+    ]
+    return unit, torch.tensor(ranges)
+
+
+def _uniforms(seed: int, step: int, *, first: int, samples: int, draws: int) -> Float[np.ndarray, "sample draw"]:
+    generate = generator(seed, _STREAM, step)
+    assert isinstance(generate.bit_generator, np.random.PCG64)
+    generate.bit_generator.advance(first * draws)  # one 64-bit number per uniform: straight to this row of the table
+    return generate.random((samples, draws))
+
+
+def _cut(
+    images: Sequence[Tensor],
+    geometry: Float[np.ndarray, "view sample draw"],
+    scale: tuple[float, float],
+    size: int,
+    config: Config,
+) -> Shaped[Tensor, "view sample channel size size"]:
+    """Cut one kind of crops; uint8, unless there are float images among them: then all as float32, 1.0 = white."""
+    depths = sorted({image.dtype for image in images}, key=str)
+    if len(depths) > 1:  # each type by itself, so that the crops of an image do not depend on its neighbours
+        parts = [[row for row, image in enumerate(images) if image.dtype == each] for each in depths]
+        cuts = [_cut([images[row] for row in part], geometry[:, part], scale, size, config) for part in parts]
+        together = torch.cat([intensity.to_unit(crops) for crops in cuts], dim=1)
+        return together[:, torch.tensor([row for part in parts for row in part]).argsort()]
+    height = np.array([image.shape[1] for image in images])
+    width = np.array([image.shape[2] for image in images])
+    windows = [
+        crop.boxes(view, height=height, width=width, scale=scale, ratio=config.ratio, fit=config.fit)
+        for view in geometry
+    ]
+    mirrored = [crop.flips(view, probability=config.flip) for view in geometry]
+    shape = (len(geometry), len(images))  # spelled out, for there may be no views at all
+    boxes, mirror = np.reshape(windows, (*shape, 4)), np.reshape(mirrored, shape).astype(bool)
+    if config.rotate == 0:
+        return crop.cut(images, boxes, mirror, size=size, kernel=config.kernel)
+    canvas = crop.canvas(size, rotate=config.rotate)
+    crops = crop.cut(images, crop.grown(boxes, canvas / size), mirror, size=canvas, kernel=config.kernel)
+    angles = np.reshape([crop.angles(view, rotate=config.rotate) for view in geometry], shape)
+    return crop.turn(crops, angles, size=size)
+
+
+def _within_global(
+    global_crops: Shaped[Tensor, "2 sample channel size size"],
+    geometry: Float[np.ndarray, "local sample draw"],
+    config: Config,
+) -> Shaped[Tensor, "local sample channel small small"]:
+    """Cut half of the local crops from the first global one before its distortion, the others from the second.
+
+    Unlike in the DINOv3 code, the last place of the grid is drawn too.
+    """
+    locals_, samples, _ = geometry.shape
+    size, places = config.local_size, (config.global_size - config.local_size) // config.local_grid + 1
+    out = global_crops.new_empty(locals_, samples, global_crops.shape[2], size, size)
+    for view, sample in np.ndindex(locals_, samples):
+        top, left = config.local_grid * (crop.position(geometry[view, sample]) * places).astype(int)
+        whole = global_crops[int(2 * view >= locals_), sample]
+        out[view, sample] = whole[:, top : top + size, left : left + size]
+    return out
+
+
+def _distort(
+    crops: Shaped[Tensor, "sample channel height width"],
+    uniforms: Float[np.ndarray, "sample draw"],
+    distortion: augment.Config,
+    pixels: Pixels,
+    ranges: Float32[Tensor, "sample 2"] | None,
+    *,
+    out: Float32[Tensor, "sample channel height width"],
+) -> None:
+    """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
+    parameters = augment.draw(distortion, uniforms, channels=crops.shape[1])
+    pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK.get(crops.device.type, _LARGE_CHUNK)))
+    for rows in np.array_split(augment.alike(parameters), pieces) if pieces else []:
+        chosen = torch.from_numpy(rows).to(crops.device)
+        values = intensity.to_unit(crops.index_select(0, chosen))
+        values = augment.apply(values, parameters.rows(rows), distortion)
+        values = _normalised(values, pixels, None if ranges is None else ranges[chosen])
+        if out.is_cpu:
+            out.numpy()[rows] = values.numpy()  # three times as fast as index_copy_
+        else:
+            out.index_copy_(0, chosen, values)
+
+
+def _normalised(
+    values: Float32[Tensor, "sample channel height width"], pixels: Pixels, ranges: Float32[Tensor, "sample 2"] | None
+) -> Float32[Tensor, "sample channel height width"]:
+    """Bring crops in [0, 1] back to their own ranges and normalise them."""
+    mean, std = (values.new_tensor(numbers)[:, None, None] for numbers in (pixels.mean, pixels.std))
+    if ranges is not None:
+        low, high = ranges[:, :, None, None, None].unbind(1)  # [sample, 1, 1, 1]
+        values = values * (high - low) + low
+    return (values - mean).div_(std)

@@ -1,0 +1,122 @@
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from dinokit.annotations.masks import palette
+from dinokit.annotations.pairs import open_pairs, pair_splits
+from dinokit.core.errors import UserError
+
+VALUES = numpy.array([[0, 1, 2], [2, 255, 1]], dtype=numpy.uint8)
+
+
+def write(root: Path, image: str, mask: str, values: numpy.ndarray = VALUES, *, mode: str = "L") -> None:
+    for name in (image, mask):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", values.shape[1::-1], (10, 20, 30)).save(root / image)
+    found = Image.fromarray(values, mode="RGB") if values.ndim == 3 else Image.fromarray(values)
+    if mode == "P":
+        found.putpalette([channel for colour in palette(256) for channel in colour])
+    found.save(root / mask)
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_gray_and_paletted_values_are_classes_and_255_is_ignored(tmp_path: Path, mode: str) -> None:
+    write(tmp_path, "images/a/1.jpg", "masks/a/1.png", mode=mode)
+    pairs = open_pairs(str(tmp_path))
+    image, mask = pairs.read(0)
+    assert image.shape == (3, 2, 3)
+    assert (mask == VALUES).all()
+    assert pairs.meaning.classes == ("0", "1", "2")
+    assert pairs.key(0) == "images/a/1.jpg"
+
+
+def test_colours_are_classes_in_all_splits_alike(tmp_path: Path) -> None:
+    red, blue, white = (200, 0, 0), (0, 0, 200), (255, 255, 255)
+    write(tmp_path, "train/images/1.png", "train/masks/1.png", numpy.array([[blue, red]], dtype=numpy.uint8))
+    write(tmp_path, "val/images/2.png", "val/masks/2.png", numpy.array([[white, white]], dtype=numpy.uint8))
+    assert pair_splits(str(tmp_path)) == ("train", "val")
+    assert open_pairs(str(tmp_path)).read(0)[1].tolist() == [[0, 1]]
+    assert open_pairs(str(tmp_path), split="val").read(0)[1].tolist() == [[2, 2]]
+    (tmp_path / "classes.json").write_text(json.dumps({"ship": red, "sea": blue}))
+    pairs = open_pairs(str(tmp_path))
+    assert pairs.meaning.classes == ("ship", "sea")
+    assert pairs.read(0)[1].tolist() == [[1, 0]]
+    with pytest.raises(UserError, match=r"masks/2.png holds #ffffff, which is none of the 2 classes"):
+        open_pairs(str(tmp_path), split="val").read(0)
+
+
+def test_black_and_white_is_background_and_foreground(tmp_path: Path) -> None:
+    write(tmp_path, "images/1.png", "masks/1.png", numpy.array([[0, 255]], dtype=numpy.uint8))
+    pairs = open_pairs(str(tmp_path))
+    assert pairs.meaning.classes == ("background", "foreground")
+    assert pairs.read(0)[1].tolist() == [[0, 1]]
+
+
+def test_names_come_from_classes_txt(tmp_path: Path) -> None:
+    write(tmp_path, "images/1.png", "masks/1.png")
+    (tmp_path / "classes.txt").write_text("sky\nsea\nsand\nship\n")
+    assert open_pairs(str(tmp_path)).meaning.classes == ("sky", "sea", "sand", "ship")
+
+
+def test_an_alpha_channel_is_a_mask_and_what_it_hides_is_still_seen(tmp_path: Path) -> None:
+    pixels = numpy.array([[[9, 8, 7, 0], [6, 5, 4, 255]]], dtype=numpy.uint8)
+    Image.fromarray(pixels, mode="RGBA").save(tmp_path / "1.png")
+    image, mask = open_pairs(str(tmp_path)).read(0)
+    assert image[:, 0].T.tolist() == [[9, 8, 7], [6, 5, 4]]
+    assert mask.tolist() == [[0, 1]]
+
+
+def test_ade20k(tmp_path: Path) -> None:
+    values = numpy.array([[0, 1, 150]], dtype=numpy.uint8)
+    write(tmp_path, "images/training/a.jpg", "annotations/training/a.png", values)
+    pairs = open_pairs(str(tmp_path))
+    assert pairs.read(0)[1].tolist() == [[255, 0, 149]]
+    assert len(pairs.meaning.classes) == 150
+    with pytest.raises(UserError, match="expected the folder .*images/validation"):
+        open_pairs(str(tmp_path), split="val")
+
+
+def test_cityscapes_of_either_kind_of_ids(tmp_path: Path) -> None:
+    values = numpy.array([[0, 7, 33, 255]], dtype=numpy.uint8)
+    write(tmp_path, "leftImg8bit/val/x/x_1_leftImg8bit.png", "gtFine/val/x/x_1_gtFine_labelIds.png", values)
+    assert open_pairs(str(tmp_path), split="val").read(0)[1].tolist() == [[255, 0, 18, 255]]
+    ready = numpy.array([[0, 7, 18, 255]], dtype=numpy.uint8)
+    write(tmp_path, "leftImg8bit/val/x/x_1_leftImg8bit.png", "gtFine/val/x/x_1_gtFine_labelTrainIds.png", ready)
+    assert (open_pairs(str(tmp_path), split="val").read(0)[1] == ready).all()
+
+
+def test_voc(tmp_path: Path) -> None:
+    write(tmp_path, "JPEGImages/b.jpg", "SegmentationClass/b.png", mode="P")
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("b\n")
+    pairs = open_pairs(str(tmp_path), split="val")
+    assert (pairs.read(0)[1] == VALUES).all()
+    assert pairs.meaning.classes[20] == "tvmonitor"
+    assert pairs.meaning.colours[15] == (192, 128, 128)  # person, in the official figures
+    with pytest.raises(UserError, match=r"Segmentation/train.txt, which is not there"):
+        open_pairs(str(tmp_path), split="train")
+    (lists / "val.txt").write_text("b\nc\n")
+    with pytest.raises(UserError, match=r"expected the image .*JPEGImages/c.jpg"):
+        open_pairs(str(tmp_path), split="val")
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected pairs in .* ADE20K, Cityscapes, Pascal VOC; found none"):
+        open_pairs(str(tmp_path))
+    write(tmp_path, "images/1.png", "masks/1.png")
+    write(tmp_path, "images/2.png", "masks/3.png")
+    with pytest.raises(UserError, match=r"expected the mask .*masks/2.png of .*images/2.png"):
+        open_pairs(str(tmp_path))
+    (tmp_path / "images" / "2.png").unlink()
+    with pytest.raises(UserError, match=r"expected an image .*images/3 of the mask .*masks/3.png"):
+        open_pairs(str(tmp_path))
+    (tmp_path / "masks" / "3.png").unlink()
+    Image.new("L", (5, 5)).save(tmp_path / "masks" / "1.png")
+    with pytest.raises(UserError, match="must be of one size, got 3 x 2 and 5 x 5"):
+        open_pairs(str(tmp_path)).read(0)
+    with pytest.raises(UserError, match="has no splits such as 'val'"):
+        open_pairs(str(tmp_path), split="val")

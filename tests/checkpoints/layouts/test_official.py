@@ -1,0 +1,159 @@
+"""Official checkpoints: names, wrappers, the configuration they imply, and errors that list keys."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dinokit.checkpoints.layouts import official
+from dinokit.checkpoints.load import load
+from dinokit.core.errors import UserError
+from dinokit.images.normalisation import Pixels
+from dinokit.models import head
+from dinokit.models.variants import VARIANTS
+from dinokit.models.vit import Config, VisionTransformer
+
+TINY = Config(patch_size=4, dim=32, depth=2, heads=2, registers=2, ffn_hidden=64)
+PUBLISHED = [name for name in VARIANTS if name.startswith("dino")]
+
+
+def dinov3_names(model: VisionTransformer) -> dict[str, Tensor]:
+    state = {key.replace("register_tokens", "storage_tokens"): value for key, value in model.state_dict().items()}
+    if model.config.qkv_bias == "qv":
+        masks = {f"blocks.{i}.attn.qkv.bias_mask": torch.zeros(1) for i in range(model.config.depth)}
+        state |= masks  # zeros, as in the released files
+    return state
+
+
+def dinov2_names(model: VisionTransformer) -> dict[str, Tensor]:
+    state = dict(model.state_dict())
+    for key in [key for key in state if ".w1." in key]:
+        state[key.replace("w1", "w12")] = torch.cat([state.pop(key), state.pop(key.replace("w1", "w2"))])
+    return state
+
+
+def tiny() -> dict[str, Tensor]:
+    return dinov3_names(VisionTransformer(TINY, seed=1))
+
+
+def same(state: dict[str, Tensor], seed: int = 1) -> bool:
+    expected = VisionTransformer(TINY, seed=seed).state_dict()
+    return state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_configuration_of_every_release_is_read_off_its_file(name: str) -> None:
+    with torch.device("meta"):
+        model = VisionTransformer(VARIANTS[name])
+        state = dinov3_names(model) if "dinov3" in name else dinov2_names(model)
+    config, ours = official.recognise(state)
+    assert config == VARIANTS[name]
+    assert {key: value.shape for key, value in ours.items()} == {k: v.shape for k, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"teacher": state, "student": {}, "epoch": 3},
+        lambda state: {"teacher": {f"backbone.{key}": value for key, value in state.items()}},
+        lambda state: {"model": {"teacher": {f"module.backbone.{key}": value for key, value in state.items()}}},
+        lambda state: {"state_dict": {f"_orig_mod.{key}": value for key, value in state.items()}},
+        lambda state: {f"teacher.backbone.{key}": value for key, value in state.items()},
+        lambda state: {re.sub(r"^(blocks\.\d+)", r"\1._checkpoint_wrapped_module", k): v for k, v in state.items()},
+        lambda state: {re.sub(r"^blocks\.(\d+)", r"blocks.0.\1", key): value for key, value in state.items()},
+    ],
+    ids=["flat", "teacher", "backbone", "nested", "compiled", "prefixed", "checkpointed", "chunked"],
+)
+def test_wrappers_are_taken_off(wrap: object) -> None:
+    config, state = official.recognise(wrap(tiny()))
+    assert same(state)
+    assert config.depth == 2
+
+
+def test_teacher_and_student_are_kept_apart() -> None:
+    other = dinov3_names(VisionTransformer(TINY, seed=2))
+    both = {"teacher": tiny(), "student": other}
+    assert same(official.recognise(both)[1])
+    assert same(official.recognise(both, network="student")[1], seed=2)
+    flat = {f"{network}.{key}": value for network, state in both.items() for key, value in state.items()}
+    assert same(official.recognise(flat)[1])
+    with pytest.raises(UserError, match="no teacher, only a student"):
+        official.recognise({"student": other})
+
+
+def test_packed_gate_and_value_are_split_gate_first() -> None:
+    config = replace(TINY, ffn="swiglu", position="offset", position_grid=3, qkv_bias="qkv", init="dinov2")
+    model = VisionTransformer(config, seed=1)
+    _, state = official.recognise(dinov2_names(model), heads=2)
+    assert torch.equal(state["blocks.1.mlp.w1.weight"], model.blocks[1].mlp.w1.weight)
+    assert torch.equal(state["blocks.1.mlp.w2.bias"], model.blocks[1].mlp.w2.bias)
+
+
+def test_the_stored_key_bias_mask_is_not_used() -> None:
+    """Released files hold zeros, which would switch off all biases for good."""
+    config, state = official.recognise(tiny())
+    model = VisionTransformer(config)
+    official.load_strictly(model, state, file="tiny.pth")
+    assert model.blocks[0].attn.bias_mask.sum() == 2 * 32
+
+
+def test_heads_are_separated_and_recognised() -> None:
+    config = head.Config(hidden=12, bottleneck=6, prototypes=10, weight_norm="trainable", layers=2)
+    module = head.Head(32, config, seed=0)
+    checkpoint = {"teacher": {f"backbone.{key}": value for key, value in tiny().items()}}
+    checkpoint["teacher"] |= {f"ibot_head.{key}": value for key, value in module.state_dict().items()}
+    assert same(official.recognise(checkpoint)[1])
+    found, state = official.recognise_head(checkpoint, "ibot_head")
+    assert found == config
+    official.load_strictly(head.Head(32, found, seed=1), state, file="tiny.pth")
+    with pytest.raises(UserError, match="no dino_head, only: backbone, ibot_head"):
+        official.recognise_head(checkpoint, "dino_head")
+
+
+def test_keys_that_do_not_fit_are_all_listed() -> None:
+    config, state = official.recognise(tiny())
+    state["surprise"] = state.pop("blocks.1.norm2.weight")
+    state["norm.weight"] = torch.zeros(31)
+    model = VisionTransformer(config, seed=7)
+    before = model.norm.bias.clone()
+    expected = (
+        r"tiny\.pth.*1 missing: blocks\.1\.norm2\.weight; 1 unexpected: surprise; "
+        r"1 of another shape: norm\.weight \(31,\) instead of \(32,\)"
+    )
+    with pytest.raises(UserError, match=expected):
+        official.load_strictly(model, state, file="tiny.pth")
+    assert torch.equal(model.norm.bias, before)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "no backbone"),
+        ({"net.0.conv.weight": torch.zeros(1)}, "expected the key 'patch_embed.proj.weight', found net"),
+        ({"epoch": 3}, "'epoch' is a int"),
+    ],
+)
+def test_other_files_are_refused_with_what_was_found(state: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        official.recognise(state)
+
+
+def test_heads_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
+    config = replace(TINY, position="offset", position_grid=3, qkv_bias="qkv")
+    state = dict(VisionTransformer(config).state_dict())
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="put a config.json with num_attention_heads beside it"):
+        load(tmp_path / "weights.pth")
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}', encoding="utf-8")
+    backbone = load(tmp_path / "weights.pth")
+    assert isinstance(backbone, VisionTransformer)
+    assert backbone.config.heads == 2
+
+
+def test_each_release_wants_its_own_image_size() -> None:
+    assert official.pixels(VARIANTS["dinov3_vits16"]) == Pixels(size=256)
+    assert official.pixels(VARIANTS["dinov2_vits14"]) == Pixels(size=224)

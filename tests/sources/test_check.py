@@ -1,0 +1,91 @@
+"""A check counts exactly what was put there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinokit.sources.check import Spread, Unreadable, check
+from dinokit.sources.source import ArraySource, Subset, open_source
+from tests.images.hostile import deep_png, npy
+
+
+@pytest.fixture
+def pile(tmp_path: Path) -> Path:
+    """Nine readable images, two of them twice, and three that are not."""
+    draw = np.random.default_rng(0)
+    for number, (height, width) in enumerate([(20, 30), (40, 30), (300, 200), (64, 63)]):
+        Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(tmp_path / f"a{number}.png")
+    Image.new("L", (7, 9)).save(tmp_path / "b.jpg")
+    Image.new("RGBA", (32, 32)).save(tmp_path / "c.png")
+    (tmp_path / "d.png").write_bytes(deep_png(draw.integers(0, 65536, (32, 32, 3), dtype=np.uint16)))
+    (tmp_path / "e.npy").write_bytes(npy(draw.random((5, 64, 64))))
+    for copy, of in (("y0.png", "a0.png"), ("y1.png", "a0.png"), ("z.jpg", "a1.png")):
+        (tmp_path / copy).write_bytes((tmp_path / of).read_bytes())
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "empty too.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("text")
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_everything_is_counted(pile: Path, workers: int) -> None:
+    shown: list[object] = []
+    found = check(
+        open_source(str(pile)), workers=workers, shown=lambda items, total: [*items, shown.append(total)][:-1]
+    )
+    assert shown == [14]
+    assert (found.images, found.total, found.readable) == (14, 14, 11)
+    assert found.unreadable == (
+        Unreadable("empty too.png", "empty file (0 bytes)"),
+        Unreadable("empty.png", "empty file (0 bytes)"),
+        Unreadable("text.jpg", "not an image of a known format"),
+    )
+    assert found.bytes == sum(path.stat().st_size for path in pile.iterdir() if path.name != "text.jpg")
+    assert found.width == Spread(7, 30, 200)
+    assert found.height == Spread(9, 32, 300)
+    assert found.short_side == {"< 8": 1, "8-31": 5, "32-63": 3, "64-127": 1, "128-255": 1}
+    assert found.formats == {"PNG": 9, "JPEG": 1, "NPY": 1}  # by content: z.jpg is a PNG
+    assert found.modes == {"RGB": 7, "L": 1, "RGBA": 1, "RGB;16": 1}
+    assert found.channels == {"3": 9, "1": 1, "5": 1}
+    assert found.depths == {"uint8": 9, "float32": 2}
+    assert found.duplicates == 3
+    assert found.duplicate_groups == (("a0.png", "y0.png", "y1.png"), ("a1.png", "z.jpg"))
+    assert found.seconds_per_pass == pytest.approx(found.seconds)
+
+
+def test_the_channels_of_a_model_make_other_images_bad(pile: Path) -> None:
+    found = check(open_source(str(pile), channels=5), channels=5, workers=0)
+    assert found.channels == {"5": 1}
+    assert "5 channels wanted, the file holds RGBA" in [line.reason for line in found.unreadable]
+
+
+def test_a_sample_is_spread_over_the_source_and_stands_for_it(pile: Path) -> None:
+    found = check(open_source(str(pile)), limit=2, workers=0)
+    assert (found.images, found.total, found.readable) == (2, 14, 2)  # the first and the last
+    assert found.seconds_per_pass == pytest.approx(7 * found.seconds)
+    assert found.duplicates == 0
+
+
+def test_a_source_without_files_is_compared_by_its_pixels() -> None:
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[4] = images[1]
+    found = check(ArraySource(images), workers=0)
+    assert found.duplicate_groups == (("1", "4"),)
+    assert (found.readable, found.formats, found.bytes) == (6, {}, 6 * 3 * 64)
+
+
+def test_the_files_of_several_sources_and_of_a_part_are_files(pile: Path) -> None:
+    (pile / "mix.yaml").write_text(f"sources: [{{source: {pile}, weight: 1}}]")
+    whole = check(open_source(str(pile)))
+    for source in (open_source(str(pile / "mix.yaml")), Subset(open_source(str(pile)), np.arange(whole.total))):
+        found = check(source)
+        assert (found.formats, found.bytes, found.duplicates) == (whole.formats, whole.bytes, whole.duplicates)
+
+
+def test_nothing_readable_is_still_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    found = check(open_source(str(tmp_path)))
+    assert (found.readable, found.width, found.short_side, found.duplicates) == (0, None, {}, 0)
