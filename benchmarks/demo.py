@@ -10,7 +10,7 @@ import itertools
 import statistics
 from pathlib import Path
 
-from dinokit.commands import short
+import dinokit
 from dinokit.core.files import read_jsonl
 
 
@@ -42,7 +42,7 @@ def _result(data: str, chain: str, seed: int, out: Path) -> dict[str, float]:
     chains = {f"data.views.{crop}.chain": chain for crop in ("first", "second", "local")}
     # measured at the start and the end only: the test images are not there to choose a step by
     settings = {"seed": seed, "checkpoint_every": 1_000_000, "tensorboard": False, **chains}
-    code = short.pretrain("demo", data=data, out=run, settings=settings)
+    code = dinokit.pretrain("demo", data=data, out=run, settings=settings)
     assert code == 0, f"{run} was interrupted; the same command continues"
     lines = read_jsonl(run / "metrics.jsonl")
     measured = {line["model"]: line.get("top1@20", line.get("mAP")) for line in lines if "evaluation" in line}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import dinokit
 from dinokit.checkpoints.load import load
-from dinokit.commands import short
 from dinokit.core.errors import UserError
 from dinokit.models.vit import VisionTransformer
 from dinokit.peers.peer import assembled
@@ -73,14 +73,14 @@ def test_peers_are_frozen_and_cannot_hide_patches(tmp_path: Path, scramble: Scra
 
 def test_an_evaluation_stands_beside_its_baselines(tmp_path: Path, scramble: Scramble, make_folder: MakeFolder) -> None:
     model = f"hf/{saved(tmp_path / 'model', scramble)}"
-    rows = short.evaluate("knn", model=model, data=str(make_folder(*FILES)), device="cpu", settings={"k": (1,)})
+    rows = dinokit.evaluate("knn", model=model, data=str(make_folder(*FILES)), device="cpu", settings={"k": (1,)})
     assert list(rows) == [model, "random-init", "raw-pixels"]
     assert all(0 <= row["top1@1"] <= 100 for row in rows.values())
 
 
 def test_embed_writes_the_features_of_a_peer(tmp_path: Path, scramble: Scramble, make_folder: MakeFolder) -> None:
     model = f"hf/{saved(tmp_path / 'model', scramble)}"
-    short.embed(model=model, data=str(make_folder(*FILES)), out=tmp_path / "out", device="cpu")
+    dinokit.embed(model=model, data=str(make_folder(*FILES)), out=tmp_path / "out", device="cpu")
     assert numpy.load(tmp_path / "out" / "embeddings.npy").shape == (12, 16)
 
 
@@ -89,7 +89,7 @@ def test_a_peer_is_not_converted(tmp_path: Path, scramble: Scramble, monkeypatch
     monkeypatch.chdir(tmp_path)
     for layout, out in {"dinokit": "x.safetensors", "hf": "x"}.items():
         with pytest.raises(UserError, match="hf/model runs in another library; convert its weights file"):
-            short.convert(Path("hf/model"), tmp_path / out, to=layout)
+            dinokit.convert(Path("hf/model"), tmp_path / out, to=layout)
 
 
 def test_a_folder_that_is_not_there_is_not_sought_on_the_hub(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+import dinokit
 from dinokit import recipes
-from dinokit.commands import short
 from dinokit.core.errors import UserError
 from dinokit.planning import plan as planning
 from dinokit.planning.layout import layout
@@ -80,7 +80,7 @@ def test_a_distillation_is_not_planned_as_a_pretraining() -> None:
 )
 def test_machines_that_cannot_be_are_a_mistake(odd: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="must be positive"):
-        short.plan("demo", **({"tflops": 1.0} | odd))
+        dinokit.plan("demo", **({"tflops": 1.0} | odd))
 
 
 def test_an_absurd_batch_is_planned_as_fast_as_any_other() -> None:
