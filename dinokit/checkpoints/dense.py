@@ -7,11 +7,9 @@ of its weights, layers) and how images are shown to it, so that it can be used a
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -19,6 +17,7 @@ from torch import nn
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_atomic, write_json
+from dinokit.core.ownership import digest_of_weights
 from dinokit.models import dense_head, depth_head, dpt, foreground_head
 from dinokit.models.features import Backbone
 
@@ -45,15 +44,6 @@ class About:
     crop: int | None = None  # pixels; side of a window, None sees images whole
     stride: int = 1  # pixels; from one window to the next
     details: Mapping[str, Any] = field(default_factory=dict)  # of the task: classes and colours, the range of depths
-
-
-def digest(network: nn.Module) -> str:
-    """Return a digest of a network's weights; what has none, such as raw pixels, gives that of nothing."""
-    found = blake2b(digest_size=16)
-    for name, value in sorted(network.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def save_head(folder: Path, head: nn.Module, about: About) -> None:
@@ -104,7 +94,7 @@ def check_model(about: About, backbone: Backbone, *, model: str) -> None:
     Raises:
         UserError: names both models.
     """
-    if digest(backbone) != about.digest:
+    if digest_of_weights(backbone) != about.digest:
         raise UserError(
             f"the head was trained on {about.model}, whose weights are not those of {model}; give that model as --model"
         )

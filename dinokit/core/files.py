@@ -5,6 +5,7 @@ as \\udcXX, which JSON and YAML read back as what they were.
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,9 @@ def write_atomic(path: Path) -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say whose
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -40,9 +44,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors=ODD_BYTES)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with write_atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write one JSON value atomically, indented for people."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write one JSON value atomically, indented for people; numbers that are not finite, which JSON lacks, as null."""
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
@@ -98,6 +108,14 @@ def check_result(out: Path) -> None:
     if out.is_dir():
         raise UserError(f"{out} is a folder; --out takes a file such as {out / 'result.json'}")
     check_writable(out.parent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

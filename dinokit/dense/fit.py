@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dinokit.checkpoints.dense import digest
 from dinokit.config import to_plain
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import write_atomic
 from dinokit.core.log import info, progress
+from dinokit.core.ownership import digest_of_weights
 from dinokit.core.seed import seed_torch
 from dinokit.dense.maps import Layers, at_pixels, encode, frozen
 from dinokit.models.features import Backbone
@@ -118,7 +118,7 @@ def fit(
     optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     state = None if folder is None else folder / _STATE
     about = _about(members, training)
-    about |= {"backbone": digest(backbone), "layers": to_plain(layers), "norm": norm, "data": to_plain(data)}
+    about |= {"backbone": digest_of_weights(backbone), "layers": to_plain(layers), "norm": norm, "data": to_plain(data)}
     step, losses = _resumed(state, heads, optimiser, about=about)
     recent = losses[-100:]
     for now in progress(range(step, training.iterations), training.iterations - step):

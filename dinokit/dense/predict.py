@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinokit.checkpoints.dense import About, check_model, digest, load_head
+from dinokit.checkpoints.dense import About, check_model, load_head
 from dinokit.checkpoints.load import load
 from dinokit.config import to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import check_writable, write_json, write_jsonl
 from dinokit.core.log import progress
+from dinokit.core.ownership import digest_of_weights
 from dinokit.dense import draw, draw_depth
 from dinokit.dense.embedding import Skipped
 from dinokit.dense.maps import frozen, predictor, prepared
@@ -93,7 +94,7 @@ def apply(
     writer = WRITERS[about.task]
     source = open_source(data, split=split, channels=backbone.channels)
     check_writable(out)
-    _check_same(out, {"data": data, "split": split, "weights": digest(head), "head": to_plain(about)})
+    _check_same(out, {"data": data, "split": split, "weights": digest_of_weights(head), "head": to_plain(about)})
     writer.legend(out / "legend.png", about)
     names, bad, written, there = _names(source), [], 0, 0
     with frozen(backbone):

@@ -21,11 +21,12 @@ import torch
 from torch import nn
 
 from dinokit.annotations.depths import Depths, open_depths, splits_of
-from dinokit.checkpoints.dense import About, check_model, digest, load_head, save_head
+from dinokit.checkpoints.dense import About, check_model, load_head, save_head
 from dinokit.config import differences
 from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
+from dinokit.core.ownership import digest_of_weights
 from dinokit.dense.depth_lesson import Lesson, seen
 from dinokit.dense.fit import Member, Training, fit
 from dinokit.dense.maps import Layers, frozen, predictor, prepared
@@ -122,7 +123,7 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
             about = About(
                 task="depth",
                 model=backbone.name,
-                digest=digest(backbone),
+                digest=digest_of_weights(backbone),
                 layers=layers,
                 short=short,
                 crop=windows.crop,

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs
-from dinokit.checkpoints.dense import About, digest, save_head
+from dinokit.checkpoints.dense import About, save_head
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
+from dinokit.core.ownership import digest_of_weights
 from dinokit.dense.logistic import Solution, logistic
 from dinokit.dense.maps import encode, frozen, pad, prepared
 from dinokit.metrics.precision import average_precision
@@ -86,7 +87,7 @@ def learn(backbone: Backbone, config: Config) -> tuple[ForegroundHead, About, di
     about = About(
         task="foreground",
         model=backbone.name,
-        digest=digest(backbone),
+        digest=digest_of_weights(backbone),
         short=config.size,
         crop=2 * config.size,  # an image of up to 1 : 2 is seen whole, a panorama by windows
         stride=config.size,

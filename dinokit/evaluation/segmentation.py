@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
-from dinokit.checkpoints.dense import About, digest, save_head
+from dinokit.checkpoints.dense import About, save_head
 from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
+from dinokit.core.ownership import digest_of_weights
 from dinokit.core.seed import generator
 from dinokit.dense.crops import Crops, crop_pair
 from dinokit.dense.embedding import normalised
@@ -245,7 +246,7 @@ def _about(backbone: Backbone, protocol: Protocol, train: Pairs, *, size: int) -
     return About(
         task="segmentation",
         model=backbone.name,
-        digest=digest(backbone),
+        digest=digest_of_weights(backbone),
         layers=protocol.layers,
         short=size,
         crop=size,

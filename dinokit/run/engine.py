@@ -21,6 +21,7 @@ from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.log import info, warn
+from dinokit.core.ownership import only_owner
 from dinokit.run import ranks
 from dinokit.run.bad_images import BadImages
 from dinokit.run.feed import Supply, feed
@@ -29,7 +30,7 @@ from dinokit.run.handover import next_stage, opened
 from dinokit.run.monitor import Monitor
 from dinokit.run.opening import record_start, say_timeline, say_what_runs
 from dinokit.run.progress import Journal
-from dinokit.run.resume import check_experiment, newest, only_run
+from dinokit.run.resume import check_experiment, newest
 from dinokit.run.stop import Stop, stop_requests
 from dinokit.run.trackers import Trackers
 from dinokit.sources.source import Source, open_source
@@ -64,7 +65,7 @@ def pretrain(
     if dist.is_main():
         check_experiment(run, config)
     source = open_source(experiment.data.source, channels=experiment.backbone.channels, split=None)
-    with only_run(run) if dist.is_main() else nullcontext():
+    with only_owner(run.path, doing="trains in") if dist.is_main() else nullcontext():
         if dist.is_main():
             run.create(configuration.to_yaml(config))
             for line in run.set_damaged_aside():

@@ -1,13 +1,9 @@
-"""Opening a run's folder: nobody else trains in it, it holds this experiment, and its newest checkpoint is loaded."""
-
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Opening a run's folder: it holds this experiment, and its newest checkpoint is loaded."""
 
 from dinokit import config as configuration
 from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError, reason
+from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl, write_jsonl
 from dinokit.core.log import info
 from dinokit.run.bad_images import forget_later
@@ -15,24 +11,6 @@ from dinokit.run.guard import forget_repeated
 from dinokit.sources.source import same_source
 from dinokit.training.config import TrainConfig
 from dinokit.training.step import Trainer
-
-
-@contextmanager
-def only_run(run: RunFolder) -> Iterator[None]:
-    """Keep a second process out of the folder; the lock goes with the process, however it ends."""
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        lock = (run.path / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {run.path}: {reason(error)}; choose another --out") from error
-    try:
-        # lockf, not flock: a loader process that outlives a killed run must not inherit the lock
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except (BlockingIOError, PermissionError) as error:
-        raise UserError(f"another process trains in {run.path}; wait for it or choose another --out") from error
-    finally:
-        lock.close()
 
 
 def check_experiment(run: RunFolder, config: TrainConfig) -> None:

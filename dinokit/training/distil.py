@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dinokit.checkpoints.dense import digest
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import MODEL
 from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.log import info
+from dinokit.core.ownership import digest_of_weights
 from dinokit.health import vitals
 from dinokit.health.probe import open_probe
 from dinokit.models.architecture import Architecture, Network
@@ -262,7 +262,7 @@ class Distillation(Trainer):
 
     def _digest(self) -> Tensor:
         """Return 16 bytes that tell the teacher's weights."""
-        return torch.frombuffer(bytearray.fromhex(digest(self.teacher)), dtype=torch.uint8)
+        return torch.frombuffer(bytearray.fromhex(digest_of_weights(self.teacher)), dtype=torch.uint8)
 
 
 def _parts(learners: Mapping[str, Learner]) -> dict[str, nn.Module]:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinokit.checkpoints.dense import About, check_model, digest, load_head, save_head
+from dinokit.checkpoints.dense import About, check_model, load_head, save_head
 from dinokit.core.errors import UserError
+from dinokit.core.ownership import digest_of_weights
 from dinokit.models.dense_head import Config, LinearHead
 from dinokit.models.vit import VisionTransformer
 
@@ -26,7 +27,7 @@ def test_a_head_comes_back_as_it_was(tmp_path: Path, make_vit: MakeVit) -> None:
 
 
 def test_a_head_knows_the_model_it_belongs_to(make_vit: MakeVit) -> None:
-    about = About(task="depth", model="runs/a", digest=digest(make_vit()))
+    about = About(task="depth", model="runs/a", digest=digest_of_weights(make_vit()))
     check_model(about, make_vit(), model="runs/copy")
     with pytest.raises(UserError, match="trained on runs/a, whose weights are not those of runs/b"):
         check_model(about, make_vit(seed=1), model="runs/b")

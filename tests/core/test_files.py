@@ -1,12 +1,22 @@
 """Files are whole or absent."""
 
+import json
+import math
 import os
 from pathlib import Path
 
 import pytest
 
 from dinokit.core.errors import UserError
-from dinokit.core.files import append_jsonl, check_writable, read_jsonl, write_atomic, write_jsonl, write_text
+from dinokit.core.files import (
+    append_jsonl,
+    check_writable,
+    read_jsonl,
+    write_atomic,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -45,3 +55,14 @@ def test_a_place_that_cannot_be_written_is_known_before_and_left_as_it_was(tmp_p
     for place in ("/proc/nowhere", "/dev/full/x"):
         with pytest.raises(UserError, match=f"cannot write to {place}"):
             check_writable(Path(place))
+
+
+def test_json_holds_no_number_that_json_lacks(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": math.nan, "b": [1.5, math.inf], "c": (2, None)})
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None], "c": [2, None]}
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left.*result.json"), write_atomic(tmp_path / "result.json"):
+        Path("/dev/full").write_bytes(bytes(4096))

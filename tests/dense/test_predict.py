@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.checkpoints.dense import About, digest
+from dinokit.checkpoints.dense import About
 from dinokit.core.errors import UserError
+from dinokit.core.ownership import digest_of_weights
 from dinokit.dense.predict import WRITERS, apply
 from dinokit.models.dense_head import Config, LinearHead
 from dinokit.models.foreground_head import Config as ForegroundConfig
@@ -25,7 +26,7 @@ def bright(crop: int | None = None) -> tuple[LinearHead, About]:
     head.classify.weight.copy_(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 48, 1, 1))
     head.classify.bias.copy_(torch.tensor([24.0, -24.0]))
     details = {"classes": ["dark", "light"], "colours": COLOURS}
-    return head, About("segmentation", "pixels", digest(BACKBONE), crop=crop, stride=8, details=details)
+    return head, About("segmentation", "pixels", digest_of_weights(BACKBONE), crop=crop, stride=8, details=details)
 
 
 def picture(path: Path) -> None:
