@@ -79,7 +79,7 @@ def load_demo(name: str, *, split: str, channels: int) -> DemoImages:
 
 
 def _fashion(split: str, channels: int) -> DemoImages:
-    with (files("dinokit.data") / "assets" / "fashion_mnist_10k_2k.npz").open("rb") as file, np.load(file) as arrays:
+    with (files("dinokit.sources") / "assets" / "fashion_mnist_10k_2k.npz").open("rb") as file, np.load(file) as arrays:
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int64)
     gray = torch.from_numpy(images)[:, None]  # [sample, 1, 28, 28]
     keys = tuple(f"fashion/{split}/{index:05d}" for index in range(len(images)))
@@ -102,7 +102,7 @@ def _fashion_placed(split: str, channels: int) -> DemoImages:
 
 
 def _emoji(_: str, channels: int) -> DemoImages:
-    path = files("dinokit.data") / "assets" / "emoji_noto_twemoji_64.zip"
+    path = files("dinokit.sources") / "assets" / "emoji_noto_twemoji_64.zip"
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         entries = json.loads(archive.read("labels.json"))
         keys = tuple(f"{style}/{entry['id']}.webp" for style in _STYLES for entry in entries)

@@ -12,8 +12,7 @@ from dinokit.run import engine
 from dinokit.training import students
 from dinokit.training.config import TrainConfig
 from dinokit.views import multicrop
-
-from .training.test_engine import config
+from tests.run.test_engine import config
 
 
 def test_crops_of_the_teacher_are_brought_to_the_students_patches(

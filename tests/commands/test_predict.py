@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from dinokit import cli
 from dinokit.checkpoints.load import header
 from tests.conftest import ARCHITECTURE, MakeVit
-
-from .evaluation.dense_data import squares
+from tests.evaluation.dense_data import squares
 
 
 def run(*words: object) -> int:

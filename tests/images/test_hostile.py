@@ -59,7 +59,7 @@ def test_every_hostile_file_is_decoded_or_reported(capfd: pytest.CaptureFixture[
 
 SCRIPT = """
 import resource, signal
-from dinokit.data.decode import BadImage, decode
+from dinokit.images.decode import BadImage, decode
 from tests.data.hostile import bombs
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pages = int(open("/proc/self/statm").read().split()[0])
