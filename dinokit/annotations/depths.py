@@ -16,12 +16,13 @@ import numpy
 from jaxtyping import Float32
 from PIL import Image
 
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.errors import UserError
 from dinokit.core.hub import library
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage, reasons
 from dinokit.images.decode import EXTENSIONS, decode
-from dinokit.sources.folders import SPLITS, existing_folder, walk
+from dinokit.sources.folders import existing_folder, walk
+from dinokit.sources.splits import choose_split, split_folders
 
 ENDINGS = (".png", ".tif", ".tiff", ".npy", ".exr")
 _KITTI = (352, 1216)  # rows, columns at the bottom, in the middle, of which KITTI's images are used
@@ -110,7 +111,7 @@ def splits_of(data: str) -> tuple[str, ...]:
     layout = _layout(root)
     if layout is not None:
         return tuple(split for split, names in layout.lists.items() if any((root / name).is_file() for name in names))
-    return tuple(name for name in SPLITS if (root / name / "images").is_dir())
+    return tuple(name for name, folder in split_folders(root).items() if (folder / "images").is_dir())
 
 
 def open_depths(data: str, *, split: str | None = None, channels: int = 3, units: float | None = None) -> Depths:
@@ -123,16 +124,12 @@ def open_depths(data: str, *, split: str | None = None, channels: int = 3, units
         UserError: names what is missing.
     """
     root, known = existing_folder(data), splits_of(data)
-    if split is not None and split not in known:
-        if not known:
-            raise UserError(f"{data} has no splits such as '{split}'; it takes train/ and val/ with images/ and depth/")
-        raise unknown_name("split", split, known)
-    chosen = split or (known[0] if known else "")
+    chosen = choose_split(data, split, known) or ""
     layout = _layout(root)
     if layout is not None:
         images, depths = _listed(root, layout, chosen)
         return Depths(data, layout, images, depths, channels, units or layout.units)
-    images, depths = _matched(root / chosen)
+    images, depths = _matched(split_folders(root)[chosen] if chosen else root)
     return Depths(data, FOLDER, images, depths, channels, units or FOLDER.units)
 
 

@@ -21,11 +21,12 @@ from PIL import Image
 
 from dinokit.annotations.labelled_masks import LAYOUTS, Listing, listed
 from dinokit.annotations.masks import Meaning, class_ids, described
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.errors import UserError
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage, reasons
 from dinokit.images.decode import EXTENSIONS, decode
-from dinokit.sources.folders import SPLITS, existing_folder, walk
+from dinokit.sources.folders import existing_folder, walk
+from dinokit.sources.splits import SPLITS, choose_split, split_folders
 
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif")
 _CUT_OUT = Meaning(("background", "foreground"), ((0, 0, 0), (255, 255, 255)), {0: 0, 255: 1})
@@ -78,7 +79,7 @@ def pair_splits(data: str) -> tuple[str, ...]:
     if official is not None:
         lists = root / "ImageSets" / "Segmentation"
         return ("train", "val", *(("trainaug",) if (lists / "trainaug.txt").is_file() else ()))
-    return tuple(name for name in SPLITS if (root / name / "images").is_dir() or (root / "images" / name).is_dir())
+    return tuple(name for name in SPLITS if _folders(root, name)[0].is_dir())
 
 
 def open_pairs(data: str, *, split: str | None = None, channels: int = 3) -> Pairs:
@@ -89,13 +90,7 @@ def open_pairs(data: str, *, split: str | None = None, channels: int = 3) -> Pai
     """
     root = existing_folder(data)
     known = pair_splits(data)
-    if split is not None and split not in known:
-        if not known:
-            raise UserError(
-                f"{data} has no splits such as '{split}'; it takes train/ and val/, each with images/ and masks/"
-            )
-        raise unknown_name("split", split, known)
-    chosen = split or (known[0] if known else "")
+    chosen = choose_split(data, split, known) or ""
     official = _official(root)
     if official is not None:
         return Pairs(data, official(root, chosen), channels)
@@ -116,9 +111,11 @@ def _official(root: Path) -> Callable[[Path, str], Listing] | None:
 
 
 def _folders(root: Path, split: str) -> tuple[Path, Path]:
-    if split and (root / split / "images").is_dir():
-        return root / split / "images", root / split / "masks"
-    return root / "images" / split, root / "masks" / split
+    whole = split_folders(root).get(split)
+    if whole is not None and (whole / "images").is_dir():
+        return whole / "images", whole / "masks"
+    images, masks = root / "images", root / "masks"
+    return split_folders(images).get(split, images / split), split_folders(masks).get(split, masks / split)
 
 
 def _matched(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:

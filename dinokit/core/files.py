@@ -50,6 +50,36 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def read_text(path: Path) -> str:
+    """Read a text that a person wrote, in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        UserError: if it cannot be opened, or is of another encoding.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot open {path}: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text of UTF-8 (byte {error.start}); save it as UTF-8") from error
+    if "\0" in text:
+        raise UserError(f"{path} is no text of UTF-8 (it holds zeros, as UTF-16 does); save it as UTF-8")
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON that a person or another program wrote.
+
+    Raises:
+        UserError: if it cannot be opened, or is no JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, also brackets without end
+        raise UserError(f"{path} is no JSON: {error}") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON value atomically, indented for people; numbers that are not finite, which JSON lacks, as null."""
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -4,6 +4,7 @@ import numpy
 from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
+from dinokit.core.order import evenly
 from dinokit.dense.draw import rgb
 from dinokit.images import intensity
 
@@ -28,7 +29,7 @@ def joined(
     for picture, left in zip(shown, lefts):
         page.paste(picture, (left, 0))
     pen = ImageDraw.Draw(page)
-    chosen = numpy.linspace(0, len(right) - 1, min(MOST, len(right))).round().astype(int)
+    chosen = evenly(MOST, len(right))
     for index in sorted(chosen.tolist(), key=lambda index: bool(right[index])):  # right ones above wrong ones
         colour = RIGHT if right[index] else WRONG
         ends = [

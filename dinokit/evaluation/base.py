@@ -20,7 +20,7 @@ from dinokit.core.errors import UserError, unknown_name
 from dinokit.dense.embedding import Embeddings, extract, unit
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels, RawPixels
-from dinokit.sources.source import evenly, labelled, open_source, splits
+from dinokit.sources.source import labelled, open_source, splits, thinned
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
@@ -123,8 +123,7 @@ def features(backbone: Backbone, data: str, *, split: str | None, limit: int | N
         UserError: if no image of some class can be read.
     """
     source = labelled(open_source(data, split=split, channels=backbone.channels))
-    if limit is not None:
-        source = evenly(source, limit)
+    source = source if limit is None else thinned(source, limit)
     result = extract(backbone, source)
     lost = [] if source.labels is None else numpy.setdiff1d(source.labels, source.labels[result.indices]).tolist()
     if lost:

@@ -26,6 +26,7 @@ from dinokit.config import differences
 from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
+from dinokit.core.order import evenly
 from dinokit.core.ownership import digest_of_weights
 from dinokit.dense.depth_lesson import Lesson, seen
 from dinokit.dense.fit import Member, Training, fit
@@ -151,7 +152,7 @@ def measure(
     found = []
     with frozen(backbone) as device:
         predict = predictor(backbone, head.to(device), layers=layers)
-        for index in progress(numpy.linspace(0, len(test) - 1, count).round().astype(int).tolist(), count):
+        for index in progress(evenly(count, len(test)).tolist(), count):
             image, truth = test.read(index)
             values = prepared(image, backbone, short=short)
             values = augmented(values, predict, size=truth.shape, windows=windows, flip=True)

@@ -28,6 +28,7 @@ from dinokit.config import differences
 from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
+from dinokit.core.order import evenly
 from dinokit.dense.correspond import lattice, nearest, sampled
 from dinokit.dense.draw import save
 from dinokit.dense.lines import joined
@@ -106,8 +107,8 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     }
     if out is not None:
         write_json(out / "matching.json", result | {"each": best.each})
-        chosen = numpy.linspace(0, len(best.matches) - 1, min(DRAWN, len(best.matches))).round().astype(int)
-        for index in chosen.tolist():
+        chosen = evenly(DRAWN, len(best.matches)).tolist()
+        for index in chosen:
             one = best.matches[index]
             first, second = (read_image(path, channels=backbone.channels) for path in one.images)
             save(joined((first, second), one.points, one.right), out / f"{index:05d}.png")
@@ -152,8 +153,7 @@ def _limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
         kinds.setdefault(pair.name, []).append(index)
     chosen = []
     for indices in kinds.values():
-        places = numpy.linspace(0, len(indices) - 1, min(limit or len(indices), len(indices))).round().astype(int)
-        chosen += [indices[place] for place in places]
+        chosen += [indices[place] for place in evenly(limit, len(indices)).tolist()]
     return [pairs[index] for index in sorted(chosen)]
 
 

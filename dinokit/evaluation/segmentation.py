@@ -26,6 +26,7 @@ from dinokit.checkpoints.dense import About, save_head
 from dinokit.core.errors import UserError, check_least
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
+from dinokit.core.order import evenly
 from dinokit.core.ownership import digest_of_weights
 from dinokit.core.seed import generator
 from dinokit.dense.crops import Crops, crop_pair
@@ -146,7 +147,7 @@ def measure(
     """Predict every test image at the size of its mask, and count."""
     classes = len(test.meaning.classes)
     total = numpy.zeros((classes, classes), dtype=numpy.int64)
-    indices = numpy.linspace(0, len(test) - 1, _count(test, limit)).round().astype(int).tolist()
+    indices = evenly(limit, len(test)).tolist()
     several = len(protocol.ratios) > 1 or protocol.flip
     with frozen(backbone):
         predict = predictor(backbone, head, layers=protocol.layers)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.core import dist
+from dinokit.core.order import evenly
 from dinokit.health.places import places
 from dinokit.health.probe import Look
 
@@ -92,7 +93,7 @@ MEASURES = (ranks, spread, agreement, lengths, dense, knn)  # each: Seen -> name
 def some_patches(patches: Float32[Tensor, "image patch dim"]) -> Float32[Tensor, "sample dim"]:
     """Return a few evenly spaced patches of every image."""
     count = patches.shape[1]
-    places = torch.linspace(0, count - 1, min(_PATCHES, count)).round().long()
+    places = torch.from_numpy(evenly(_PATCHES, count))
     return patches[:, places].flatten(0, 1)
 
 

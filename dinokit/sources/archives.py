@@ -24,6 +24,8 @@ from dinokit.core.log import info, warn
 from dinokit.images.bad_image import BadImage
 from dinokit.sources import location
 from dinokit.sources.base import EncodedSource
+from dinokit.sources.splits import SPLITS as SPLIT_NAMES
+from dinokit.sources.splits import known_splits, split_name
 from dinokit.sources.table import (
     DOMAINS,
     LABELS,
@@ -33,8 +35,6 @@ from dinokit.sources.table import (
     Table,
     Texts,
     column,
-    known_splits,
-    split_name,
     table_of_paths,
 )
 
@@ -139,11 +139,13 @@ def table_of_indexes(files: Sequence[str], indexes: Sequence[Index], *, root: st
     keys = Texts(f"{os.path.basename(file)}/{name}" for file, index in zip(files, indexes) for name in index.names)
     inside = table_of_paths(Texts.concatenate([index.names for index in indexes]))
     split = _repeated([_split_of(os.path.relpath(file, root)) for file in files], indexes)
+    split = split or _joined([index.split for index in indexes], indexes)
     return Table(
         keys=keys,
         label=_joined([index.label for index in indexes], indexes) or inside.label,
         domain=_joined([index.domain for index in indexes], indexes),
-        split=split or _joined([index.split for index in indexes], indexes) or inside.split,
+        split=split or inside.split,
+        partial=split is None and inside.partial,
     )
 
 
@@ -222,7 +224,7 @@ def _unpacked(data: bytes, packing: int, whole: int) -> bytes:
 def _split_of(path: str) -> str:
     """Return the split that a file's folder or name tells, '' if none."""
     words = path.replace("\\", "/").replace("_", "-").replace(".", "-").replace("/", "-").split("-")
-    return next((split_name(word) for word in words if split_name(word) in ("train", "val", "test")), "")
+    return next((split_name(word) for word in words if split_name(word) in SPLIT_NAMES), "")
 
 
 def _repeated(words: Sequence[str], indexes: Sequence[Index]) -> Column | None:

@@ -10,6 +10,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from dinokit.core.order import evenly
 from dinokit.images import intensity
 from dinokit.images.decode import decode
 from dinokit.sources.sampler import Mix
@@ -146,9 +147,9 @@ def digest(*parts: bytes | str | Shaped[np.ndarray, "..."]) -> str:
     return found.hexdigest()
 
 
-def evenly(source: Source, count: int) -> Subset:
-    """Return evenly spaced images: quick to measure, and in a sorted folder every class keeps its share."""
-    return Subset(source, np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64))
+def thinned(source: Source, count: int | None) -> Subset:
+    """Return so many evenly spaced images, None all: in a sorted folder every class keeps its share."""
+    return Subset(source, evenly(count, len(source)))
 
 
 def labelled(source: Source) -> Source:

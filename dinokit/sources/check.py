@@ -18,7 +18,7 @@ from dinokit.core.prefetch import ahead
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage
 from dinokit.images.decode import decode, describe
-from dinokit.sources.base import Source, evenly
+from dinokit.sources.base import Source, thinned
 
 SIDES = (8, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # pixels; edges of the classes of the short side
 LISTED = 1000  # groups of duplicates; all are counted
@@ -90,7 +90,7 @@ def check(
         workers: threads that read.
         shown: passes the images on, one by one, to show how far it is.
     """
-    rows = evenly(source, len(source) if limit is None else limit).rows
+    rows = thinned(source, limit).rows
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("format", "mode", "channels", "depth")}
     widths, heights, places, digests = array("I"), array("I"), array("q"), bytearray()
     unreadable, size = [], 0

@@ -8,8 +8,9 @@ from dinokit.images.bad_image import BadImage
 from dinokit.images.decode import EXTENSIONS
 from dinokit.sources import location
 from dinokit.sources.base import EncodedSource, Source
-from dinokit.sources.folders import existing_folder, folder_splits, sub_folders, walk
-from dinokit.sources.table import ColumnBuilder, Table, Texts, choose_split, table_of_paths
+from dinokit.sources.folders import existing_folder, sub_folders, walk
+from dinokit.sources.splits import choose_split, folder_splits
+from dinokit.sources.table import ColumnBuilder, Table, Texts, table_of_paths
 
 
 @final
@@ -34,8 +35,9 @@ def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
     If its images all lie in (two or more) sub-folders, the first level gives the labels.
     """
     top = existing_folder(spec)
-    chosen = choose_split(spec, split, folder_splits(spec))
-    root = top / chosen if chosen else top
+    splits = folder_splits(top)
+    chosen = choose_split(spec, split, tuple(splits))
+    root = splits[chosen] if chosen else top
     paths, others = _image_files(root)
     if not paths:
         seen = f"{others} other file{'s' if others != 1 else ''} seen" if others else "no files at all"
@@ -43,7 +45,7 @@ def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
     table = Table(keys=Texts(paths))
     # the classes of all splits, so that a label means the same in train and in test
     classes = {path.split("/", 1)[0] for path in paths}
-    classes = classes.union(*(sub_folders(top / name) for name in folder_splits(spec))) if chosen else classes
+    classes = classes.union(*map(sub_folders, splits.values())) if chosen else classes
     if all("/" in path for path in paths) and len(classes) > 1:
         labels = ColumnBuilder(sorted(classes))
         for path in paths:

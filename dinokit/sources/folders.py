@@ -7,8 +7,6 @@ from pathlib import Path
 
 from dinokit.core.errors import UserError, reason
 
-SPLITS = ("train", "val", "test")
-
 
 def existing_folder(spec: str) -> Path:
     """Return the folder that a spec names.
@@ -21,13 +19,6 @@ def existing_folder(spec: str) -> Path:
         return root
     where = "" if root.is_absolute() else f" (looked in the current folder {Path.cwd()})"
     raise UserError(f"no folder {spec}{where}; give the path of a folder of images, or demo:fashion")
-
-
-def folder_splits(spec: str) -> tuple[str, ...]:
-    """Return the sub-folders train, val and test, if there are train and another one."""
-    root = existing_folder(spec)
-    found = tuple(name for name in SPLITS if (root / name).is_dir())
-    return found if len(found) >= 2 and found[0] == "train" else ()
 
 
 def hidden(path: str) -> bool:

@@ -14,14 +14,16 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from dinokit.core.errors import UserError
+from dinokit.core.order import evenly
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage
 from dinokit.images.decode import EXTENSIONS
 from dinokit.sources import datasets_hub, folders, location, manifest, mixture, parquet, shards, zipped
-from dinokit.sources.base import Source, Subset, digest, evenly, labelled
+from dinokit.sources.base import Source, Subset, digest, labelled, thinned
 from dinokit.sources.demo import demo_splits, load_demo
 from dinokit.sources.files import open_folder, open_list, open_pattern, open_prefix
-from dinokit.sources.table import Texts, choose_split
+from dinokit.sources.splits import choose_split, folder_splits, split_folders
+from dinokit.sources.table import Texts
 
 __all__ = [
     "ArraySource",
@@ -29,12 +31,12 @@ __all__ = [
     "Source",
     "Subset",
     "absolute",
-    "evenly",
     "is_gray",
     "labelled",
     "open_source",
     "same_source",
     "splits",
+    "thinned",
 ]
 
 _DEMO = "demo:"
@@ -90,7 +92,7 @@ def splits(spec: str) -> tuple[str, ...]:
         return tuple(name for name in each[0] if all(name in known for known in each))
     opener = _opener(spec)
     if opener is open_folder:
-        return folders.folder_splits(spec)
+        return tuple(folder_splits(Path(spec)))
     return opener(spec, split=None, channels=3).splits
 
 
@@ -113,7 +115,7 @@ def absolute(spec: str) -> str:
 def is_gray(source: Source, *, looked_at: int = 32) -> bool:
     """Tell whether some evenly spaced images of a source of three channels are all gray; no if none is readable."""
     found = []
-    for index in np.linspace(0, len(source) - 1, min(looked_at, len(source))).round().astype(np.int64).tolist():
+    for index in evenly(looked_at, len(source)).tolist():
         with suppress(BadImage):
             image = source.read(index, min_side=32)
             found.append(bool((image == image[:1]).all()))
@@ -211,8 +213,9 @@ def _by_content(paths: Iterable[str]) -> Opener | None:
 
 def _may_hold_large_files(root: str) -> bool:
     """Look at the top, which is quick; the walk through a million images is left to whoever opens them."""
-    tops = [Path(root), *(Path(root, name) for name in ("data", *folders.SPLITS))]
-    return any(location.suffix(name) in _LARGE_FILES for top in tops if top.is_dir() for name in os.listdir(top))
+    tops = [Path(root), *split_folders(Path(root)).values()]
+    tops += [data] if (data := Path(root, "data")).is_dir() else []
+    return any(location.suffix(name) in _LARGE_FILES for top in tops for name in os.listdir(top))
 
 
 def _is_mixture(spec: str) -> bool:

@@ -15,7 +15,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage
-from dinokit.sources.base import Source, evenly
+from dinokit.sources.base import Source, thinned
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def stats(
     Raises:
         UserError: if no image is readable.
     """
-    chosen = evenly(source, len(source) if limit is None else limit)
+    chosen = thinned(source, limit)
     mean, within, between = (np.zeros(source.channels) for _ in range(3))
     low, high = np.full(source.channels, np.inf), np.full(source.channels, -np.inf)
     images, first = 0, ""

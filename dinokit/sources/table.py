@@ -12,16 +12,14 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.errors import UserError
+from dinokit.sources.splits import choose_split, known_splits, named_as_splits, split_name
 
 # in any case; of several, the first
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "url")
 LABELS = ("label", "class", "class_name", "cls", "category", "fine_label")
 DOMAINS = ("domain", "style")
 SPLITS = ("split", "subset")
-
-_SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
-_FIRST_SPLITS = ("train", "val", "test")
 
 
 @final
@@ -96,6 +94,7 @@ class Table:
     label: Column | None = None
     domain: Column | None = None
     split: Column | None = None
+    partial: bool = False  # what has no split is passed over, as a file beside the folders train and val
 
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits, the default first; empty unless there are train and another one."""
@@ -111,9 +110,9 @@ class Table:
         if chosen is None or self.split is None:
             return np.arange(len(self.keys))
         lost = np.flatnonzero(self.split.codes < 0)
-        if len(lost):
+        if len(lost) and not self.partial:
             raise UserError(f"{self.keys[int(lost[0])]} of {spec} has no split; give every image one, or none")
-        names = np.array([split_name(word) for word in self.split.words])
+        names = np.array([*map(split_name, self.split.words), ""])  # -1 stays without
         return np.flatnonzero(names[self.split.codes] == chosen)
 
     def labels(self, rows: Int64[np.ndarray, "row"]) -> tuple[tuple[str, ...], Int64[np.ndarray, "row"] | None]:
@@ -131,55 +130,34 @@ class Table:
 
 
 def table_of_paths(paths: Texts) -> Table:
-    """Build a table from paths with '/': folders `train` and `val` or `test` are splits, the folders below classes.
+    """Build a table from paths with '/': folders named as splits are splits, the folders below classes.
 
-    Folders that all paths share are passed over. There are labels if all images lie in (two or more) folders.
+    What lies beside such folders is in no split. Folders that all paths share are passed over. There are labels if all
+    images lie in (two or more) folders.
     """
     if b"/" not in paths.joined:  # quick, for shards of millions
         return Table(keys=paths)
     shared = shared_folder(paths)
     parts = [path[len(shared) :].split("/", 2) for path in paths]
     folders = [part[0] if len(part) > 1 else "" for part in parts]
-    if known_splits(set(folders)) and "" not in folders and set(map(split_name, folders)) <= set(_FIRST_SPLITS):
-        classes = [part[1] if len(part) > 2 else "" for part in parts]
-        return Table(keys=paths, label=_classes(classes), split=_column(folders))
-    return Table(keys=paths, label=_classes(folders))
+    splits = named_as_splits(set(folders), where=shared or "the archive")
+    if not known_splits(splits):
+        return Table(keys=paths, label=_classes(folders))
+    inside = set(splits.values())
+    classes = [part[1] if len(part) > 2 else "" for part in parts if part[0] in inside]
+    known = _classes(classes)
+    if known is not None:  # of all images, those beside the splits too
+        label = np.full(len(parts), -1, dtype=np.int32)
+        label[[folder in inside for folder in folders]] = known.codes
+        known = Column(known.words, label)
+    split = _column(folder if folder in inside else "" for folder in folders)
+    return Table(keys=paths, label=known, split=split, partial=True)
 
 
 def column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
     """Find the column with the first of the wanted names, in upper or lower case."""
     found = {str(name).strip().lower(): name for name in reversed(list(names))}
     return next((found[name] for name in wanted if name in found), None)
-
-
-def split_name(word: str) -> str:
-    """Return the name that a split has everywhere here: train, val, test, or its own."""
-    return _SPLIT_NAMES.get(word.lower(), word.lower())
-
-
-def known_splits(words: Iterable[str]) -> tuple[str, ...]:
-    """Return the splits among words, the default first; empty unless there are train and another one."""
-    names = {split_name(word) for word in words}
-    first = [name for name in _FIRST_SPLITS if name in names]
-    return (*first, *sorted(names - set(first))) if "train" in names and len(names) > 1 else ()
-
-
-def choose_split(spec: str, split: str | None, known: tuple[str, ...]) -> str | None:
-    """Return the split that is asked for, or else the default one, or None where there are none.
-
-    Raises:
-        UserError: if there is no such split.
-    """
-    if split is None:
-        return known[0] if known else None
-    if not known:
-        raise UserError(
-            f"{spec} has no splits, got split '{split}'; leave it out, or make sub-folders train and test, "
-            "or a column split"
-        )
-    if split not in known:
-        raise unknown_name(f"split of {spec}", split, known)
-    return split
 
 
 def shared_folder(paths: Iterable[str]) -> str:

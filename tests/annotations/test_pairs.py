@@ -118,5 +118,5 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     Image.new("L", (5, 5)).save(tmp_path / "masks" / "1.png")
     with pytest.raises(UserError, match="must be of one size, got 3 x 2 and 5 x 5"):
         open_pairs(str(tmp_path)).read(0)
-    with pytest.raises(UserError, match="has no splits such as 'val'"):
+    with pytest.raises(UserError, match="has no splits, got split 'val'"):
         open_pairs(str(tmp_path), split="val")

@@ -11,7 +11,9 @@ from dinokit.core.errors import UserError
 from dinokit.core.files import (
     append_jsonl,
     check_writable,
+    read_json,
     read_jsonl,
+    read_text,
     write_atomic,
     write_json,
     write_jsonl,
@@ -66,3 +68,24 @@ def test_json_holds_no_number_that_json_lacks(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left.*result.json"), write_atomic(tmp_path / "result.json"):
         Path("/dev/full").write_bytes(bytes(4096))
+
+
+def test_texts_are_utf8_with_or_without_a_mark_or_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_bytes("Müll\n".encode(encoding))
+        assert read_text(path) == "Müll\n"
+    for encoding in ("latin-1", "utf-16", "utf-16-le"):
+        path.write_bytes("Müll\n".encode(encoding))
+        with pytest.raises(UserError, match=r"classes\.txt is no text of UTF-8 .*; save it as UTF-8"):
+            read_text(path)
+    with pytest.raises(UserError, match="cannot open .*: No such file"):
+        read_text(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "9" * 5000])
+def test_what_is_no_json_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json is no JSON") as caught:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)

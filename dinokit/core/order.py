@@ -1,0 +1,27 @@
+"""Two orders that many need: names as a person counts them, and a few of many, evenly spaced."""
+
+import re
+
+import numpy as np
+from jaxtyping import Int64
+
+_DIGITS = re.compile("([0-9]+)")
+
+
+def natural(name: str) -> tuple[list[str | tuple[int, str]], str]:
+    """Return a key that sorts names with every run of digits as a number: frame_2 before frame_10, f9999 before f10000.
+
+    For what is a sequence, such as the frames of a film; names that differ in leading zeros alone follow the alphabet.
+    """
+    parts = _DIGITS.split(name)  # text and digits by turns
+    numbers = ((len(number), number) for number in (part.lstrip("0") for part in parts[1::2]))
+    key: list[str | tuple[int, str]] = list(parts)
+    key[1::2] = numbers  # not as int, which refuses thousands of digits
+    return key, name
+
+
+def evenly(count: int | None, total: int) -> Int64[np.ndarray, "chosen"]:
+    """Return the places of so many of `total`, evenly spaced, the first and the last among them; None takes all."""
+    count = total if count is None else min(count, total)
+    places: Int64[np.ndarray, "chosen"] = np.linspace(0, total - 1, count).round().astype(np.int64)
+    return places
