@@ -39,7 +39,7 @@ from dinokit.training.config import Leg, TrainConfig
 from dinokit.training.step import Trainer
 from dinokit.views.loader import BadRecord, Batch
 
-_Upcoming = tuple[Sequence[Batch], float] | UserError  # a step's micro-batches and the seconds of waiting for them
+_Upcoming = tuple[Sequence[Batch], float] | UserError | RunError  # batches and seconds waited, or why there are none
 
 
 class Interrupted(Exception):
@@ -158,16 +158,18 @@ class _Session:
         try:
             with journal.shown(start=start):
                 upcoming = self._fetch(batches)
-                (gone,) = dist.any_rank(isinstance(upcoming, UserError))
+                (gone,) = dist.any_rank(isinstance(upcoming, UserError | RunError))
                 if gone:
                     self._leave_without_images(upcoming, journal)
                 while self.clock.step < last:
-                    assert not isinstance(upcoming, UserError)
+                    assert not isinstance(upcoming, UserError | RunError)
                     bad = self._step(upcoming, journal, monitor)
                     # before the message that all ranks exchange: a failure of one is known to all, who save together
                     leaving = wish.requested or self.clock.step == last
                     upcoming = ((), 0.0) if leaving else self._fetch(batches)
-                    stop, any_bad, gone = dist.any_rank(wish.requested, bool(bad), isinstance(upcoming, UserError))
+                    stop, any_bad, gone = dist.any_rank(
+                        wish.requested, bool(bad), isinstance(upcoming, UserError | RunError)
+                    )
                     if any_bad:
                         bad_images.add(dist.gather_lists(bad), step=self.clock.step)
                     too_many = bad_images.too_many(self.clock.step * batch_size)
@@ -210,11 +212,11 @@ class _Session:
         self.leg, self.trainer, self.clock = opened(self.run, self.config, self.device, self.source)
 
     def _fetch(self, batches: Iterator[Batch]) -> _Upcoming:
-        """Return the micro-batches of a step and the seconds they took, or why hardly an image can be read."""
+        """Return the micro-batches of a step and the seconds they took, or why there are none."""
         began = time.monotonic()
         try:
             micro_batches = tuple(next(batches) for _ in range(self.leg.experiment.data.accumulate))
-        except UserError as error:
+        except (UserError, RunError) as error:
             return error
         return micro_batches, time.monotonic() - began
 
@@ -244,14 +246,16 @@ class _Session:
         ]
 
     def _leave_without_images(self, upcoming: _Upcoming, journal: Journal) -> NoReturn:
-        """Save what was learned before the images were gone; those that never were there are a mistake."""
-        said = dist.gather_lists([str(upcoming)] if isinstance(upcoming, UserError) else [])[0]
-        if self.clock.step == 0:
-            raise UserError(said)
+        """Save what was learned before no batch came; images that never were there are a mistake."""
+        failures = [upcoming] if isinstance(upcoming, UserError | RunError) else []
+        said = dist.gather_lists([(str(each), isinstance(each, UserError)) for each in failures])
+        reason, mistaken = said[0]
+        if self.clock.step == 0 and mistaken:
+            raise UserError(reason)
         if self.clock.step not in self.run.steps(with_state=True):
             journal.flush(self.clock.step, clock=self.clock.seconds)
             self._save()
-        raise RunError(f"{said}; {newest(self.run)}; the same command continues")
+        raise RunError(f"{reason}; {newest(self.run)}; the same command continues")
 
     def _save(self) -> None:
         self.trainer.catch_up()

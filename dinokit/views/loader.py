@@ -5,7 +5,9 @@ views depend on the position in the global batch alone; masks are balanced withi
 on `accumulate` but not on the number of ranks. An image that cannot be read is replaced by another one and reported.
 """
 
+import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -123,8 +125,11 @@ class Loader:
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Yield the micro batches of steps start .. stop (None = without end), `accumulate` per step.
 
+        A loader process that dies is noticed where a batch is waited for, within seconds, and no other is waited for.
+
         Raises:
             UserError: if the source holds hardly any readable image.
+            RunError: if a loader process was killed.
         """
         numbers = range(start * self.accumulate, _ENDLESS if stop is None else stop * self.accumulate)
         feed: DataLoader[Batch | UserError] = DataLoader(
@@ -137,16 +142,26 @@ class Loader:
             generator=torch.Generator(),  # else the DataLoader would take a number from torch's global generator
             worker_init_fn=_quiet_worker,
         )
+        others = multiprocessing.active_children()
+        batches = iter(feed)
+        workers = [process for process in multiprocessing.active_children() if process not in others]
+        if workers and threading.current_thread() is threading.main_thread():
+            # torch would raise wherever the program is when a worker dies: in the middle of a step, half of it taken
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
-            for built in feed:
+            for built in batches:
                 if isinstance(built, UserError):
                     raise built
                 yield built
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
+            ends = [signal.Signals(-code).name for code in (worker.exitcode or 0 for worker in workers) if code < 0]
+            for worker in workers:
+                worker.kill()  # the others may wait for ever for what the dead one held; they do not hear SIGTERM
             raise RunError(
-                "a loader process was killed, perhaps for want of memory; try fewer runtime.workers"
+                f"a loader process was killed ({', '.join(ends) or 'exit'}), as the system does when memory ends; "
+                f"take fewer --runtime.workers than {self.workers}, 0 for none, or a smaller --data.batch_size"
             ) from error
 
     def build(self, step: int, micro: int = 0) -> Batch:

@@ -1,5 +1,6 @@
 """A run that is hit again and again ends with the weights of one that was left alone."""
 
+import os
 import resource
 import signal
 import subprocess
@@ -64,6 +65,34 @@ def test_a_damaged_list_of_checksums_is_damage(photos: Path, tmp_path: Path) -> 
     (tmp_path / "run" / "checkpoints" / "2" / "checksums.json").write_text("[1")
     with pytest.raises(RunError, match="is damaged"):
         engine.pretrain(config(photos, steps=2, keep=1), tmp_path / "run")
+
+
+def children(parent: int, *, word: str = "") -> list[int]:
+    """Return the processes that a process has started whose command has a word in it."""
+    words = ["ps", "-o", "pid=,args=", "--ppid", str(parent)]
+    listed = subprocess.run(words, capture_output=True, text=True, check=False).stdout.splitlines()
+    return [int(line.split()[0]) for line in listed if word in line and "dinokit" in line]
+
+
+@pytest.mark.slow  # torch notices a dead worker after 5 seconds
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_loader_process_is_one_line_after_a_checkpoint(photos: Path, tmp_path: Path, ranks: int) -> None:
+    settings = config(photos, steps=30, checkpoint_every=1000, workers=2, processes=ranks)
+    (tmp_path / "config.yaml").write_text(to_yaml(settings))
+    run = tmp_path / "run"
+    process = start(tmp_path, run)
+    assert advanced(run, process, 3)
+    of = process.pid if ranks == 1 else children(process.pid, word="-P")[0]  # so are ranks started
+    os.kill(children(of)[-1], signal.SIGKILL)
+    assert process.wait(60) == 3
+    said = (tmp_path / "said").read_text().splitlines()
+    assert "a loader process was killed (SIGKILL)" in said[-1]
+    assert said[-1].endswith(f"saved is step {newest_line(run)}; the same command continues")
+    assert not any("Traceback" in line for line in said)
+    if ranks == 1:
+        engine.pretrain(settings, run)
+        engine.pretrain(config(photos, steps=30, checkpoint_every=1000), tmp_path / "whole")
+        assert_same(tmp_path / "whole", run)
 
 
 def start(folder: Path, run: Path, *, largest_file: int = 0) -> "subprocess.Popen[bytes]":
