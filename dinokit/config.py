@@ -20,6 +20,7 @@ import cattrs
 import tyro
 import yaml
 
+from dinokit.core.bounds import Bound, OutOfBounds
 from dinokit.core.errors import UserError, reason, unknown_name
 
 T = TypeVar("T")
@@ -153,7 +154,9 @@ def explained(config: Any, *, hidden: Sequence[str] = (), prefix: str = "") -> I
             .removesuffix("...\n")
             .strip()
         )
-        yield Setting(inner.removesuffix("."), text, comments.get(field.name, ""), _choices(types[field.name]))
+        bound = inspect.getattr_static(type(config), field.name, None)
+        meaning = "; ".join(filter(None, [comments.get(field.name), bound.text if isinstance(bound, Bound) else ""]))
+        yield Setting(inner.removesuffix("."), text, meaning, _choices(types[field.name]))
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
@@ -240,6 +243,8 @@ def _explanation(error: BaseException, *, path: str) -> str:
         return f"setting '{path}' is missing; give it a value"
     if isinstance(error, TypeError) and "not iterable" in str(error):
         return f"setting '{path}': expected a group of settings, give its parts by their dotted keys"
+    if isinstance(error, OutOfBounds):
+        return f"{'.'.join(filter(None, (path, error.name)))} {error.wrong}"
     if isinstance(error, UserError):
         return f"{path}: {error}" if path and path not in str(error) else str(error)
     return f"setting '{path}': {error}"

@@ -3,7 +3,7 @@
 Every message is one line: what was expected, what came, what to do.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 LISTED = 12  # names in one message, at most
@@ -20,18 +20,6 @@ class RunError(RuntimeError):
 def reason(error: OSError) -> str:
     """Say why the system refused; not every OSError carries the system's words."""
     return error.strerror or str(error) or type(error).__name__
-
-
-def check_least(settings: object, least: Mapping[str, int]) -> None:
-    """Refuse settings below their least value; None is none.
-
-    Raises:
-        UserError: names the setting.
-    """
-    for name, smallest in least.items():
-        value = getattr(settings, name)
-        if value is not None and value < smallest:
-            raise UserError(f"{name} must be at least {smallest}, got {value}")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 
 
@@ -20,23 +21,25 @@ class Schedule:
     peak: float  # value after the warm-up
     end: float  # value after the decay; equals `peak` for shape "constant"
     start: float = 0.0  # value at the first step of the warm-up
-    warmup: int = 0  # steps of linear warm-up
-    hold: int = 0  # steps at the peak that follow the warm-up
-    decay: int = 0  # steps of the decay after that
-    freeze: int = 0  # steps at 0 that come before the warm-up
+    warmup: int = at_least(0, 0)  # steps of linear warm-up
+    hold: int = at_least(0, 0)  # steps at the peak that follow the warm-up
+    decay: int = at_least(0, 0)  # steps of the decay after that
+    freeze: int = at_least(0, 0)  # steps at 0 that come before the warm-up
     shape: Literal["constant", "cosine", "linear"] = "constant"  # how the decay goes from peak to end
     inclusive: bool = False  # False: DINO, DINOv2 (warm-up includes its peak); True: DINOv3 (decay includes its end)
 
     def __post_init__(self) -> None:
-        if min(self.warmup, self.hold, self.decay, self.freeze) < 0:
-            counts = f"warmup {self.warmup}, hold {self.hold}, decay {self.decay}, freeze {self.freeze}"
-            raise UserError(f"the steps of a schedule must be >= 0, got {counts}")
         if self.shape == "constant" and (self.hold or self.decay):
             raise UserError(f"a constant schedule has nothing to hold or decay, got {self.hold} and {self.decay} steps")
         if self.shape == "constant" and self.peak != self.end:
             raise UserError(
                 f"a constant schedule needs end = peak, got {self.end} and {self.peak}; set both or choose shape cosine"
             )
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The corners between which all values lie."""
+        return (self.at(0), self.peak, self.end, *([self.start] if self.warmup else []))
 
     @property
     def length(self) -> int:

@@ -24,6 +24,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dinokit.config import to_plain
+from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import write_atomic
 from dinokit.core.log import info, progress
@@ -43,18 +44,13 @@ _STATE = "training.pt"
 class Training:
     """How heads are trained."""
 
-    iterations: int = 40_000  # steps
-    warmup: int = 1_500  # steps of rising rate; those beyond half of the steps do not count
+    iterations: int = at_least(1, 40_000)  # steps
+    warmup: int = at_least(0, 1_500)  # steps of rising rate; those beyond half of the steps do not count
     schedule: Literal["poly", "cosine", "one-cycle"] = "cosine"  # DINOv2, DINOv3, DINOv3's depth
-    weight_decay: float = 1e-3  # of AdamW
-    clip: float | None = None  # largest norm of a head's gradient; null: none
-    save_every: int = 1_000  # steps between two states on disk
-    seed: int = 0  # of batches, dropout and initial weights
-
-    def __post_init__(self) -> None:
-        if min(self.iterations, self.save_every) < 1 or min(self.warmup, self.seed) < 0:
-            got = f"{self.iterations}, {self.save_every}, {self.warmup} and {self.seed}"
-            raise UserError(f"expected iterations and save_every >= 1, warmup and seed >= 0, got {got}")
+    weight_decay: float = at_least(0, 1e-3)  # of AdamW
+    clip: float | None = above(0, None)  # largest norm of a head's gradient; null: none
+    save_every: int = at_least(1, 1_000)  # steps between two states on disk
+    seed: int = at_least(0, 0)  # of batches, dropout and initial weights
 
     def factor(self, step: int) -> float:
         """Return the learning rate of a step (from 0) as a fraction of its peak."""

@@ -16,27 +16,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.bounds import above, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """Which patches vote; the defaults are the base that DINOv3 varied."""
 
-    context: int = 7  # frames before this one, besides the first
-    radius: int | None = 12  # patches; null: the whole frame
+    context: int = at_least(0, 7)  # frames before this one, besides the first
+    radius: int | None = at_least(0, 12)  # patches; null: the whole frame
     shape: Literal["square", "circle"] = "square"  # of the neighbourhood
-    neighbours: int = 5  # patches that vote, over all frames of the context together
-    temperature: float = 0.2  # of the weights; smaller trusts the nearest more
-
-    def __post_init__(self) -> None:
-        if self.context < 0 or self.neighbours < 1 or (self.radius is not None and self.radius < 0):
-            raise UserError(
-                f"tracking wants context >= 0, neighbours >= 1 and radius >= 0 or null, got {self.context}, "
-                f"{self.neighbours} and {self.radius}"
-            )
-        if not self.temperature > 0:
-            raise UserError(f"expected a temperature above 0, got {self.temperature}; 0.1 and 0.2 are usual")
+    neighbours: int = at_least(1, 5)  # patches that vote, over all frames of the context together
+    temperature: float = above(0, 0.2)  # of the weights; smaller trusts the nearest more
 
 
 @final

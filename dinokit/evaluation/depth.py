@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy
 import torch
 from torch import nn
 
 from dinokit.annotations.depths import Depths, open_depths, splits_of
 from dinokit.checkpoints.dense import About, check_model, load_head, save_head
 from dinokit.config import differences
-from dinokit.core.errors import UserError, check_least
+from dinokit.core.bounds import above, at_least
+from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.core.order import evenly
@@ -52,30 +52,26 @@ class Config:
     head: str | None = None  # a saved head that is measured instead of training one
     train: str | None = None  # split to learn from; null: train
     test: str | None = None  # split to measure on; null: test, or else val
-    low: float = 1e-3  # metres; what is nearer does not count
-    high: float | None = None  # metres; what is further does not count; null: 10, KITTI 80, of a folder the head's
-    units: float | None = None  # of integer depths, a metre; null: 1000, KITTI 256
+    low: float = above(0, 1e-3)  # metres; what is nearer does not count
+    high: float | None = above(0, None)  # metres; nor what is further; null: 10, KITTI 80, of a folder the head's
+    units: float | None = above(0, None)  # of integer depths, a metre; null: 1000, KITTI 256
     crop: Literal["none", "nyu", "garg", "eigen"] | None = None  # pixels that count; null: nyu and garg on their sets
-    window: tuple[int, int] | None = None  # rows, columns of training crops; null: 416 x 544, KITTI 352 x 704
-    short: int | None = None  # pixels; short side to which images are resized first; null: native size
-    tile: int | None = None  # pixels; side of the windows in which large images are seen at test; null: whole
-    iterations: int = 38_400  # training steps
-    warmup: int = 12_800  # of them with a rising learning rate
-    batch_size: int = 16  # crops per step
-    lr: tuple[float, ...] = (3e-4,)  # learning rates, trained side by side; DINOv3 tries 1e-4, 3e-4 and 1e-3
-    weight_decay: float | None = None  # null: 1e-4, of DINOv2 1e-2
-    seed: int = 0  # of crops and initial weights
-    limit: int | None = None  # test images, evenly spaced; null: all
+    window: tuple[int, int] | None = at_least(
+        1, None
+    )  # height, width of training crops; null: 416, 544, KITTI 352, 704
+    short: int | None = at_least(1, None)  # pixels; short side to which images are resized first; null: native size
+    tile: int | None = at_least(1, None)  # pixels; side of the windows in which images are seen at test; null: whole
+    iterations: int = at_least(1, 38_400)  # training steps
+    warmup: int = at_least(0, 12_800)  # of them with a rising learning rate
+    batch_size: int = at_least(1, 16)  # crops per step
+    lr: tuple[float, ...] = above(0, (3e-4,))  # learning rates, trained side by side; DINOv3 tries 1e-4, 3e-4 and 1e-3
+    weight_decay: float | None = at_least(0, None)  # null: 1e-4, of DINOv2 1e-2
+    seed: int = at_least(0, 0)  # of crops and initial weights
+    limit: int | None = at_least(1, None)  # test images, evenly spaced; null: all
 
     def __post_init__(self) -> None:
-        counts = dict.fromkeys(("iterations", "batch_size", "short", "tile", "limit"), 1)
-        check_least(self, counts | {"warmup": 0, "seed": 0, "weight_decay": 0})
-        if self.window is not None and min(self.window) < 1:
-            raise UserError(f"window must be at least 1 x 1, got {list(self.window)}")
-        if not self.lr or min(self.lr) <= 0 or (self.units is not None and self.units <= 0):
-            raise UserError(f"lr and units must be positive, got {list(self.lr)} and {self.units}")
-        if not 0 < self.low < (self.high if self.high is not None else numpy.inf):
-            raise UserError(f"expected 0 < low < high, got {self.low} and {self.high}")
+        if self.high is not None and self.low >= self.high:
+            raise UserError(f"expected low < high, got {self.low} and {self.high}")
         if self.head is not None:
             unused = [name for name in differences(Config(data=self.data), self) if name not in MEASURING]
             if unused:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs
 from dinokit.checkpoints.dense import About, save_head
+from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
@@ -36,12 +37,8 @@ class Config:
 
     data: str  # a folder with images/ and masks/, or of PNGs with an alpha channel
     split: str | None = None  # of the data; null: train, or everything where there are no splits
-    size: int = 768  # pixels; the short side of every image is resized to it
-    c: tuple[float, ...] = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # tried weights of the data
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or not self.c or min(self.c) <= 0:
-            raise UserError(f"expected a size of at least 1 and positive c, got {self.size} and {list(self.c)}")
+    size: int = at_least(1, 768)  # pixels; the short side of every image is resized to it
+    c: tuple[float, ...] = above(0, (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0))  # tried weights of the data
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.bounds import above, at_least
 from dinokit.core.files import write_json
 from dinokit.evaluation.base import chunks, sides, similarities, task
 from dinokit.models.features import Backbone
@@ -25,17 +25,9 @@ class Config:
     data: str  # a folder with one folder per class, or a demo: name
     gallery: str | None = None  # split that answers; None: train (the same split as `query`: leave-one-out)
     query: str | None = None  # split that asks; None: val, or else test
-    k: tuple[int, ...] = (10, 20, 100, 200)  # numbers of neighbours; one larger than the gallery counts all of it
-    limit: int | None = None  # images of each side, evenly spaced in the data; null: all
-    temperature: float = 0.07  # of the weights exp(similarity / temperature); smaller trusts the nearest more
-
-    def __post_init__(self) -> None:
-        if not self.k or min(self.k) < 1:
-            raise UserError(f"expected numbers of neighbours k >= 1, got {list(self.k)}; DINO uses 10, 20, 100 and 200")
-        if self.limit is not None and self.limit < 2:
-            raise UserError(f"expected a limit of at least 2 images, got {self.limit}; null takes all")
-        if self.temperature <= 0:
-            raise UserError(f"expected a temperature above 0, got {self.temperature}; DINO uses 0.07")
+    k: tuple[int, ...] = at_least(1, (10, 20, 100, 200))  # neighbours; more than the gallery has: all of it
+    limit: int | None = at_least(2, None)  # images of each side, evenly spaced in the data; null: all
+    temperature: float = above(0, 0.07)  # of the weights exp(similarity / temperature); smaller trusts the nearest more
 
 
 def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:

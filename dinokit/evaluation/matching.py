@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from dinokit.annotations.keypoints import LISTS, PointPair, open_point_pairs, read_image
 from dinokit.annotations.navi import Surface, ViewPair, open_view_pairs
 from dinokit.config import differences
-from dinokit.core.errors import UserError, check_least
+from dinokit.core.bounds import above, at_least
+from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.core.order import evenly
@@ -53,19 +54,14 @@ class Config:
 
     data: str  # SPair-71k, NAVI, or a list of pairs with points: pairs.jsonl or .csv
     split: str | None = None  # of SPair-71k: trn, val, test; null: test
-    size: int | None = None  # pixels, side of the square; null: 64 patches, of NAVI 32
-    layer: int | None = None  # index of the block whose patches are compared; null: the last
+    size: int | None = at_least(1, None)  # pixels, side of the square; null: 64 patches, of NAVI 32
+    layer: int | None = at_least(0, None)  # index of the block whose patches are compared; null: the last
     norm: bool | None = None  # pass them through the final norm; null: try both, the better counts
-    stride: int = 4  # pixels from one candidate to the next
-    alpha: tuple[float, ...] = (0.1,)  # PCK: reach, as a share of the longer side; the first decides about norm
+    stride: int = at_least(1, 4)  # pixels from one candidate to the next
+    alpha: tuple[float, ...] = above(0, (0.1,))  # PCK: reach, share of the longer side; the first decides about norm
     by: Literal["box", "image"] | None = None  # PCK: whose longer side; null: the box's if there are boxes
-    keep: int = 1_000  # NAVI: matches of a pair, those of the highest cosine
-    limit: int | None = None  # pairs of each category, evenly spaced; null: all. probe3d takes 200 of SPair-71k
-
-    def __post_init__(self) -> None:
-        check_least(self, {"size": 1, "stride": 1, "keep": 1, "limit": 1, "layer": 0})
-        if not self.alpha or min(self.alpha) <= 0:
-            raise UserError(f"expected a positive alpha or several, got {list(self.alpha)}")
+    keep: int = at_least(1, 1_000)  # NAVI: matches of a pair, those of the highest cosine
+    limit: int | None = at_least(1, None)  # pairs of each category, evenly spaced; null: all. probe3d: 200 of SPair-71k
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
 from dinokit.checkpoints.dense import About, save_head
-from dinokit.core.errors import UserError, check_least
+from dinokit.core.bounds import above, at_least
+from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.core.order import evenly
@@ -86,22 +87,16 @@ class Config:
     protocol: Literal["linear", "linear-v2", "ms", "knn"] = "linear"  # see above
     train: str | None = None  # split to learn from; null: train
     test: str | None = None  # split to measure on; null: val, or else test
-    size: int | None = None  # pixels, side of a window; null: that of the protocol
-    iterations: int = 40_000  # training steps
-    warmup: int = 1_500  # of them with a rising learning rate
-    batch_size: int = 16  # crops per step
-    lr: tuple[float, ...] = (1e-3,)  # learning rates, trained side by side; DINOv3 tries 1e-4, 3e-4 and 1e-3
-    seed: int = 0  # of crops, dropout and initial weights
-    limit: int | None = None  # test images, evenly spaced; null: all
-    k: int = 20  # knn: neighbours of a patch
-    temperature: float = 0.07  # knn: of the weights softmax(cosine / temperature)
-    bank: int = 100_000  # knn: training patches that are kept, drawn at random
-
-    def __post_init__(self) -> None:
-        counts = dict.fromkeys(("iterations", "batch_size", "k", "bank", "size", "limit"), 1)
-        check_least(self, counts | {"warmup": 0, "seed": 0})
-        if not self.lr or min(self.lr) <= 0 or self.temperature <= 0:
-            raise UserError(f"lr and temperature must be positive, got {list(self.lr)} and {self.temperature}")
+    size: int | None = at_least(1, None)  # pixels, side of a window; null: that of the protocol
+    iterations: int = at_least(1, 40_000)  # training steps
+    warmup: int = at_least(0, 1_500)  # of them with a rising learning rate
+    batch_size: int = at_least(1, 16)  # crops per step
+    lr: tuple[float, ...] = above(0, (1e-3,))  # learning rates, trained side by side; DINOv3 tries 1e-4, 3e-4 and 1e-3
+    seed: int = at_least(0, 0)  # of crops, dropout and initial weights
+    limit: int | None = at_least(1, None)  # test images, evenly spaced; null: all
+    k: int = at_least(1, 20)  # knn: neighbours of a patch
+    temperature: float = above(0, 0.07)  # knn: of the weights softmax(cosine / temperature)
+    bank: int = at_least(1, 100_000)  # knn: training patches that are kept, drawn at random
 
 
 def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.annotations.video import Clip, Mask, open_clips
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
@@ -39,13 +40,9 @@ class Config:
     split: str = "val"  # of DAVIS
     mask: str | None = None  # PNG of the first frame, for a single video
     size: Literal["S", "M", "L"] = "S"  # short side of 30, 60, 90 patches: 480, 960, 1440 px for patches of 16
-    short: int | None = None  # pixels of the short side instead
+    short: int | None = at_least(1, None)  # pixels of the short side instead
     read_out: Literal["bilinear", "nearest"] = "bilinear"  # from patches to pixels; nearest in DINOv3's notebook
     rule: Rule = field(default_factory=Rule)  # which patches vote
-
-    def __post_init__(self) -> None:
-        if self.short is not None and self.short < 1:
-            raise UserError(f"short must be at least 1 pixel, got {self.short}; null takes size")
 
 
 def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
 
 _FLOOR = 0.1  # of the linear link: no bin is ever without a share
@@ -24,17 +25,15 @@ _FLOOR = 0.1  # of the linear link: no bin is ever without a share
 class Config:
     """The range of depths and how it is divided."""
 
-    low: float = 1e-3  # metres; nothing is nearer
-    high: float = 10.0  # metres; nothing is further
-    count: int = 256  # bins; 1: a value is a depth
+    low: float = above(0, 1e-3)  # metres; nothing is nearer
+    high: float = above(0, 10.0)  # metres; nothing is further
+    count: int = at_least(1, 256)  # bins; 1: a value is a depth
     spacing: Literal["uniform", "log"] = "uniform"  # of the bins
     link: Literal["linear", "softmax", "sigmoid"] = "linear"  # from values to shares
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high or not math.isfinite(self.high):
-            raise UserError(f"a range of depths needs 0 < low < high, got {self.low} and {self.high}")
-        if self.count < 1:
-            raise UserError(f"bins must be at least 1, got {self.count}")
+        if self.low >= self.high:
+            raise UserError(f"a range of depths needs low < high, got {self.low} and {self.high}")
 
 
 def decode(values: Float[Tensor, "batch bin rows columns"], config: Config) -> Float[Tensor, "batch 1 rows columns"]:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.images.normalisation import default_pixels
 from dinokit.models import init
@@ -33,17 +34,14 @@ class Config:
     """Architecture and initial values of a ConvNeXt; models/variants.py holds the published ones."""
 
     patch_size: ClassVar[int] = ConvNet.patch_size
-    channels: int = 3  # of the images
-    dims: tuple[int, ...] = (96, 192, 384, 768)  # width of each of the four stages
-    depths: tuple[int, ...] = (3, 3, 9, 3)  # blocks of each
+    channels: int = at_least(1, 3)  # of the images
+    dims: tuple[int, ...] = at_least(1, (96, 192, 384, 768))  # width of each of the four stages
+    depths: tuple[int, ...] = at_least(1, (3, 3, 9, 3))  # blocks of each
     layer_scale: float = 1e-6  # initial factor of each residual channel
 
     def __post_init__(self) -> None:
-        for name, sizes in {"dims": self.dims, "depths": self.depths}.items():
-            if len(sizes) != STAGES or min(sizes) < 1:
-                raise UserError(f"convnext {name} must be {STAGES} numbers of at least 1, got {list(sizes)}")
-        if self.channels < 1:
-            raise UserError(f"convnext channels must be at least 1, got {self.channels}")
+        if (len(self.dims), len(self.depths)) != (STAGES, STAGES):
+            raise UserError(f"convnext dims and depths must be {STAGES} numbers, got {self.dims} and {self.depths}")
 
     @property
     def dim(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dinokit.core.bounds import at_least, between
 from dinokit.core.errors import UserError
 from dinokit.core.seed import torch_generator
 from dinokit.models.features import Features
@@ -21,17 +22,10 @@ from dinokit.models.features import Features
 class Config:
     """Sizes of a linear dense head."""
 
-    width: int  # numbers per patch, of all layers together
-    outputs: int  # values per patch: classes, or bins of depth
-    dropout: float = 0.1  # probability that a channel is left out of a whole image in training
+    width: int = at_least(1)  # numbers per patch, of all layers together
+    outputs: int = at_least(1)  # values per patch: classes, or bins of depth
+    dropout: float = between(0, 1, 0.1, without=1)  # probability that an image lacks a channel in training
     batch_norm: bool = True  # normalise each channel first
-
-    def __post_init__(self) -> None:
-        if min(self.width, self.outputs) < 1 or not 0 <= self.dropout < 1:
-            raise UserError(
-                f"expected positive width and outputs and dropout in [0, 1), got {self.width}, {self.outputs}, "
-                f"{self.dropout}"
-            )
 
 
 class LinearHead(nn.Module):

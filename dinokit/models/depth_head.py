@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.core.seed import torch_generator
 from dinokit.models.bins import Config as Bins
@@ -25,16 +26,16 @@ from dinokit.models.features import Features
 class Config:
     """Sizes of a linear depth head."""
 
-    width: int  # numbers per patch, of all layers together, without CLS
+    width: int = at_least(1)  # numbers per patch, of all layers together, without CLS
     cls: bool = False  # put the CLS of each layer behind its patches
-    cls_width: int = 0  # numbers of the CLS of all layers together
-    enlarge: int = 1  # times, before the map
+    cls_width: int = at_least(0, 0)  # numbers of the CLS of all layers together
+    enlarge: int = at_least(1, 1)  # times, before the map
     batch_norm: bool = True  # normalise each channel first
     bins: Bins = field(default_factory=Bins)
 
     def __post_init__(self) -> None:
-        if min(self.width, self.enlarge) < 1 or (self.cls and self.cls_width < 1):
-            raise UserError(f"expected width and enlarge >= 1, got {self.width} and {self.enlarge}")
+        if self.cls and not self.cls_width:
+            raise UserError("a depth head that reads the CLS needs its cls_width")
 
     @property
     def inputs(self) -> int:

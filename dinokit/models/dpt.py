@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.core.seed import seed_torch
 from dinokit.models.bins import Config as Bins
@@ -30,18 +31,16 @@ LEVELS = 4
 class Config:
     """Sizes of a DPT head."""
 
-    widths: tuple[int, ...]  # numbers per patch of each of the four layers
-    levels: tuple[int, ...] | None = None  # widths of the pyramid; null: 1/8, 1/4, 1/2, 1 of the last layer's
-    fused: int = 256  # width while it is fused
+    widths: tuple[int, ...] = at_least(1)  # numbers per patch of each of the four layers
+    levels: tuple[int, ...] | None = at_least(1, None)  # of the pyramid; null: 1/8, 1/4, 1/2, 1 of the last layer's
+    fused: int = at_least(2, 256)  # width while it is fused
     readout: Literal["project", "ignore"] = "project"  # what becomes of the CLS: DINOv2, DINOv3
     cls_widths: tuple[int, ...] = ()  # of the CLS of each layer, if it is projected; empty: as the patches
     bins: Bins = field(default_factory=Bins)
 
     def __post_init__(self) -> None:
-        if len(self.widths) != LEVELS or len(self.pyramid) != LEVELS or min(*self.widths, *self.pyramid) < 1:
+        if len(self.widths) != LEVELS or len(self.pyramid) != LEVELS or min(self.pyramid) < 1:
             raise UserError(f"a DPT head takes {LEVELS} layers, got widths {self.widths} and levels {self.levels}")
-        if self.fused < 2:
-            raise UserError(f"fused must be at least 2, got {self.fused}")
 
     @property
     def pyramid(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinokit.core.errors import UserError
+from dinokit.core.bounds import at_least
 from dinokit.models import init
 from dinokit.models.init import Style
 
@@ -24,17 +24,12 @@ from dinokit.models.init import Style
 class Config:
     """Sizes of a projection head."""
 
-    hidden: int = 2048  # inner width of the MLP
-    bottleneck: int = 256  # width of the normalised vector
-    prototypes: int = 65536  # number of scores
-    layers: int = 3  # linear layers of the MLP
+    hidden: int = at_least(1, 2048)  # inner width of the MLP
+    bottleneck: int = at_least(1, 256)  # width of the normalised vector
+    prototypes: int = at_least(1, 65536)  # number of scores
+    layers: int = at_least(1, 3)  # linear layers of the MLP
     weight_norm: Literal["none", "fixed", "trainable"] = "none"  # length of the prototypes: free, 1, learned apart
     init: Style = "dinov3"  # initial values, see models/init.py; "narrow" for widths below a few hundred
-
-    def __post_init__(self) -> None:
-        for name in ("hidden", "bottleneck", "prototypes", "layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"head {name} must be at least 1, got {getattr(self, name)}")
 
 
 class WeightNormed(nn.Module):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.images.normalisation import default_pixels
 from dinokit.models import init
@@ -33,15 +34,13 @@ class Config:
     """Architecture of a ResNet of bottlenecks; the defaults are ResNet-50."""
 
     patch_size: ClassVar[int] = ConvNet.patch_size
-    channels: int = 3  # of the images
-    width: int = 64  # of the first convolution; doubles with every stage
-    depths: tuple[int, ...] = (3, 4, 6, 3)  # bottlenecks of each of the four stages
+    channels: int = at_least(1, 3)  # of the images
+    width: int = at_least(1, 64)  # of the first convolution; doubles with every stage
+    depths: tuple[int, ...] = at_least(1, (3, 4, 6, 3))  # bottlenecks of each of the four stages
 
     def __post_init__(self) -> None:
-        if len(self.depths) != STAGES or min(self.depths) < 1:
-            raise UserError(f"resnet depths must be {STAGES} numbers of at least 1, got {list(self.depths)}")
-        if min(self.channels, self.width) < 1:
-            raise UserError(f"resnet channels and width must be at least 1, got {self.channels} and {self.width}")
+        if len(self.depths) != STAGES:
+            raise UserError(f"resnet depths must be {STAGES} numbers, got {list(self.depths)}")
 
     @property
     def dim(self) -> int:

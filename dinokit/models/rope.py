@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dinokit.core.bounds import above
 from dinokit.core.device import slices
 from dinokit.core.errors import UserError
 
@@ -28,13 +29,13 @@ from dinokit.core.errors import UserError
 class Config:
     """Axial RoPE. Either `base`, or `min_period` and `max_period`."""
 
-    base: float | None = 100.0  # periods base^(i/Q), i = 0..Q-1; DINOv3 uses 100
-    min_period: float | None = None  # shortest period of a geometric series, in units of the coordinates
-    max_period: float | None = None  # its longest period
+    base: float | None = above(0, 100.0)  # periods base^(i/Q), i = 0..Q-1; DINOv3 uses 100
+    min_period: float | None = above(0, None)  # shortest period of a geometric series, in units of the coordinates
+    max_period: float | None = above(0, None)  # its longest period
     coordinates: Literal["separate", "max", "min"] = "separate"  # side that normalises an axis: own, longest, shortest
-    shift: float | None = None  # training: add U(-shift, shift) to each axis
-    jitter: float | None = None  # training: multiply each axis by a log-uniform factor in [1/jitter, jitter]
-    rescale: float | None = None  # training: the same with one factor for both axes; DINOv3 uses 2
+    shift: float | None = above(0, None)  # training: add U(-shift, shift) to each axis
+    jitter: float | None = above(1, None)  # training: multiply each axis by a log-uniform factor in [1/jitter, jitter]
+    rescale: float | None = above(1, None)  # training: the same with one factor for both axes; DINOv3 uses 2
     dtype: Literal["float32", "bfloat16"] = "float32"  # of coordinates, angles, sines and cosines
 
     def __post_init__(self) -> None:
@@ -44,14 +45,6 @@ class Config:
                 f"rope takes either base or both min_period and max_period, got base={self.base}, "
                 f"min_period={self.min_period}, max_period={self.max_period}; set the others to null"
             )
-        for name in ("base", "min_period", "max_period", "shift"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"rope.{name} must be positive, got {value}")
-        for name in ("jitter", "rescale"):
-            value = getattr(self, name)
-            if value is not None and value <= 1:
-                raise UserError(f"rope.{name} must be greater than 1, got {value}; null switches it off")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dinokit.core.bounds import above, at_least, between
 from dinokit.core.errors import UserError
 from dinokit.images.normalisation import default_pixels
 from dinokit.models import init, position
@@ -33,41 +34,33 @@ from dinokit.models.rope import Rope, Rotation
 class Config:
     """Architecture and initial values of a vision transformer; models/variants.py holds the published ones."""
 
-    patch_size: int = 16  # side in pixels
-    channels: int = 3  # of the images
-    dim: int = 384  # width of a token
-    depth: int = 12  # blocks
-    heads: int = 6  # per block; divides dim
-    registers: int = 4  # extra tokens without a position
-    stem: int | None = None  # channels of an overlapping convolution before the patches; null: none, as published
+    patch_size: int = at_least(1, 16)  # side in pixels
+    channels: int = at_least(1, 3)  # of the images
+    dim: int = at_least(1, 384)  # width of a token
+    depth: int = at_least(1, 12)  # blocks
+    heads: int = at_least(1, 6)  # per block; divides dim
+    registers: int = at_least(0, 4)  # extra tokens without a position
+    stem: int | None = at_least(1, None)  # channels of a convolution before the patches; null: none, as published
     mask_token: bool = True  # a learned vector in place of hidden patches; needed by masked objectives
     ffn: Literal["mlp", "swiglu"] = "mlp"  # feed-forward network of a block
-    ffn_hidden: int = 1536  # its inner width; mlp: usually 4 * dim, swiglu: see ffn.swiglu_hidden
+    ffn_hidden: int = at_least(1, 1536)  # its inner width; mlp: usually 4 * dim, swiglu: see ffn.swiglu_hidden
     qkv_bias: Bias = "qv"  # attention bias of queries, keys, values; "qv" masks the useless one of the keys
     position: Literal["rope", "offset", "antialias"] = "rope"  # rotary, or a learned table and how it is resized
     position_grid: int | None = None  # side of the learned table in patches; null with rope
     rope: RopeConfig = field(default_factory=RopeConfig)  # only with position "rope"
     layer_scale: float | None = 1e-5  # initial factor of each residual channel; null: no LayerScale
-    norm_eps: float = 1e-5  # of every LayerNorm; 1e-6 in DINO and DINOv2
+    norm_eps: float = above(0, 1e-5)  # of every LayerNorm; 1e-6 in DINO and DINOv2
     untie_cls_norm: bool = False  # an own final norm for CLS and registers
     untie_local_cls_norm: bool = False  # another one for them on local crops while training
-    drop_path: float = 0.0  # fraction of the samples that skip a residual branch in training
+    drop_path: float = between(0, 1, 0.0, without=1)  # fraction of the samples that skip a residual branch in training
     drop_path_shape: Literal["uniform", "linear"] = "uniform"  # the same in all blocks, or growing from 0 in the first
     init: Style = "dinov3"  # initial values, see models/init.py
 
     def __post_init__(self) -> None:
-        sizes = ("patch_size", "channels", "dim", "depth", "heads", "ffn_hidden")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise UserError(f"vit {name} must be at least 1, got {getattr(self, name)}")
-        if self.registers < 0:
-            raise UserError(f"vit registers must be at least 0, got {self.registers}")
         if self.dim % self.heads:
             raise UserError(f"vit dim {self.dim} is not divisible by {self.heads} heads; change one of them")
-        if not 0 <= self.drop_path < 1:
-            raise UserError(f"vit drop_path must be in [0, 1), got {self.drop_path}")
-        if self.stem is not None and (self.stem < 1 or self.patch_size % 2):
-            raise UserError(f"vit stem needs channels and an even patch size, got {self.stem} and {self.patch_size}")
+        if self.stem is not None and self.patch_size % 2:
+            raise UserError(f"vit stem needs an even patch size, got {self.patch_size}")
         self._check_position()
 
     def _check_position(self) -> None:

@@ -8,7 +8,7 @@ Sources: DINO (arXiv:2104.14294) section 3.1 and equation 4 for centring; Cuturi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.core import dist
+from dinokit.core.bounds import above, at_least, between
 from dinokit.core.device import slices
-from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule, ramp
 from dinokit.objectives import base
 
@@ -32,26 +32,10 @@ class Config(base.Config):
     """The part of a configuration that all objectives with prototypes share."""
 
     targets: Literal["sinkhorn", "centring"] = "sinkhorn"  # how the teacher's logits become targets
-    student_temperature: float = 0.1  # of the student's softmax
-    teacher_temperature: Schedule = field(  # of the targets, per step; smaller is harder
-        default_factory=lambda: ramp(0.04, 0.07, steps=37_500)
-    )
-    sinkhorn_iterations: int = 3  # for "sinkhorn": normalisations of prototypes and samples; 0 is a plain softmax
-    centre_momentum: float = 0.9  # for "centring": share of the old centre kept in each step
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.student_temperature <= 0:
-            raise UserError(f"student_temperature must be > 0, got {self.student_temperature}; 0.1 is usual")
-        lowest = _lowest(self.teacher_temperature)
-        if lowest <= 0:
-            raise UserError(
-                f"teacher_temperature must be > 0 at every step, but reaches {lowest}; 0.04 to 0.07 is usual"
-            )
-        if self.sinkhorn_iterations < 0:
-            raise UserError(f"sinkhorn_iterations must be >= 0, got {self.sinkhorn_iterations}; 3 is usual")
-        if not 0 <= self.centre_momentum < 1:
-            raise UserError(f"centre_momentum must be in [0, 1), got {self.centre_momentum}; 0.9 is usual")
+    student_temperature: float = above(0, 0.1)  # of the student's softmax
+    teacher_temperature: Schedule = above(0, ramp(0.04, 0.07, steps=37_500))  # of the targets; smaller is harder
+    sinkhorn_iterations: int = at_least(0, 3)  # of "sinkhorn", over prototypes and samples; 0 is a plain softmax
+    centre_momentum: float = between(0, 1, 0.9, without=1)  # of "centring": share of the old centre kept per step
 
 
 class Targets(nn.Module):
@@ -172,8 +156,3 @@ def updated_centre(
 ) -> Float[Tensor, " prototype"]:
     """Return the exponential moving average of the teacher's mean logits after one more step, in float32."""
     return momentum * centre.float() + (1 - momentum) * mean.float()
-
-
-def _lowest(schedule: Schedule) -> float:
-    edges = [schedule.at(0), schedule.peak, schedule.end]
-    return min([*edges, schedule.start] if schedule.warmup else edges)

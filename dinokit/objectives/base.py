@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.bounds import at_least
+from dinokit.core.errors import unknown_name
 from dinokit.models.features import Features
 from dinokit.models.pair import Pair
 
@@ -30,11 +31,7 @@ from dinokit.models.pair import Pair
 class Config:
     """The part of a configuration that all objectives share."""
 
-    weight: float = 1.0  # of the whole objective
-
-    def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise UserError(f"weight must be >= 0, got {self.weight}")
+    weight: float = at_least(0, 1.0)  # of the whole objective
 
     def check_batch(self, images: int, *, ranks: int = 1) -> None:
         """Refuse a number of images per micro-batch, over all ranks, or a number of ranks that cannot work."""

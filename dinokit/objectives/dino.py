@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule, constant
 from dinokit.models.head import Config as HeadConfig
@@ -26,16 +27,9 @@ from dinokit.objectives import assign, base, prototypes
 class Config(assign.Config):
     """Defaults: DINOv3 at ImageNet-1k scale."""
 
-    local_weight: Schedule = field(  # of the pairs with a local crop, per step; DINOv3 ends with 0.5
-        default_factory=lambda: constant(1.0)
-    )
+    local_weight: Schedule = at_least(0, constant(1.0))  # of the pairs with a local crop; DINOv3 ends with 0.5
     head: HeadConfig = field(default_factory=HeadConfig)  # on the CLS token
     ignore_diagonal: bool = True  # leave out pairs of a global crop with itself
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.local_weight.peak, self.local_weight.end, self.local_weight.start) < 0:
-            raise UserError(f"local_weight must be >= 0 at every step, got {self.local_weight}; 1 is usual")
 
 
 class Objective(base.Objective):

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule, constant
 from dinokit.models.features import Features
@@ -33,14 +34,13 @@ Form = Literal["patches", "dims"]
 class Config(base.Config):
     """Defaults: DINOv3's Gram stage; its high-resolution stage has weight 1.5."""
 
-    weight: float = 2.0  # of the mean over entries
+    weight: float = at_least(0, 2.0)  # of the mean over entries
     scale: Schedule = field(default_factory=lambda: constant(1.0))  # on the weight, per step of the stage
     scope: Literal["image", "batch"] = "image"  # similarities within an image, or also between the images of a rank
     clamp: Clamp = "none"  # similarities below 0 count as 0: on neither side, on both, or the anchor's
     patches: Literal["all", "hidden", "visible"] = "all"  # which of the student's count; all but "all" need scope batch
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.patches != "all" and self.scope != "batch":
             raise UserError(
                 f"gram.patches {self.patches} needs gram.scope batch: images hide different numbers of patches"

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.core import dist
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.models.pair import Pair
 from dinokit.objectives import base
@@ -28,14 +29,11 @@ _TINY = 1e-8  # keeps lengths, distances and their gradients finite, also betwee
 class Config(base.Config):
     """Defaults: pre-training of DINOv2 and DINOv3."""
 
-    weight: float = 0.1  # of the sum over global crops
-    neighbours: int = 1  # how many nearest neighbours each image is pushed from
-    group: int | None = None  # consecutive images of a micro-batch, over all ranks, to search in; null: all of them
+    weight: float = at_least(0, 0.1)  # of the sum over global crops
+    neighbours: int = at_least(1, 1)  # how many nearest neighbours each image is pushed from
+    group: int | None = at_least(1, None)  # images of a micro-batch, over all ranks, to search in; null: all of them
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.neighbours < 1:
-            raise UserError(f"koleo.neighbours must be >= 1, got {self.neighbours}; 1 is usual")
         if self.group is not None and self.group <= self.neighbours:
             raise UserError(f"koleo.group must be larger than neighbours {self.neighbours}, got {self.group}")
 

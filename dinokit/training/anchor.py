@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NewType
 
 from dinokit.config import converter
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 
 Place = NewType("Place", str)
@@ -21,19 +22,15 @@ class Config:
     # start: the EMA teacher as the stage begins; teacher: that of every step; auto: that of the earlier step whose
     # patches are best (candidates.py); a number: that of this step; or a model's path
     source: Place = START
-    candidates: int = 10  # for auto: earlier steps that are compared, evenly spaced; the run keeps their teachers
-    images: int = 128  # for auto: looked at, the same ones for each
-    first: int = 0  # steps before the EMA teacher may replace the anchor
-    every: int = 0  # steps between replacements, at multiples of this; 0: never
-    most: int = 0  # replacements in all
+    candidates: int = at_least(1, 10)  # for auto: earlier steps that are compared; the run keeps their teachers
+    images: int = at_least(2, 128)  # for auto: looked at, the same ones for each
+    first: int = at_least(0, 0)  # steps before the EMA teacher may replace the anchor
+    every: int = at_least(0, 0)  # steps between replacements, at multiples of this; 0: never
+    most: int = at_least(0, 0)  # replacements in all
 
     def __post_init__(self) -> None:
         if not self.source:
             raise UserError("anchor.source is empty; give start, teacher, auto, a step or the path of a model")
-        if self.candidates < 1 or self.images < 2:
-            raise UserError(f"anchor wants candidates >= 1 and images >= 2, got {self.candidates} and {self.images}")
-        if min(self.first, self.every, self.most) < 0:
-            raise UserError(f"anchor wants first, every, most >= 0, got {self.first}, {self.every}, {self.most}")
         if bool(self.every) != bool(self.most):
             raise UserError(f"anchor.every and anchor.most are both 0 or neither, got {self.every} and {self.most}")
         if self.source == TEACHER and self.every:

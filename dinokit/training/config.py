@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any, Literal, NewType
 
 from dinokit.config import converter, differences, from_plain, to_plain
+from dinokit.core.bounds import at_least, between
 from dinokit.core.device import Precision
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.schedule import Schedule
@@ -28,23 +29,17 @@ class Data:
 
     views: multicrop.Config  # crops and their photometric changes
     masks: masking.Config | None  # which patches of the student's global crops are hidden, if an objective asks
-    batch_size: int  # images per optimiser step, over all ranks and micro-batches
+    batch_size: int = at_least(1)  # images per optimiser step, over all ranks and micro-batches
     pixels: Pixels = field(
         default_factory=Pixels
     )  # normalisation; and the side at which the trained model will look at images
-    min_side: int = 8  # pixels; an image with a shorter side counts as bad and is replaced
+    min_side: int = at_least(1, 8)  # pixels; an image with a shorter side counts as bad and is replaced
     source: str = ""  # of the images: a folder, demo:NAME, ...; what --data gives
-    accumulate: int = (
-        1  # micro-batches per step; each is normalised (Sinkhorn, KoLeo) on its own, gradients are averaged
-    )
+    accumulate: int = at_least(1, 1)  # micro-batches per step; each has its own Sinkhorn and KoLeo
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
-            raise UserError(
-                f"batch_size must be a positive multiple of accumulate, got {self.batch_size} and {self.accumulate}"
-            )
-        if self.min_side < 1:
-            raise UserError(f"min_side must be at least 1 pixel, got {self.min_side}")
+        if self.batch_size % self.accumulate:
+            raise UserError(f"batch_size must be a multiple of accumulate, got {self.batch_size} and {self.accumulate}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,28 +47,22 @@ class Experiment:
     """Everything that may change a number of the run."""
 
     recipe: str  # the name this started from
-    steps: int  # optimiser steps
+    steps: int = at_least(1)  # optimiser steps
     data: Data
     backbone: vit.Config
     objectives: ObjectiveConfigs  # dino, ibot, koleo, ...: every file of dinokit/objectives
     optim: optim.Config
-    momentum: Schedule  # of the teacher's exponential moving average, per step
+    momentum: Schedule = between(0, 1)  # of the teacher's exponential moving average, per step
     anchor: anchors.Config | None = None  # the earlier network that objective gram looks at
-    seed: int = 0  # of everything that is drawn
+    seed: int = at_least(0, 0)  # of everything that is drawn
     precision: Precision = "auto"  # of the matrix products; auto: bf16 where the hardware multiplies it natively
     start: Start | None = None  # weights to begin with; null: random ones
     distil: students.Config | None = None  # a frozen teacher and its students, instead of `backbone` and its average
     stages: Stages = field(default_factory=lambda: Stages({}))  # what follows after `steps`, by name and in order
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps must be at least 1, got {self.steps}")
-        if self.seed < 0:
-            raise UserError(f"seed must be >= 0, got {self.seed}")
         if not self.objectives:
             raise UserError(f"no objective is set; add one of {', '.join(objectives.names())}")
-        if not 0 <= self.momentum.peak <= 1 or not 0 <= self.momentum.end <= 1:
-            raise UserError(f"momentum must be in [0, 1], got {self.momentum.peak} to {self.momentum.end}")
         for name, config in self.objectives.items():
             if not isinstance(config, objectives.find(name).Config):
                 raise UserError(f"objectives.{name}: expected {name}'s Config, got {type(config).__name__}")
@@ -196,41 +185,24 @@ def _check_same_weights(before: Experiment, now: Experiment) -> None:
 class Tolerance:
     """What is put up with in the data; here and not in the experiment, so that a stopped run can go on with more."""
 
-    max_bad_ratio: float = 0.05  # share of the images seen that may be bad; the run stops above it, 1: never
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_bad_ratio <= 1:
-            raise UserError(f"max_bad_ratio must lie in [0, 1], got {self.max_bad_ratio}")
+    max_bad_ratio: float = between(0, 1, 0.05)  # of the images seen, may be bad; above it the run stops
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
     """How the health of a run is watched; a look costs about as much as a step and leaves no trace in the run."""
 
-    every: int | None = None  # steps between looks; null: at log lines, within 2 % of the training time; 0: never
-    images: int = 256  # looked at, the same ones each time, over all ranks
-
-    def __post_init__(self) -> None:
-        if self.every is not None and self.every < 0:
-            raise UserError(f"health.every must be >= 0 steps or null, got {self.every}")
-        if self.images < 2:
-            raise UserError(f"health.images must be at least 2, got {self.images}; health.every 0 switches it off")
+    every: int | None = at_least(0, None)  # steps between looks; null: at log lines, within 2 % of the time; 0: never
+    images: int = at_least(2, 256)  # looked at, the same ones each time, over all ranks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
     """What happens when loss or gradient stay NaN or infinite: back, with a lower rate and other images."""
 
-    after: int = 10  # bad ones of the last 100 steps; fewer are skipped and that is all
-    factor: float = 0.5  # on the learning rate from there on
-    most: int = 3  # times; then the run stops
-
-    def __post_init__(self) -> None:
-        if self.after < 1 or self.most < 0 or not 0 < self.factor <= 1:
-            raise UserError(
-                f"rollback wants after >= 1, most >= 0 and a factor in (0, 1], got {self.after}, {self.most}, "
-                f"{self.factor}"
-            )
+    after: int = at_least(1, 10)  # bad ones of the last 100 steps; fewer are skipped and that is all
+    factor: float = between(0, 1, 0.5, without=0)  # on the learning rate from there on
+    most: int = at_least(0, 3)  # times; then the run stops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,32 +210,22 @@ class Runtime:
     """Everything that must not change a number of the run, but for rounding and what ranks draw for themselves."""
 
     device: str = "auto"  # auto: CUDA, else MPS, else CPU
-    processes: int | None = (
-        None  # ranks that share a step on this machine, at most one per GPU; null: one per GPU, or one
-    )
+    processes: int | None = at_least(1, None)  # ranks on this machine, at most one per GPU; null: one per GPU, or one
     recompute: Recompute = "none"  # what backward passes compute again to save memory: none, selective, full
     compile: bool = False  # compile the blocks: a few percent for a minute at the start, and again per new size
     sharding: Literal["none", "fsdp"] = "none"  # what a rank holds: everything; or its rows of each tensor (FSDP2)
     groups: bool = False  # of a distillation: every student has ranks of its own, which divide the teacher's work
     distort: Literal["loader", "device"] = "loader"  # where crops get their colours; for a GPU beside few cores
-    workers: int | None = None  # processes that prepare batches, per rank; 0: none; null: from cores and source
-    checkpoint_every: int = 1000  # steps between checkpoints
-    keep: int = 2  # newest checkpoints that keep the training state; older ones keep the teacher only
-    log_every: int = 10  # steps between lines of metrics.jsonl
+    workers: int | None = at_least(0, None)  # processes that prepare batches, per rank; null: from cores and source
+    checkpoint_every: int = at_least(1, 1000)  # steps between checkpoints
+    keep: int = at_least(1, 2)  # newest checkpoints that keep the training state; older ones keep the teacher only
+    log_every: int = at_least(1, 10)  # steps between lines of metrics.jsonl
     evaluate: bool = True  # measure k-NN of every saved teacher when the data has labels
     tensorboard: bool = True  # write events/
     trackers: tuple[TrackerName, ...] = ()  # besides: wandb, mlflow, trackio, each an extra of this package
     health: Health = field(default_factory=Health)  # vital signs of the features, measured on a few images
     rollback: Rollback = field(default_factory=Rollback)  # what a run that diverges does
     data: Tolerance = field(default_factory=Tolerance)  # limits that change no number of a run that goes on
-
-    def __post_init__(self) -> None:
-        if min(self.checkpoint_every, self.keep, self.log_every) < 1:
-            raise UserError("checkpoint_every, keep and log_every must be at least 1")
-        if self.processes is not None and self.processes < 1:
-            raise UserError(f"processes must be >= 1 or null, got {self.processes}")
-        if self.workers is not None and self.workers < 0:
-            raise UserError(f"workers must be >= 0 or null, got {self.workers}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dinokit.core import dist
-from dinokit.core.errors import UserError
+from dinokit.core.bounds import above, at_least, between
 from dinokit.core.schedule import Schedule
 from dinokit.models.convnext import ConvNeXt
 
@@ -26,32 +26,15 @@ EMBEDDINGS = ("patch_embed.", "cls_token", "mask_token", "register_tokens", "pos
 class Config:
     """How the weights move. Rates are the rates used: nothing is scaled by the batch size behind these numbers."""
 
-    lr: Schedule  # learning rate per step
-    weight_decay: Schedule  # decoupled weight decay per step
-    betas: tuple[float, float] = (0.9, 0.999)  # decay of AdamW's two moments
-    layer_decay: float = 1.0  # factor on the learning rate per block further from the output
-    patch_embed_lr: float = 1.0  # further factor on the learning rate of the patch embedding
-    freeze_last_layer: int = 0  # first steps in which the prototypes stay as they are
+    lr: Schedule = at_least(0)  # learning rate per step
+    weight_decay: Schedule = at_least(0)  # decoupled weight decay per step
+    betas: tuple[float, float] = between(0, 1, (0.9, 0.999), without=1)  # decay of AdamW's two moments
+    layer_decay: float = between(0, 1, 1.0, without=0)  # factor on the learning rate per block further from the output
+    patch_embed_lr: float = at_least(0, 1.0)  # further factor on the learning rate of the patch embedding
+    freeze_last_layer: int = at_least(0, 0)  # first steps in which the prototypes stay as they are
     freeze: Literal["rate", "gradient"] = "rate"  # how they stay: rate 0, moments go on (v2, v3); gradient removed (v1)
-    clip: float | None = 3.0  # largest gradient norm; None: no clipping
+    clip: float | None = above(0, 3.0)  # largest gradient norm; None: no clipping
     clip_per: Literal["part", "parameter"] = "part"  # norm over backbone, each head (v2, v3); over each tensor (v1)
-
-    def __post_init__(self) -> None:
-        for name, rate in {"lr": self.lr, "weight_decay": self.weight_decay}.items():
-            lowest = min(rate.start, rate.peak, rate.end)
-            if lowest < 0:
-                raise UserError(f"{name} must be >= 0 at every step, got {lowest}")
-        if self.patch_embed_lr < 0 or self.freeze_last_layer < 0:
-            raise UserError(
-                f"patch_embed_lr and freeze_last_layer must be >= 0, got {self.patch_embed_lr} and "
-                f"{self.freeze_last_layer}"
-            )
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"betas must be in [0, 1), got {self.betas}")
-        if self.clip is not None and self.clip <= 0:
-            raise UserError(f"clip must be positive, got {self.clip}; use null for no clipping")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NewType
 from torch import Tensor
 
 from dinokit.config import converter, to_plain
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 
 FIRST = "pretrain"  # name of what comes before the stages
@@ -24,15 +25,11 @@ Changes = NewType("Changes", dict[str, Any])  # settings of the experiment, as i
 class Stage:
     """A part of a run that has settings of its own."""
 
-    steps: int  # optimiser steps
+    steps: int = at_least(1)  # optimiser steps
     begin: Begin = (
         "continue"  # with all that was learned; or teacher: student and teacher from the teacher, new moments
     )
     changes: Changes = field(default_factory=lambda: Changes({}))  # settings that differ from the stage before
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps of a stage must be at least 1, got {self.steps}")
 
 
 Stages = NewType("Stages", dict[str, Stage])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NewType
 
 from dinokit.config import converter, from_plain, to_plain
+from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.models.architecture import KINDS, Architecture, kind
 from dinokit.models.variants import ARCHITECTURES
@@ -44,7 +45,7 @@ class Config:
 
     teacher: str  # a run, RUN/checkpoints/STEP, a model's file or name
     students: Students  # by name, which is that of the file with its weights
-    fit_images: int = 4096  # for a teacher without heads: images by whose features its prototypes are found
+    fit_images: int = at_least(2, 4096)  # images by whose features a teacher without heads gets prototypes
 
     def __post_init__(self) -> None:
         if not self.students:
@@ -54,8 +55,6 @@ class Config:
                 raise UserError(
                     f"a student's name is of letters, digits and _, and none of {', '.join(RESERVED)}; got {name!r}"
                 )
-        if self.fit_images < 2:
-            raise UserError(f"distil.fit_images must be at least 2, got {self.fit_images}")
 
     @property
     def shown(self) -> str:

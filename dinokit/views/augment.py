@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from dinokit.core.bounds import above, at_least, between
 from dinokit.core.errors import UserError
 from dinokit.images import colour
 from dinokit.views import fused
@@ -30,29 +31,21 @@ class Config:
     """Photometric augmentation of one kind of crop, in this order: jitter, grayscale, blur, solarisation."""
 
     chain: Literal["exact", "fused"] = "exact"  # fused: jitter and grayscale as one map, data/fused.py
-    jitter: float = 0.8  # probability of the colour jitter: the four operations below in random order
-    brightness: float = 0.4  # factor in [1 - b, 1 + b]
-    contrast: float = 0.4  # factor in [1 - c, 1 + c]
-    saturation: float = 0.2  # factor in [1 - s, 1 + s]; RGB only, skipped for other numbers of channels
-    hue: float = 0.1  # shift in [-h, h], fraction of the colour circle, at most 0.5; RGB only
-    grayscale: float = 0.2  # probability; RGB only
-    blur: float = 0.5  # probability
-    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels; the standard deviation is uniform in this range
-    blur_taps: int = 9  # pixels; width of the kernel, odd (9 in DINOv2 and DINOv3)
-    solarise: float = 0.0  # probability
-    solarise_threshold: float = 128 / 255  # in [0, 1]; values from here on are inverted
+    jitter: float = between(0, 1, 0.8)  # probability of the colour jitter: the four operations below in random order
+    brightness: float = between(0, 1, 0.4)  # factor in [1 - b, 1 + b]
+    contrast: float = between(0, 1, 0.4)  # factor in [1 - c, 1 + c]
+    saturation: float = between(0, 1, 0.2)  # factor in [1 - s, 1 + s]; RGB only, skipped for other numbers of channels
+    hue: float = between(0, 0.5, 0.1)  # shift in [-h, h], fraction of the colour circle, at most 0.5; RGB only
+    grayscale: float = between(0, 1, 0.2)  # probability; RGB only
+    blur: float = between(0, 1, 0.5)  # probability
+    blur_sigma: tuple[float, float] = above(0, (0.1, 2.0), rising=True)  # pixels; range of the standard deviation
+    blur_taps: int = at_least(1, 9)  # pixels; width of the kernel, odd (9 in DINOv2 and DINOv3)
+    solarise: float = between(0, 1, 0.0)  # probability
+    solarise_threshold: float = between(0, 1, 128 / 255)  # in [0, 1]; values from here on are inverted
 
     def __post_init__(self) -> None:
-        for name in ("jitter", "grayscale", "blur", "solarise", "solarise_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
-            if not 0 <= getattr(self, name) <= limit:
-                raise UserError(f"{name} must lie in [0, {limit}], got {getattr(self, name)}")
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise UserError(f"blur_sigma must be (low, high) with 0 < low <= high, got {self.blur_sigma}")
-        if self.blur_taps < 1 or self.blur_taps % 2 == 0:
-            raise UserError(f"blur_taps must be odd and positive, got {self.blur_taps}; 9 in DINOv2 and DINOv3")
+        if self.blur_taps % 2 == 0:
+            raise UserError(f"blur_taps must be odd, got {self.blur_taps}; 9 in DINOv2 and DINOv3")
 
 
 def intended() -> tuple[Config, Config, Config]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.bounds import between
 from dinokit.core.seed import generator
 
 _STREAM = 2  # keeps these random numbers apart from the order (0), the views (1) and the replacements (3)
@@ -27,18 +27,12 @@ _MAX_ASPECT = 1 / 0.3  # height / width is log-uniform in [0.3, 1 / 0.3]
 class Config:
     """Masks of the global crops."""
 
-    probability: float = 0.5  # fraction of the global crops that are masked, exact per batch
-    ratio: tuple[float, float] = (0.1, 0.5)  # fraction of the patches hidden in a masked crop
+    probability: float = between(0, 1, 0.5)  # fraction of the global crops that are masked, exact per batch
+    ratio: tuple[float, float] = between(0, 1, (0.1, 0.5), rising=True)  # of the patches of a masked crop
     style: Literal["dinov2", "dinov3"] = (
         "dinov3"  # dinov3: exact counts; dinov2: random target, blocks may fall short of it
     )
     roll: bool = False  # shift every mask by a random offset, round the edges (DINOv3 option, off in its releases)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise UserError(f"probability must lie in [0, 1], got {self.probability}")
-        if not 0 <= self.ratio[0] <= self.ratio[1] <= 1:
-            raise UserError(f"ratio must be (low, high) with 0 <= low <= high <= 1, got {self.ratio}")
 
 
 def sample_masks(

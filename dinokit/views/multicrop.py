@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Shaped
 from torch import Tensor
 
+from dinokit.core.bounds import above, at_least, between
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
 from dinokit.images import intensity
@@ -110,30 +111,27 @@ class Sizes:
     global_size: int
     local_size: int
     anchor_size: int = 0  # 0 = none
-    share: float = 1.0  # of the steps, relative to the others'
+    share: float = above(0, 1.0)  # of the steps, relative to the others'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Multi-crop augmentation; the defaults are those of DINOv2 and DINOv3 as published, at 224 and 96 pixels."""
 
-    global_size: int = 224  # pixels; side of the two global crops, a multiple of the patch size
-    global_scale: tuple[float, float] = (0.32, 1.0)  # fraction of the image area that a global crop covers
-    local_count: int = 8  # local crops per image; 0 = none
-    local_size: int = 96  # pixels; a multiple of the patch size
-    local_scale: tuple[float, float] = (0.05, 0.32)  # fraction of the image area that a local crop covers
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the window before it is resized to a square
+    global_size: int = at_least(1, 224)  # pixels; side of the two global crops, a multiple of the patch size
+    global_scale: tuple[float, float] = between(0, 1, (0.32, 1.0), without=0, rising=True)  # of the image area
+    local_count: int = at_least(0, 8)  # local crops per image; 0 = none
+    local_size: int = at_least(1, 96)  # pixels; a multiple of the patch size
+    local_scale: tuple[float, float] = between(0, 1, (0.05, 0.32), without=0, rising=True)  # of the image area
+    ratio: tuple[float, float] = above(0, (3 / 4, 4 / 3), rising=True)  # width / height of the window in the image
     kernel: crop.Kernel = (
         "bicubic"  # of the resizing; bilinear is smoother, which helps on images of a few dozen pixels
     )
     fit: crop.Fit = "retry"  # of a window that sticks out: drawn again (torchvision's rule), or clipped to the image
-    flip: float = 0.5  # probability of mirroring a crop left to right
-    rotate: float = 0.0  # degrees, at most 180; crops are turned by up to this; not part of the published recipes
-    local_grid: int = (
-        0  # pixels; local crops lie in the global ones, half in each, at multiples of this (16 in DINOv3's
-    )
-    # option localcrops_subset_of_globalcrops); 0 = they are cut from the image
-    anchor_size: int = 0  # pixels; side of undistorted copies of the global crops for a Gram teacher; 0 = none
+    flip: float = between(0, 1, 0.5)  # probability of mirroring a crop left to right
+    rotate: float = between(0, 180, 0.0)  # degrees by which crops are turned at most; not in the published recipes
+    local_grid: int = at_least(0, 0)  # pixels; local crops lie in the global ones, at multiples of this; 0: anywhere
+    anchor_size: int = at_least(0, 0)  # pixels; side of undistorted global crops for a Gram anchor; 0 = none
     sizes: tuple[Sizes, ...] = ()  # every step draws one of these instead of the three sizes above; empty = it does not
     share_jitter: bool = (
         False  # one draw of jitter and grayscale for all crops of an image (DINOv3's share_color_jitter)
@@ -143,19 +141,6 @@ class Config:
     local: augment.Config = field(default_factory=lambda: augment.published()[2])  # distortion of the local crops
 
     def __post_init__(self) -> None:
-        for name in ("global_scale", "local_scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= 1:
-                raise UserError(f"{name} must be (low, high) with 0 < low <= high <= 1, got {(low, high)}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UserError(f"ratio must be (low, high) with 0 < low <= high, got {self.ratio}")
-        if not 0 <= self.flip <= 1:
-            raise UserError(f"flip must lie in [0, 1], got {self.flip}")
-        if not 0 <= self.rotate <= 180:
-            raise UserError(f"rotate must lie in [0, 180] degrees, got {self.rotate}")
-        for name in ("local_count", "local_grid", "anchor_size"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.local_grid and self.local_count and self.local_size > self.global_size:
             raise UserError(
                 f"local_grid cuts local crops of {self.local_size} pixels from global ones of {self.global_size}; "
@@ -163,8 +148,6 @@ class Config:
             )
         if len({size.anchor_size > 0 for size in self.sizes}) > 1:
             raise UserError("views.sizes must have an anchor_size each, or none of them")
-        if any(not size.share > 0 for size in self.sizes):
-            raise UserError(f"every share in views.sizes must be above 0, got {[size.share for size in self.sizes]}")
         self.variants()  # each is checked as it is made
         kinds = [("global_size", self.global_size, max(self.first.blur_taps, self.second.blur_taps))]
         kinds += [("local_size", self.local_size, self.local.blur_taps)] if self.local_count else []

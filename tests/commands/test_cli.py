@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 
 from dinokit import cli
+from dinokit.commands import pretrain
 from dinokit.commands.tables import shown
 from dinokit.training.config import TrainConfig
 from tests.images.hostile import deep_png

@@ -83,5 +83,5 @@ def test_a_still_scene_keeps_its_labels() -> None:
 
 @pytest.mark.parametrize("settings", [{"context": -1}, {"neighbours": 0}, {"radius": -1}, {"temperature": 0.0}])
 def test_settings_that_cannot_work_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="tracking wants|temperature above 0"):
+    with pytest.raises(UserError, match="must be at least|temperature must be above 0"):
         Rule(**settings)  # type: ignore[arg-type]

@@ -164,8 +164,8 @@ def test_the_scale_of_each_tensor_is_that_of_the_table() -> None:
 @pytest.mark.parametrize(
     ("config", "change", "message"),
     [
-        (CONVNEXT, {"dims": (8, 8, 8)}, "dims must be 4 numbers"),
-        (CONVNEXT, {"depths": (1, 1, 0, 1)}, "depths must be 4 numbers of at least 1"),
+        (CONVNEXT, {"dims": (8, 8, 8)}, "must be 4 numbers"),
+        (CONVNEXT, {"depths": (1, 1, 0, 1)}, "depths must be at least 1"),
         (CONVNEXT, {"channels": 0}, "channels must be at least 1"),
         (RESNET, {"depths": (1, 1, 1, 1, 1)}, "depths must be 4 numbers"),
         (RESNET, {"width": 0}, "width must be at least 1"),

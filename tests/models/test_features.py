@@ -140,7 +140,7 @@ def test_what_raw_pixels_cannot_do_is_an_error() -> None:
 def test_pixels_need_matching_statistics() -> None:
     with pytest.raises(UserError, match="as many means as stds"):
         Pixels((0.5,), (0.5, 0.5))
-    with pytest.raises(UserError, match="positive"):
+    with pytest.raises(UserError, match="above 0"):
         Pixels((0.5,), (0.0,))
     with pytest.raises(UserError, match="size"):
         Pixels(size=0)

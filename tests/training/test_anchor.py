@@ -25,7 +25,7 @@ def test_it_is_renewed_at_multiples_from_the_first_on_so_many_times() -> None:
         ({"every": 5}, "both 0 or neither"),
         ({"source": "teacher", "every": 5, "most": 1}, "new at every step"),
         ({"source": ""}, "empty"),
-        ({"first": -1}, ">= 0"),
+        ({"first": -1}, "first must be at least 0"),
     ],
 )
 def test_settings_that_contradict_themselves_are_refused(settings: dict[str, object], said: str) -> None:
