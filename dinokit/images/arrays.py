@@ -1,33 +1,53 @@
-"""Pixels that are plain arrays: `.npy` files, and TIFFs with more channels or deeper colours than Pillow reads.
+"""What the numbers of a file mean - white, transparency, no data, the channel axis: one rule for all readers.
 
-Their depth is kept: 8 bits stay uint8, 16-bit integers become float32 by the largest value of their type (1.0 = white,
-as uint8's 255), floats stay what they are. Nothing is allocated on the word of a header.
+8 bits stay uint8. Deeper integers become float32 by their white (1.0, as uint8's 255): the largest value of their type
+or of their bits, unless the user says which value it is. Floats stay what they are, unless the user says so too. What
+is transparent is laid on white. A pixel without data (GDAL's nodata) takes the mean of those with data, so that it says
+nothing of the picture. Nothing is allocated on the word of a header.
 """
 
 import io
 import math
-from functools import cache
-from logging import NullHandler, getLogger
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Bool, Float32, Shaped, UInt8
 from PIL import Image
 
 from dinokit.images.bad_image import BadImage
 
 NPY = b"\x93NUMPY"
-TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-
 LARGEST = 1e18  # of a float pixel: the squares of larger ones would leave float32
 _BYTES = 6  # per pixel of Pillow's limit: 0.5 GB, what the largest RGB image that Pillow opens takes
-_AXES = ("YX", "YXS", "SYX", "CYX")
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow
 
 Pixels = UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height width channel"]
 
 
-def read_npy(data: bytes, *, channels: int | None) -> Pixels:
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """The numbers of the first image of a file, upright, and what the file says of them."""
+
+    values: Shaped[np.ndarray, "height width channel"]
+    white: float | int | None = None  # the integer that stands for 1.0; None: the largest of the type
+    negative: bool = False  # 0 is white and `white` black
+    colours: int = 0  # leading channels that make one colour, gray or RGB; 0: every channel is a band of its own
+    alpha: Literal["", "straight", "premultiplied"] = ""  # of the last channel
+    clear: Bool[np.ndarray, "height width"] | None = None  # transparent pixels
+    missing: Bool[np.ndarray, "height width band"] | None = None  # where there is no data; one band: in all channels
+
+    @property
+    def numbers(self) -> Shaped[np.ndarray, "height width channel"]:
+        """What depths and masks are read from: the numbers themselves, 255 for the white of one bit."""
+        if self.values.dtype == bool:
+            return self.values.astype(np.uint8) * np.uint8(255)
+        if self.negative and self.values.dtype.kind == "u":
+            return self.values.dtype.type(self.white or np.iinfo(self.values.dtype).max) - self.values
+        return self.values
+
+
+def read_npy(data: bytes, *, channels: int | None) -> Stored:
     """Read [height, width], [height, width, channel] or [channel, height, width].
 
     Of three axes the last is the channel if it has the wanted number, else the first if that has; failing both, the
@@ -41,58 +61,97 @@ def read_npy(data: bytes, *, channels: int | None) -> Pixels:
     shape, _, dtype = read_header(file)
     if dtype.hasobject:
         raise BadImage("an array of Python objects, expected numbers")
+    if dtype.kind not in "biuf":
+        raise BadImage(f"an array of {dtype}, expected integers or floats")
     wanted, present = math.prod(shape) * dtype.itemsize, len(data) - file.tell()
     if min(shape, default=0) < 1 or wanted != present:  # before numpy believes the header
         raise BadImage(f"an array of shape {shape}, {dtype}, has {wanted} bytes, the file holds {present}")
     array = np.load(io.BytesIO(data), allow_pickle=False)
     if array.ndim == 2:
-        return scaled(array[:, :, None])
+        return Stored(values=array[:, :, None])
     if array.ndim != 3:
         raise BadImage(f"expected an array of 2 or 3 axes, got shape {array.shape}")
     first, _, last = array.shape
     leads = first == channels or first < last
-    return scaled(np.moveaxis(array, 0, 2) if leads and last != channels else array)
+    return Stored(values=np.moveaxis(array, 0, 2) if leads and last != channels else array)
 
 
-def read_tiff(data: bytes) -> Pixels:
-    """Read the first image of a TIFF with tifffile; its pages are the channels if the file says so."""
-    with _tifffile().TiffFile(io.BytesIO(data)) as file:
-        series, page = file.series[0], file.pages[0]
-        image = series if series.axes in _AXES else page
-        if image.axes not in _AXES or image.dtype is None:
-            raise BadImage(f"expected a TIFF of rows, columns and channels, got the axes {image.axes}")
-        shape = [image.shape[image.axes.index(axis)] for axis in "YX"]
-        check_size(*shape, channels=math.prod(image.shape) // max(math.prod(shape), 1), dtype=image.dtype)
-        array = image.asarray()
-        if array.shape != image.shape or 0 in array.shape:
-            raise BadImage(f"expected a TIFF of shape {image.shape}, its pixels have {array.shape}")
-    if image.axes == "YX":
-        array = array[:, :, None]
-    return scaled(np.moveaxis(array, 0, 2) if image.axes in ("SYX", "CYX") else array)
+def without_data(
+    values: Shaped[np.ndarray, "height width channel"], nodata: object, *, colours: int
+) -> Bool[np.ndarray, "height width band"] | None:
+    """Find the pixels that GDAL's nodata, a number as text, stands in; None without any.
+
+    A colour is missing as a whole, where all its channels say so: black lips are no holes. Bands are missing each by
+    itself.
+    """
+    try:
+        number = float(str(nodata).strip("\0 "))
+    except ValueError:
+        return None
+    with np.errstate(over="ignore"):
+        exact = number if values.dtype.kind in "iub" else values.dtype.type(number)
+    found: np.ndarray = np.isnan(values) if math.isnan(number) else values == exact
+    found = found[:, :, :colours].all(axis=2, keepdims=True) if colours else found
+    return found if found.any() else None
 
 
-def scaled(array: Shaped[np.ndarray, "height width channel"], *, white: float | None = None) -> Pixels:
-    """Bring numbers of any type to the two kinds that images have here, as an array of its own.
+def picture(stored: Stored, channels: int | None, *, white: float | int | None = None, holes: bool = False) -> Pixels:
+    """Make an image of what a file holds.
 
     Args:
-        white: the integer that stands for 1.0; None: the largest of the type.
+        channels: wanted; None keeps what there is, but for transparency.
+        white: the value of deeper files that stands for 1.0, where the user says so.
+        holes: leave NaN where there is no data; the image is then float32.
+    """
+    values, missing = stored.values, stored.missing
+    if missing is not None:
+        values = _filled(values, missing)
+    pixels = scaled(values, white=white or stored.white)
+    if stored.negative:
+        pixels = (255 if pixels.dtype == np.uint8 else np.float32(1)) - pixels
+    if stored.clear is not None:
+        pixels[stored.clear] = 255 if pixels.dtype == np.uint8 else 1
+    if channels in (None, 1, 3) and stored.colours:
+        colour = pixels[:, :, : stored.colours]
+        if stored.alpha:
+            alpha = scaled(values[:, :, -1:], white=stored.white)
+            colour = (colour if stored.alpha == "premultiplied" else colour * alpha) + (1 - alpha)
+        pixels = colour
+    pixels = with_channels(pixels, channels)
+    if holes and missing is not None:
+        bands = missing if missing.shape[2] in (1, pixels.shape[2]) else missing.any(axis=2, keepdims=True)
+        unit = pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
+        pixels = np.where(bands, np.float32(np.nan), unit)
+    return np.ascontiguousarray(pixels)
+
+
+def scaled(array: Shaped[np.ndarray, "height width channel"], *, white: float | int | None = None) -> Pixels:
+    """Bring numbers of any type to the two kinds that images have here.
+
+    Args:
+        white: what stands for 1.0 in numbers of more than 8 bits; None: the largest of an integer's type, 1.0 itself.
     """
     check_size(*array.shape[:2], channels=array.shape[2], dtype=array.dtype)
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint8:
-        return np.array(array)
-    if array.dtype.kind in "iu" and array.dtype.itemsize <= 2:
+        return array
+    if array.dtype.kind in "iu":
+        if array.dtype.itemsize > 2 and white is None:
+            raise BadImage(
+                f"expected integers of 8 or 16 bits, or floats; got {array.dtype}: say which is white, --data.white"
+            )
         return array.astype(np.float32) / np.float32(white or np.iinfo(array.dtype).max)
     if array.dtype.kind != "f":
-        raise BadImage(f"expected integers of 8 or 16 bits, or floats; got {array.dtype}")
-    pixels = array.astype(np.float32)
+        raise BadImage(f"expected integers or floats, got {array.dtype}")
+    with np.errstate(over="ignore"):
+        pixels = array.astype(np.float32)
     low, high = float(pixels.min()), float(pixels.max())
     if not math.isfinite(low) or not math.isfinite(high):  # a NaN anywhere makes both NaN
         raise BadImage("float image with NaN or infinite pixels")
     if max(-low, high) > LARGEST:
         raise BadImage(f"float image with values up to {max(-low, high):.0e}; expected at most {LARGEST:.0e}")
-    return pixels
+    return pixels if white is None else pixels / np.float32(white)
 
 
 def with_channels(
@@ -121,11 +180,17 @@ def check_size(height: int, width: int, *, channels: int, dtype: np.dtype) -> No
         )
 
 
-@cache
-def _tifffile() -> Any:
-    try:
-        import tifffile
-    except ImportError as error:
-        raise BadImage("this kind of TIFF needs tifffile: pip install 'dinokit[tiff]'") from error
-    getLogger("tifffile").addHandler(NullHandler())  # what is wrong with a file is said by the exception
-    return tifffile
+def _filled(
+    values: Shaped[np.ndarray, "height width channel"], missing: Bool[np.ndarray, "height width band"]
+) -> Shaped[np.ndarray, "height width channel"]:
+    """Put the mean of a channel where it has no data."""
+    check_size(*values.shape[:2], channels=values.shape[2], dtype=values.dtype)
+    filled = values.copy()
+    holes = np.broadcast_to(missing, values.shape)
+    for channel in range(values.shape[2]):
+        known = values[:, :, channel][~holes[:, :, channel]]
+        if not len(known):
+            raise BadImage("no pixel has data; all are what the file says stands for none")
+        mean = known.mean(dtype=np.float64)
+        filled[:, :, channel][holes[:, :, channel]] = round(mean) if values.dtype.kind in "iu" else mean
+    return filled

@@ -1,10 +1,10 @@
 """Encoded bytes -> pixels: every format that people keep images in, or one clear reason why not.
 
 What varies between files is settled here once, so that nothing downstream has to know about it: transparency is laid on
-white, palettes and CMYK become RGB, the EXIF orientation is applied. Depth is kept: 8 bits come back as uint8, anything
-deeper as float32, where 16-bit integers are divided by 65535 (1.0 = white, as uint8's 255) and floats are as stored.
-Large JPEGs are decoded at the smallest DCT scale whose short side is still sufficient (ITU-T T.81; Pillow's `draft`).
-AVIF has up to 12 bits, of which Pillow gives 8.
+white, palettes and CMYK become RGB, the orientation is applied, as far as it can be read. Depth is kept: 8 bits come
+back as uint8, anything deeper as float32 (`arrays.py` says what its numbers mean). Large JPEGs are decoded at the
+smallest DCT scale whose short side is still sufficient (ITU-T T.81; Pillow's `draft`). AVIF has up to 12 bits, of which
+Pillow gives 8. Pillow reads what it reads right, tifffile the other TIFFs.
 """
 
 import ctypes
@@ -17,27 +17,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from dinokit.images import arrays, intensity
-from dinokit.images.arrays import Pixels
+from dinokit.images import arrays, intensity, orientation, png, tiff
+from dinokit.images.arrays import Stored
 from dinokit.images.bad_image import BadImage, reasons
 
-__all__ = ["EXTENSIONS", "About", "BadImage", "decode", "describe"]
+__all__ = ["EXTENSIONS", "About", "BadImage", "decode", "describe", "stored"]
 
 # read in any case: .JPG too
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".npy")
 # by content; leaves out PostScript, which runs code
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _SCANS = 100  # of a JPEG; ten are many, and with thousands a small file is decoded for hours
-_DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _GRAY = ("1", "L", "LA", "La")
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if np.little_endian else "L"}
-_PLANES, _SAMPLE_BITS = 284, 258  # TIFF tags
+# of mode I, where Pillow keeps what has no mode of its own: how the numbers lie in the file -> what they are
+_INTEGERS = {"I;16B": np.uint16, "I;16S": np.int16, "I;16BS": np.int16, "I;32N": np.uint32}
 
 
-def decode(data: bytes, *, channels: int | None = 3, min_side: int | None = None) -> intensity.Image:
+def decode(
+    data: bytes,
+    *,
+    channels: int | None = 3,
+    min_side: int | None = None,
+    white: float | int | None = None,
+    holes: bool = False,
+) -> intensity.Image:
     """Decode one image.
 
     Args:
@@ -45,16 +51,31 @@ def decode(data: bytes, *, channels: int | None = 3, min_side: int | None = None
         channels: 1 = luminance, 3 = RGB; any other number takes the bands of the file as they are and must match them.
             None: gray images have 1, arrays what they have, all others 3.
         min_side: a JPEG may come back smaller, as long as its short side keeps this many pixels.
+        white: the value that stands for 1.0 in files of more than 8 bits; None: the largest of integers, 1.0 of floats.
+        holes: NaN where a TIFF has no data, in float32; else such pixels take the mean of the others.
 
     Raises:
         BadImage: empty, unreadable, truncated, too large (Pillow's limit against bombs), not finite, or a wrong number
             of channels.
     """
     with reasons():
-        pixels = _pixels(data, channels=channels, min_side=min_side)
-        if 0 in pixels.shape:
+        found = _stored(data, channels=channels, min_side=min_side)
+        if 0 in found.values.shape:
             raise BadImage("an image without pixels")
+        pixels = arrays.picture(found, channels, white=white, holes=holes)
     return torch.from_numpy(pixels).permute(2, 0, 1)  # [channel, height, width], channels last in memory
+
+
+def stored(data: bytes) -> Stored:
+    """Read the numbers of a file that are no picture: the classes of a mask, distances.
+
+    Palettes stay indices, transparency is left out, gray is as PNG and TIFF define it (a bit is 0 or 255).
+
+    Raises:
+        BadImage: as `decode`.
+    """
+    with reasons():
+        return _stored(data, channels=None, min_side=None, indices=True)
 
 
 @dataclass(frozen=True)
@@ -78,104 +99,121 @@ def describe(data: bytes) -> About:
             with _open(data) as image:
                 return About(image.format or "", image.mode + (";16" if _is_deep_colour(image) else ""))
         except UnidentifiedImageError:
-            if data.startswith(arrays.TIFF):
+            if data.startswith(tiff.SIGNATURES):
                 return About("TIFF", "")
             raise
 
 
-def _pixels(data: bytes, *, channels: int | None, min_side: int | None) -> Pixels:
+def _stored(data: bytes, *, channels: int | None, min_side: int | None, indices: bool = False) -> Stored:
     if data.startswith(arrays.NPY):
-        return arrays.with_channels(arrays.read_npy(data, channels=channels), channels)
+        return arrays.read_npy(data, channels=channels)
+    opened: Any = None
     try:
         opened = _open(data)
     except UnidentifiedImageError:
-        if data.startswith(arrays.TIFF):
-            return arrays.with_channels(arrays.read_tiff(data), channels)
-        raise
+        if not data.startswith(tiff.SIGNATURES):
+            raise
+    if opened is None or opened.format == "TIFF":
+        found = tiff.read_tiff(data, channels=channels, seen=opened)
+        if found is not None:
+            return found
     with opened:
-        if opened.format == "TIFF" and _needs_tifffile(opened, channels):
-            return arrays.with_channels(arrays.read_tiff(data), channels)
         if opened.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _SCANS:
             raise BadImage(f"a JPEG of more than {_SCANS} scans")
         if _is_deep_colour(opened):
-            colours = _deep_colours(opened, data)
-            return arrays.with_channels(_on_white(colours) if channels in (None, 1, 3) else colours, channels)
-        if opened.mode in _DEEP_GRAY:
-            return arrays.with_channels(_deep_gray(opened), channels)
+            return _deep_colours(opened, data)
+        if opened.mode in tiff.DEEP_GRAY:
+            return _deep_gray(opened)
         if min_side is not None:
             opened.draft(None, (min_side, min_side))
-        return _eight_bits(_upright(opened), channels)
+        return _eight_bits(opened, channels, indices=indices)
 
 
-def _eight_bits(image: Image.Image, channels: int | None) -> UInt8[np.ndarray, "height width channel"]:
-    if channels not in (None, 1, 3):
+def _eight_bits(opened: Any, channels: int | None, *, indices: bool) -> Stored:
+    """Convert to the channels that are wanted; with `indices`, to what a mask holds."""
+    opened.load()
+    image: Image.Image = opened
+    nodata = opened.tag_v2.get(tiff.NODATA) if opened.format == "TIFF" else None
+    missing = None
+    if nodata is not None:
+        values = np.asarray(image)
+        missing = arrays.without_data(values.reshape(*values.shape[:2], -1), nodata, colours=len(image.getbands()))
+    if indices:
+        mode = image.mode if image.mode in ("P", "1") else "L" if image.mode in _GRAY else "RGB"
+    elif channels not in (None, 1, 3):
         if len(image.getbands()) != channels:
             raise BadImage(f"{channels} channels wanted, the file holds {image.mode}")
-        pixels = np.array(image)
-        return pixels.reshape(*pixels.shape[:2], channels)
-    gray = channels == 1 or (channels is None and image.mode in _GRAY)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    mode = "L" if gray else "RGB"
+        mode = image.mode
+    else:
+        mode = "L" if channels == 1 or (channels is None and image.mode in _GRAY) else "RGB"
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.array(image if image.mode == mode else image.convert(mode))  # converting would copy
-    return pixels.reshape(*pixels.shape[:2], -1)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    turn = _turn(opened)
+    return Stored(
+        values=orientation.turned(pixels, turn), missing=None if missing is None else orientation.turned(missing, turn)
+    )
 
 
-def _deep_gray(opened: Image.Image) -> Pixels:
+def _deep_gray(opened: Any) -> Stored:
     raw, transparent = _raw_mode(opened), opened.info.get("transparency")
-    image = _upright(opened)
-    values = np.asarray(image)[:, :, None]  # [height, width, 1]
-    if image.mode == "I":  # Pillow has no other place for these
-        kind = {"I;16B": np.uint16, "I;16S": np.int16, "I;16BS": np.int16}.get(raw, np.int32)
-        values = values.astype(kind)
-    values = values.astype(values.dtype.newbyteorder("="))
-    pixels = arrays.scaled(values, white=4095.0 if raw == "I;12" else None)
-    if isinstance(transparent, int):
-        pixels[values == transparent] = 1
-    return pixels
+    tags = opened.tag_v2 if opened.format == "TIFF" else {}
+    nodata, negative = tags.get(tiff.NODATA), tags.get(tiff.PHOTOMETRIC) == 0
+    opened.load()
+    values = np.asarray(opened)[:, :, None]  # [height, width, 1]
+    if opened.mode == "I":
+        values = values.astype(_INTEGERS.get(raw, np.int32))
+    values = orientation.turned(values.astype(values.dtype.newbyteorder("=")), _turn(opened))
+    return Stored(
+        values=values,
+        white=4095.0 if raw == "I;12" else None,
+        negative=negative,
+        colours=1,
+        clear=values[:, :, 0] == transparent if isinstance(transparent, int) else None,
+        missing=arrays.without_data(values, nodata, colours=1),
+    )
 
 
-def _deep_colours(opened: Image.Image, data: bytes) -> Float32[np.ndarray, "height width channel"]:
+def _deep_colours(opened: Any, data: bytes) -> Stored:
     """Read 16-bit colours, of which Pillow keeps the high bytes.
 
     Told that the bytes come in the other order it keeps the low ones, so that two readings make the whole.
     """
     raw, transparent = _raw_mode(opened), opened.info.get("transparency")
+    nodata = opened.tag_v2.get(tiff.NODATA) if opened.format == "TIFF" else None
     arrays.check_size(opened.height, opened.width, channels=4, dtype=np.dtype(np.float32))
     if raw == "LA;16B":  # as four bytes per pixel: two of gray, two of alpha
-        quads = np.asarray(_upright(_unpacked(opened, "RGBA"))).astype(np.uint16)
+        quads = np.asarray(_unpacked(opened, "RGBA")).astype(np.uint16)
         values = quads[:, :, ::2] * np.uint16(256) + quads[:, :, 1::2]
     else:
-        values = np.asarray(_upright(opened)).astype(np.uint16) * np.uint16(256)
+        values = np.asarray(opened).astype(np.uint16) * np.uint16(256)
         with _open(data) as again:
-            values += np.asarray(_upright(_unpacked(again, raw[:-1] + _OTHER_ORDER[raw[-1]])))
-    pixels = arrays.scaled(values)
-    if isinstance(transparent, tuple):
-        pixels[(values == transparent).all(axis=2)] = 1
-    return pixels
+            values += np.asarray(_unpacked(again, raw[:-1] + _OTHER_ORDER[raw[-1]]))
+    values = orientation.turned(values, _turn(opened))
+    alpha = values.shape[2] in (2, 4)
+    colours = values.shape[2] - alpha
+    return Stored(
+        values=values,
+        colours=colours,
+        alpha="straight" if alpha else "",
+        clear=(values == transparent).all(axis=2) if isinstance(transparent, tuple) else None,
+        missing=arrays.without_data(values, nodata, colours=colours),
+    )
 
 
-def _on_white(
-    pixels: Float32[np.ndarray, "height width channel"],
-) -> Float32[np.ndarray, "height width colour"]:
-    if pixels.shape[2] in (1, 3):
-        return pixels
-    alpha = pixels[:, :, -1:]
-    mixed: np.ndarray = pixels[:, :, :-1] * alpha + (1 - alpha)
-    return mixed
-
-
-def _upright(opened: Image.Image) -> Image.Image:
-    opened.load()
-    ImageOps.exif_transpose(opened, in_place=True)  # without a copy where there is nothing to turn
-    return opened
+def _turn(loaded: Any) -> object:
+    """Return the orientation of a loaded image; damaged metadata says nothing, and must not cost the picture."""
+    with suppress(Exception):
+        return loaded.getexif().get(orientation.TAG)
+    return None
 
 
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("empty file (0 bytes)")
-    return Image.open(io.BytesIO(data), formats=_formats())
+    return Image.open(io.BytesIO(png.plain(data) if data.startswith(png.SIGNATURE) else data), formats=_formats())
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -198,16 +236,7 @@ def _unpacked(image: Any, raw: str) -> Image.Image:
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """Tell whether colours have 16 bits each; BGR;16 are 16 bits together."""
-    return image.mode not in _DEEP_GRAY and _raw_mode(image)[-4:-1] == ";16"
-
-
-def _needs_tifffile(image: Any, channels: int | None) -> bool:
-    """Tell whether Pillow would misread a TIFF: other bands than wanted; 16 bits in planes, premultiplied, or CMYK."""
-    if channels not in (None, 1, 3) and len(image.getbands()) != channels:
-        return True
-    if image.mode in _DEEP_GRAY or max(image.tag_v2.get(_SAMPLE_BITS, (1,))) <= 8:
-        return False
-    return image.tag_v2.get(_PLANES, 1) != 1 or _raw_mode(image)[:-1] not in ("RGB;16", "RGBA;16")
+    return image.mode not in tiff.DEEP_GRAY and _raw_mode(image)[-4:-1] == ";16"
 
 
 @cache
