@@ -24,6 +24,7 @@ from dinokit.core.hub import library
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage
 from dinokit.images.decode import EXTENSIONS, decode
+from dinokit.images.orientation import rotated
 
 FILES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 _RESOLUTION = "480p"  # of DAVIS, the one that is scored
@@ -154,7 +155,8 @@ def _decoded(file: Path) -> Iterator[tuple[str, intensity.Image]]:
             if first is None:
                 raise UserError(f"{file} holds no frames")
             for number, frame in enumerate(chain([first], frames)):
-                yield _name(number), torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+                upright = rotated(frame.to_ndarray(format="rgb24"), frame.rotation)
+                yield _name(number), torch.from_numpy(upright).permute(2, 0, 1)
     except (av.FFmpegError, IndexError) as error:
         raise UserError(f"cannot read the video {file}: {error}; convert it, or give a folder of its frames") from error
 

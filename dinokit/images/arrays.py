@@ -9,7 +9,7 @@ nothing of the picture. Nothing is allocated on the word of a header.
 import io
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
@@ -43,7 +43,8 @@ class Stored:
         if self.values.dtype == bool:
             return self.values.astype(np.uint8) * np.uint8(255)
         if self.negative and self.values.dtype.kind == "u":
-            return self.values.dtype.type(self.white or np.iinfo(self.values.dtype).max) - self.values
+            inverted: np.ndarray = self.values.dtype.type(self.white or np.iinfo(self.values.dtype).max) - self.values
+            return inverted
         return self.values
 
 
@@ -90,7 +91,7 @@ def without_data(
         return None
     with np.errstate(over="ignore"):
         exact = number if values.dtype.kind in "iub" else values.dtype.type(number)
-    found: np.ndarray = np.isnan(values) if math.isnan(number) else values == exact
+    found: Any = np.asarray(np.isnan(values) if math.isnan(number) else values == exact)
     found = found[:, :, :colours].all(axis=2, keepdims=True) if colours else found
     return found if found.any() else None
 

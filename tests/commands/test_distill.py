@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dinokit import config as configuration
+from dinokit.commands import distill
 from dinokit.run import engine
 from dinokit.training import students
 from dinokit.training.config import TrainConfig

@@ -60,7 +60,7 @@ def test_every_hostile_file_is_decoded_or_reported(capfd: pytest.CaptureFixture[
 SCRIPT = """
 import resource, signal
 from dinokit.images.decode import BadImage, decode
-from tests.data.hostile import bombs
+from tests.images.hostile import bombs
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30,) * 2)
