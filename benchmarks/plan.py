@@ -19,7 +19,7 @@ from dinokit import recipes
 from dinokit.config import override
 from dinokit.planning.plan import plan
 from dinokit.training.config import TrainConfig
-from dinokit.training.pretraining import Pretraining
+from dinokit.training.step import Trainer
 
 CASES: dict[str, dict[str, Any]] = {
     "S/16, 65,536, batch 8": {},
@@ -74,7 +74,7 @@ def _measured(name: str) -> float:
     config = _config(name)
     experiment = config.experiment
     images = experiment.data.batch_size // experiment.data.accumulate
-    trainer = Pretraining(experiment, torch.device("cpu"), recompute=config.runtime.recompute)
+    trainer = Trainer(experiment, torch.device("cpu"), recompute=config.runtime.recompute)
     views = [_views(images, patches=14 * 14, local=96) for _ in range(experiment.data.accumulate)]
     for step in range(2):
         assert trainer.step(views, step=step).finite

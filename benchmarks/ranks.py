@@ -28,7 +28,6 @@ from dinokit import recipes
 from dinokit.core import dist
 from dinokit.core.schedule import constant
 from dinokit.training.config import Experiment, ObjectiveConfigs
-from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Trainer
 from dinokit.views.multicrop import Views
 
@@ -95,7 +94,7 @@ def _rank(rank: int, ranks: int, folder: Path, measure: Any, args: tuple[Any, ..
     os.environ["RANK"] = str(rank)
     if ranks > 1:
         store = group.FileStore(str(folder / "store"), ranks)
-        dist.join(dist.PATIENCE, backend="gloo", store=store, rank=rank, world_size=ranks)
+        dist.join(backend="gloo", store=store, rank=rank, world_size=ranks)
     found = measure(*args)
     if rank == 0:
         torch.save(found, folder / "found.pt")
@@ -127,10 +126,7 @@ def measure_speed(experiment: Experiment, sharded: bool, steps: int, threads: in
 
 
 def _trainer(experiment: Experiment, *, sharded: bool) -> Trainer:
-    trainer = Pretraining(experiment, CPU, sharded=sharded)
-    if sharded:
-        trainer.shard()
-    return trainer
+    return Trainer(experiment, CPU, sharded=sharded)
 
 
 def _views(images: int, *, local: int) -> Views:

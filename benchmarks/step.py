@@ -37,7 +37,7 @@ from dinokit.config import override
 from dinokit.core import device as devices
 from dinokit.models.variants import VARIANTS
 from dinokit.training.config import TrainConfig
-from dinokit.training.pretraining import Pretraining
+from dinokit.training.step import Trainer
 from dinokit.views.multicrop import Views
 
 CPU = torch.device("cpu")
@@ -173,7 +173,7 @@ def _ours(config: TrainConfig) -> Callable[[], object]:
     experiment = config.experiment
     patches = (224 // experiment.backbone.patch_size) ** 2
     views = _views(experiment.data.batch_size, patches=patches, local=experiment.data.views.local_size)
-    trainer = Pretraining(experiment, CPU, recompute=config.runtime.recompute)
+    trainer = Trainer(experiment, CPU, recompute=config.runtime.recompute)
     steps = iter(range(10**6))
     return lambda: trainer.step([views], step=next(steps))
 

@@ -22,7 +22,7 @@ from dinokit.sources.source import absolute, open_source
 from dinokit.training import optim, students
 from dinokit.training.config import HALVES, Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
 from dinokit.training.stages import Stages
-from dinokit.training.teacher_heads import TeacherRun, teacher_run
+from dinokit.training.teacher import TeacherRun, teacher_run
 from dinokit.views import masking, multicrop
 
 STEPS = 10_000  # for a teacher that is no run of ours

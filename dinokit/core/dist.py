@@ -25,7 +25,7 @@ START = timedelta(minutes=30)  # for all ranks to be there, and for a slow one i
 PATIENCE = timedelta(hours=6)  # of ranks that wait while rank 0 measures or writes
 
 _waiting: Any = None  # the group whose members may wait for long; torch's own group is for the steps
-_circle: Any = None  # the group that ranks are counted in, see `within`; None: torch's own, of all
+_team: Any = None  # the ranks that are counted, see `within`; None: all
 
 
 def is_main() -> bool:
@@ -33,15 +33,14 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def join(start: timedelta, **rendezvous: Any) -> None:
+def join(**rendezvous: Any) -> None:
     """Become one of the ranks.
 
     Args:
-        start: for the others to be there, and later the longest that one may be late in a step.
         rendezvous: of torch.distributed.init_process_group; nothing under torchrun.
     """
     global _waiting
-    group.init_process_group(timeout=start, **rendezvous)
+    group.init_process_group(timeout=START, **rendezvous)
     _waiting = group.new_group(backend="gloo", timeout=PATIENCE)
 
 
@@ -64,32 +63,27 @@ class Team:
     peers: Any  # the group of those at this rank's place in each team, in the teams' order
 
 
-def teams(count: int, *, late: timedelta) -> Team:
-    """Divide the ranks, in their order, into so many teams; all ranks must call together.
-
-    Args:
-        count: must divide the number of ranks.
-        late: the longest that a rank may be late.
-    """
+def teams(count: int) -> Team:
+    """Divide the ranks, in their order, into so many teams, equally large; all ranks must call together."""
     ranks = world_size()
     assert ranks % count == 0, (ranks, count)
     size = ranks // count
     # every rank must make every group, also those that it is not in
-    members = [group.new_group(list(range(first, first + size)), timeout=late) for first in range(0, ranks, size)]
-    peers = [group.new_group(list(range(place, ranks, size)), timeout=late) for place in range(size)]
+    members = [group.new_group(list(range(first, first + size)), timeout=START) for first in range(0, ranks, size)]
+    peers = [group.new_group(list(range(place, ranks, size)), timeout=START) for place in range(size)]
     number, place = divmod(rank(), size)
     return Team(number, count, members[number], peers[place])
 
 
 @contextmanager
-def within(circle: Any) -> Iterator[None]:
-    """Let rank, world size and collectives be those of a group while the body runs; None: of all ranks."""
-    global _circle
-    outer, _circle = _circle, circle
+def within(team: Any) -> Iterator[None]:
+    """Let rank, world size and collectives be those of some ranks while the body runs; None: of all."""
+    global _team
+    outer, _team = _team, team
     try:
         yield
     finally:
-        _circle = outer
+        _team = outer
 
 
 def is_active() -> bool:
@@ -99,12 +93,12 @@ def is_active() -> bool:
 
 def rank() -> int:
     """Return this process's number, 0 without a process group."""
-    return group.get_rank(_circle) if is_active() else 0
+    return group.get_rank(_team) if is_active() else 0
 
 
 def world_size() -> int:
     """Return the number of processes, 1 without a process group."""
-    return group.get_world_size(_circle) if is_active() else 1
+    return group.get_world_size(_team) if is_active() else 1
 
 
 def local_world_size() -> int:
@@ -138,7 +132,7 @@ def average_gradients(parameters: Iterable[Parameter]) -> None:
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
     present = gradients[0].new_tensor([float(p.grad is not None) for p in trained])
     message = torch.cat([gradient.flatten() for gradient in gradients] + [present])
-    group.all_reduce(message, group=_circle)
+    group.all_reduce(message, group=_team)
     message[: -len(trained)] /= world_size()
     parts = torch.split_with_sizes(message, [gradient.numel() for gradient in gradients] + [len(trained)])
     for parameter, gradient, mean, ranks in zip(trained, gradients, parts, parts[-1].tolist(), strict=False):
@@ -147,7 +141,7 @@ def average_gradients(parameters: Iterable[Parameter]) -> None:
 
 def any_rank(*answers: bool) -> tuple[bool, ...]:
     """Answer each question with yes if any rank does; a rank may be hours late."""
-    assert _circle is None, "only all ranks can wait for each other"
+    assert _team is None, "only all ranks can wait for each other"
     if world_size() == 1:
         return answers
     votes = torch.tensor(answers, dtype=torch.float32)
@@ -160,7 +154,7 @@ def gather_lists(items: list[T]) -> list[T]:
     if world_size() == 1:
         return items
     lists: list[list[T]] = [[] for _ in range(world_size())]
-    group.all_gather_object(lists, items, group=_circle)
+    group.all_gather_object(lists, items, group=_team)
     return [item for each in lists for item in each]
 
 
@@ -171,7 +165,7 @@ def shared(own: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]
         own: what this rank brings, perhaps nothing.
         device: where collectives want their tensors.
     """
-    assert _circle is None, "what is shared is sent by its rank among all"
+    assert _team is None, "what is shared is sent by its rank among all"
     brought = gather_lists([(name, value.shape, value.dtype, rank()) for name, value in own.items()])
     everything: dict[str, Tensor] = {}
     for name, shape, dtype, sender in brought:
@@ -216,7 +210,7 @@ def barrier() -> None:
 def _reduced(tensor: Tensor, operation: Any) -> Tensor:
     result = tensor.detach().clone()
     if world_size() > 1:
-        group.all_reduce(result, op=operation, group=_circle)
+        group.all_reduce(result, op=operation, group=_team)
     return result
 
 
@@ -225,13 +219,13 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.circle = _circle
+        ctx.team = _team
         parts = [torch.empty_like(tensor) for _ in range(world_size())]
-        group.all_gather(parts, tensor.contiguous(), group=_circle)
+        group.all_gather(parts, tensor.contiguous(), group=_team)
         return torch.cat(parts)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        with within(ctx.circle):
+        with within(ctx.team):
             return all_reduce_sum(gradient).chunk(world_size())[rank()]

@@ -1,7 +1,6 @@
 """Where the weights of a stage come from: its checkpoint, the stage before it, another run, or a model."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,8 +16,6 @@ from dinokit.run.resume import restore
 from dinokit.sources.source import Source
 from dinokit.training.anchor import AUTO, START
 from dinokit.training.config import Leg, TrainConfig
-from dinokit.training.distil import Distillation
-from dinokit.training.pretraining import Pretraining
 from dinokit.training.stages import Start, carried_over
 from dinokit.training.step import Trainer
 
@@ -68,21 +65,16 @@ def next_stage(
 
 def built(config: TrainConfig, leg: Leg, device: torch.device) -> Trainer:
     """Build what trains in a stage, with initial weights; if sharded, all ranks must call together."""
-    runtime = config.runtime
-    kind: Callable[..., Trainer] = Pretraining
-    if leg.experiment.distil is not None:
-        kind = partial(Distillation, grouped=runtime.groups and dist.world_size() > 1)
-    trainer = kind(
+    runtime, several = config.runtime, dist.world_size() > 1
+    return Trainer(
         leg.experiment,
         device,
         recompute=runtime.recompute,
         compiled=runtime.compile,
-        sharded=runtime.sharding == "fsdp" and dist.world_size() > 1,
+        sharded=runtime.sharding == "fsdp" and several,
+        teams=runtime.groups and several,
         first=leg.first,
     )
-    if trainer.sharded:
-        trainer.shard()
-    return trainer
 
 
 def begin(run: RunFolder, trainer: Trainer, images: Source) -> None:
@@ -128,10 +120,10 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
             f"{start.source} holds no training state to go on with{kept}; give a checkpoint that has one, or let "
             "the stage begin with the teacher alone: --start.begin teacher"
         )
-    found = {}
+    found, layout = {}, trainer.layout
     for name, value in _model(start.source, trainer).items():
         own = f"backbone.teacher.{name}"
-        found[own] = trainer.layout(own, value.shape, value.dtype)
+        found[own] = layout(own, value.shape, value.dtype)
         dist.fill(found[own], value)
     return found
 

@@ -119,9 +119,9 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
             rank = int(os.environ["RANK"])
             store = TCPStore("127.0.0.1", int(os.environ[PORT]), is_master=False)
             store.set(f"ready {rank}", "")
-            dist.join(dist.START, store=store, rank=rank, world_size=world)
+            dist.join(store=store, rank=rank, world_size=world)
         elif "RANK" in os.environ:  # torchrun
-            dist.join(dist.START)
+            dist.join()
         else:
             store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
             own = max(devices.cores() // world, 1)
@@ -130,7 +130,7 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
             if "OMP_NUM_THREADS" not in os.environ:
                 torch.set_num_threads(own)
             _wait(store, others)
-            dist.join(dist.START, store=store, rank=0, world_size=world)
+            dist.join(store=store, rank=0, world_size=world)
         yield
     except (UserError, RunError):  # what this rank found out by itself
         raise

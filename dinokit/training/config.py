@@ -238,6 +238,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.runtime.groups and self.experiment.distil is None:
             raise UserError("runtime.groups is for the students of a distillation; set it to false")
+        if self.runtime.sharding != "none" and self.experiment.distil is not None:
+            raise UserError("a distillation is not sharded; set runtime.sharding to none")
 
 
 HALVES: tuple[Literal["experiment"], Literal["runtime"]] = ("experiment", "runtime")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from dinokit.models.vit import VisionTransformer
+from dinokit.models.architecture import Network
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -33,20 +33,20 @@ _KEPT = {
 }
 
 
-def set_recompute(network: VisionTransformer, how: Recompute) -> None:
+def set_recompute(network: Network, how: Recompute) -> None:
     """Make the blocks of a network forget what their backward pass will compute again."""
     if how == "none":
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if how == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    for block in network.blocks:
+    for block in getattr(network, "blocks", ()):
         block.forward = partial(checkpoint, block.forward, **options)
 
 
-def compile_blocks(network: VisionTransformer) -> None:
+def compile_blocks(network: Network) -> None:
     """Compile each block on its own; a new size of images compiles again, at its first step."""
-    for block in network.blocks:
+    for block in getattr(network, "blocks", ()):
         block.compile()
 
 

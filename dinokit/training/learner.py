@@ -1,73 +1,140 @@
-"""A student of a distillation: its losses against a teacher whose grid of patches may be finer than its own.
+"""A network that learns: its moving average, its objectives with their heads, and what they are shown of a batch.
 
-Sources: as distil.py; that a coarser student is compared with means of the teacher's patches is ours.
+In a pretraining its own average is its teacher: that sees the whole global crops, the network itself those with patches
+hidden and the local ones, and the anchor crops of its own. In a distillation a frozen teacher has looked at the global
+crops already: nothing is hidden, masks only choose the patches that count, and a coarser grid is compared with means of
+the teacher's patches. Only what some objective needs is computed.
+Sources: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) sections 4 and 5; DINOv3 (arXiv:2508.10104)
+sections 3.2, 4.2 and 5.2; that a coarser student is compared with means is ours.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any, final
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dinokit.models.architecture import Architecture, build
+from dinokit.core.seed import derived
+from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
 from dinokit.models.pair import Pair
-from dinokit.objectives.base import Inputs, Losses
-from dinokit.training.step import as_objective, build_objectives
+from dinokit.objectives.base import Inputs, Losses, Objective, find
 from dinokit.views.multicrop import Views
 
-TEACHERS = ".head.teacher."  # in names of a student's state: the teacher's heads, which all students share
+FROZEN = ".head.teacher."  # in names of a student's state: the heads of a frozen teacher, which all students share
 
 
 @final
 class Learner(nn.Module):
-    """A student with its average, and its heads with the teacher's beside them."""
+    """A backbone and its average, objectives, and perhaps the earlier network that objective gram looks at.
+
+    Args:
+        heads: of a frozen teacher, by objective; None: its own average teaches it.
+        anchored: whether it has an anchor, which begins as its teacher.
+    """
 
     def __init__(
-        self, architecture: Architecture, configs: Mapping[str, Any], heads: Mapping[str, nn.Module], *, seed: int
+        self,
+        architecture: Architecture,
+        configs: Mapping[str, Any],
+        *,
+        seed: int,
+        heads: Mapping[str, nn.Module] | None = None,
+        anchored: bool = False,
+        device: torch.device,
+        outline: bool = False,
     ) -> None:
+        """Build with initial values from the seed; as an `outline` backbones have shapes and no numbers."""
         super().__init__()
         self.architecture = architecture
-        self.backbone: Pair[Any] = Pair(build(architecture, seed=seed))
-        self.objectives = build_objectives(configs, dim=architecture.dim, seed=seed)
-        for name, objective in self.objectives.items():
-            for pair in as_objective(objective).pairs().values():
-                pair.teacher = heads[name]
+        self.frozen = heads is not None
+        with torch.device("meta" if outline else "cpu"):
+            backbone = build(architecture, seed=seed)
+        self.backbone: Pair[Any] = Pair(backbone if outline else backbone.to(device))
+        self.anchor: Network | None = copy.deepcopy(self.backbone.teacher) if anchored else None
+        self.named: dict[str, Objective] = {}
+        for index, (name, config) in enumerate(configs.items()):
+            kind: type[Objective] = find(name).Objective
+            own = derived(seed, index)
+            self.named[name] = kind.build(config, dim=architecture.dim, seed=own, siblings=self.named)
+        self.objectives = nn.ModuleDict(self.named).to(device)
+        self.needs = frozenset[str]().union(*(objective.needs for objective in self.named.values()))
+        self.heads = {f"{name}_{each}": pair for name, it in self.named.items() for each, pair in it.pairs().items()}
+        for name, objective in self.named.items() if heads is not None else ():
+            for pair in objective.pairs().values():
+                pair.teacher = heads[name]  # type: ignore[index]
 
-    def losses(
-        self, views: Views, teacher: Features, masks: Bool[Tensor, "view batch patch"], *, step: int
-    ) -> dict[str, Losses]:
-        """Compare the student with the teacher.
+    def parts(self) -> dict[str, nn.Module]:
+        """Name what the optimiser moves."""
+        return {"backbone": self.backbone.student} | {name: pair.student for name, pair in self.heads.items()}
+
+    def pairs(self) -> list[Pair[Any]]:
+        """List what has an average that follows it; heads of a frozen teacher do not."""
+        return [self.backbone, *([] if self.frozen else self.heads.values())]
+
+    def backbones(self) -> list[Network]:
+        """List student, teacher and anchor."""
+        return [self.backbone.student, self.backbone.teacher, *([] if self.anchor is None else [self.anchor])]
+
+    def forward(self, views: Views, taught: Features | None, *, step: int) -> dict[str, Losses]:
+        """Run the networks, then the objectives.
 
         Args:
-            teacher: features of the global crops [view, batch, ...].
-            masks: on the teacher's grid; True where a patch counts.
+            taught: what a frozen teacher makes of the global crops [view, batch, ...].
+            step: of the experiment.
         """
-        view = views.global_crops.shape[0]
-        student_global = self.backbone.student(views.global_crops.flatten(0, 1)).unflatten(view)
-        student_local = None
-        if views.local_crops.shape[0]:
-            local = views.local_crops  # [local, batch, channel, h, w]
-            student_local = self.backbone.student(local.flatten(0, 1), local=True).unflatten(local.shape[0])
-        inputs = Inputs(
-            student_global=student_global,
-            student_local=student_local,
-            teacher_global=on_grid(teacher, student_global.grid),
-            masks=masks_on_grid(masks, teacher.grid, student_global.grid),
+        # float32 where it matters is each objective's own business; only the heads' products may run in bf16
+        inputs = self._inputs(views) if taught is None else self._compared(views, taught)
+        return {name: objective(inputs, step=step) for name, objective in self.named.items()}
+
+    def _inputs(self, views: Views) -> Inputs:
+        """Run each network on what some objective needs, and on nothing else."""
+        crops = views.global_crops.flatten(0, 1)  # [view * batch, channel, H, W]
+        view = len(views.global_crops)
+        masks = views.masks if "masks" in self.needs else None  # [view, batch, patch]
+        teacher = anchor = None
+        with torch.no_grad():
+            if "teacher_global" in self.needs or ("anchor_global" in self.needs and self.anchor is None):
+                teacher = self.backbone.teacher(crops).unflatten(view)
+            if "anchor_global" in self.needs and self.anchor is not None:
+                assert views.anchor_crops is not None
+                anchor = self.anchor(views.anchor_crops.flatten(0, 1)).unflatten(view)
+        return Inputs(
+            student_global=self.backbone.student(crops, masks=None if masks is None else masks.flatten(0, 1)).unflatten(
+                view
+            ),
+            student_local=self._local(views),
+            teacher_global=teacher,
+            anchor_global=teacher if self.anchor is None else anchor,
+            masks=masks,
         )
-        return {name: as_objective(objective)(inputs, step=step) for name, objective in self.objectives.items()}
+
+    def _compared(self, views: Views, teacher: Features) -> Inputs:
+        """Look at everything, and bring the teacher's patches to the own grid."""
+        student = self.backbone.student(views.global_crops.flatten(0, 1)).unflatten(len(views.global_crops))
+        masks = views.masks
+        if masks is None:
+            masks = torch.ones(teacher.patches.shape[:3], dtype=torch.bool, device=teacher.patches.device)
+        return Inputs(
+            student_global=student,
+            student_local=self._local(views),
+            teacher_global=on_grid(teacher, student.grid),
+            masks=masks_on_grid(masks, teacher.grid, student.grid),
+        )
+
+    def _local(self, views: Views) -> Features | None:
+        local = views.local_crops  # [local, batch, channel, h, w]
+        if "student_local" not in self.needs or not len(local):
+            return None
+        found: Features = self.backbone.student(local.flatten(0, 1), local=True).unflatten(len(local))
+        return found
 
     def own_state(self) -> dict[str, Tensor]:
-        """Return all numbers but the teacher's."""
-        return {name: value for name, value in self.state_dict().items() if TEACHERS not in name}
-
-
-def resized(images: Float[Tensor, "batch channel H W"], side: int) -> Float[Tensor, "batch channel side side"]:
-    """Scale square images, without aliasing when they get smaller."""
-    if images.shape[-1] == side:
-        return images
-    return functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+        """Return all numbers but those of a frozen teacher."""
+        return {name: value for name, value in self.state_dict().items() if not (self.frozen and FROZEN in name)}
 
 
 def on_grid(features: Features, grid: tuple[int, int]) -> Features:

@@ -3,31 +3,39 @@
     teacher targets from the unmasked global crops, student outputs from masked global and local crops,
     sum of weighted losses, gradient, clip, AdamW, then theta_teacher <- m theta_teacher + (1 - m) theta_student.
 
-Source: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) section 4; DINOv3 (arXiv:2508.10104) section 3.2.
+A pretraining has one learner, which its own average teaches. A distillation has several, and one frozen teacher of all.
+Sources: DINO (arXiv:2104.14294) algorithm 1; DINOv2 (arXiv:2304.07193) section 4; DINOv3 (arXiv:2508.10104) section 3.2
+and, of students that learn side by side, each by ranks of its own, section 5.2.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from dinokit.checkpoints import sharded as parts_of_state
+from dinokit.checkpoints.store import MODEL
 from dinokit.core import dist
-from dinokit.core.device import autocast, keep_freed_memory
-from dinokit.core.seed import derived, seed_torch
+from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
+from dinokit.core.errors import UserError
+from dinokit.core.seed import seed_torch
 from dinokit.models.architecture import Architecture, Network
 from dinokit.models.pair import Pair
-from dinokit.models.vit import VisionTransformer
-from dinokit.objectives.base import Losses, Objective, find
+from dinokit.objectives.base import Losses
 from dinokit.sources.source import Source
 from dinokit.training import optim, shard
+from dinokit.training.anchor import TEACHER
 from dinokit.training.config import Experiment
-from dinokit.training.execution import Recompute
+from dinokit.training.execution import Recompute, compile_blocks, set_recompute
+from dinokit.training.learner import Learner
+from dinokit.training.teacher import Teacher
 from dinokit.views.multicrop import Cut, Views
+
+ALONE = ""  # name of the learner of a pretraining
 
 
 @dataclass(frozen=True)
@@ -43,80 +51,81 @@ class Report:
         return not self.fault
 
 
-class Trainer(ABC):
-    """All that learns, and how it takes a step; what it is made of, and its losses, are a subclass's."""
+@final
+class Trainer:
+    """All that learns in a stage, and how it takes a step.
 
-    experiment: Experiment
-    backbone: Pair[Any]  # what is shown and measured while it trains
-    anchor: VisionTransformer | None  # the earlier network that objective gram looks at
-    objectives: nn.ModuleDict  # whose prototypes the health of `backbone` is told by
-    needs: frozenset[str]  # fields of Inputs that some objective reads
-    parts: dict[str, nn.Module]  # what the optimiser moves, by name
-    optimizer: torch.optim.AdamW
-    team: dist.Team | None = None  # of ranks that train the same, where not all do
+    A student is bit by bit what it would be alone, as long as the finest student, which sets the teacher's grid and
+    that of the masks, is as fine, and no step is skipped because another's loss is not finite.
+    """
 
     def __init__(
-        self, experiment: Experiment, device: torch.device, *, recompute: Recompute, sharded: bool, first: int
+        self,
+        experiment: Experiment,
+        device: torch.device,
+        *,
+        recompute: Recompute = "none",
+        compiled: bool = False,
+        sharded: bool = False,
+        teams: bool = False,
+        first: int = 0,
     ) -> None:
-        """Keep what all trainers share.
+        """Build everything; in a distillation load the teacher, whose heads get their numbers from `begin`.
 
         Args:
+            sharded: whether this rank keeps its rows of every network alone; all ranks must call together.
+            teams: whether every student has ranks of its own; all ranks must call together.
             first: step of the run that is the first of this experiment; its schedules count from there.
+
+        Raises:
+            UserError: if teacher, students and settings do not fit together.
         """
         if device.type == "cpu":
             keep_freed_memory()
-        self.experiment = experiment
-        self.first = first
-        self.device = device
-        self.sharded = sharded
+        self.experiment, self.device, self.sharded, self.first = experiment, device, sharded, first
         self.lr_factor = 1.0
         # selective recomputation must repeat what it saw, and a cached weight is rounded once only
         self.autocast = autocast(device, experiment.precision, cache=recompute != "selective")
-
-    @property
-    @abstractmethod
-    def patch_size(self) -> int:
-        """Side in pixels of what a mask speaks of."""
-
-    @abstractmethod
-    def losses(self, views: Views, *, step: int) -> dict[str, Losses]:
-        """Compute the losses of a micro-batch by objective; `step` is that of the experiment."""
-
-    @abstractmethod
-    def pairs(self) -> list[Pair[Any]]:
-        """List what has an average that follows it."""
-
-    @abstractmethod
-    def named_objectives(self) -> dict[str, Objective]:
-        """Name what computes losses, as `losses` does."""
-
-    @abstractmethod
-    def networks(self) -> list[nn.Module]:
-        """List every network, learning or not."""
-
-    @abstractmethod
-    def models(self) -> dict[str, tuple[Network, Architecture]]:
-        """Return the networks that a checkpoint is for, by the name of their file."""
-
-    @abstractmethod
-    def begin(self, images: Source) -> None:
-        """Find what a fresh run needs of its images before the first step; all ranks must call together."""
-
-    @abstractmethod
-    def shard(self) -> None:
-        """Keep this rank's rows of every network; all ranks must call together."""
-
-    @abstractmethod
-    def catch_up(self) -> None:
-        """Take over what other teams have learnt before it is looked at or saved; all ranks must call together."""
-
-    @abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """Return every number training continues from, under flat names."""
-
-    @abstractmethod
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put a state back; every name must match."""
+        distil = experiment.distil
+        networks: dict[str, Architecture] = {ALONE: experiment.backbone}
+        if distil is not None:
+            networks = {name: student.architecture for name, student in distil.students.items()}
+        self.patch_size = min(each.patch_size for each in networks.values())  # of what a mask hides or chooses
+        self.teacher: Teacher | None = None
+        if distil is not None:
+            self.teacher = Teacher(experiment, device, finest=self.patch_size, autocast=self.autocast)
+        self.learners = {
+            name: Learner(
+                architecture,
+                experiment.objectives,
+                seed=experiment.seed,
+                heads=None if self.teacher is None else self.teacher.heads,
+                anchored=experiment.anchor is not None and experiment.anchor.source != TEACHER,
+                device=device,
+                outline=sharded,
+            )
+            for name, architecture in networks.items()
+        }
+        shown = self.learners[ALONE if distil is None else distil.shown]
+        self.backbone, self.anchor, self.needs = shown.backbone, shown.anchor, shown.needs  # shown and measured
+        self.objectives = shown.named if distil is None else {}  # whose prototypes the health of `backbone` is told by
+        for learner in self.learners.values():
+            set_recompute(learner.backbone.student, recompute)
+            for network in learner.backbones() if compiled else ():
+                compile_blocks(network)
+        if sharded:
+            bf16 = uses_bf16(device, experiment.precision)
+            for each in self.networks():
+                shard.shard(each, device, bf16=bf16)
+            for backbone in shown.backbones():
+                backbone.to_empty(device=device)
+                backbone.initialise(experiment.seed)
+        self.team = dist.teams(len(self.learners)) if teams else None
+        self.own = self.learners  # what this rank trains; the others' numbers are those of the last `catch_up`
+        if self.team is not None:
+            self.own = dict([list(self.learners.items())[self.team.number]])
+        self.parts = _parts(self.own)  # what this rank's optimiser moves
+        self.optimizer = optim.optimizer(_parts(self.learners), experiment.optim)
 
     def step(self, micro_batches: Sequence[Views | Cut], *, step: int) -> Report:
         """Learn from one global batch, given as this rank's micro-batches; skip it untouched if it is not finite.
@@ -124,52 +133,69 @@ class Trainer(ABC):
         Args:
             step: of the run.
         """
-        own = step - self.first
-        rates = optim.set_rates(self.optimizer, self.experiment.optim, step=own, lr_factor=self.lr_factor)
+        own, settings = step - self.first, self.experiment.optim
+        rates = optim.set_rates(self.optimizer, settings, step=own, lr_factor=self.lr_factor)
         with self.together():
             values, statistics = self._gradients(micro_batches, step=step)
         values = self._of_all_teams(values)
         odd = [name for name, value in values.items() if not math.isfinite(value)]
         if odd:
             self.optimizer.zero_grad(set_to_none=True)
-            self._renew_anchor_if_due(own)  # at its step, though this one teaches nothing: the teacher is as it was
-            return Report(values=values, fault=f"not finite are {', '.join(odd)}")
-        self.optimizer.step()
-        momentum = self.experiment.momentum.at(own)
-        for pair in self.pairs():
-            pair.update(momentum)
-        for name, objective in self.named_objectives().items():
-            objective.after_step(statistics[name])
-        self._renew_anchor_if_due(own)
-        return Report(values=values | rates | {"momentum": momentum})
+        else:
+            self.optimizer.step()
+            momentum = self.experiment.momentum.at(own)
+            for pair in self.pairs():
+                pair.update(momentum)
+            for (name, objective), found in statistics.items():
+                self.learners[name].named[objective].after_step(found)
+            values |= rates | {"momentum": momentum}
+        # at its step, also if that teaches nothing: the teacher is then as it was
+        if self.experiment.anchor is not None and self.experiment.anchor.due(own + 1):
+            self.renew_anchor()
+        return Report(values, f"not finite are {', '.join(odd)}" if odd else "")
 
     def _gradients(
         self, micro_batches: Sequence[Views | Cut], *, step: int
-    ) -> tuple[dict[str, float], dict[str, dict[str, Tensor]]]:
+    ) -> tuple[dict[str, float], dict[tuple[str, str], dict[str, Tensor]]]:
         """Leave clipped gradients in the parameters; return what was measured, and statistics by objective."""
-        own = step - self.first
+        own, settings = step - self.first, self.experiment.optim
         self.optimizer.zero_grad(set_to_none=True)
         measured: list[dict[str, Tensor]] = []
-        statistics: list[dict[str, dict[str, Tensor]]] = []
+        statistics: list[dict[tuple[str, str], dict[str, Tensor]]] = []
         for micro, views in enumerate(micro_batches):
-            # drop path and RoPE augmentation follow seed, step, micro-batch and rank alone
-            seed_torch(self.experiment.seed, step, micro, dist.rank())
-            losses = self.losses(views.on(self.device), step=own)
+            losses = self.losses(views.on(self.device), step=step, micro=micro)
             total = torch.stack([loss.total for loss in losses.values()]).sum()
             torch.autograd.backward(total / len(micro_batches))
             if self.sharded:
                 shard.release(self.networks())
             statistics.append({name: loss.statistics for name, loss in losses.items()})
-            terms = {f"loss/{term}": value for loss in losses.values() for term, value in loss.terms.items()}
-            measured.append({"loss": total.detach()} | {name: value.detach() for name, value in terms.items()})
-
-        values = _mean_over_ranks(_mean(measured))
+            terms = {
+                f"loss/{_named(name, term, '/')}": value.detach()
+                for (name, _), loss in losses.items()
+                for term, value in loss.terms.items()
+            }
+            measured.append({"loss": total.detach()} | terms)
+        means = _mean(measured)
+        over_ranks = dist.all_reduce_sum(torch.stack(list(means.values()))) / dist.world_size()
+        values = dict(zip(means, over_ranks.tolist(), strict=True))
         if not self.sharded:
             dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
-        optim.drop_frozen_gradients(self.optimizer, self.experiment.optim, step=own)
-        norms = optim.clip_gradients(self.parts, self.experiment.optim)
+        optim.drop_frozen_gradients(self.optimizer, settings, step=own)
+        norms = optim.clip_gradients(self.parts, settings)
         values |= {f"grad_norm/{part}": norm for part, norm in norms.items()}
         return values, {name: _mean([micro[name] for micro in statistics]) for name in statistics[0]}
+
+    def losses(self, views: Views, *, step: int, micro: int = 0) -> dict[tuple[str, str], Losses]:
+        """Compute the losses of a micro-batch by learner and objective."""
+        taught = None if self.teacher is None else self.teacher.look(views.global_crops, self.team)
+        found: dict[tuple[str, str], Losses] = {}
+        for name, learner in self.own.items():
+            # drop path and RoPE augmentation follow seed, step, micro-batch and rank alone, and no other learner
+            seed_torch(self.experiment.seed, step, micro, dist.rank())
+            with self.autocast():
+                losses = learner(views, taught, step=step - self.first)
+            found |= {(name, objective): each for objective, each in losses.items()}
+        return found
 
     def together(self) -> AbstractContextManager[None]:
         """Let "all ranks" mean those that train the same, each on its share of the images."""
@@ -188,56 +214,104 @@ class Trainer(ABC):
         joined = {name: value for team in teams for name, value in team.items()}
         return joined | {"loss": sum(team["loss"] for team in teams)}
 
+    def pairs(self) -> list[Pair[Any]]:
+        """List what has an average that follows it."""
+        return [pair for learner in self.own.values() for pair in learner.pairs()]
+
+    def networks(self) -> list[nn.Module]:
+        """List every network, learning or not."""
+        if self.teacher is not None:
+            return [self.teacher.network, *self.teacher.heads.values(), *self.learners.values()]
+        (learner,) = self.learners.values()
+        heads = [network for pair in learner.heads.values() for network in (pair.student, pair.teacher)]
+        return [*learner.backbones(), *heads]
+
+    def models(self) -> dict[str, tuple[Network, Architecture]]:
+        """Return the networks that a checkpoint is for, by the name of their file: averages of what learns."""
+        shown = next(each for each in self.learners.values() if each.backbone is self.backbone)
+        files = {MODEL: shown} | {f"{name}.safetensors": each for name, each in self.learners.items() if name}
+        return {file: (each.backbone.teacher, each.architecture) for file, each in files.items()}
+
+    def begin(self, images: Source) -> None:
+        """Find what a fresh run needs of its images before the first step; all ranks must call together."""
+        if self.teacher is not None:
+            self.teacher.begin(images, self.learners.values())
+
     def renew_anchor(self) -> None:
         """Make the anchor what the EMA teacher is now."""
         if self.anchor is not None:
             self.anchor.load_state_dict(self.backbone.teacher.state_dict())
 
-    def _renew_anchor_if_due(self, step: int) -> None:
-        if self.experiment.anchor is not None and self.experiment.anchor.due(step + 1):
-            self.renew_anchor()
+    def catch_up(self) -> None:
+        """Take over what other teams have learnt before it is looked at or saved; all ranks must call together."""
+        if self.team is not None:
+            self._learn_from(dist.shared(self._learnt(self.own) if self.leads() else {}, self.device))
 
-    def layout(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Make room for a tensor of a saved state: this rank's rows if the trainer is sharded, else all."""
-        moment, _, _ = name.removeprefix("optimizer.").rpartition(".")
-        own = dict(optim.named(self.parts)).get(moment) if name.startswith("optimizer.") else self.state().get(name)
-        return shard.room(own, shape, dtype)
+    def state(self) -> dict[str, Tensor]:
+        """Return every number training continues from, under flat names; of a frozen network a digest."""
+        state = self._learnt(self.learners)
+        if self.teacher is None:
+            return state
+        for name, head in self.teacher.heads.items():
+            state |= {f"heads.{name}.{key}": value for key, value in head.state_dict().items()}
+        return state | {"teacher.digest": self.teacher.digest}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put a state back; every name must match.
+
+        Raises:
+            UserError: if the teacher is another than the one that the students have learnt from.
+        """
+        if self.teacher is not None and not torch.equal(state["teacher.digest"].cpu(), self.teacher.digest):
+            raise UserError(
+                f"{self.teacher.distil.teacher} is another network than when this run began; put it back, or choose "
+                "another --out"
+            )
+        for name, head in self.teacher.heads.items() if self.teacher is not None else ():
+            head.load_state_dict(_under(f"heads.{name}.", state))
+        self._learn_from(state)
+
+    @property
+    def layout(self) -> parts_of_state.Layout:
+        """What makes room for a tensor of a saved state: this rank's rows if the trainer is sharded, else all."""
+        if not self.sharded:
+            return parts_of_state.whole
+        own: Mapping[str, Tensor] = {f"optimizer.{name}": each for name, each in optim.named(self.parts)} | self.state()
+
+        def room(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+            like = own.get(name.rpartition(".")[0] if name.startswith("optimizer.") else name)
+            if like is None or like.shape != shape:
+                return torch.empty(shape, dtype=dtype)
+            return torch.empty_like(like, dtype=dtype, requires_grad=False)
+
+        return room
+
+    def _learnt(self, learners: Mapping[str, Learner]) -> dict[str, Tensor]:
+        """Return the numbers and moments of some learners."""
+        state = {_named(name, key): v for name, each in learners.items() for key, v in each.own_state().items()}
+        moments = optim.state_by_name(self.optimizer, _parts(learners))
+        return state | {f"optimizer.{name}": value for name, value in moments.items()}
+
+    def _learn_from(self, state: Mapping[str, Tensor]) -> None:
+        """Put the numbers and moments of all learners back."""
+        for name, learner in self.learners.items():
+            own = {key: value for key, value in state.items() if name or not key.startswith("optimizer.")}
+            shared = {key: v for key, v in learner.state_dict().items() if key not in learner.own_state()}
+            learner.load_state_dict(shared | (_under(f"{name}.", own) if name else own))
+        optim.load_state_by_name(self.optimizer, _parts(self.learners), _under("optimizer.", state))
 
 
-def build_objectives(configs: Mapping[str, Any], *, dim: int, seed: int) -> nn.ModuleDict:
-    """Build the objectives for features of a width."""
-    built: dict[str, Objective] = {}
-    for index, (name, config) in enumerate(configs.items()):
-        kind = find(name).Objective
-        built[name] = kind.build(config, dim=dim, seed=derived(seed, index), siblings=built)
-    return nn.ModuleDict(built)
+def _parts(learners: Mapping[str, Learner]) -> dict[str, nn.Module]:
+    return {_named(name, part): module for name, each in learners.items() for part, module in each.parts().items()}
 
 
-def unique_pairs(modules: nn.ModuleDict) -> dict[str, Pair[Any]]:
-    """Name each head's pair once, by the objective that built it, although another may share it."""
-    pairs: dict[str, Pair[Any]] = {}
-    for name, module in modules.items():
-        for pair_name, pair in as_objective(module).pairs().items():
-            if not any(pair is known for known in pairs.values()):
-                pairs[f"{name}_{pair_name}"] = pair
-    return pairs
-
-
-def as_objective(module: nn.Module) -> Objective:
-    """Tell the type checker what a module of objectives is."""
-    assert isinstance(module, Objective)
-    return module
+def _named(learner: str, what: str, dot: str = ".") -> str:
+    return f"{learner}{dot}{what}" if learner else what
 
 
 def _mean(measured: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([each[name] for each in measured]).mean(0) for name in measured[0]}
 
 
-def _mean_over_ranks(values: Mapping[str, Tensor]) -> dict[str, float]:
-    means = dist.all_reduce_sum(torch.stack(list(values.values()))) / dist.world_size()
-    return dict(zip(values, means.tolist(), strict=True))
-
-
-def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the part of a state whose names begin with the prefix, without it."""
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

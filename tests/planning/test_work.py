@@ -13,7 +13,7 @@ from dinokit.objectives import gram
 from dinokit.planning import shape, work
 from dinokit.training.anchor import Config as AnchorConfig
 from dinokit.training.config import Data, Experiment
-from dinokit.training.pretraining import Pretraining
+from dinokit.training.step import Trainer
 from dinokit.views import masking, multicrop
 from dinokit.views.multicrop import Views
 from tests.training.test_step import CPU, tiny
@@ -36,7 +36,7 @@ def counted(experiment: Experiment, how: Any = "none") -> float:
         masks,
         torch.randn(2, BATCH, 3, config.anchor_size, config.anchor_size) if config.anchor_size else None,
     )
-    trainer = Pretraining(experiment, CPU, recompute=how)
+    trainer = Trainer(experiment, CPU, recompute=how)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         assert trainer.step([crops], step=0).finite
     return counter.get_total_flops() / BATCH

@@ -12,7 +12,7 @@ from dinokit.config import from_plain, override, read_yaml, to_plain, to_yaml
 from dinokit.core.errors import UserError
 from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, Experiment, ObjectiveConfigs, TrainConfig
-from dinokit.training.pretraining import Pretraining
+from dinokit.training.step import Trainer
 from dinokit.views.loader import Loader
 
 EXPECTED = {
@@ -70,7 +70,7 @@ def test_a_recipe_trains_a_step_at_a_tiny_size(name: str) -> None:
 
 
 def _train_a_step(experiment: Experiment) -> None:
-    trainer = Pretraining(experiment, torch.device("cpu"))
+    trainer = Trainer(experiment, torch.device("cpu"))
     source = open_source("demo:fashion")
     loader = Loader(
         source,

@@ -9,7 +9,7 @@ import torch
 from dinokit.run import engine
 from dinokit.run.feed import Supply, feed
 from dinokit.sources.source import open_source
-from dinokit.training.pretraining import Pretraining
+from dinokit.training.step import Trainer
 from dinokit.views.loader import Batch
 from dinokit.views.multicrop import Views
 from tests.run.test_engine import config
@@ -18,7 +18,7 @@ from tests.training.test_step import CPU
 
 def supply(photos: Path, *, building: float, waited: float, workers: int = 0) -> str:
     settings = config(photos, workers=workers)
-    loader = feed(settings, open_source(str(photos)), Pretraining(settings.experiment, CPU))
+    loader = feed(settings, open_source(str(photos)), Trainer(settings.experiment, CPU))
     found = Supply(loader)
     views = Views(torch.zeros(2, 4, 3, 16, 16), torch.zeros(2, 4, 3, 8, 8), None)
     for _ in range(3):

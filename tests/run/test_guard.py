@@ -17,7 +17,6 @@ from dinokit.run.feed import feed
 from dinokit.run.replay import replay
 from dinokit.sources.source import open_source
 from dinokit.training.config import Rollback, TrainConfig
-from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Report, Trainer
 from dinokit.views.multicrop import Views
 from tests.run.test_engine import assert_same, config, losses
@@ -42,7 +41,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, bad: Callable[[Trainer, int], bool])
 def test_a_skipped_step_touches_no_weight_moment_teacher_or_centre(targets: str) -> None:
     experiment = tiny()
     objectives = {**experiment.objectives, "dino": replace(experiment.objectives["dino"], targets=targets)}
-    trainer = Pretraining(replace(experiment, objectives=objectives), CPU)  # type: ignore[arg-type]
+    trainer = Trainer(replace(experiment, objectives=objectives), CPU)  # type: ignore[arg-type]
     assert trainer.step([make_views()], step=0).finite
     before = {name: value.clone() for name, value in trainer.state().items()}
     views = make_views()
@@ -131,7 +130,7 @@ def test_a_run_that_goes_back_to_its_start_forgets_its_moments(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = config(photos).experiment
-    trainer = Pretraining(experiment, CPU)
+    trainer = Trainer(experiment, CPU)
     fresh = {name: value.clone() for name, value in trainer.state().items()}
     views = Views(torch.randn(2, 4, 3, 16, 16), torch.randn(2, 4, 3, 8, 8), torch.zeros(2, 4, 16, dtype=torch.bool))
     assert trainer.step([views], step=0).finite
@@ -142,7 +141,7 @@ def test_a_run_that_goes_back_to_its_start_forgets_its_moments(
 def poison_batches(monkeypatch: pytest.MonkeyPatch, settings: TrainConfig, numbers: set[int]) -> None:
     """Make the batches of chosen steps bad, whenever they come."""
     source = open_source(settings.experiment.data.source)
-    loader = feed(settings, source, Pretraining(settings.experiment, CPU))
+    loader = feed(settings, source, Trainer(settings.experiment, CPU))
     bad = [loader.build(number, 1).views.on(CPU).global_crops for number in numbers]
     original = Trainer.step
 

@@ -24,7 +24,6 @@ from dinokit.run.monitor import SHARE, Monitor, measure
 from dinokit.sources.source import ArraySource
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, Health, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Trainer
 from dinokit.views import multicrop
 from dinokit.views.loader import Batch, Loader
@@ -68,7 +67,7 @@ def loader(settings: Experiment) -> Loader:
 
 def judged(settings: Experiment, *, steps: int, change: Change = lambda trainer: None, looks: int = 4) -> Verdict:
     """Train, make something go wrong in the middle, and judge the log: one line each step, as if of 20 steps."""
-    trainer, probe = Pretraining(settings, CPU), open_probe(
+    trainer, probe = Trainer(settings, CPU), open_probe(
         source(), settings.data.pixels, side=16, patch_size=8, images=32, seed=0
     )  # fmt: skip
     assert probe is not None
@@ -177,7 +176,7 @@ def test_two_ranks_see_what_one_sees(photos: Path, tmp_path: Path) -> None:
 
 
 def test_student_and_mode_are_given_back() -> None:
-    trainer = Pretraining(experiment(), CPU)
+    trainer = Trainer(experiment(), CPU)
     probe = open_probe(source(), Pixels((0.5,), (0.25,)), side=16, patch_size=8, images=8, seed=0)
     assert probe is not None
     noise = torch.get_rng_state()
@@ -190,7 +189,7 @@ def test_student_and_mode_are_given_back() -> None:
 
 
 def test_sinkhorn_does_not_hide_that_all_images_choose_one_prototype() -> None:
-    trainer = Pretraining(experiment(teacher_temperature=ramp(0.05, 10.0, steps=50)), CPU)
+    trainer = Trainer(experiment(teacher_temperature=ramp(0.05, 10.0, steps=50)), CPU)
     probe = open_probe(source(), Pixels((0.5,), (0.25,)), side=16, patch_size=8, images=8, seed=0)
     assert probe is not None
     healthy = measure(trainer, probe, step=0)[0]
@@ -205,7 +204,7 @@ def test_sinkhorn_does_not_hide_that_all_images_choose_one_prototype() -> None:
 
 
 def test_features_that_are_not_finite_are_said_and_stop_nothing() -> None:
-    trainer = Pretraining(experiment(), CPU)
+    trainer = Trainer(experiment(), CPU)
     probe = open_probe(source(), Pixels((0.5,), (0.25,)), side=16, patch_size=8, images=8, seed=0)
     assert probe is not None
     with torch.no_grad():
@@ -234,7 +233,7 @@ def test_the_probe_is_fixed_and_has_several_images_of_a_class() -> None:
 
 def test_measuring_takes_its_share_of_the_time_and_no_more() -> None:
     run = TrainConfig(experiment=replace(experiment(), steps=100), runtime=Runtime(log_every=5))
-    monitor = Monitor(run, Pretraining(run.experiment, CPU), source())
+    monitor = Monitor(run, Trainer(run.experiment, CPU), source())
     assert monitor._due(5, logged=True)
     monitor.trained, monitor.spent, monitor.last = 100.0, 1.0, 100 * SHARE - 1.01
     assert monitor._due(10, logged=True)

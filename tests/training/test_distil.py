@@ -21,11 +21,11 @@ from dinokit.run import engine
 from dinokit.run.feed import feed
 from dinokit.sources.source import open_source
 from dinokit.training.config import TrainConfig
-from dinokit.training.distil import Distillation
 from dinokit.training.learner import masks_on_grid, on_grid
 from dinokit.training.stages import Stages
+from dinokit.training.step import Trainer
 from dinokit.training.students import Config, Settings, Student, Students, chosen
-from dinokit.training.teacher_heads import Centroids, spherical_kmeans
+from dinokit.training.teacher import Centroids, spherical_kmeans
 from dinokit.views import multicrop
 from tests.run.test_engine import assert_same, config, final, losses
 
@@ -51,8 +51,8 @@ def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **r
     return replace(base, experiment=experiment)
 
 
-def step_of(settings: TrainConfig) -> tuple[Distillation, dict[str, float]]:
-    distiller = Distillation(settings.experiment, CPU)
+def step_of(settings: TrainConfig) -> tuple[Trainer, dict[str, float]]:
+    distiller = Trainer(settings.experiment, CPU)
     source = open_source(settings.experiment.data.source)
     distiller.begin(source)
     loader = feed(settings, source, distiller)
@@ -63,18 +63,20 @@ def step_of(settings: TrainConfig) -> tuple[Distillation, dict[str, float]]:
 
 def test_the_teacher_looks_once_at_each_crop_and_stays_as_it_was(photos: Path, teacher: Path) -> None:
     settings = learning(photos, teacher, {"small": SMALL, "fine": FINE, "conv": CONV})
-    distiller = Distillation(settings.experiment, CPU)
+    distiller = Trainer(settings.experiment, CPU)
+    assert distiller.teacher is not None
     distiller.begin(open_source(str(photos)))
     seen: list[torch.Size] = []
-    distiller.teacher.register_forward_hook(lambda _, images, __: seen.append(images[0].shape))
-    before = {name: value.clone() for name, value in distiller.teacher.state_dict().items()}
-    heads = {name: value.clone() for head in distiller.heads.values() for name, value in head.state_dict().items()}
+    distiller.teacher.network.register_forward_hook(lambda _, images, __: seen.append(images[0].shape))
+    before = {name: value.clone() for name, value in distiller.teacher.network.state_dict().items()}
+    of_heads = distiller.teacher.heads.values()
+    heads = {name: value.clone() for head in of_heads for name, value in head.state_dict().items()}
     loader = feed(settings, open_source(str(photos)), distiller)
     distiller.step([loader.build(0, micro).views for micro in range(2)], step=0)
     # two micro-batches of 2 images, 2 global crops each, at the grid of the finest student
     assert seen == [torch.Size([4, 3, 32, 32])] * 2
-    assert all(torch.equal(value, before[name]) for name, value in distiller.teacher.state_dict().items())
-    after = {name: value for head in distiller.heads.values() for name, value in head.state_dict().items()}
+    assert all(torch.equal(value, before[name]) for name, value in distiller.teacher.network.state_dict().items())
+    after = {name: value for head in distiller.teacher.heads.values() for name, value in head.state_dict().items()}
     assert all(torch.equal(value, heads[name]) for name, value in after.items())
 
 
@@ -94,18 +96,20 @@ def test_students_together_are_what_each_is_alone(photos: Path, teacher: Path) -
 def test_the_targets_are_those_of_the_teachers_own_heads(photos: Path, teacher: Path) -> None:
     """The loss of a student by hand: cross-entropy with the softmax of the teacher's centred logits."""
     settings = learning(photos, teacher, {"small": replace(SMALL, drop_path=0.0)})
-    distiller = Distillation(settings.experiment, CPU)
+    distiller = Trainer(settings.experiment, CPU)
+    assert distiller.teacher is not None
     distiller.begin(open_source(str(photos)))
     state = load_file(teacher / "checkpoints" / "2" / "state.safetensors")
     prefix = "objectives.dino.head.teacher."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    assert all(torch.equal(value, own[name]) for name, value in distiller.heads["dino"].state_dict().items())
+    assert all(torch.equal(value, own[name]) for name, value in distiller.teacher.heads["dino"].state_dict().items())
 
     batch = feed(settings, open_source(str(photos)), distiller).build(0, 0).views.on(CPU)
-    found = distiller.losses(batch, step=0)["small.dino"]
+    found = distiller.losses(batch, step=0)["small", "dino"]
     learner = distiller.learners["small"]
     head = learner.objectives["dino"].head.student
-    says = distiller.heads["dino"](distiller.teacher(batch.global_crops.flatten(0, 1)).cls).unflatten(0, (2, -1))
+    cls = distiller.teacher.network(batch.global_crops.flatten(0, 1)).cls
+    says = distiller.teacher.heads["dino"](cls).unflatten(0, (2, -1))
     centre = state["objectives.dino.targets.centre"]
     assert centre.abs().max() > 0
     wanted = ((says - centre) / settings.experiment.objectives["dino"].teacher_temperature.at(0)).softmax(-1)
@@ -116,8 +120,8 @@ def test_the_targets_are_those_of_the_teachers_own_heads(photos: Path, teacher: 
 
     large = -(wanted.flip(0) * log_p(batch.global_crops)).sum(-1).mean()
     local = -(wanted[:, None] * log_p(batch.local_crops)[None]).sum(-1).mean()
-    assert found.terms["small/dino_global"].item() == pytest.approx(large.item(), rel=1e-5)
-    assert found.terms["small/dino_local"].item() == pytest.approx(local.item(), rel=1e-5)
+    assert found.terms["dino_global"].item() == pytest.approx(large.item(), rel=1e-5)
+    assert found.terms["dino_local"].item() == pytest.approx(local.item(), rel=1e-5)
 
 
 def test_a_run_that_was_killed_goes_on_to_the_bit_and_every_student_loads(
@@ -169,13 +173,14 @@ def test_a_convolutional_student_may_be_alone(photos: Path, teacher: Path, tmp_p
 def test_without_masks_every_patch_counts(photos: Path, teacher: Path) -> None:
     settings = learning(photos, teacher, {"small": replace(SMALL, drop_path=0.0)})
     plain = configuration.override(settings, {"data.masks": None}, hidden=("experiment", "runtime"))
-    distiller = Distillation(plain.experiment, CPU)
+    distiller = Trainer(plain.experiment, CPU)
+    assert distiller.teacher is not None
     distiller.begin(open_source(str(photos)))
     batch = feed(plain, open_source(str(photos)), distiller).build(0, 0).views.on(CPU)
-    found = distiller.losses(batch, step=0)["small.ibot"].terms["small/ibot"]
+    found = distiller.losses(batch, step=0)["small", "ibot"].terms["ibot"]
     crops, learner, config = batch.global_crops.flatten(0, 1), distiller.learners["small"], plain.experiment.objectives
     small = functional.interpolate(crops, size=(16, 16), mode="bilinear", antialias=True)  # 4 x 4 patches of 4 px
-    logits = distiller.heads["ibot"](distiller.teacher(small).patches.flatten(0, 1))
+    logits = distiller.teacher.heads["ibot"](distiller.teacher.network(small).patches.flatten(0, 1))
     wanted = sinkhorn(logits, temperature=config["ibot"].teacher_temperature.at(0))
     guess = learner.objectives["ibot"].head.student(learner.backbone.student(crops).patches.flatten(0, 1))
     by_hand = -(wanted * (guess / 0.1).log_softmax(-1)).sum(-1).mean()
@@ -254,7 +259,7 @@ def test_a_coarser_grid_gets_means_and_majorities() -> None:
         ),
         ({"objectives.dino.head.prototypes": 5}, "must be the teacher's 12, got 5"),
         ({"data.views.local_size": 8, "data.views.global_size": 64}, "student conv wants local crops of at least 32"),
-        ({"runtime.recompute": "full"}, "recompute none"),
+        ({"runtime.sharding": "fsdp"}, "a distillation is not sharded"),
     ],
 )
 def test_what_does_not_fit_is_said(

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dinokit.models.vit import VisionTransformer
 from dinokit.training.execution import Recompute, set_recompute
-from dinokit.training.pretraining import Pretraining
+from dinokit.training.step import Trainer
 from tests.training.test_step import CPU, make_views, tiny
 
 
@@ -45,7 +45,7 @@ def test_weights_after_two_steps_are_the_same_with_stochastic_depth(how: Recompu
     experiment = tiny(backbone=replace(tiny().backbone, drop_path=0.5))
     states = []
     for chosen in ("none", how):
-        trainer = Pretraining(experiment, CPU, recompute=chosen)  # type: ignore[arg-type]
+        trainer = Trainer(experiment, CPU, recompute=chosen)  # type: ignore[arg-type]
         for step in range(2):
             assert trainer.step([make_views()], step=step).finite
         states.append(trainer.state())
@@ -58,7 +58,7 @@ def test_weights_after_two_steps_are_the_same_with_stochastic_depth(how: Recompu
 def test_in_bf16_the_loss_and_the_gradient_are_those_of_none(how: Recompute) -> None:
     reports = []
     for chosen in ("none", how):
-        trainer = Pretraining(tiny(precision="bf16"), CPU, recompute=chosen)  # type: ignore[arg-type]
+        trainer = Trainer(tiny(precision="bf16"), CPU, recompute=chosen)  # type: ignore[arg-type]
         reports.append(trainer.step([make_views()], step=0).values)
     assert reports[0] == pytest.approx(reports[1], rel=1e-3)
 
@@ -79,7 +79,7 @@ def test_only_full_computes_matrix_products_twice() -> None:
 
 
 def test_recomputed_blocks_are_not_the_teachers() -> None:
-    trainer = Pretraining(tiny(), CPU, recompute="full")
+    trainer = Trainer(tiny(), CPU, recompute="full")
     assert not any("forward" in vars(block) for block in trainer.backbone.teacher.blocks)
 
 
@@ -87,6 +87,6 @@ def test_recomputed_blocks_are_not_the_teachers() -> None:
 def test_a_compiled_step_takes_the_same_step_up_to_rounding() -> None:
     losses = []
     for compiled in (False, True):
-        trainer = Pretraining(tiny(), CPU, recompute="selective" if compiled else "none", compiled=compiled)
+        trainer = Trainer(tiny(), CPU, recompute="selective" if compiled else "none", compiled=compiled)
         losses.append([trainer.step([make_views()], step=step).values["loss"] for step in range(2)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

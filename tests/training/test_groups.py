@@ -1,7 +1,6 @@
 """Students by groups of ranks: the numbers are those of one process, and the teacher's work is divided."""
 
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from dinokit.run import engine, ranks
 from dinokit.run.feed import feed
 from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, Health, ObjectiveConfigs, TrainConfig
-from dinokit.training.distil import Distillation
 from dinokit.training.step import Report, Trainer
 from tests.run.test_engine import assert_same, config, final, losses
 from tests.training.test_distil import CONV, SMALL, learning
@@ -118,13 +116,14 @@ def test_a_step_that_one_student_cannot_take_is_taken_by_none(
 def _look_on(rank: int, store: str, written: str) -> None:
     torch.set_num_threads(1)
     rendezvous = {"backend": "gloo", "init_method": f"file://{store}", "rank": rank, "world_size": 2}
-    dist.join(timedelta(minutes=1), **rendezvous)
+    dist.join(**rendezvous)
     made = configuration.from_plain(TrainConfig, configuration.read_yaml(Path(written)))
     source = open_source(made.experiment.data.source)
-    distiller = Distillation(made.experiment, torch.device("cpu"), grouped=True)
+    distiller = Trainer(made.experiment, torch.device("cpu"), teams=True)
     distiller.begin(source)
+    assert distiller.teacher is not None
     seen: list[torch.Size] = []
-    distiller.teacher.register_forward_hook(lambda _, images, __: seen.append(images[0].shape))
+    distiller.teacher.network.register_forward_hook(lambda _, images, __: seen.append(images[0].shape))
     loader = feed(made, source, distiller)
     batch = loader.build(0, 0)
     assert len(batch.indices) == 4  # this rank holds the whole micro-batch
@@ -133,7 +132,7 @@ def _look_on(rank: int, store: str, written: str) -> None:
     assert seen == [torch.Size([4, 3, 16, 16])]
     own = list(STUDENTS)[rank]
     assert {part.split(".")[0] for part in distiller.parts} == {own}
-    assert {name.split(".")[0] for name in distiller.named_objectives()} == {own}
+    assert set(distiller.own) == {own}
     dist.leave()
 
 

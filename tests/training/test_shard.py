@@ -18,7 +18,6 @@ from dinokit.models.head import Config, Head
 from dinokit.run import engine
 from dinokit.training import shard
 from dinokit.training.config import Experiment
-from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Trainer
 from dinokit.views.multicrop import Views
 from tests.run.test_engine import config, final, losses
@@ -64,7 +63,7 @@ def test_sharded_processes_take_the_steps_of_one_and_hand_their_state_on(tmp_pat
 
     DINO, iBOT, KoLeo, two micro-batches, clipping. The third of three processes has no rows of some tensors.
     """
-    alone = Pretraining(EXPERIMENT, CPU)
+    alone = Trainer(EXPERIMENT, CPU)
     _steps(alone, 0, 1)
     torch.save(alone.state(), tmp_path / "before.pt")
     RunFolder(tmp_path).save(1, state=alone.state(), clock=Clock(step=1), models={MODEL: ({}, {})}, keep=9)
@@ -143,13 +142,11 @@ def _pass_on(rank: int, folder: Path) -> None:
 def _join(rank: int, world: int, folder: Path) -> None:
     os.environ["RANK"] = str(rank)  # who writes
     store = group.FileStore(str(folder / f"store{world}"), world)
-    dist.join(dist.PATIENCE, backend="gloo", store=store, rank=rank, world_size=world)
+    dist.join(backend="gloo", store=store, rank=rank, world_size=world)
 
 
 def _sharded(experiment: Experiment) -> Trainer:
-    trainer = Pretraining(experiment, CPU, sharded=True)
-    trainer.shard()
-    return trainer
+    return Trainer(experiment, CPU, sharded=True)
 
 
 def _steps(trainer: Trainer, start: int, stop: int) -> list[dict[str, float]]:
@@ -201,5 +198,5 @@ def _check_heads() -> None:
 def _check_bf16() -> None:
     """Matrices of blocks that travel in bfloat16 are those that autocast makes; only sums of gradients differ."""
     experiment = replace(EXPERIMENT, precision="bf16")
-    one, other = (_steps(trainer, 0, 1)[0] for trainer in (Pretraining(experiment, CPU), _sharded(experiment)))
+    one, other = (_steps(trainer, 0, 1)[0] for trainer in (Trainer(experiment, CPU), _sharded(experiment)))
     assert other == pytest.approx(one, rel=5e-3)

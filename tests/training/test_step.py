@@ -15,7 +15,6 @@ from dinokit.models import head, vit
 from dinokit.objectives import dino, gram, ibot, koleo
 from dinokit.training import anchor, optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs
-from dinokit.training.pretraining import Pretraining
 from dinokit.training.step import Trainer
 from dinokit.views import masking, multicrop
 from dinokit.views.multicrop import Views
@@ -61,7 +60,7 @@ def make_views(batch: int = 4, *, masked: bool = True) -> Views:
 
 def test_no_head_of_one_seed_is_a_head_of_another() -> None:
     # of one shape: with seed + index the second head of seed 0 was the first of seed 1
-    objectives = [Pretraining(tiny(seed=seed), CPU).objectives for seed in (0, 1)]
+    objectives = [Trainer(tiny(seed=seed), CPU).objectives for seed in (0, 1)]
     heads = [each[name].state_dict() for each in objectives for name in ("dino", "ibot")]
     weights = {tuple(state["head.student.mlp.0.weight"].flatten()[:4].tolist()) for state in heads}
     assert len(weights) == 4
@@ -83,7 +82,7 @@ def anchored(**changes: object) -> Experiment:
 
 
 def _official_trainer(golden: dict[str, Tensor]) -> Trainer:
-    trainer = Pretraining(anchored(), CPU)
+    trainer = Trainer(anchored(), CPU)
     weights = {name.removeprefix("w."): value for name, value in golden.items() if name.startswith("w.")}
     gram_teacher = {name.replace("gram.", "teacher.", 1): value for name, value in weights.items() if "gram." in name}
     assert trainer.anchor is not None
@@ -126,7 +125,7 @@ def test_losses_and_gradients_equal_the_official_step() -> None:
 
 
 def test_the_teacher_moves_by_the_momentum_alone() -> None:
-    trainer = Pretraining(tiny(), CPU)
+    trainer = Trainer(tiny(), CPU)
     before = _snapshot(trainer)
     trainer.step([make_views()], step=0)
     after = trainer.state()
@@ -137,7 +136,7 @@ def test_the_teacher_moves_by_the_momentum_alone() -> None:
 
 
 def test_every_trained_parameter_moves() -> None:
-    trainer = Pretraining(tiny(), CPU)
+    trainer = Trainer(tiny(), CPU)
     before = _snapshot(trainer)
     trainer.step([make_views()], step=0)
     still = [
@@ -147,7 +146,7 @@ def test_every_trained_parameter_moves() -> None:
 
 
 def test_a_step_without_a_finite_loss_changes_nothing() -> None:
-    trainer = Pretraining(tiny(), CPU)
+    trainer = Trainer(tiny(), CPU)
     trainer.step([make_views()], step=0)
     before = _snapshot(trainer)
     broken = make_views()
@@ -159,7 +158,7 @@ def test_a_step_without_a_finite_loss_changes_nothing() -> None:
 
 
 def test_a_renewal_of_the_anchor_is_not_lost_with_the_step_that_it_falls_on() -> None:
-    trainer = Pretraining(anchored(every=2, most=1), CPU)
+    trainer = Trainer(anchored(every=2, most=1), CPU)
     views_of = replace(make_views(), anchor_crops=torch.randn(2, 4, 3, 96, 96))
     trainer.step([views_of], step=0)
     broken = replace(views_of, global_crops=views_of.global_crops.clone())
@@ -172,7 +171,7 @@ def test_a_renewal_of_the_anchor_is_not_lost_with_the_step_that_it_falls_on() ->
 
 def test_two_equal_micro_batches_give_the_gradient_of_one() -> None:
     """Each micro-batch is normalised on its own, so equal ones must average to the same losses and weights."""
-    once, twice = Pretraining(tiny(), CPU), Pretraining(tiny(), CPU)
+    once, twice = Trainer(tiny(), CPU), Trainer(tiny(), CPU)
     first = once.step([make_views()], step=0)
     second = twice.step([make_views(), make_views()], step=0)
     assert second.values["loss"] == pytest.approx(first.values["loss"], rel=1e-6)
@@ -185,7 +184,7 @@ def test_a_step_is_a_function_of_state_and_step() -> None:
     dropping = replace(experiment, backbone=replace(experiment.backbone, drop_path=0.5))
     results = []
     for noise in (1, 2):
-        trainer = Pretraining(dropping, CPU)
+        trainer = Trainer(dropping, CPU)
         torch.manual_seed(noise)  # whatever the global generator did before must not matter
         results.append(trainer.step([make_views()], step=7).values)
     assert results[0] == results[1]
@@ -193,7 +192,7 @@ def test_a_step_is_a_function_of_state_and_step() -> None:
 
 def test_networks_run_only_when_an_objective_needs_them() -> None:
     experiment = tiny(objectives=ObjectiveConfigs({"koleo": koleo.Config(weight=1.0)}))
-    trainer = Pretraining(experiment, CPU)
+    trainer = Trainer(experiment, CPU)
     ran: list[str] = []
     trainer.backbone.teacher.register_forward_hook(lambda *_: ran.append("teacher"))
     trainer.backbone.student.register_forward_hook(lambda *_: ran.append("student"))
@@ -203,7 +202,7 @@ def test_networks_run_only_when_an_objective_needs_them() -> None:
 
 def test_a_shared_head_is_trained_and_averaged_once() -> None:
     shared = tiny().objectives | {"ibot": ibot.Config(head=None, teacher_temperature=constant(0.07))}
-    trainer = Pretraining(tiny(objectives=ObjectiveConfigs(shared)), CPU)
+    trainer = Trainer(tiny(objectives=ObjectiveConfigs(shared)), CPU)
     assert list(trainer.parts) == ["backbone", "dino_head"]
     before = _snapshot(trainer)
     trainer.step([make_views()], step=0)
@@ -218,7 +217,7 @@ def with_anchor_crops(views: Views) -> Views:
 
 
 def test_the_anchor_stays_until_it_is_due_and_is_then_the_teacher() -> None:
-    trainer = Pretraining(anchored(first=2, every=2, most=1), CPU)
+    trainer = Trainer(anchored(first=2, every=2, most=1), CPU)
     kept = _anchor(trainer)
     moved = []
     for step in range(5):
@@ -237,7 +236,7 @@ def _anchor(trainer: Trainer) -> list[Tensor]:
 
 
 def test_the_anchor_goes_into_the_state_and_back() -> None:
-    one, other = Pretraining(anchored(), CPU), Pretraining(anchored(), CPU)
+    one, other = Trainer(anchored(), CPU), Trainer(anchored(), CPU)
     one.step([with_anchor_crops(make_views())], step=0)
     one.renew_anchor()
     other.load_state(one.state())
@@ -250,7 +249,7 @@ def test_the_teacher_itself_may_be_the_anchor() -> None:
     base = anchored()
     views_config = replace(base.data.views, anchor_size=0)
     experiment = replace(base, data=replace(base.data, views=views_config), anchor=anchor.Config(source="teacher"))
-    trainer = Pretraining(experiment, CPU)
+    trainer = Trainer(experiment, CPU)
     assert not any(name.startswith("anchor.") for name in trainer.state())
     hidden_nothing = replace(make_views(), masks=torch.zeros(2, 4, 36, dtype=torch.bool))
     report = trainer.step([hidden_nothing], step=0)
