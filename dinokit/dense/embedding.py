@@ -92,6 +92,8 @@ def extract(
     patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]] = {}
     for batch in _batches(_readable(source, backbone, workers=workers, bad=bad), batch_size):
         images = torch.stack([image for _, image in batch]).to(device)
+        if not rows:
+            intensity.warn_of_values([image for _, image in batch], backbone.pixels)
         features = encode(backbone, images, precision=precision)
         if not rows and devices.uses_bf16(device, precision):
             _say_agreement(features, encode(backbone, images))
@@ -175,8 +177,9 @@ def normalised(
     Raises:
         UserError: if the backbone's pixels do not fit its channels.
     """
-    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in _statistics(backbone))
-    return (images - mean) / std
+    values = intensity.normalised(images, backbone.pixels)
+    backbone.look_at(values)
+    return values
 
 
 def device_of(backbone: Backbone) -> torch.device:
@@ -198,15 +201,6 @@ def unit(vectors: Float[Tensor, "image dim"]) -> Float64[Tensor, "image dim"]:
 def _say_agreement(found: Features, exact: Features) -> None:
     cosine = (unit(found.cls) * unit(exact.cls)).sum(dim=-1).min().item()
     info(f"bf16 matrix products: cosine to fp32 at least {cosine:.6f} in the first {len(found.cls)} images")
-
-
-def _statistics(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    mean, std = backbone.pixels.mean, backbone.pixels.std
-    if len(mean) not in (1, backbone.channels):
-        raise UserError(
-            f"the model takes {backbone.channels} channels, but its pixels have {len(mean)} means; set pixels"
-        )
-    return mean, std
 
 
 def _readable(

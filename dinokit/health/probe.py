@@ -38,9 +38,8 @@ class Probe:
 
     def batches(self, device: torch.device) -> Iterator[Float32[Tensor, "chunk channel side side"]]:
         """Yield normalised images, a few at a time."""
-        mean, std = (torch.tensor(each, device=device).view(-1, 1, 1) for each in (self.pixels.mean, self.pixels.std))
         for images in torch.split(self.images, CHUNK):
-            yield (intensity.to_unit(images.to(device)) - mean) / std
+            yield intensity.normalised(intensity.to_unit(images.to(device)), self.pixels)
 
 
 @dataclass(frozen=True)

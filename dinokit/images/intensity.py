@@ -1,24 +1,72 @@
 """The two kinds of pixels: uint8, where 255 is white, and float32, where 1.0 is and nothing forbids more or less.
 
+`normalised` is the one way from either to what a network sees; the warnings say once where that cannot be meant.
 Arithmetic on pixels must not change their range behind the user's back. An image keeps the wider of [0, 1] and its own
 values: photos stay within black and white whatever their depth, and a thermal image of -40 to 120 is not cut off at 1.
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
+
+from dinokit.core.log import warn
+from dinokit.images.normalisation import Pixels
 
 Image = UInt8[Tensor, "channel height width"] | Float32[Tensor, "channel height width"]
 # one of several whose sizes have nothing to do with each other
 AnyImage = UInt8[Tensor, "channel _ _"] | Float32[Tensor, "channel _ _"]
 Images = UInt8[Tensor, "image channel height width"] | Float32[Tensor, "image channel height width"]
 
+_FAR = 8.0  # mean size of normalised values beyond which they cannot be meant
+_DIM = 1 / 8  # of white
+
 
 def to_unit(pixels: Tensor) -> Float32[Tensor, "*shape"]:
     """Return pixels with 1.0 as white; float32 as it is."""
     return pixels if pixels.dtype == torch.float32 else pixels.float().div_(255)
+
+
+def normalised(
+    values: Float[Tensor, "*batch channel height width"], pixels: Pixels
+) -> Float[Tensor, "*batch channel height width"]:
+    """Subtract the mean and divide by the deviation of each channel; 1.0 is white in the values.
+
+    Raises:
+        UserError: if the normalisation is for another number of channels.
+    """
+    pixels.check_channels(values.shape[-3])
+    mean, std = (values.new_tensor(numbers)[:, None, None] for numbers in (pixels.mean, pixels.std))
+    return (values - mean).div_(std)
+
+
+def warn_if_far(values: Float[Tensor, "..."]) -> None:
+    """Say, once, if normalised values are far from where networks have ever seen any.
+
+    Whatever lies in [0, 1] is within 2.7 on average after any usual normalisation; 0 to 255 taken for it is at 500.
+    """
+    if values.numel() and float(values.detach().abs().mean()) > _FAR:
+        _warn_once(
+            "normalised images are far from 0, so 1.0 is not white in them: of files say which value is, --data.white "
+            "255, or give the statistics that `dinokit data stats` finds; a tensor takes (image / 255 - mean) / std of "
+            "model.pixels"
+        )
+
+
+def warn_of_values(images: Sequence[AnyImage], pixels: Pixels) -> None:
+    """Say, once, if images are far too bright or too dark for their normalisation, as 12 bits in files of 16 are."""
+    for image in images:
+        values = to_unit(image)
+        shifted = normalised(values, pixels)
+        warn_if_far(shifted)
+        low, high = torch.aminmax(values)
+        if image.dtype == torch.float32 and 0 <= low <= high < _DIM and float(shifted.mean()) < -1:
+            _warn_once(
+                f"the brightest value of an image is {float(high):.3g} of white; if fewer bits are used than its file "
+                "has, say which value is white, such as --data.white 4095"
+            )
 
 
 def value_range(image: Image) -> tuple[float, float]:
@@ -43,3 +91,8 @@ def for_display(images: Images) -> UInt8[Tensor, "image channel height width"]:
     ranges = torch.tensor([value_range(image) for image in images])[:, :, None, None, None]  # [image, 2, 1, 1, 1]
     low, high = ranges[:, 0], ranges[:, 1]
     return ((images - low) / (high - low) * 255).round_().to(torch.uint8)
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warn(message)

@@ -12,9 +12,10 @@ LARGEST = 1 << 14  # side in pixels; above it a number in a weights file is dama
 class Pixels:
     """What the images of a backbone must look like; the defaults are the statistics of ImageNet."""
 
-    mean: tuple[float, ...] = between(-1000, 1000, (0.485, 0.456, 0.406))  # of values in [0, 1]; one, or per channel
+    mean: tuple[float, ...] = between(-1e18, 1e18, (0.485, 0.456, 0.406))  # of values in [0, 1]; one, or per channel
     std: tuple[float, ...] = above(0, (0.229, 0.224, 0.225))  # divides what is left, as many
     size: int | None = between(1, LARGEST, None)  # side in pixels for evaluation; None keeps the native size
+    white: float | None = above(0, None)  # what is 1.0 in files of more than 8 bits; None: as images/arrays.py says
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
+from dinokit.images import intensity
 from dinokit.images.normalisation import Pixels
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow makes gray with
@@ -77,6 +78,7 @@ class Backbone(nn.Module, ABC):
     pixels: Pixels
     licence: str | None = None  # of the weights, where others published them
     name: str = ""  # as the user wrote it, so that a head can say whose patches it reads
+    _looked = False
 
     @overload
     def __call__(
@@ -103,6 +105,7 @@ class Backbone(nn.Module, ABC):
             UserError: if a list is empty, mixes numbers of channels, or comes with masks; or as `forward` does.
         """
         if isinstance(images, Tensor):
+            self.look_at(images)
             features: Features = super().__call__(images, **options)
             return features
         if not isinstance(images, Sequence):
@@ -110,6 +113,14 @@ class Backbone(nn.Module, ABC):
         if options:
             raise UserError(f"a list of images takes no {', '.join(options)}; give a batch of one size")
         return _of_each(self, images)
+
+    def look_at(self, images: Tensor) -> None:
+        """Warn of normalised images that cannot be meant: on the CPU always, elsewhere of the first, for it waits."""
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or images.is_meta
+        if self.training or traced or not images.is_floating_point() or (self._looked and images.device.type != "cpu"):
+            return
+        self._looked = True
+        intensity.warn_if_far(images)
 
     @abstractmethod
     def forward(
