@@ -116,7 +116,7 @@ class Backbone(nn.Module, ABC):
 
     def look_at(self, images: Tensor) -> None:
         """Warn of normalised images that cannot be meant: on the CPU always, elsewhere of the first, for it waits."""
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or images.is_meta
+        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or images.is_meta
         if self.training or traced or not images.is_floating_point() or (self._looked and images.device.type != "cpu"):
             return
         self._looked = True
