@@ -59,15 +59,20 @@ def make_folder(tmp_path: Path) -> MakeFolder:
     return make
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Twelve small pictures."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
+def few_photos(folder: Path) -> Path:
+    """Write twelve small pictures."""
     draw = numpy.random.default_rng(0)
     for index in range(12):
         Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=numpy.uint8)).save(folder / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of twelve small pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    return few_photos(folder)
 
 
 @pytest.fixture

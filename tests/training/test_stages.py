@@ -1,6 +1,8 @@
 """Stages: what each changes and takes over, and that a run stopped in any of them ends with the same weights."""
 
+import functools
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from dinokit.run.replay import replay
 from dinokit.training.anchor import Config as AnchorConfig
 from dinokit.training.config import TrainConfig
 from dinokit.training.stages import Changes, Stage, Stages, Start, carried_over
+from tests.conftest import few_photos
 from tests.run.test_engine import assert_same, config, losses
 
 
@@ -111,31 +114,45 @@ def test_a_mistake_in_a_stage_is_said_before_the_first(photos: Path, changes: di
         replace(base, stages=Stages({"wrong": Stage(steps=1, changes=Changes(changes))}))
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Give the images and the run of all stages that nobody stopped, trained once for each source of its anchor."""
+    photos = few_photos(tmp_path_factory.mktemp("images"))
+
+    @functools.cache
+    def train(source: str) -> tuple[Path, Path]:
+        run = tmp_path_factory.mktemp("whole") / source
+        engine.pretrain(staged(photos, source=source), run)
+        return photos, run
+
+    return train
+
+
 # auto: chosen again at the boundary; a stop between two candidates leaves a checkpoint that is none
 @pytest.mark.parametrize(
     ("source", "stop"), [("start", 2), ("auto", 3), ("start", 4), ("auto", 5), ("auto", 6), ("start", 8)]
 )
 def test_a_run_stopped_in_any_stage_ends_with_the_same_weights(
-    photos: Path, tmp_path: Path, source: str, stop: int
+    whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, source: str, stop: int
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    engine.pretrain(staged(photos, source=source), whole)
+    photos, run = whole(source)
 
     def kill(step: int, path: Path) -> None:
         if step == stop:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.pretrain(staged(photos, source=source, checkpoint_every=1), parts, on_checkpoint=kill)
-    assert RunFolder(parts).steps(with_state=True)[-1] == stop
-    engine.pretrain(staged(photos, source=source, checkpoint_every=1), parts)
-    assert losses(whole) == losses(parts)
-    assert_same(whole, parts)
+        engine.pretrain(staged(photos, source=source, checkpoint_every=1), tmp_path, on_checkpoint=kill)
+    assert RunFolder(tmp_path).steps(with_state=True)[-1] == stop
+    engine.pretrain(staged(photos, source=source, checkpoint_every=1), tmp_path)
+    assert losses(run) == losses(tmp_path)
+    assert_same(run, tmp_path)
 
 
-def test_the_schedules_count_the_steps_of_the_stage_and_the_data_go_on(photos: Path, tmp_path: Path) -> None:
-    engine.pretrain(staged(photos), tmp_path / "run")
-    rates = {line["step"]: line["lr"] for line in read_jsonl(tmp_path / "run" / "metrics.jsonl")}
+def test_the_schedules_count_the_steps_of_the_stage_and_the_data_go_on(
+    whole: Callable[[str], tuple[Path, Path]],
+) -> None:
+    rates = {line["step"]: line["lr"] for line in read_jsonl(whole("start")[1] / "metrics.jsonl")}
     assert rates[4] == rates[9] == 3e-4 != rates[3]
 
 
