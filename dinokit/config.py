@@ -104,13 +104,17 @@ def override(config: T, values: Mapping[str, Any], *, hidden: Sequence[str] = ()
     Raises:
         UserError: for a path that does not exist or a value that does not fit.
     """
-    plain = to_plain(config)
+    return from_plain(type(config), assigned(to_plain(config), values, hidden=hidden))
+
+
+def assigned(plain: dict[str, Any], values: Mapping[str, Any], *, hidden: Sequence[str] = ()) -> dict[str, Any]:
+    """Put values into plain settings at their dotted paths, in place, as `override` does, and return them unchecked."""
     for path, value in values.items():
         keys = path.split(".")
         if keys[0] not in hidden:
             keys = _home(plain, keys, hidden=hidden) + keys
         _assign(plain, keys, value, known=_paths(plain, hidden=hidden), path=path)
-    return from_plain(type(config), plain)
+    return plain
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

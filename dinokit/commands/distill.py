@@ -20,7 +20,7 @@ from dinokit.models.features import Backbone
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.sources.source import absolute, open_source
 from dinokit.training import optim, students
-from dinokit.training.config import HALVES, Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.training.config import HALVES, Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig, with_settings
 from dinokit.training.stages import Stages
 from dinokit.training.teacher import TeacherRun, teacher_run
 from dinokit.views import masking, multicrop
@@ -54,9 +54,7 @@ def distill(
     srun.adopt()
     console.quiet = not dist.is_main()  # known only now
     place = str(Path(teacher).absolute()) if Path(teacher).exists() else teacher
-    config = configuration.override(
-        _defaults(_begun_with(place, RunFolder(Path(out))), students), settings, hidden=HALVES
-    )
+    config = with_settings(_defaults(_begun_with(place, RunFolder(Path(out))), students), settings)
     source_of = absolute(data or config.experiment.data.source)
     if not source_of:
         raise UserError("no images are given; add --data FOLDER")

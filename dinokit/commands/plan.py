@@ -8,7 +8,6 @@ from typing import Any
 
 import tyro
 
-from dinokit import config as configuration
 from dinokit import recipes
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core.errors import UserError
@@ -16,7 +15,7 @@ from dinokit.core.files import check_result, write_json
 from dinokit.core.log import info
 from dinokit.planning import plan as planning
 from dinokit.planning.show import print_plan
-from dinokit.training.config import HALVES
+from dinokit.training.config import with_settings
 
 
 def plan(
@@ -49,7 +48,7 @@ def plan(
         )
     if out is not None:
         check_result(Path(out))
-    config = configuration.override(recipes.find(recipe), settings, hidden=HALVES)
+    config = with_settings(recipes.find(recipe), settings)
     peak, bf16 = (tflops * 1e12, config.experiment.precision != "fp32") if tflops else planning.here(config.experiment)
     room = None if gpu_memory is None else gpu_memory * 1e9
     found = {}

@@ -19,7 +19,7 @@ from dinokit.core.log import console
 from dinokit.run import job
 from dinokit.sources.source import Source, absolute, is_gray, open_source
 from dinokit.training import anchor
-from dinokit.training.config import HALVES, TrainConfig
+from dinokit.training.config import HALVES, TrainConfig, with_settings
 
 
 def pretrain(
@@ -84,11 +84,11 @@ def pretrain(
 def _with_settings(config: TrainConfig, settings: Settings, *, weights: str, stage: str) -> TrainConfig:
     """Change a recipe by dotted keys; of a stage alone they are its own, unless they name `stages`."""
     of_stages = {key: value for key, value in settings.items() if "stages" in key.split(".")[:2]} if stage else {}
-    config = configuration.override(config, of_stages, hidden=HALVES)
+    config = with_settings(config, of_stages)
     if weights or stage:
         config = replace(config, experiment=config.experiment.alone(stage, start=weights))
     own = {key: value for key, value in settings.items() if key not in of_stages}
-    return configuration.override(config, own, hidden=HALVES)
+    return with_settings(config, own)
 
 
 def _anchors(config: TrainConfig) -> dict[str, str]:

@@ -66,7 +66,7 @@ def say_what_runs(
 
 
 def _warn_of_other_lengths(experiment: Experiment, *, stage: str) -> None:
-    """Say which schedules were written for another number of steps: nothing is stretched behind the reader's back."""
+    """Say which schedules do not end with the run: the counts of steps that were given do not add up to it."""
     schedules = {
         "optim.lr": experiment.optim.lr,
         "optim.weight_decay": experiment.optim.weight_decay,
@@ -76,12 +76,8 @@ def _warn_of_other_lengths(experiment: Experiment, *, stage: str) -> None:
         falls = schedule.shape != "constant" and schedule.end <= schedule.peak
         if not falls or schedule.length == experiment.steps:
             continue
-        decay = max(schedule.decay + experiment.steps - schedule.length, 0)
-        advice = (
-            f"to match: --{name}.decay {decay}" if stage == FIRST else f"give stages.{stage}.changes one of its own"
-        )
         where = "the run" if stage == FIRST else f"stage {stage}"
-        warn(f"{name} is for {schedule.length} steps, {where} has {experiment.steps}; {advice}")
+        warn(f"{name} takes {schedule.length} steps (freeze, warmup, hold and decay), {where} has {experiment.steps}")
 
 
 def record_start(run: RunFolder, device: torch.device, source: Source) -> None:

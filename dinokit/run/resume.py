@@ -39,7 +39,8 @@ def check_experiment(run: RunFolder, config: TrainConfig) -> None:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UserError(
             f"{run.path} holds another experiment: {listed}{more}; "
-            "give these their old values back or choose another --out"
+            f"give these their old values back, go on as it began by dinokit pretrain {run.config} --out {run.path}, "
+            "or choose another --out"
         )
 
 

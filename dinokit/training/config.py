@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, Literal, NewType
 
-from dinokit.config import converter, differences, from_plain, to_plain
+from dinokit.config import assigned, converter, differences, from_plain, to_plain
 from dinokit.core.bounds import at_least, between
 from dinokit.core.device import Precision
 from dinokit.core.errors import UserError, unknown_name
@@ -242,7 +242,54 @@ class TrainConfig:
             raise UserError("a distillation is not sharded; set runtime.sharding to none")
 
 
-HALVES: tuple[Literal["experiment"], Literal["runtime"]] = ("experiment", "runtime")
+HALVES: tuple[Literal["experiment"], Literal["runtime"]] = ("experiment", "runtime")  # left out of a dotted key
+PARTS = ("freeze", "warmup", "hold", "decay")  # of a schedule, in steps
+COUNTS = ("freeze_last_layer", "first", "every")  # other settings in steps, of optim and anchor
+
+
+def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """Change settings by dotted keys; where `steps` changes, what counts in steps keeps its share of the run.
+
+    So `--steps 400` makes a whole, shorter run of a recipe, and `--stages.NAME.steps 100` a whole, shorter stage.
+    Parts of a schedule that are given themselves stay as they are given, and its others share what they leave.
+    """
+    plain = to_plain(config)
+    experiment, given = plain["experiment"], {key.removeprefix("experiment."): each for key, each in settings.items()}
+    stages = experiment.pop("stages")
+    times = _stretch(experiment, experiment["steps"], given, steps="steps")
+    for name, stage in stages.items():
+        own, changes = f"stages.{name}", stage["changes"]
+        _stretch(changes, stage["steps"], given, steps=f"{own}.steps", path=f"{own}.changes.")
+        source = str((changes.get("anchor") or {}).get("source"))
+        if source.isdecimal():  # a step of the run
+            changes["anchor"]["source"] = str(round(times * int(source)))
+    experiment["stages"] = stages
+    return from_plain(TrainConfig, assigned(plain, settings, hidden=HALVES))
+
+
+def _stretch(plain: dict[str, Any], before: int, given: Mapping[str, Any], *, steps: str, path: str = "") -> float:
+    """Multiply, in place, what plain settings count in steps by what `steps` is multiplied; return that.
+
+    Args:
+        before: how many steps there were.
+        given: new settings by dotted key, which stay as they are.
+        path: of `plain`, with a dot at its end.
+    """
+    now = given.get(steps)
+    times = now / before if type(now) is int and 0 < now < 2**63 else 1.0
+    for name in list(plain) if times != 1 else ():
+        if isinstance(plain[name], dict):
+            _stretch(plain[name], before, given, steps=steps, path=f"{path}{name}.")
+        elif name in COUNTS and type(plain[name]) is int and plain[name]:
+            plain[name] = max(1, round(times * plain[name]))
+    counts = {part: plain[part] for part in PARTS if type(plain.get(part)) is int}
+    fixed = [given[path + part] for part in counts if type(given.get(path + part)) is int]
+    free = {part: count for part, count in counts.items() if type(given.get(path + part)) is not int}
+    left, first, last = max(0, round(times * sum(counts.values())) - sum(fixed)), 0, sum(free.values()) or 1
+    for part, count in free.items() if times != 1 else ():  # by their ends, so that rounding adds nothing
+        plain[part] = round(left * (first + count) / last) - round(left * first / last)
+        first += count
+    return times
 
 
 def _structure_objectives(value: Any, _: Any) -> ObjectiveConfigs:

@@ -1,0 +1,74 @@
+"""Settings of a run: schedules are shares of its steps."""
+
+from typing import Any
+
+import pytest
+
+from dinokit import recipes
+from dinokit.core.schedule import Schedule
+from dinokit.training.config import TrainConfig, with_settings
+
+
+def lengths(schedule: Schedule) -> tuple[int, int, int, int]:
+    return schedule.freeze, schedule.warmup, schedule.hold, schedule.decay
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_the_published_number_of_steps_changes_nothing(name: str) -> None:
+    recipe = recipes.find(name)
+    steps: dict[str, Any] = {"steps": recipe.experiment.steps}
+    steps |= {f"stages.{stage}.steps": each.steps for stage, each in recipe.experiment.stages.items()}
+    assert with_settings(recipe, steps) == recipe
+
+
+@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("steps", [1, 7, 400, 3_000_000])
+def test_every_schedule_ends_where_it_ended_in_the_run(name: str, steps: int) -> None:
+    recipe = recipes.find(name)
+    found = with_settings(recipe, {"experiment.steps": steps}).experiment
+    for each in ("lr", "weight_decay"):
+        before, after = getattr(recipe.experiment.optim, each), getattr(found.optim, each)
+        assert after.length == round(before.length * steps / recipe.experiment.steps)
+        assert (after.peak, after.end, after.start) == (before.peak, before.end, before.start)
+    assert [stage.steps for stage in found.stages.values()] == [
+        each.steps for each in recipe.experiment.stages.values()
+    ]
+
+
+def test_parts_keep_their_shares_and_what_is_given_stays() -> None:
+    demo = recipes.find("demo")
+    assert lengths(demo.experiment.optim.lr) == (0, 100, 1233, 517)
+    assert lengths(with_settings(demo, {"steps": 185}).experiment.optim.lr) == (0, 10, 123, 52)
+    given = with_settings(demo, {"steps": 185, "optim.lr.warmup": 30}).experiment.optim.lr
+    assert (given.warmup, given.length) == (30, 185)
+    assert lengths(
+        with_settings(demo, {"steps": 12, "optim.lr.warmup": 3, "optim.lr.decay": 9}).experiment.optim.lr
+    ) == (0, 3, 0, 9)
+    assert lengths(with_settings(demo, {"optim.lr.warmup": 30}).experiment.optim.lr) == (0, 30, 1233, 517)
+
+
+def test_a_stage_scales_alone_with_its_own_steps() -> None:
+    recipe = recipes.find("dinov3-vit7b16")
+    short = with_settings(recipe, {"stages.anchor.steps": 2_000})
+    assert short.experiment.optim == recipe.experiment.optim
+    _, before, _ = recipe.experiment.legs()
+    _, after, last = short.experiment.legs()
+    assert lengths(after.experiment.objectives["gram"].scale) == (0, 0, 0, 10)
+    assert before.experiment.anchor is not None
+    assert after.experiment.anchor is not None
+    assert (after.experiment.anchor.first, after.experiment.anchor.every) == (100, 100)
+    assert last.experiment == recipe.experiment.legs()[2].experiment
+
+
+def test_an_anchor_that_is_a_step_of_the_run_moves_with_it() -> None:
+    anchor = with_settings(recipes.find("dinov3-vit7b16"), {"steps": 1_000}).experiment.legs()[1].experiment.anchor
+    assert anchor is not None
+    assert anchor.source == "200"
+
+
+def test_other_counts_of_steps_scale_too_and_never_vanish() -> None:
+    large = recipes.find("dinov3-vitl16")
+    short: TrainConfig = with_settings(large, {"steps": 1_000})
+    assert short.experiment.optim.freeze_last_layer == 10
+    assert short.experiment.objectives["dino"].teacher_temperature.warmup == 300
+    assert with_settings(large, {"steps": 10}).experiment.optim.freeze_last_layer == 1
