@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from dinokit.dense.maps import frozen
-from dinokit.dense.propagate import Rule, Tracker
-from dinokit.evaluation.tracking import one_hot, patches, read_out
+from dinokit.dense.tracking import Rule, Tracker, one_hot, read_out
+from dinokit.evaluation.tracking import patches
 from dinokit.models.variants import VARIANTS
 from dinokit.models.vit import VisionTransformer
 

@@ -1,30 +1,37 @@
-"""Pairs of an image and its depth: a folder of such, or NYUv2, KITTI (Eigen's split) and SUN RGB-D as published.
+"""Pairs of an image and its depth: a folder of pairs (pairing.py), or NYUv2, KITTI (Eigen's split) and SUN RGB-D.
 
-    folder      ROOT/{train,val}/images/NAME.jpg with ROOT/{train,val}/depth/NAME.png, .tif, .npy or .exr; or no splits
+    folder      images/NAME.jpg with depth/NAME.png, .tif, .npy, .npz, .pfm or .exr
     NYUv2       nyu_train.txt, nyu_test.txt: lines "image depth focal", millimetres
     KITTI       kitti_eigen_train.txt, kitti_eigen_test.txt (or eigen_*_files_with_gt.txt), 1/256 metre
     SUN RGB-D   SUNRGBD_val_splits.txt: lines "image depth"; 16-bit PNG, millimetres with their bits rotated by three
 
-Where nothing was measured the depth is 0. Integers are divided by `units` (1000 a metre unless the set says
-otherwise), numbers with a fraction are metres.
+What a number means: `units` of it are a metre if that is given, whatever its type; else integers are as the set says,
+1000 a metre in a folder, and numbers with a fraction are metres. What is 0 or less, no number, or what a TIFF calls no
+data was not measured: 0.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
-from jaxtyping import Float32
-from PIL import Image
+from jaxtyping import Float32, Shaped
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dinokit.core.errors import UserError
+from dinokit.annotations.masks import read_array
+from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image
+from dinokit.core.errors import UserError, reason
+from dinokit.core.files import read_text
 from dinokit.core.hub import library
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage, reasons
-from dinokit.images.decode import EXTENSIONS, decode
-from dinokit.sources.folders import existing_folder, walk
-from dinokit.sources.splits import choose_split, split_folders
+from dinokit.images.orientation import turned
+from dinokit.metrics.depth import Crop, counted
+from dinokit.sources.folders import existing_folder
+from dinokit.sources.splits import choose_split
 
-ENDINGS = (".png", ".tif", ".tiff", ".npy", ".exr")
+ENDINGS = (".png", ".tif", ".tiff", ".npy", ".npz", ".pfm", ".exr")
+_NODATA, _ORIENTATION = 42113, 274  # tags of TIFF
 _KITTI = (352, 1216)  # rows, columns at the bottom, in the middle, of which KITTI's images are used
 
 
@@ -77,7 +84,7 @@ class Depths:
     images: tuple[Path, ...]
     depths: tuple[Path, ...]
     channels: int
-    units: float
+    units: float | None  # of every depth, a metre; None: what the set says
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,20 +96,32 @@ class Depths:
             UserError: if one cannot be read, or their sizes differ.
         """
         path, depth_path = self.images[index], self.depths[index]
-        try:
-            image = decode(path.read_bytes(), channels=self.channels)
-        except (BadImage, OSError) as error:
-            raise UserError(f"cannot read the image {path}: {error}; repair it or take the pair away") from error
-        metres = _metres(depth_path, units=self.units, rotated=self.layout.rotated)
-        if tuple(image.shape[1:]) != metres.shape:
-            sizes = f"{image.shape[2]} x {image.shape[1]} and {metres.shape[1]} x {metres.shape[0]}"
-            raise UserError(f"{path} and its depth {depth_path} must be of one size, got {sizes} pixels")
+        image, values = read_image(path, channels=self.channels), read_numbers(depth_path)
+        check_size(path, image.shape[1:], depth_path, values.shape, kind="depth")
+        if self.layout.rotated:
+            values = ((values.astype(numpy.uint16) >> 3) | (values.astype(numpy.uint16) << 13)).astype(numpy.int64)
+        whole = numpy.issubdtype(values.dtype, numpy.integer)
+        metres = values.astype(numpy.float64) / (self.units or (self.layout.units if whole else 1.0))
+        metres = numpy.where(numpy.isfinite(metres) & (metres > 0), metres, 0.0).astype(numpy.float32)
         if self.layout.bottom is not None:
             rows, columns = (min(used, there) for used, there in zip(self.layout.bottom, metres.shape, strict=True))
             top, left = metres.shape[0] - rows, (metres.shape[1] - columns) // 2
             image = image[:, top:, left : left + columns]
             metres = metres[top:, left : left + columns]
         return image, metres
+
+    def check(self, indices: Iterable[int], *, low: float, high: float, crop: Crop = "none") -> None:
+        """Read pairs before a long computation.
+
+        Raises:
+            UserError: if one cannot be read or is of two sizes, or no pixel of any lies within the range and the crop.
+        """
+        why = f"no pixel of {self.name} has a depth between {low} and {high} m; look at units and high"
+
+        def counts(depth: numpy.ndarray) -> bool:
+            return bool(counted(depth, low=low, high=high, crop=crop).any())
+
+        check_all(self.read, self.depths, indices, counts=counts, why=why)
 
 
 def splits_of(data: str) -> tuple[str, ...]:
@@ -111,26 +130,27 @@ def splits_of(data: str) -> tuple[str, ...]:
     layout = _layout(root)
     if layout is not None:
         return tuple(split for split, names in layout.lists.items() if any((root / name).is_file() for name in names))
-    return tuple(name for name, folder in split_folders(root).items() if (folder / "images").is_dir())
+    return tuple(name for name in folders_of(root, "depth") if name)
 
 
 def open_depths(data: str, *, split: str | None = None, channels: int = 3, units: float | None = None) -> Depths:
-    """Open a split; None is the first, or everything where there are none.
+    """Open a split; None is the first, or everything where there are no splits.
 
     Args:
-        units: of integer depths, a metre; None: those of the set.
+        units: of a depth, a metre; None: what the set says.
 
     Raises:
         UserError: names what is missing.
     """
-    root, known = existing_folder(data), splits_of(data)
-    chosen = choose_split(data, split, known) or ""
+    root, chosen = existing_folder(data), choose_split(data, split, splits_of(data)) or ""
     layout = _layout(root)
     if layout is not None:
-        images, depths = _listed(root, layout, chosen)
-        return Depths(data, layout, images, depths, channels, units or layout.units)
-    images, depths = _matched(split_folders(root)[chosen] if chosen else root)
-    return Depths(data, FOLDER, images, depths, channels, units or FOLDER.units)
+        return Depths(data, layout, *_listed(root, layout, chosen), channels, units)
+    places = folders_of(root, "depth")
+    if not places:
+        names = ", ".join(layout.name for layout in LAYOUTS)
+        raise UserError(f"expected {root} to hold images/ and depth/ with files of the same names, or {names}")
+    return Depths(data, FOLDER, *matched(*places[chosen], kind="depth", endings=ENDINGS), channels, units)
 
 
 def _layout(root: Path) -> Layout | None:
@@ -140,73 +160,71 @@ def _layout(root: Path) -> Layout | None:
     return None
 
 
-def _listed(root: Path, layout: Layout, split: str) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def _listed(root: Path, layout: Layout, split: str) -> Files:
     place = next(root / name for name in layout.lists[split] if (root / name).is_file())
-    images, depths = [], []
-    for line in place.read_text(encoding="utf-8").splitlines():
+    images, depths = list[Path](), list[Path]()
+    for line in read_text(place).splitlines():
         words = line.split()
         if len(words) < 2 or words[1] == "None":  # KITTI lists images without a measurement
             continue
-        images.append(_placed(root, words[0], ("", "input", "raw")))
-        depths.append(_placed(root, words[1], ("", "gt_depth", "data_depth_annotated")))
+        for found, name, folders in (
+            (images, words[0], ("", "input", "raw")),
+            (depths, words[1], ("", "gt_depth", "data_depth_annotated")),
+        ):
+            places = [root / folder / name.lstrip("/") for folder in folders]
+            found.append(next((place for place in places if place.exists()), places[0]))
     if not images:
         raise UserError(f"{place} lists no pair; expected lines such as 'image.jpg depth.png 518.8'")
     return tuple(images), tuple(depths)
 
 
-def _placed(root: Path, name: str, folders: tuple[str, ...]) -> Path:
-    places = [root / folder / name.lstrip("/") for folder in folders]
-    return next((place for place in places if place.exists()), places[0])
+def read_numbers(path: Path) -> Shaped[numpy.ndarray, "height width"]:
+    """Read one number per pixel as it is stored; 0 where a TIFF says that there is no data.
 
-
-def _matched(root: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    images, depths = root / "images", root / "depth"
-    if not images.is_dir() or not depths.is_dir():
-        names = ", ".join(layout.name for layout in LAYOUTS)
-        raise UserError(f"expected {root} to hold images/ and depth/ with files of the same names, or {names}")
-    by_stem = {name.rsplit(".", 1)[0]: depths / name for name in walk(depths) if name.lower().endswith(ENDINGS)}
-    found = sorted(name for name in walk(images) if name.lower().endswith(EXTENSIONS))
-    for name in found:
-        if name.rsplit(".", 1)[0] not in by_stem:
-            raise UserError(
-                f"expected the depth of {images / name} in {depths}, as .png, .tif, .npy or .exr of the same name"
-            )
-    if not found:
-        raise UserError(f"found no image in {images}")
-    return tuple(images / name for name in found), tuple(by_stem[name.rsplit(".", 1)[0]] for name in found)
-
-
-def _metres(path: Path, *, units: float, rotated: bool) -> Float32[numpy.ndarray, "height width"]:
+    Raises:
+        UserError: if the file cannot be read or holds anything else.
+    """
     try:
-        values = _read(path)
-    except (BadImage, OSError, ValueError) as error:
-        raise UserError(f"cannot read the depth {path}: {error}; repair it or take the pair away") from error
-    if values.ndim != 2:
-        raise UserError(f"{path} must hold one number per pixel, got an array of shape {list(values.shape)}")
-    if rotated:
-        values = ((values.astype(numpy.uint16) >> 3) | (values.astype(numpy.uint16) << 13)).astype(numpy.int64)
-    whole = numpy.issubdtype(values.dtype, numpy.integer)
-    metres = values.astype(numpy.float64) / (units if whole else 1.0)
-    return numpy.where(numpy.isfinite(metres) & (metres > 0), metres, 0.0).astype(numpy.float32)
+        with reasons():
+            if path.suffix.lower() in (".npy", ".npz"):
+                values = read_array(path)
+            elif path.suffix.lower() == ".exr":
+                values = _exr(path)
+            else:
+                values = _picture(path)
+        if values.ndim != 2 or values.dtype.kind not in "iuf":
+            raise BadImage(f"expected one number per pixel, got an array of {values.dtype}, shape {list(values.shape)}")
+    except (BadImage, OSError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise UserError(f"cannot read the depth {path}: {why}; repair it or take the pair away") from error
+    return values
 
 
-def _read(path: Path) -> numpy.ndarray:
-    if path.suffix.lower() == ".npy":
-        values: numpy.ndarray = numpy.load(path, allow_pickle=False)
-        return values
-    if path.suffix.lower() == ".exr":
-        return _exr(path)
-    with reasons(), Image.open(path) as image:
-        return numpy.asarray(image)
+def _picture(path: Path) -> numpy.ndarray:
+    nodata: object = None
+    try:
+        with Image.open(path) as image:
+            if image.format in ("JPEG", "MPO") or not (image.mode in ("L", "I", "F") or image.mode.startswith("I;")):
+                raise BadImage(f"a {image.format} of mode {image.mode}, expected one number per pixel, exactly")
+            if image.format == "TIFF":
+                nodata = image.tag_v2.get(_NODATA)  # type: ignore[attr-defined]
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            values = numpy.asarray(image)
+    except UnidentifiedImageError:
+        if path.suffix.lower() not in (".tif", ".tiff"):
+            raise
+        # floats of 16 and 64 bits, of which Pillow knows nothing
+        with library("tifffile", extra="tiff").TiffFile(path) as file:
+            page = file.pages[0]
+            values, nodata = page.asarray(), page.tags.valueof(_NODATA)
+            values = turned(values[..., None], page.tags.valueof(_ORIENTATION))[..., 0]
+    return values if nodata is None else numpy.where(values == float(str(nodata)), 0, values)
 
 
 def _exr(path: Path) -> numpy.ndarray:
     """Read the channel that holds depth: Z by the standard, V of Blender's pass, or any where all are the same."""
-    exr = library("OpenEXR", extra="exr")
-    try:
-        channels = exr.File(str(path), separate_channels=True).channels()
-    except RuntimeError as error:
-        raise BadImage(str(error)) from error
+    channels = library("OpenEXR", extra="exr").File(str(path), separate_channels=True).channels()
     named = [channels[name] for name in channels if name.rpartition(".")[2] in ("Z", "V")]
     first, *others = channels.values()
     if not named and not all(numpy.array_equal(first.pixels, other.pixels) for other in others):

@@ -11,6 +11,7 @@ the object in image_b, and `name`, its category. The cells of a CSV hold the sam
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +21,10 @@ from typing import Any
 import numpy
 from jaxtyping import Float
 
-from dinokit.core.errors import UserError, reason, unknown_name
+from dinokit.annotations.pairing import read_image
+from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.files import read_json, read_text
 from dinokit.images import intensity
-from dinokit.images.bad_image import BadImage
-from dinokit.images.decode import decode
 
 LISTS = ("pairs.jsonl", "pairs.csv")  # in a folder
 SPLITS = ("trn", "val", "test")  # of SPair-71k
@@ -64,19 +65,6 @@ class PointPair:
         return first, second
 
 
-def read_image(path: Path, *, channels: int) -> intensity.Image:
-    """Read one image of a pair.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    try:
-        return decode(path.read_bytes(), channels=channels)
-    except (BadImage, OSError) as error:
-        why = reason(error) if isinstance(error, OSError) else error
-        raise UserError(f"cannot read the image {path}: {why}; repair it or take the pair away") from error
-
-
 def open_point_pairs(root: Path, *, split: str | None = None) -> list[PointPair] | None:
     """Open SPair-71k or a list; None if this is neither.
 
@@ -107,15 +95,22 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the number of each line and what stands in it."""
     if file.suffix.lower() not in (".jsonl", ".csv"):
         raise UserError(f"expected a list of pairs .jsonl or .csv, got {file}")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        why = reason(error) if isinstance(error, OSError) else "it is no UTF-8"
-        raise UserError(f"cannot read {file}: {why}") from error
+    text = read_text(file)
     if file.suffix.lower() == ".csv":
-        table = csv.DictReader(text.splitlines())
-        for cells in table:
-            yield table.line_num, {key: _cell(str(key), value) for key, value in cells.items() if value}
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            for cells in table:
+                # numbers in brackets where points or a box stand, else text
+                yield (
+                    table.line_num,
+                    {
+                        str(name): _json(value) if str(name).startswith(("points_", "box_")) else value
+                        for name, value in cells.items()
+                        if value
+                    },
+                )
+        except csv.Error as error:
+            raise UserError(f"{file}, line {table.line_num + 1} is no line of a CSV: {error}") from error
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -125,16 +120,11 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield number, row
 
 
-def _cell(column: str, value: str) -> Any:
-    """Read what a cell of a CSV holds: numbers in brackets where points or a box stand, else text."""
-    return _json(value) if column.startswith(("points_", "box_")) else value
-
-
 def _json(text: str) -> Any:
-    """Read JSON; None if it is none."""
+    """Read JSON; None if it is none, or holds numbers or brackets without end."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -155,24 +145,23 @@ def _pair(row: Mapping[str, Any], folder: Path, where: str) -> PointPair:
     for image in images:
         if not image.is_file():
             raise UserError(f"the image {image} of {where} does not exist; paths are relative to the list")
-    return PointPair(str(row.get("name") or UNNAMED), images, (first, second), _box(row.get("box_b"), where))
-
-
-def _box(value: Any, where: str) -> Box | None:
-    if value is None:
-        return None
-    found = _numbers([value], columns=4)
-    if found is None or found[0, 2] <= found[0, 0] or found[0, 3] <= found[0, 1]:
-        raise UserError(f"the box in {where} must be [left, top, right, bottom] in pixels, got {str(value)[:60]}")
-    left, top, right, bottom = found[0].tolist()
-    return left, top, right, bottom
+    box: Box | None = None
+    if row.get("box_b") is not None:
+        found = _numbers([row["box_b"]], columns=4)
+        if found is None or found[0, 2] <= found[0, 0] or found[0, 3] <= found[0, 1]:
+            raise UserError(
+                f"the box in {where} must be [left, top, right, bottom] in pixels, got {str(row['box_b'])[:60]}"
+            )
+        left, top, right, bottom = found[0].tolist()
+        box = left, top, right, bottom
+    return PointPair(str(row.get("name") or UNNAMED), images, (first, second), box)
 
 
 def _numbers(value: Any, *, columns: int) -> Float[numpy.ndarray, "row column"] | None:
     """Return rows of so many finite numbers, at least one; None if it is anything else."""
     try:
         found = numpy.asarray(value, dtype=numpy.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return (
         found if found.ndim == 2 and found.shape[1] == columns and len(found) and numpy.isfinite(found).all() else None
@@ -184,7 +173,7 @@ def _spair(root: Path, split: str) -> list[PointPair]:
         raise unknown_name("split", split, SPLITS)
     pairs = []
     for file in sorted((root / "PairAnnotation" / split).glob("*.json")):
-        about = _json(file.read_text(encoding="utf-8"))
+        about = read_json(file)
         names = ("category", "src_imname", "trg_imname", "src_kps", "trg_kps", "trg_bndbox")
         lost = [name for name in names if not isinstance(about, dict) or name not in about]
         if lost:

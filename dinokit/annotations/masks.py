@@ -1,150 +1,195 @@
-"""Mask files -> class ids: gray or paletted values, or one colour per class; 255 is what does not count.
+"""Mask files -> numbers: what stands in every pixel, whatever the file format made of it.
 
-A set is read in one way: if any of its masks is in colours, all are. Gray masks of nothing but 0 and 255 have two
-classes, background and foreground; in any other the value is the class and 255 is ignored.
+    1 bit, true and false    0 and 255: white is 255 in every depth; 16 bits that are 8 bits widened are 8 bits again
+    palette                  the index; but the colour where a program that keeps pictures alone renumbered it: the
+                             palette holds colours of VOC and DAVIS or of YouTube-VOS at other places, or grays no eye
+                             can tell apart, as optimisers of PNG and writers of GIF leave them
+    colours                  0xRRGGBB, unless all are gray
+    transparency             what cannot be seen is 0; where the colour is one everywhere the mask is the alpha
+    -1, not a number         255
+
+EXIF's orientation is applied, as to images: a mask is drawn on the picture as it is shown.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import io
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy
-from jaxtyping import Integer, UInt8
-from PIL import Image
+from jaxtyping import Integer, Shaped
+from PIL import Image, ImageOps
 
-from dinokit.core.errors import UserError
+from dinokit.core.errors import UserError, reason
+from dinokit.core.log import info
 from dinokit.images.bad_image import BadImage, reasons
 
 IGNORED = 255
-MOST = 255  # classes 0 to 254
 Colour = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What the values of masks stand for."""
-
-    classes: tuple[str, ...]
-    colours: tuple[Colour, ...]
-    ids: Mapping[int, int]  # value, or 0xRRGGBB in colours -> class or 255
-    coloured: bool = False
+Values = Integer[numpy.ndarray, "height width"]
+_DARK = 64  # grays below it look alike
+_BASE = numpy.array([1 << 16, 1 << 8, 1], dtype=numpy.int32)  # of 0xRRGGBB
 
 
 def palette(count: int) -> tuple[Colour, ...]:
     """Return well separated colours, the first black: the bits of the class spread over those of the channels (VOC)."""
-    found = []
-    for number in range(count):
-        red = green = blue = 0
-        for bit in range(8):
-            red |= (number >> (3 * bit) & 1) << (7 - bit)
-            green |= (number >> (3 * bit + 1) & 1) << (7 - bit)
-            blue |= (number >> (3 * bit + 2) & 1) << (7 - bit)
-        found.append((red, green, blue))
-    return tuple(found)
+
+    def spread(number: int) -> int:
+        return sum((number >> (3 * bit) & 1) << (7 - bit) for bit in range(8))
+
+    return tuple((spread(number), spread(number >> 1), spread(number >> 2)) for number in range(count))
 
 
-def numbered(classes: Sequence[str], *, first: int = 0, ignored: Iterable[int] = (IGNORED,)) -> Meaning:
-    """Return masks whose values count the classes from `first`."""
-    ids = dict.fromkeys(ignored, IGNORED) | {first + index: index for index in range(len(classes))}
-    return Meaning(tuple(classes), palette(len(classes)), ids)
+def packed(colour: Iterable[int]) -> int:
+    """Return a colour as 0xRRGGBB."""
+    red, green, blue = colour
+    return red << 16 | green << 8 | blue
 
 
-def raw(path: Path) -> Integer[numpy.ndarray, "height width"] | UInt8[numpy.ndarray, "height width 3"]:
-    """Read the values of a mask: indices of a palette, gray values or colours.
+VOC = {packed(colour): number for number, colour in enumerate(palette(256))}  # also of DAVIS and MOSE
+YOUTUBE = {
+    colour: number
+    for number, colour in enumerate(
+        (0x000000, 0xEC5F67, 0xF99157, 0xFAC863, 0x99C794, 0x62B3B2, 0x6699CC, 0xC594C5, 0xAB7967, 0xFFFFFF, 0x65737E)
+    )
+}
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What a file holds."""
+
+    values: Values  # numbers, or 0xRRGGBB
+    coloured: bool = False
+    shades: Integer[numpy.ndarray, " index"] | None = None  # 0xRRGGBB of every number, of a palette
+    lossy: bool = False
+
+    @property
+    def levels(self) -> list[int]:
+        """The values that occur, rising."""
+        if self.coloured or self.values.max(initial=0) > IGNORED:
+            found: list[int] = numpy.unique(self.values).tolist()
+            return found
+        return numpy.flatnonzero(numpy.bincount(self.values.ravel())).tolist()
+
+    def colours(self) -> Values:
+        """Return 0xRRGGBB of every pixel."""
+        if self.coloured:
+            return self.values
+        shown: Values = self.values * 0x010101 if self.shades is None else self.shades[self.values]
+        return shown
+
+    def numbers(self, path: Path) -> Values:
+        """Return the number of every pixel, that of its place where the colours are those of a known palette.
+
+        Raises:
+            UserError: if there are other colours.
+        """
+        if not self.coloured:
+            return self.values
+        known = next((one for one in (VOC, YOUTUBE) if one.keys() >= set(self.levels)), None)
+        if known is None:
+            raise UserError(f"{path} holds colours; expected a number in every pixel, as a gray or paletted PNG")
+        levels, inverse = numpy.unique(self.values, return_inverse=True)
+        found: Values = numpy.array([known[level] for level in levels.tolist()])[inverse].reshape(self.values.shape)
+        return found
+
+
+def read_mask(path: Path) -> Mask:
+    """Read a mask.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if it cannot be read, or holds no whole numbers.
     """
     try:
-        with reasons(), Image.open(path) as image:
-            if image.mode in ("P", "L", "1", "I", "I;16", "I;16B"):
-                return numpy.asarray(image).astype(numpy.int32)
-            colours = numpy.asarray(image.convert("RGB"))
-    except BadImage as error:
-        raise UserError(f"cannot read the mask {path}: {error}; repair it or take the pair away") from error
-    gray = (colours == colours[..., :1]).all()
-    return colours[..., 0].astype(numpy.int32) if gray else colours
+        with reasons():
+            if path.suffix.lower() == ".npy":
+                return Mask(_whole(read_array(path)))
+            with Image.open(path) as image:
+                lossy = image.format in ("JPEG", "MPO")
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                if image.mode == "P":
+                    return _paletted(image, path.parent)
+                if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;"):
+                    return Mask(_whole(numpy.asarray(image)), lossy=lossy)
+                seen = numpy.array(image.convert("RGBA")).astype(numpy.int32)
+    except (BadImage, OSError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise UserError(f"cannot read the mask {path}: {why}; repair it or take the pair away") from error
+    colours, alpha = seen[..., :3] @ _BASE, seen[..., 3]
+    if alpha.max() > 0 and alpha.min() < IGNORED:
+        if (colours == colours[0, 0]).all():
+            return Mask(alpha)
+        colours[alpha < 128] = 0
+    gray = (colours == (colours & 255) * 0x010101).all()
+    return Mask(colours & 255 if gray else colours, coloured=not gray, lossy=lossy)
 
 
-def class_ids(path: Path, meaning: Meaning) -> UInt8[numpy.ndarray, "height width"]:
-    """Read a mask as class ids.
-
-    Raises:
-        UserError: if it cannot be read, or holds a value that is no class.
-    """
-    values = _packed(raw(path), coloured=meaning.coloured)
-    known = numpy.array(sorted(meaning.ids))
-    classes = numpy.array([meaning.ids[value] for value in known.tolist()], dtype=numpy.uint8)
-    place = numpy.searchsorted(known, values).clip(max=len(known) - 1)
-    strange = values[known[place] != values]
-    if len(strange):
-        shown = f"#{int(strange[0]):06x}" if meaning.coloured else str(int(strange[0]))
-        raise UserError(f"the mask {path} holds {shown}, which is none of the {len(meaning.classes)} classes")
-    found: UInt8[numpy.ndarray, "height width"] = classes[place]
-    return found
-
-
-def described(folder: Path, masks: Sequence[Path]) -> Meaning:
-    """Find out what masks mean: by classes.txt or classes.json in the folder, or else by looking at all of them.
-
-    classes.txt holds one name per line, the first for value 0; classes.json a list of names, or an object that gives
-    each name its colour [red, green, blue].
+def read_array(path: Path) -> Shaped[numpy.ndarray, "height width"]:
+    """Read a .npy, or a .npz of one array, of whole or real numbers for every pixel; an axis of length 1 may be left.
 
     Raises:
-        UserError: if the file is none of these, or there are more values than classes can be.
+        BadImage: if it is anything else.
     """
-    text, table = folder / "classes.txt", folder / "classes.json"
-    if text.is_file():
-        return numbered([line.strip() for line in text.read_text(encoding="utf-8").splitlines() if line.strip()])
-    if table.is_file():
-        return _from_json(table)
-    seen, coloured, colours = set[int](), False, set[int]()
-    for path in masks:
-        values = raw(path)
-        coloured |= values.ndim == 3
-        colours |= set(numpy.unique(_packed(values, coloured=True)).tolist())
-        if values.ndim == 2:
-            seen |= set(numpy.unique(values).tolist())
-        if len(colours) > MOST + 1:
-            raise UserError(
-                f"{path} brings the masks to over {MOST} values: no masks of classes, or lossy files; use PNG"
-            )
-    if coloured:
-        return _coloured({f"#{value:06x}": value for value in sorted(colours)})
-    if seen == {0, IGNORED}:
-        return Meaning(("background", "foreground"), ((0, 0, 0), (255, 255, 255)), {0: 0, IGNORED: 1})
-    largest = max(seen - {IGNORED}, default=0)
-    if largest >= MOST:
-        raise UserError(f"masks in {folder} hold the value {largest}; classes are 0 to {MOST - 1}, 255 is ignored")
-    return numbered([str(value) for value in range(largest + 1)])
+    with reasons():
+        array: Any = numpy.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        if not isinstance(array, numpy.ndarray):
+            if len(array.files) != 1:
+                raise BadImage(f"an archive of {len(array.files)} arrays, expected one")
+            array = array[array.files[0]]
+        if array.dtype.kind not in "biuf":
+            raise BadImage(f"an array of {array.dtype}, expected numbers")
+        if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+            array = array[0] if array.shape[0] == 1 else array[..., 0]
+        if array.ndim != 2 or not array.size:
+            raise BadImage(f"expected one number per pixel, got an array of shape {list(array.shape)}")
+        numbers: numpy.ndarray = array
+        return numbers
 
 
-def _packed(values: Integer[numpy.ndarray, "..."], *, coloured: bool) -> Integer[numpy.ndarray, "height width"]:
-    if not coloured:
-        return values if values.ndim == 2 else _packed(values, coloured=True)
-    if values.ndim == 2:
-        values = numpy.repeat(values[..., None], 3, axis=2)
-    red, green, blue = numpy.moveaxis(values.astype(numpy.int32), 2, 0)
-    packed: Integer[numpy.ndarray, "height width"] = red << 16 | green << 8 | blue
-    return packed
+def _whole(stored: Shaped[numpy.ndarray, "height width"]) -> Values:
+    if stored.dtype == bool:
+        return stored.astype(numpy.int32) * IGNORED
+    if stored.dtype.kind == "f":
+        stored = numpy.where(numpy.isnan(stored), IGNORED, stored)
+        if not (numpy.isfinite(stored).all() and (stored == numpy.rint(stored)).all()):
+            raise BadImage("fractions, expected whole numbers")
+    if stored.size and max(-int(stored.min()), int(stored.max())) >= 1 << 31:
+        raise BadImage("numbers of more than 31 bits")
+    values = stored.astype(numpy.int32)
+    if values.max(initial=0) > IGNORED and not (values % 257).any():
+        values //= 257
+    values[values == -1] = IGNORED
+    return values
 
 
-def _coloured(colours: Mapping[str, int]) -> Meaning:
-    triples = tuple((value >> 16, value >> 8 & 255, value & 255) for value in colours.values())
-    ids = {value: index for index, value in enumerate(colours.values())}
-    return Meaning(tuple(colours), triples, ids, coloured=True)
+def _paletted(image: Image.Image, folder: Path) -> Mask:
+    indices = numpy.asarray(image).astype(numpy.int32)
+    flat = numpy.array(image.getpalette("RGB"), dtype=numpy.int32).reshape(-1, 3)
+    shades = numpy.zeros(256, dtype=numpy.int32)
+    shades[: len(flat)] = flat @ _BASE
+    used = numpy.flatnonzero(numpy.bincount(indices.ravel()))
+    numbers = used
+    if (flat == flat[:, :1]).all():
+        grays = flat[used, 0]
+        if set(grays.tolist()) <= {0, IGNORED} or (grays[grays < IGNORED] < _DARK).all():
+            numbers = grays
+    elif not any(all(known.get(int(shades[index])) == index for index in used) for known in (VOC, YOUTUBE)):
+        known = next((one for one in (VOC, YOUTUBE) if one.keys() >= set((flat @ _BASE).tolist())), None)
+        if known is not None:
+            numbers = numpy.array([known[int(shades[index])] for index in used])
+    if (numbers == used).all():
+        return Mask(indices, shades=shades)
+    _say_renumbered(folder)
+    places = numpy.zeros(256, dtype=numpy.int32)
+    places[used], again = numbers, numpy.zeros(256, dtype=numpy.int32)
+    again[numbers] = shades[used]
+    return Mask(places[indices], shades=again)
 
 
-def _from_json(path: Path) -> Meaning:
-    try:
-        plain: Any = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(plain, list) and plain and all(isinstance(name, str) for name in plain):
-            return numbered(plain)
-        colours = {
-            str(name): (int(red) << 16 | int(green) << 8 | int(blue)) for name, (red, green, blue) in plain.items()
-        }
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is neither a list of names nor an object of name: [red, green, blue]") from error
-    return _coloured(colours)
+@cache
+def _say_renumbered(folder: Path) -> None:
+    info(f"palettes of masks in {folder} were renumbered by a program that keeps the picture: their colours count")

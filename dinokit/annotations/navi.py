@@ -10,7 +10,6 @@ whose camera is turned by up to 120 degrees. The draw is ours, so single pairs d
 Source: NAVI (arXiv:2306.09109).
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ import numpy
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from dinokit.annotations.keypoints import read_image
-from dinokit.annotations.masks import raw
+from dinokit.annotations.depths import read_numbers
+from dinokit.annotations.pairing import read_image
 from dinokit.core.errors import UserError
+from dinokit.core.files import read_json
 from dinokit.images import intensity
 
 EVERY, WIDEST, SEED = 4, 120.0, 8  # views, degrees
@@ -48,9 +48,9 @@ class View:
         Raises:
             UserError: if one cannot be read, or their shapes differ.
         """
-        image, values = read_image(self.image, channels=channels), raw(self.depth)
+        image, values = read_image(self.image, channels=channels), read_numbers(self.depth)
         height, width = image.shape[1:]
-        if values.ndim != 2 or abs(values.shape[0] * width - values.shape[1] * height) > max(height, width):
+        if abs(values.shape[0] * width - values.shape[1] * height) > max(height, width):
             raise UserError(
                 f"{self.depth} is no depth of {self.image}: its shape is {values.shape}, not {height, width}"
             )
@@ -145,14 +145,13 @@ def angles(rotations: Float[numpy.ndarray, "view 3 3"]) -> Float[numpy.ndarray, 
 
 
 def _views(file: Path) -> list[View]:
+    listed = read_json(file)
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
-        views = [_view(about, file.parent) for about in listed]
+        return [_view(about, file.parent) for about in listed]
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{file} is no list of views with a camera as NAVI has it: {error!r}") from error
-    return views
 
 
 def _view(about: dict[str, Any], folder: Path) -> View:

@@ -1,16 +1,16 @@
-"""Pairs of an image and a mask of classes: any folder of such, or ADE20K, Cityscapes, Pascal VOC as they are published.
+"""Pairs of an image and a mask of classes: a folder of pairs (pairing.py), cut-outs, or a set as it is published.
 
-A folder of pairs is one of
+    cut-outs     ROOT/NAME.png: the mask is the alpha channel of the image
+    ADE20K       images/{training,validation}/*.jpg, annotations/{training,validation}/*.png: 0 is ignored, 1 to 150
+    Cityscapes   leftImg8bit/{train,val}/CITY/*_leftImg8bit.png, gtFine/{train,val}/CITY/*_gtFine_labelTrainIds.png,
+                 or _labelIds.png, of which 19 classes count
+    Pascal VOC   JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val,trainaug}.txt;
+                 masks of trainaug lie in SegmentationClassAug/
 
-    ROOT/images/NAME.jpg         ROOT/masks/NAME.png             no splits
-    ROOT/train/images/NAME.jpg   ROOT/train/masks/NAME.png       and ROOT/val/, ROOT/test/
-    ROOT/images/train/NAME.jpg   ROOT/masks/train/NAME.png       and so on
-    ROOT/NAME.png                                                the mask is the alpha channel of the image
-
-with classes.txt or classes.json in ROOT, if there is one (see masks.py).
+What the masks of a folder mean is found out in classes.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +19,33 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from dinokit.annotations.labelled_masks import LAYOUTS, Listing, listed
-from dinokit.annotations.masks import Meaning, class_ids, described
+from dinokit.annotations.classes import Meaning, black_and_white, class_ids, described, numbered
+from dinokit.annotations.masks import IGNORED, palette
+from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image
 from dinokit.core.errors import UserError
+from dinokit.core.files import read_text
+from dinokit.core.log import warn
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage, reasons
-from dinokit.images.decode import EXTENSIONS, decode
+from dinokit.images.decode import EXTENSIONS
 from dinokit.sources.folders import existing_folder, walk
-from dinokit.sources.splits import SPLITS, choose_split, split_folders
+from dinokit.sources.splits import choose_split
 
-MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif")
-_CUT_OUT = Meaning(("background", "foreground"), ((0, 0, 0), (255, 255, 255)), {0: 0, 255: 1})
+ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".npy", ".webp", ".jpg", ".jpeg")  # JPEG: in black and white alone
+VOC_CLASSES = (
+    "background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, "
+    "motorbike, person, pottedplant, sheep, sofa, train, tvmonitor"
+)
+CITY_CLASSES = (
+    "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, "
+    "rider, car, truck, bus, train, motorcycle, bicycle"
+)
+CITY_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # of _labelIds
+PUBLISHED = {  # what stands in the folder
+    "ADE20K": ("annotations", "images"),
+    "Cityscapes": ("leftImg8bit", "gtFine"),
+    "Pascal VOC": ("JPEGImages", "SegmentationClass"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,20 +53,18 @@ class Pairs:
     """One split; picklable, holds no open file."""
 
     name: str
-    listing: Listing
+    root: Path
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    meaning: Meaning
     channels: int
 
     def __len__(self) -> int:
-        return len(self.listing.keys)
-
-    @property
-    def meaning(self) -> Meaning:
-        """The classes and their colours."""
-        return self.listing.meaning
+        return len(self.images)
 
     def key(self, index: int) -> str:
         """Return the path of the image within the folder."""
-        return self.listing.keys[index]
+        return self.images[index].relative_to(self.root).as_posix()
 
     def read(self, index: int) -> tuple[intensity.Image, UInt8[numpy.ndarray, "height width"]]:
         """Read an image and its class ids, of the same height and width.
@@ -58,108 +72,140 @@ class Pairs:
         Raises:
             UserError: if one cannot be read, or their sizes differ.
         """
-        path, mask_path = self.listing.images[index], self.listing.masks[index]
-        try:
-            if path == mask_path:
-                return _cut_out(path, channels=self.channels)
-            image = decode(path.read_bytes(), channels=self.channels)
-        except BadImage as error:
-            raise UserError(f"cannot read the image {path}: {error}; repair it or take the pair away") from error
-        mask = class_ids(mask_path, self.meaning)
-        if tuple(image.shape[1:]) != mask.shape:
-            sizes = f"{image.shape[2]} x {image.shape[1]} and {mask.shape[1]} x {mask.shape[0]}"
-            raise UserError(f"{path} and its mask {mask_path} must be of one size, got {sizes} pixels")
+        path, mask_path = self.images[index], self.masks[index]
+        if path == mask_path:
+            return _cut_out(path, channels=self.channels)
+        image, mask = read_image(path, channels=self.channels), class_ids(mask_path, self.meaning)
+        check_size(path, image.shape[1:], mask_path, mask.shape, kind="mask")
         return image, mask
+
+    def check(self, indices: Iterable[int]) -> None:
+        """Read pairs before a long computation.
+
+        Raises:
+            UserError: if one cannot be read or is of two sizes, or no pixel of any is of a class.
+        """
+        why = f"no pixel of the masks of {self.name} counts: all are 255"
+        check_all(self.read, self.masks, indices, counts=lambda mask: bool((mask != IGNORED).any()), why=why)
 
 
 def pair_splits(data: str) -> tuple[str, ...]:
     """Return the splits of a folder of pairs, the one to train on first; empty if there are none."""
     root = existing_folder(data)
-    official = _official(root)
-    if official is not None:
-        lists = root / "ImageSets" / "Segmentation"
-        return ("train", "val", *(("trainaug",) if (lists / "trainaug.txt").is_file() else ()))
-    return tuple(name for name in SPLITS if _folders(root, name)[0].is_dir())
+    match _published(root):
+        case None:
+            return tuple(name for name in folders_of(root, "masks") if name)
+        case "ADE20K":
+            places = {"train": root / "images" / "training", "val": root / "images" / "validation"}
+        case "Cityscapes":
+            places = {name: root / "leftImg8bit" / name for name in ("train", "val")}
+        case _:
+            lists = root / "ImageSets" / "Segmentation"
+            places = {name: lists / f"{name}.txt" for name in ("train", "val", "trainaug")}
+    return tuple(name for name, place in places.items() if place.exists())
 
 
 def open_pairs(data: str, *, split: str | None = None, channels: int = 3) -> Pairs:
-    """Open a split of pairs; None is the first split, or everything where there are none.
+    """Open a split of pairs; None is the first, or everything where there are no splits.
 
     Raises:
         UserError: names what is missing.
     """
-    root = existing_folder(data)
-    known = pair_splits(data)
-    chosen = choose_split(data, split, known) or ""
-    official = _official(root)
-    if official is not None:
-        return Pairs(data, official(root, chosen), channels)
-    places = {name: _folders(root, name) for name in known or ("",)}
-    if not places[chosen][0].is_dir():
-        return Pairs(data, _cut_outs(root), channels)
-    found = {name: _matched(*place) for name, place in places.items()}
+    root, published = existing_folder(data), _published(existing_folder(data))
+    chosen = choose_split(data, split, pair_splits(data)) or ""
+    if published is not None:
+        (images, masks), meaning = _OPENED[published](root, chosen)
+        _check_there(root, images, masks)
+        return Pairs(data, root, images, masks, meaning, channels)
+    found = {name: matched(*place, kind="mask", endings=ENDINGS) for name, place in folders_of(root, "masks").items()}
+    if not found:
+        cut_outs = _cut_outs(root)
+        return Pairs(data, root, cut_outs, cut_outs, black_and_white(), channels)
     # the classes of all splits: an id means the same in each
     meaning = described(root, [mask for _, masks in found.values() for mask in masks])
-    return Pairs(data, listed(root, *found[chosen], meaning), channels)
+    return Pairs(data, root, *found[chosen], meaning, channels)
 
 
-def _official(root: Path) -> Callable[[Path, str], Listing] | None:
-    for names, (_, lister) in LAYOUTS.items():
-        if all((root / name).is_dir() for name in names):
-            return lister
-    return None
+def _published(root: Path) -> str | None:
+    return next((name for name, there in PUBLISHED.items() if all((root / one).is_dir() for one in there)), None)
 
 
-def _folders(root: Path, split: str) -> tuple[Path, Path]:
-    whole = split_folders(root).get(split)
-    if whole is not None and (whole / "images").is_dir():
-        return whole / "images", whole / "masks"
-    images, masks = root / "images", root / "masks"
-    return split_folders(images).get(split, images / split), split_folders(masks).get(split, masks / split)
+def _ade20k(root: Path, split: str) -> tuple[Files, Meaning]:
+    """The names of the classes stand in objectInfo150.txt, if it is there."""
+    folder = {"train": "training", "val": "validation"}[split]
+    images = tuple(sorted((root / "images" / folder).glob("*.jpg")))
+    info = root / "objectInfo150.txt"
+    names = [str(number) for number in range(1, 151)]
+    if info.is_file():
+        rows = [line.split("\t") for line in read_text(info).splitlines()[1:]]
+        names = [row[-1].split(",")[0].strip() for row in rows if len(row) > 1]
+    masks = tuple(root / "annotations" / folder / f"{image.stem}.png" for image in images)
+    return (images, masks), numbered(names, first=1, ignored=(0, IGNORED))
 
 
-def _matched(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
-    """Find the mask of every image: the same path without the ending."""
-    if not masks.is_dir():
-        raise UserError(f"expected the masks of {images} in the folder {masks}, which is not there")
-    by_stem = {_stem(path): masks / path for path in walk(masks) if path.lower().endswith(MASK_ENDINGS)}
-    names = sorted(path for path in walk(images) if path.lower().endswith(EXTENSIONS))
-    for name in names:
-        if _stem(name) not in by_stem:
-            raise UserError(f"expected the mask {masks / _stem(name)}.png of {images / name}, which is not there")
-    lonely = by_stem.keys() - {_stem(name) for name in names}
-    if lonely:
-        raise UserError(f"expected an image {images / min(lonely)} of the mask {by_stem[min(lonely)]}, found none")
-    return [images / name for name in names], [by_stem[_stem(name)] for name in names]
+def _cityscapes(root: Path, split: str) -> tuple[Files, Meaning]:
+    top = root / "leftImg8bit" / split
+    images = tuple(sorted(top.rglob("*_leftImg8bit.png")))
+    stems = [root / "gtFine" / split / image.relative_to(top).with_name(image.name[:-16]) for image in images]
+    ready = tuple(Path(f"{stem}_gtFine_labelTrainIds.png") for stem in stems)
+    meaning = numbered(CITY_CLASSES.split(", "))
+    if not ready or ready[0].is_file():
+        return (images, ready), meaning
+    ids = dict.fromkeys(range(256), IGNORED) | {value: index for index, value in enumerate(CITY_IDS)}
+    masks = tuple(Path(f"{stem}_gtFine_labelIds.png") for stem in stems)
+    return (images, masks), Meaning(meaning.classes, palette(len(meaning.classes)), ids)
 
 
-def _stem(path: str) -> str:
-    return path.rsplit(".", 1)[0]
+def _voc(root: Path, split: str) -> tuple[Files, Meaning]:
+    folder = root / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
+    names = read_text(root / "ImageSets" / "Segmentation" / f"{split}.txt").split()
+    images = tuple(root / "JPEGImages" / f"{name}.jpg" for name in names)
+    return (images, tuple(folder / f"{name}.png" for name in names)), numbered(VOC_CLASSES.split(", "))
 
 
-def _cut_outs(root: Path) -> Listing:
+_OPENED = {"ADE20K": _ade20k, "Cityscapes": _cityscapes, "Pascal VOC": _voc}
+
+
+def _check_there(root: Path, images: tuple[Path, ...], masks: tuple[Path, ...]) -> None:
+    for image, mask in zip(images, masks):
+        if not image.is_file():
+            raise UserError(f"expected the image {image}, which is not there")
+        if not mask.is_file():
+            raise UserError(f"expected the mask {mask} of {image.relative_to(root)}, which is not there")
+    if not images:
+        raise UserError(f"expected pairs of images and masks in {root}, found no image")
+
+
+def _cut_outs(root: Path) -> tuple[Path, ...]:
     """List the images with an alpha channel that lie in a folder."""
-    found = []
-    for path in sorted(path for path in walk(root) if path.lower().endswith((".png", ".webp"))):
+    found, others = list[Path](), list[str]()
+    for path in sorted(path for path in walk(root) if path.lower().endswith(EXTENSIONS)):
         try:
             with reasons(), Image.open(root / path) as image:
-                has_alpha = image.has_transparency_data
+                has_alpha = path.lower().endswith((".png", ".webp")) and image.has_transparency_data
         except BadImage as error:
             raise UserError(f"cannot read the image {root / path}: {error}; repair it or take it away") from error
         if has_alpha:
             found.append(root / path)
+        else:
+            others.append(path)
     if not found:
         raise UserError(
             f"expected pairs in {root}: images/ and masks/ with files of the same names, PNGs with an alpha channel, "
-            f"or the layout of {', '.join(name for name, _ in LAYOUTS.values())}; found none of these"
+            f"or the layout of {', '.join(PUBLISHED)}; found none of these"
         )
-    return listed(root, found, found, _CUT_OUT)
+    if others:
+        warn(f"{len(others)} images in {root} have no alpha channel and are passed over, such as {others[0]}")
+    return tuple(found)
 
 
 def _cut_out(path: Path, *, channels: int) -> tuple[intensity.Image, UInt8[numpy.ndarray, "height width"]]:
     """Read an image that hides its background by alpha: what is hidden is still there."""
-    with reasons(), Image.open(path) as image:
-        pixels = numpy.array(image.convert("RGBA"))
-        colours = numpy.array(Image.fromarray(pixels[..., :3]).convert("L" if channels == 1 else "RGB"))
+    try:
+        with reasons(), Image.open(path) as image:
+            pixels = numpy.array(image.convert("RGBA"))
+            colours = numpy.array(Image.fromarray(pixels[..., :3]).convert("L" if channels == 1 else "RGB"))
+    except BadImage as error:
+        raise UserError(f"cannot read the image {path}: {error}; repair it or take the pair away") from error
     mask = (pixels[..., 3] > 127).astype(numpy.uint8)
     return torch.from_numpy(colours.reshape(*mask.shape, -1)).permute(2, 0, 1), mask

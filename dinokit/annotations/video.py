@@ -6,10 +6,15 @@
     frames          VIDEO/*.jpg with a mask of the first one
     file            .mp4 .avi .mov .mkv .webm .gif with a mask of the first frame; needs the extra `video`
 
-Masks hold the number of the object in every pixel, 0 where there is none, as paletted or gray PNG; 255 counts as none.
+Masks hold the number of the object in every pixel, 0 where there is none, and 255 counts as none; but if all masks of a
+video are in black and white (classes.py), white is its one object. An object starts with the first mask that shows it.
+Where the masks of a whole set show every object once (YouTube-VOS `valid`), 0 is no label: nothing can be scored.
+Frames are in the order of their names, numbers by value, and of one size.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,19 +23,24 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from dinokit.annotations.masks import raw
+from dinokit.annotations.classes import Tones, above_half
+from dinokit.annotations.masks import IGNORED, Mask, read_mask
+from dinokit.annotations.pairing import check_size, read_image
 from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.files import read_text
 from dinokit.core.hub import library
+from dinokit.core.log import warn
+from dinokit.core.order import natural
 from dinokit.images import intensity
-from dinokit.images.bad_image import BadImage
-from dinokit.images.decode import EXTENSIONS, decode
+from dinokit.images.decode import EXTENSIONS
 from dinokit.images.orientation import rotated
+from dinokit.metrics.video import Measure
+from dinokit.sources.splits import choose_split, split_folders
 
 FILES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 _RESOLUTION = "480p"  # of DAVIS, the one that is scored
-_NONE = 255
 
-Mask = UInt8[np.ndarray, "height width"]
+Numbers = UInt8[np.ndarray, "height width"]
 
 
 @dataclass(frozen=True)
@@ -40,60 +50,101 @@ class Clip:
     name: str
     place: Path  # of its frames, or the file
     frames: tuple[Path, ...]  # empty for a file
-    masks: Mapping[str, Path]  # by the frame's name without ending
+    masks: Mapping[str, Path]  # by the frame's name without ending, in order
+    starts: Mapping[int, str]  # object -> the frame whose mask is the first to show it
+    repeated: bool  # whether a mask shows an object again
+    white: int | None = None  # of masks in black and white
 
     def read(self, channels: int = 3) -> Iterator[tuple[str, intensity.Image]]:
         """Yield the name of each frame and its image, in order.
 
         Raises:
-            UserError: if a frame cannot be read.
+            UserError: if a frame cannot be read or has another size than those before.
         """
-        if not self.frames:
-            yield from _decoded(self.place)
-            return
-        for frame in self.frames:
-            try:
-                yield frame.stem, decode(frame.read_bytes(), channels=channels)
-            except BadImage as error:
-                raise UserError(f"cannot read the frame {frame}: {error}; a video needs all of them") from error
+        stored = ((frame.stem, read_image(frame, channels=channels)) for frame in self.frames)
+        size = None
+        for name, image in stored if self.frames else _decoded(self.place, channels):
+            size = size or image.shape
+            if image.shape != size:
+                raise UserError(
+                    f"frame {name} of {self.place} has {image.shape[2]} x {image.shape[1]} pixels, those before have "
+                    f"{size[2]} x {size[1]}; a video has one size"
+                )
+            yield name, image
 
-    def mask(self, frame: str) -> Mask:
+    def mask(self, frame: str) -> Numbers:
         """Read the mask of a frame.
 
         Raises:
             UserError: if it cannot be read or is in colours.
         """
-        values = raw(self.masks[frame])
-        if values.ndim == 3 or values.max(initial=0) > _NONE:
-            raise UserError(f"{self.masks[frame]} holds colours; expected the number of an object in every pixel")
-        found: Mask = np.where(values == _NONE, 0, values).astype(np.uint8)
+        values = read_mask(self.masks[frame]).numbers(self.masks[frame])
+        if self.white is not None:
+            return above_half(values, self.white).astype(np.uint8)
+        found: Numbers = np.where(values == IGNORED, 0, values).astype(np.uint8)
         return found
 
 
-def open_clips(spec: str, *, split: str = "val", mask: str | None = None) -> list[Clip]:
-    """Open the videos of a set, or a single one with the mask of its first frame.
+@dataclass(frozen=True)
+class Clips:
+    """Videos, and how they are scored."""
+
+    each: tuple[Clip, ...]
+    measure: Measure
+    scored: bool  # False: their masks show every object once, where it starts
+
+
+def open_clips(spec: str, *, split: str | None = None, mask: str | None = None) -> Clips:
+    """Open the videos of a set, or a single one with the mask of its first frame; look at all of the masks.
 
     Args:
-        split: of DAVIS: a list in ImageSets/2017.
-        mask: PNG of the first frame; for a folder of frames or a file.
+        split: of DAVIS, a list in ImageSets/2017, None is val; else of folders such as train/ and valid/.
+        mask: of the first frame; for a folder of frames or a file.
 
     Raises:
-        UserError: if there are none; the message says what was looked for.
+        UserError: if there are none, or a mask cannot be one; the message says what was looked for.
     """
     root = Path(spec).expanduser()
     if not root.exists():
         raise UserError(f"{spec} does not exist; give a video, a folder of frames, or DAVIS, YouTube-VOS or MOSE")
-    sets = [base for base in (root, root / "train") if (base / "JPEGImages").is_dir()]
-    if root.is_file() or (_frames(root) and not sets):
-        return [_single(root, mask)]
+    within = {name: folder for name, folder in split_folders(root).items() if (folder / "JPEGImages").is_dir()}
+    is_set = (root / "JPEGImages").is_dir() or bool(within)
+    if root.is_file() or (_frames(root) and not is_set):
+        clip = _single(root, mask)
+        if not clip.starts:
+            raise UserError(f"the mask {mask} shows no object; expected numbers above 0, or white, where one is")
+        return Clips((clip,), "davis", scored=False)
     if mask is not None:
         raise UserError(f"{spec} holds several videos with masks of their own; leave out mask")
-    if sets:
-        return _set(sets[0], split=split)
-    raise UserError(
-        f"expected frames, or JPEGImages/ with Annotations/, in {spec}, got {_some(root)}; see dinokit evaluate "
-        "tracking --help"
-    )
+    if not is_set:
+        some = ", ".join(sorted(path.name for path in root.iterdir())[:3]) or "an empty folder"
+        raise UserError(
+            f"expected frames, or JPEGImages/ with Annotations/, in {spec}, got {some}; see dinokit evaluate tracking "
+            "--help"
+        )
+    base = root if (root / "JPEGImages").is_dir() else within[choose_split(spec, split, tuple(within)) or ""]
+    clips = _set(base, split=split)
+    empty = [clip.name for clip in clips if not clip.starts]
+    if len(empty) == len(clips):
+        raise UserError(f"no mask in {base / 'Annotations'} shows an object; the set is not complete")
+    if empty:
+        warn(f"{len(empty)} videos without an object in any mask are left out: {', '.join(empty[:3])}")
+    scored = any(clip.repeated for clip in clips)
+    if not scored:
+        warn(f"the masks of {base} show every object once, where it starts: objects are followed, but not scored")
+    second = any(_is_second_mose(folder) for folder in (base, base.parent))
+    return Clips(tuple(clip for clip in clips if clip.starts), "mose2" if second else "davis", scored)
+
+
+def _is_second_mose(folder: Path) -> bool:
+    """Tell MOSE v2, by the name of its folder or by its meta*.json, which knows the length of every video."""
+    if folder.name.lower().replace("_", "").replace("-", "").startswith("mosev2"):
+        return True
+    for file in folder.glob("meta*.json"):
+        with suppress(OSError, ValueError, AttributeError, TypeError, StopIteration):
+            about = next(iter(json.loads(file.read_text(encoding="utf-8"))["videos"].values()))
+            return {"objects", "length", "height", "width"} <= set(about)
+    return False
 
 
 def _single(root: Path, mask: str | None) -> Clip:
@@ -103,51 +154,79 @@ def _single(root: Path, mask: str | None) -> Clip:
         raise UserError(f"the mask {mask} does not exist; give a PNG of the first frame")
     if root.is_dir():
         frames = _frames(root)
-        return Clip(root.name, root, frames, {frames[0].stem: Path(mask)})
+        return _looked_at(root.name, root, frames, {frames[0].stem: Path(mask)})
     if root.suffix.lower() not in FILES:
         raise UserError(f"expected a video {' '.join(FILES)}, got {root}; a folder of frames works too")
-    return Clip(root.stem, root, (), {_name(0): Path(mask)})
+    return _looked_at(root.stem, root, (), {_name(0): Path(mask)})
 
 
-def _set(base: Path, *, split: str) -> list[Clip]:
+def _set(base: Path, *, split: str | None) -> list[Clip]:
     images, masks = base / "JPEGImages", base / "Annotations"
     if (images / _RESOLUTION).is_dir():
         images, masks = images / _RESOLUTION, masks / _RESOLUTION
     if not masks.is_dir():
         raise UserError(f"{masks} is missing: without masks nothing can be tracked")
-    names = [folder.name for folder in sorted(images.iterdir()) if folder.is_dir()]
+    names = [folder.name for folder in images.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
     lists = base / "ImageSets" / "2017"
     if lists.is_dir():
-        chosen = lists / f"{split}.txt"
+        chosen = lists / f"{split or 'val'}.txt"
         if not chosen.is_file():
-            raise unknown_name("split", split, [path.stem for path in sorted(lists.glob("*.txt"))])
-        names = chosen.read_text(encoding="utf-8").split()
+            raise unknown_name("split", split or "val", [path.stem for path in sorted(lists.glob("*.txt"))])
+        names = read_text(chosen).split()
+    else:
+        names = sorted(names, key=natural)
     if not names:
         raise UserError(f"no videos in {images}; expected a folder of frames for each")
-    return [_of_set(images / name, masks / name) for name in names]
+    clips = []
+    for name in names:
+        frames = _frames(images / name) if (images / name).is_dir() else ()
+        if not frames:
+            raise UserError(f"{images / name} holds no frames; the set is not complete")
+        found = {frame.stem: masks / name / f"{frame.stem}.png" for frame in frames}
+        found = {stem: path for stem, path in found.items() if path.is_file()}
+        if not found:
+            raise UserError(f"{masks / name} holds no mask of a frame of {images / name}; the set is not complete")
+        clips.append(_looked_at(name, images / name, frames, found))
+    return clips
 
 
-def _of_set(images: Path, masks: Path) -> Clip:
-    frames = _frames(images) if images.is_dir() else ()
-    if not frames:
-        raise UserError(f"{images} holds no frames; the set is not complete")
-    found = {path.stem: path for path in sorted(masks.glob("*.png"))}
-    known = {frame.stem for frame in frames}
-    if not found.keys() & known:
-        raise UserError(f"{masks} holds no mask of a frame of {images}; the set is not complete")
-    return Clip(images.name, images, frames, {name: path for name, path in found.items() if name in known})
+def _looked_at(name: str, place: Path, frames: tuple[Path, ...], masks: Mapping[str, Path]) -> Clip:
+    """Look at all masks of a video: their sizes, what their values mean, and where objects start."""
+    tones, seen = Tones(), dict[str, set[int]]()
+    first = (frames[0], tuple(read_image(frames[0], channels=3).shape[1:])) if frames else None
+    for frame, path in masks.items():
+        mask = read_mask(path)
+        numbers = Mask(mask.numbers(path), lossy=mask.lossy)
+        first = first or (place, numbers.values.shape)
+        check_size(first[0], first[1], path, numbers.values.shape, kind="mask")
+        tones.add(path, numbers)
+        seen[frame] = set(numbers.levels) - {0}
+        if max(seen[frame], default=0) > IGNORED:
+            raise UserError(f"{path} holds the object {max(seen[frame])}; expected numbers up to {IGNORED - 1}")
+    white = tones.white()
+    starts = dict[int, str]()
+    repeated = False
+    for frame, levels in seen.items():
+        if white is not None:
+            top = max(levels, default=0)
+            levels = {1} if top == 1 or top > white // 2 else set()
+        for number in sorted(levels - {IGNORED}):
+            repeated |= number in starts
+            starts.setdefault(number, frame)
+    return Clip(name, place, frames, masks, starts, repeated, white)
 
 
 def _frames(folder: Path) -> tuple[Path, ...]:
     """Return the images of a folder in the order of their names, numbers by value."""
-    images = [p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")]
-    return tuple(
-        sorted(images, key=lambda path: (len(path.stem), path.stem) if path.stem.isdigit() else (0, path.stem))
-    )
+    images = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")]
+    if len({path.stem for path in images}) < len(images):
+        raise UserError(f"{folder} holds several frames of one name; keep one of each")
+    return tuple(sorted(images, key=lambda path: natural(path.stem)))
 
 
-def _decoded(file: Path) -> Iterator[tuple[str, intensity.Image]]:
+def _decoded(file: Path, channels: int) -> Iterator[tuple[str, intensity.Image]]:
     av = library("av", extra="video")
+    kind = "gray" if channels == 1 else "rgb24"
     try:
         with av.open(str(file)) as container:
             frames = container.decode(video=0)
@@ -155,16 +234,11 @@ def _decoded(file: Path) -> Iterator[tuple[str, intensity.Image]]:
             if first is None:
                 raise UserError(f"{file} holds no frames")
             for number, frame in enumerate(chain([first], frames)):
-                upright = rotated(frame.to_ndarray(format="rgb24"), frame.rotation)
-                yield _name(number), torch.from_numpy(upright).permute(2, 0, 1)
+                pixels = rotated(frame.to_ndarray(format=kind).reshape(frame.height, frame.width, -1), frame.rotation)
+                yield _name(number), torch.from_numpy(pixels).permute(2, 0, 1)
     except (av.FFmpegError, IndexError) as error:
         raise UserError(f"cannot read the video {file}: {error}; convert it, or give a folder of its frames") from error
 
 
 def _name(number: int) -> str:
     return f"{number:05d}"
-
-
-def _some(folder: Path) -> str:
-    names: Sequence[str] = sorted(path.name for path in folder.iterdir())[:3] if folder.is_dir() else [folder.name]
-    return ", ".join(names) or "an empty folder"

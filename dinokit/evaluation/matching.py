@@ -22,18 +22,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.annotations.keypoints import LISTS, PointPair, open_point_pairs, read_image
+from dinokit.annotations.keypoints import LISTS, PointPair, open_point_pairs
 from dinokit.annotations.navi import Surface, ViewPair, open_view_pairs
+from dinokit.annotations.pairing import read_image
 from dinokit.config import differences
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.core.order import evenly
-from dinokit.dense.correspond import lattice, nearest, sampled
 from dinokit.dense.draw import save
-from dinokit.dense.lines import joined
 from dinokit.dense.maps import encode, frozen, prepared
+from dinokit.dense.matching import Points, joined, lattice, nearest, sampled
 from dinokit.images import intensity
 from dinokit.metrics.matching import longer_side, pck, recall, right
 from dinokit.models.features import Backbone
@@ -44,7 +44,6 @@ SHOWN = 2  # of CENTIMETRES: what is right in a drawing
 DRAWN = 12  # pairs
 LATEST = 8  # images whose patches are kept: lists ask for one several times in a row
 
-Points = Float[numpy.ndarray, "point 2"]
 Pair = TypeVar("Pair", PointPair, ViewPair)
 
 

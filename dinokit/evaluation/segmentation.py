@@ -176,7 +176,12 @@ def _trained(
         seed=config.seed,
     )
     sample = _sampler(backbone, train, config, Crops(size, protocol.scale, protocol.cap, protocol.hue))
-    data = {"of": absolute(config.data), "split": config.train, "images": train.listing.keys, "size": size}
+    data = {
+        "of": absolute(config.data),
+        "split": config.train,
+        "images": [train.key(index) for index in range(len(train))],
+        "size": size,
+    }
     data |= {"protocol": config.protocol, "batch_size": config.batch_size}
     fit(backbone, members, training, sample=sample, loss=cross_entropy, layers=protocol.layers, folder=out, data=data)
     return [(member.lr, member.head) for member in members]

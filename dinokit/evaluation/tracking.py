@@ -1,10 +1,14 @@
-"""Video object segmentation without training: the mask of the first frame follows the most similar patches.
+"""Video object segmentation without training: the first mask of every object follows the most similar patches.
 
-The rule stands in dense/propagate.py, the scores in metrics/video.py. Source: DINO (arXiv:2104.14294) section 4.2.2,
+Objects that enter later are followed from their own first mask on and scored from the next one. The rule stands in
+dense/tracking.py, the scores in metrics/video.py: those of MOSE v2 for MOSE v2, else those of DAVIS. DAVIS itself
+counts objects by the largest number of the first mask, so that a number left out is a phantom with a score of 100;
+here, what no mask shows is no object, unless `counting` is davis. Source: DINO (arXiv:2104.14294) section 4.2.2,
 DINOv3 (arXiv:2508.10104) section 6.1.3 and appendix D.5: the frame's short side is 30, 60 or 90 patches (S, M, L).
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,16 +19,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.annotations.video import Clip, Mask, open_clips
+from dinokit.annotations.pairing import check_size
+from dinokit.annotations.video import Clip, Numbers, open_clips
+from dinokit.config import to_plain
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
-from dinokit.core.log import progress
+from dinokit.core.log import info, progress
+from dinokit.core.ownership import digest_of_files, digest_of_weights, only_owner
 from dinokit.dense.embedding import normalised
 from dinokit.dense.maps import frozen
-from dinokit.dense.overlay import Writer, masks_of
-from dinokit.dense.propagate import Rule, Tracker
-from dinokit.dense.windows import resized
+from dinokit.dense.tracking import Rule, Tracker, Writer, kept_masks, one_hot, read_out
 from dinokit.images import intensity
 from dinokit.metrics.video import Series, scores, summary
 from dinokit.models.features import Backbone
@@ -37,8 +41,9 @@ class Config:
     """Which videos, at which size, and who votes."""
 
     data: str  # DAVIS, YouTube-VOS, MOSE, a folder of frames or a video file
-    split: str = "val"  # of DAVIS
+    split: str | None = None  # of DAVIS, null: val; of YouTube-VOS and MOSE train or valid, null: train
     mask: str | None = None  # PNG of the first frame, for a single video
+    counting: Literal["shown", "davis"] = "shown"  # objects that masks show, or all up to the largest of the first mask
     size: Literal["S", "M", "L"] = "S"  # short side of 30, 60, 90 patches: 480, 960, 1440 px for patches of 16
     short: int | None = at_least(1, None)  # pixels of the short side instead
     read_out: Literal["bilinear", "nearest"] = "bilinear"  # from patches to pixels; nearest in DINOv3's notebook
@@ -48,56 +53,78 @@ class Config:
 def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
     """Track every object of every video; return J&F, J and F in percent with recall and decay, and the counts.
 
-    Without masks beyond the first there is nothing to score: then the numbers of videos and frames alone are returned.
+    Where there is nothing to score, the numbers of videos and frames alone are returned.
 
     Args:
         out: folder that receives every frame's mask and overlay, an animation of each video and `tracking.json`; masks
-            that are there already are not computed again.
+            that the same weights, settings and frames made are not computed again.
     """
+    opened = open_clips(config.data, split=config.split, mask=config.mask)
+    firsts = {clip.name: next(iter(clip.starts.values())) for clip in opened.each}
+    total = sum(len(clip.starts) for clip in opened.each)
+    later = total - sum(frame == firsts[clip.name] for clip in opened.each for frame in clip.starts.values())
+    if later:
+        info(f"{later} of {total} objects enter after the first: followed from their first mask, scored from the next")
+    made = {}
+    if out is not None:
+        settings = {"short": _short(config, backbone), "read_out": config.read_out, "rule": to_plain(config.rule)}
+        made = {"weights": digest_of_weights(backbone), "settings": settings}
     objects: dict[str, Series] = {}
     frames = 0
-    clips = open_clips(config.data, split=config.split, mask=config.mask)
-    for clip in progress(clips, total=len(clips)):
-        found: Mapping[str, Mask] | None = masks_of(out, clip.name) if out is not None else None
-        if found is None:
-            found = track(backbone, clip, config, Writer(out, clip.name) if out is not None else None)
-        frames += len(found)
-        truth = {name: clip.mask(name) for name in clip.masks}
-        known = [name for name in found if name in truth]
-        if len(known) > 2:  # the first is given and the last does not count
-            each = scores([found[name] for name in known], [truth[name] for name in known])
-            objects |= {f"{clip.name}/{number}": series for number, series in each.items()}
-    result = (summary(objects) | {"objects": float(len(objects))}) if objects else {}
-    result |= {"videos": float(len(clips)), "frames": float(frames)}
+    with only_owner(out, option="--save") if out is not None else nullcontext():
+        for clip in progress(opened.each, total=len(opened.each)):
+            found: Mapping[str, Numbers] | None = None
+            writer = None
+            if out is not None:
+                data = digest_of_files([*(clip.frames or [clip.place]), *clip.masks.values()])
+                found = kept_masks(out / clip.name, made | {"data": data})
+                writer = Writer(out / clip.name, made | {"data": data}) if found is None else None
+            if found is None:
+                found = track(backbone, clip, config, writer)
+            frames += len(found)
+            if opened.scored:
+                names = [name for name in found if name in clip.masks]
+                truth = [clip.mask(name) for name in names]
+                starts = {number: names.index(frame) for number, frame in clip.starts.items()}
+                if config.counting == "davis":
+                    starts = dict.fromkeys(range(1, int(truth[0].max()) + 1), 0)
+                each = scores([found[name] for name in names], truth, starts, measure=opened.measure)
+                objects |= {f"{clip.name}/{number}": series for number, series in each.items() if len(series.j)}
+    result = summary(objects, measure=opened.measure) | {"objects": float(len(objects))} if objects else {}
+    result |= {"videos": float(len(opened.each)), "frames": float(frames)}
     if out is not None:
-        each_object = {
-            name: {"J": 100 * float(j.mean()), "F": 100 * float(f.mean())} for name, (j, f) in objects.items()
-        }
-        write_json(out / "tracking.json", result | {"each": each_object})
+        each_object = {name: {"J": 100 * one.j.mean(), "F": 100 * one.f.mean()} for name, one in objects.items()}
+        write_json(out / "tracking.json", result | {"measure": opened.measure, "each": each_object})
     return result
 
 
-def track(backbone: Backbone, clip: Clip, config: Config, writer: Writer | None = None) -> Mapping[str, Mask]:
-    """Return the mask of every frame from the first one that has a mask on."""
-    tracker, found = None, {}
-    objects: list[int] = []
+def track(backbone: Backbone, clip: Clip, config: Config, writer: Writer | None = None) -> Mapping[str, Numbers]:
+    """Return the mask of every frame from the first one with an object on."""
+    found = dict[str, Numbers]()
+    trackers, objects = list[Tracker](), [0]
     with frozen(backbone) as device:
         for name, image in clip.read(backbone.channels):
-            if tracker is None and name not in clip.masks:
+            entering = [number for number, frame in clip.starts.items() if frame == name]
+            if not trackers and not entering:
                 continue
             features = patches(backbone, image.to(device), short=_short(config, backbone))  # [rows, columns, dim]
-            if tracker is None:
-                mask = _fitting(clip, name, image)
-                objects = [0, *(int(number) for number in np.unique(mask) if number)]
-                tracker = Tracker(config.rule, features, one_hot(mask, objects, tuple(features.shape[:2])).to(device))
-            else:
-                labels = tracker.follow(features)
-                mask = read_out(labels, objects, tuple(image.shape[1:]), mode=config.read_out)
+            mask = np.zeros(image.shape[1:], dtype=np.uint8)
+            if trackers:
+                labels = [tracker.follow(features) for tracker in trackers]
+                ground = torch.stack([each[..., 0] for each in labels]).amin(dim=0)  # where none has its object
+                joined = torch.cat([ground[..., None], *(each[..., 1:] for each in labels)], dim=-1)
+                mask = read_out(joined, objects, mask.shape, mode=config.read_out)
+            if entering:  # a tracker of their own: frames before know nothing of them
+                given = clip.mask(name)
+                check_size(clip.place, mask.shape, clip.masks[name], given.shape, kind="mask")
+                given = np.where(np.isin(given, entering), given, 0).astype(np.uint8)
+                first = one_hot(given, [0, *entering], tuple(features.shape[:2])).to(device)
+                trackers.append(Tracker(config.rule, features, first))
+                objects += entering
+                mask = np.where(given > 0, given, mask)
             found[name] = mask
             if writer is not None:
                 writer.add(name, image, mask)
-    if not found:
-        raise UserError(f"no frame of {clip.place} has a mask; the set is not complete")
     if writer is not None:
         writer.close()
     return found
@@ -112,44 +139,5 @@ def patches(backbone: Backbone, image: intensity.Image, *, short: int) -> Float[
     return torch.unflatten(F.normalize(features.patches[0].float(), dim=-1), 0, features.grid)
 
 
-def one_hot(mask: Mask, objects: list[int], grid: tuple[int, ...]) -> Float[Tensor, "rows columns label"]:
-    """Return the label of every patch: that of the pixel nearest to its centre."""
-    numbers = F.interpolate(torch.from_numpy(mask)[None, None].float(), size=grid, mode="nearest-exact")[0, 0]
-    return torch.stack([(numbers == number).float() for number in objects], dim=-1)
-
-
-def read_out(
-    labels: Float[Tensor, "rows columns label"],
-    objects: list[int],
-    size: tuple[int, ...],
-    *,
-    mode: Literal["bilinear", "nearest"],
-) -> Mask:
-    """Return the object of every pixel: the label that is largest once each is stretched to [0, 1]."""
-    maps = labels.permute(2, 0, 1)[None]  # [1, label, rows, columns]
-    height, width = size
-    if mode == "bilinear":
-        maps = resized(maps, (height, width))
-    else:
-        maps = F.interpolate(maps, size=(height, width), mode="nearest-exact")
-    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
-    stretched = torch.where(high > low, (maps - low) / (high - low).clamp(min=1e-12), maps)
-    chosen = stretched[0].argmax(dim=0).cpu().numpy()
-    found: Mask = np.array(objects, dtype=np.uint8)[chosen]
-    return found
-
-
 def _short(config: Config, backbone: Backbone) -> int:
     return config.short if config.short is not None else SIDES[config.size] * backbone.patch_size
-
-
-def _fitting(clip: Clip, name: str, image: intensity.Image) -> Mask:
-    mask = clip.mask(name)
-    if mask.shape != tuple(image.shape[1:]):
-        raise UserError(
-            f"the mask {clip.masks[name]} is {mask.shape[1]} x {mask.shape[0]} pixels, its frame "
-            f"{image.shape[2]} x {image.shape[1]}; give a mask of the frame's size"
-        )
-    if not mask.any():
-        raise UserError(f"the mask {clip.masks[name]} shows no object; expected numbers above 0 where one is")
-    return mask

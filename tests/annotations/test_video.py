@@ -39,7 +39,7 @@ def davis(root: Path) -> Path:
 
 
 def test_davis_lists_choose_the_videos(tmp_path: Path) -> None:
-    clips = open_clips(str(davis(tmp_path)))
+    clips = open_clips(str(davis(tmp_path))).each
     assert [clip.name for clip in clips] == ["dog", "bear"]
     assert [name for name, _ in clips[0].read()] == ["00000", "00001", "00002"]
     with pytest.raises(UserError, match="split 'vall'.*'val'"):
@@ -48,11 +48,11 @@ def test_davis_lists_choose_the_videos(tmp_path: Path) -> None:
 
 def test_a_picture_beside_a_set_does_not_make_it_a_video(tmp_path: Path) -> None:
     frame(davis(tmp_path) / "preview.jpg")
-    assert len(open_clips(str(tmp_path))) == 2
+    assert len(open_clips(str(tmp_path)).each) == 2
 
 
 def test_masks_are_numbers_of_objects_whatever_their_palette(tmp_path: Path) -> None:
-    (clip, _) = open_clips(str(davis(tmp_path)))
+    (clip, _) = open_clips(str(davis(tmp_path))).each
     found = clip.mask("00001")
     assert found.dtype == np.uint8
     assert set(np.unique(found).tolist()) == {0, 2}  # 255 is none
@@ -64,7 +64,7 @@ def test_youtube_and_mose_have_masks_of_some_frames(tmp_path: Path) -> None:
         frame(tmp_path / "train" / "JPEGImages" / "0a" / f"{number:05d}.jpg")
     for number in (0, 5):
         mask(tmp_path / "train" / "Annotations" / "0a" / f"{number:05d}.png", palette=False)
-    (clip,) = open_clips(str(tmp_path))
+    (clip,) = open_clips(str(tmp_path)).each
     assert len(clip.frames) == 6
     assert sorted(clip.masks) == ["00000", "00005"]
 
@@ -73,7 +73,7 @@ def test_a_folder_of_frames_is_in_the_order_of_its_numbers(tmp_path: Path) -> No
     for number in (1, 2, 10):
         frame(tmp_path / "frames" / f"{number}.png", number)
     mask(tmp_path / "first.png")
-    (clip,) = open_clips(str(tmp_path / "frames"), mask=str(tmp_path / "first.png"))
+    (clip,) = open_clips(str(tmp_path / "frames"), mask=str(tmp_path / "first.png")).each
     assert [int(image.max()) for _, image in clip.read()] == [1, 2, 10]
     assert list(clip.masks) == ["1"]
 
@@ -89,7 +89,7 @@ def test_a_video_file_is_decoded_frame_by_frame(tmp_path: Path) -> None:
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     mask(tmp_path / "first.png")
-    (clip,) = open_clips(str(tmp_path / "clip.mp4"), mask=str(tmp_path / "first.png"))
+    (clip,) = open_clips(str(tmp_path / "clip.mp4"), mask=str(tmp_path / "first.png")).each
     read = list(clip.read())
     assert [name for name, _ in read] == [f"{number:05d}" for number in range(5)]
     assert [image.shape for _, image in read] == [(3, 16, 32)] * 5
@@ -140,6 +140,6 @@ def broken(root: Path, how: str) -> tuple[str, str | None]:
 def test_what_is_missing_is_said_in_one_line(tmp_path: Path, how: str, said: str) -> None:
     spec, first = broken(tmp_path, how)
     with pytest.raises(UserError, match=said) as caught:
-        for clip in open_clips(spec, mask=first):
+        for clip in open_clips(spec, mask=first).each:
             list(clip.read())
     assert "\n" not in str(caught.value)

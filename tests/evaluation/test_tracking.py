@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from dinokit.core.errors import UserError
-from dinokit.dense import overlay
-from dinokit.dense.propagate import Rule
+from dinokit.dense import tracking as masks
+from dinokit.dense.tracking import Rule, one_hot, read_out
 from dinokit.evaluation import tracking
-from dinokit.evaluation.tracking import Config, one_hot, read_out, run
+from dinokit.evaluation.tracking import Config, run
 from dinokit.models import vit
 from dinokit.models.pixels import PatchPixels
 
@@ -70,7 +70,7 @@ def test_frames_overlays_and_a_film_are_written_and_not_computed_again(
     film: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if film == "overlay.webp":
-        monkeypatch.setattr(overlay, "find_spec", lambda _: None)
+        monkeypatch.setattr(masks, "find_spec", lambda _: None)
     data, out = clips(tmp_path / "data"), tmp_path / "out"
     config = Config(data=str(data), short=SIDE)
     first = run(PatchPixels(patch_size=8), config, out)
@@ -116,12 +116,74 @@ def test_a_transformer_tracks_at_any_size(tmp_path: Path) -> None:
     assert 0 <= result["J"] <= 100
 
 
-@pytest.mark.parametrize(
-    ("change", "said"), [("size", "is 96 x 10 pixels, its frame 96 x 64"), ("empty", "shows no object")]
-)
-def test_a_first_mask_that_does_not_fit_is_a_mistake(tmp_path: Path, change: str, said: str) -> None:
+def test_a_video_whose_first_mask_is_empty_begins_with_the_first_that_is_not(tmp_path: Path) -> None:
     data = clips(tmp_path)
-    mask = np.zeros((10 if change == "size" else SIDE, 96), dtype=np.uint8)
-    Image.fromarray(mask).save(data / "Annotations" / "480p" / "square" / "00000.png")
-    with pytest.raises(UserError, match=said):
+    Image.new("L", (96, SIDE)).save(data / "Annotations" / "480p" / "square" / "00000.png")
+    result = run(PatchPixels(patch_size=4), Config(data=str(data), short=SIDE, rule=Rule(radius=3, neighbours=1)))
+    assert (result["objects"], result["frames"]) == (1, 5)
+    assert result["J"] > 99
+
+
+def test_an_object_that_enters_later_is_followed_from_there_and_scored_from_the_next_frame(tmp_path: Path) -> None:
+    data = clips(tmp_path)
+    masks = data / "Annotations" / "480p" / "square"
+    for number in range(2, 6):  # a second object, of pixels that stand still
+        path = masks / f"{number:05d}.png"
+        with Image.open(path) as image:
+            mask = np.array(image)
+        mask[48:60, 4:40] = 1
+        Image.fromarray(mask).save(path)
+    result = run(PatchPixels(patch_size=4), Config(data=str(data), short=SIDE, rule=Rule(radius=3, neighbours=1)))
+    assert result["objects"] == 2
+    assert result["J"] > 99
+    out = tmp_path / "out"
+    run(PatchPixels(patch_size=4), Config(data=str(data), short=SIDE), out)
+    shown = [
+        set(np.unique(np.array(Image.open(path))).tolist()) for path in sorted((out / "square" / "masks").iterdir())
+    ]
+    assert shown[:3] == [{0, 3}, {0, 3}, {0, 1, 3}]
+
+
+def test_davis_counts_the_numbers_that_no_mask_shows(tmp_path: Path) -> None:
+    config = Config(data=str(clips(tmp_path)), short=SIDE, rule=Rule(radius=0, neighbours=1))
+    shown = run(PatchPixels(patch_size=4), config)  # the object is number 3
+    davis = run(PatchPixels(patch_size=4), replace(config, counting="davis"))
+    assert (shown["objects"], davis["objects"]) == (1, 3)
+    assert davis["J"] == pytest.approx((shown["J"] + 200) / 3)
+
+
+def test_masks_that_show_every_object_once_score_nothing(tmp_path: Path) -> None:
+    data = clips(tmp_path)
+    masks = data / "Annotations" / "480p" / "square"
+    for number in (1, 2, 4, 5):
+        (masks / f"{number:05d}.png").unlink()
+    other = np.zeros((SIDE, 96), dtype=np.uint8)
+    other[48:60, 4:40] = 1
+    Image.fromarray(other).save(masks / "00003.png")  # 0 is no label here: object 3 is still there
+    assert run(PatchPixels(patch_size=8), Config(data=str(data), short=SIDE)) == {"videos": 1, "frames": 6}
+
+
+def test_what_lies_in_a_folder_is_used_for_what_made_it_alone(tmp_path: Path) -> None:
+    data, out = clips(tmp_path / "data", frames=3), tmp_path / "out"
+    config = Config(data=str(data), short=SIDE)
+    network = vit.VisionTransformer(vit.Config(patch_size=8, dim=16, depth=1, heads=2, ffn_hidden=32))
+    first = run(network, config, out)
+    assert run(network, config, out) == first
+    for backbone, changed, said in (
+        (network.untrained(seed=1), config, "other weights"),
+        (network, replace(config, short=32), "other settings"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run(backbone, changed, out)
+    (out / "square" / "masks" / "00001.png").unlink()
+    with pytest.raises(UserError, match="other masks; delete it"):
+        run(network, config, out)
+
+
+@pytest.mark.parametrize("what", ["JPEGImages", "Annotations"])
+def test_a_later_frame_or_mask_of_another_size_is_named(what: str, tmp_path: Path) -> None:
+    data = clips(tmp_path)
+    path = next((data / what / "480p" / "square").glob("00003.*"))
+    Image.open(path).resize((48, 32), 0).save(path)
+    with pytest.raises(UserError, match="00003.*48 x 32"):
         run(PatchPixels(patch_size=8), Config(data=str(data), short=SIDE))

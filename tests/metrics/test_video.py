@@ -14,6 +14,10 @@ def square(top: int, left: int, side: int, *, size: tuple[int, int] = (40, 60)) 
     return mask
 
 
+def series(values: np.ndarray, there: list[bool] | None = None) -> video.Series:
+    return video.Series(values, values, np.ones(len(values), dtype=bool) if there is None else np.array(there))
+
+
 def test_region_by_hand() -> None:
     assert video.region(square(0, 0, 10), square(0, 5, 10)) == pytest.approx(50 / 150)
     assert video.region(square(0, 0, 0), square(0, 0, 0)) == 1
@@ -56,14 +60,14 @@ def test_contour_of_masks_without_boundary() -> None:
     assert video.contour(something, nothing) == 0
 
 
-def test_first_and_last_frames_do_not_count_and_objects_are_those_of_the_first() -> None:
+def test_first_and_last_frames_do_not_count_and_an_object_counts_after_its_own() -> None:
     truth = [square(5, 5, 10).astype(int) for _ in range(4)]
-    truth[2] = truth[2] + 2 * square(30, 30, 5)  # comes later: not tracked
+    truth[2] = truth[2] + 2 * square(30, 30, 5)  # comes later
     found = [np.zeros_like(truth[0]), truth[1], np.zeros_like(truth[0]), np.zeros_like(truth[0])]
-    each = video.scores(found, truth)
-    assert list(each) == [1]
-    assert each[1][0].tolist() == [1, 0]
-    assert each[1][1].tolist() == [1, 0]
+    each = video.scores(found, truth, {1: 0, 2: 2})
+    assert each[1].j.tolist() == [1, 0]
+    assert each[1].f.tolist() == [1, 0]
+    assert len(each[2].j) == 0  # it enters in the last frame but one
     assert video.summary({"video/1": each[1]}) == {
         "J&F": 50, "J": 50, "J_recall": 50, "J_decay": 100, "F": 50, "F_recall": 50, "F_decay": 100,
     }  # fmt: skip
@@ -71,9 +75,9 @@ def test_first_and_last_frames_do_not_count_and_objects_are_those_of_the_first()
 
 def test_every_object_counts_the_same_whatever_the_length_of_its_video() -> None:
     short, long = np.array([1.0]), np.array([0.0, 0.0, 0.0])
-    assert video.summary({"a/1": (short, short), "b/1": (long, long)})["J"] == 50
+    assert video.summary({"a/1": series(short), "b/1": series(long)})["J"] == 50
 
 
 def test_decay_is_of_quarters() -> None:
-    series = np.array([1.0, 1.0, 0.8, 0.6, 0.5, 0.4, 0.2, 0.2])
-    assert video.summary({"a/1": (series, series)})["J_decay"] == pytest.approx(100 * (2.8 - 0.8) / 3)
+    falling = np.array([1.0, 1.0, 0.8, 0.6, 0.5, 0.4, 0.2, 0.2])
+    assert video.summary({"a/1": series(falling)})["J_decay"] == pytest.approx(100 * (2.8 - 0.8) / 3)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dinokit.core.errors import UserError
-from dinokit.dense.propagate import Rule, Tracker, propagated
+from dinokit.dense.tracking import Rule, Tracker, propagated
 
 ROWS, COLUMNS, LABELS = 11, 9, 3
 
@@ -24,6 +24,7 @@ def soft_labels(frames: int, *, seed: int) -> Tensor:
 
 def by_loops(target: Tensor, context: Tensor, labels: Tensor, rule: Rule) -> Tensor:
     out = torch.zeros(ROWS, COLUMNS, LABELS)
+    cosines = torch.einsum("yxd,fvud->yxfvu", target, context).tolist()
     for y in range(ROWS):
         for x in range(COLUMNS):
             voters = []
@@ -32,7 +33,7 @@ def by_loops(target: Tensor, context: Tensor, labels: Tensor, rule: Rule) -> Ten
                     for u in range(COLUMNS):
                         far = max(abs(y - v), abs(x - u)) if rule.shape == "square" else math.hypot(y - v, x - u)
                         if rule.radius is None or far <= rule.radius:
-                            voters.append((float(target[y, x] @ context[frame, v, u]), labels[frame, v, u]))
+                            voters.append((cosines[y][x][frame][v][u], labels[frame, v, u]))
             cut = sorted((cosine for cosine, _ in voters), reverse=True)[: rule.neighbours][-1]
             kept = [(math.exp(cosine / rule.temperature), label) for cosine, label in voters if cosine >= cut - 1e-6]
             out[y, x] = sum(weight * label for weight, label in kept) / sum(weight for weight, _ in kept)

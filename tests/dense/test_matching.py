@@ -1,11 +1,12 @@
-"""Nearest places: interpolation keeps pixel centres, and cutting the work changes nothing."""
+"""Nearest places: interpolation keeps pixel centres, cutting the work changes nothing, drawings show what was found."""
 
+import numpy
 import pytest
 import torch
 from torch.nn import functional as F
 
-from dinokit.dense import correspond
-from dinokit.dense.correspond import Mode, lattice, nearest, sampled
+from dinokit.dense import matching
+from dinokit.dense.matching import GAP, HEIGHT, RIGHT, WRONG, Mode, joined, lattice, nearest, sampled
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -28,7 +29,7 @@ def test_parts_find_what_the_whole_finds(monkeypatch: pytest.MonkeyPatch) -> Non
     maps = torch.randn(8, 4, 4, generator=generator)
     queries = F.normalize(torch.randn(5, 8, generator=generator), dim=-1)
     similarity = queries @ sampled(maps, lattice(8)).T
-    monkeypatch.setattr(correspond, "CHUNK", 56)  # 7 of 64 places at a time
+    monkeypatch.setattr(matching, "CHUNK", 56)  # 7 of 64 places at a time
     index, cosine = nearest(queries, maps, lattice(8))
     assert index.tolist() == similarity.argmax(dim=1).tolist()
     torch.testing.assert_close(cosine, similarity.max(dim=1).values)
@@ -38,3 +39,14 @@ def test_length_says_nothing() -> None:
     maps = torch.tensor([[1.0, 100.0], [0.0, 100.0]])[:, None]  # [2, 1, 2]
     index, cosine = nearest(torch.tensor([[1.0, 0.0]]), maps, torch.tensor([[0.75, 0.5], [0.25, 0.5]]))
     assert (index.item(), round(cosine.item(), 5)) == (1, 1)
+
+
+def test_ends_lie_on_their_points_in_green_and_red() -> None:
+    images = torch.full((3, 240, 100), 128, dtype=torch.uint8), torch.full((3, 48, 96), 128, dtype=torch.uint8)
+    points = numpy.array([[20.0, 40.0], [70.0, 200.0]]), numpy.array([[10.0, 30.0], [80.0, 5.0]])
+    page = joined(images, points, numpy.array([True, False]))
+    assert page.size == (200 + GAP + 960, HEIGHT)  # the first is doubled, the second ten times as large
+    for index, colour in enumerate((RIGHT, WRONG)):
+        (x, y), (u, v) = points[0][index], points[1][index]
+        assert page.getpixel((int(2 * x + 1), int(2 * y + 1))) == colour
+        assert page.getpixel((int(200 + GAP + 10 * u + 5), int(10 * v + 5))) == colour

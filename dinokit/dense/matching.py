@@ -1,4 +1,4 @@
-"""Which place of one image is most like a place of another: nearest neighbours by cosine on interpolated patches.
+"""Which place of one image is most like a place of another, by the cosine of interpolated patches; and matches drawn.
 
 A place is (x, y) as shares of the image's sides: (0, 0) is its upper left corner and (1, 1) its lower right one, so
 that the centre of pixel i of n is at (i + 0.5) / n, whatever the image was resized to. The centre of a patch has the
@@ -7,14 +7,25 @@ value of the patch, the rest lies between (align_corners False); beyond the oute
 
 from typing import Literal
 
+import numpy
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
+from dinokit.core.order import evenly
+from dinokit.dense.draw import rgb
+from dinokit.images import intensity
+
 CHUNK = 1 << 24  # numbers held at once: 64 MiB
 
+RIGHT, WRONG = (40, 200, 80), (235, 60, 60)
+HEIGHT, GAP = 480, 8  # pixels of a picture and between two
+MOST = 60  # lines
+
 Mode = Literal["bilinear", "bicubic"]
+Points = Float[numpy.ndarray, "point 2"]
 
 
 def sampled(
@@ -55,3 +66,33 @@ def nearest(
         best = torch.where(better, value, best)
         found[better] = index[better] + start
     return found, best
+
+
+def joined(
+    images: tuple[intensity.AnyImage, intensity.AnyImage],
+    points: tuple[Points, Points],
+    right: Bool[numpy.ndarray, " point"],
+) -> Image.Image:
+    """Draw two images beside each other and a line for up to 60 matches, evenly spaced, green if it is right.
+
+    Points are in pixels, whole numbers at the centres.
+    """
+    shown = [Image.fromarray(rgb(image)) for image in images]
+    scales = [HEIGHT / picture.height for picture in shown]
+    shown = [picture.resize((max(1, round(picture.width * HEIGHT / picture.height)), HEIGHT)) for picture in shown]
+    page = Image.new("RGB", (shown[0].width + GAP + shown[1].width, HEIGHT), "white")
+    lefts = (0, shown[0].width + GAP)
+    for picture, left in zip(shown, lefts):
+        page.paste(picture, (left, 0))
+    pen = ImageDraw.Draw(page)
+    chosen = evenly(MOST, len(right))
+    for index in sorted(chosen.tolist(), key=lambda index: bool(right[index])):  # right ones above wrong ones
+        colour = RIGHT if right[index] else WRONG
+        ends = [
+            ((each[index, 0] + 0.5) * scale + left, (each[index, 1] + 0.5) * scale)
+            for each, scale, left in zip(points, scales, lefts)
+        ]
+        pen.line([*ends[0], *ends[1]], fill=colour, width=2)
+        for x, y in ends:
+            pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour, outline="white")
+    return page

@@ -1,0 +1,226 @@
+"""What the numbers or colours of a set's masks mean: its classes, and 255 for what does not count.
+
+A set is read in one way, found out by looking at all of its masks:
+
+    colours            any mask is in colours, or their palettes number the same colours differently; VOC's border
+                       (224, 224, 192) among colours of VOC is 255
+    black and white    no mask holds anything but 0 and 255, also with soft or lossy edges, or 0 and one other value of
+                       64 or more; masks of 0 and 1 beside them say the same. Foreground is what is above half of white
+    numbers            the value is the class, 255 is none
+
+The folder may name them: classes.txt, one name per line, the first for 0; or classes.json, a list of such names or an
+object that gives each name its colour [red, green, blue], and "ignored" one colour or several that do not count.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy
+from jaxtyping import UInt8
+
+from dinokit.annotations.masks import IGNORED, VOC, Colour, Mask, Values, packed, palette, read_mask
+from dinokit.core.errors import UserError
+from dinokit.core.files import read_json, read_text
+from dinokit.core.log import info
+
+MOST = 255  # classes 0 to 254
+_BORDER = packed(palette(256)[IGNORED])
+_MIDDLE = 64  # a value from here on, alone beside 0, is a kind of white
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the values of masks stand for."""
+
+    classes: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    ids: Mapping[int, int]  # value, or 0xRRGGBB in colours -> class or 255
+    coloured: bool = False
+    white: int | None = None  # of masks in black and white, where nothing else is said
+
+
+def black_and_white(white: int = 255, classes: tuple[str, ...] = ("background", "foreground")) -> Meaning:
+    """Return masks whose values above half of white are foreground."""
+    return Meaning(classes, ((0, 0, 0), (255, 255, 255)), {0: 0, white: 1}, white=white)
+
+
+def numbered(classes: Sequence[str], *, first: int = 0, ignored: Iterable[int] = (IGNORED,)) -> Meaning:
+    """Return masks whose values count the classes from `first`."""
+    ids = dict.fromkeys(ignored, IGNORED) | {first + index: index for index in range(len(classes))}
+    return Meaning(tuple(classes), palette(len(classes)), ids)
+
+
+def class_ids(path: Path, meaning: Meaning) -> UInt8[numpy.ndarray, "height width"]:
+    """Read a mask as class ids.
+
+    Raises:
+        UserError: if it cannot be read, or holds a value that is no class.
+    """
+    mask = read_mask(path)
+    if meaning.white is not None:
+        return above_half(mask.numbers(path), meaning.white).astype(numpy.uint8)
+    values = mask.colours() if meaning.coloured else mask.numbers(path)
+    known = numpy.array(sorted(meaning.ids))
+    classes = numpy.array([meaning.ids[value] for value in known.tolist()], dtype=numpy.uint8)
+    place = numpy.searchsorted(known, values).clip(max=len(known) - 1)
+    strange = values[known[place] != values]
+    if len(strange):
+        shown = f"#{int(strange[0]):06x}" if meaning.coloured else str(int(strange[0]))
+        raise UserError(f"the mask {path} holds {shown}, which is none of the {len(meaning.classes)} classes")
+    found: UInt8[numpy.ndarray, "height width"] = classes[place]
+    return found
+
+
+def above_half(values: Values, white: int) -> numpy.ndarray:
+    """Return where a mask in black and white is foreground; in one of nothing but 0 and 1, that is 1."""
+    found: numpy.ndarray = values > (0 if values.max(initial=0) <= 1 else white // 2)
+    return found
+
+
+@final
+class Tones:
+    """Gathers, mask by mask, whether a set is in black and white."""
+
+    def __init__(self) -> None:
+        self.whites: dict[int, Path] = {}  # the one value beside 0 -> a mask
+        self.soft: list[Path] = []
+        self.others: Path | None = None  # a mask that is neither
+
+    def add(self, path: Path, mask: Mask) -> None:
+        """Take a mask that is not in colours into account."""
+        levels = mask.levels
+        if levels in ([0], [1], [0, 1], [IGNORED]):
+            return  # says nothing: 255 everywhere may be all white or all ignored
+        if len(levels) == 2 and levels[0] == 0 and levels[1] <= IGNORED:
+            self.whites.setdefault(levels[1], path)
+        elif mask.lossy or _soft(mask.values):
+            self.soft.append(path)
+        else:
+            self.others = self.others or path
+
+    def white(self) -> int | None:
+        """Return the value that is white, None for numbers.
+
+        Raises:
+            UserError: if masks contradict each other.
+        """
+        whites = {value: path for value, path in self.whites.items() if value >= _MIDDLE}
+        numbers = self.others or next((path for value, path in self.whites.items() if value < _MIDDLE), None)
+        if numbers is not None and self.soft:
+            raise UserError(
+                f"{self.soft[0]} has soft or lossy edges, whose values are no classes, {numbers} holds numbers; save "
+                "masks without smoothing, as PNG"
+            )
+        if numbers is None and len(whites) > 1:
+            both = " and ".join(f"{value} in {path}" for value, path in sorted(whites.items()))
+            raise UserError(f"masks hold one value beside 0: {both}; say in classes.json what each is")
+        if numbers is not None or not (whites or self.soft):
+            return None
+        white = next(iter(whites), IGNORED)
+        if self.soft:
+            more = f" and {len(self.soft) - 1} more" if len(self.soft) > 1 else ""
+            info(f"masks with soft edges ({self.soft[0].name}{more}): what is above {white // 2} is foreground")
+        return white
+
+
+def described(folder: Path, masks: Sequence[Path]) -> Meaning:
+    """Find out what masks mean: by classes.txt or classes.json in the folder, and by looking at all of them.
+
+    Raises:
+        UserError: if the file is none of these, or there are more values than classes can be.
+    """
+    text, table = folder / "classes.txt", folder / "classes.json"
+    named = None
+    if text.is_file():
+        names = [line.strip() for line in read_text(text).splitlines() if line.strip()]
+        named = numbered(_checked(names, text))
+    elif table.is_file():
+        named = _from_json(table)
+    if named is not None and (named.coloured or len(named.classes) != 2):
+        return named
+    tones, colours, numbers = Tones(), set[int](), set[int]()
+    coloured, by_index, renumbered = False, dict[int, int](), None
+    for path in masks:
+        mask = read_mask(path)
+        levels = mask.levels
+        if mask.coloured:
+            coloured, shades = True, levels
+        else:
+            numbers |= set(levels)
+            tones.add(path, mask)
+            shades = [int(mask.shades[level]) if mask.shades is not None else level * 0x010101 for level in levels]
+            if mask.shades is not None and any(by_index.setdefault(*pair) != pair[1] for pair in zip(levels, shades)):
+                renumbered = renumbered or path
+        colours |= set(shades)
+        if coloured and len(colours) > MOST + 1:
+            raise UserError(
+                f"{path} brings the masks to over {MOST} colours: no masks of classes, or lossy files; use PNG"
+            )
+    if named is None and (coloured or renumbered):
+        if renumbered and not coloured:
+            info(f"palettes of masks number the same colours differently, such as that of {renumbered}: colours count")
+        return _coloured({f"#{value:06x}": value for value in sorted(colours)})
+    white = tones.white()
+    if white is not None:
+        return black_and_white(white, named.classes if named else ("background", "foreground"))
+    if named is not None:
+        return named
+    largest = max(numbers - {IGNORED}, default=0)
+    if largest >= MOST:
+        raise UserError(f"masks in {folder} hold the value {largest}; classes are 0 to {MOST - 1}, 255 is ignored")
+    return numbered([str(value) for value in range(largest + 1)])
+
+
+def _soft(values: Values) -> bool:
+    """Tell whether what lies between black and white is edges of two areas: little of it, and none of it flat."""
+    between = (values > 0) & (values < IGNORED)
+    levels = numpy.unique(values[between])
+    corner = values[:-1, :-1]
+    flat = between[:-1, :-1] & (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
+    count = numpy.count_nonzero(between)
+    spread = len(levels) > 2 or (count and levels[0] >= _MIDDLE // 2)
+    inside = _MIDDLE < values.max(initial=0) <= IGNORED
+    return bool(inside and spread and count < values.size / 2 and numpy.count_nonzero(flat) < count / 5)
+
+
+def _coloured(colours: Mapping[str, int], ignored: Iterable[int] = ()) -> Meaning:
+    if not ignored and _BORDER in colours.values() and len(colours) > 1 and VOC.keys() >= set(colours.values()):
+        info("masks in colours of Pascal VOC: its border (224, 224, 192) does not count")
+        ignored = (_BORDER,)
+    kept = {name: value for name, value in colours.items() if value not in ignored}
+    triples = tuple((value >> 16, value >> 8 & 255, value & 255) for value in kept.values())
+    ids = dict.fromkeys(ignored, IGNORED) | {value: index for index, value in enumerate(kept.values())}
+    return Meaning(tuple(kept), triples, ids, coloured=True)
+
+
+def _checked(names: Sequence[str], file: Path) -> Sequence[str]:
+    """Return the names of classes if there are some, not too many, and each once."""
+    if not names:
+        raise UserError(f"{file} names no class; expected one name per line, the first for the value 0")
+    if len(names) > MOST:
+        raise UserError(f"{file} names {len(names)} classes; a mask can hold {MOST}, 0 to {MOST - 1}")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{file} names '{twice}' {names.count(twice)} times; give each class a name of its own")
+    return names
+
+
+def _from_json(path: Path) -> Meaning:
+    plain: Any = read_json(path)
+    if isinstance(plain, list) and all(isinstance(name, str) for name in plain):
+        return numbered(_checked(plain, path))
+    if not isinstance(plain, dict):
+        raise UserError(f"{path} is neither a list of names nor an object of name: [red, green, blue]")
+    without = plain.pop("ignored", [])
+    several = isinstance(without, list) and all(isinstance(one, list) for one in without)
+    pairs = [*plain.items(), *(("ignored", colour) for colour in (without if several else [without]))]
+    for name, colour in pairs:
+        if not (isinstance(colour, list) and len(colour) == 3 and all(type(c) is int and 0 <= c < 256 for c in colour)):
+            raise UserError(f"{path}: expected [red, green, blue] of 0 to 255 for '{name}', got {str(colour)[:40]}")
+    values = [packed(colour) for _, colour in pairs]
+    for (name, colour), value in zip(pairs, values):
+        if values.count(value) > 1:
+            raise UserError(f"{path} gives {colour} to '{name}' and to another; give each class a colour of its own")
+    return _coloured(dict(zip(_checked(list(plain), path), values)), values[len(plain) :])

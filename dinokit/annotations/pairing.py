@@ -1,0 +1,125 @@
+"""Folders in which every image has its mask or its depth beside it: their splits, names and sizes, and a look at all.
+
+    ROOT/images/NAME.jpg         ROOT/masks/NAME.png             no splits
+    ROOT/train/images/NAME.jpg   ROOT/train/masks/NAME.png       and ROOT/val/, ROOT/test/, by any name of a split
+    ROOT/images/train/NAME.jpg   ROOT/masks/train/NAME.png       and so on
+
+What belongs together has the same path up to its ending; pairs are in the order of their names, numbers by value.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy
+from jaxtyping import Shaped
+
+from dinokit.core.errors import UserError, reason
+from dinokit.core.log import progress, warn
+from dinokit.core.order import natural
+from dinokit.images import intensity
+from dinokit.images.bad_image import BadImage
+from dinokit.images.decode import EXTENSIONS, decode
+from dinokit.sources.folders import walk
+from dinokit.sources.splits import SPLITS, split_folders
+
+Files = tuple[tuple[Path, ...], tuple[Path, ...]]  # images, and what lies beside each
+
+
+def folders_of(root: Path, kind: str) -> dict[str, tuple[Path, Path]]:
+    """Return the folders of images and of `kind` of every split, train first; of "" where there are no splits."""
+    images, others = split_folders(root / "images"), split_folders(root / kind)
+    found = {name: (folder, others.get(name, root / kind / folder.name)) for name, folder in images.items()}
+    for name, folder in split_folders(root).items():
+        if (folder / "images").is_dir():
+            found[name] = folder / "images", folder / kind
+    if not found and (root / "images").is_dir():
+        return {"": (root / "images", root / kind)}
+    return {name: found[name] for name in SPLITS if name in found}
+
+
+def matched(images: Path, others: Path, *, kind: str, endings: Sequence[str]) -> Files:
+    """Find what lies beside every image.
+
+    Args:
+        kind: what it is called.
+
+    Raises:
+        UserError: if something is missing, or there are two files of one name.
+    """
+    if not others.is_dir():
+        raise UserError(f"expected the {kind}s of {images} in the folder {others}, which is not there")
+    found, beside = (_by_stem(folder, ends) for folder, ends in ((images, EXTENSIONS), (others, endings)))
+    for stem, image in found.items():
+        if stem not in beside:
+            raise UserError(f"expected the {kind} {others / stem}{endings[0]} of {image}, which is not there")
+    lonely = beside.keys() - found.keys()
+    if lonely:
+        raise UserError(f"expected an image {images / min(lonely)} of the {kind} {beside[min(lonely)]}, found none")
+    if not found:
+        raise UserError(f"found no image in {images}")
+    stems = sorted(found, key=natural)
+    return tuple(found[stem] for stem in stems), tuple(beside[stem] for stem in stems)
+
+
+def _by_stem(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name in walk(folder):
+        if name.lower().endswith(tuple(endings)):
+            stem = name.rsplit(".", 1)[0]
+            if stem in found:
+                raise UserError(f"{found[stem]} and {folder / name} have one name; keep one of them")
+            found[stem] = folder / name
+    return found
+
+
+def read_image(path: Path, *, channels: int) -> intensity.Image:
+    """Read an image that something belongs to.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        return decode(path.read_bytes(), channels=channels)
+    except (BadImage, OSError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise UserError(f"cannot read the image {path}: {why}; repair it or take the pair away") from error
+
+
+def check_size(path: Path, size: Sequence[int], other: Path, shape: Sequence[int], *, kind: str) -> None:
+    """Refuse a mask or a depth of another height and width than its image.
+
+    Raises:
+        UserError: names both.
+    """
+    if tuple(size) != tuple(shape):
+        turned = "; the image is shown as its EXIF orientation says" if tuple(size) == tuple(shape)[::-1] else ""
+        raise UserError(
+            f"{path} and its {kind} {other} must be of one size, got {size[1]} x {size[0]} and {shape[1]} x {shape[0]} "
+            f"pixels{turned}"
+        )
+
+
+def check_all(
+    read: Callable[[int], tuple[intensity.Image, Shaped[numpy.ndarray, "_ _"]]],
+    beside: Sequence[Path],
+    indices: Iterable[int],
+    *,
+    counts: Callable[[Shaped[numpy.ndarray, "_ _"]], bool],
+    why: str,
+) -> None:
+    """Read pairs before a long computation: all must be readable and of one size, and some must have what counts.
+
+    Args:
+        beside: the mask or depth of every index.
+        counts: whether one has a pixel that counts.
+        why: what it means if none has.
+
+    Raises:
+        UserError: names the pair.
+    """
+    chosen = list(indices)
+    empty = [beside[index] for index in progress(chosen, len(chosen)) if not counts(read(index)[1])]
+    if len(empty) == len(chosen):
+        raise UserError(why)
+    if empty:
+        warn(f"{len(empty)} of {len(chosen)} have no pixel that counts and say nothing, such as {empty[0]}")
