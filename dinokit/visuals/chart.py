@@ -6,7 +6,7 @@ Colours, fonts and dashes come from the page's style sheet (`.s0` ... `.s5`); a 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 Number = int | float
@@ -64,22 +64,47 @@ def line_chart(
         unit: written behind every value; PERCENT keeps one decimal.
         log: logarithmic values; taken as linear if one is not positive.
     """
-    series = [_finite(one) for one in series]
-    values = [y for one in series for y in one.y] + [line.y for line in baselines]
-    if not any(len(one.x) for one in series):
-        return f'<figure class="chart"><h3>{escape(title)}</h3><p class="none">Nothing was logged.</p></figure>'
-    log = log and min(values) > 0
-    plot = _Plot(_x_range(series), _log_range(values) if log else _range(values), log)
-    legend = [(one.colour, "", one.name, _value(one.y[-1], unit)) for one in series if len(one.y)]
-    legend += [(line.colour, " dash", line.name, _value(line.y, unit)) for line in baselines]
-    spoken = escape(f"{title} by step. Last values: {'; '.join(f'{name}: {value}' for _, _, name, value in legend)}")
+    drawn = []
+    for one in series:
+        points = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        if not one.marks:
+            xs, ys = thinned(xs, ys, count=POINTS)
+        drawn.append(replace(one, x=xs, y=ys))
+    drawn = [one for one in drawn if len(one.x)]
+    heading = f'<figure class="chart"><h3>{escape(title)}</h3>'
+    if not drawn:
+        return f'{heading}<p class="none">Nothing was logged.</p></figure>'
+    values = [y for one in drawn for y in one.y] + [line.y for line in baselines]
+    low, high, last = min(values), max(values), max(x for one in drawn for x in one.x)
+    log = log and low > 0
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    bottom = 0.0 if low >= 0 > low - margin else low - margin
+    plot = _Plot((0.0, last if last > 0 else 1.0), (low / 1.2, high * 1.2) if log else (bottom, high + margin), log)
+    named = [(one.colour, "", one.name, written(one.y[-1], unit)) for one in drawn]
+    named += [(line.colour, " dash", line.name, written(line.y, unit)) for line in baselines]
+    legend = "".join(
+        f'<li><i class="s{colour}{dash}"></i>{escape(name)} <b>{escape(value)}</b></li>'
+        for colour, dash, name, value in named
+    )
+    spoken = escape(f"{title} by step. Last values: {'; '.join(f'{name}: {value}' for _, _, name, value in named)}")
     parts = [_axes(plot, unit)]
-    parts += [_baseline(plot, line, unit) for line in baselines]
-    parts += [_curve(plot, one, unit) for one in series]
+    for line in baselines:
+        y = plot.at(0, line.y)[1]
+        text = escape(f"{line.name}: {written(line.y, unit)}")
+        shape = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
+        target = f'<line class="wide" {shape}><title>{text}</title></line>'  # wide enough to be hit
+        parts.append(f'<g class="s{line.colour}"><line class="line dash" {shape}/>{target}</g>')
+    parts += [_curve(plot, one, unit) for one in drawn]
     return (
-        f'<figure class="chart"><h3>{escape(title)}</h3>{_legend(legend)}'
+        f'{heading}<ul class="legend">{legend}</ul>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{spoken}">{"".join(parts)}</svg></figure>'
     )
+
+
+def written(value: Number, unit: str) -> str:
+    """Write a value with its unit."""
+    return f"{value:.1f}{unit}" if unit == PERCENT else f"{number(value)}{unit}"
 
 
 def number(value: Number) -> str:
@@ -127,96 +152,43 @@ def ticks(low: Number, high: Number, *, count: int = TICKS) -> list[Number]:
     return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _finite(one: Series) -> Series:
-    points = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
-    x, y = [x for x, _ in points], [y for _, y in points]
-    if not one.marks:
-        x, y = thinned(x, y, count=POINTS)
-    return Series(one.name, x, y, one.colour, one.marks, one.smooth)
-
-
-def _x_range(series: Sequence[Series]) -> tuple[Number, Number]:
-    last = max(x for one in series for x in one.x)
-    return 0.0, last if last > 0 else 1.0
-
-
-def _range(values: Sequence[Number]) -> tuple[Number, Number]:
-    low, high = min(values), max(values)
-    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    bottom = low - margin
-    return (0.0 if low >= 0 > bottom else bottom), high + margin
-
-
-def _log_range(values: Sequence[Number]) -> tuple[Number, Number]:
-    low, high = min(values), max(values)
-    return low / 1.2, high * 1.2
-
-
-def _log_ticks(low: Number, high: Number) -> list[Number]:
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1,) if high / low > 1000 else (1, 2, 5)
-    return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
-
-
 def _axes(plot: _Plot, unit: str) -> str:
     parts = []
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    for value in _log_ticks(*plot.y) if plot.log else ticks(*plot.y):
-        _, y = plot.at(0, value)
+    right, bottom, (low, high) = WIDTH - RIGHT, HEIGHT - BOTTOM, plot.y
+    levels: Sequence[Number] = []
+    if plot.log:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        factors = (1,) if high / low > 1000 else (1, 2, 5)
+        levels = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+    for value in levels or ticks(low, high):
+        y = plot.at(0, value)[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{_tick(value)}{escape(unit)}</text>')
+        label = f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{label}{escape(unit)}</text>')
     for value in ticks(*plot.x, count=4):
         x = plot.at(value, plot.y[0])[0]
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 22}" text-anchor="middle">{_tick(value)}</text>')
+        label = f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 22}" text-anchor="middle">{label}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(f'<text x="{LEFT - 12}" y="{bottom + 22}" text-anchor="end">step</text>')
     return "".join(parts)
 
 
-def _tick(value: Number) -> str:
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{value:g}"
-
-
-def _baseline(plot: _Plot, line: Baseline, unit: str) -> str:
-    _, y = plot.at(0, line.y)
-    text = escape(f"{line.name}: {_value(line.y, unit)}")
-    shape = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
-    target = f'<line class="wide" {shape}><title>{text}</title></line>'  # wide enough to be hit
-    return f'<g class="s{line.colour}"><line class="line dash" {shape}/>{target}</g>'
-
-
 def _curve(plot: _Plot, one: Series, unit: str) -> str:
     places = [plot.at(x, y) for x, y in zip(one.x, one.y, strict=True)]
-    if not places:
-        return ""
     smooth = one.smooth and len(places) >= 30
-    parts = [_polyline(places, "line faint" if smooth else "line")]
+    lines = [("line faint" if smooth else "line", places)]
     if smooth:
         means = running_mean(one.y, window=max(3, len(one.y) // 12))
-        parts.append(_polyline([plot.at(x, y) for x, y in zip(one.x, means, strict=True)], "line"))
+        lines.append(("line", [plot.at(x, y) for x, y in zip(one.x, means, strict=True)]))
+    parts = []
+    for kind, line in lines:
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
+        parts.append(f'<polyline class="{kind}" points="{points}"/>')
     if one.marks or len(places) == 1:
         parts += [f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places]
     for index in range(0, len(places), math.ceil(len(places) / HOVERS)):
         x, y = places[index]
-        text = escape(f"step {number(one.x[index])}: {one.name} {_value(one.y[index], unit)}")
+        text = escape(f"step {number(one.x[index])}: {one.name} {written(one.y[index], unit)}")
         parts.append(f'<circle class="hover" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{text}</title></circle>')
     return f'<g class="s{one.colour}">{"".join(parts)}</g>'
-
-
-def _polyline(places: Sequence[tuple[Number, Number]], kind: str) -> str:
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    return f'<polyline class="{kind}" points="{points}"/>'
-
-
-def _legend(entries: Sequence[tuple[int, str, str, str]]) -> str:
-    items = "".join(
-        f'<li><i class="s{colour}{dash}"></i>{escape(name)} <b>{escape(value)}</b></li>'
-        for colour, dash, name, value in entries
-    )
-    return f'<ul class="legend">{items}</ul>'
-
-
-def _value(value: Number, unit: str) -> str:
-    return f"{value:.1f}{unit}" if unit == PERCENT else f"{number(value)}{unit}"

@@ -13,12 +13,11 @@ from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
-from dinokit.dense.embedding import device_of, encode
+from dinokit.dense.embedding import device_of, encode, unit
 from dinokit.images import intensity
 from dinokit.images.prepare import multiple, prepare
 from dinokit.models.features import Backbone
 from dinokit.sources.source import BadImage, Source, labelled, open_source, splits
-from dinokit.visuals.neighbours import nearest
 from dinokit.visuals.pca import pca_maps
 
 SHOWN = 8  # pictures with PCA maps
@@ -44,6 +43,10 @@ class Images:
     def label(self, row: int) -> str:
         """Return the class of an image, empty if unknown."""
         return "" if self.labels is None else self.classes[int(self.labels[row])]
+
+    def name(self, row: int) -> str:
+        """Return what a caption says: the class, or else the name of the file."""
+        return self.label(row) or self.keys[row].rsplit("/", 1)[-1]
 
     def picture(self, row: int) -> UInt8[Tensor, "height width channel"]:
         """Return an image as a screen can show it."""
@@ -83,8 +86,12 @@ def choose_pictures(data: str, backbone: Backbone) -> Pictures:
     searched = labelled(open_source(data, channels=backbone.channels))
     shown = labelled(open_source(data, split=known[0], channels=backbone.channels)) if known else searched
     side = multiple(backbone.pixels.size or NATIVE, backbone.patch_size)
-    ours = _first_domain(shown)
-    theirs = _other_domains(searched) if searched.domains is not None else numpy.arange(len(searched))
+    ours, theirs = numpy.arange(len(shown)), numpy.arange(len(searched))
+    if shown.domains is not None:
+        ours = numpy.flatnonzero(shown.domains == shown.domains[0])
+    if searched.domains is not None:
+        others = numpy.flatnonzero(searched.domains != searched.domains[0])
+        theirs = others if len(others) else theirs
     count = min(SEARCHED, max(2 * ASKED, SEARCHED_PATCHES // (side // backbone.patch_size) ** 2))
     draw = numpy.sort(generator(0, 1).permutation(theirs)[:count])
     return Pictures(
@@ -108,8 +115,12 @@ def look(folder: Path, step: int, pictures: Pictures) -> Stage:
     own = [place.get(index, -1) if pictures.same_source else -1 for index in pictures.shown.indices[:ASKED]]
     side, patch_size = map_side(pictures.side, pictures.patch_size), pictures.patch_size
     enlarged = torch.stack([prepare(image, size=side, patch_size=patch_size) for image in shown])
-    features = encode(backbone, enlarged.to(device_of(backbone)))
-    queries, gallery = _cls(backbone, shown[:ASKED]), _cls(backbone, searched)
+    device = device_of(backbone)
+    features = encode(backbone, enlarged.to(device))
+    queries, gallery = (
+        torch.cat([encode(backbone, part.to(device)).cls.cpu() for part in torch.split(images, BATCH)])
+        for images in (shown[:ASKED], searched)
+    )
     return Stage(
         step=step,
         maps=pca_maps(features.patches.cpu(), features.grid),
@@ -125,24 +136,26 @@ def map_side(side: int, patch_size: int) -> int:
     return side * factor
 
 
-def _cls(backbone: Backbone, images: intensity.Images) -> Float[Tensor, "image dim"]:
-    return torch.cat([encode(backbone, part.to(device_of(backbone))).cls.cpu() for part in _parts(images)])
+def nearest(
+    queries: Float[Tensor, "query dim"],
+    gallery: Float[Tensor, "gallery dim"],
+    *,
+    count: int,
+    exclude: Int64[Tensor, " query"] | None = None,
+) -> Int64[Tensor, "query neighbour"]:
+    """Return the rows of the gallery most similar to each query, most similar first.
 
-
-def _parts(images: intensity.Images) -> tuple[Tensor, ...]:
-    return tuple(images[start : start + BATCH] for start in range(0, len(images), BATCH))
-
-
-def _first_domain(source: Source) -> Int64[numpy.ndarray, " image"]:
-    if source.domains is None:
-        return numpy.arange(len(source))
-    return numpy.flatnonzero(source.domains == source.domains[0])
-
-
-def _other_domains(source: Source) -> Int64[numpy.ndarray, " image"]:
-    assert source.domains is not None
-    others = numpy.flatnonzero(source.domains != source.domains[0])
-    return others if len(others) else numpy.arange(len(source))
+    Args:
+        count: neighbours wanted; a smaller gallery gives all it has.
+        exclude: a row of the gallery per query that must not answer (the query itself); -1 excludes nothing.
+    """
+    similarity = unit(queries) @ unit(gallery).T  # [query, gallery]
+    available = len(gallery)
+    if exclude is not None:
+        asked = (exclude >= 0).nonzero()[:, 0]
+        similarity[asked, exclude[asked]] = -float("inf")
+        available -= int(len(asked) > 0)
+    return similarity.sort(dim=1, descending=True, stable=True).indices[:, : min(count, available)]
 
 
 def _spread(source: Source, candidates: Int64[numpy.ndarray, " image"]) -> list[int]:

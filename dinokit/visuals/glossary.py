@@ -113,28 +113,27 @@ CONCEPTS: tuple[tuple[str, str], ...] = (
 
 
 def title(name: str) -> str:
-    """Return the title of a logged quantity; an unknown one keeps its name."""
+    """Return the title of a logged quantity, with the objective or the part that it is of; an unknown one's name."""
     entry = _entry(name)
     if entry is None:
         return name
     if name.startswith("grad_norm/"):
         return f"{entry[0]}, {name.split('/', 1)[1]}"
-    return f"{entry[0]}, {_whose(name)}" if _whose(name) else entry[0]
+    if not name.startswith("health/"):
+        return entry[0]
+    first, *rest = name.removeprefix("health/").split("/")
+    if len(rest) == 1:
+        whose = f"{first} {rest[0].split('_')[0]}" if rest[0].endswith("_share") else first
+    else:
+        part = re.search(r"cls|patch(es)?|crops|images|student|teacher", first)
+        whose = {"cls": "CLS", "patch": "patches"}.get(part[0], part[0]) if part else ""
+    return f"{entry[0]}, {whose}" if whose else entry[0]
 
 
 def meaning(name: str) -> str:
     """Return what a logged quantity means, empty if unknown."""
     entry = _entry(name)
     return "" if entry is None else entry[1]
-
-
-def _whose(name: str) -> str:
-    """Return the objective or the part that a vital sign is of, where there is one."""
-    words = name.removeprefix("health/").split("/") if name.startswith("health/") else []
-    if len(words) == 2:
-        return f"{words[0]} {words[1].split('_')[0]}" if words[1].endswith("_share") else words[0]
-    part = re.search(r"cls|patch(es)?|crops|images|student|teacher", words[0]) if words else None
-    return {"cls": "CLS", "patch": "patches"}.get(part[0], part[0]) if part else ""
 
 
 def _entry(name: str) -> tuple[str, str] | None:

@@ -9,6 +9,7 @@ from dinokit.visuals.record import PIXELS, RANDOM, TEACHER
 
 NAMES = {TEACHER: "trained", PIXELS: "raw pixels", RANDOM: "untrained"}
 TITLES = {"knn": "k-NN accuracy", "retrieval": "Retrieval mAP"}
+COUNTS = ("step", "time", "queries", "gallery")  # of a line, no results
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,16 @@ def difference(points: float, *, noise: float) -> str:
 
 
 def _measurement(name: str, lines: list[Mapping[str, Any]]) -> Measurement | None:
-    metric = _headline_metric(lines)
-    if metric is None:
+    """Follow one number over the run: top-1 at k = 20 or the nearest k, else mAP, else the first there is."""
+    numbers = list(
+        dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, float | int))
+    )
+    top1 = [key for key in numbers if key.startswith("top1@") and key[5:].isdigit()]
+    others = ["mAP"] if "mAP" in numbers else [key for key in numbers if key not in COUNTS]
+    chosen = sorted(top1, key=lambda key: abs(int(key[5:]) - 20)) or others
+    if not chosen:
         return None
+    metric = chosen[0]
     curve: dict[int, float] = {}
     measured: dict[str, float] = {}
     for line in lines:
@@ -96,13 +104,3 @@ def _measurement(name: str, lines: list[Mapping[str, Any]]) -> Measurement | Non
         baselines={name: measured[name] for name in (PIXELS, RANDOM) if name in measured},
         queries=queries[-1] if queries else None,
     )
-
-
-def _headline_metric(lines: list[Mapping[str, Any]]) -> str | None:
-    """Choose top-1 at k = 20 or the nearest k, else mAP, else the first number there is."""
-    names = list(dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, float | int)))
-    top1 = [name for name in names if name.startswith("top1@") and name[5:].isdigit()]
-    if top1:
-        return min(top1, key=lambda name: abs(int(name[5:]) - 20))
-    others = [name for name in names if name not in ("step", "time", "queries", "gallery")]
-    return "mAP" if "mAP" in others else (others[0] if others else None)

@@ -1,14 +1,21 @@
 """The HTML page as a thing of its own: one file, no script, no request to anywhere.
 
 A content security policy in the page itself forbids all loading, so that a report can be opened from a mail or a
-cluster without a doubt. Every text goes through `text`, which escapes it.
+cluster without a doubt. Every text goes through `text`, which escapes it; images are small `data:` URIs.
 """
 
+import base64
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+LOSSLESS = 64  # pixels; up to this side a picture stays PNG, shown with hard pixel edges
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -80,3 +87,24 @@ def picture(source: str, *, alt: str, sharp: bool = False, kind: str = "") -> st
     """Return an <img>; `sharp` shows its pixels as squares when it is enlarged."""
     kinds = " ".join(part for part in ("sharp" if sharp else "", kind) if part)
     return f'<img src="{text(source)}" alt="{text(alt)}" title="{text(alt)}"' + (f' class="{kinds}">' if kinds else ">")
+
+
+def data_uri(pixels: UInt8[Tensor, "height width channel"], *, side: int = 160) -> str:
+    """Encode a picture, shrunk so that its long side is at most `side` pixels.
+
+    Gray stays gray; of any other number of channels the first three are shown, of two the first. Small pictures are
+    PNG; larger ones PNG or JPEG, whichever is smaller: photos would otherwise fill the page.
+    """
+    array = pixels[:, :, :3].numpy() if pixels.shape[2] >= 3 else pixels[:, :, 0].numpy()
+    image = Image.fromarray(array)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    kinds: dict[str, dict[str, int]] = {"png": {"optimize": True}}
+    if max(image.size) > LOSSLESS:
+        kinds["jpeg"] = {"quality": 86}
+    encoded = {}
+    for kind, options in kinds.items():
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        encoded[kind] = buffer.getvalue()
+    kind = min(encoded, key=lambda kind: len(encoded[kind]))
+    return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode('ascii')}"

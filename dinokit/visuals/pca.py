@@ -6,7 +6,7 @@ and the colours of two models can be laid side by side.
 """
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 QUANTILES = (0.02, 0.98)  # scaled to 0 and 1: a few outlying patches must not grey all the others
@@ -21,7 +21,15 @@ def pca_maps(
         grid: rows and columns of the row-major patches.
     """
     images, count, _ = patches.shape
-    scores = _oriented(components(patches.flatten(0, 1), count=3).reshape(images, count, 3), grid)
+    scores = components(patches.flatten(0, 1), count=3).reshape(images, count, 3)  # [image, patch, component]
+    border = torch.ones(grid, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    inside, outside = scores[:, ~border.flatten()], scores[:, border.flatten()]
+    # the pictures' borders come on the low side; where there is no inside, the skew decides
+    towards = (scores**3).mean(dim=(0, 1))
+    if inside.shape[1]:
+        towards = inside.mean(dim=(0, 1)) - outside.mean(dim=(0, 1))
+    scores = scores * torch.where(towards < 0, -1.0, 1.0)
     low, high = torch.quantile(scores.flatten(0, 1), torch.tensor(QUANTILES, dtype=scores.dtype), dim=0)  # [component]
     spread = high - low
     # a component that does not vary (a collapsed model) is mid-grey, not amplified noise
@@ -38,22 +46,3 @@ def components(rows: Float[Tensor, "row dim"], *, count: int) -> Float[Tensor, "
     vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(-1)[:, :count]  # [dim, component]
     scores = centred @ vectors
     return torch.nn.functional.pad(scores, (0, count - scores.shape[1]))
-
-
-def _oriented(
-    scores: Float[Tensor, "image patch component"], grid: tuple[int, int]
-) -> Float[Tensor, "image patch component"]:
-    """Flip each component so that the pictures' borders are on its low side; without an inside, its skew decides."""
-    border = _border(grid)
-    inside, outside = scores[:, ~border], scores[:, border]
-    if inside.shape[1] == 0:
-        towards = (scores**3).mean(dim=(0, 1))
-    else:
-        towards = inside.mean(dim=(0, 1)) - outside.mean(dim=(0, 1))
-    return scores * torch.where(towards < 0, -1.0, 1.0)
-
-
-def _border(grid: tuple[int, int]) -> Bool[Tensor, " patch"]:
-    border = torch.ones(grid, dtype=torch.bool)
-    border[1:-1, 1:-1] = False
-    return border.flatten()

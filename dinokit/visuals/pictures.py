@@ -1,41 +1,90 @@
-"""Images inside a page: small `data:` URIs, so that one HTML file is the whole report."""
+"""The parts of a report that are pictures: what a model makes of one, and which it finds alike, stage by stage."""
 
-import base64
-import io
+from collections.abc import Mapping, Sequence
 
-from jaxtyping import UInt8
-from PIL import Image
-from torch import Tensor
+from dinokit.visuals.chart import number
+from dinokit.visuals.gallery import ASKED, Images, Pictures, Stage, map_side
+from dinokit.visuals.page import LOSSLESS, data_uri, paragraph, picture, text
 
-LOSSLESS = 64  # pixels; up to this side a picture stays PNG, shown with hard pixel edges
-
-
-def data_uri(picture: UInt8[Tensor, "height width channel"], *, side: int = 160) -> str:
-    """Encode a picture, shrunk so that its long side is at most `side` pixels.
-
-    Small pictures are PNG; larger ones PNG or JPEG, whichever is smaller: photos would otherwise fill the page.
-    """
-    image = _image(picture)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    png = _encoded(image, "PNG", optimize=True)
-    if max(image.size) <= LOSSLESS:
-        return _uri("png", png)
-    jpeg = _encoded(image, "JPEG", quality=86)
-    return _uri("png", png) if len(png) <= len(jpeg) else _uri("jpeg", jpeg)
+COLOURED = (
+    "Every square is one of {patches} patches; patches of one colour look alike to the model. Look for parts (an edge, "
+    "a sleeve, an eye, the background) that keep their colour from picture to picture, and compare with the untrained "
+    "column. Each model has its own colours, fitted to all these pictures together: compare shapes between columns, "
+    "not hues."
+)
+FOUND = (
+    "The most similar of {count} other images to each query, by the cosine of the CLS features. Look for the kind of "
+    "likeness: brightness and outline, which untrained weights see too, or what the thing is. "
+    "Queries were drawn with a fixed random seed, not by hand."
+)
 
 
-def _image(picture: UInt8[Tensor, "height width channel"]) -> Image.Image:
-    # gray stays gray; of any other number of channels the first three are shown, of two the first
-    channels = 3 if picture.shape[2] >= 3 else 1
-    array = picture[:, :, :channels].numpy()
-    return Image.fromarray(array if channels == 3 else array[:, :, 0])
+def patches(pictures: Pictures, stages: Sequence[Stage], steps: Mapping[int, str]) -> str:
+    """Show the PCA maps of all stages beside each picture."""
+    side = map_side(pictures.side, pictures.patch_size)
+    note = COLOURED.format(patches=" by ".join(str(count) for count in stages[-1].maps.shape[1:3]))
+    note += _newest(stages, steps)
+    if side != pictures.side:
+        note += (
+            f" For these maps the pictures of {pictures.side} px were enlarged to {side} px, because patches of "
+            f"{pictures.patch_size} px would otherwise be too few to show anything; the features above are from "
+            f"{pictures.side} px."
+        )
+    cards = []
+    for row, key in enumerate(pictures.shown.keys):
+        tiles = [(_photo(pictures.shown, row), pictures.shown.name(row))]
+        for stage in stages:
+            name = steps[stage.step]
+            tiles.append((picture(data_uri(stage.maps[row]), alt=f"PCA of {key}, {name}", sharp=True), name))
+        figures = "".join(f"<figure>{image}<figcaption>{text(name)}</figcaption></figure>" for image, name in tiles)
+        cards.append(f'<li class="strip" style="--n:{len(tiles)}">{figures}</li>')
+    return paragraph(note) + f'<ul class="strips">{"".join(cards)}</ul>'
 
 
-def _encoded(image: Image.Image, kind: str, **options: int | bool) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+def neighbours(pictures: Pictures, stages: Sequence[Stage], steps: Mapping[int, str]) -> str:
+    """Show which images each stage finds most similar to some queries."""
+    shown, searched = pictures.shown, pictures.searched
+    comparable = shown.labels is not None and searched.labels is not None
+    note = FOUND.format(count=number(len(searched.keys))) + _newest(stages, steps)
+    if comparable:
+        note += f" A tick marks the query's class, a cross another one. {_agreement(pictures, stages, steps)}"
+    cards = []
+    for row in range(min(ASKED, len(shown.keys))):
+        lines = ""
+        for stage in stages:
+            tiles = ""
+            for place in stage.neighbours[row].tolist():
+                kind = "same" if shown.label(row) == searched.label(place) else "other"
+                mark = f' class="{kind}"' if comparable else ""
+                tiles += f"<li{mark}>{_photo(searched, place, side=96)}</li>"
+            lines += f"<div><span>{text(steps[stage.step])}</span><ol>{tiles}</ol></div>"
+        query = f'<div class="query">{_photo(shown, row)}<span>{text(shown.name(row))}</span></div>'
+        cards.append(f'<li class="card">{query}<div class="found">{lines}</div></li>')
+    return paragraph(note) + f'<ul class="cards">{"".join(cards)}</ul>'
 
 
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+def _newest(stages: Sequence[Stage], steps: Mapping[int, str]) -> str:
+    """Say which step the newest stage is of, where its name does not."""
+    last = stages[-1].step
+    return f" The {steps[last]} model is that of step {number(last)}." if last else ""
+
+
+def _photo(images: Images, row: int, *, side: int = 160) -> str:
+    pixels, label = images.picture(row), images.label(row)
+    alt = f"{images.keys[row]} ({label})" if label else images.keys[row]
+    return picture(data_uri(pixels, side=side), alt=alt, sharp=max(pixels.shape[:2]) <= LOSSLESS)
+
+
+def _agreement(pictures: Pictures, stages: Sequence[Stage], steps: Mapping[int, str]) -> str:
+    """Count the neighbours of the query's class; there may be fewer such images than places."""
+    shown, searched = pictures.shown, pictures.searched
+    parts = []
+    for stage in stages:
+        pairs = [(row, place) for row, places in enumerate(stage.neighbours.tolist()) for place in places]
+        same = sum(shown.label(row) == searched.label(place) for row, place in pairs)
+        parts.append(f"{same} ({steps[stage.step]})")
+    queries, places = stages[-1].neighbours.shape
+    names = [searched.label(row) for row in range(len(searched.keys))]
+    own = set(shown.indices) & set(searched.indices) if pictures.same_source else set()
+    possible = sum(min(places, names.count(shown.label(row)) - (shown.indices[row] in own)) for row in range(queries))
+    return f"Of the query's class are {', '.join(parts)}, of {possible} possible."

@@ -6,6 +6,7 @@ Everything may be missing or cut short: a run can be interrupted at any moment a
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,11 @@ class Record:
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Return steps and values of one logged quantity, finite values only."""
-        points = [(line["step"], line[name]) for line in self.log if _finite(line.get(name))]
+        points = [
+            (line["step"], line[name])
+            for line in self.log
+            if isinstance(line.get(name), int | float) and math.isfinite(line[name])
+        ]
         return [float(step) for step, _ in points], [float(value) for _, value in points]
 
     def quantities(self) -> list[str]:
@@ -99,29 +104,18 @@ def read_record(run: Path) -> Record:
     if not folder.config.is_file():
         raise UserError(f"expected a run folder with config.yaml, got {run}; give the --out of a pretrain command")
     config = read_yaml(folder.config)
+    environment: Any = {}
+    with suppress(OSError, ValueError):  # a run that was just begun has none, a torn one says nothing
+        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
     lines = [line for line in read_jsonl(folder.metrics) if isinstance(line.get("step"), int)]
     log = {line["step"]: line for line in lines if "evaluation" not in line}  # the last line of a step counts
     return Record(
         path=run,
         config=config if isinstance(config, dict) else {},
         config_text=folder.config.read_text(encoding="utf-8"),
-        environment=_read_object(folder.environment),
+        environment=environment if isinstance(environment, dict) else {},
         log=tuple(log[step] for step in sorted(log)),
         evaluations=tuple(line for line in lines if "evaluation" in line),
         bad_images=tuple(read_jsonl(folder.bad_images)),
         checkpoints={step: folder.checkpoint(step) for step in folder.steps()},
     )
-
-
-def _read_object(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError, reason
 from dinokit.core.files import write_text
-from dinokit.visuals import sections
+from dinokit.visuals import pictures, sections
 from dinokit.visuals.gallery import choose_pictures, look
 from dinokit.visuals.page import Section, document, paragraph
 from dinokit.visuals.record import Record, read_record
@@ -23,10 +23,10 @@ def write_report(run: Path) -> Path:
         UserError: if the folder is no run or cannot be written to.
     """
     record = read_record(run)
-    seen, found = _pictures(record)
+    seen, found, classes = _pictures(record)
     page = document(
         title=f"{run.resolve().name} · dinokit",
-        header=sections.header(record),
+        header=sections.header(record, classes=classes),
         sections=(
             Section("Result", "How good are the features?", sections.measured(record)),
             Section("Learning", "How it learned", sections.learning(record)),
@@ -46,16 +46,16 @@ def write_report(run: Path) -> Path:
     return run / FILE
 
 
-def _pictures(record: Record) -> tuple[str, str]:
-    """Return the parts with pictures, or one that says why there are none."""
+def _pictures(record: Record) -> tuple[str, str, tuple[str, ...]]:
+    """Return the parts with pictures, or one that says why there are none, and the classes of the pictures."""
     steps = record.stages()
     data = record.setting("experiment.data.source")
     if not steps:
-        return paragraph("There are no pictures: the run has no checkpoint yet.", kind="none"), ""
+        return paragraph("There are no pictures: the run has no checkpoint yet.", kind="none"), "", ()
     try:
-        pictures = choose_pictures(str(data or ""), load(record.checkpoints[steps[-1]]))
-        stages = [look(record.checkpoints[step], step, pictures) for step in steps]
+        chosen = choose_pictures(str(data or ""), load(record.checkpoints[steps[-1]]))
+        stages = [look(record.checkpoints[step], step, chosen) for step in steps]
     except UserError as error:
-        return paragraph(f"There are no pictures: {error}.", kind="none"), ""
+        return paragraph(f"There are no pictures: {error}.", kind="none"), "", ()
     names = sections.stage_names(steps, finished=record.finished)
-    return sections.patches(pictures, stages, names), sections.neighbours(pictures, stages, names)
+    return pictures.patches(chosen, stages, names), pictures.neighbours(chosen, stages, names), chosen.shown.classes

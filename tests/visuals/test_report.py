@@ -65,6 +65,7 @@ def test_a_finished_run_is_told_in_full(make_run: MakeFolder, make_folder: MakeF
         assert f"<figcaption>{stage}</figcaption>" in page
     assert reader.tags.count("img") == 8 * 4 + 6 + 6 * 3 * 6
     assert "Of the query&#x27;s class are" in page
+    assert "one of 3: a, b, c" in page.split("<nav", 1)[0]  # what the number counts
 
 
 def test_health_is_said_at_the_head_and_drawn(make_run: MakeFolder, make_folder: MakeFolder) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.visuals.pictures import data_uri
+from dinokit.visuals.page import data_uri
 
 
 def opened(uri: str) -> Image.Image:

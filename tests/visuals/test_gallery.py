@@ -1,6 +1,6 @@
 import torch
 
-from dinokit.visuals.neighbours import nearest
+from dinokit.visuals.gallery import nearest
 
 
 def test_the_order_is_by_cosine_not_length() -> None:
