@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
-from dinokit.models.features import Backbone, Features, accepted, chosen_layers
+from dinokit.models.features import Built, Features, accepted, chosen_layers
 
 STAGES = 4
 
 
-class ConvNet(Backbone):
+class ConvNet(Built):
     """Images -> Features. A subclass says how its stages follow each other."""
 
     patch_size = 32  # stride of the last stage
@@ -60,9 +60,8 @@ class ConvNet(Backbone):
         found = {}
         for index, maps in enumerate(islice(self.stages_of(images), max(wanted) + 1)):
             if index in wanted:
-                features = Features.from_maps(maps)
-                found[index] = self._normed(features) if norm and index == STAGES - 1 else features
+                found[index] = Features.from_maps(maps)
+        last = found.get(STAGES - 1)
+        if norm and last is not None:
+            found[STAGES - 1] = Features(self.norm(last.cls), last.registers, self.norm(last.patches), last.grid)
         return tuple(found[index] for index in wanted)
-
-    def _normed(self, features: Features) -> Features:
-        return Features(self.norm(features.cls), features.registers, self.norm(features.patches), features.grid)

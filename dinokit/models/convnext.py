@@ -11,6 +11,7 @@ Parameter names are the official ones. Maps are kept [batch, rows, columns, dim]
 transposing.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,9 +23,8 @@ from torch import Tensor, nn
 
 from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import default_pixels
-from dinokit.models import init
 from dinokit.models.convnet import STAGES, ConvNet
+from dinokit.models.init import ConvStyle
 
 EPS = 1e-6  # of every LayerNorm
 
@@ -34,6 +34,7 @@ class Config:
     """Architecture and initial values of a ConvNeXt; models/variants.py holds the published ones."""
 
     patch_size: ClassVar[int] = ConvNet.patch_size
+    init: ClassVar[ConvStyle] = "convnext"
     channels: int = at_least(1, 3)  # of the images
     dims: tuple[int, ...] = at_least(1, (96, 192, 384, 768))  # width of each of the four stages
     depths: tuple[int, ...] = at_least(1, (3, 3, 9, 3))  # blocks of each
@@ -59,25 +60,31 @@ class ConvNeXt(ConvNet):
 
     smallest = 32
 
-    def __init__(self, config: Config, *, seed: int = 0) -> None:
-        """Build on torch's default device with initial values from the seed; see `vit.VisionTransformer`."""
-        super().__init__()
-        self.config = config
-        self.dim = config.dim
-        self.channels = config.channels
-        self.pixels = default_pixels(config.channels)
-        device = torch.get_default_device()
-        with torch.device("meta"):
-            self._build(config)
-        init.materialise(self, "convnext", seed=seed, device=device)
+    config: Config
 
-    def fresh(self, seed: int) -> "ConvNeXt":
-        """Build the same architecture with initial values from the seed."""
-        return ConvNeXt(self.config, seed=seed)
+    def build(self, config: Config) -> None:
+        """Make the parts of the network."""
+        shrinking = [nn.ModuleList([nn.Conv2d(config.channels, config.dims[0], 4, stride=4), _norm(config.dims[0])])]
+        for before, after in zip(config.dims, config.dims[1:]):
+            shrinking.append(nn.ModuleList([_norm(before), nn.Conv2d(before, after, 2, stride=2)]))
+        self.downsample_layers = nn.ModuleList(shrinking)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Block(dim, layer_scale=config.layer_scale) for _ in range(depth)))
+            for dim, depth in zip(config.dims, config.depths)
+        )
+        self.norm = _norm(config.dim)
 
-    def initialise(self, seed: int) -> None:
-        """Set all parameters in place."""
-        init.initialise(self, "convnext", seed=seed)
+    def depth_of(self, name: str) -> int:
+        """Say where a parameter stands, see `Built`; what shrinks a map belongs to the first block after it.
+
+        Blocks are counted through the stages (ConvNeXt, arXiv:2201.03545, appendix A.1, groups them by three instead).
+        """
+        place = re.match(r"(stages|downsample_layers)\.(\d+)\.(\d+)\.", name)
+        if place is None:
+            return self.config.depth + 1
+        if place[1] == "downsample_layers" and place[2] == "0":
+            return 0
+        return 1 + sum(self.config.depths[: int(place[2])]) + (int(place[3]) if place[1] == "stages" else 0)
 
     def stages_of(
         self, images: Float[Tensor, "batch channel height width"]
@@ -90,17 +97,6 @@ class ConvNeXt(ConvNet):
                 maps = _convolved(maps, layer) if isinstance(layer, nn.Conv2d) else layer(maps)
             maps = blocks(maps)  # [batch, rows, columns, width]
             yield maps.permute(0, 3, 1, 2)  # [batch, width, rows, columns]
-
-    def _build(self, config: Config) -> None:
-        shrinking = [nn.ModuleList([nn.Conv2d(config.channels, config.dims[0], 4, stride=4), _norm(config.dims[0])])]
-        for before, after in zip(config.dims, config.dims[1:]):
-            shrinking.append(nn.ModuleList([_norm(before), nn.Conv2d(before, after, 2, stride=2)]))
-        self.downsample_layers = nn.ModuleList(shrinking)
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(Block(dim, layer_scale=config.layer_scale) for _ in range(depth)))
-            for dim, depth in zip(config.dims, config.depths)
-        )
-        self.norm = _norm(config.dim)
 
 
 class Block(nn.Module):

@@ -5,21 +5,30 @@ ConvNet and on raw pixels. Token order inside our transformers is [CLS, register
 (arXiv:2309.16588) and DINOv3 (arXiv:2508.10104).
 """
 
+import io
 import operator
+import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
+import numpy
 import torch
 from jaxtyping import Bool, Float
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from dinokit.core.errors import UserError
+from dinokit.core.errors import UserError, reason
 from dinokit.images import intensity
-from dinokit.images.normalisation import Pixels
+from dinokit.images.decode import BadImage, decode
+from dinokit.images.normalisation import Pixels, default_pixels
+from dinokit.images.prepare import prepare
+from dinokit.models import init
 
+Picture = str | Path | Image.Image | numpy.ndarray | Tensor  # a file, Pillow's, or numbers as in a .npy file
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow makes gray with
 
 
@@ -41,7 +50,7 @@ class Features:
         rows, columns = maps.shape[2:]
         patches = maps.flatten(2).transpose(1, 2)  # [batch, patch, width]
         cls = patches.mean(dim=1)  # [batch, width]
-        return Features(cls, cls.new_empty(len(cls), 0, cls.shape[1]), patches, (rows, columns))
+        return Features(cls, patches[:, :0], patches, (rows, columns))
 
     @property
     def maps(self) -> Float[Tensor, "*batch width rows columns"]:
@@ -108,19 +117,49 @@ class Backbone(nn.Module, ABC):
             self.look_at(images)
             features: Features = super().__call__(images, **options)
             return features
-        if not isinstance(images, Sequence):
-            raise UserError(f"expected a torch tensor of images or a list of such, got a {type(images).__name__}")
+        if isinstance(images, str) or not isinstance(images, Sequence):
+            raise UserError(
+                f"expected normalised tensors, got a {type(images).__name__}; of files, pictures and arrays "
+                "model.transform(...) makes them"
+            )
         if options:
             raise UserError(f"a list of images takes no {', '.join(options)}; give a batch of one size")
         return _of_each(self, images)
 
     def look_at(self, images: Tensor) -> None:
         """Warn of normalised images that cannot be meant: on the CPU always, elsewhere of the first, for it waits."""
-        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or images.is_meta
-        if self.training or traced or not images.is_floating_point() or (self._looked and images.device.type != "cpu"):
+        unseen = torch.compiler.is_compiling() or is_recorded() or images.is_meta
+        if self.training or unseen or not images.is_floating_point() or (self._looked and images.device.type != "cpu"):
             return
         self._looked = True
         intensity.warn_if_far(images)
+
+    def transform(self, pictures: Picture | Sequence[Picture]) -> Float[Tensor, "image channel height width"]:
+        """Make the batch that this model wants of pictures, as every evaluation does: resized, cropped, normalised.
+
+        The centre square of each is resized to `pixels.size`; without one each keeps its size, up to whole patches.
+        features = model(model.transform("cat.jpg"))
+
+        Args:
+            pictures: one or several: the path of a file, a Pillow image, or an array or tensor of numbers as a .npy
+                file may hold, of uint8 (255 is white) or floats (1.0 is white), channels last or first.
+        Raises:
+            UserError: if one cannot be read, or several have different sizes and the model resizes none.
+        """
+        several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
+        found = []
+        for picture in pictures if several else [pictures]:
+            try:
+                image = decode(_bytes_of(picture), channels=self.channels)
+            except BadImage as error:
+                name = picture if isinstance(picture, str | Path) else f"the {type(picture).__name__}"
+                raise UserError(f"{name} cannot be read: {error}") from error
+            found.append(prepare(image, size=self.pixels.size, patch_size=self.patch_size))
+        if len({image.shape for image in found}) != 1:
+            sizes = " and ".join(sorted({f"{image.shape[1]}x{image.shape[2]}" for image in found})) or "none"
+            raise UserError(f"expected at least one picture, all of one size, got {sizes}; transform each alone")
+        like = next(self.parameters(), torch.empty(0))
+        return self.pixels.normalise(intensity.to_unit(intensity.stacked(found)).to(like.device))
 
     @abstractmethod
     def forward(
@@ -150,6 +189,74 @@ class Backbone(nn.Module, ABC):
         twin = self.fresh(seed)
         twin.pixels = self.pixels
         return twin.eval()
+
+
+class Built(Backbone):
+    """A backbone made from a configuration with initial values from a seed; a subclass says what it is made of."""
+
+    config: Any
+
+    def __init__(self, config: Any, *, seed: int = 0) -> None:
+        """Build on torch's default device with initial values from the seed.
+
+        On the meta device nothing is allocated: call `to_empty(device=...)`, then `initialise(seed)`. Whoever trains
+        or loads the weights sets `pixels`; until then it is ImageNet's, or [-1, 1] for other than three channels.
+
+        Args:
+            config: sizes of the network, with `init`, the style of its initial values.
+        """
+        super().__init__()
+        self.config = config
+        self.dim, self.patch_size, self.channels = config.dim, config.patch_size, config.channels
+        self.pixels = default_pixels(config.channels)
+        device = torch.get_default_device()
+        with torch.device("meta"):
+            self.build(config)
+        init.materialise(self, config.init, seed=seed, device=device)
+
+    @abstractmethod
+    def build(self, config: Any) -> None:
+        """Make the parts of the network; called once, on the meta device."""
+
+    @abstractmethod
+    def depth_of(self, name: str) -> int:
+        """Say where a parameter stands: 0 in what embeds the images, n in the n-th block, one more behind the last."""
+
+    def fresh(self, seed: int) -> "Built":
+        """Build the same architecture with initial values from the seed."""
+        return type(self)(self.config, seed=seed)
+
+    def initialise(self, seed: int) -> None:
+        """Set all parameters and buffers in place."""
+        init.initialise(self, self.config.init, seed=seed)
+
+
+def is_recorded() -> bool:
+    """Tell whether the steps are being written down for images of other sizes: torch.export, or tracing for ONNX.
+
+    What is computed may then not follow from the sizes at hand.
+    """
+    return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()
+
+
+def _bytes_of(picture: Picture) -> bytes:
+    """Return a picture as a file would hold it, so that `decode` alone knows what pixels mean."""
+    if isinstance(picture, str | Path):
+        try:
+            return Path(os.path.expanduser(picture)).read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {picture}: {reason(error)}") from error
+    file = io.BytesIO()
+    if isinstance(picture, Image.Image):
+        ImageOps.exif_transpose(picture).save(file, "TIFF")
+    elif isinstance(picture, Tensor | numpy.ndarray):
+        numpy.save(file, picture.numpy(force=True) if isinstance(picture, Tensor) else picture, allow_pickle=False)
+    else:
+        raise UserError(
+            f"expected the path of an image, a Pillow image or an array, got a {type(picture).__name__}; "
+            "several go into a list"
+        )
+    return file.getvalue()
 
 
 def _of_each(backbone: Backbone, images: Sequence[Float[Tensor, "..."]]) -> list[Features]:
@@ -206,7 +313,7 @@ def accepted(
         images = (images * images.new_tensor(LUMINANCE).view(3, 1, 1)).sum(dim=1, keepdim=True)
     elif found != channels:
         raise UserError(f"the model takes {channels} channels, the images have {found}")
-    if min(height, width) < side:
+    if height < side or width < side:  # no minimum: torch.export would take down which of the two is smaller
         raise UserError(
             f"images of {height}x{width} pixels are smaller than one patch of {side}x{side}; "
             "enlarge them or use a model with smaller patches"

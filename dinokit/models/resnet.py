@@ -11,20 +11,19 @@ up, and the last row and column may see less than a whole patch.
 Parameter names are torchvision's, which are also those of the official file.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import default_pixels
-from dinokit.models import init
 from dinokit.models.convnet import STAGES, ConvNet
+from dinokit.models.init import ConvStyle
 
 EXPANSION = 4  # a bottleneck's output is so many times wider than its inside
 
@@ -34,6 +33,7 @@ class Config:
     """Architecture of a ResNet of bottlenecks; the defaults are ResNet-50."""
 
     patch_size: ClassVar[int] = ConvNet.patch_size
+    init: ClassVar[ConvStyle] = "resnet"
     channels: int = at_least(1, 3)  # of the images
     width: int = at_least(1, 64)  # of the first convolution; doubles with every stage
     depths: tuple[int, ...] = at_least(1, (3, 4, 6, 3))  # bottlenecks of each of the four stages
@@ -58,25 +58,26 @@ class ResNet(ConvNet):
 
     smallest = 1
 
-    def __init__(self, config: Config, *, seed: int = 0) -> None:
-        """Build on torch's default device with initial values from the seed; see `vit.VisionTransformer`."""
-        super().__init__()
-        self.config = config
-        self.dim = config.dim
-        self.channels = config.channels
-        self.pixels = default_pixels(config.channels)
-        device = torch.get_default_device()
-        with torch.device("meta"):
-            self._build(config)
-        init.materialise(self, "resnet", seed=seed, device=device)
+    config: Config
 
-    def fresh(self, seed: int) -> "ResNet":
-        """Build the same architecture with initial values from the seed."""
-        return ResNet(self.config, seed=seed)
+    def build(self, config: Config) -> None:
+        """Make the parts of the network."""
+        self.conv1 = nn.Conv2d(config.channels, config.width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(config.width)
+        stages, dim = [], config.width
+        for index, depth in enumerate(config.depths):
+            width, first = config.width * 2**index, 1 if index == 0 else 2  # stride of the first bottleneck
+            out = EXPANSION * width
+            rest = (Bottleneck(out, width, stride=1) for _ in range(depth - 1))
+            stages.append(nn.Sequential(Bottleneck(dim, width, stride=first), *rest))
+            dim = out
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.norm = nn.Identity()
 
-    def initialise(self, seed: int) -> None:
-        """Set all parameters and buffers in place."""
-        init.initialise(self, "resnet", seed=seed)
+    def depth_of(self, name: str) -> int:
+        """Say where a parameter stands, see `Built`; bottlenecks are counted through the stages."""
+        place = re.match(r"layer(\d+)\.(\d+)\.", name)
+        return 0 if place is None else 1 + sum(self.config.depths[: int(place[1]) - 1]) + int(place[2])
 
     def stages_of(
         self, images: Float[Tensor, "batch channel height width"]
@@ -87,18 +88,6 @@ class ResNet(ConvNet):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             maps = stage(maps)  # [batch, width, rows, columns]
             yield maps
-
-    def _build(self, config: Config) -> None:
-        self.conv1 = nn.Conv2d(config.channels, config.width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(config.width)
-        widths = [config.width * 2**stage for stage in range(STAGES)]
-        inputs = [config.width, *(EXPANSION * width for width in widths)]
-        stages = [
-            _stage(dim, width, depth, stride=1 if index == 0 else 2)
-            for index, (dim, width, depth) in enumerate(zip(inputs, widths, config.depths))
-        ]
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.norm = nn.Identity()
 
 
 class Bottleneck(nn.Module):
@@ -122,8 +111,3 @@ class Bottleneck(nn.Module):
         inner = F.relu(self.bn1(self.conv1(maps)))  # [batch, width, height, width]
         inner = F.relu(self.bn2(self.conv2(inner)))  # [batch, width, rows, columns]
         return F.relu(self.bn3(self.conv3(inner)) + self.downsample(maps))  # [batch, out, rows, columns]
-
-
-def _stage(dim: int, width: int, depth: int, *, stride: int) -> nn.Sequential:
-    rest = (Bottleneck(EXPANSION * width, width, stride=1) for _ in range(depth - 1))
-    return nn.Sequential(Bottleneck(dim, width, stride=stride), *rest)

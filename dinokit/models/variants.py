@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 
 from dinokit.models import convnext, resnet
 from dinokit.models.architecture import Architecture, kind
-from dinokit.models.ffn import swiglu_hidden
-from dinokit.models.rope import Config as RopeConfig
+from dinokit.models.block import swiglu_hidden
+from dinokit.models.position import RopeConfig
 from dinokit.models.vit import Config
 
 

@@ -1,33 +1,34 @@
 """The vision transformer of DINO (arXiv:2104.14294), DINOv2 (2304.07193, 2309.16588) and DINOv3 (2508.10104).
 
-    z0 = [CLS + pos, registers, patches + pos]          (ViT, arXiv:2010.11929, equation 1; registers: no position)
+    patches = W [pixels of a patch]                      (ViT, arXiv:2010.11929, section 3.1, equation 1)
+    z0 = [CLS + pos, registers, patches + pos]           (the same; registers: no position)
     z_l = block_l(z_{l-1}, rotation)                     (block.py; with RoPE there is no pos, but a rotation)
     output = norm(z_L)
+
+A small network on small images learns faster when an overlapping convolution comes before the patches
+(arXiv:2106.14881): the patch grid then cuts less of what straddles it. None of the published models has one.
 
 Parameter names are the official ones of DINOv2 wherever those exist.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core.bounds import above, at_least, between
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import default_pixels
-from dinokit.models import init, position
-from dinokit.models.attention import Bias
-from dinokit.models.block import Block
-from dinokit.models.features import Backbone, Features, chosen_layers
-from dinokit.models.ffn import Mlp, SwiGlu
+from dinokit.models.block import Bias, Block, Mlp, SwiGlu
+from dinokit.models.features import Built, Features, accepted, chosen_layers
 from dinokit.models.init import Style
-from dinokit.models.patch import PatchEmbed
-from dinokit.models.rope import Config as RopeConfig
-from dinokit.models.rope import Rope, Rotation
+from dinokit.models.position import Rope, RopeConfig, Rotation, resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Config:
     stem: int | None = at_least(1, None)  # channels of a convolution before the patches; null: none, as published
     mask_token: bool = True  # a learned vector in place of hidden patches; needed by masked objectives
     ffn: Literal["mlp", "swiglu"] = "mlp"  # feed-forward network of a block
-    ffn_hidden: int = at_least(1, 1536)  # its inner width; mlp: usually 4 * dim, swiglu: see ffn.swiglu_hidden
+    ffn_hidden: int = at_least(1, 1536)  # its inner width; mlp: usually 4 * dim, swiglu: see block.swiglu_hidden
     qkv_bias: Bias = "qv"  # attention bias of queries, keys, values; "qv" masks the useless one of the keys
     position: Literal["rope", "offset", "antialias"] = "rope"  # rotary, or a learned table and how it is resized
     position_grid: int | None = None  # side of the learned table in patches; null with rope
@@ -61,9 +62,6 @@ class Config:
             raise UserError(f"vit dim {self.dim} is not divisible by {self.heads} heads; change one of them")
         if self.stem is not None and self.patch_size % 2:
             raise UserError(f"vit stem needs an even patch size, got {self.patch_size}")
-        self._check_position()
-
-    def _check_position(self) -> None:
         if self.position == "rope":
             if self.dim // self.heads % 4:
                 raise UserError(f"RoPE needs dim / heads to be a multiple of 4, got {self.dim} / {self.heads}")
@@ -76,54 +74,44 @@ class Config:
             raise UserError(f"rope options have no use with position {self.position}; remove them or use position rope")
 
 
-class VisionTransformer(Backbone):
+class VisionTransformer(Built):
     """Images of any size -> Features."""
 
-    def __init__(self, config: Config, *, seed: int = 0) -> None:
-        """Build on torch's default device with initial values from the seed.
+    config: Config
 
-        On the meta device nothing is allocated: call `to_empty(device=...)`, then `initialise(seed)`. Whoever trains
-        or loads the weights sets `pixels`; until then it is ImageNet's, or [-1, 1] for other than three channels.
-        """
-        super().__init__()
-        self.config = config
-        self.dim = config.dim
-        self.patch_size = config.patch_size
-        self.channels = config.channels
-        self.pixels = default_pixels(config.channels)
-        device = torch.get_default_device()
-        with torch.device("meta"):
-            self._build(config)
-        init.materialise(self, config.init, seed=seed, device=device)
-
-    def fresh(self, seed: int) -> "VisionTransformer":
-        """Build the same architecture with initial values from the seed."""
-        return VisionTransformer(self.config, seed=seed)
-
-    def initialise(self, seed: int) -> None:
-        """Set all parameters and buffers in place."""
-        init.initialise(self, self.config.init, seed=seed)
-
-    def _build(self, config: Config) -> None:
-        def token(*shape: int, exists: bool = True) -> nn.Parameter | None:
-            return nn.Parameter(torch.empty(*shape, config.dim)) if exists else None
-
-        def norm(*, exists: bool = True) -> nn.LayerNorm | None:
-            return nn.LayerNorm(config.dim, eps=config.norm_eps) if exists else None
-
+    def build(self, config: Config) -> None:
+        """Make the parts of the network."""
+        norm = partial(nn.LayerNorm, config.dim, eps=config.norm_eps)
         cells = (config.position_grid or 0) ** 2
-        self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim))
-        self.register_tokens = token(1, config.registers, exists=config.registers > 0)
-        self.mask_token = token(1, exists=config.mask_token)
-        self.pos_embed = token(1, 1 + cells, exists=cells > 0)
+        network = {"mlp": Mlp, "swiglu": SwiGlu}[config.ffn]
+        growth = max(config.depth - 1, 1) if config.drop_path_shape == "linear" else 0  # blocks from none to all of it
+
+        def token(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, config.dim))
+
+        self.cls_token = token(1, 1)
+        self.register_tokens = token(1, config.registers) if config.registers else None
+        self.mask_token = token(1) if config.mask_token else None
+        self.pos_embed = token(1, 1 + cells) if cells else None
         self.patch_embed = PatchEmbed(
             patch_size=config.patch_size, channels=config.channels, dim=config.dim, stem=config.stem
         )
         self.rope_embed = Rope(config.dim // config.heads, config.rope) if config.position == "rope" else None
-        self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
-        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.cls_norm = norm(exists=config.untie_cls_norm)
-        self.local_cls_norm = norm(exists=config.untie_local_cls_norm)
+        self.blocks = nn.ModuleList(
+            Block(
+                config.dim,
+                heads=config.heads,
+                bias=config.qkv_bias,
+                ffn=network(config.dim, config.ffn_hidden),
+                layer_scale=config.layer_scale,
+                drop_path=config.drop_path * (index / growth if growth else 1.0),
+                norm_eps=config.norm_eps,
+            )
+            for index in range(config.depth)
+        )
+        self.norm = norm()
+        self.cls_norm = norm() if config.untie_cls_norm else None
+        self.local_cls_norm = norm() if config.untie_local_cls_norm else None
 
     def forward(
         self,
@@ -167,34 +155,35 @@ class VisionTransformer(Backbone):
         chosen, rotation = next(steps)
         return chosen.attn.maps(chosen.norm1(tokens), rotation)
 
+    def depth_of(self, name: str) -> int:
+        """Say where a parameter stands, see `Built`."""
+        block = re.match(r"blocks\.(\d+)\.", name)
+        return int(block[1]) + 1 if block else self.config.depth + 1 if "norm" in name else 0
+
     def _embed(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
         patches, grid = self.patch_embed(images)  # [batch, patch, dim]
         if masks is not None:
-            patches = self._hidden(patches, masks)
+            if self.mask_token is None:
+                raise UserError("masks need a mask token; build the model with mask_token=True")
+            if masks.shape != patches.shape[:2]:
+                raise UserError(f"masks must have shape {tuple(patches.shape[:2])}, got {tuple(masks.shape)}")
+            if masks.dtype != torch.bool:
+                raise UserError(f"masks must be bool, True where a patch is hidden, got {masks.dtype}")
+            patches = torch.where(masks[..., None], self.mask_token.to(patches.dtype), patches)
         cls: Tensor = self.cls_token
         if self.pos_embed is not None:
             assert self.config.position != "rope"
-            table = position.resized(self.pos_embed, grid, how=self.config.position)  # [1, 1 + patch, dim]
+            table = resized(self.pos_embed, grid, how=self.config.position)  # [1, 1 + patch, dim]
             cls, patches = cls + table[:, :1], patches + table[:, 1:]
         prefix = cls if self.register_tokens is None else torch.cat([cls, self.register_tokens], dim=1)
-        return torch.cat([prefix.expand(len(patches), -1, -1), patches], dim=1), grid  # [batch, token, dim]
-
-    def _hidden(self, patches: Tensor, masks: Tensor) -> Tensor:
-        if self.mask_token is None:
-            raise UserError("masks need a mask token; build the model with mask_token=True")
-        if masks.shape != patches.shape[:2]:
-            raise UserError(f"masks must have shape {tuple(patches.shape[:2])}, got {tuple(masks.shape)}")
-        if masks.dtype != torch.bool:
-            raise UserError(f"masks must be bool, True where a patch is hidden, got {masks.dtype}")
-        return torch.where(masks[..., None], self.mask_token.to(patches.dtype), patches)
-
-    def _rotations(self, grid: tuple[int, int]) -> Iterator[Rotation | None]:
-        if self.rope_embed is None:
-            return iter([None] * self.config.depth)
-        return self.rope_embed.rotations(grid, prefix=1 + self.config.registers, blocks=self.config.depth)
+        return torch.cat([prefix.expand(patches.shape[0], -1, -1), patches], dim=1), grid  # [batch, token, dim]
 
     def _steps(self, grid: tuple[int, int]) -> Iterator[tuple[Block, Rotation | None]]:
-        for block, rotation in zip(self.blocks, self._rotations(grid)):
+        rotations: Iterable[Rotation | None] = [None] * self.config.depth
+        if self.rope_embed is not None:
+            prefix, depth = 1 + self.config.registers, self.config.depth
+            rotations = self.rope_embed.rotations(grid, prefix=prefix, blocks=depth)
+        for block, rotation in zip(self.blocks, rotations):
             assert isinstance(block, Block)
             yield block, rotation
 
@@ -210,15 +199,43 @@ class VisionTransformer(Backbone):
         return Features(first[:, 0], first[:, 1:], patches, grid)
 
 
-def _block(config: Config, index: int) -> Block:
-    network = {"mlp": Mlp, "swiglu": SwiGlu}[config.ffn]
-    share = 1.0 if config.drop_path_shape == "uniform" else index / max(config.depth - 1, 1)
-    return Block(
-        config.dim,
-        heads=config.heads,
-        bias=config.qkv_bias,
-        ffn=network(config.dim, config.ffn_hidden),
-        layer_scale=config.layer_scale,
-        drop_path=config.drop_path * share,
-        norm_eps=config.norm_eps,
-    )
+class PatchEmbed(nn.Module):
+    """Cut images into `patch_size` x `patch_size` squares and embed each.
+
+    Any height and width, also those that are no multiple of the patch: trailing pixels at the bottom and at the right
+    that do not fill a patch are ignored, as in the official convolution.
+    """
+
+    def __init__(self, *, patch_size: int, channels: int, dim: int, stem: int | None = None) -> None:
+        """Build the map.
+
+        Args:
+            stem: channels of a 4 x 4 convolution with stride 2 in front; the patch size is then even.
+        """
+        super().__init__()
+        self.patch_size = patch_size
+        self.channels = channels
+        self.stem = None if stem is None else nn.Conv2d(channels, stem, kernel_size=4, stride=2, padding=1)
+        side = patch_size if stem is None else patch_size // 2
+        self.proj = nn.Conv2d(stem or channels, dim, kernel_size=side, stride=side)
+
+    def forward(
+        self, images: Float[Tensor, "batch channel height width"]
+    ) -> tuple[Float[Tensor, "batch patch dim"], tuple[int, int]]:
+        """Return the patches, row-major, and their grid (rows, columns).
+
+        A model of one channel sees the luminance of RGB images, as if they had been decoded to gray.
+
+        Raises:
+            UserError: if the images have no batch axis, another number of channels, or are smaller than a patch.
+        """
+        images = accepted(images, channels=self.channels, side=self.patch_size, dtype=self.proj.weight.dtype)
+        if self.stem is not None:
+            images = F.gelu(self.stem(images))  # [batch, stem, height / 2, width / 2]
+        side = self.proj.kernel_size[0]
+        grid = images.shape[2] // side, images.shape[3] // side
+        # a convolution whose windows do not overlap is one matrix product, and on a CPU a faster one
+        whole = images[..., : grid[0] * side, : grid[1] * side]
+        squares = whole.reshape(whole.shape[0], -1, grid[0], side, grid[1], side).permute(0, 2, 4, 1, 3, 5)
+        patches = squares.flatten(3).flatten(1, 2)  # [batch, patch, channel * side * side]
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), grid

@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinokit.models import attention
+from dinokit.models import block
 
 
 def _gradients(how: str, role: Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, ...]:
-    monkeypatch.setattr(attention, "SHORT", {role.dtype: role.shape[-2]} if how == "short" else {})
+    monkeypatch.setattr(block, "SHORT", {role.dtype: role.shape[-2]} if how == "short" else {})
     roles = role.clone().requires_grad_()
-    mixed = attention.attend(*roles)
+    mixed = block.attend(*roles)
     mixed.backward(torch.ones_like(mixed).cumsum(-1) / mixed.shape[-1])
     assert roles.grad is not None
     return mixed.detach(), roles.grad
@@ -40,6 +40,6 @@ def test_autocast_keeps_no_wide_matrix_of_short_rows() -> None:
         return tensor
 
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda it: it):
-        attention.attend(*roles)
+        block.attend(*roles)
     assert kept
     assert set(kept) == {torch.bfloat16}

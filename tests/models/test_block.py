@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from dinokit.models.block import LayerScale, add_branch
-from dinokit.models.ffn import SwiGlu, swiglu_hidden
+from dinokit.models.block import LayerScale, SwiGlu, add_branch, swiglu_hidden
 from dinokit.models.init import initialise
 
 

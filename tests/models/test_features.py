@@ -131,8 +131,6 @@ def test_what_raw_pixels_cannot_do_is_an_error() -> None:
         backbone(torch.zeros(1, 3, 4, 5))
     with pytest.raises(UserError, match="masked"):
         backbone(images, masks=torch.zeros(1, 16, dtype=torch.bool))
-    with pytest.raises(UserError, match="single layer"):
-        backbone.intermediate(images, 2)
     with pytest.raises(UserError, match="multiple"):
         RawPixels(size=5, patch_size=2)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinokit.core.errors import UserError
-from dinokit.models import rope
+from dinokit.models.position import RopeConfig
 from dinokit.models.variants import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
 
@@ -183,7 +183,7 @@ def test_untied_norms_go_where_they_belong() -> None:
 
 
 def test_position_augmentation_only_in_training_and_anew_for_every_block() -> None:
-    config = replace(ROPE, rope=rope.Config(rescale=2.0))
+    config = replace(ROPE, rope=RopeConfig(rescale=2.0))
     model, plain, batch = VisionTransformer(config).eval(), VisionTransformer(ROPE).eval(), images()
     torch.testing.assert_close(model(batch).patches, plain(batch).patches, atol=0, rtol=0)
     model.train()
@@ -260,7 +260,10 @@ def test_images_are_taken_in_the_precision_of_the_weights() -> None:
         ({"drop_path": 1.0}, "drop_path"),
         ({"position_grid": 4}, "position_grid 4 has no use"),
         ({"position": "offset"}, "needs position_grid"),
-        ({"position": "offset", "position_grid": 4, "rope": rope.Config(rescale=2.0)}, "rope options have no use"),
+        (
+            {"position": "offset", "position_grid": 4, "rope": RopeConfig(rescale=2.0)},
+            "rope options have no use",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_errors(change: dict[str, object], message: str) -> None:

@@ -10,9 +10,9 @@ from dinokit.core.errors import UserError
 from dinokit.images.normalisation import Pixels
 from dinokit.models import convnext, resnet, vit
 from dinokit.models.architecture import Architecture, Network
+from dinokit.models.block import swiglu_hidden
 from dinokit.models.convnet import STAGES
-from dinokit.models.ffn import swiglu_hidden
-from dinokit.models.rope import Config as RopeConfig
+from dinokit.models.position import RopeConfig
 from dinokit.peers import huggingface as peers
 
 LAYER_SCALE = "layer_scale_init_value"

@@ -16,7 +16,7 @@ from dinokit.core.errors import UserError
 from dinokit.models import convnext, head, resnet, vit
 from dinokit.models.architecture import Architecture
 from dinokit.models.convnet import STAGES
-from dinokit.models.rope import Config as RopeConfig
+from dinokit.models.position import RopeConfig
 
 CONVNEXT, RESNET = "downsample_layers.", "layer1."  # how names begin that no other network has
 SHOWN = 8  # keys per error message

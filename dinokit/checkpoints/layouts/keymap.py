@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dinokit.core.errors import UserError
-from dinokit.models import convnext, resnet, rope, vit
+from dinokit.models import convnext, position, resnet, vit
 from dinokit.models.architecture import Architecture, build
 
 State = dict[str, Tensor]
@@ -87,7 +87,7 @@ def periods(config: Architecture, rounded: object) -> State:
         return {}
     if rounded not in (None, "bfloat16"):
         raise UserError(f"config.json: rope_periods must be 'bfloat16' or absent, got {rounded!r}")
-    exact = rope.periods(config.dim // config.heads // 4, config.rope)
+    exact = position.periods(config.dim // config.heads // 4, config.rope)
     return {PERIODS: exact if rounded is None else exact.bfloat16().float()}
 
 
