@@ -2,10 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from dinokit.core.bounds import above, between
 from dinokit.core.errors import UserError
 
@@ -34,18 +30,6 @@ class Pixels:
         if len(self.mean) not in (1, channels):
             have = f"pixels.mean and pixels.std have {len(self.mean)} values, the images {channels} channels"
             raise UserError(f"{have}; give 1 or {channels} values")
-
-    def normalise(
-        self, images: Float[Tensor, "*batch channel height width"]
-    ) -> Float[Tensor, "*batch channel height width"]:
-        """Normalise images in which 1.0 is white.
-
-        Raises:
-            UserError: if they have another number of channels.
-        """
-        self.check_channels(images.shape[-3])
-        mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (self.mean, self.std))
-        return (images - mean) / std
 
 
 def default_pixels(channels: int) -> Pixels:

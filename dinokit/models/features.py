@@ -146,9 +146,9 @@ class Backbone(nn.Module, ABC):
         Raises:
             UserError: if one cannot be read, or several have different sizes and the model resizes none.
         """
-        several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
+        several = [pictures] if isinstance(pictures, str) or not isinstance(pictures, Sequence) else pictures
         found = []
-        for picture in pictures if several else [pictures]:
+        for picture in several:
             try:
                 image = decode(_bytes_of(picture), channels=self.channels)
             except BadImage as error:
@@ -159,7 +159,7 @@ class Backbone(nn.Module, ABC):
             sizes = " and ".join(sorted({f"{image.shape[1]}x{image.shape[2]}" for image in found})) or "none"
             raise UserError(f"expected at least one picture, all of one size, got {sizes}; transform each alone")
         like = next(self.parameters(), torch.empty(0))
-        return self.pixels.normalise(intensity.to_unit(intensity.stacked(found)).to(like.device))
+        return intensity.normalised(intensity.to_unit(intensity.stacked(found)).to(like.device), self.pixels)
 
     @abstractmethod
     def forward(

@@ -175,7 +175,7 @@ def test_an_absurd_image_size_is_refused(tmp_path: Path, make_vit: MakeVit) -> N
     about = json.loads(header(backbone.config, backbone.pixels, step=0)["dinokit"])
     about["pixels"]["size"] = 10**9
     save_file(backbone.state_dict(), tmp_path / "x.safetensors", {"dinokit": json.dumps(about)})
-    assert "pixels.size must be a side of 1 to" in refusal(tmp_path / "x.safetensors")
+    assert "size must be between 1 and" in refusal(tmp_path / "x.safetensors")
 
 
 def test_the_meta_device_computes_nothing() -> None:
@@ -210,7 +210,7 @@ for call in calls:
     assert said[1].startswith("expected images of shape [batch, channel, height, width], got [3, 32, 32]")
     assert said[2:] == [
         "expected normalised images of floating point numbers, got torch.uint8; see model.pixels",
-        "expected a torch tensor of images or a list of such, got a NoneType",
+        "expected normalised tensors, got a NoneType; of files, pictures and arrays model.transform(...) makes them",
         "expected a torch tensor of images, got a list",
         "expected at least one image, got a batch of none",
         "masks must be bool, True where a patch is hidden, got torch.float32",

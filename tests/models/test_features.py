@@ -1,17 +1,23 @@
 """Features, lists of images of any sizes, and the raw-pixel backbone."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dinokit.core.errors import UserError
+from dinokit.images import intensity
 from dinokit.images.normalisation import Pixels
+from dinokit.images.prepare import prepare
 from dinokit.models import convnext, resnet, vit
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
 from dinokit.models.pixels import RawPixels
+from tests.conftest import MakeVit
 
 ROPE = vit.Config(patch_size=16, dim=16, depth=2, heads=2, registers=2, ffn_hidden=32, layer_scale=0.5)
 BACKBONES: dict[str, Architecture] = {
@@ -142,3 +148,29 @@ def test_pixels_need_matching_statistics() -> None:
         Pixels((0.5,), (0.0,))
     with pytest.raises(UserError, match="size"):
         Pixels(size=0)
+
+
+def test_pictures_become_what_evaluations_show_a_model(tmp_path: Path, make_vit: MakeVit) -> None:
+    model, pixels = make_vit(size=8), torch.arange(3 * 12 * 16, dtype=torch.uint8).view(3, 12, 16)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    picture.save(tmp_path / "a.png")
+    expected = intensity.normalised(prepare(pixels, size=8, patch_size=4)[None] / 255, model.pixels)
+    for kind in (tmp_path / "a.png", str(tmp_path / "a.png"), picture, numpy.asarray(picture), pixels, pixels / 255):
+        torch.testing.assert_close(model.transform(kind), expected, atol=0.04, rtol=0)  # floats are not rounded
+        assert torch.equal(model.transform([kind, kind]), model.transform(kind).repeat(2, 1, 1, 1))
+    lying = picture.rotate(90, expand=True)
+    lying.getexif()[0x0112] = 6  # to be turned back
+    assert torch.equal(model.transform(lying), expected)
+    assert model(model.transform(picture)).cls.shape == (1, model.dim)
+    assert make_vit(size=None).transform(picture.resize((17, 9))).shape == (1, 3, 8, 16)
+
+
+def test_pictures_that_cannot_be_shown_are_named(tmp_path: Path, make_vit: MakeVit) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    model = make_vit(size=None)
+    with pytest.raises(UserError, match=r"a\.png cannot be read"):
+        model.transform(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"cannot read .*b\.png: No such file"):
+        model.transform(tmp_path / "b.png")
+    with pytest.raises(UserError, match="of one size, got 12x16 and 8x8"):
+        model.transform([torch.zeros(3, 12, 16), torch.zeros(3, 8, 8)])
