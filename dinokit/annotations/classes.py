@@ -85,8 +85,8 @@ class Tones:
 
     def __init__(self) -> None:
         self.whites: dict[int, Path] = {}  # the one value beside 0 -> a mask
-        self.soft: list[Path] = []
-        self.others: Path | None = None  # a mask that is neither
+        self.soft: dict[Path, set[int]] = {}  # and its values
+        self.others: dict[Path, set[int]] = {}  # masks that are neither
 
     def add(self, path: Path, mask: Mask) -> None:
         """Take a mask that is not in colours into account."""
@@ -96,9 +96,9 @@ class Tones:
         if len(levels) == 2 and levels[0] == 0 and levels[1] <= IGNORED:
             self.whites.setdefault(levels[1], path)
         elif mask.lossy or _soft(mask.values):
-            self.soft.append(path)
+            self.soft[path] = set(levels)
         else:
-            self.others = self.others or path
+            self.others[path] = set(levels)
 
     def white(self) -> int | None:
         """Return the value that is white, None for numbers.
@@ -107,21 +107,23 @@ class Tones:
             UserError: if masks contradict each other.
         """
         whites = {value: path for value, path in self.whites.items() if value >= _MIDDLE}
-        numbers = self.others or next((path for value, path in self.whites.items() if value < _MIDDLE), None)
-        if numbers is not None and self.soft:
+        numbers = next(iter((*self.others, *(path for value, path in self.whites.items() if value < _MIDDLE))), None)
+        known = {0, IGNORED}.union(*self.others.values(), self.whites)
+        soft = [path for path, levels in self.soft.items() if numbers is None or not levels <= known]
+        if numbers is not None and soft:
             raise UserError(
-                f"{self.soft[0]} has soft or lossy edges, whose values are no classes, {numbers} holds numbers; save "
+                f"{soft[0]} has soft or lossy edges, whose values are no classes, but {numbers} holds numbers; save "
                 "masks without smoothing, as PNG"
             )
         if numbers is None and len(whites) > 1:
             both = " and ".join(f"{value} in {path}" for value, path in sorted(whites.items()))
             raise UserError(f"masks hold one value beside 0: {both}; say in classes.json what each is")
-        if numbers is not None or not (whites or self.soft):
+        if numbers is not None or not (whites or soft):
             return None
         white = next(iter(whites), IGNORED)
-        if self.soft:
-            more = f" and {len(self.soft) - 1} more" if len(self.soft) > 1 else ""
-            info(f"masks with soft edges ({self.soft[0].name}{more}): what is above {white // 2} is foreground")
+        if soft:
+            more = f" and {len(soft) - 1} more" if len(soft) > 1 else ""
+            info(f"masks with soft edges ({soft[0].name}{more}): what is above {white // 2} is foreground")
         return white
 
 
@@ -180,9 +182,8 @@ def _soft(values: Values) -> bool:
     corner = values[:-1, :-1]
     flat = between[:-1, :-1] & (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
     count = numpy.count_nonzero(between)
-    spread = len(levels) > 2 or (count and levels[0] >= _MIDDLE // 2)
-    inside = _MIDDLE < values.max(initial=0) <= IGNORED
-    return bool(inside and spread and count < values.size / 2 and numpy.count_nonzero(flat) < count / 5)
+    spread = len(levels) > 1 and levels[-1] >= _MIDDLE and values.max(initial=0) <= IGNORED
+    return bool(spread and count < values.size / 2 and numpy.count_nonzero(flat) < count / 5)
 
 
 def _coloured(colours: Mapping[str, int], ignored: Iterable[int] = ()) -> Meaning:

@@ -107,7 +107,8 @@ def read_mask(path: Path) -> Mask:
         with reasons():
             if path.suffix.lower() == ".npy":
                 return Mask(_whole(read_array(path)))
-            with Image.open(path) as image:
+            # from bytes: Pillow 12 maps a TIFF that lies on its side into memory with rows of a wrong length
+            with Image.open(io.BytesIO(path.read_bytes())) as image:
                 lossy = image.format in ("JPEG", "MPO")
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
@@ -143,7 +144,7 @@ def read_array(path: Path) -> Shaped[numpy.ndarray, "height width"]:
         if array.dtype.kind not in "biuf":
             raise BadImage(f"an array of {array.dtype}, expected numbers")
         if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
-            array = array[0] if array.shape[0] == 1 else array[..., 0]
+            array = array[..., 0] if array.shape[2] == 1 else array[0]
         if array.ndim != 2 or not array.size:
             raise BadImage(f"expected one number per pixel, got an array of shape {list(array.shape)}")
         numbers: numpy.ndarray = array

@@ -109,3 +109,27 @@ def test_spair_is_read_as_published(tmp_path: Path) -> None:
 
 def test_other_folders_are_left_to_others(tmp_path: Path) -> None:
     assert open_point_pairs(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('a.png,b.png,"' + "[" * 100_000 + '","[[3, 4]]"', "points_a in .*line 2 must be a list of"),
+        ('a.png,b.png,"[[' + "9" * 5_000 + ', 1]]","[[3, 4]]"', "points_a in .*line 2 must be a list of"),
+        ('a.png,b.png,"' + "[[1, 2]]," * 20_000 + '","[[3, 4]]"', "line 2 is no line of a CSV: field larger"),
+        ('a.png,b.png,"[[1e400, 2]]","[[3, 4]]"', "points_a in .*line 2 must be a list of"),
+    ],
+)
+def test_cells_without_end_are_said_in_one_line(row: str, said: str, tmp_path: Path) -> None:
+    root = listed(tmp_path, GOOD)
+    (root / "other.csv").write_text(f"image_a,image_b,points_a,points_b\n{row}\n")
+    with pytest.raises(UserError, match=said) as caught:
+        open_point_pairs(root / "other.csv")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_lists_of_other_encodings_are_said(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_bytes("image_a,Straße\n".encode("latin-1"))
+    with pytest.raises(UserError, match="is no text of UTF-8"):
+        open_point_pairs(tmp_path)

@@ -120,3 +120,57 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         open_pairs(str(tmp_path)).read(0)
     with pytest.raises(UserError, match="has no splits, got split 'val'"):
         open_pairs(str(tmp_path), split="val")
+
+
+def test_splits_go_by_every_name_and_pairs_by_numbers(tmp_path: Path) -> None:
+    for name in ("frame_10", "frame_2", "frame_1"):
+        write(tmp_path, f"Training/images/{name}.png", f"Training/masks/{name}.png")
+    write(tmp_path, "valid/images/1.JPG", "valid/masks/1.png")
+    assert pair_splits(str(tmp_path)) == ("train", "val")
+    assert [path.stem for path in open_pairs(str(tmp_path)).images] == ["frame_1", "frame_2", "frame_10"]
+    assert open_pairs(str(tmp_path), split="validation").key(0) == "valid/images/1.JPG"
+    write(tmp_path / "inner", "images/dev/1.png", "masks/val/1.png")  # each by its own name
+    assert len(open_pairs(str(tmp_path / "inner"))) == 1
+
+
+def test_two_files_of_one_name_are_said(tmp_path: Path) -> None:
+    write(tmp_path, "images/1.png", "masks/1.png")
+    write(tmp_path, "images/1.jpg", "masks/1.png")
+    with pytest.raises(UserError, match=r"1.jpg and .*1.png have one name; keep one"):
+        open_pairs(str(tmp_path))
+    (tmp_path / "images" / "1.jpg").unlink()
+    Image.new("L", (3, 2)).save(tmp_path / "masks" / "1.tif")
+    with pytest.raises(UserError, match=r"1.png and .*1.tif have one name; keep one"):
+        open_pairs(str(tmp_path))
+
+
+def test_a_picture_without_alpha_among_cut_outs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGBA", (2, 2)).save(tmp_path / "1.png")
+    Image.new("RGB", (2, 2)).save(tmp_path / "2.png")
+    assert len(open_pairs(str(tmp_path))) == 1
+    assert "1 images in" in (said := capsys.readouterr().err)
+    assert "2.png" in said
+
+
+def test_a_look_at_all_finds_what_training_would_stumble_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        write(tmp_path, f"images/{number}.png", f"masks/{number}.png")
+    pairs = open_pairs(str(tmp_path))
+    pairs.check(range(3))
+    Image.new("L", (3, 2), 255).save(tmp_path / "masks" / "1.png")
+    pairs.check(range(3))
+    assert "1 of 3 have no pixel that counts" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no pixel of the masks of .* counts: all are 255"):
+        pairs.check([1])
+    (tmp_path / "images" / "2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="cannot read the image .*2.png"):
+        pairs.check(range(3))
+
+
+def test_a_mask_of_a_picture_that_lies_says_why_it_does_not_fit(tmp_path: Path) -> None:
+    write(tmp_path, "images/1.jpg", "masks/1.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (3, 2)).save(tmp_path / "images" / "1.jpg", exif=exif)
+    with pytest.raises(UserError, match="got 2 x 3 and 3 x 2 pixels; the image is shown as its EXIF orientation says"):
+        open_pairs(str(tmp_path)).read(0)

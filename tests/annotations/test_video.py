@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from dinokit.annotations.video import open_clips
 from dinokit.core.errors import UserError
@@ -79,21 +80,123 @@ def test_a_folder_of_frames_is_in_the_order_of_its_numbers(tmp_path: Path) -> No
 
 
 def test_a_video_file_is_decoded_frame_by_frame(tmp_path: Path) -> None:
-    import av
-
-    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
-        for number in range(5):
-            picture = av.VideoFrame.from_ndarray(np.full((16, 32, 3), 40 * number, dtype=np.uint8), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+    film(tmp_path / "clip.mp4", [np.full((16, 32, 3), 40 * number, dtype=np.uint8) for number in range(5)])
     mask(tmp_path / "first.png")
     (clip,) = open_clips(str(tmp_path / "clip.mp4"), mask=str(tmp_path / "first.png")).each
     read = list(clip.read())
     assert [name for name, _ in read] == [f"{number:05d}" for number in range(5)]
     assert [image.shape for _, image in read] == [(3, 16, 32)] * 5
     assert [float(image.float().mean()) for _, image in read] == pytest.approx([0, 40, 80, 120, 160], abs=4)
+
+
+def film(path: Path, pictures: list[np.ndarray]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_a_video_of_a_telephone_stands_upright(tmp_path: Path) -> None:
+    picture = np.zeros((16, 32, 3), dtype=np.uint8)
+    picture[:, :16] = 255  # the left half; turned by 90 degrees clockwise it is the upper half
+    film(tmp_path / "clip.mp4", [picture] * 2)
+    data = (tmp_path / "clip.mp4").read_bytes()
+    unit, one = (number.to_bytes(4, "big") for number in (1 << 30, 1 << 16))
+    zero, minus = bytes(4), (-(1 << 16)).to_bytes(4, "big", signed=True)
+    place = data.index(b"tkhd")
+    level = (one, zero, zero, zero, one, zero, zero, zero, unit)
+    turned = (zero, one, zero, minus, zero, zero, zero, zero, unit)
+    head = data[place:].replace(b"".join(level), b"".join(turned), 1)
+    (tmp_path / "clip.mp4").write_bytes(data[:place] + head)
+    Image.fromarray(np.pad(np.full((8, 16), 255, dtype=np.uint8), ((0, 24), (0, 0)))).save(tmp_path / "m.png")
+    (clip,) = open_clips(str(tmp_path / "clip.mp4"), mask=str(tmp_path / "m.png")).each
+    for channels in (3, 1):
+        shown = [image for _, image in clip.read(channels)]
+        assert [image.shape for image in shown] == [(channels, 32, 16)] * 2
+        assert shown[0][:, :15].float().mean() > 240
+        assert shown[0][:, 17:].float().mean() < 15
+
+
+@pytest.mark.parametrize("names", [["frame_2", "frame_10", "frame_1"], ["f10000", "f9999", "f10001"]])
+def test_frames_are_in_the_order_of_their_numbers(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        frame(tmp_path / "frames" / f"{name}.png")
+    mask(tmp_path / "first.png")
+    (clip,) = open_clips(str(tmp_path / "frames"), mask=str(tmp_path / "first.png")).each
+    expected = sorted(names, key=lambda name: int(name.strip("frame_")))
+    assert [name for name, _ in clip.read()] == expected
+    assert list(clip.masks) == expected[:1]
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "1 bit", "jpeg"])
+def test_black_and_white_is_one_object(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (36, 24)).save(tmp_path / "frames" / "0.png")
+    values = np.zeros((24, 36), dtype=np.uint8)
+    values[6:18, 9:27] = 255
+    picture = Image.fromarray(values if kind != "1 bit" else values > 0)
+    if kind == "soft":
+        picture = picture.filter(ImageFilter.GaussianBlur(0.5))
+    picture.save(tmp_path / "m.png", "JPEG" if kind == "jpeg" else "PNG")
+    (clip,) = open_clips(str(tmp_path / "frames"), mask=str(tmp_path / "m.png")).each
+    assert list(clip.starts) == [1]
+    assert ((clip.mask("0") == 1) != (values > 0)).mean() < 0.1
+
+
+def test_objects_start_where_a_mask_first_shows_them(tmp_path: Path) -> None:
+    for number in range(4):
+        frame(tmp_path / "JPEGImages" / "v" / f"{number:05d}.jpg")
+        values = np.zeros((8, 12), dtype=np.uint8)
+        values[0] = 255  # counts as none
+        values[1] = 3 if number else 0
+        values[2] = 7 if number > 1 else 0
+        (tmp_path / "Annotations" / "v").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "Annotations" / "v" / f"{number:05d}.png")
+    opened = open_clips(str(tmp_path))
+    assert opened.each[0].starts == {3: "00001", 7: "00002"}
+    assert opened.scored
+    assert opened.measure == "davis"
+
+
+def test_masks_of_starts_alone_cannot_be_scored(tmp_path: Path) -> None:
+    for number in range(4):
+        frame(tmp_path / "valid" / "JPEGImages" / "v" / f"{number:05d}.jpg")
+    for number, values in ((0, 1), (2, 2)):
+        (tmp_path / "valid" / "Annotations" / "v").mkdir(parents=True, exist_ok=True)
+        path = tmp_path / "valid" / "Annotations" / "v" / f"{number:05d}.png"
+        Image.fromarray(np.diag([values] * 8 + [0] * 4)[:8].astype(np.uint8)).save(path)
+    opened = open_clips(str(tmp_path), split="valid")
+    assert (opened.scored, opened.each[0].starts) == (False, {1: "00000", 2: "00002"})
+
+
+def test_the_second_mose_is_known_by_its_layout(tmp_path: Path) -> None:
+    shutil.copytree(davis(tmp_path / "davis") / "JPEGImages" / "480p", tmp_path / "mose" / "train" / "JPEGImages")
+    shutil.copytree(tmp_path / "davis" / "Annotations" / "480p", tmp_path / "mose" / "train" / "Annotations")
+    assert open_clips(str(tmp_path / "mose")).measure == "davis"
+    (tmp_path / "mose" / "meta_train.json").write_text('{"videos": {"v": {"objects": {"1": {}}}}}')
+    assert open_clips(str(tmp_path / "mose")).measure == "davis"
+    about = '{"videos": {"v": {"objects": ["1"], "length": 3, "height": 8, "width": 12}}}'
+    (tmp_path / "mose" / "meta_train.json").write_text(about)
+    assert open_clips(str(tmp_path / "mose")).measure == "mose2"
+    (tmp_path / "mose" / "meta_train.json").unlink()
+    (tmp_path / "mose").rename(tmp_path / "MOSE_v2")
+    assert open_clips(str(tmp_path / "MOSE_v2")).measure == "mose2"
+
+
+def test_masks_that_cannot_be_are_said_before_anything_is_tracked(tmp_path: Path) -> None:
+    path = davis(tmp_path) / "Annotations" / "480p" / "dog" / "00001.png"
+    many = np.full((8, 12), 300, dtype=np.uint16)
+    for picture, said in (
+        (Image.fromarray(many), "holds the object 300; expected numbers up to 254"),
+        (Image.new("RGB", (12, 8), (1, 2, 3)), "holds colours; expected a number in every pixel"),
+        (Image.new("L", (5, 5)), "must be of one size, got 12 x 8 and 5 x 5"),
+    ):
+        picture.save(path)
+        with pytest.raises(UserError, match=said):
+            open_clips(str(tmp_path))
 
 
 def broken(root: Path, how: str) -> tuple[str, str | None]:

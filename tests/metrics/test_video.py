@@ -81,3 +81,27 @@ def test_every_object_counts_the_same_whatever_the_length_of_its_video() -> None
 def test_decay_is_of_quarters() -> None:
     falling = np.array([1.0, 1.0, 0.8, 0.6, 0.5, 0.4, 0.2, 0.2])
     assert video.summary({"a/1": series(falling)})["J_decay"] == pytest.approx(100 * (2.8 - 0.8) / 3)
+
+
+def test_the_second_mose_adds_one_and_forgives_small_objects_less() -> None:
+    truth, found = square(10, 10, 10, size=(480, 854)), square(10, 12, 10, size=(480, 854))
+    assert video.region(found, truth, "mose2") == pytest.approx(81 / 121)
+    assert video.region(square(0, 0, 0), square(0, 0, 0), "mose2") == 1
+    assert video.region(square(0, 0, 3), square(0, 0, 0), "mose2") == pytest.approx(1 / 10)
+    assert video.contour(found, truth) == 1  # within 8 pixels
+    assert video.contour(found, truth, "mose2") < 0.8  # ceil(0.1 * 10) = 1 pixel
+    large = square(10, 10, 400, size=(480, 854))
+    assert video.contour(square(17, 10, 400, size=(480, 854)), large, "mose2") == 1  # 0.8 % of the diagonal: 7.8
+    assert video.contour(square(18, 10, 400, size=(480, 854)), large, "mose2") < 1
+
+
+def test_stretches_in_which_an_object_is_gone_or_back_are_means_of_their_own() -> None:
+    there = [True, True, False, False, True, False, True, True]
+    values = np.array([0.9, 0.9, 0.2, 0.4, 0.6, 1.0, 0.1, 0.3])
+    found = video.summary({"a/1": series(values, there), "a/2": series(values)}, measure="mose2")
+    assert found["J&F/gone"] == pytest.approx(100 * (0.3 + 1.0) / 2)
+    assert found["J&F/back"] == pytest.approx(100 * (0.6 + 0.2) / 2)
+    hidden_first = [False, True, True, True, True, True, True, True]
+    only = video.summary({"a/1": series(values, hidden_first)}, measure="mose2")
+    assert math.isnan(only["J&F/gone"])  # it was not there before
+    assert only["J&F/back"] == pytest.approx(100 * values[1:].mean())
