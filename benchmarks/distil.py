@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from dinokit.checkpoints.load import load
-from dinokit.commands.distill import for_students, quicker
-from dinokit.config import from_plain, override, read_yaml, to_plain
+from dinokit.commands.distill import quicker
+from dinokit.config import from_plain, override, read_yaml
 from dinokit.core.schedule import cosine
 from dinokit.evaluation import knn
 from dinokit.models import vit
 from dinokit.run import engine
-from dinokit.training.config import Experiment, TrainConfig
-from dinokit.training.students import Config, Settings, Student, Students
+from dinokit.training.config import Experiment, ObjectiveConfigs, TrainConfig
+from dinokit.training.students import Config, Students
 
 HALVES = ("experiment", "runtime")
 SIZES: Mapping[str, Mapping[str, Any]] = {
@@ -88,8 +88,7 @@ def shortened(config: TrainConfig, steps: int) -> TrainConfig:
 
 def learning(base: TrainConfig, teacher: Path, students: Mapping[str, vit.Config]) -> TrainConfig:
     """Return the distillation."""
-    chosen = {name: Student(kind="vit", settings=Settings(to_plain(network))) for name, network in students.items()}
-    distil = Config(teacher=str(teacher), students=Students(chosen))
+    distil = Config(teacher=str(teacher), students=Students(dict(students)))
     return replace(base, experiment=replace(as_students(base.experiment), recipe="distil", distil=distil))
 
 
@@ -101,7 +100,8 @@ def alone(base: TrainConfig, network: vit.Config, *, same: bool) -> TrainConfig:
 
 def as_students(experiment: Experiment) -> Experiment:
     """Return the settings that `dinokit distill` makes of its teacher's."""
-    return replace(experiment, objectives=for_students(experiment.objectives), optim=quicker(experiment.optim))
+    objectives = ObjectiveConfigs({name: config.for_students() for name, config in experiment.objectives.items()})
+    return replace(experiment, objectives=objectives, optim=quicker(experiment.optim))
 
 
 def accuracy(model: Path, base: TrainConfig) -> float:

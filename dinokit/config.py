@@ -13,6 +13,7 @@ import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -109,7 +110,8 @@ def override(config: T, values: Mapping[str, Any], *, hidden: Sequence[str] = ()
 
 def assigned(plain: dict[str, Any], values: Mapping[str, Any], *, hidden: Sequence[str] = ()) -> dict[str, Any]:
     """Put values into plain settings at their dotted paths, in place, as `override` does, and return them unchecked."""
-    for path, value in values.items():
+    # what a group is comes before what is in it
+    for path, value in sorted(values.items(), key=lambda each: (not each[0].endswith(".kind"), each[0].count("."))):
         keys = path.split(".")
         if keys[0] not in hidden:
             keys = _home(plain, keys, hidden=hidden) + keys
@@ -186,15 +188,21 @@ def _comments(kind: type) -> dict[str, str]:
     return found
 
 
+class _Open(dict[str, Any]):
+    """A group of settings that takes any name, since its defaults are not known here; building it knows them."""
+
+
 def _assign(plain: dict[str, Any], keys: list[str], value: Any, *, known: list[str], path: str) -> None:
     node: Any = plain
-    for key in keys[:-1]:
+    for key, following in pairwise(keys):
         if not isinstance(node, dict) or key not in node:
             raise unknown_name("setting", path, known)
         if node[key] is None:
-            node[key] = {}  # a part that was switched off: the given values must then be complete
+            node[key] = _Open()  # a part that was switched off: the given values must then be complete
+        elif following == "kind" and isinstance(node[key], dict) and node[key].get("kind", value) != value:
+            node[key] = _Open(kind=value)  # what it was says nothing of what it is now
         node = node[key]
-    if not isinstance(node, dict) or (node and keys[-1] not in node):
+    if not isinstance(node, dict) or (keys[-1] not in node and not isinstance(node, _Open)):
         raise unknown_name("setting", path, known)
     node[keys[-1]] = value
 

@@ -53,7 +53,7 @@ def tiny(name: str, **changes: Any) -> Any:
 
 def build(name: str, config: Any) -> base.Objective:
     siblings = {} if name == "dino" else {"dino": build("dino", tiny("dino"))}
-    objective: base.Objective = base.find(name).Objective.build(config, dim=DIM, seed=0, siblings=siblings)
+    objective: base.Objective = base.find(name).Objective(config, dim=DIM, seed=0, siblings=siblings)
     return objective
 
 

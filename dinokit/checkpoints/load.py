@@ -22,11 +22,12 @@ from dinokit.checkpoints.layouts.json_files import beside
 from dinokit.checkpoints.layouts.recognise import recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.errors import UserError
 from dinokit.core.log import info
 from dinokit.images.normalisation import Pixels
 from dinokit.models import init
-from dinokit.models.architecture import KINDS, Architecture, Network, build, kind
+from dinokit.models.architecture import Architecture, Network, build
+from dinokit.models.architecture import described as architecture_of
 from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
 from dinokit.models.variants import is_a, nearest
@@ -43,7 +44,6 @@ def header(architecture: Architecture, pixels: Pixels, *, step: int, licence: st
         licence: of weights that others published; the user's own carry none.
     """
     about = {
-        "kind": kind(architecture),
         "architecture": to_plain(architecture),
         "pixels": to_plain(pixels),
         "step": step,
@@ -169,11 +169,8 @@ def _compute_periods(backbone: Network, file: Path) -> None:
 def _described(about: str, file: Path) -> tuple[Architecture, Pixels, str | None]:
     try:
         described = json.loads(about)
-        name = described.get("kind", "vit")  # files of transformers said no kind before there were others
-        if name not in KINDS:
-            raise unknown_name("kind of architecture", name, list(KINDS))
-        architecture = from_plain(KINDS[name], described["architecture"])
-        return architecture, from_plain(Pixels, described["pixels"]), described.get("licence")
+        network = {"kind": described.get("kind", "vit"), **described["architecture"]}  # early files said it outside
+        return architecture_of(network), from_plain(Pixels, described["pixels"]), described.get("licence")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged or of another version of dinokit: its header says {error}") from error
 

@@ -15,7 +15,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.log import console, info
 from dinokit.core.schedule import constant, cosine
 from dinokit.images.normalisation import Pixels
-from dinokit.models import head, vit
+from dinokit.models import head
 from dinokit.models.features import Backbone
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.sources.source import absolute, open_source
@@ -26,7 +26,6 @@ from dinokit.training.teacher import TeacherRun, teacher_run
 from dinokit.views import masking, multicrop
 
 STEPS = 10_000  # for a teacher that is no run of ours
-OURS = ("dino", "ibot", "koleo")
 
 
 def distill(
@@ -61,7 +60,7 @@ def distill(
     config = configuration.override(config, {"experiment.data.source": source_of}, hidden=HALVES)
     source = open_source(source_of)
     for name, student in config.experiment.distil.students.items() if config.experiment.distil else ():
-        info(f"student {name}: {student.kind} of width {student.architecture.dim}, file {name}.safetensors")
+        info(f"student {name}: {student.kind} of width {student.dim}, file {name}.safetensors")
     return trained(config, source, RunFolder(Path(out)))
 
 
@@ -90,13 +89,13 @@ def _like(run: TeacherRun, chosen: students.Config) -> TrainConfig:
     """Keep the settings of the teacher's first stage, but for what belongs to its anchor."""
     config = configuration.from_plain(TrainConfig, configuration.read_yaml(run.folder.config))
     before = config.experiment
-    kept = ObjectiveConfigs({name: config for name, config in before.objectives.items() if name in OURS})
+    objectives = {name: config.for_students() for name, config in before.objectives.items()}
     experiment = replace(
         before,
         recipe="distil",
-        backbone=_shown(chosen, before.backbone),
+        backbone=chosen.students[chosen.shown],
         data=replace(before.data, views=_fitting(_without_anchors(before.data.views), chosen)),
-        objectives=for_students(kept),
+        objectives=ObjectiveConfigs({name: config for name, config in objectives.items() if config is not None}),
         optim=quicker(before.optim),
         anchor=None,
         start=None,
@@ -105,22 +104,6 @@ def _like(run: TeacherRun, chosen: students.Config) -> TrainConfig:
     )
     runtime = replace(config.runtime, sharding="none", compile=False, recompute="none")
     return replace(config, experiment=experiment, runtime=runtime)
-
-
-def for_students(objectives: ObjectiveConfigs) -> ObjectiveConfigs:
-    """Change what was meant for a student that is its own teacher.
-
-    Ours, found at a small size (docs/log.md, "Distillation that beats scratch"): what a deep head learns the features
-    lack, so it is one layer; nothing is hidden, so a crop has most to say of itself; and features that no longer have
-    to agree with themselves spread by themselves less. DINOv3 leaves head, pairs and weight as in the pretraining.
-    """
-    found = dict(objectives)
-    if "dino" in found:
-        own = found["dino"]
-        found["dino"] = replace(own, ignore_diagonal=False, head=replace(own.head, layers=1))
-    if "koleo" in found:
-        found["koleo"] = replace(found["koleo"], weight=3 * found["koleo"].weight)
-    return ObjectiveConfigs(found)
 
 
 def quicker(settings: optim.Config) -> optim.Config:
@@ -139,11 +122,11 @@ def _without_anchors(crops: multicrop.Config) -> multicrop.Config:
 
 def _fitting(crops: multicrop.Config, chosen: students.Config) -> multicrop.Config:
     """Bring sizes to the nearest that every student can look at; a convolution takes any local crop it fits into."""
-    networks = [student.architecture for student in chosen.students.values()]
+    networks = list(chosen.students.values())
     coarsest = max(network.patch_size for network in networks)
     all_of, of_transformers = (
         lcm(*(network.patch_size for network in some))
-        for some in (networks, [network for network in networks if isinstance(network, vit.Config)])
+        for some in (networks, [network for network in networks if network.whole_patches])
     )
 
     def near(side: int, unit: int) -> int:
@@ -180,15 +163,13 @@ def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
                 pixels=Pixels(teacher.pixels.mean, teacher.pixels.std, crops.global_size),
                 batch_size=64,
             ),
-            backbone=_shown(chosen, vit.Config(channels=teacher.channels)),
-            objectives=for_students(
-                ObjectiveConfigs(
-                    {
-                        "dino": dino.Config(head=prototypes, teacher_temperature=sharp),
-                        "ibot": ibot.Config(head=prototypes, teacher_temperature=sharp),
-                        "koleo": koleo.Config(),
-                    }
-                )
+            backbone=chosen.students[chosen.shown],
+            objectives=ObjectiveConfigs(
+                {
+                    "dino": dino.Config(head=prototypes, teacher_temperature=sharp).for_students(),
+                    "ibot": ibot.Config(head=prototypes, teacher_temperature=sharp).for_students(),
+                    "koleo": koleo.Config().for_students(),
+                }
             ),
             optim=optim.Config(
                 lr=cosine(1e-3, 1e-6, steps=STEPS, warmup=STEPS // 10), weight_decay=constant(0.04), clip=3.0
@@ -200,17 +181,6 @@ def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
     )
 
 
-def _shown(chosen: students.Config, otherwise: vit.Config) -> vit.Config:
-    """Return the settings of the student that stands for the run, if it is a transformer."""
-    found = chosen.students[chosen.shown].architecture
-    return found if isinstance(found, vit.Config) else otherwise
-
-
 def _of_channels(found: students.Students, channels: int) -> students.Students:
     """Give the students the channels of their teacher."""
-    return students.Students(
-        {
-            name: replace(student, settings=students.Settings({**student.settings, "channels": channels}))
-            for name, student in found.items()
-        }
-    )
+    return students.Students({name: replace(student, channels=channels) for name, student in found.items()})

@@ -7,7 +7,6 @@ from rich.table import Table
 
 from dinokit import recipes
 from dinokit.checkpoints.hub import RELEASES
-from dinokit.models.architecture import kind
 from dinokit.models.variants import ARCHITECTURES
 
 
@@ -29,7 +28,7 @@ def models(*, json: bool = False) -> None:
     table = Table(*columns, box=None, pad_edge=False, collapse_padding=True)  # whole names in 80 columns
     for name, c in ARCHITECTURES.items():
         own = [getattr(c, setting, "-") for setting in ("heads", "registers", "position")]  # of transformers
-        table.add_row(name, kind(c), *map(str, (c.patch_size, c.dim, c.depth, *own)))
+        table.add_row(name, c.kind, *map(str, (c.patch_size, c.dim, c.depth, *own)))
     Console().print(table)
     print()
     table = Table("published weights", "architecture", "licence", box=None, pad_edge=False)

@@ -14,7 +14,7 @@ transposing.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,11 @@ EPS = 1e-6  # of every LayerNorm
 class Config:
     """Architecture and initial values of a ConvNeXt; models/variants.py holds the published ones."""
 
+    kind: Literal["convnext"] = "convnext"  # of network: vit, convnext, resnet; or the name of an architecture
     patch_size: ClassVar[int] = ConvNet.patch_size
     init: ClassVar[ConvStyle] = "convnext"
+    whole_patches: ClassVar[bool] = False  # windows overlap: a crop may be of any size from a patch on
+    mask_token: ClassVar[bool] = False  # nothing can stand for a hidden patch
     channels: int = at_least(1, 3)  # of the images
     dims: tuple[int, ...] = at_least(1, (96, 192, 384, 768))  # width of each of the four stages
     depths: tuple[int, ...] = at_least(1, (3, 3, 9, 3))  # blocks of each

@@ -14,7 +14,7 @@ Parameter names are torchvision's, which are also those of the official file.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -32,8 +32,11 @@ EXPANSION = 4  # a bottleneck's output is so many times wider than its inside
 class Config:
     """Architecture of a ResNet of bottlenecks; the defaults are ResNet-50."""
 
+    kind: Literal["resnet"] = "resnet"  # of network: vit, convnext, resnet; or the name of an architecture
     patch_size: ClassVar[int] = ConvNet.patch_size
     init: ClassVar[ConvStyle] = "resnet"
+    whole_patches: ClassVar[bool] = False  # windows overlap: a crop may be of any size from a patch on
+    mask_token: ClassVar[bool] = False  # nothing can stand for a hidden patch
     channels: int = at_least(1, 3)  # of the images
     width: int = at_least(1, 64)  # of the first convolution; doubles with every stage
     depths: tuple[int, ...] = at_least(1, (3, 4, 6, 3))  # bottlenecks of each of the four stages

@@ -4,10 +4,14 @@ Sizes: DINO (arXiv:2104.14294, table 1), DINOv2 (arXiv:2304.07193, table 16; reg
 (arXiv:2508.10104, section 5); ConvNeXt (arXiv:2201.03545, section 2).
 """
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
 
+from dinokit.config import converter, to_plain
+from dinokit.core.errors import unknown_name
 from dinokit.models import convnext, resnet
-from dinokit.models.architecture import Architecture, kind
+from dinokit.models.architecture import KINDS, Architecture, described
 from dinokit.models.block import swiglu_hidden
 from dinokit.models.position import RopeConfig
 from dinokit.models.vit import Config
@@ -126,7 +130,7 @@ def is_a(config: Architecture, name: str) -> bool:
     """Tell whether weights of this configuration can be those of a published architecture."""
     published = ARCHITECTURES[name]
     settings = [field.name for field in fields(published) if field.name not in OPTIONAL]
-    return kind(config) == kind(published) and all(getattr(config, s) == getattr(published, s) for s in settings)
+    return config.kind == published.kind and all(getattr(config, s) == getattr(published, s) for s in settings)
 
 
 def nearest(config: Architecture) -> str:
@@ -137,4 +141,32 @@ def nearest(config: Architecture) -> str:
         equal = sum(getattr(config, field.name) == getattr(other, field.name) for field in fields(config))
         return config.dim == other.dim, equal
 
-    return max((name for name, other in ARCHITECTURES.items() if kind(other) == kind(config)), key=shared)
+    return max((name for name, other in ARCHITECTURES.items() if other.kind == config.kind), key=shared)
+
+
+def named(word: str) -> str:
+    """Return the name of an architecture as it may be written: with hyphens, and without the family if it is DINOv3.
+
+    Raises:
+        UserError: for a name that no architecture has.
+    """
+    name = word.replace("-", "_")
+    known = next((each for each in (name, f"dinov3_{name}") if each in ARCHITECTURES), None)
+    if known is None:
+        raise unknown_name("architecture", word, ARCHITECTURES)
+    return known
+
+
+def _structure(value: Any, _: Any) -> Architecture:
+    """Read a backbone's settings: those of its kind, or of an architecture by name and what differs from it."""
+    plain = {"kind": value} if isinstance(value, str) else value
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"expected the settings of a backbone or the name of an architecture, got {value!r}")
+    kind = str(plain.get("kind", "vit"))
+    if kind in KINDS:
+        return described(plain)
+    published = to_plain(ARCHITECTURES[named(kind)])
+    return described({**published, **plain, "kind": published["kind"]})
+
+
+converter.register_structure_hook(Architecture, _structure)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,8 @@ from dinokit.models.position import Rope, RopeConfig, Rotation, resized
 class Config:
     """Architecture and initial values of a vision transformer; models/variants.py holds the published ones."""
 
+    whole_patches: ClassVar[bool] = True  # a crop is a multiple of the patch size
+    kind: Literal["vit"] = "vit"  # of network: vit, convnext, resnet; or the name of an architecture
     patch_size: int = at_least(1, 16)  # side in pixels
     channels: int = at_least(1, 3)  # of the images
     dim: int = at_least(1, 384)  # width of a token

@@ -1,8 +1,12 @@
 """Teacher targets: from the logits of the teacher's head to a distribution over prototypes for every sample.
 
-Two rules keep the teacher from saying the same of every image. Centring subtracts a running mean of the logits before
-the softmax; it is cheap and needs a state. Sinkhorn-Knopp balances the batch, each prototype receiving the same mass;
-it needs no state, but looks at the samples of all ranks at once.
+    centring          q_ik = softmax_k((z_ik - c_k) / temperature)         c <- m c + (1 - m) mean over samples of z
+    Sinkhorn-Knopp    q_ik = a_i b_k exp(z_ik / temperature)   with a, b such that   sum_k q_ik = 1,
+                      sum_i q_ik = samples / prototypes, up to the last of a few iterations
+
+Both keep the teacher from saying the same of every image. Centring is cheap and needs a state, the running mean c.
+Sinkhorn-Knopp balances the batch, each prototype receiving the same mass; it needs no state, but looks at the samples
+of all ranks at once.
 Sources: DINO (arXiv:2104.14294) section 3.1 and equation 4 for centring; Cuturi 2013 (arXiv:1306.0895) as used in SwAV
 (arXiv:2006.09882) and DINOv2 (arXiv:2304.07193) section 4 for Sinkhorn-Knopp.
 """
@@ -13,7 +17,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinokit.core import dist
 from dinokit.core.bounds import above, at_least, between
@@ -37,8 +41,13 @@ class Config(base.Config):
     sinkhorn_iterations: int = at_least(0, 3)  # of "sinkhorn", over prototypes and samples; 0 is a plain softmax
     centre_momentum: float = between(0, 1, 0.9, without=1)  # of "centring": share of the old centre kept per step
 
+    @property
+    def reductions(self) -> int:
+        """The sums over ranks that make targets: one per iteration, or that of a mean."""
+        return self.sinkhorn_iterations if self.targets == "sinkhorn" else 1
 
-class Targets(nn.Module):
+
+class Targets(base.Memory):
     """The chosen rule together with its state: `centre`, which only `fold` changes."""
 
     centre: Tensor | None
@@ -64,7 +73,8 @@ class Targets(nn.Module):
     def fold(self, statistics: Mapping[str, Tensor]) -> None:
         """Move the centre towards the mean of the step that has just finished."""
         if self.centre is not None:
-            self.centre.copy_(updated_centre(self.centre, statistics["centre"], momentum=self.config.centre_momentum))
+            momentum = self.config.centre_momentum
+            self.centre.copy_(momentum * self.centre.float() + (1 - momentum) * statistics["centre"].float())
 
 
 @torch.no_grad()
@@ -149,10 +159,3 @@ def mean_over_ranks(
     mean = scores.float().sum(dim=0) / max(1, samples)
     total = dist.all_reduce_sum(torch.cat([mean, present]))  # [prototype + 1]
     return torch.where(total[-1] > 0, total[:-1] / total[-1].clamp_min(1), otherwise.float())
-
-
-def updated_centre(
-    centre: Float[Tensor, " prototype"], mean: Float[Tensor, " prototype"], *, momentum: float
-) -> Float[Tensor, " prototype"]:
-    """Return the exponential moving average of the teacher's mean logits after one more step, in float32."""
-    return momentum * centre.float() + (1 - momentum) * mean.float()

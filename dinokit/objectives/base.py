@@ -23,8 +23,32 @@ from torch import Tensor, nn
 
 from dinokit.core.bounds import at_least
 from dinokit.core.errors import unknown_name
+from dinokit.models import head
 from dinokit.models.features import Features
 from dinokit.models.pair import Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """How much of an image an objective is shown, for the plan of a run."""
+
+    crops: int  # global ones
+    locals: int
+    hidden: float  # patches of the global crops, averaged over the masks
+    patches: int  # of a global crop
+    dim: int  # of the backbone's features
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadUse:
+    """A head and how many tokens of an image it sees."""
+
+    config: head.Config
+    owned: bool  # False: it borrows the weights of another objective's
+    student: float  # tokens per image
+    teacher: float
+    targets: float  # rows of the matrix of targets per image
+    reductions: int  # vectors of one number per prototype that ranks sum in a micro-batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +59,22 @@ class Config:
 
     def check_batch(self, images: int, *, ranks: int = 1) -> None:
         """Refuse a number of images per micro-batch, over all ranks, or a number of ranks that cannot work."""
+
+    def for_students(self) -> "Config | None":
+        """Return it as the students of a frozen teacher learn by it; None if they cannot."""
+        return self
+
+    def head_use(self, seen: Seen, *, siblings: Mapping[str, "Config"]) -> HeadUse | None:  # noqa: ARG002
+        """Say which head it has and what that sees; None without one.
+
+        Args:
+            siblings: the objectives before this one, by name; one of them may lend its head.
+        """
+        return None
+
+    def operations(self, seen: Seen) -> float:  # noqa: ARG002
+        """Count the operations of an image beside those of a head; what is small beside a network is left out."""
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,45 +102,59 @@ class Losses:
         return torch.stack([self.weights[name] * term for name, term in self.terms.items()]).sum()
 
 
-class Objective(nn.Module, ABC):
-    """Features of student and teacher -> named losses."""
+class Memory(nn.Module, ABC):
+    """A part of an objective that remembers something from step to step."""
 
-    needs: frozenset[str]  # fields of Inputs it reads; the engine computes the union over objectives, no more
+    @abstractmethod
+    def fold(self, statistics: Mapping[str, Tensor]) -> None:
+        """Move what is remembered by the statistics of a step."""
+
+
+class Objective(nn.Module, ABC):
+    """Features of student and teacher -> named losses.
+
+    The pairs among its children are its own: their students are optimised, their teachers are averages of the students.
+
+    Args:
+        config: the `Config` of the same file.
+        dim: of the backbone's features.
+        seed: of the initialisation of heads.
+        siblings: the objectives built before this one, by name; one of them may lend its head.
+    """
+
+    needs: frozenset[str]  # fields of Inputs it reads; the trainer computes the union over objectives, no more
+
+    def __init__(self, config: Any, *, dim: int, seed: int, siblings: Mapping[str, "Objective"]) -> None:  # noqa: ARG002
+        super().__init__()
+        self.config = config
+        self.needs = self.needed(config)
 
     @classmethod
     def needed(cls, config: Any) -> frozenset[str]:  # noqa: ARG003 (an objective whose needs depend on it overrides this)
         """Return what the objective needs under a configuration."""
         return cls.needs
 
-    @classmethod
-    @abstractmethod
-    def build(cls, config: Any, *, dim: int, seed: int, siblings: Mapping[str, "Objective"]) -> "Objective":
-        """Make the objective for a backbone.
-
-        Args:
-            config: the `Config` of the same file.
-            dim: of the backbone's features.
-            seed: of the initialisation of heads.
-            siblings: the objectives built before this one, by name; one of them may lend its head.
-        """
-
     @abstractmethod
     def forward(self, inputs: Inputs, *, step: int) -> Losses:
         """Compute the losses of this rank's images, changing nothing; all ranks must call together."""
 
-    @abstractmethod
     def after_step(self, statistics: Mapping[str, Tensor]) -> None:
-        """Fold the statistics of a finished step into the state; call once per optimiser step."""
+        """Fold the statistics of a finished step into what remembers; call once per optimiser step."""
+        for part in self.children():
+            if isinstance(part, Memory):
+                part.fold(statistics)
 
-    @abstractmethod
     def pairs(self) -> dict[str, Pair[Any]]:
-        """Name the pairs it owns: their students are optimised, their teachers are averages of the students."""
+        """Name the pairs it owns."""
+        return {name: part for name, part in self.named_children() if isinstance(part, Pair)}
 
 
 def names() -> tuple[str, ...]:
     """List the objectives on disk."""
-    files = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return tuple(sorted(name for name in files if _is_objective(_module(name))))
+    files = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    modules = {name: importlib.import_module(f"{__package__}.{name}") for name in files}
+    found = {name: getattr(module, "Objective", None) for name, module in modules.items()}
+    return tuple(name for name, kind in found.items() if kind is not None and not inspect.isabstract(kind))
 
 
 def find(name: str) -> ModuleType:
@@ -108,12 +162,4 @@ def find(name: str) -> ModuleType:
     known = names()
     if name not in known:
         raise unknown_name("objective", name, known)
-    return _module(name)
-
-
-def _module(name: str) -> ModuleType:
     return importlib.import_module(f"{__package__}.{name}")
-
-
-def _is_objective(module: ModuleType) -> bool:
-    return hasattr(module, "Config") and hasattr(module, "Objective") and not inspect.isabstract(module.Objective)

@@ -1,14 +1,16 @@
 """DINO: whatever crop of an image the student sees, it should say of it what the teacher says of another crop.
 
-Both say it as a distribution over prototypes; the loss is the cross-entropy between the teacher's for a global crop and
-the student's for every other crop, global or local. With `local_weight` 1 it is the mean over all pairs of crops, each
+    L = - mean over pairs (t, s) of crops, t != s, of   sum_k q_k(t) log p_k(s)
+    p(s) = softmax(head(CLS of the student) / temperature)      q(t): targets made of the teacher's logits (assign.py)
+
+t is a global crop, s any other, global or local. With `local_weight` 1 it is the mean over all pairs of crops, each
 counted the same, as in DINO, DINOv2 and DINOv3.
 Sources: DINO (arXiv:2104.14294) section 3.1, equations 2 and 3; DINOv2 (arXiv:2304.07193) section 4, "image-level
 objective"; the weight of the local pairs is that of DINOv3's published recipes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -31,29 +33,35 @@ class Config(assign.Config):
     head: HeadConfig = field(default_factory=HeadConfig)  # on the CLS token
     ignore_diagonal: bool = True  # leave out pairs of a global crop with itself
 
+    def for_students(self) -> "Config":
+        """Give the student's head one layer, and let a crop be compared with itself.
+
+        Ours, found at a small size (docs/log.md, "Distillation that beats scratch"): what a deep head learns the
+        features lack, and where nothing is hidden a crop has most to say of itself. DINOv3 leaves both.
+        """
+        return replace(self, ignore_diagonal=False, head=replace(self.head, layers=1))
+
+    def head_use(self, seen: base.Seen, *, siblings: Mapping[str, base.Config]) -> base.HeadUse:  # noqa: ARG002
+        """Count CLS tokens."""
+        return base.HeadUse(
+            config=self.head,
+            owned=True,
+            student=float(seen.crops + seen.locals),
+            teacher=float(seen.crops),
+            targets=1.0 + (seen.crops if self.ignore_diagonal else 0),
+            reductions=self.reductions,
+        )
+
 
 class Objective(base.Objective):
     """The loss on the CLS token, and the head it needs."""
 
     needs = frozenset({"student_global", "student_local", "teacher_global"})
 
-    def __init__(self, config: Config, *, dim: int, seed: int) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(self, config: Config, *, dim: int, seed: int, siblings: Mapping[str, base.Objective]) -> None:
+        super().__init__(config, dim=dim, seed=seed, siblings=siblings)
         self.head = Pair(Head(dim, config.head, seed=seed))
         self.targets = assign.Targets(config, prototypes=config.head.prototypes)
-
-    @classmethod
-    def build(
-        cls,
-        config: Config,
-        *,
-        dim: int,
-        seed: int,
-        siblings: Mapping[str, base.Objective],  # noqa: ARG003 (part of the contract; its head is its own)
-    ) -> "Objective":
-        """Make the objective with a head of its own."""
-        return cls(config, dim=dim, seed=seed)
 
     def forward(self, inputs: base.Inputs, *, step: int) -> base.Losses:
         """Compute `dino_global`, over pairs of global crops, and `dino_local`, over pairs with a local crop.
@@ -62,7 +70,8 @@ class Objective(base.Objective):
         """
         assert inputs.student_global is not None
         assert inputs.teacher_global is not None
-        teachers = inputs.teacher_global.cls.shape[:2]  # [teacher, batch]
+        config, student = self.config, self.head.student
+        teachers, batch = inputs.teacher_global.cls.shape[:2]
         with torch.no_grad():
             logits = self.head.teacher(inputs.teacher_global.cls.flatten(0, 1))  # [teacher * batch, prototype]
         targets, statistics = self.targets(logits, step=step)
@@ -71,49 +80,33 @@ class Objective(base.Objective):
             crops["dino_local"] = inputs.student_local.cls
         counts = [len(cls) for cls in crops.values()]
         summed, rows = summed_targets(
-            targets.unflatten(0, teachers), students=sum(counts), apart=counts[0] if self.config.ignore_diagonal else 0
+            targets.unflatten(0, (teachers, batch)),
+            students=sum(counts),
+            apart=counts[0] if config.ignore_diagonal else 0,
         )
-        losses = self._losses(torch.cat(list(crops.values())), summed, rows)  # [student, batch]
+        cls = torch.cat(list(crops.values())).flatten(0, 1)  # [student * batch, dim]
+        losses = prototypes.cross_entropy(
+            student.project(cls), student.prototypes, summed, temperature=config.student_temperature, rows=rows
+        ).view(-1, batch)  # [student, batch]: the sum of each crop's cross-entropies
 
-        same = {"dino_global": self.config.ignore_diagonal, "dino_local": False}
-        pairs = {name: count_pairs(len(cls), teachers[0], diagonal=not same[name]) for name, cls in crops.items()}
-        terms = {
-            name: loss.sum() / (teachers[1] * pairs[name])
-            for name, loss in zip(crops, torch.split(losses, counts), strict=True)
-            if pairs[name]
-        }
-        return base.Losses(terms=terms, weights=self._weights(pairs, step=step), statistics=statistics)
-
-    def _losses(self, cls: Tensor, summed: Tensor, rows: Tensor) -> Float[Tensor, "student batch"]:
-        """Send all crops through the head at once and return the sum of each one's cross-entropies."""
-        head = self.head.student
-        vectors = head.project(cls.flatten(0, 1))  # [student * batch, bottleneck]
-        temperature = self.config.student_temperature
-        losses = prototypes.cross_entropy(vectors, head.prototypes, summed, temperature=temperature, rows=rows)
-        return losses.view(cls.shape[:2])
-
-    def after_step(self, statistics: Mapping[str, Tensor]) -> None:
-        """Move the centre, if there is one."""
-        self.targets.fold(statistics)
-
-    def pairs(self) -> dict[str, Pair[Head]]:
-        """Name the head."""
-        return {"head": self.head}
-
-    def _weights(self, pairs: dict[str, int], *, step: int) -> dict[str, float]:
-        """Weigh each term by its share of the pairs, so that every pair counts the same."""
+        same = min(counts[0], teachers) if config.ignore_diagonal else 0  # pairs of a crop with itself
+        pairs = {name: len(cls) * teachers - (same if name == "dino_global" else 0) for name, cls in crops.items()}
         total = sum(pairs.values())
         if total == 0:
             raise UserError(
                 "dino compares different crops of an image, got a single one; use 2 global crops, or locals"
             )
-        scale = {"dino_global": 1.0, "dino_local": self.config.local_weight.at(step)}
-        return {name: self.config.weight * scale[name] * count / total for name, count in pairs.items() if count}
-
-
-def count_pairs(students: int, teachers: int, *, diagonal: bool) -> int:
-    """Count pairs of a student and a teacher crop, with or without those of a crop with itself."""
-    return students * teachers - (0 if diagonal else min(students, teachers))
+        scale = {"dino_global": 1.0, "dino_local": config.local_weight.at(step)}
+        # each term weighs by its share of the pairs, so that every pair counts the same
+        return base.Losses(
+            terms={
+                name: loss.sum() / (batch * pairs[name])
+                for name, loss in zip(crops, torch.split(losses, counts), strict=True)
+                if pairs[name]
+            },
+            weights={name: config.weight * scale[name] * count / total for name, count in pairs.items() if count},
+            statistics=statistics,
+        )
 
 
 def summed_targets(

@@ -10,12 +10,11 @@ Source: DINOv3 (arXiv:2508.10104) section 4. The paper writes the squared Froben
 its weight of 2 belongs to.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,7 +22,6 @@ from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule, constant
 from dinokit.models.features import Features
-from dinokit.models.pair import Pair
 from dinokit.objectives import base
 
 Clamp = Literal["none", "both", "anchor"]
@@ -46,33 +44,23 @@ class Config(base.Config):
                 f"gram.patches {self.patches} needs gram.scope batch: images hide different numbers of patches"
             )
 
+    def for_students(self) -> None:
+        """Say that students have no use for it: a frozen teacher's patches stay what they are."""
+
+    def operations(self, seen: base.Seen) -> float:
+        """Count the products of one image at a time, in the cheaper form."""
+        return float(seen.crops * 2 * seen.patches * seen.dim * min(3 * seen.patches, 5 * seen.dim))
+
 
 class Objective(base.Objective):
     """The loss on the student's patches of the global crops. It has no parameters and no state."""
 
     needs = frozenset({"student_global", "anchor_global"})
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.needs = self.needed(config)
-
     @classmethod
     def needed(cls, config: Config) -> frozenset[str]:
         """Add the masks where they choose the patches."""
         return cls.needs if config.patches == "all" else cls.needs | {"masks"}
-
-    @classmethod
-    def build(
-        cls,
-        config: Config,
-        *,
-        dim: int,  # noqa: ARG003 (part of the contract; there is nothing to size)
-        seed: int,  # noqa: ARG003 (nor to initialise)
-        siblings: Mapping[str, base.Objective],  # noqa: ARG003 (nor to borrow)
-    ) -> "Objective":
-        """Make the objective."""
-        return cls(config)
 
     def forward(self, inputs: base.Inputs, *, step: int) -> base.Losses:
         """Compute `gram` over both global crops."""
@@ -84,22 +72,12 @@ class Objective(base.Objective):
         if self.config.scope == "batch":
             ours, theirs = (patches.flatten(0, 1)[None] for patches in (ours, theirs))  # [1, view * batch * patch, dim]
         if self.config.patches != "all":
-            chosen = self._chosen(inputs)
+            assert inputs.masks is not None
+            hidden = inputs.masks.flatten()
+            chosen = hidden if self.config.patches == "hidden" else ~hidden
             ours, theirs = ours[:, chosen], theirs[:, chosen]
         loss = gram(ours, theirs, clamp=self.config.clamp)
         return base.Losses(terms={"gram": loss}, weights={"gram": self.config.weight * self.config.scale.at(step)})
-
-    def after_step(self, statistics: Mapping[str, Tensor]) -> None:
-        """Do nothing: there is no state."""
-
-    def pairs(self) -> dict[str, Pair[Any]]:
-        """Name no pair."""
-        return {}
-
-    def _chosen(self, inputs: base.Inputs) -> Bool[Tensor, " row"]:
-        assert inputs.masks is not None
-        hidden = inputs.masks.flatten()
-        return hidden if self.config.patches == "hidden" else ~hidden
 
 
 def on_grid(features: Features, grid: tuple[int, int]) -> Float[Tensor, "image patch dim"]:

@@ -1,5 +1,8 @@
 """iBOT: of a patch hidden from it, the student should say what the teacher, who sees everything, says of that patch.
 
+    L = - mean over images of   mean over its hidden patches i of   sum_k q_k(i) log p_k(i)
+    p(i) = softmax(head(patch i of the student) / temperature)    q(i): targets made of the teacher's logits (assign.py)
+
 Only masked patches pass through a head. The masked patches of an image share one vote, and the sum is divided by the
 number of ALL global crops: images without a mask dilute the loss, as in DINOv2 and DINOv3.
 Sources: iBOT (arXiv:2111.07832) section 3, the loss L_MIM; DINOv2 (arXiv:2304.07193) section 4, "patch-level objective"
@@ -27,30 +30,40 @@ class Config(assign.Config):
 
     head: HeadConfig | None = field(default_factory=HeadConfig)  # on the masked patches; null: the head of dino
 
+    def head_use(self, seen: base.Seen, *, siblings: Mapping[str, base.Config]) -> base.HeadUse:
+        """Count hidden patches, for an own head or that of dino."""
+        lender = siblings.get("dino")
+        config = self.head or (lender.head if isinstance(lender, dino.Config) else None)
+        assert config is not None
+        return base.HeadUse(
+            config=config,
+            owned=self.head is not None,
+            student=seen.hidden,
+            teacher=seen.hidden,
+            targets=seen.hidden,
+            reductions=self.reductions,
+        )
+
 
 class Objective(base.Objective):
-    """The loss on masked patches, and the head it needs, its own or borrowed."""
+    """The loss on masked patches, and the head it needs, its own or that of the sibling "dino"."""
 
     needs = frozenset({"student_global", "teacher_global", "masks"})
 
-    def __init__(self, config: Config, *, head: Pair[Head], prototypes: int, owned: bool) -> None:
-        super().__init__()
-        self.config = config
-        self.head = head if owned else None
-        # A tuple hides a borrowed head from torch: the objective that lends it saves it, moves it and trains it.
-        self.borrowed: tuple[Pair[Head], ...] = () if owned else (head,)
-        self.targets = assign.Targets(config, prototypes=prototypes)
-
-    @classmethod
-    def build(cls, config: Config, *, dim: int, seed: int, siblings: Mapping[str, base.Objective]) -> "Objective":
-        """Make the objective with a head of its own, or with that of the sibling "dino"."""
-        if config.head is not None:
-            own = Pair(Head(dim, config.head, seed=seed))
-            return cls(config, head=own, prototypes=config.head.prototypes, owned=True)
+    def __init__(self, config: Config, *, dim: int, seed: int, siblings: Mapping[str, base.Objective]) -> None:
+        super().__init__(config, dim=dim, seed=seed, siblings=siblings)
         lender = siblings.get("dino")
-        if not isinstance(lender, dino.Objective):
-            raise UserError("ibot.head is null, which shares the head of dino, but no dino comes before ibot; add it")
-        return cls(config, head=lender.head, prototypes=lender.config.head.prototypes, owned=False)
+        self.head = None if config.head is None else Pair(Head(dim, config.head, seed=seed))
+        # A tuple hides a borrowed head from torch: the objective that lends it saves it, moves it and trains it.
+        self.borrowed: tuple[Pair[Head], ...] = ()
+        if self.head is None:
+            if not isinstance(lender, dino.Objective):
+                raise UserError(
+                    "ibot.head is null, which shares the head of dino, but no dino comes before ibot; add it"
+                )
+            self.borrowed = (lender.head,)
+        size = config.head or lender.config.head  # type: ignore[union-attr]  # one of them is there
+        self.targets = assign.Targets(config, prototypes=size.prototypes)
 
     def forward(self, inputs: base.Inputs, *, step: int) -> base.Losses:
         """Compute `ibot`; with nothing hidden it is 0, and so are its gradients."""
@@ -67,14 +80,6 @@ class Objective(base.Objective):
         losses = cross_entropy(vectors, head.student.prototypes, targets, temperature=temperature)  # [hidden]
         loss = mean_over_images(losses, masks=inputs.masks)
         return base.Losses(terms={"ibot": loss}, weights={"ibot": self.config.weight}, statistics=statistics)
-
-    def after_step(self, statistics: Mapping[str, Tensor]) -> None:
-        """Move the centre, if there is one."""
-        self.targets.fold(statistics)
-
-    def pairs(self) -> dict[str, Pair[Head]]:
-        """Name the head, unless it is borrowed."""
-        return {} if self.head is None else {"head": self.head}
 
 
 def mean_over_images(losses: Float[Tensor, " hidden"], *, masks: Bool[Tensor, "*image patch"]) -> Float[Tensor, ""]:

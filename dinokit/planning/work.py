@@ -1,7 +1,6 @@
 """Operations of a step: two per multiplication and addition of every matrix product and of attention.
 
     block, T tokens     2 T (4 d^2 + 2 d h) + 4 T^2 d      d width, h inner width (SwiGLU: 3 d h); attention last
-    gram, N patches     2 N d min(3 N, 5 d), per image
     head, t tokens      2 t (d m + (layers - 2) m^2 + m b + b K)
 
 A student's backward pass costs twice its forward pass: gradients of inputs and of weights. The logits of a student are
@@ -31,9 +30,7 @@ def of_step(shape: Shape, recompute: Recompute) -> dict[str, float]:
     if shape.anchor_tokens:
         one = embedding(backbone, shape.anchor_tokens - prefix) + backbone.depth * block(backbone, shape.anchor_tokens)
         work["anchor"] = float(shape.globals * one)
-    if shape.gram:
-        patches, dim = shape.global_tokens - prefix, backbone.dim
-        work["gram"] = float(shape.globals * 2 * patches * dim * min(3 * patches, 5 * dim))
+    work |= {name: operations for name, operations in shape.others.items() if operations}
     for name, use in shape.heads.items():
         mlp, scores = projection(backbone.dim, use.config), 2 * use.config.bottleneck * use.config.prototypes
         work[f"{name} head"] = use.teacher * (mlp + scores) + use.student * (3 * mlp + 4 * scores)

@@ -17,5 +17,5 @@ def dinov3_vitb16() -> TrainConfig:
     Expected time, expected metric: not published.
     """
     large = dinov3_vitl16()
-    backbone = replace(VARIANTS["dinov3_vitb16"], drop_path=large.experiment.backbone.drop_path)
+    backbone = replace(VARIANTS["dinov3_vitb16"], drop_path=0.3)
     return replace(large, experiment=replace(large.experiment, recipe="dinov3-vitb16", backbone=backbone))

@@ -28,7 +28,11 @@ def check_experiment(run: RunFolder, config: TrainConfig) -> None:
     old = configuration.read_yaml(run.config)
     if not isinstance(old, dict) or "experiment" not in old:
         raise UserError(f"{run.config} is damaged: it has no experiment; restore it or choose another --out")
+    with suppress(UserError):  # an early file: settings that came since have their defaults, the others today's names
+        old = configuration.to_plain(configuration.from_plain(TrainConfig, old))
     changed = configuration.differences(old["experiment"], config.experiment)
+    if config.experiment.distil is not None:  # which does not read it
+        changed = {key: pair for key, pair in changed.items() if not key.startswith("backbone")}
     before, now = changed.get("data.source", ("", ""))
     if isinstance(before, str) and same_source(before, now):
         changed.pop("data.source", None)

@@ -11,7 +11,7 @@ from dinokit.core.device import Precision
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.schedule import Schedule
 from dinokit.images.normalisation import Pixels
-from dinokit.models import vit
+from dinokit.models.architecture import Architecture
 from dinokit.objectives import base as objectives
 from dinokit.training import anchor as anchors
 from dinokit.training import optim, students
@@ -19,6 +19,7 @@ from dinokit.training.execution import Recompute
 from dinokit.training.stages import FIRST, Begin, Stages, Start, changed
 from dinokit.views import masking, multicrop
 
+DRAWN = ("drop_path", "drop_path_shape", "rope.shift", "rope.jitter", "rope.rescale")  # of a backbone, no weights
 TrackerName = Literal["wandb", "mlflow", "trackio"]
 ObjectiveConfigs = NewType("ObjectiveConfigs", dict[str, Any])  # file name in objectives/ -> its Config
 
@@ -49,7 +50,7 @@ class Experiment:
     recipe: str  # the name this started from
     steps: int = at_least(1)  # optimiser steps
     data: Data
-    backbone: vit.Config
+    backbone: Architecture  # of any kind, or the name of an architecture that `dinokit models` lists
     objectives: ObjectiveConfigs  # dino, ibot, koleo, ...: every file of dinokit/objectives
     optim: optim.Config
     momentum: Schedule = between(0, 1)  # of the teacher's exponential moving average, per step
@@ -70,7 +71,9 @@ class Experiment:
             if wants_masks and self.data.masks is None:
                 raise UserError(f"objective '{name}' needs masks, but data.masks is null; set data.masks.probability")
             if wants_masks and not self.backbone.mask_token:
-                raise UserError(f"objective '{name}' needs a mask token; set backbone.mask_token to true")
+                kind = self.backbone.kind
+                way = "backbone.mask_token to true" if self.backbone.whole_patches else f"objectives.{name} to null"
+                raise UserError(f"objective '{name}' needs a mask token, and this {kind} has none; set {way}")
             config.check_batch(self.data.batch_size // self.data.accumulate)
         if self.distil is None:
             multicrop.check_sizes(self.data.views, patch_size=self.backbone.patch_size)
@@ -121,9 +124,9 @@ class Experiment:
         for name in ("anchor", "start", "stages"):
             if getattr(self, name):
                 raise UserError(f"a distillation has no {name}; set it to null")
-        odd = self.objectives.keys() - {"dino", "ibot", "koleo"}
-        if odd:
-            raise UserError(f"a distillation learns by dino, ibot and koleo, got {', '.join(sorted(odd))}; set to null")
+        for name, config in self.objectives.items():
+            if config.for_students() is None:
+                raise UserError(f"students of a frozen teacher cannot learn by {name}; set objectives.{name} to null")
 
     def _check_anchor(self) -> None:
         needs = [each.Objective.needed(config) for each, config in self._found()]
@@ -169,12 +172,9 @@ def _check_anchor_is_past(leg: Leg) -> None:
 
 def _check_same_weights(before: Experiment, now: Experiment) -> None:
     """Refuse a stage whose networks cannot take over the weights of the stage before."""
-    now_backbone, rope = now.backbone, before.backbone.rope
-    drawn = {name: getattr(now_backbone.rope, name) for name in ("shift", "jitter", "rescale")}
-    free = {name: getattr(now_backbone, name) for name in ("drop_path", "drop_path_shape")}
-    changed_alone = replace(before.backbone, **free, rope=replace(rope, **drawn))
-    for name, (was, found) in differences(changed_alone, now_backbone).items():
-        raise UserError(f"backbone.{name} cannot change from {was} to {found}: the weights go on; leave it out")
+    for name, (was, found) in differences(before.backbone, now.backbone).items():
+        if name not in DRAWN:
+            raise UserError(f"backbone.{name} cannot change from {was} to {found}: the weights go on; leave it out")
     for name in before.objectives.keys() & now.objectives.keys():
         heads = [getattr(each.objectives[name], "head", None) for each in (before, now)]
         if heads[0] != heads[1]:

@@ -59,7 +59,7 @@ class Learner(nn.Module):
         for index, (name, config) in enumerate(configs.items()):
             kind: type[Objective] = find(name).Objective
             own = derived(seed, index)
-            self.named[name] = kind.build(config, dim=architecture.dim, seed=own, siblings=self.named)
+            self.named[name] = kind(config, dim=architecture.dim, seed=own, siblings=self.named)
         self.objectives = nn.ModuleDict(self.named).to(device)
         self.needs = frozenset[str]().union(*(objective.needs for objective in self.named.values()))
         self.heads = {f"{name}_{each}": pair for name, it in self.named.items() for each, pair in it.pairs().items()}

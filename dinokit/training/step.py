@@ -89,7 +89,7 @@ class Trainer:
         distil = experiment.distil
         networks: dict[str, Architecture] = {ALONE: experiment.backbone}
         if distil is not None:
-            networks = {name: student.architecture for name, student in distil.students.items()}
+            networks = dict(distil.students)
         self.patch_size = min(each.patch_size for each in networks.values())  # of what a mask hides or chooses
         self.teacher: Teacher | None = None
         if distil is not None:

@@ -183,8 +183,11 @@ class Config:
         return self.variants()[int(np.searchsorted(edges[:-1], drawn, side="right"))]
 
 
-def check_sizes(config: Config, *, patch_size: int) -> None:
+def check_sizes(config: Config, *, patch_size: int, whole_locals: bool = True) -> None:
     """Check that crops divide into patches.
+
+    Args:
+        whole_locals: whether local ones must; else any of a patch or more will do.
 
     Raises:
         UserError: names the nearest sizes that do.
@@ -194,7 +197,9 @@ def check_sizes(config: Config, *, patch_size: int) -> None:
         sizes |= {"local_size": variant.local_size} if variant.local_count else {}
         sizes |= {"anchor_size": variant.anchor_size} if variant.anchor_size else {}
         for name, size in sizes.items():
-            if size <= 0 or size % patch_size:
+            if name == "local_size" and not whole_locals and size < patch_size:
+                raise UserError(f"local_size {size} is less than the patch size {patch_size}; use at least that")
+            if size <= 0 or (size % patch_size and (whole_locals or name != "local_size")):
                 below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
                 advice = f"use {below} or {above}" if below > 0 else f"use {above}"
                 raise UserError(f"{name} {size} is not a multiple of the patch size {patch_size}; {advice}")

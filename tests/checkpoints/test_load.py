@@ -165,7 +165,7 @@ def test_a_header_without_a_kind_is_that_of_a_transformer(tmp_path: Path, make_v
     """Runs made before there were other kinds."""
     backbone = make_vit()
     about = json.loads(header(backbone.config, backbone.pixels, step=0)["dinokit"])
-    assert about.pop("kind") == "vit"
+    assert about["architecture"].pop("kind") == "vit"
     save_file(backbone.state_dict(), tmp_path / "x.safetensors", {"dinokit": json.dumps(about)})
     assert load(tmp_path / "x.safetensors").dim == backbone.dim
 

@@ -32,7 +32,7 @@ def inputs(crops: int = 2, local_crops: int = 8) -> Inputs:
 
 
 def build(config: dino.Config = TINY) -> dino.Objective:
-    return dino.Objective.build(config, dim=DIM, seed=0, siblings={})
+    return dino.Objective(config, dim=DIM, seed=0, siblings={})
 
 
 def mean_over_pairs(objective: dino.Objective, given: Inputs, pairs: list[tuple[int, int]]) -> Tensor:

@@ -85,7 +85,7 @@ def inputs(*, masks: Tensor | None = None) -> base.Inputs:
 
 
 def objective(config: Config) -> Objective:
-    return Objective.build(config, dim=5, seed=0, siblings={})
+    return Objective(config, dim=5, seed=0, siblings={})
 
 
 def test_the_batch_is_one_matrix_in_that_scope() -> None:

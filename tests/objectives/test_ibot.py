@@ -38,7 +38,7 @@ def inputs(hidden: Tensor) -> Inputs:
 
 
 def build(config: ibot.Config = TINY) -> ibot.Objective:
-    return ibot.Objective.build(config, dim=DIM, seed=0, siblings={})
+    return ibot.Objective(config, dim=DIM, seed=0, siblings={})
 
 
 def test_it_equals_a_loop_over_hidden_patches() -> None:
@@ -93,13 +93,13 @@ def test_visible_patches_get_no_gradient() -> None:
 
 
 def test_a_borrowed_head_is_used_but_neither_owned_nor_saved() -> None:
-    lender = dino.Objective.build(dino.Config(head=HEAD), dim=DIM, seed=7, siblings={})
+    lender = dino.Objective(dino.Config(head=HEAD), dim=DIM, seed=7, siblings={})
     shared = replace(TINY, head=None, targets="centring")
-    objective = ibot.Objective.build(shared, dim=DIM, seed=0, siblings={"dino": lender})
+    objective = ibot.Objective(shared, dim=DIM, seed=0, siblings={"dino": lender})
     assert objective.pairs() == {}
     assert list(objective.parameters()) == []
     assert list(objective.state_dict()) == ["targets.centre"]
-    own = ibot.Objective.build(replace(shared, head=HEAD), dim=DIM, seed=7, siblings={})
+    own = ibot.Objective(replace(shared, head=HEAD), dim=DIM, seed=7, siblings={})
     torch.testing.assert_close(objective(inputs(masks()), step=0).total, own(inputs(masks()), step=0).total)
 
 

@@ -14,7 +14,7 @@ from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core.errors import UserError
 from dinokit.models import convnext, vit
-from dinokit.models.architecture import Architecture, kind
+from dinokit.models.architecture import Architecture
 from dinokit.models.features import Features
 from dinokit.objectives.assign import sinkhorn
 from dinokit.run import engine
@@ -24,7 +24,7 @@ from dinokit.training.config import TrainConfig
 from dinokit.training.learner import masks_on_grid, on_grid
 from dinokit.training.stages import Stages
 from dinokit.training.step import Trainer
-from dinokit.training.students import Config, Settings, Student, Students, chosen
+from dinokit.training.students import Config, Students, chosen
 from dinokit.training.teacher import Centroids, spherical_kmeans
 from dinokit.views import multicrop
 from tests.run.test_engine import assert_same, config, final, losses
@@ -37,16 +37,12 @@ CONV = convnext.Config(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))
 
 def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **runtime: object) -> TrainConfig:
     base = config(photos, steps=4, **runtime)
-    made = {
-        name: Student(kind=kind(each), settings=Settings(configuration.to_plain(each)))
-        for name, each in students.items()
-    }
     crops = multicrop.Config(global_size=32, local_size=32 if CONV in students.values() else 16, local_count=2)
     experiment = replace(
         base.experiment,
         data=replace(base.experiment.data, views=crops),
         stages=Stages({}),
-        distil=Config(teacher=str(teacher), students=Students(made), fit_images=8),
+        distil=Config(teacher=str(teacher), students=Students(students), fit_images=8),
     )
     return replace(base, experiment=experiment)
 
@@ -258,7 +254,7 @@ def test_a_coarser_grid_gets_means_and_majorities() -> None:
             "student conv: global_size 36 is not a multiple of the patch size 32; use 32 or 64",
         ),
         ({"objectives.dino.head.prototypes": 5}, "must be the teacher's 12, got 5"),
-        ({"data.views.local_size": 8, "data.views.global_size": 64}, "student conv wants local crops of at least 32"),
+        ({"data.views.local_size": 8, "data.views.global_size": 64}, "student conv: local_size 8 is less than the patch size 32"),
         ({"runtime.sharding": "fsdp"}, "a distillation is not sharded"),
     ],
 )
@@ -273,7 +269,7 @@ def test_what_does_not_fit_is_said(
 def test_students_are_named_as_the_list_of_models_does() -> None:
     found = chosen("vit-tiny, vits16,convnext_tiny")
     assert list(found) == ["vit_tiny", "vits16", "convnext_tiny"]
-    assert found["vits16"].architecture.dim == 384
+    assert found["vits16"].dim == 384
     assert found["convnext_tiny"].kind == "convnext"
     with pytest.raises(UserError, match="did you mean"):
         chosen("vitts16")
