@@ -1,5 +1,7 @@
 """Opening a run's folder: it holds this experiment, and its newest checkpoint is loaded."""
 
+from contextlib import suppress
+
 from dinokit import config as configuration
 from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import dist
