@@ -1,28 +1,29 @@
 """The command line: one sub-command per file of commands/, no logic.
 
 dinokit COMMAND ...        exit codes: 0 done, 2 your mistake, 3 the run cannot go on, 130 interrupted and saved
+
+A verb is a function. What its signature has before `*` are words in their order, what follows are options (a bool is
+--NAME or --no-NAME), and any other --KEY VALUE is a dotted setting, if the function takes `settings`.
 """
 
 import ast
-import functools
 import inspect
 import io
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import tyro
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dinokit import __version__
 from dinokit.core.errors import RunError, UserError, unknown_name
 
 HALVES = ("experiment", "runtime")  # may be left out of a dotted key
+WIDTH, COLUMN = 120, 42  # of help, and of the names in it
 
 
 def commands() -> dict[str, str]:
@@ -58,7 +59,9 @@ def run(words: list[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
     if words[0] in ("-V", "--version"):
@@ -69,10 +72,87 @@ def _dispatch(words: list[str]) -> int:
         raise unknown_name("command", name, commands())
     module = import_module(f"dinokit.commands.{name}")  # here, not at the top: most import torch
     if "-h" in rest or "--help" in rest:
-        print(_help(module, name, rest))
+        print("\n".join(_help(module, name, [word for word in rest if not word.startswith("-")])))
         return 0
-    code = _parsed(getattr(module, name), name, rest)()
+    function = getattr(module, name)
+    code = function(**arguments(function, rest))
     return code if isinstance(code, int) else 0
+
+
+def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
+    """Bind the words of a command line to a function's signature.
+
+    Raises:
+        UserError: for a word too many, an option without its value, a value that does not fit or one that is missing.
+    """
+    parameters, kinds = _parameters(function), get_type_hints(function)
+    places = [key for key, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
+    options = {_option(key): key for key in parameters if key not in places}
+    found: dict[str, Any] = {}
+    settings, rest = [], list(words)
+    while rest:
+        word, equals, text = rest.pop(0).partition("=")
+        option = word.replace("_", "-")
+        flag = f"--{option.removeprefix('--').removeprefix('no-')}"
+        free = [key for key in places if key not in found]
+        if not re.match("--|-[A-Za-z]", word):
+            if not free:
+                raise UserError(f"one word too many: '{word}'; options and settings come as --KEY VALUE")
+            found[free[0]] = _typed(free[0].upper(), word + equals + text, kinds[free[0]])
+        elif kinds.get(options.get(flag, "")) is bool:
+            if equals or rest[:1] in (["true"], ["false"]):
+                raise UserError(f"{flag} takes no value; write {flag} or --no-{flag[2:]}")
+            found[options[flag]] = option == flag
+        elif option in options and options[option] in found:
+            raise UserError(f"{option} is given twice")
+        elif option in options:
+            if not equals and (not rest or rest[0].startswith("--")):
+                raise UserError(f"{option} has no value; write {option} VALUE")
+            text = text if equals else rest.pop(0)
+            if not text and parameters[options[option]].default != "":
+                raise UserError(f"{option} is empty; give it a value or leave it out")
+            found[options[option]] = _typed(option, text, kinds[options[option]])
+        else:
+            settings.append(word + equals + text)
+            settings += [rest.pop(0)] if not equals and rest and not rest[0].startswith("--") else []
+    required = [key for key, each in parameters.items() if each.default is each.empty]
+    missing = [key.upper() if key in places else _option(key) for key in required if key not in found]
+    if settings and (missing or "settings" not in kinds):
+        raise unknown_name("option", settings[0].partition("=")[0], options)
+    if missing:
+        raise UserError(f"{' and '.join(missing)} must be given: {_usage(function)}")
+    if settings:
+        from dinokit.config import parse_overrides
+
+        found["settings"] = parse_overrides(settings)
+    return found
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return what the command line gives by name, which is all but the settings."""
+    found = inspect.signature(function).parameters
+    return {key: each for key, each in found.items() if key != "settings" and each.kind is not each.VAR_KEYWORD}
+
+
+def _option(key: str) -> str:
+    return f"--{key.strip('_').replace('_', '-')}"
+
+
+def _typed(name: str, text: str, kind: Any) -> Any:
+    """Turn a word into what a parameter takes: text, a path, a number, one of a few words."""
+    kinds = [each for each in get_args(kind) if each is not type(None)] if type(None) in get_args(kind) else [kind]
+    if get_origin(kinds[0]) is Literal:
+        if text not in get_args(kinds[0]):
+            raise unknown_name(name, text, get_args(kinds[0]))
+        return text
+    try:
+        value = kinds[0](text)
+        if isinstance(value, int | float) and not abs(value) < 2**63:  # nor NaN
+            raise ValueError
+    except ValueError as error:
+        wanted = {int: "a whole number", float: "a finite number"}.get(kinds[0], "a value")
+        raise UserError(f"{name}: expected {wanted}, got '{text[:80]}'") from error
+    return value
 
 
 def _overview() -> str:
@@ -85,59 +165,48 @@ def _overview() -> str:
     )
 
 
-def _help(module: ModuleType, name: str, words: Sequence[str]) -> str:
-    """Return what a command takes, and where it has settings every one with its default and its meaning."""
-    captured = io.StringIO()
-    with redirect_stdout(captured), suppress(SystemExit):
-        tyro.cli(getattr(module, name), prog=f"dinokit {name}", args=["--help"])
-    explained = getattr(module, "explained", None)
-    shown = explained(words[:1] if not words[0].startswith("-") else []) if explained else None
-    return captured.getvalue() + (_settings(*shown) if shown else "")
+def _usage(function: Callable[..., Any]) -> str:
+    parts = [f"dinokit {function.__name__}"]
+    for key, each in _parameters(function).items():
+        given = key.upper() if each.kind is each.POSITIONAL_OR_KEYWORD else f"{_option(key)} {key.strip('_').upper()}"
+        parts += [given] if each.default is each.empty else []
+    return " ".join(parts)
 
 
-def _settings(name: str, config: Any) -> str:
+def _help(module: ModuleType, name: str, words: Sequence[str]) -> Iterator[str]:
+    """Yield what a command takes, and where it has settings every one with its default and its meaning."""
+    function = getattr(module, name)
+    about, _, rest = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:\n")
+    described = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", rest.partition("\n\n")[0], re.MULTILINE)
+    meanings = {key: " ".join(text.split()) for key, text in described}
+    shown = module.explained(words[:1]) if hasattr(module, "explained") else None
+    yield f"usage: {_usage(function)} ...\n\n{about}\n"
+    for key, each in _parameters(function).items():
+        start = key.upper() if each.kind is each.POSITIONAL_OR_KEYWORD else _option(key)
+        start = f"--[no-]{start[2:]}" if isinstance(each.default, bool) else start
+        default = (
+            ""
+            if each.default in (each.empty, None, "") or isinstance(each.default, bool)
+            else f" (default: {each.default})"
+        )
+        yield _row(start, meanings.get(key, "") + default)
+    if shown is None:
+        return
     from dinokit import config as configuration
 
-    lines = [f"\nsettings of '{name}': --KEY VALUE, lists as '[0.4, 1.0]', nothing as null\n"]
-    for setting in configuration.explained(config, hidden=HALVES):
-        if setting.path == "data":  # an argument of the command itself
-            continue
-        choices = f"{' | '.join(setting.choices)}; " if setting.choices else ""
-        text = f"{choices}{setting.meaning} (default: {setting.value})"
-        start = f"  --{setting.path} "
-        lines.append(textwrap.fill(f"{start:<42}{text}", width=120, subsequent_indent=" " * 42))
-    return "\n".join(lines)
+    settings = {each.path: each for each in configuration.explained(shown[1], hidden=HALVES) if each.path != "data"}
+    first = [key for key in getattr(module, "FIRST", ()) if key in settings]
+    for title, keys in (("settings that matter first", first), (f"all settings of '{shown[0]}'", settings)):
+        if keys:
+            yield f"\n{title}: --KEY VALUE, lists as '[0.4, 1.0]', nothing as null\n"
+        for key in keys:
+            found = settings[key]
+            choices = f"{' | '.join(found.choices)}; " if found.choices else ""
+            yield _row(f"--{key}", f"{choices}{found.meaning} (default: {found.value})")
 
 
-def _parsed(function: Callable[..., Any], name: str, words: list[str]) -> Callable[..., Any]:
-    """Bind the words to the function's own signature with tyro; what it does not know are dotted settings."""
-
-    @functools.wraps(function)
-    def bind(*args: Any, **kwargs: Any) -> Callable[..., Any]:
-        return functools.partial(function, *args, **kwargs)
-
-    complaint = io.StringIO()
-    try:
-        with redirect_stderr(complaint):
-            bound, unknown = tyro.cli(bind, prog=f"dinokit {name}", args=words, return_unknown_args=True)
-    except SystemExit as error:
-        if error.code in (0, None):
-            raise
-        raise UserError(_one_line(complaint.getvalue())) from error
-    if not unknown:
-        return bound
-    if "settings" not in inspect.signature(function).parameters:
-        known = [f"--{key.replace('_', '-')}" for key in inspect.signature(function).parameters]
-        raise unknown_name("option", unknown[0], known)
-    from dinokit.config import parse_overrides
-
-    return functools.partial(bound, settings=parse_overrides(unknown))
-
-
-def _one_line(box: str) -> str:
-    """Take the frame off tyro's message."""
-    words = re.sub(r"[╭╮╰╯│─]+", " ", box).split()
-    return " ".join(words)
+def _row(name: str, text: str) -> str:
+    return textwrap.fill(text, width=WIDTH, initial_indent=f"  {name} ".ljust(COLUMN), subsequent_indent=" " * COLUMN)
 
 
 def _fail(message: str, *, code: int) -> int:

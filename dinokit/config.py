@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
-import tyro
 import yaml
+from cattrs.gen import make_dict_structure_fn
 
 from dinokit.core.bounds import Bound, OutOfBounds
 from dinokit.core.errors import UserError, reason, unknown_name
 
 T = TypeVar("T")
-Settings = Annotated[Mapping[str, Any], tyro.conf.Suppress]  # of a command: what the user wrote behind its own options
+Settings = Mapping[str, Any]  # of a command: what the user wrote behind its own options, by dotted key
 NO_SETTINGS: Mapping[str, Any] = {}
 
 converter = cattrs.Converter(forbid_extra_keys=True)
@@ -47,11 +47,13 @@ def from_plain(kind: type[T], value: Any) -> T:
         UserError: for an unknown key, a wrong type or a conflict; the message names the dotted path.
     """
     if not isinstance(value, Mapping):
-        raise UserError(f"expected a group of settings, got {value!r}")
+        raise UserError(f"expected a group of settings, got {shortened(value)}")
     try:
         return converter.structure(value, kind)
     except (cattrs.BaseValidationError, TypeError, ValueError) as error:
         raise UserError(_explanation(error, path="")) from error
+    except RecursionError as error:
+        raise UserError("the settings are nested too deeply") from error
 
 
 def to_yaml(config: Any) -> str:
@@ -69,7 +71,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no text, and numbers such as 0x_
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # no text, numbers such as 0x_, deep brackets
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -82,18 +84,21 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         if not key.startswith("--"):
             raise UserError(f"expected --dotted.key VALUE, got '{key}'; settings come in pairs, lists as [0.4, 1.0]")
         if not equals:
-            if not rest:
+            if not rest or rest[0].startswith("--"):
                 raise UserError(f"{key} has no value; write {key} VALUE")
             text = rest.pop(0)
-        result[key.removeprefix("--").replace("-", "_")] = _value(key, text)
+        path = key.removeprefix("--").replace("-", "_")
+        if path in result:
+            raise UserError(f"{key} is given twice")
+        result[path] = _value(key, text)
     return result
 
 
 def _value(key: str, text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{key}: '{text}' is not a value; quote lists for the shell: {key} '[0.4, 1.0]'") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{key}: '{text[:80]}' is no value; quote lists for the shell: {key} '[0.4, 1.0]'") from error
 
 
 def override(config: T, values: Mapping[str, Any], *, hidden: Sequence[str] = ()) -> T:
@@ -253,8 +258,6 @@ def _explanation(error: BaseException, *, path: str) -> str:
         return str(unknown_name("setting", prefix + min(map(str, error.extra_fields)), known))
     if isinstance(error, KeyError):
         return f"setting '{path}' is missing; give it a value"
-    if isinstance(error, TypeError) and "not iterable" in str(error):
-        return f"setting '{path}': expected a group of settings, give its parts by their dotted keys"
     if isinstance(error, OutOfBounds):
         return f"{'.'.join(filter(None, (path, error.name)))} {error.wrong}"
     if isinstance(error, UserError):
@@ -262,10 +265,30 @@ def _explanation(error: BaseException, *, path: str) -> str:
     return f"setting '{path}': {error}"
 
 
+def _group(kind: Any) -> Callable[[Any, Any], Any]:
+    structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+
+    def checked(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"expected a group of settings, got {shortened(value)}; give its parts by dotted keys")
+        return structure(value, kind)
+
+    return checked
+
+
+def shortened(value: Any) -> str:
+    """Show a value in an error, however long it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more than 4,300 digits
+        text = "a huge number"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _strict(kind: type, accepts: Callable[[Any], bool], name: str) -> None:
     def structure(value: Any, _: Any) -> Any:
         if not accepts(value):
-            raise TypeError(f"expected {name}, got {value!r}")
+            raise TypeError(f"expected {name}, got {shortened(value)}")
         return kind(value)
 
     converter.register_structure_hook(kind, structure)
@@ -281,7 +304,7 @@ def _is_literal(kind: Any) -> bool:
 
 def _one_of(value: Any, kind: Any) -> Any:
     if value not in get_args(kind):
-        raise TypeError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
+        raise TypeError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {shortened(value)}")
     return value
 
 
@@ -291,13 +314,14 @@ def _is_list(kind: Any) -> bool:
 
 def _each(value: Any, kind: Any) -> Any:
     if not isinstance(value, list | tuple):
-        raise TypeError(f"expected a list such as [{value}], got {value!r}")
+        raise TypeError(f"expected a list such as [{shortened(value)}], got {shortened(value)}")
     return tuple(converter.structure(each, get_args(kind)[0]) for each in value)
 
 
+converter.register_structure_hook_factory(is_dataclass, _group)
 converter.register_structure_hook_func(_is_literal, _one_of)
 converter.register_structure_hook_func(_is_list, _each)
-_strict(int, lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number")
+_strict(int, lambda value: type(value) is int and abs(value) < 2**63, "a whole number")
 _strict(float, lambda value: _is_number(value) and abs(value) <= sys.float_info.max, "a finite number")
 _strict(bool, lambda value: isinstance(value, bool), "true or false")
 _strict(str, lambda value: isinstance(value, str), "text")

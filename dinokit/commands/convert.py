@@ -2,15 +2,11 @@
 
 from pathlib import Path
 
-import tyro
-
 from dinokit.checkpoints import convert as conversion
 from dinokit.core.log import info
 
 
-def convert(
-    source: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *, to: str, exact_periods: bool = False
-) -> None:
+def convert(source: Path, out: Path, *, to: str, exact_periods: bool = False) -> None:
     """Write a model in another layout; nothing is written unless it reads back bit by bit.
 
     Args:

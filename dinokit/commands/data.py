@@ -4,8 +4,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from dinokit.commands.tables import print_check, print_stats
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
@@ -17,8 +15,8 @@ from dinokit.sources.stats import Stats, stats
 
 
 def data(
-    verb: tyro.conf.Positional[Literal["check", "stats"]],
-    source: tyro.conf.Positional[str],
+    verb: Literal["check", "stats"],
+    source: str,
     *,
     split: str | None = None,
     channels: int | None = None,

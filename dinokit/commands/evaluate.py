@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.commands.tables import print_table
@@ -17,7 +15,7 @@ from dinokit.sources.source import absolute
 
 
 def evaluate(
-    task: tyro.conf.Positional[str],
+    task: str,
     *,
     model: str,
     data: str,

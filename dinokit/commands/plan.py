@@ -6,8 +6,6 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from dinokit import recipes
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core.errors import UserError
@@ -19,7 +17,7 @@ from dinokit.training.config import with_settings
 
 
 def plan(
-    recipe: tyro.conf.Positional[str],
+    recipe: str,
     *,
     gpus: int = 1,
     gpu_memory: float | None = None,

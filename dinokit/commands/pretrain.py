@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from dinokit import config as configuration
 from dinokit import recipes
@@ -23,11 +21,11 @@ from dinokit.training.config import HALVES, TrainConfig, with_settings
 
 
 def pretrain(
-    recipe: tyro.conf.Positional[str],
+    recipe: str,
     *,
     data: str = "",
     out: Path,
-    from_: Annotated[str, tyro.conf.arg(name="from")] = "",
+    from_: str = "",
     stage: str = "",
     slurm: Path | None = None,
     nodes: int = 1,

@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from pathlib import Path
 
-import tyro
-
 from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder
 from dinokit.commands.tables import print_replay
@@ -15,8 +13,8 @@ from dinokit.run.replay import replay as replayed
 
 
 def replay(
-    run: tyro.conf.Positional[Path],
-    step: tyro.conf.Positional[int],
+    run: Path,
+    step: int,
     *,
     device: str = "auto",
     out: Path | None = None,

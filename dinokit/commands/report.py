@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import tyro
-
 from dinokit.core.log import info
 from dinokit.visuals.report import write_report
 
 
-def report(run: tyro.conf.Positional[Path]) -> None:
+def report(run: Path) -> None:
     """Write RUN/report.html: what ran, the curves, the numbers beside their baselines, and what the features see.
 
     Args:

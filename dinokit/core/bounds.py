@@ -44,7 +44,7 @@ class Bound:
         given = list(value) if isinstance(value, tuple | list) else [value]
         numbers = [number for each in given for number in getattr(each, "values", (each,)) if number is not None]
         if not given or not all(map(self._holds, numbers)) or (RISING in self.text and sorted(numbers) != numbers):
-            got = value if not hasattr(value, "values") else f"{min(value.values)} to {max(value.values)}"
+            got = str(value) if not hasattr(value, "values") else f"{min(value.values)} to {max(value.values)}"
             raise OutOfBounds(self.name, f"must be {self.text}, got {got}")
         instance.__dict__[self.name] = tuple(value) if isinstance(value, list) else value
 

@@ -39,7 +39,7 @@ def test_what_was_made_otherwise_is_refused_by_the_part_that_differs(tmp_path: P
     for kept, said in (
         (stamp | {"data": "c"}, "other data;"),
         ({"weights": "a"}, "other settings and data;"),
-        ([1], ""),
+        ([1], "weights and settings and data"),
     ):
         with pytest.raises(UserError, match=said):
             check_same(kept, stamp, place=tmp_path)
