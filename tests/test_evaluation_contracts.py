@@ -24,7 +24,7 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
 
 
 # what is measured on patches takes masks, not classes of images, and is tested beside its own file
-NAMES = [name for name in base.names() if name not in base.DENSE]
+NAMES = [name for name in base.names() if not getattr(base.find(name), "PATCHES", False)]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """`dinokit evaluate`: measure frozen features beside honest baselines: knn, retrieval, segmentation, ..."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from dinokit.checkpoints.load import load
 from dinokit.commands.tables import print_table
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
-from dinokit.core.files import check_result, check_writable, write_json
+from dinokit.core.files import check_result, check_writable, read_json, write_json
+from dinokit.core.ownership import check_same, digest_of_weights, only_owner
 from dinokit.evaluation import base as evaluations
 from dinokit.sources.source import absolute
+
+STAMP = "evaluate.json"  # of a folder: what made it
 
 
 def evaluate(
@@ -34,28 +38,42 @@ def evaluate(
         data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything
             with labels that `pretrain` takes. segmentation: train/ and val/, each with images/ and masks/, or ADE20K,
             Cityscapes, Pascal VOC. depth: train/ and val/, each with images/ and depth/, or NYUv2, KITTI, SUN RGB-D
-            with --head. foreground: images/ and masks/, or PNGs with an alpha channel. tracking: DAVIS 2017,
-            YouTube-VOS, MOSE; or a folder of frames or a video file with --mask, a PNG of its first frame. matching:
-            SPair-71k, NAVI, or a list of pairs with points (pairs.jsonl or .csv, see data/keypoints.py).
+            with --head; on a CPU both take the quick protocol, --protocol linear is the published one. foreground:
+            images/ and masks/, or PNGs with an alpha channel. tracking: DAVIS 2017, YouTube-VOS, MOSE; or a folder of
+            frames or a video file with --mask, a PNG of its first frame. matching: SPair-71k, NAVI, or a list of pairs
+            with points: pairs.jsonl or .csv, lines of image_a, image_b, points_a, points_b.
         out: file that receives the numbers as JSON.
         save: folder that receives the model's own numbers in full and the head that was trained, or the masks and
-            overlays of every frame; the same command again continues an interrupted training or tracking.
-        baselines: also measure random-init and raw-pixels; not with --head, which fits one model.
+            overlays of every frame; the same command again continues an interrupted training or tracking. A folder
+            holds one evaluation of one model.
+        baselines: also measure the untrained network and the raw pixels; not with --head, which fits one model.
         device: auto, cpu, cuda or mps.
     """
+    model, where = str(model), devices.choose(device)
     module = evaluations.find(task)
-    config = configuration.override(module.Config(data=data), settings)
-    backbone = load(model).to(devices.choose(device))
-    backbone.name = absolute(model)
+    config = configuration.override(module.Config(data=str(data)), settings)
     if out is not None:
         check_result(Path(out))
     if save is not None:
         check_writable(Path(save))
+    backbone = load(model).to(where)
+    backbone.name = absolute(model)
     baselines = baselines and getattr(config, "head", None) is None
-    rivals = evaluations.baselines(backbone, dense=task in evaluations.DENSE) if baselines else {}
-    rows = {str(model): module.run(backbone, config, None if save is None else Path(save))}
-    rows |= {name: module.run(rival.to(devices.choose(device)), config) for name, rival in rivals.items()}
-    print_table(f"{task} on {data}", rows)
+    rivals = evaluations.baselines(backbone, dense=getattr(module, "PATCHES", False)) if baselines else {}
+    if hasattr(module, "settled"):
+        config = module.settled(config, backbone)
+    with only_owner(Path(save), option="--save") if save is not None else nullcontext():
+        if save is not None:
+            stamp = {"task": task, "weights": digest_of_weights(backbone)}
+            stamp["settings"] = configuration.to_plain(config) | {"data": absolute(str(data))}
+            if (Path(save) / STAMP).exists():
+                check_same(read_json(Path(save) / STAMP), stamp, place=Path(save))
+        rows = {model: module.run(backbone, config, None if save is None else Path(save))}
+        if save is not None:
+            write_json(Path(save) / STAMP, stamp)
+    rows |= {name: module.run(rival.to(where), config) for name, rival in rivals.items()}
+    shown = {evaluations.NAMES.get(name, name): row for name, row in rows.items()}
+    print_table(f"{task} on {data}", shown, getattr(module, "UNITS", {}))
     if out is not None:
         write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
     return rows

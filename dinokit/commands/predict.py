@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from dinokit import config as configuration
-from dinokit.checkpoints.dense import save_head
 from dinokit.checkpoints.load import load
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.files import check_writable
 from dinokit.core.log import info
+from dinokit.dense.heads import check_model, load_head
 from dinokit.dense.predict import Written, apply
-from dinokit.dense.predict import predict as apply_saved
 from dinokit.evaluation import foreground
-from dinokit.sources.source import absolute
+from dinokit.sources.source import absolute, open_source
 
 OPTIONS = ("--data", "--out", "--head", "--train-masks", "--model", "--split", "--device")
 
@@ -32,7 +32,8 @@ def predict(
 ) -> Written:
     """Apply a head to every image of a source; OUT receives PNGs and a legend. The same command again goes on.
 
-    segmentation: masks/ with a palette, overlays/. foreground: probabilities/ (white = 1), overlays/.
+    segmentation: masks/ with a palette, overlays/. depth: depth/ (16 bits), colours/. foreground: probabilities/
+    (white = 1), overlays/.
 
     Args:
         data: a folder of images, or anything else that `pretrain` takes.
@@ -46,25 +47,25 @@ def predict(
     """
     if (head is None) == (train_masks is None):
         raise UserError("expected either --head FOLDER or --train-masks FOLDER, got " + ("both" if head else "neither"))
-    if train_masks is None:
-        if settings:
-            raise unknown_name(
-                "option",
-                f"--{next(iter(settings))}",
-                OPTIONS,
-            )
-        assert head is not None
-        found = apply_saved(head, data, Path(out), model=model, split=split, device=devices.choose(device))
+    if head is not None and settings:
+        raise unknown_name("option", f"--{next(iter(settings))}", OPTIONS)
+    if head is None and model is None:
+        raise UserError("--train-masks needs --model: whose patches are to be told apart")
+    data, out, where = str(data), Path(out), devices.choose(device)
+    if head is not None:
+        learnt, about = load_head(head)
+        name = str(model or about.model)
+        backbone = load(name).to(where)
+        check_model(about, backbone, model=name)
     else:
-        if model is None:
-            raise UserError("--train-masks needs --model: whose patches are to be told apart")
-        config = configuration.override(foreground.Config(data=train_masks), settings)
-        backbone = load(model).to(devices.choose(device))
-        backbone.name = absolute(model)
+        config = configuration.override(foreground.Config(data=str(train_masks)), settings)
+        backbone = load(str(model)).to(where)
+        backbone.name = absolute(str(model))
+        open_source(data, split=split, channels=backbone.channels)  # a mistake is said before the learning
+        check_writable(out)
         learnt, about, result = foreground.learn(backbone, config)
         info(f"average precision {result['AP']:.1f} % on images left out, C {result['C']:g}")
-        save_head(Path(out) / "head", learnt, about)
-        found = apply(backbone, learnt, about, data, Path(out), split=split)
+    found = apply(backbone, learnt.to(where), about, data, out, split=split, keep_head=head is None)
     info(f"{found.images:,} images written · {found.there:,} were there · {len(found.bad)} unreadable · {out}")
     return found
 

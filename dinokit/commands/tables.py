@@ -1,6 +1,8 @@
 """What commands print: tables on standard output."""
 
+import re
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.table import Table
@@ -41,17 +43,26 @@ def print_stats(found: Stats) -> None:
     print(f"--data.pixels.mean '{values['mean']}' --data.pixels.std '{values['std']}'")
 
 
-def print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Print a column per result."""
+def print_table(
+    title: str, rows: Mapping[str, Mapping[str, float]], units: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Print a column per result.
+
+    Args:
+        units: the beginning of a measure's name, up to "@" or "/" -> what is written behind its numbers.
+    """
     table = Table("", *rows, title=title, box=None)
     for measure in next(iter(rows.values())):
-        table.add_row(measure, *(shown(result[measure]) for result in rows.values()))
+        unit = units.get(re.split("[@/]", measure)[0], "")
+        table.add_row(measure, *(f"{shown(row[measure], unit=unit)}" for row in rows.values()))
     Console().print(table)
 
 
-def shown(value: float) -> str:
-    """Return a number with two decimals; where these would be 0, its first two digits: a learning rate."""
-    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:.2f}"
+def shown(value: float, *, unit: str = "") -> str:
+    """Return a number with two decimals and its unit; where these would be 0, its first two digits; a count whole."""
+    if not unit and value >= 1 and value == int(value):
+        return f"{int(value):,}"
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else " ".join(filter(None, (f"{value:.2f}", unit)))
 
 
 def print_replay(found: Replay) -> None:

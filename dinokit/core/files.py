@@ -32,7 +32,8 @@ def write_atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say whose
+        if error.errno is not None:  # else it is no word of the system
+            error.filename = error.filename or str(path)  # a full disk does not say whose
         raise
     finally:
         temporary.unlink(missing_ok=True)

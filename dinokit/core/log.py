@@ -56,3 +56,12 @@ def progress(items: Iterable[T], total: int) -> Iterable[T]:
 def warn(message: str) -> None:
     """Say one line that asks for attention."""
     console.print(f"warning: {message}", style="yellow", markup=False)
+
+
+def duration(seconds: float) -> str:
+    """Write seconds for a person."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

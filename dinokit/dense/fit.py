@@ -1,4 +1,4 @@
-"""Train dense heads on a frozen backbone: several at once, on one pass of the backbone, resumable to the bit.
+"""Train dense heads on frozen patches: several at once, resumable to the bit.
 
 The schedules are those of the published linear evaluations. With step t of T, warm-up w and r = 1e-6:
 
@@ -13,31 +13,36 @@ The batch and the dropout of a step are functions of (seed, step), so that nothi
 itself is saved.
 """
 
+import io
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.config import to_plain
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import write_atomic
-from dinokit.core.log import info, progress
-from dinokit.core.ownership import digest_of_weights
+from dinokit.core.files import write_bytes
+from dinokit.core.log import duration, info, progress
+from dinokit.core.ownership import check_same, digest_of_weights
 from dinokit.core.seed import seed_torch
-from dinokit.dense.maps import Layers, at_pixels, encode, frozen
+from dinokit.dense.batches import Sample
+from dinokit.dense.maps import at_pixels, frozen
 from dinokit.models.features import Backbone
 
-Sample = Callable[[int], tuple[Float[Tensor, "batch channel height width"], Tensor]]  # step -> images, targets
-# values of every pixel, targets -> their loss
-Loss = Callable[[Float[Tensor, "batch value height width"], Tensor], Float[Tensor, ""]]
 _START = 1e-6  # of the peak, at the first step of the warm-up
 _STATE = "training.pt"
+_LONG = 600  # seconds of training; above, a quicker way is named
+
+
+# values of every pixel or patch, their targets, step -> loss
+Loss = Callable[[Float[Tensor, "batch value rows columns"], Tensor, int], Float[Tensor, ""]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +84,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Member:
-    """One head of a sweep and the peak of its learning rate."""
+    """One head of a sweep and the peak of its learning rate; None: it is not trained here."""
 
     head: nn.Module
-    lr: float
+    lr: float | None
 
 
 def fit(
@@ -92,17 +97,15 @@ def fit(
     *,
     sample: Sample,
     loss: Loss,
-    layers: Layers = 1,
-    norm: bool = True,
     folder: Path | None = None,
-    data: Mapping[str, Any] | None = None,
+    stamp: Mapping[str, Any] | None = None,
 ) -> list[float]:
     """Train the heads in place; return the mean loss of each over the last steps (up to 100).
 
     Args:
-        sample: gives normalised images and their targets; a pure function of the step.
+        sample: a pure function of the step.
         folder: keeps the state, from which the same call continues; None keeps nothing.
-        data: plain values that say what is sampled: a state of other data, another backbone or settings is refused.
+        stamp: plain values that say what is sampled: a state of other data, another backbone or settings is refused.
 
     Raises:
         UserError: if the folder holds the state of another training.
@@ -113,36 +116,45 @@ def fit(
     groups = [{"params": list(member.head.parameters()), "lr": member.lr} for member in members]
     optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     state = None if folder is None else folder / _STATE
-    about = _about(members, training)
-    about |= {"backbone": digest_of_weights(backbone), "layers": to_plain(layers), "norm": norm, "data": to_plain(data)}
-    step, losses = _resumed(state, heads, optimiser, about=about)
-    recent = losses[-100:]
-    for now in progress(range(step, training.iterations), training.iterations - step):
-        images, targets = sample(now)
-        targets = targets.to(device)
-        with frozen(backbone):
-            features, frame = encode(backbone, images.to(device), layers=layers, norm=norm)
+    shapes = [{name: list(value.shape) for name, value in head.state_dict().items()} for head in heads]
+    plain = {key: value for key, value in to_plain(training).items() if key != "save_every"}
+    made_of = {"weights": digest_of_weights(backbone), "training": plain, "rates": [member.lr for member in members]}
+    made_of |= {"heads": shapes, **(stamp or {})}
+    first, recent = _resumed(state, heads, optimiser, stamp=made_of)
+    began = time.monotonic()
+    for step in progress(range(first, training.iterations), training.iterations - first):
+        batch = sample(step)
         for group, member in zip(optimiser.param_groups, members):
-            group["lr"], group["betas"] = member.lr * training.factor(now), training.betas(now)
+            assert member.lr is not None
+            group["lr"], group["betas"] = member.lr * training.factor(step), training.betas(step)
         optimiser.zero_grad(set_to_none=True)
         values = []
         for index, head in enumerate(heads):
             with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-                seed_torch(training.seed, now, index)  # of dropout
-                term = loss(at_pixels(head(features), frame), targets)
+                seed_torch(training.seed, step, index)  # of dropout
+                found = head(batch.features)
+                found = found if batch.frame is None else at_pixels(found, batch.frame)
+                term = loss(found, batch.targets, step)
             if not torch.isfinite(term):
-                raise RunError(f"step {now}: the loss is {term.item()} at learning rate {members[index].lr}; lower it")
+                raise RunError(f"step {step}: the loss is {term.item()} at learning rate {members[index].lr}; lower it")
             torch.autograd.backward(term)  # one by one: the graph of a single head exists at a time
             if training.clip is not None:
                 nn.utils.clip_grad_norm_(head.parameters(), training.clip)
             values.append(term.item())
         optimiser.step()
         recent = [*recent, values][-100:]
-        last = now + 1 == training.iterations
-        if last or (now + 1) % max(1, training.iterations // 10) == 0:
-            info(f"step {now + 1:,} of {training.iterations:,} · loss {_listed(_means(recent))}")
-        if state is not None and (last or (now + 1) % training.save_every == 0):
-            _save(state, now + 1, heads, optimiser, recent, about)
+        done, last = step + 1, step + 1 == training.iterations
+        if done == first + 2:  # the first step warms up
+            left = (time.monotonic() - began) / 2 * (training.iterations - done)
+            quicker = "; --protocol quick takes minutes" if left > _LONG and batch.frame is not None else ""
+            info(f"{training.iterations:,} steps of training, about {duration(left)} to go{quicker}")
+        if last or done % max(1, training.iterations // 10) == 0:
+            info(f"step {done:,} of {training.iterations:,} · loss {', '.join(f'{x:.4f}' for x in _means(recent))}")
+        if state is not None and (last or done % training.save_every == 0):
+            saved = {"stamp": made_of, "step": done, "losses": recent, "optimiser": optimiser.state_dict()}
+            buffer = io.BytesIO()
+            torch.save(saved | {"heads": [head.state_dict() for head in heads]}, buffer)
+            write_bytes(state, buffer.getvalue())
     for head in heads:
         head.eval().requires_grad_(False)
     return _means(recent)
@@ -152,20 +164,8 @@ def _means(losses: Sequence[Sequence[float]]) -> list[float]:
     return [sum(column) / len(losses) for column in zip(*losses)]
 
 
-def _listed(losses: Sequence[float]) -> str:
-    return ", ".join(f"{loss:.4f}" for loss in losses)
-
-
-def _about(members: Sequence[Member], training: Training) -> dict[str, Any]:
-    """Return what must be the same for a training to go on."""
-    shapes = [{name: list(value.shape) for name, value in member.head.state_dict().items()} for member in members]
-    plain: dict[str, Any] = to_plain(training)
-    del plain["save_every"]
-    return {"training": plain, "lr": [member.lr for member in members], "shapes": shapes}
-
-
 def _resumed(
-    state: Path | None, heads: Sequence[nn.Module], optimiser: torch.optim.Optimizer, *, about: Mapping[str, Any]
+    state: Path | None, heads: Sequence[nn.Module], optimiser: torch.optim.Optimizer, *, stamp: Mapping[str, Any]
 ) -> tuple[int, list[list[float]]]:
     if state is None or not state.is_file():
         return 0, []
@@ -173,33 +173,9 @@ def _resumed(
         saved = torch.load(state, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises almost anything
         raise UserError(f"{state} cannot be read ({type(error).__name__}); delete it to begin anew") from error
-    if saved["about"] != about:
-        raise UserError(
-            f"{state} belongs to a training of another model, other data or settings; delete it or give another folder"
-        )
+    check_same(saved.get("stamp") if isinstance(saved, dict) else None, stamp, place=state)
     for head, values in zip(heads, saved["heads"], strict=True):
         head.load_state_dict(values)
     optimiser.load_state_dict(saved["optimiser"])
     info(f"continuing after step {saved['step']:,}")
     return int(saved["step"]), saved["losses"]
-
-
-def _save(
-    state: Path,
-    step: int,
-    heads: Sequence[nn.Module],
-    optimiser: torch.optim.Optimizer,
-    losses: Sequence[Sequence[float]],
-    about: Mapping[str, Any],
-) -> None:
-    saved: dict[str, Any] = {"about": about, "step": step, "losses": list(losses)}
-    saved |= {"heads": [head.state_dict() for head in heads], "optimiser": optimiser.state_dict()}
-    with write_atomic(state) as temporary:
-        torch.save(saved, temporary)
-
-
-def cross_entropy(
-    logits: Float[Tensor, "batch class height width"], targets: Shaped[Tensor, "batch height width"]
-) -> Float[Tensor, ""]:
-    """Return the cross-entropy; pixels of target 255 add 0 but stay in the mean, as released with DINOv3."""
-    return nn.functional.cross_entropy(logits, targets.long(), ignore_index=255, reduction="sum") / targets.numel()

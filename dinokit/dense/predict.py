@@ -1,52 +1,30 @@
-"""A saved head on every image of a source, written as pictures; the head's task chooses what is drawn.
+"""A head on every image of a source, written as pictures by the file of its task.
 
-What is there already is not computed again, so that the same command goes on after an interruption. Memory holds one
-image, its values at the size the head sees, and those of one window.
+OUT/predict.json says which head and which images made the pictures, OUT/written.jsonl what each image held: what is
+there and still belongs to them is not computed again, so that the same command goes on after an interruption, and an
+image that was replaced is seen anew. Memory holds one image, its values at the size the head sees, and those of one
+window.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from dinokit.checkpoints.dense import About, check_model, load_head
-from dinokit.checkpoints.load import load
 from dinokit.config import to_plain
-from dinokit.core.errors import UserError, unknown_name
-from dinokit.core.files import check_writable, write_json, write_jsonl
+from dinokit.core.errors import UserError
+from dinokit.core.files import append_jsonl, check_writable, read_json, read_jsonl, write_json, write_jsonl
 from dinokit.core.log import progress
-from dinokit.core.ownership import digest_of_weights
-from dinokit.dense import draw, draw_depth
+from dinokit.core.ownership import check_same, digest_of_weights, only_owner
 from dinokit.dense.embedding import Skipped
-from dinokit.dense.maps import frozen, predictor, prepared
-from dinokit.dense.windows import Windows, slide
-from dinokit.images import intensity
+from dinokit.dense.heads import About, save_head, task_of
+from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
 from dinokit.models.features import Backbone
-from dinokit.sources.source import BadImage, Source, open_source
+from dinokit.sources.base import digest
+from dinokit.sources.source import BadImage, Source, absolute, open_source
 
-ABOUT = "predict.json"
-
-
-@dataclass(frozen=True)
-class Writer:
-    """What is written for the heads of a task."""
-
-    folders: tuple[str, ...]  # of OUT; each receives one PNG per image
-    # values as the head saw the image, the image, where each folder's PNG goes
-    write: Callable[[Float[Tensor, "1 value rows columns"], intensity.Image, Mapping[str, Path], About], None]
-    legend: Callable[[Path, About], None]  # explains the colours
-
-
-WRITERS: dict[str, Writer] = {
-    "segmentation": Writer(("masks", "overlays"), draw.classes, draw.legend_of_classes),
-    "depth": Writer(("depth", "colours"), draw_depth.depths, draw_depth.legend_of_depths),
-    "foreground": Writer(("probabilities", "overlays"), draw.foreground, draw.legend_of_foreground),
-}
+ABOUT, RECORD = "predict.json", "written.jsonl"
 
 
 @dataclass(frozen=True)
@@ -58,62 +36,64 @@ class Written:
     bad: tuple[Skipped, ...]
 
 
-def predict(
-    head: str | Path,
+def apply(
+    backbone: Backbone,
+    head: nn.Module,
+    about: About,
     data: str,
     out: Path,
     *,
-    model: str | None = None,
     split: str | None = None,
-    device: torch.device | None = None,
+    keep_head: bool = False,
 ) -> Written:
-    """Apply a saved head to a source.
+    """Apply a head to a source; both are on one device.
 
     Args:
-        model: whose patches the head reads; None: the one it was trained on, where it was then.
-
-    Raises:
-        UserError: if the head, its model or the images are not there or do not fit.
-    """
-    module, about = load_head(head)
-    backbone = load(model or about.model).to(device or torch.device("cpu"))
-    check_model(about, backbone, model=model or about.model)
-    return apply(backbone, module.to(device or torch.device("cpu")), about, data, out, split=split)
-
-
-def apply(
-    backbone: Backbone, head: nn.Module, about: About, data: str, out: Path, *, split: str | None = None
-) -> Written:
-    """Apply a head that is in memory; both are on one device.
+        keep_head: also save the head, as OUT/head.
 
     Raises:
         UserError: if nothing is drawn for its task, or OUT holds the pictures of another head.
     """
-    if about.task not in WRITERS:
-        raise unknown_name("task of a head", about.task, WRITERS)
-    writer = WRITERS[about.task]
+    task = task_of(about)
     source = open_source(data, split=split, channels=backbone.channels)
+    # a person looks at the picture itself, not at what a gray model sees of it
+    shown = open_source(data, split=split, channels=3) if backbone.channels == 1 else source
+    stamp = {"data": absolute(data), "split": split, "weights": digest_of_weights(head), "head": to_plain(about)}
+    made_by, names = digest(repr(sorted(stamp.items()))), _names(source)
+    written, there, bad = 0, 0, list[Skipped]()
     check_writable(out)
-    _check_same(out, {"data": data, "split": split, "weights": digest_of_weights(head), "head": to_plain(about)})
-    writer.legend(out / "legend.png", about)
-    names, bad, written, there = _names(source), [], 0, 0
-    with frozen(backbone):
+    with only_owner(out), frozen(backbone):
+        if (out / ABOUT).exists():
+            kept = read_json(out / ABOUT)
+            check_same(
+                kept | {"data": absolute(str(kept.get("data")))} if isinstance(kept, dict) else kept, stamp, place=out
+            )
+        write_json(out / ABOUT, stamp)
+        if keep_head:
+            save_head(out / "head", head, about)
+        task.legend(out / "legend.png", about)
+        record = {line.get("file"): line for line in read_jsonl(out / RECORD)}
         values_of = predictor(backbone, head, layers=about.layers, norm=about.norm)
         for index in progress(range(len(source)), len(source)):
-            places = {folder: out / folder / names[index] for folder in writer.folders}
-            if all(place.is_file() for place in places.values()):
-                there += 1
-                continue
+            places = {folder: out / folder / names[index] for folder in task.FOLDERS}
             try:
+                encoded = source.encoded(index)
+                held = digest(source.read(index).numpy() if encoded is None else encoded)
+                line = {"file": names[index], "key": source.key(index), "image": held, "by": made_by}
+                if record.get(names[index]) == line and all(place.is_file() for place in places.values()):
+                    there += 1
+                    continue
                 image = source.read(index)
+                picture = image if shown is source else shown.read(index)
             except BadImage as error:
                 bad.append(Skipped(index=index, key=source.key(index), reason=str(error)))
                 continue
             seen = prepared(image, backbone, short=about.short)
-            writer.write(slide(seen, values_of, Windows(about.crop, about.stride)), image, places, about)
+            task.write(slide(seen, values_of, Windows(about.crop, about.stride)), picture, places, about)
+            append_jsonl(out / RECORD, line)
             written += 1
-    if bad:
-        write_jsonl(out / "bad_images.jsonl", [{"key": one.key, "reason": one.reason} for one in bad])
+        if bad:
+            write_jsonl(out / "bad_images.jsonl", [{"key": one.key, "reason": one.reason} for one in bad])
     if not written + there:
         raise UserError(
             f"expected images in {data}, got none that can be read; the first: {bad[0].key}: {bad[0].reason}"
@@ -121,23 +101,18 @@ def apply(
     return Written(written, there, tuple(bad))
 
 
-def _check_same(out: Path, about: Mapping[str, object]) -> None:
-    """Refuse a folder with the pictures of another head: half of them would stay."""
-    path = out / ABOUT
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != about:
-        raise UserError(f"{out} holds the pictures of another head or of other images; give --out another folder")
-    write_json(path, about)
-
-
 def _names(source: Source) -> list[str]:
-    """Return the file of every image: its key with the ending .png, behind its own ending where two would be one."""
-    keys = [_inside(source.key(index)) for index in range(len(source))]
-    stems = Counter(key.with_suffix("").as_posix() for key in keys)
-    single = [stems[key.with_suffix("").as_posix()] == 1 for key in keys]
-    return [str(key.with_suffix(".png") if one else f"{key}.png") for key, one in zip(keys, single)]
+    """Return the file of every image: its key with the ending .png, behind its own ending where two would be one.
 
-
-def _inside(key: str) -> PurePosixPath:
-    """Keep a key within the folder that is written to: a list may name files anywhere."""
-    parts = [part for part in PurePosixPath(key.replace(":", "_")).parts if part not in ("..", "/", ".")]
-    return PurePosixPath(*(parts or ["image"]))
+    All lie within the folder that is written to, although a list may name files anywhere, also twice.
+    """
+    whole, short = list[str](), list[str]()
+    for index in range(len(source)):
+        parts = PurePosixPath(source.key(index).replace(":", "_")).parts
+        key = PurePosixPath(*([part for part in parts if part not in ("..", "/", ".")] or ["image"]))
+        whole.append(f"{key}.png")
+        short.append(str(key.with_suffix(".png")))
+    many, taken = Counter(short), set(whole)
+    names = [one if many[one] == 1 and one not in taken else full for one, full in zip(short, whole)]
+    twice = Counter(names)
+    return [name if twice[name] == 1 else f"{number}/{name}" for number, name in enumerate(names)]

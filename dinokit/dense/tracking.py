@@ -35,7 +35,7 @@ from dinokit.core.hub import library
 from dinokit.core.order import natural
 from dinokit.core.ownership import check_same, digest_of_files
 from dinokit.dense import draw
-from dinokit.dense.windows import resized
+from dinokit.dense.maps import resized
 from dinokit.images import intensity
 
 STAMP = "made.json"

@@ -1,12 +1,16 @@
 """What every evaluation shares: protocols by name, frozen features, which images ask and answer, baselines.
 
 An evaluation is a file of this folder with a frozen dataclass `Config` and
-`run(backbone, config, out) -> dict[str, float]`; its name is the file's name. Every accuracy, recall and
-average precision is in percent, from 0 to 100.
+`run(backbone, config, out) -> dict[str, float]`; its name is the file's name. It may say more of itself:
+`PATCHES = True` if patches are measured and not CLS; `UNITS`, the unit of a number by the beginning of its name;
+`settled(config, backbone)`, which chooses what depends on the machine, once for the model and its baselines. Every
+accuracy, recall and average precision is in percent, from 0 to 100.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +28,7 @@ from dinokit.sources.source import labelled, open_source, splits, thinned
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
-DENSE = ("depth", "foreground", "matching", "segmentation", "tracking")  # measured on patches, not on CLS
+NAMES = {"random-init": "untrained", "raw-pixels": "raw pixels"}  # of the baselines, for a person
 
 # similarities held at once, in numbers: 128 MiB of float64
 CHUNK = 1 << 24
@@ -41,6 +45,13 @@ class Task:
     query_labels: Int64[Tensor, " query"]
     query_domains: numpy.ndarray | None
     leave_one_out: bool  # gallery and queries are the same rows; an image never answers itself
+
+    @cached_property
+    def twins(self) -> Int64[Tensor, " gallery"]:
+        """The first row of the gallery that equals each."""
+        first: dict[bytes, int] = {}
+        digests = (blake2b(row.tobytes(), digest_size=16).digest() for row in self.gallery.numpy())
+        return torch.tensor([first.setdefault(digest, place) for place, digest in enumerate(digests)])
 
 
 def sides(data: str, gallery: str | None, query: str | None) -> tuple[str | None, str | None]:
@@ -95,8 +106,8 @@ def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | Non
     Raises:
         UserError: if the data has no labels or no such split.
     """
-    left = _labelled(backbone, data, gallery, limit)
-    right = left if gallery == query else _labelled(backbone, data, query, limit)
+    found = {split: features(backbone, data, split=split, limit=limit) for split in (gallery, query)}
+    left, right = found[gallery], found[query]
     assert left.labels is not None
     assert right.labels is not None
     if not numpy.isin(right.labels, left.labels).any():
@@ -104,6 +115,11 @@ def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | Non
         raise UserError(
             f"no class of {query} is one of {gallery} in {data} (such as '{asks}' and '{answers}'), so that no answer "
             "can be right; name the class folders alike"
+        )
+    if gallery == query and numpy.bincount(right.labels).max() < 2:
+        raise UserError(
+            f"expected two or more images of a class in {data}, got one of each, so that no answer can be right; add "
+            "images, or a split that asks"
         )
     return Task(
         gallery=unit(torch.from_numpy(left.cls)),
@@ -117,15 +133,22 @@ def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | Non
 
 
 def features(backbone: Backbone, data: str, *, split: str | None, limit: int | None = None) -> Embeddings:
-    """Extract the CLS features of a split.
+    """Extract the CLS features of the labelled images of a split.
 
     Raises:
-        UserError: if no image of some class can be read.
+        UserError: if there are not two classes, or no image of some class can be read.
     """
     source = labelled(open_source(data, split=split, channels=backbone.channels))
+    if source.labels is None or len(source.classes) < 2:
+        raise UserError(
+            f"expected labelled images in {data}, got {len(source.classes)} classes; put each class in its own folder: "
+            "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg, or give a manifest a "
+            "column label"
+        )
     source = source if limit is None else thinned(source, limit)
     result = extract(backbone, source)
-    lost = [] if source.labels is None else numpy.setdiff1d(source.labels, source.labels[result.indices]).tolist()
+    assert source.labels is not None
+    lost = numpy.setdiff1d(source.labels, source.labels[result.indices]).tolist()
     if lost:
         raise UserError(
             f"no image of class '{source.classes[lost[0]]}' in {data} can be read, so that a number would say nothing; "
@@ -142,11 +165,29 @@ def chunks(queries: int, gallery: int) -> Iterator[slice]:
 
 
 def similarities(task: Task, part: slice) -> Float[Tensor, "query gallery"]:
-    """Return the cosine of each query of the part with the gallery; under leave-one-out, -inf with itself."""
+    """Return the cosine of each query of the part with the gallery; under leave-one-out, -inf with itself.
+
+    Equal features have equal cosines, to the bit: a matrix product alone rounds by the place of a row.
+    """
     similarity = task.queries[part] @ task.gallery.T  # [query, gallery]
+    if (task.twins != torch.arange(len(task.twins))).any():
+        similarity = similarity[:, task.twins]
     if task.leave_one_out:
         similarity[torch.arange(len(similarity)), torch.arange(part.start, part.stop)] = -torch.inf
     return similarity
+
+
+def nearest(
+    similarity: Float[Tensor, "query gallery"], k: int
+) -> tuple[Float[Tensor, "query k"], Int64[Tensor, "query k"]]:
+    """Return the k largest similarities of each query, largest first, and where they are; equal ones by their order."""
+    values, places = similarity.topk(k)
+    crowded = (similarity >= values[:, -1:]).sum(dim=1) > k  # more equal the last one than there is room for
+    for query in crowded.nonzero().flatten().tolist():
+        places[query] = similarity[query].sort(descending=True, stable=True).indices[:k]
+    places = places.sort(dim=1).values
+    values, order = similarity.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return values, places.gather(1, order)
 
 
 def raw_pixels(backbone: Backbone) -> RawPixels:
@@ -157,14 +198,3 @@ def raw_pixels(backbone: Backbone) -> RawPixels:
     size = backbone.pixels.size
     side = size if size is not None and size <= 48 else 32
     return RawPixels(size=side, channels=backbone.channels)
-
-
-def _labelled(backbone: Backbone, data: str, split: str | None, limit: int | None) -> Embeddings:
-    found = features(backbone, data, split=split, limit=limit)
-    if found.labels is None or len(found.classes) < 2:
-        raise UserError(
-            f"expected labelled images in {data}, got {len(found.classes)} classes; put each class in its own folder: "
-            "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg, or give a manifest a "
-            "column label"
-        )
-    return found

@@ -4,41 +4,46 @@
     linear-v2    DINOv2 "lin. 1": patches and CLS of the last layer, enlarged four times; sigloss and gradient loss
     linear4      DINOv2 "lin. 4": the same of four layers
     dpt          DINOv2: a DPT on four layers; with bins, as DINOv3's, for a single value behind a ReLU may never learn
+    quick        ours, right in minutes on a CPU: the head of `linear` learns from patches of up to 500 images that were
+                 encoded once; up to 200 test images
 
 Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, appendix D.2). At test the image and its
 mirror are seen at native size and averaged, depths are brought to the size of the truth and kept within the range.
 Training crops are mirrored by half and made lighter or darker; the small turns and the other colours of DINOv2 are not.
-As published, the best learning rate of a sweep is the best on the test images. With `head` nothing is trained: a saved
-head is measured on other data (SUN RGB-D by a head of NYUv2).
+With `head` nothing is trained: a saved head is measured on other data (SUN RGB-D by a head of NYUv2).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from dinokit.annotations.depths import Depths, open_depths, splits_of
-from dinokit.checkpoints.dense import About, check_model, load_head, save_head
 from dinokit.config import differences
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
-from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.core.order import evenly
-from dinokit.core.ownership import digest_of_weights
-from dinokit.dense.depth_lesson import Lesson, seen
+from dinokit.core.ownership import digest_of_files, digest_of_weights
+from dinokit.dense.batches import crops, gathered, patches
+from dinokit.dense.depth import crop, gradient_loss, mean_depths, seen, sigloss
+from dinokit.dense.depth_heads import DPT, Bins, DPTConfig, LinearConfig, LinearDepth
 from dinokit.dense.fit import Member, Training, fit
-from dinokit.dense.maps import Layers, frozen, predictor, prepared
-from dinokit.dense.windows import Windows, augmented
-from dinokit.metrics.depth import counted, errors, mean
-from dinokit.models import bins, depth_head, dpt
+from dinokit.dense.heads import About, check_model, load_head
+from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried
+from dinokit.dense.sweep import IMAGES, QUICK, chosen_splits, keep_best, settled
+from dinokit.metrics.depth import Crop, counted, errors, mean
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels
-from dinokit.sources.source import absolute
 
+PATCHES = True  # what is measured are patches, not CLS
+UNITS = {"RMSE": "m", "delta1": "%", "delta2": "%", "delta3": "%"}
 GRADIENT = 0.5  # weight of the gradient loss, of DINOv2
+BANK = 100_000  # patches that the quick protocol keeps
+WARM = 100  # first steps in which sigloss leaves the variance out
 FOURS = {24: (4, 11, 17, 23)}  # the published four of so many blocks, where they are not each quarter's last
 MEASURING = {"data", "head", "test", "low", "high", "units", "crop", "limit"}  # all that a saved head leaves to choose
 
@@ -48,7 +53,7 @@ class Config:
     """Which pairs, and how they are learnt from."""
 
     data: str  # a folder with images/ and depth/, or NYUv2, KITTI, SUN RGB-D as published
-    protocol: Literal["linear", "linear-v2", "linear4", "dpt"] = "linear"  # see above
+    protocol: Literal["linear", "linear-v2", "linear4", "dpt", "quick"] | None = None  # null: linear, on a CPU quick
     head: str | None = None  # a saved head that is measured instead of training one
     train: str | None = None  # split to learn from; null: train
     test: str | None = None  # split to measure on; null: test, or else val
@@ -56,18 +61,16 @@ class Config:
     high: float | None = above(0, None)  # metres; nor what is further; null: 10, KITTI 80, of a folder the head's
     units: float | None = above(0, None)  # of integer depths, a metre; null: 1000, KITTI 256
     crop: Literal["none", "nyu", "garg", "eigen"] | None = None  # pixels that count; null: nyu and garg on their sets
-    window: tuple[int, int] | None = at_least(
-        1, None
-    )  # height, width of training crops; null: 416, 544, KITTI 352, 704
+    window: tuple[int, int] | None = at_least(1, None)  # rows, columns of crops; null: 416 x 544, KITTI 352 x 704
     short: int | None = at_least(1, None)  # pixels; short side to which images are resized first; null: native size
     tile: int | None = at_least(1, None)  # pixels; side of the windows in which images are seen at test; null: whole
-    iterations: int = at_least(1, 38_400)  # training steps
-    warmup: int = at_least(0, 12_800)  # of them with a rising learning rate
-    batch_size: int = at_least(1, 16)  # crops per step
-    lr: tuple[float, ...] = above(0, (3e-4,))  # learning rates, trained side by side; DINOv3 tries 1e-4, 3e-4 and 1e-3
+    iterations: int | None = at_least(1, None)  # training steps; null: 38,400, quick 1,000
+    warmup: int = at_least(0, 12_800)  # of them with a rising learning rate; at most the half
+    batch_size: int = at_least(1, 16)  # crops per step; quick: as many windows full of patches
+    lr: tuple[float, ...] | None = above(0, None)  # side by side; null: 3e-4, quick 1e-2. DINOv3: 1e-4, 3e-4, 1e-3
     weight_decay: float | None = at_least(0, None)  # null: 1e-4, of DINOv2 1e-2
     seed: int = at_least(0, 0)  # of crops and initial weights
-    limit: int | None = at_least(1, None)  # test images, evenly spaced; null: all
+    limit: int | None = at_least(1, None)  # test images, evenly spaced; null: all, quick 200
 
     def __post_init__(self) -> None:
         if self.high is not None and self.low >= self.high:
@@ -84,86 +87,70 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     Args:
         out: folder that receives `depth.json` and the trained head as `head/`; an interrupted training in it goes on.
     """
-    known = splits_of(config.data)
-    split = config.test or next((name for name in ("test", "val") if name in known), None)
-    if split is None and (known or config.head is None):
-        raise UserError(f"expected depths in {config.data} to test on, found no split test or val; add one")
-    if config.head is None and config.train is None and "train" not in known:
-        raise UserError(f"expected depths in {config.data} to train on, found no split train; add one, or give --head")
-    test = open_depths(config.data, split=split, channels=backbone.channels, units=config.units)
+    config, trains = settled(config, backbone), config.head is None
+    learn, judge = chosen_splits(
+        config.data,
+        splits_of(config.data),
+        train=config.train,
+        test=config.test,
+        prefers=("test", "val"),
+        trains=trains,
+    )
+    test = open_depths(config.data, split=judge, channels=backbone.channels, units=config.units)
+    few = config.protocol == QUICK
+    judges = evenly(config.limit or (IMAGES[1] if few else None), len(test)).tolist()
+    low, high = config.low, test.layout.high if config.high is None else config.high
+    part = config.crop or cast("Crop", test.layout.crop)
     if config.head is not None:
         head, about = load_head(config.head)
         if about.task != "depth":
             raise UserError(f"{config.head} is a head of {about.task}; give one that `evaluate depth --save` wrote")
         check_model(about, backbone, model=backbone.name)
-        heads: list[tuple[float, nn.Module]] = [(0.0, head)]
-        layers, short, windows = about.layers, about.short, Windows(about.crop, about.stride)
-        high = config.high if config.high is not None or test.layout.lists else about.details["high"]
-        config = replace(config, high=high)
+        high = high if config.high is not None or test.layout.lists else float(about.details["high"])
+        test.check(judges, low=low, high=high, crop=part)
+        members = [Member(head, None)]
     else:
-        train = open_depths(config.data, split=config.train, channels=backbone.channels, units=config.units)
-        layers, short = layers_of(backbone, config), config.short
+        train = open_depths(config.data, split=learn, channels=backbone.channels, units=config.units)
+        learns = evenly(IMAGES[0] if few else None, len(train)).tolist()
+        bins = Bins(low=low, high=train.layout.high if config.high is None else config.high)
+        layers = layers_of(backbone, config)
         windows = Windows() if config.tile is None else Windows(config.tile, max(1, config.tile * 2 // 3))
-        heads = _trained(backbone, train, config, layers=layers, out=out)
-    measured = [
-        (measure(backbone, head, test, config, layers=layers, short=short, windows=windows), lr, head)
-        for lr, head in heads
-    ]
-    result, lr, head = min(measured, key=lambda one: one[0]["RMSE"])
-    if config.head is None:
-        result["lr"] = lr
-    if out is not None:
-        if config.head is None:
-            assert isinstance(head, depth_head.LinearDepth | dpt.DPT)
-            range_ = head.config.bins
-            details = {"low": range_.low, "high": range_.high}
-            about = About(
-                task="depth",
-                model=backbone.name,
-                digest=digest_of_weights(backbone),
-                layers=layers,
-                short=short,
-                crop=windows.crop,
-                stride=windows.stride,
-                details=details,
-            )
-            save_head(out / "head", head, about)
-        write_json(out / "depth.json", result)
-    return result
+        about = About(
+            task="depth",
+            model=backbone.name,
+            digest=digest_of_weights(backbone),
+            layers=layers,
+            short=config.short,
+            crop=windows.crop,
+            stride=windows.stride,
+            details={"low": bins.low, "high": bins.high},
+        )
+        train.check(learns, low=low, high=bins.high)
+        test.check(judges, low=low, high=high, crop=part)
+        members = _learnt(backbone, train, config, bins, indices=learns, layers=layers, out=out)
 
+    def measure(head: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
+        found = []
+        with frozen(backbone) as device:
+            predict = predictor(backbone, head.to(device), layers=about.layers)
+            for index in progress(judges, len(judges)):
+                image, truth = test.read(index)
+                there = counted(truth, low=low, high=high, crop=part)
+                if there.any():
+                    values = prepared(image, backbone, short=about.short)
+                    size, windows = (truth.shape[0], truth.shape[1]), Windows(about.crop, about.stride)
+                    values = augmented(values, predict, size=size, windows=windows, flip=True)
+                    metres = values[0, 0].clamp(low, high).cpu().numpy()
+                    found.append(errors(metres[there], truth[there]))
+        return mean(found) | {"images": float(len(found))}, {}
 
-def measure(
-    backbone: Backbone,
-    head: nn.Module,
-    test: Depths,
-    config: Config,
-    *,
-    layers: Layers,
-    short: int | None,
-    windows: Windows,
-) -> dict[str, float]:
-    """Predict every test image and average the errors of each."""
-    low, high = config.low, test.layout.high if config.high is None else config.high
-    count = len(test) if config.limit is None else min(config.limit, len(test))
-    found = []
-    with frozen(backbone) as device:
-        predict = predictor(backbone, head.to(device), layers=layers)
-        for index in progress(evenly(count, len(test)).tolist(), count):
-            image, truth = test.read(index)
-            values = prepared(image, backbone, short=short)
-            values = augmented(values, predict, size=truth.shape, windows=windows, flip=True)
-            metres = values[0, 0].clamp(low, high).cpu().numpy()
-            valid = counted(truth, low=low, high=high, crop=config.crop or test.layout.crop)  # type: ignore[arg-type]
-            if valid.any():
-                found.append(errors(metres[valid], truth[valid]))
-    if not found:
-        raise UserError(f"no pixel of {test.name} has a depth between {low} and {high} m; look at units and high")
-    return mean(found) | {"images": float(len(found))}
+    kept = (lambda _: about) if trains else None
+    return keep_best(members, measure, name="depth", better=lambda one: -one["RMSE"], out=out, about=kept)
 
 
 def layers_of(backbone: Backbone, config: Config) -> Layers:
     """Return the blocks that a protocol reads: the last, or four evenly spaced ones that end with it."""
-    if config.protocol in ("linear", "linear-v2"):
+    if config.protocol in ("linear", "linear-v2", QUICK):
         return 1
     if isinstance(backbone, PatchPixels):
         return (0, 1, 2, 3)  # its only one, four times
@@ -175,70 +162,78 @@ def layers_of(backbone: Backbone, config: Config) -> Layers:
     return FOURS.get(depth, tuple(depth * number // 4 - 1 for number in (1, 2, 3, 4)))
 
 
-def _trained(
-    backbone: Backbone, train: Depths, config: Config, *, layers: Layers, out: Path | None
-) -> list[tuple[float, nn.Module]]:
-    published = config.protocol == "linear"
-    high = train.layout.high if config.high is None else config.high
-    range_ = bins.Config(low=config.low, high=high)
-    members = [Member(_head(backbone, config, range_, layers=layers), lr) for lr in config.lr]
-    decay = config.weight_decay if config.weight_decay is not None else (1e-4 if published else 1e-2)
+def _learnt(
+    backbone: Backbone,
+    train: Depths,
+    config: Config,
+    bins: Bins,
+    *,
+    indices: list[int],
+    layers: Layers,
+    out: Path | None,
+) -> list[Member]:
+    seed, short, border = config.seed, config.short, train.layout.border
+    is_quick, is_new = config.protocol == QUICK, config.protocol in ("linear", QUICK)
+    first, _ = seen(*train.read(0), short=short, border=border)
+    rows, columns = train.layout.window
+    window = config.window or (min(rows, first.shape[1]), min(columns, first.shape[2]))
+    if is_quick:
+        bank, metres = gathered(
+            backbone,
+            train,
+            lambda cells: mean_depths(cells, low=bins.low, high=bins.high),
+            indices=indices,
+            short=short,
+            missing=0.0,
+            most=BANK,
+            seed=seed,
+        )
+        if not len(metres):
+            raise UserError(f"no patch of {train.name} has a depth on half of its pixels; take linear")
+        sample = patches(bank, metres, batch_size=config.batch_size * 256, seed=seed)
+    else:
+        sample = crops(
+            backbone,
+            train,
+            lambda image, metres, key: crop(image, metres, window, short=short, border=border, key=key),
+            layers=layers,
+            batch_size=config.batch_size,
+            seed=seed,
+        )
+
+    def loss(found: Tensor, truth: Tensor, step: int) -> Float[Tensor, ""]:
+        truth = torch.where((truth > bins.low) & (truth < bins.high), truth, 0.0)
+        term = sigloss(found[:, 0], truth, warm=step < WARM)
+        return term if is_new else term + GRADIENT * gradient_loss(found[:, 0], truth)
+
+    decay = config.weight_decay if config.weight_decay is not None else (1e-4 if is_new else 1e-2)
     training = Training(
-        iterations=config.iterations,
+        iterations=config.iterations or (1_000 if is_quick else 38_400),
         warmup=config.warmup,
-        schedule="one-cycle" if published else "cosine",
+        schedule="one-cycle" if is_new else "cosine",
         weight_decay=decay,
         clip=35.0,
-        seed=config.seed,
+        seed=seed,
     )
-    window = config.window or _window(train, config.short)
-    lesson = Lesson(
-        backbone=backbone,
-        train=train,
-        window=window,
-        short=config.short,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        low=range_.low,
-        high=range_.high,
-        gradient=0.0 if published else GRADIENT,
-    )
-    data: dict[str, object] = {
-        "of": absolute(config.data),
-        "images": [str(path) for path in (*train.images, *train.depths)],
-        "units": train.units,
-        "window": list(window),
-        "short": config.short,
-    }
-    data |= {"protocol": config.protocol, "batch_size": config.batch_size, "low": range_.low, "high": range_.high}
-    fit(backbone, members, training, sample=lesson.sample, loss=lesson.loss, layers=layers, folder=out, data=data)
-    return [(member.lr, member.head) for member in members]
+    rates = config.lr or ((1e-2,) if is_quick else (3e-4,))
+    members = [Member(_head(backbone, config, bins, layers=layers), lr) for lr in rates]
+    stamp: dict[str, Any] = {"settings": [config.protocol, *window, short, config.batch_size, bins.low, bins.high]}
+    if out is not None:
+        stamp["data"] = [train.units, digest_of_files((*train.images, *train.depths))]
+    fit(backbone, members, training, sample=sample, loss=loss, folder=out, stamp=stamp)
+    return members
 
 
-def _head(backbone: Backbone, config: Config, range_: bins.Config, *, layers: Layers) -> nn.Module:
-    side = 2 * backbone.patch_size
-    with frozen(backbone) as device:
-        tried = backbone.intermediate(torch.zeros(1, backbone.channels, side, side, device=device), layers)
-    if len({layer.grid for layer in tried}) > 1:
+def _head(backbone: Backbone, config: Config, bins: Bins, *, layers: Layers) -> nn.Module:
+    found = tried(backbone, layers=layers)
+    if len({layer.grid for layer in found}) > 1:
         raise UserError(f"{config.protocol} reads four layers of one grid, the model has several; take linear")
-    widths = tuple(layer.patches.shape[-1] for layer in tried)
-    cls = tuple(layer.cls.shape[-1] for layer in tried)
+    widths = tuple(layer.patches.shape[-1] for layer in found)
+    cls = tuple(layer.cls.shape[-1] for layer in found)
     if config.protocol == "dpt":
-        return dpt.DPT(dpt.Config(widths=widths, cls_widths=cls, bins=range_), seed=config.seed)
-    old = config.protocol != "linear"
-    shape = depth_head.Config(
-        width=sum(widths),
-        cls=old,
-        cls_width=sum(cls),
-        enlarge=4 if old else 1,
-        batch_norm=not old,
-        bins=range_,
+        return DPT(DPTConfig(widths=widths, cls_widths=cls, bins=bins), seed=config.seed)
+    old = config.protocol not in ("linear", QUICK)
+    shape = LinearConfig(
+        width=sum(widths), cls=old, cls_width=sum(cls), enlarge=4 if old else 1, batch_norm=not old, bins=bins
     )
-    return depth_head.LinearDepth(shape, seed=config.seed)
-
-
-def _window(train: Depths, short: int | None) -> tuple[int, int]:
-    """Return the published window, or less if the first image is smaller."""
-    _, truth, _ = seen(train, 0, short)
-    rows, columns = train.layout.window
-    return min(rows, truth.shape[0]), min(columns, truth.shape[1])
+    return LinearDepth(shape, seed=config.seed)

@@ -17,18 +17,20 @@ from torch.nn import functional as F
 
 from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs
-from dinokit.checkpoints.dense import About, save_head
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
-from dinokit.core.log import progress
+from dinokit.core.log import progress, warn
 from dinokit.core.ownership import digest_of_weights
-from dinokit.dense.logistic import Solution, logistic
+from dinokit.dense.foreground import Config as HeadConfig
+from dinokit.dense.foreground import ForegroundHead, Solution, logistic
+from dinokit.dense.heads import About, save_head
 from dinokit.dense.maps import encode, frozen, pad, prepared
 from dinokit.metrics.precision import average_precision
 from dinokit.models.features import Backbone
-from dinokit.models.foreground_head import Config as HeadConfig
-from dinokit.models.foreground_head import ForegroundHead
+
+PATCHES = True  # what is measured are patches, not CLS
+UNITS = {"AP": "%"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +67,26 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
 def learn(backbone: Backbone, config: Config) -> tuple[ForegroundHead, About, dict[str, float]]:
     """Choose C, fit the head to all images, and return it with what it is and how good it was.
 
+    C is the best of those that mark anything at all in the images left out: a ranking may be right although no
+    probability is above a half, and nothing would be drawn.
+
     Raises:
         UserError: if there are fewer than two images, or no patch of one kind.
     """
     pairs = open_pairs(config.data, split=config.split, channels=backbone.channels)
     if len(pairs) < 2:
         raise UserError(f"expected masks of at least 2 images in {config.data}, got {len(pairs)}: one judges the other")
-    samples = _samples(backbone, pairs, size=config.size)
-    table = _left_out(samples, sorted(config.c))  # [c, image]
+    samples, cs = _samples(backbone, pairs, size=config.size), sorted(config.c)
+    table, marks = _left_out(samples, cs)  # [c, image], [c]
     if not table.shape[1]:
         raise UserError(f"no image of {config.data} can be judged by the others; give more masks of several things")
-    best = int(table.mean(axis=1).argmax())
-    c, found = sorted(config.c)[best], 100 * table[best]
-    weights, intercept = logistic(_joined(samples).patches, _joined(samples).truth, c=c)
+    best = int(numpy.where(marks | ~marks.any(), table.mean(axis=1), -1).argmax())
+    c, found, every = cs[best], 100 * table[best], _joined(samples)
+    if len(cs) > 1 and best in (0, len(cs) - 1):
+        warn(f"C {c:g} is the {'largest' if best else 'smallest'} that was tried; --c takes others")
+    weights, intercept = logistic(every.patches, every.truth, c=c)
+    if not (every.patches.double() @ weights + intercept)[every.truth].gt(0).any():
+        warn("no patch has a probability above 0.5, not even of what was learnt from; give more masks, or a larger --c")
     head = ForegroundHead(HeadConfig(width=len(weights))).to(weights.device).eval().requires_grad_(False)
     head.linear.weight.copy_(weights[None])
     head.linear.bias.copy_(intercept)
@@ -94,20 +103,29 @@ def learn(backbone: Backbone, config: Config) -> tuple[ForegroundHead, About, di
 
 
 def _samples(backbone: Backbone, pairs: Pairs, *, size: int) -> list[Samples]:
-    found = []
+    found, known, above = [], 0, 0
     with frozen(backbone):
         for index in progress(range(len(pairs)), len(pairs)):
             image, mask = pairs.read(index)
+            known, above = known + int((mask != IGNORED).sum()), above + int(((mask != IGNORED) & (mask > 0)).sum())
             seen = prepared(image, backbone, short=size)
             (features,), _ = encode(backbone, seen)
             rows, columns = seen.shape[2:]
             share = cell_shares(mask, size=(rows, columns), patch=backbone.patch_size).flatten().to(seen.device)
             pure = (share < 0.01) | (share > 0.99)  # no comparison with NaN holds
             found.append(Samples(features.patches[0].float()[pure], share[pure] > 0.99))
+    if not known:
+        raise UserError(f"no pixel of the masks of {pairs.name} counts: all are 255, which stands for no class")
     truth = torch.cat([one.truth for one in found])
     if truth.all() or not truth.any():
-        kind = "foreground" if not truth.any() else "background"
-        raise UserError(f"no patch of {pairs.name} is all {kind}; give masks of larger things, or a larger size")
+        kind, there = ("foreground", above) if not truth.any() else ("background", known - above)
+        advice = (
+            "give masks of larger things, or a larger size" if there else "0 is background, any other but 255 is not"
+        )
+        raise UserError(
+            f"no patch of {pairs.name} is all {kind}: of the pixels that count {100 * there / known:.1f} % are {kind}; "
+            f"{advice}"
+        )
     return found
 
 
@@ -126,25 +144,27 @@ def cell_shares(
     return torch.where(whole > 1 - 1e-4, share, torch.nan)
 
 
-def _left_out(samples: list[Samples], cs: list[float]) -> Float[numpy.ndarray, "c image"]:
-    """Judge every image by the others: its average precision for every c; images without foreground are left out."""
-    columns = []
+def _left_out(
+    samples: list[Samples], cs: list[float]
+) -> tuple[Float[numpy.ndarray, "c image"], Bool[numpy.ndarray, " c"]]:
+    """Judge every image by the others: its average precision for every c, and whether any foreground was marked.
+
+    Images without foreground are left out.
+    """
+    columns, marks = [], numpy.zeros(len(cs), dtype=bool)
     for index in progress(range(len(samples)), len(samples)):
         mine, others = samples[index], _joined(samples[:index] + samples[index + 1 :])
         if not mine.truth.any() or others.truth.all() or not others.truth.any():
             continue
-        column, solution = list[float](), None
-        for c in cs:
-            solution = logistic(others.patches, others.truth, c=c, start=solution)
-            column.append(average_precision(mine.truth.cpu().numpy(), _scores(mine, solution)))
+        truth, column = mine.truth.cpu().numpy(), list[float]()
+        solution: Solution | None = None
+        for place, c in enumerate(cs):
+            solution = weights, intercept = logistic(others.patches, others.truth, c=c, start=solution)
+            found = (mine.patches.double() @ weights + intercept).cpu().numpy()
+            marks[place] |= bool((found[truth] > 0).any())
+            column.append(average_precision(truth, found))
         columns.append(column)
-    return numpy.array(columns, dtype=numpy.float64).reshape(-1, len(cs)).T
-
-
-def _scores(samples: Samples, solution: Solution) -> Float[numpy.ndarray, " sample"]:
-    weights, intercept = solution
-    scores: Float[numpy.ndarray, " sample"] = (samples.patches.double() @ weights + intercept).cpu().numpy()
-    return scores
+    return numpy.array(columns, dtype=numpy.float64).reshape(-1, len(cs)).T, marks
 
 
 def _joined(samples: list[Samples]) -> Samples:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from dinokit.core.bounds import above, at_least
 from dinokit.core.files import write_json
-from dinokit.evaluation.base import chunks, sides, similarities, task
+from dinokit.evaluation.base import chunks, nearest, sides, similarities, task
 from dinokit.models.features import Backbone
+
+UNITS = {"top1": "%", "top5": "%"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +46,12 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     right = {f"top{n}@{k}": 0 for k in ks for n in (1, 5)}
     for part in chunks(len(images.queries), len(images.gallery)):
         # [query, neighbour], nearest first
-        similarity, neighbours = similarities(images, part).topk(min(max(ks), answers))
+        similarity, neighbours = nearest(similarities(images, part), min(max(ks), answers))
         votes = vote(similarity, images.gallery_labels[neighbours], ks, classes=classes, temperature=config.temperature)
         for k, scores in votes.items():
-            best = scores.topk(min(5, classes))
+            best = scores.sort(dim=1, descending=True, stable=True)
             # a class without a vote is no answer, wherever the sort puts it
-            ranked = (best.indices == images.query_labels[part, None]) & (best.values > 0)  # [query, rank]
+            ranked = ((best.indices == images.query_labels[part, None]) & (best.values > 0))[:, :5]  # [query, rank]
             right[f"top1@{k}"] += int(ranked[:, 0].sum())
             right[f"top5@{k}"] += int(ranked.any(dim=1).sum())
     result = {name: 100 * count / len(images.queries) for name, count in right.items()}

@@ -38,6 +38,8 @@ from dinokit.images import intensity
 from dinokit.metrics.matching import longer_side, pck, recall, right
 from dinokit.models.features import Backbone
 
+PATCHES = True  # what is measured are patches, not CLS
+UNITS = {"PCK": "%", "recall": "%"}
 SIDE, SIDE_OF_OBJECTS = 64, 32  # patches
 CENTIMETRES = (1, 2, 5)
 SHOWN = 2  # of CENTIMETRES: what is right in a drawing

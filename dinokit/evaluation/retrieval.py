@@ -13,13 +13,16 @@ from pathlib import Path
 
 import numpy
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.evaluation.base import Task, chunks, similarities, task
+from dinokit.metrics.precision import average_precision
 from dinokit.models.features import Backbone
+
+UNITS = {"mAP": "%", "R@1": "%"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,25 +64,20 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
 
 
 def search(images: Task) -> tuple[Float[Tensor, " query"], Float[Tensor, " query"]]:
-    """Return the average precision, and 1 or 0 for the first result, of every query that has a right answer."""
+    """Return the average precision, and 1 or 0 for the first result, of every query that has a right answer.
+
+    Equal similarities are one threshold of the precision; of several first results the first image counts.
+    """
     precisions, firsts = [], []
     for part in chunks(len(images.queries), len(images.gallery)):
-        # stable: equal similarities keep the order of the images, so a result does not depend on the chunks
-        order = similarities(images, part).sort(dim=1, descending=True, stable=True).indices  # [query, rank]
-        if images.leave_one_out:
-            order = order[:, :-1]  # the image itself, at similarity -inf
-        relevant = images.gallery_labels[order] == images.query_labels[part, None]  # [query, rank]
-        asked = relevant.any(dim=1)
-        precisions.append(average_precision(relevant[asked]))
-        firsts.append(relevant[asked][:, 0].float())
-    return torch.cat(precisions), torch.cat(firsts)
-
-
-def average_precision(relevant: Bool[Tensor, "query rank"]) -> Float[Tensor, " query"]:
-    """Return the mean, over the relevant results, of the precision at the rank of each; every row needs one."""
-    found = relevant.cumsum(dim=1)  # [query, rank]
-    rank = torch.arange(1, relevant.shape[1] + 1)
-    return (found / rank * relevant).sum(dim=1) / relevant.sum(dim=1)
+        found = similarities(images, part)  # [query, image]
+        relevant = images.gallery_labels == images.query_labels[part, None]
+        seen = found > -torch.inf  # under leave-one-out, all but the image itself
+        for similarity, right, there in zip(found.numpy(), (relevant & seen).numpy(), seen.numpy()):
+            if right.any():
+                precisions.append(average_precision(right[there], similarity[there]))
+                firsts.append(float(right[similarity.argmax()]))
+    return torch.tensor(precisions), torch.tensor(firsts)
 
 
 def _directions(images: Task) -> Iterator[tuple[str, Task]]:

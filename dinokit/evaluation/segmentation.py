@@ -4,45 +4,40 @@
     linear-v2    DINOv2: the same without dropout, windows of 512 pixels
     ms           DINOv2 "+ms": the last four layers, windows of 640 pixels, five scales and their mirrors
     knn          nothing is trained: training patches vote
+    quick        ours, right in minutes on a CPU: the head of `linear` learns from patches of up to 500 images that were
+                 encoded once; up to 200 test images
 
 Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, appendix D.1). The short side of every image
-is resized to the window. As published, the best learning rate of a sweep is the best on the test images.
+is resized to the window.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy
-import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
-from dinokit.checkpoints.dense import About, save_head
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
-from dinokit.core.files import write_json
 from dinokit.core.log import progress
 from dinokit.core.order import evenly
-from dinokit.core.ownership import digest_of_weights
-from dinokit.core.seed import generator
-from dinokit.dense.crops import Crops, crop_pair
-from dinokit.dense.embedding import normalised
-from dinokit.dense.fit import Member, Training, cross_entropy, fit
-from dinokit.dense.maps import encode, frozen, pad, predictor, prepared, width
-from dinokit.dense.vote import PatchVote, cell_labels, labelled_patches
-from dinokit.dense.windows import Windows, augmented, best_class, slide, softmax
-from dinokit.metrics.iou import Scores, confusion, scores
-from dinokit.models.dense_head import Config as HeadConfig
-from dinokit.models.dense_head import LinearHead
+from dinokit.core.ownership import digest_of_files, digest_of_weights
+from dinokit.dense.batches import crops, gathered, patches
+from dinokit.dense.fit import Member, Training, fit
+from dinokit.dense.heads import About
+from dinokit.dense.maps import Windows, augmented, best_class, frozen, predictor, prepared, slide, tried
+from dinokit.dense.segmentation import Config as HeadConfig
+from dinokit.dense.segmentation import Crops, LinearHead, PatchVote, cell_labels, crop_pair, cross_entropy
+from dinokit.dense.sweep import IMAGES, QUICK, chosen_splits, keep_best, settled
+from dinokit.metrics.iou import confusion, scores
 from dinokit.models.features import Backbone
-from dinokit.sources.source import absolute
 
-PATCHES = 32  # along the side of a window of DINOv3: 1024 tokens
+PATCHES = True  # what is measured are patches, not CLS
+UNITS = {"mIoU": "%", "mAcc": "%", "aAcc": "%"}
+WINDOW = 32  # patches along the side of a window of DINOv3: 1024 tokens
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,17 @@ class Protocol:
     cap: float | None = None  # largest share of one class in a training crop
     hue: float = 0.5  # distortion of training crops
     schedule: Literal["poly", "cosine"] = "poly"
+    iterations: int = 40_000  # training steps
+    lr: float = 1e-3
     weight_decay: float = 1e-4
     overlap: tuple[int, int] = (2, 3)  # stride of the windows, as a fraction of their size
     ratios: tuple[float, ...] = (1.0,)  # scales at test
     flip: bool = False  # and their mirrors
+
+    def windows(self, size: int) -> Windows:
+        """Return how a test image is cut up."""
+        part, whole = self.overlap
+        return Windows(size, max(1, size * part // whole))
 
 
 PROTOCOLS = {
@@ -76,6 +78,7 @@ PROTOCOLS = {
         flip=True,
     ),
     "knn": Protocol(),
+    QUICK: Protocol(schedule="cosine", iterations=1_000, lr=1e-2, weight_decay=1e-3),
 }
 
 
@@ -84,19 +87,19 @@ class Config:
     """Which pairs, and how they are learnt from."""
 
     data: str  # a folder with images/ and masks/, or ADE20K, Cityscapes, Pascal VOC as published
-    protocol: Literal["linear", "linear-v2", "ms", "knn"] = "linear"  # see above
+    protocol: Literal["linear", "linear-v2", "ms", "knn", "quick"] | None = None  # null: linear, on a CPU quick
     train: str | None = None  # split to learn from; null: train
     test: str | None = None  # split to measure on; null: val, or else test
     size: int | None = at_least(1, None)  # pixels, side of a window; null: that of the protocol
-    iterations: int = at_least(1, 40_000)  # training steps
+    iterations: int | None = at_least(1, None)  # training steps; null: 40,000, quick 1,000
     warmup: int = at_least(0, 1_500)  # of them with a rising learning rate
-    batch_size: int = at_least(1, 16)  # crops per step
-    lr: tuple[float, ...] = above(0, (1e-3,))  # learning rates, trained side by side; DINOv3 tries 1e-4, 3e-4 and 1e-3
+    batch_size: int = at_least(1, 16)  # crops per step; quick: as many windows full of patches
+    lr: tuple[float, ...] | None = above(0, None)  # side by side; null: 1e-3, quick 1e-2. DINOv3: 1e-4, 3e-4, 1e-3
     seed: int = at_least(0, 0)  # of crops, dropout and initial weights
-    limit: int | None = at_least(1, None)  # test images, evenly spaced; null: all
+    limit: int | None = at_least(1, None)  # test images, evenly spaced; null: all, quick 200
     k: int = at_least(1, 20)  # knn: neighbours of a patch
     temperature: float = above(0, 0.07)  # knn: of the weights softmax(cosine / temperature)
-    bank: int = at_least(1, 100_000)  # knn: training patches that are kept, drawn at random
+    bank: int = at_least(1, 100_000)  # knn, quick: training patches that are kept, drawn at random
 
 
 def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
@@ -106,155 +109,142 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         out: folder that receives `segmentation.json` with the IoU of every class, and the trained head as `head/`; an
             interrupted training in it is continued.
     """
-    protocol = PROTOCOLS[config.protocol]
-    known = pair_splits(config.data)
-    test_split = config.test or next((name for name in ("val", "test") if name in known), None)
-    if test_split is None:
-        raise UserError(f"expected labelled images in {config.data} to test on, found no split val or test; add one")
-    train = open_pairs(config.data, split=config.train, channels=backbone.channels)
-    test = open_pairs(config.data, split=test_split, channels=backbone.channels)
-    size = config.size or protocol.size or PATCHES * backbone.patch_size
-    heads: list[tuple[float, nn.Module]]
-    if config.protocol == "knn":
-        heads = [(0.0, _gathered(backbone, train, config, size=size))]
-    else:
-        heads = _trained(backbone, train, config, protocol, size=size, out=out)
-    measured = [
-        (measure(backbone, head, test, protocol, size=size, limit=config.limit), lr, head) for lr, head in heads
-    ]
-    found, lr, head = max(measured, key=lambda one: one[0].miou)
-    result = {"mIoU": found.miou, "mAcc": found.macc, "aAcc": found.aacc, "images": float(_count(test, config.limit))}
-    if config.protocol != "knn":
-        result["lr"] = lr
-    if out is not None:
-        if isinstance(head, LinearHead):
-            save_head(out / "head", head, _about(backbone, protocol, train, size=size))
-        iou = {
-            name: None if numpy.isnan(value) else float(value) for name, value in zip(test.meaning.classes, found.iou)
-        }
-        write_json(out / "segmentation.json", result | {"IoU": iou})
-    return result
+    config = settled(config, backbone)
+    assert config.protocol is not None
+    protocol, is_quick = PROTOCOLS[config.protocol], config.protocol == QUICK
+    learn, judge = chosen_splits(
+        config.data, pair_splits(config.data), train=config.train, test=config.test, prefers=("val", "test")
+    )
+    train = open_pairs(config.data, split=learn, channels=backbone.channels)
+    test = open_pairs(config.data, split=judge, channels=backbone.channels)
+    size = config.size or protocol.size or WINDOW * backbone.patch_size
+    learns = evenly(IMAGES[0] if is_quick else None, len(train)).tolist()
+    judges = evenly(config.limit or (IMAGES[1] if is_quick else None), len(test)).tolist()
+    try:
+        width = sum(layer.patches.shape[-1] for layer in tried(backbone, layers=protocol.layers))
+    except UserError as error:
+        depth = str(error).split(",", maxsplit=1)[0]
+        raise UserError(f"{config.protocol} reads the last {protocol.layers} layers; {depth}; take linear") from error
+    train.check(learns)
+    test.check(judges)
+    members = _learnt(backbone, train, config, protocol, indices=learns, size=size, width=width, out=out)
+
+    def measure(head: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
+        return measured(backbone, head, test, protocol, indices=judges, size=size)
+
+    def about(_: nn.Module) -> About:
+        windows = protocol.windows(size)
+        colours = [list(colour) for colour in train.meaning.colours]
+        return About(
+            task="segmentation",
+            model=backbone.name,
+            digest=digest_of_weights(backbone),
+            layers=protocol.layers,
+            short=size,
+            crop=windows.crop,
+            stride=windows.stride,
+            details={"classes": list(train.meaning.classes), "colours": colours},
+        )
+
+    return keep_best(
+        members,
+        measure,
+        name="segmentation",
+        better=lambda numbers: numbers["mIoU"],
+        out=out,
+        about=None if config.protocol == "knn" else about,
+    )
 
 
-def measure(
-    backbone: Backbone, head: nn.Module, test: Pairs, protocol: Protocol, *, size: int, limit: int | None
-) -> Scores:
-    """Predict every test image at the size of its mask, and count."""
-    classes = len(test.meaning.classes)
-    total = numpy.zeros((classes, classes), dtype=numpy.int64)
-    indices = evenly(limit, len(test)).tolist()
-    several = len(protocol.ratios) > 1 or protocol.flip
+def measured(
+    backbone: Backbone, head: nn.Module, test: Pairs, protocol: Protocol, *, indices: list[int], size: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Predict test images at the size of their masks, and count; return the numbers and the IoU of every class."""
+    classes = test.meaning.classes
+    total = numpy.zeros((len(classes), len(classes)), dtype=numpy.int64)
+    windows, several = protocol.windows(size), len(protocol.ratios) > 1 or protocol.flip
     with frozen(backbone):
         predict = predictor(backbone, head, layers=protocol.layers)
         for index in progress(indices, len(indices)):
             image, mask = test.read(index)
-            seen, windows, shape = prepared(image, backbone, short=size), _windows(protocol, size), mask.shape
+            seen, shape = prepared(image, backbone, short=size), (mask.shape[0], mask.shape[1])
             if several:
-                ratios, flip = protocol.ratios, protocol.flip
-                values = augmented(seen, predict, size=shape, windows=windows, ratios=ratios, flip=flip, link=softmax)
+                values = augmented(
+                    seen,
+                    predict,
+                    size=shape,
+                    windows=windows,
+                    ratios=protocol.ratios,
+                    flip=protocol.flip,
+                    link=lambda logits: logits.softmax(dim=1),
+                )
                 found = values[0].argmax(0)
             else:
                 found = best_class(slide(seen, predict, windows), shape)
-            total += confusion(mask, found.cpu().numpy(), classes=classes)
-    if not total.any():
-        raise UserError(f"no pixel of the masks of {test.name} counts: all are 255")
-    return scores(total)
+            total += confusion(mask, found.cpu().numpy(), classes=len(classes))
+    found_scores = scores(total)
+    numbers = {"mIoU": found_scores.miou, "mAcc": found_scores.macc, "aAcc": found_scores.aacc}
+    return numbers | {"images": float(len(indices))}, {"IoU": dict(zip(classes, found_scores.iou.tolist()))}
 
 
-def _trained(
-    backbone: Backbone, train: Pairs, config: Config, protocol: Protocol, *, size: int, out: Path | None
-) -> list[tuple[float, nn.Module]]:
-    shape = HeadConfig(
-        width=width(backbone, layers=protocol.layers), outputs=len(train.meaning.classes), dropout=protocol.dropout
-    )
-    members = [Member(LinearHead(shape, seed=config.seed), lr) for lr in config.lr]
+def _learnt(
+    backbone: Backbone,
+    train: Pairs,
+    config: Config,
+    protocol: Protocol,
+    *,
+    indices: list[int],
+    size: int,
+    width: int,
+    out: Path | None,
+) -> list[Member]:
+    """Return the heads of the protocol, trained, or the patches that vote."""
+    classes, seed = len(train.meaning.classes), config.seed
+    if config.protocol in ("knn", QUICK):
+        bank, labels = gathered(
+            backbone,
+            train,
+            cell_labels,
+            indices=indices,
+            short=size,
+            missing=float(IGNORED),
+            most=config.bank,
+            seed=seed,
+        )
+        if not len(labels):
+            raise UserError(f"no patch of the masks of {train.name} counts: most of each is 255; give other masks")
+        if config.protocol == "knn":
+            return [Member(PatchVote(bank, labels, classes=classes, k=config.k, temperature=config.temperature), None)]
+        sample = patches(bank, labels, batch_size=config.batch_size * WINDOW**2 // 4, seed=seed)
+    else:
+        cut = Crops(size, protocol.scale, protocol.cap, protocol.hue)
+        sample = crops(
+            backbone,
+            train,
+            lambda image, mask, key: crop_pair(image, mask, cut, key=key),
+            layers=protocol.layers,
+            batch_size=config.batch_size,
+            seed=seed,
+        )
+    shape = HeadConfig(width=width, outputs=classes, dropout=protocol.dropout)
+    members = [Member(LinearHead(shape, seed=seed), lr) for lr in config.lr or (protocol.lr,)]
     training = Training(
-        iterations=config.iterations,
+        iterations=config.iterations or protocol.iterations,
         warmup=config.warmup,
         schedule=protocol.schedule,
         weight_decay=protocol.weight_decay,
-        seed=config.seed,
+        seed=seed,
     )
-    sample = _sampler(backbone, train, config, Crops(size, protocol.scale, protocol.cap, protocol.hue))
-    data = {
-        "of": absolute(config.data),
-        "split": config.train,
-        "images": [train.key(index) for index in range(len(train))],
-        "size": size,
-    }
-    data |= {"protocol": config.protocol, "batch_size": config.batch_size}
-    fit(backbone, members, training, sample=sample, loss=cross_entropy, layers=protocol.layers, folder=out, data=data)
-    return [(member.lr, member.head) for member in members]
-
-
-def _sampler(
-    backbone: Backbone, train: Pairs, config: Config, crops: Crops
-) -> Callable[[int], tuple[Float[Tensor, "batch channel size size"], Int64[Tensor, "batch size size"]]]:
-    """Return what draws the batch of a step: every image once per pass, in a new order each."""
-
-    def sample(step: int) -> tuple[Tensor, Tensor]:
-        images, targets = [], []
-        for place in range(step * config.batch_size, (step + 1) * config.batch_size):
-            turn, position = divmod(place, len(train))
-            index = int(generator(config.seed, turn).permutation(len(train))[position])
-            pixels, labels = crop_pair(*train.read(index), crops, key=(config.seed, turn, position))
-            images.append(pixels)
-            targets.append(labels)
-        # missing pixels are 0 once normalised
-        return normalised(backbone, torch.stack(images)).nan_to_num_(0.0), torch.stack(targets)
-
-    return sample
-
-
-def _gathered(backbone: Backbone, train: Pairs, config: Config, *, size: int) -> PatchVote:
-    """Keep a random share of the labelled patches of every training image."""
-    share = max(1, config.bank // len(train))
-    bank, labels = [], []
-    with frozen(backbone):
-        for index in progress(range(len(train)), len(train)):
-            image, mask = train.read(index)
-            seen = prepared(image, backbone, short=size)
-            wide = torch.from_numpy(mask)[None, None].float()
-            wide = F.interpolate(wide, size=tuple(seen.shape[2:]), mode="nearest-exact")
-            # shifted by 255, so that the padding is the ignored class
-            cells = cell_labels(
-                (pad(wide - IGNORED, backbone.patch_size)[0][0, 0] + IGNORED).long(), backbone.patch_size
-            )
-            (features,), _ = encode(backbone, seen)
-            patches, classes = labelled_patches(features.maps[0].float(), cells.to(seen.device))
-            rows = torch.from_numpy(generator(config.seed, index).permutation(len(patches))[:share]).to(seen.device)
-            bank.append(patches[rows])
-            labels.append(classes[rows])
-    if not sum(map(len, labels)):
-        raise UserError(f"no patch of the masks of {train.name} counts: all are 255")
-    return PatchVote(
-        torch.cat(bank),
-        torch.cat(labels),
-        classes=len(train.meaning.classes),
-        k=config.k,
-        temperature=config.temperature,
+    stamp: dict[str, Any] = {"settings": [config.protocol, size, config.batch_size, config.bank]}
+    if out is not None:
+        stamp["data"] = digest_of_files((*train.images, *train.masks))
+    fit(
+        backbone,
+        members,
+        training,
+        sample=sample,
+        loss=lambda values, targets, _: cross_entropy(values, targets),
+        folder=out,
+        stamp=stamp,
     )
-
-
-def _windows(protocol: Protocol, size: int) -> Windows:
-    part, whole = protocol.overlap
-    return Windows(size, max(1, size * part // whole))
-
-
-def _about(backbone: Backbone, protocol: Protocol, train: Pairs, *, size: int) -> About:
-    windows = _windows(protocol, size)
-    colours = [list(colour) for colour in train.meaning.colours]
-    return About(
-        task="segmentation",
-        model=backbone.name,
-        digest=digest_of_weights(backbone),
-        layers=protocol.layers,
-        short=size,
-        crop=size,
-        stride=windows.stride,
-        details={"classes": list(train.meaning.classes), "colours": colours},
-    )
-
-
-def _count(test: Pairs, limit: int | None) -> int:
-    return len(test) if limit is None else min(limit, len(test))
+    return members

@@ -33,6 +33,8 @@ from dinokit.images import intensity
 from dinokit.metrics.video import Series, scores, summary
 from dinokit.models.features import Backbone
 
+PATCHES = True  # what is measured are patches, not CLS
+UNITS = {"J&F": "%", "J": "%", "F": "%"}
 SIDES = {"S": 30, "M": 60, "L": 90}  # patches along the short side
 
 

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from dinokit.core.log import duration
 from dinokit.visuals import glossary
 from dinokit.visuals.chart import PERCENT, Baseline, Series, line_chart, number
 from dinokit.visuals.headline import COUNTS, NAMES, TITLES, Measurement, measurements, sentence
@@ -193,15 +194,6 @@ def stage_names(steps: Sequence[int], *, finished: bool) -> dict[int, str]:
     if steps and steps[-1] > 0:
         names[steps[-1]] = "final" if finished else "newest"
     return names
-
-
-def duration(seconds: float) -> str:
-    """Write seconds for a person."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _numbers(record: Record, result: Measurement) -> str:

@@ -31,7 +31,7 @@ def test_a_head_that_evaluate_saved_names_every_pixel(
     quick = ("--iterations", "40", "--warmup", "2", "--batch_size", "2", "--lr", "[0.05]", "--size", "24")
     assert run("evaluate", "segmentation", "--model", model, "--data", data, "--save", save, *quick) == 0
     table = capsys.readouterr().out
-    assert all(name in table for name in ("mIoU", "random-init", "raw-pixels"))
+    assert all(name in table for name in ("mIoU", "untrained", "raw pixels"))
     words = ("predict", "--head", save / "head", "--data", data / "val" / "images", "--out", tmp_path / "out")
     assert run(*words) == 0
     right = []

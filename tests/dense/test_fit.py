@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from dinokit.core.errors import RunError, UserError
-from dinokit.dense.fit import Member, Training, cross_entropy, fit
-from dinokit.dense.maps import frozen, predictor
-from dinokit.models.dense_head import Config, LinearHead
+from dinokit.dense.batches import Batch
+from dinokit.dense.fit import Member, Training, fit
+from dinokit.dense.maps import encode, frozen, predictor
+from dinokit.dense.segmentation import Config, LinearHead, cross_entropy
 from dinokit.models.pixels import PatchPixels
 
 BACKBONE = PatchPixels(patch_size=4)
@@ -20,13 +21,23 @@ def member(lr: float = 0.05, *, seed: int = 0) -> Member:
     return Member(LinearHead(Config(width=48, outputs=2, dropout=0.3), seed=seed), lr)
 
 
-def sample(step: int) -> tuple[Tensor, Tensor]:
+def drawn(step: int) -> tuple[Tensor, Tensor]:
     """Dark and light patches, which are classes 0 and 1."""
     draws = torch.Generator().manual_seed(step)
     classes = torch.randint(2, (2, 3, 3), generator=draws)
     targets = classes.repeat_interleave(4, 1).repeat_interleave(4, 2)  # [batch, height, width]
     noise = torch.rand(2, 3, 12, 12, generator=draws)
     return 0.6 * targets[:, None] + 0.4 * noise, targets
+
+
+def sample(step: int) -> Batch:
+    images, targets = drawn(step)
+    with frozen(BACKBONE):
+        return Batch(*encode(BACKBONE, images), targets)
+
+
+def loss(values: Tensor, targets: Tensor, _: int) -> Tensor:
+    return cross_entropy(values, targets)
 
 
 def test_the_schedules_are_the_published_ones() -> None:
@@ -55,8 +66,8 @@ def test_one_cycle_is_that_of_torch() -> None:
 
 def test_a_head_learns_what_its_patches_say() -> None:
     chosen = member()
-    fit(BACKBONE, [chosen], Training(iterations=60, warmup=5), sample=sample, loss=cross_entropy)
-    images, targets = sample(1000)
+    fit(BACKBONE, [chosen], Training(iterations=60, warmup=5), sample=sample, loss=loss)
+    images, targets = drawn(1000)
     with frozen(BACKBONE):
         logits = predictor(BACKBONE, chosen.head)(images)
     assert (logits.argmax(1) == targets)[:, 1::4, 1::4].all()
@@ -64,17 +75,17 @@ def test_a_head_learns_what_its_patches_say() -> None:
 
 def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = [member(), member(0.01, seed=1)]
-    losses = fit(BACKBONE, whole, SHORT, sample=sample, loss=cross_entropy)
+    losses = fit(BACKBONE, whole, SHORT, sample=sample, loss=loss)
 
-    def broken(step: int) -> tuple[Tensor, Tensor]:
+    def broken(step: int) -> Batch:
         if step == 7:
             raise KeyboardInterrupt
         return sample(step)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(BACKBONE, [member(), member(0.01, seed=1)], SHORT, sample=broken, loss=cross_entropy, folder=tmp_path)
+        fit(BACKBONE, [member(), member(0.01, seed=1)], SHORT, sample=broken, loss=loss, folder=tmp_path)
     again = [member(seed=5), member(0.01, seed=6)]
-    assert fit(BACKBONE, again, SHORT, sample=sample, loss=cross_entropy, folder=tmp_path) == losses
+    assert fit(BACKBONE, again, SHORT, sample=sample, loss=loss, folder=tmp_path) == losses
     for left, right in zip(whole, again):
         for name, value in left.head.state_dict().items():
             assert torch.equal(value, right.head.state_dict()[name]), name
@@ -82,23 +93,30 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_members_of_a_sweep_do_not_feel_each_other() -> None:
     alone, together = member(), [member(), member(0.2, seed=3)]
-    fit(BACKBONE, [alone], SHORT, sample=sample, loss=cross_entropy)
-    fit(BACKBONE, together, SHORT, sample=sample, loss=cross_entropy)
+    fit(BACKBONE, [alone], SHORT, sample=sample, loss=loss)
+    fit(BACKBONE, together, SHORT, sample=sample, loss=loss)
     for name, value in alone.head.state_dict().items():
         assert torch.equal(value, together[0].head.state_dict()[name]), name
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
-    fit(BACKBONE, [member()], SHORT, sample=sample, loss=cross_entropy, folder=tmp_path)
-    with pytest.raises(UserError, match="other data or settings"):
-        fit(BACKBONE, [member(0.1)], SHORT, sample=sample, loss=cross_entropy, folder=tmp_path)
-    with pytest.raises(UserError, match="other data or settings"):
-        fit(BACKBONE, [member()], SHORT, sample=sample, loss=cross_entropy, folder=tmp_path, data={"of": "x"})
+    fit(BACKBONE, [member()], SHORT, sample=sample, loss=loss, folder=tmp_path)
+    with pytest.raises(UserError, match="with other rates; delete"):
+        fit(BACKBONE, [member(0.1)], SHORT, sample=sample, loss=loss, folder=tmp_path)
+    with pytest.raises(UserError, match="with other data; delete"):
+        fit(BACKBONE, [member()], SHORT, sample=sample, loss=loss, folder=tmp_path, stamp={"data": "x"})
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"step": 3}, "text"])
+def test_a_state_that_is_something_else_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "training.pt")
+    with pytest.raises(UserError, match="training.pt was made with other weights and training"):
+        fit(BACKBONE, [member()], SHORT, sample=sample, loss=loss, folder=tmp_path)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_by_name() -> None:
     with pytest.raises(RunError, match="step 0: the loss is nan at learning rate 0.05"):
-        fit(BACKBONE, [member()], SHORT, sample=sample, loss=lambda values, _: values.sum() * math.nan)
+        fit(BACKBONE, [member()], SHORT, sample=sample, loss=lambda values, *_: values.sum() * math.nan)
 
 
 def test_ignored_pixels_stay_in_the_mean() -> None:

@@ -15,15 +15,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dinokit.annotations.depths import open_depths, splits_of
-from dinokit.checkpoints.dense import load_head
 from dinokit.checkpoints.load import header
 from dinokit.cli import run as command
 from dinokit.core.errors import UserError
-from dinokit.dense.depth_lesson import crop, seen
-from dinokit.dense.draw_depth import units
-from dinokit.dense.maps import frozen, predictor, prepared
+from dinokit.dense.depth import crop, seen, units
+from dinokit.dense.depth_heads import LinearDepth
+from dinokit.dense.heads import load_head, save_head
+from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
 from dinokit.dense.predict import apply
-from dinokit.dense.windows import Windows, slide
 from dinokit.evaluation.depth import Config, layers_of, run
 from dinokit.images.normalisation import Pixels
 from dinokit.models.pixels import PatchPixels
@@ -34,6 +33,7 @@ from tests.conftest import ARCHITECTURE
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)
 QUICK: dict[str, Any] = {"iterations": 40, "warmup": 2, "batch_size": 2, "lr": (0.03,), "high": 8.0}
+LINEAR: dict[str, Any] = QUICK | {"protocol": "linear"}
 
 
 def bright_is_far(root: Path, *, images: int = 3, suffix: str = "png") -> Path:
@@ -54,10 +54,10 @@ def bright_is_far(root: Path, *, images: int = 3, suffix: str = "png") -> Path:
     return root
 
 
-@pytest.mark.parametrize("protocol", ["linear", "linear-v2"])
+@pytest.mark.parametrize("protocol", ["linear", "linear-v2", "quick"])
 def test_what_brightness_tells_is_learnt(protocol: str, tmp_path: Path) -> None:
     # the first hundred steps only find the mean
-    quick = QUICK | {"iterations": 220, "lr": (0.03 if protocol == "linear" else 0.3,)}
+    quick = QUICK | {"iterations": 220, "lr": (0.3 if protocol == "linear-v2" else 0.03,)}
     result = run(PIXELS, Config(data=str(bright_is_far(tmp_path)), protocol=protocol, **quick))  # type: ignore[arg-type]
     assert result["RMSE"] < 1.1, result  # the mean alone: 1.6; bilinear values round the corners of blocks
     assert result["images"] == 3
@@ -87,7 +87,7 @@ def test_four_layers_are_read_and_the_head_is_used_again(protocol: str, tmp_path
 
 def test_the_16_bit_picture_is_the_depth_to_half_a_step(tmp_path: Path, make_vit: MakeVit) -> None:
     backbone, data = make_vit(), bright_is_far(tmp_path / "data")
-    run(backbone, Config(data=str(data), tile=16, **QUICK | {"iterations": 3}), tmp_path / "out")
+    run(backbone, Config(data=str(data), tile=16, **LINEAR | {"iterations": 3}), tmp_path / "out")
     head, about = load_head(tmp_path / "out" / "head")
     assert (about.crop, about.stride) == (16, 10)
     images = data / "val" / "images"
@@ -146,7 +146,7 @@ def test_a_picture_in_openexr_is_no_depth(tmp_path: Path) -> None:
 def test_training_sees_the_scale_of_the_test_and_not_its_border(tmp_path: Path) -> None:
     train = open_depths(str(bright_is_far(tmp_path, images=1)), split="train")  # 24 x 32
     train = replace(train, layout=replace(train.layout, border=(4, 20, 2, 30)))
-    image, metres, _ = seen(train, 0, 48)
+    image, metres = seen(*train.read(0), short=48, border=train.layout.border)
     assert image.shape[1:] == metres.shape == (32, 56)
     whole = prepared(train.read(0)[0], PIXELS, short=48)[0]
     torch.testing.assert_close(image, whole[:, 8:40, 4:60])
@@ -160,15 +160,15 @@ def test_light_keeps_the_range_of_a_thermal_image(tmp_path: Path) -> None:
         Image.fromarray(warm).save(data / split / "images" / "0.tif")
     train = open_depths(str(data), split="train", channels=1)
     for position in range(8):
-        image, _ = crop(train, 0, (24, 32), None, key=(0, position))
+        image, _ = crop(*train.read(0), (24, 32), short=None, border=None, key=(0, position))
         assert 85 < float(image.max()) <= 120
 
 
 def test_what_was_asked_for_is_what_a_training_goes_on_with(tmp_path: Path) -> None:
-    config = Config(data=str(bright_is_far(tmp_path / "data")), **QUICK | {"iterations": 2})
+    config = Config(data=str(bright_is_far(tmp_path / "data")), **LINEAR | {"iterations": 2})
     run(PIXELS, config, tmp_path / "out")
-    for other in (replace(config, short=12), replace(config, units=500.0)):
-        with pytest.raises(UserError, match="belongs to a training of"):
+    for other, part in ((replace(config, short=12), "settings"), (replace(config, units=500.0), "data")):
+        with pytest.raises(UserError, match=f"with other {part}; delete it"):
             run(PIXELS, other, tmp_path / "out")
 
 
@@ -234,13 +234,13 @@ def test_a_crop_keeps_image_and_depth_together(tmp_path: Path) -> None:
     train = open_depths(str(bright_is_far(tmp_path, images=1)), split="train")
     drawn = set()
     for position in range(12):
-        image, metres = crop(train, 0, (16, 20), None, key=(0, position))
+        image, metres = crop(*train.read(0), (16, 20), short=None, border=None, key=(0, position))
         assert image.shape == (3, 16, 20)
         order = torch.argsort(image[0].flatten(), stable=True)
         assert torch.all(metres.flatten()[order].diff() >= 0)  # brighter is never nearer
         drawn.add(tuple(metres[0].tolist()))
     assert len(drawn) > 3
-    image, metres = crop(train, 0, (40, 40), None, key=(0, 0))
+    image, metres = crop(*train.read(0), (40, 40), short=None, border=None, key=(0, 0))
     assert image[:, 30].isnan().all()
     assert metres[30].sum() == 0
 
@@ -276,3 +276,42 @@ def test_depth_from_the_command_line(tmp_path: Path, make_vit: MakeVit) -> None:
     assert (tmp_path / "pictures" / "depth" / "2.png").is_file()
     again = ["evaluate", "depth", "--model", str(model), "--data", str(data), "--head", str(tmp_path / "out" / "head")]
     assert command(again) == 0  # without baselines, which the head does not fit
+
+
+def _first(data: Path, split: str, change: Callable[[numpy.ndarray], numpy.ndarray]) -> None:
+    """Change the depth of every image of a split."""
+    for path in (data / split / "depth").iterdir():
+        with Image.open(path) as image:
+            values = numpy.asarray(image)
+        Image.fromarray(change(values)).save(path)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_depths_of_which_none_counts_are_known_before_the_training(split: str, tmp_path: Path) -> None:
+    data = bright_is_far(tmp_path / "data")
+    _first(data, split, lambda values: 0 * values)
+    with pytest.raises(UserError, match="has a depth between 0.001 and 8.0 m; look at units"):
+        run(PIXELS, Config(data=str(data), **LINEAR | {"iterations": 10**6}))
+
+
+def test_changed_depths_are_another_training(tmp_path: Path) -> None:
+    data = bright_is_far(tmp_path / "data")
+    config = Config(data=str(data), **LINEAR | {"iterations": 2})
+    result = run(PIXELS, config, tmp_path / "out")
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    assert run(PIXELS, replace(config, data=str(copy)), tmp_path / "out") == result
+    _first(data, "train", lambda values: values // 3)
+    with pytest.raises(UserError, match="with other data; delete it"):
+        run(PIXELS, config, tmp_path / "out")
+
+
+def test_a_head_of_weights_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    data = str(bright_is_far(tmp_path / "data"))
+    run(PIXELS, Config(data=data, **LINEAR | {"iterations": 2}), tmp_path / "out")
+    head, about = load_head(tmp_path / "out" / "head")
+    assert isinstance(head, LinearDepth)
+    head.regress.weight[0, 0] = torch.nan
+    save_head(tmp_path / "out" / "head", head, about)
+    with pytest.raises(UserError, match="weights that are not finite"):
+        run(PIXELS, Config(data=data, head=str(tmp_path / "out" / "head")))

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from dinokit.annotations.pairs import open_pairs
-from dinokit.checkpoints.dense import load_head
 from dinokit.core.errors import UserError
+from dinokit.dense.heads import load_head
 from dinokit.dense.maps import frozen, predictor, prepared
 from dinokit.evaluation.foreground import Config, cell_shares, learn, run
 from dinokit.models.pixels import PatchPixels

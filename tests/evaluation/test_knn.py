@@ -74,10 +74,37 @@ def test_chunks_do_not_change_the_result(
 
 
 def test_a_folder_without_splits_leaves_one_out(make_vit: MakeVit, make_folder: MakeFolder) -> None:
-    # every image is unlike all others of its class: only finding itself could be right
-    data = make_folder("a/0.png", "b/0.png", "c/0.png")
-    result = knn.run(make_vit(), knn.Config(data=str(data), k=(1,)))
-    assert result == {"top1@1": 0.0, "top5@1": 0.0, "queries": 3.0, "gallery": 2.0}
+    result = knn.run(make_vit(), knn.Config(data=str(make_folder("a/0.png", "a/1.png", "b/0.png")), k=(1,)))
+    # b has no other image: only finding itself could be right
+    assert result == {"top1@1": pytest.approx(200 / 3), "top5@1": pytest.approx(200 / 3), "queries": 3, "gallery": 2}
+
+
+def test_one_image_of_each_class_has_no_right_answer(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    data = str(make_folder("a/0.png", "b/0.png", "c/0.png"))
+    with pytest.raises(UserError, match="two or more images of a class .* got one of each"):
+        knn.run(make_vit(), knn.Config(data=data, k=(1,)))
+
+
+def test_equal_images_keep_their_order_whatever_the_chunk(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder(*(f"{label}/{i}.png" for label in "abc" for i in range(6)), tinted=False)
+    for path in root.rglob("*.png"):
+        path.write_bytes((root / "a" / "0.png").read_bytes())
+    found = []
+    for chunk in (1 << 24, 40, 19):
+        monkeypatch.setattr(base, "CHUNK", chunk)
+        found.append(knn.run(RawPixels(size=16), knn.Config(data=str(root), k=(1, 7))))
+    # the first image answers all: 5 of class a are right; of 7 neighbours 5 or 6 are of a
+    assert found[0] == found[1] == found[2]
+    assert found[0]["top1@1"] == found[0]["top1@7"] == pytest.approx(100 * 6 / 18)
+
+
+def test_the_nearest_are_the_first_of_equals() -> None:
+    similarity = torch.tensor([[0.5, 1.0, 0.5, 0.5, 1.0], [0.1, 0.2, 0.3, 0.4, 0.5]])
+    values, places = base.nearest(similarity, 3)
+    assert places.tolist() == [[1, 4, 0], [4, 3, 2]]
+    assert torch.equal(values, similarity.gather(1, places))
 
 
 def test_the_same_split_on_both_sides_leaves_one_out(make_vit: MakeVit, make_folder: MakeFolder) -> None:
@@ -87,8 +114,9 @@ def test_the_same_split_on_both_sides_leaves_one_out(make_vit: MakeVit, make_fol
 
 
 def test_top5_counts_only_classes_with_a_vote(make_folder: MakeFolder) -> None:
-    data = str(make_folder(*(f"{label}/0.png" for label in "abcde")))
-    assert knn.run(RawPixels(size=16), knn.Config(data=data, k=(1,)))["top5@1"] == 0
+    data = str(make_folder(*(f"{label}/0.png" for label in "abcde"), "e/1.png", tinted=False))
+    result = knn.run(RawPixels(size=16), knn.Config(data=data, k=(1,)))
+    assert result["top5@1"] == result["top1@1"] < 100
 
 
 def test_an_untrained_layer_scale_is_no_excuse(make_vit: MakeVit, make_folder: MakeFolder) -> None:

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from dinokit.core.errors import UserError
@@ -14,29 +13,6 @@ from dinokit.models.vit import VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]
 MakeFolder = Callable[..., Path]
-
-
-@pytest.mark.parametrize(
-    ("relevant", "expected"),
-    [
-        ([1, 0, 0, 0], 1.0),
-        ([0, 0, 1, 0], 1 / 3),  # one right answer: 1 / rank
-        ([1, 0, 1, 0], (1 + 2 / 3) / 2),
-        ([0, 1, 1, 1], (1 / 2 + 2 / 3 + 3 / 4) / 3),
-        ([1, 1, 1, 1], 1.0),
-    ],
-)
-def test_average_precision_by_hand(relevant: list[int], expected: float) -> None:
-    assert retrieval.average_precision(torch.tensor([relevant]).bool()).item() == pytest.approx(expected)
-
-
-def test_average_precision_agrees_with_scikit_learn() -> None:
-    generator = torch.Generator().manual_seed(0)
-    relevant = torch.rand(20, 30, generator=generator) < 0.2
-    relevant[:, 0] |= ~relevant.any(dim=1)
-    ours = retrieval.average_precision(relevant)
-    for row, value in zip(relevant, ours, strict=True):
-        assert value.item() == pytest.approx(average_precision_score(row.numpy(), -torch.arange(30).numpy()), abs=1e-6)
 
 
 def task(labels: list[int], vectors: Tensor) -> base.Task:
@@ -64,6 +40,21 @@ def test_chunks_do_not_change_the_result(
     whole = retrieval.run(make_vit(), config)
     monkeypatch.setattr(base, "CHUNK", 13)  # one query at a time
     assert retrieval.run(make_vit(), config) == pytest.approx(whole)
+
+
+def test_equal_features_are_one_threshold() -> None:
+    same = torch.ones(18, 4)
+    for labels in ([0] * 6 + [1] * 6 + [2] * 6, [0, 1, 2] * 6):  # another order of the same images
+        precision, _ = retrieval.search(task(labels, same))
+        assert precision.tolist() == pytest.approx([5 / 17] * 18)
+
+
+@pytest.mark.parametrize("chunk", [1 << 24, 19])
+def test_of_equal_images_the_first_answers(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "CHUNK", chunk)
+    vectors = torch.randn(1, 47, generator=torch.Generator().manual_seed(0)).expand(9, -1)
+    _, first = retrieval.search(task([0] * 3 + [1] * 3 + [2] * 3, vectors))
+    assert first.tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
 def test_domains_search_each_other_in_both_directions() -> None:

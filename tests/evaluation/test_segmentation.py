@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,10 +12,10 @@ import torch
 from PIL import Image
 
 from dinokit.annotations.pairs import open_pairs
-from dinokit.checkpoints.dense import load_head
 from dinokit.core.errors import UserError
-from dinokit.dense.crops import Crops, crop_pair
-from dinokit.dense.vote import PatchVote, cell_labels
+from dinokit.dense.batches import gathered
+from dinokit.dense.heads import load_head
+from dinokit.dense.segmentation import Crops, PatchVote, cell_labels, crop_pair
 from dinokit.evaluation import base, segmentation
 from dinokit.evaluation.segmentation import Config, run
 from dinokit.models.features import Features
@@ -24,9 +26,10 @@ from tests.evaluation.dense_data import squares
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)
 QUICK: dict[str, Any] = {"size": 24, "iterations": 60, "warmup": 2, "batch_size": 2, "lr": (0.05,)}
+LINEAR: dict[str, Any] = QUICK | {"protocol": "linear"}
 
 
-@pytest.mark.parametrize("protocol", ["linear", "linear-v2", "knn"])
+@pytest.mark.parametrize("protocol", ["linear", "linear-v2", "knn", "quick"])
 def test_what_every_patch_shows_is_found(protocol: str, tmp_path: Path, make_vit: MakeVit) -> None:
     config = Config(data=str(squares(tmp_path)), protocol=protocol, **QUICK)  # type: ignore[arg-type]
     result = run(make_vit(), config)
@@ -45,10 +48,10 @@ def test_scales_and_mirrors_find_it_too(tmp_path: Path) -> None:
 def test_the_head_is_saved_and_an_untrained_backbone_is_left_alone(tmp_path: Path, make_vit: MakeVit) -> None:
     backbone = make_vit().train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    config = Config(data=str(squares(tmp_path / "data")), **QUICK | {"iterations": 3, "lr": (1e-3, 1e-2)})
+    config = Config(data=str(squares(tmp_path / "data")), **LINEAR | {"iterations": 3, "lr": (1e-3, 1e-2)})
     result = run(backbone, config, tmp_path / "out")
     assert run(backbone, config, tmp_path / "out") == run(backbone, config) == result
-    with pytest.raises(UserError, match="training of another model"):
+    with pytest.raises(UserError, match="with other weights; delete it"):
         run(make_vit(seed=1), config, tmp_path / "out")
     assert backbone.training
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
@@ -131,7 +134,7 @@ def test_what_a_crop_lacks_is_ignored_and_one_class_may_not_fill_it(tmp_path: Pa
 
 
 def test_the_best_of_a_sweep_is_reported_and_kept(tmp_path: Path, make_vit: MakeVit) -> None:
-    config = Config(data=str(squares(tmp_path / "data")), **QUICK | {"lr": (1e-9, 0.05)})
+    config = Config(data=str(squares(tmp_path / "data")), **LINEAR | {"lr": (1e-9, 0.05)})
     result = run(make_vit(), config, tmp_path / "out")
     assert result["lr"] == 0.05
     assert load_head(tmp_path / "out" / "head")[0].classify.weight.abs().max() > 0.1  # far from N(0, 0.01)
@@ -143,14 +146,14 @@ def test_padding_and_ignored_patches_do_not_vote(tmp_path: Path) -> None:
     for name, values in (("images", numpy.zeros((17, 17, 3), dtype=numpy.uint8)), ("masks", mask)):
         (tmp_path / name).mkdir()
         Image.fromarray(values).save(tmp_path / name / "1.png")
-    config = Config(data=str(tmp_path), protocol="knn")
-    head = segmentation._gathered(PIXELS, open_pairs(str(tmp_path)), config, size=17)
-    assert head.labels.unique().tolist() == [1]
+    pairs = open_pairs(str(tmp_path))
+    bank, labels = gathered(PIXELS, pairs, cell_labels, indices=[0], short=17, missing=255.0, most=100, seed=0)
+    assert (len(bank), labels.unique().tolist()) == (len(labels), [1])
 
 
 def test_a_patch_takes_its_most_frequent_label() -> None:
-    labels = torch.tensor([[1, 1, 255, 255], [1, 0, 2, 255]])
-    assert cell_labels(labels, 2).tolist() == [[1, 255]]
+    labels, counts = cell_labels(torch.tensor([[[1.0, 1, 1, 0], [255, 255, 2, 255]]]))
+    assert (labels.tolist(), counts.tolist()) == ([[1, 255]], [[True, False]])
 
 
 def test_votes_are_weighted_by_a_softmax_over_the_nearest() -> None:
@@ -162,7 +165,65 @@ def test_votes_are_weighted_by_a_softmax_over_the_nearest() -> None:
 
 
 def test_the_window_is_that_of_the_paper() -> None:
-    windows = segmentation._windows(segmentation.PROTOCOLS["linear"], 512)
+    windows = segmentation.PROTOCOLS["linear"].windows(512)
     assert (windows.crop, windows.stride) == (512, 341)
-    windows = segmentation._windows(segmentation.PROTOCOLS["ms"], 640)
+    windows = segmentation.PROTOCOLS["ms"].windows(640)
     assert (windows.crop, windows.stride) == (640, 320)
+
+
+def test_nothing_is_trained_on_the_test(tmp_path: Path) -> None:
+    shutil.rmtree(squares(tmp_path) / "train")
+    with pytest.raises(UserError, match="found no split train beside val"):
+        run(PIXELS, Config(data=str(tmp_path), **LINEAR))
+
+
+def _void(path: Path) -> None:
+    Image.new("L", (32, 24), 255).save(path)
+
+
+def _small(path: Path) -> None:
+    Image.new("L", (31, 24)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("split", "spoil", "only", "said"),
+    [
+        ("val", _small, "2.png", "must be of one size"),
+        ("train", _small, "3.png", "must be of one size"),
+        ("val", _void, "*.png", "no pixel of .* counts"),
+        ("train", _void, "*.png", "no pixel of .* counts"),
+    ],
+)
+def test_what_is_wrong_with_the_masks_is_known_before_the_training(
+    split: str, spoil: Callable[[Path], None], only: str, said: str, tmp_path: Path
+) -> None:
+    for path in (squares(tmp_path) / split / "masks").glob(only):
+        spoil(path)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    with pytest.raises(UserError, match=said):
+        run(PIXELS, Config(data=str(tmp_path), **LINEAR | {"iterations": 10**6}))
+
+
+def test_changed_masks_are_another_training(tmp_path: Path) -> None:
+    config = Config(data=str(squares(tmp_path / "data")), **LINEAR | {"iterations": 2})
+    run(PIXELS, config, tmp_path / "out")
+    path = tmp_path / "data" / "train" / "masks" / "0.png"
+    times = path.stat()
+    Image.fromarray(numpy.asarray(Image.open(path)).copy()[::-1]).save(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(UserError, match="with other data; delete it"):
+        run(PIXELS, config, tmp_path / "out")
+
+
+def test_a_cpu_takes_the_quick_protocol_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config(data=str(squares(tmp_path)), size=24, iterations=60, batch_size=1)
+    found = run(PIXELS, config)
+    assert "the quick protocol" in capsys.readouterr().err
+    assert found == run(PIXELS, replace(config, protocol="quick"))
+    assert found["mIoU"] > 80
+
+
+def test_layers_that_a_model_lacks_are_known_before_the_training(tmp_path: Path, make_vit: MakeVit) -> None:
+    config = Config(data=str(squares(tmp_path)), protocol="ms")
+    with pytest.raises(UserError, match="ms reads the last 4 layers; the model has 2 blocks; take linear"):
+        run(make_vit(), config)

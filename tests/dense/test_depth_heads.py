@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
-from dinokit.dense.depth_losses import sigloss
-from dinokit.models import bins, depth_head, dpt
+from dinokit.dense.depth import sigloss
+from dinokit.dense.depth_heads import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, decode
 from dinokit.models.features import Features
 
 
@@ -26,30 +26,29 @@ def layers(count: int, dim: int = 12, grid: tuple[int, int] = (3, 5)) -> list[Fe
 
 
 def test_depth_is_the_expectation_over_the_bins() -> None:
-    config = bins.Config(low=1.0, high=3.0, count=3)
+    config = Bins(low=1.0, high=3.0, count=3)
     values = torch.tensor([0.9, -5.0, 0.0]).reshape(1, 3, 1, 1)
     shares = [1.0 / 1.2, 0.1 / 1.2, 0.1 / 1.2]
-    assert bins.decode(values, config).item() == pytest.approx(shares[0] * 1 + shares[1] * 2 + shares[2] * 3)
-    spread = bins.centres(bins.Config(low=0.01, high=100.0, count=5, spacing="log"))
-    assert spread.tolist() == pytest.approx([0.01, 0.1, 1, 10, 100])
-    softmax = bins.decode(values, bins.Config(low=1.0, high=3.0, count=3, link="softmax"))
+    assert decode(values, config).item() == pytest.approx(shares[0] * 1 + shares[1] * 2 + shares[2] * 3)
+    spread = Bins(low=0.01, high=100.0, count=5, spacing="log")
+    ones = 1e9 * torch.eye(5).view(5, 5, 1, 1)  # all in one bin
+    assert decode(ones, spread).flatten().tolist() == pytest.approx([0.01, 0.1, 1, 10, 100], rel=1e-4)
+    softmax = decode(values, Bins(low=1.0, high=3.0, count=3, link="softmax"))
     exps = [math.exp(0.9), math.exp(-5), 1]
     assert softmax.item() == pytest.approx((exps[0] + 2 * exps[1] + 3 * exps[2]) / sum(exps))
 
 
 def test_a_single_value_is_a_depth_above_the_nearest() -> None:
-    config = bins.Config(low=0.5, high=3.0, count=1)
-    assert bins.decode(torch.tensor([-1.0, 2.0]).reshape(2, 1, 1, 1), config).flatten().tolist() == [0.5, 2.5]
+    config = Bins(low=0.5, high=3.0, count=1)
+    assert decode(torch.tensor([-1.0, 2.0]).reshape(2, 1, 1, 1), config).flatten().tolist() == [0.5, 2.5]
 
 
 HEADS = {
-    "linear": depth_head.LinearDepth(depth_head.Config(width=12)),
-    "linear-v2": depth_head.LinearDepth(
-        depth_head.Config(width=12, cls=True, cls_width=12, enlarge=4, batch_norm=False)
-    ),
-    "linear4": depth_head.LinearDepth(depth_head.Config(width=48, cls=True, cls_width=48, enlarge=4, batch_norm=False)),
-    "dpt": dpt.DPT(dpt.Config(widths=(12,) * 4, fused=16)),
-    "dpt-ignore": dpt.DPT(dpt.Config(widths=(12,) * 4, fused=16, readout="ignore")),
+    "linear": LinearDepth(LinearConfig(width=12)),
+    "linear-v2": LinearDepth(LinearConfig(width=12, cls=True, cls_width=12, enlarge=4, batch_norm=False)),
+    "linear4": LinearDepth(LinearConfig(width=48, cls=True, cls_width=48, enlarge=4, batch_norm=False)),
+    "dpt": DPT(DPTConfig(widths=(12,) * 4, fused=16)),
+    "dpt-ignore": DPT(DPTConfig(widths=(12,) * 4, fused=16, readout="ignore")),
 }
 CELLS = {"linear": 1, "linear-v2": 4, "linear4": 4, "dpt": 16, "dpt-ignore": 16}
 
@@ -101,6 +100,6 @@ def test_another_width_is_refused() -> None:
     with pytest.raises(UserError, match="takes 12 numbers per patch, got 8"):
         HEADS["linear"](layers(1, dim=8))
     with pytest.raises(UserError, match="four|4 layers"):
-        dpt.Config(widths=(3, 3))
-    with pytest.raises(UserError, match="0 < low < high"):
-        bins.Config(low=2.0, high=1.0)
+        DPTConfig(widths=(3, 3))
+    with pytest.raises(UserError, match="low < high"):
+        Bins(low=2.0, high=1.0)

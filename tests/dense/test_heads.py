@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinokit.checkpoints.dense import About, check_model, load_head, save_head
 from dinokit.core.errors import UserError
 from dinokit.core.ownership import digest_of_weights
-from dinokit.models.dense_head import Config, LinearHead
+from dinokit.dense.heads import About, check_model, load_head, save_head
+from dinokit.dense.segmentation import Config, LinearHead
 from dinokit.models.vit import VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]
-ABOUT = About(task="segmentation", model="m", digest="d", layers=(0, 2), short=512, crop=512, stride=341)
+DETAILS = {"classes": ["a", "b", "c"], "colours": [[0, 0, 0], [1, 1, 1], [2, 2, 2]]}
+ABOUT = About(
+    task="segmentation", model="m", digest="d", layers=(0, 2), short=512, crop=512, stride=341, details=DETAILS
+)
 
 
 def test_a_head_comes_back_as_it_was(tmp_path: Path, make_vit: MakeVit) -> None:

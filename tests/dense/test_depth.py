@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from dinokit.dense.depth_losses import gradient_loss, sigloss
+from dinokit.dense.depth import gradient_loss, sigloss
 
 TRUTH = torch.tensor([[[1.0, 2.0, 4.0], [0.0, 5.0, 3.0]]])
 FOUND = torch.tensor([[[2.0, 2.5, 3.0], [9.0, 4.0, 3.5]]])

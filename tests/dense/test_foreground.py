@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from dinokit.dense.logistic import logistic
+from dinokit.dense.foreground import logistic
 
 
 @pytest.mark.parametrize("c", [1e-4, 0.1, 100.0])

@@ -1,13 +1,22 @@
-"""The DPT head: four layers become a pyramid, which is fused from coarse to fine.
+"""Depth heads: every patch's depth by one linear map of its features, or by a DPT on four layers; both through bins.
 
-    level l   [patch, CLS] -> linear, GELU          or the patches alone (readout "ignore")
-              1 x 1 conv to the level's width -> enlarged 4 or 2 times, kept, halved -> 3 x 3 conv to `fused`
-    fuse      x <- unit(x + unit(lateral)), twice as large, 1 x 1 conv        unit(x) = x + conv(relu(conv(relu(x))))
-    output    3 x 3, 3 x 3 to half, twice as large, 3 x 3 to 32, relu, 1 x 1 -> bins
+    DINOv3   patches of the last layer -> batch norm -> 1 x 1 convolution -> bins
+    DINOv2   patches and the CLS of one or four layers, enlarged four times -> 1 x 1 convolution -> bins
 
-Source: Ranftl et al. 2021 (arXiv:2103.13413) section 3, in the sizes of DINOv2 (arXiv:2304.07193, section 7.4).
+    bins     b_k = evenly spaced from low to high, or evenly in log     p_k = link(z)_k / sum_j link(z)_j
+             depth = sum_k p_k b_k                                      linear link: max(z, 0) + 0.1
+             with a single value per pixel there are no bins: depth = max(z, 0) + low
+
+    DPT      level l   [patch, CLS] -> linear, GELU          or the patches alone (readout "ignore")
+                       1 x 1 conv to the level's width -> enlarged 4 or 2 times, kept, halved -> 3 x 3 conv to `fused`
+             fuse      x <- unit(x + unit(lateral)), twice as large, 1 x 1 conv; unit(x) = x + conv(relu(conv(relu(x))))
+             output    3 x 3, 3 x 3 to half, twice as large, 3 x 3 to 32, relu, 1 x 1 -> bins
+
+Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, appendix D.2); AdaBins (arXiv:2011.14141,
+section 3.3) with fixed bins; DPT: Ranftl et al. 2021 (arXiv:2103.13413, section 3).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,18 +26,101 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinokit.core.bounds import at_least
+from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
-from dinokit.core.seed import seed_torch
-from dinokit.models.bins import Config as Bins
-from dinokit.models.bins import decode
+from dinokit.core.seed import seed_torch, torch_generator
+from dinokit.dense.maps import joined
 from dinokit.models.features import Features
 
-LEVELS = 4
+LEVELS = 4  # of a DPT
+_FLOOR = 0.1  # of the linear link: no bin is ever without a share
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Bins:
+    """The range of depths and how it is divided."""
+
+    low: float = above(0, 1e-3)  # metres; nothing is nearer
+    high: float = above(0, 10.0)  # metres; nothing is further
+    count: int = at_least(1, 256)  # bins; 1: a value is a depth
+    spacing: Literal["uniform", "log"] = "uniform"  # of the bins
+    link: Literal["linear", "softmax", "sigmoid"] = "linear"  # from values to shares
+
+    def __post_init__(self) -> None:
+        if self.low >= self.high:
+            raise UserError(f"a range of depths needs low < high, got {self.low} and {self.high}")
+
+
+def decode(values: Float[Tensor, "batch bin rows columns"], bins: Bins) -> Float[Tensor, "batch 1 rows columns"]:
+    """Return depth in metres."""
+    if bins.count == 1:
+        return values.relu() + bins.low
+    match bins.link:
+        case "linear":
+            weights = values.relu() + _FLOOR
+        case "sigmoid":
+            weights = values.sigmoid()
+        case "softmax":
+            weights = values.softmax(dim=1)
+    centres = torch.linspace(bins.low, bins.high, bins.count)
+    if bins.spacing == "log":
+        centres = torch.linspace(math.log(bins.low), math.log(bins.high), bins.count).exp()
+    shares = weights / weights.sum(dim=1, keepdim=True)
+    return torch.einsum("bkrc,k->brc", shares, centres.to(values))[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig:
+    """Sizes of a linear depth head."""
+
+    width: int = at_least(1)  # numbers per patch, of all layers together, without CLS
+    cls: bool = False  # put the CLS of each layer behind its patches
+    cls_width: int = at_least(0, 0)  # numbers of the CLS of all layers together
+    enlarge: int = at_least(1, 1)  # times, before the map
+    batch_norm: bool = True  # normalise each channel first
+    bins: Bins = field(default_factory=Bins)
+
+    def __post_init__(self) -> None:
+        if self.cls and not self.cls_width:
+            raise UserError("a depth head that reads the CLS needs its cls_width")
+
+    @property
+    def inputs(self) -> int:
+        """Numbers per patch that are mapped."""
+        return self.width + (self.cls_width if self.cls else 0)
+
+
+class LinearDepth(nn.Module):
+    """Features of some layers -> metres."""
+
+    def __init__(self, config: LinearConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.norm = nn.BatchNorm2d(config.inputs) if config.batch_norm else nn.Identity()
+        self.regress = nn.Conv2d(config.inputs, config.bins.count, kernel_size=1)
+        nn.init.normal_(self.regress.weight, std=0.01, generator=torch_generator(seed))
+        assert self.regress.bias is not None
+        nn.init.zeros_(self.regress.bias)
+
+    def forward(self, features: Sequence[Features]) -> Float[Tensor, "batch 1 rows columns"]:
+        """Return the depth of every patch, or of every cell of the enlarged map.
+
+        Raises:
+            UserError: if the features are of another width than the head.
+        """
+        maps = []
+        for layer in features:
+            maps.append(layer.maps)
+            if self.config.cls:
+                maps.append(layer.cls[..., None, None].expand(-1, -1, *layer.grid))
+        seen = joined(maps, width=self.config.inputs)
+        if self.config.enlarge > 1:
+            seen = F.interpolate(seen, scale_factor=self.config.enlarge, mode="bilinear", align_corners=False)
+        return decode(self.regress(self.norm(seen)), self.config.bins)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPTConfig:
     """Sizes of a DPT head."""
 
     widths: tuple[int, ...] = at_least(1)  # numbers per patch of each of the four layers
@@ -88,7 +180,7 @@ class Fusion(nn.Module):
 class DPT(nn.Module):
     """Features of four layers -> metres, at eight cells per patch."""
 
-    def __init__(self, config: Config, *, seed: int = 0) -> None:
+    def __init__(self, config: DPTConfig, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
         with torch.random.fork_rng([]):

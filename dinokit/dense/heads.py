@@ -2,33 +2,31 @@
 
 head.json says what the head is for (task), what it is (kind and its settings), whose patches it reads (model, a digest
 of its weights, layers) and how images are shown to it, so that it can be used alone with the backbone it belongs to.
+
+A task is a file of this folder that speaks for itself: HEADS, kind -> (its settings, the module); FOLDERS, each of
+which receives a PNG per image; DETAILS, what `About.details` must hold; `write`, which draws what a head found;
+`legend`, which explains the colours.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.core.files import write_atomic, write_json
+from dinokit.core.files import write_bytes, write_json
 from dinokit.core.ownership import digest_of_weights
-from dinokit.models import dense_head, depth_head, dpt, foreground_head
 from dinokit.models.features import Backbone
 
 WEIGHTS, ABOUT = "head.safetensors", "head.json"
-# kind -> (its settings, the module)
-KINDS: dict[str, tuple[type, type[nn.Module]]] = {
-    "linear": (dense_head.Config, dense_head.LinearHead),
-    "linear-depth": (depth_head.Config, depth_head.LinearDepth),
-    "dpt": (dpt.Config, dpt.DPT),
-    "foreground": (foreground_head.Config, foreground_head.ForegroundHead),
-}
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,25 @@ class About:
     details: Mapping[str, Any] = field(default_factory=dict)  # of the task: classes and colours, the range of depths
 
 
-def save_head(folder: Path, head: nn.Module, about: About) -> None:
-    """Write a head; a folder with head.json is complete.
+def task_of(about: About) -> ModuleType:
+    """Return the file of a head's task.
 
-    Args:
-        head: of one of `KINDS`, with its settings as `.config`.
+    Raises:
+        UserError: if there is none.
     """
-    name = next(name for name, (_, module) in KINDS.items() if type(head) is module)
-    folder.mkdir(parents=True, exist_ok=True)
-    with write_atomic(folder / WEIGHTS) as temporary:
-        save_file({key: value.contiguous().cpu() for key, value in head.state_dict().items()}, temporary)
-    write_json(folder / ABOUT, {"kind": name, "config": to_plain(head.config), **to_plain(about)})
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
+    names = [name for name, text in texts.items() if "\nHEADS = " in text]
+    if about.task not in names:
+        raise unknown_name("task of a head", str(about.task), names)
+    return import_module(f"dinokit.dense.{about.task}")
+
+
+def save_head(folder: Path, head: nn.Module, about: About) -> None:
+    """Write a head of its task, with its settings as `.config`; a folder with head.json is complete."""
+    kind = next(kind for kind, (_, module) in task_of(about).HEADS.items() if type(head) is module)
+    (folder / ABOUT).unlink(missing_ok=True)  # the old one does not describe the new weights
+    write_bytes(folder / WEIGHTS, save({key: value.contiguous().cpu() for key, value in head.state_dict().items()}))
+    write_json(folder / ABOUT, {"kind": kind, "config": to_plain(head.config), **to_plain(about)})
 
 
 def load_head(folder: str | Path) -> tuple[nn.Module, About]:
@@ -72,19 +78,27 @@ def load_head(folder: str | Path) -> tuple[nn.Module, About]:
     try:
         plain = json.loads((place / ABOUT).read_text(encoding="utf-8"))
         kind, config = plain.pop("kind"), plain.pop("config")
-        layers = plain["layers"]
-        about = About(**plain | {"layers": layers if isinstance(layers, int) else tuple(layers)})
+        layers = plain["layers"] if isinstance(plain["layers"], int) else tuple(map(int, plain["layers"]))
+        about = About(**plain | {"layers": layers})
+        task = task_of(about)
+        heads: dict[str, tuple[type, type[nn.Module]]] = task.HEADS
+        lacking = [name for name in task.DETAILS if name not in about.details]
+        if lacking:
+            raise KeyError(lacking[0])
+        if kind not in heads:
+            raise unknown_name("kind of head", str(kind), heads)
+        settings, module = heads[kind]
+        head = module(from_plain(settings, config))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{place / ABOUT} does not describe a head: {error}; train it again") from error
-    if kind not in KINDS:
-        raise unknown_name("kind of head", kind, KINDS)
-    settings, module = KINDS[kind]
-    head = module(from_plain(settings, config))
+        lacks = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{place / ABOUT} does not describe a head: {lacks}; train it again") from error
     try:
         head.load_state_dict(load_file(place / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{place / WEIGHTS} does not fit {ABOUT}: {reason}; train the head again") from error
+    if not all(value.isfinite().all() for value in head.state_dict().values()):
+        raise UserError(f"{place / WEIGHTS} holds weights that are not finite; train the head again, at a lower rate")
     return head.eval().requires_grad_(False), about
 
 
