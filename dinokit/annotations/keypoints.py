@@ -29,11 +29,18 @@ from dinokit.images import intensity
 LISTS = ("pairs.jsonl", "pairs.csv")  # in a folder
 SPLITS = ("trn", "val", "test")  # of SPair-71k
 UNNAMED = "all"  # the category of pairs without a name
-_NEEDED = ("image_a", "image_b", "points_a", "points_b")
 _FORM = (
     'expected {"image_a": "1.jpg", "image_b": "2.jpg", "points_a": [[x, y]], "points_b": [[x, y]]} '
     "and, if known, box_b and name"
 )
+_OF_SPAIR = {  # our name -> that of SPair-71k
+    "name": "category",
+    "image_a": "src_imname",
+    "image_b": "trg_imname",
+    "points_a": "src_kps",
+    "points_b": "trg_kps",
+    "box_b": "trg_bndbox",
+}
 
 Points = Float[numpy.ndarray, "point 2"]
 Box = tuple[float, float, float, float]
@@ -100,15 +107,9 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         table = csv.DictReader(io.StringIO(text, newline=""))
         try:
             for cells in table:
+                row = {str(name): value for name, value in cells.items() if value}
                 # numbers in brackets where points or a box stand, else text
-                yield (
-                    table.line_num,
-                    {
-                        str(name): _json(value) if str(name).startswith(("points_", "box_")) else value
-                        for name, value in cells.items()
-                        if value
-                    },
-                )
+                yield table.line_num, {n: _json(v) if n.startswith(("points_", "box_")) else v for n, v in row.items()}
         except csv.Error as error:
             raise UserError(f"{file}, line {table.line_num + 1} is no line of a CSV: {error}") from error
         return
@@ -129,16 +130,10 @@ def _json(text: str) -> Any:
 
 
 def _pair(row: Mapping[str, Any], folder: Path, where: str) -> PointPair:
-    missing = [name for name in _NEEDED if name not in row]
+    missing = [name for name in ("image_a", "image_b", "points_a", "points_b") if name not in row]
     if missing:
         raise UserError(f"{where} has no {missing[0]}; {_FORM}")
-    points = tuple(_numbers(row[name], columns=2) for name in ("points_a", "points_b"))
-    for name, found in zip(("points_a", "points_b"), points, strict=True):
-        if found is None:
-            raise UserError(f"{name} in {where} must be a list of [x, y], at least one, got {str(row[name])[:60]}")
-    first, second = points
-    assert first is not None
-    assert second is not None
+    first, second = (_numbers(row[name], f"{name} in {where}", columns=2) for name in ("points_a", "points_b"))
     if len(first) != len(second):
         raise UserError(f"{where} has {len(first)} points_a and {len(second)} points_b; expected as many of both")
     images = folder / str(row["image_a"]), folder / str(row["image_b"])
@@ -147,25 +142,22 @@ def _pair(row: Mapping[str, Any], folder: Path, where: str) -> PointPair:
             raise UserError(f"the image {image} of {where} does not exist; paths are relative to the list")
     box: Box | None = None
     if row.get("box_b") is not None:
-        found = _numbers([row["box_b"]], columns=4)
-        if found is None or found[0, 2] <= found[0, 0] or found[0, 3] <= found[0, 1]:
-            raise UserError(
-                f"the box in {where} must be [left, top, right, bottom] in pixels, got {str(row['box_b'])[:60]}"
-            )
-        left, top, right, bottom = found[0].tolist()
+        left, top, right, bottom = _numbers([row["box_b"]], f"the box in {where}", columns=4)[0].tolist()
         box = left, top, right, bottom
     return PointPair(str(row.get("name") or UNNAMED), images, (first, second), box)
 
 
-def _numbers(value: Any, *, columns: int) -> Float[numpy.ndarray, "row column"] | None:
-    """Return rows of so many finite numbers, at least one; None if it is anything else."""
+def _numbers(value: Any, what: str, *, columns: int) -> Float[numpy.ndarray, "row column"]:
+    """Return points or a box: rows of so many finite numbers, at least one."""
     try:
         found = numpy.asarray(value, dtype=numpy.float64)
     except (TypeError, ValueError, OverflowError):
-        return None
-    return (
-        found if found.ndim == 2 and found.shape[1] == columns and len(found) and numpy.isfinite(found).all() else None
-    )
+        found = numpy.empty(0)
+    right = found.ndim == 2 and found.shape[1] == columns and len(found) and numpy.isfinite(found).all()
+    if not right or (columns == 4 and (found[:, 2:] <= found[:, :2]).any()):
+        form = "a list of [x, y], at least one" if columns == 2 else "[left, top, right, bottom] in pixels"
+        raise UserError(f"{what} must be {form}, got {str(value)[:60]}")
+    return found
 
 
 def _spair(root: Path, split: str) -> list[PointPair]:
@@ -174,22 +166,11 @@ def _spair(root: Path, split: str) -> list[PointPair]:
     pairs = []
     for file in sorted((root / "PairAnnotation" / split).glob("*.json")):
         about = read_json(file)
-        names = ("category", "src_imname", "trg_imname", "src_kps", "trg_kps", "trg_bndbox")
-        lost = [name for name in names if not isinstance(about, dict) or name not in about]
+        lost = [name for name in _OF_SPAIR.values() if not isinstance(about, dict) or name not in about]
         if lost:
             raise UserError(f"{file} has no {lost[0]}; expected the annotation of a pair of SPair-71k")
-        folder = root / "JPEGImages" / str(about["category"])
-        row = {
-            "name": about["category"],
-            "image_a": about["src_imname"],
-            "image_b": about["trg_imname"],
-            "points_a": about["src_kps"],
-            "points_b": about["trg_kps"],
-            "box_b": about["trg_bndbox"],
-        }
-        pairs.append(_pair(row, folder, str(file)))
+        row = {ours: about[theirs] for ours, theirs in _OF_SPAIR.items()}
+        pairs.append(_pair(row, root / "JPEGImages" / str(about["category"]), str(file)))
     if not pairs:
-        raise UserError(
-            f"expected pairs in {root / 'PairAnnotation' / split}, found no *.json; the set is not complete"
-        )
+        raise UserError(f"found no *.json in {root / 'PairAnnotation' / split}; the set is not complete")
     return pairs

@@ -13,7 +13,6 @@ Source: NAVI (arXiv:2306.09109).
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy
 from jaxtyping import Bool, Float
@@ -51,9 +50,7 @@ class View:
         image, values = read_image(self.image, channels=channels), read_numbers(self.depth)
         height, width = image.shape[1:]
         if abs(values.shape[0] * width - values.shape[1] * height) > max(height, width):
-            raise UserError(
-                f"{self.depth} is no depth of {self.image}: its shape is {values.shape}, not {height, width}"
-            )
+            raise UserError(f"{self.depth} is no depth of {self.image}: {values.shape} is no {height, width}")
         if not values.any():
             raise UserError(f"{self.depth} shows no object; the set is not complete")
         distance = numpy.zeros(values.shape)
@@ -66,19 +63,17 @@ class Surface:
     """An image and how far what it shows is."""
 
     image: intensity.Image
-    distance: Float[
-        numpy.ndarray, "height width"
-    ]  # millimetres along the axis, 0: not the object; may be of less pixels
+    # millimetres along the axis, 0: not the object; may be of less pixels
+    distance: Float[numpy.ndarray, "height width"]
     focal: float  # pixels of the image
 
     @property
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of the object in pixels of the image; the last two are the first ones outside."""
-        there = self.distance > 0
-        height, width = self.image.shape[1:]
-        top, bottom = _ends(numpy.any(there, axis=1), height)
-        left, right = _ends(numpy.any(there, axis=0), width)
-        return left, top, right, bottom
+        rows, columns = numpy.nonzero(self.distance > 0)
+        across, down = (numpy.array(self.image.shape[1:]) / self.distance.shape)[::-1]  # pixels of a cell
+        left, top = math.floor(columns.min() * across), math.floor(rows.min() * down)
+        return left, top, math.ceil((columns.max() + 1) * across), math.ceil((rows.max() + 1) * down)
 
     def at(self, places: Places) -> tuple[Float[numpy.ndarray, "place 3"], Bool[numpy.ndarray, " place"]]:
         """Return points of the surface in the camera's frame, in millimetres, and where there is one."""
@@ -90,12 +85,6 @@ class Surface:
         across = (places + 0.5 - numpy.array([width, height]) / 2) / self.focal
         points: Float[numpy.ndarray, "place 3"] = numpy.column_stack([across, numpy.ones(len(places))]) * ahead[:, None]
         return points, ahead > 0
-
-
-def _ends(there: Bool[numpy.ndarray, " cell"], length: int) -> tuple[int, int]:
-    """Return the first pixel of so many that belongs to a cell that is True, and the one behind the last."""
-    cells, scale = numpy.flatnonzero(there), length / len(there)
-    return math.floor(cells[0] * scale), math.ceil((cells[-1] + 1) * scale)
 
 
 @dataclass(frozen=True)
@@ -145,24 +134,21 @@ def angles(rotations: Float[numpy.ndarray, "view 3 3"]) -> Float[numpy.ndarray, 
 
 
 def _views(file: Path) -> list[View]:
-    listed = read_json(file)
+    views, listed = list[View](), read_json(file)
     try:
-        return [_view(about, file.parent) for about in listed]
-    except UserError:
-        raise
+        for about in listed:
+            camera, (_, width) = about["camera"], about["image_size"]
+            image = file.parent / "images" / about["filename"]
+            translation = numpy.array(camera["t"], dtype=numpy.float64).reshape(3)
+            focal = float(camera["focal_length"]) / width
+            depth = file.parent / "depth" / f"{image.stem}.png"
+            views.append(View(image, depth, rotation(camera["q"]), translation, focal))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is no list of views with a camera as NAVI has it: {error!r}") from error
-
-
-def _view(about: dict[str, Any], folder: Path) -> View:
-    camera, (_, width) = about["camera"], about["image_size"]
-    image = folder / "images" / about["filename"]
-    found = folder / "depth" / f"{image.stem}.png"
-    for path in (image, found):
+    for path in (path for view in views for path in (view.image, view.depth)):
         if not path.is_file():
             raise UserError(f"{path} does not exist; the set is not complete")
-    translation = numpy.array(camera["t"], dtype=numpy.float64).reshape(3)
-    return View(image, found, rotation(camera["q"]), translation, float(camera["focal_length"]) / width)
+    return views
 
 
 def rotation(quaternion: ArrayLike) -> Float[numpy.ndarray, "3 3"]:
