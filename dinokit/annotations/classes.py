@@ -12,10 +12,10 @@ The folder may name them: classes.txt, one name per line, the first for 0; or cl
 object that gives each name its colour [red, green, blue], and "ignored" one colour or several that do not count.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy
 from jaxtyping import UInt8
@@ -79,52 +79,52 @@ def above_half(values: Values, white: int) -> numpy.ndarray:
     return found
 
 
-@final
-class Tones:
-    """Gathers, mask by mask, whether a set is in black and white."""
+def white_of(levels: Mapping[Path, set[int]], soft: Collection[Path]) -> int | None:
+    """Return which value is white if masks are in black and white, None if they hold numbers.
 
-    def __init__(self) -> None:
-        self.whites: dict[int, Path] = {}  # the one value beside 0 -> a mask
-        self.soft: dict[Path, set[int]] = {}  # and its values
-        self.others: dict[Path, set[int]] = {}  # masks that are neither
+    Args:
+        levels: the values of every mask.
+        soft: those whose values may be edges (`may_be_edges`).
 
-    def add(self, path: Path, mask: Mask) -> None:
-        """Take a mask that is not in colours into account."""
-        levels = mask.levels
-        if levels in ([0], [1], [0, 1], [IGNORED]):
-            return  # says nothing: 255 everywhere may be all white or all ignored
-        if len(levels) == 2 and levels[0] == 0 and levels[1] <= IGNORED:
-            self.whites.setdefault(levels[1], path)
-        elif mask.lossy or _soft(mask.values):
-            self.soft[path] = set(levels)
-        else:
-            self.others[path] = set(levels)
+    Raises:
+        UserError: if masks contradict each other.
+    """
+    # masks of nothing but these say nothing: 255 everywhere may be all white or all ignored
+    telling = {path: found for path, found in levels.items() if found not in ({0}, {1}, {0, 1}, {IGNORED})}
+    single = {path: max(found) for path, found in telling.items() if len(found) == 2 and 0 in found}
+    whites = {value: path for path, value in single.items() if _MIDDLE <= value <= IGNORED}
+    numbers = [path for path in telling if (path not in soft and path not in single) or single.get(path, 255) < _MIDDLE]
+    known = {0, IGNORED}.union(*(levels[path] for path in (*numbers, *single)))
+    edges = [
+        path for path in soft if path in telling and path not in single and not (numbers and levels[path] <= known)
+    ]
+    if numbers and edges:
+        raise UserError(
+            f"{edges[0]} has soft or lossy edges, whose values are no classes, but {numbers[0]} holds numbers; save "
+            "masks without smoothing, as PNG"
+        )
+    if not numbers and len(whites) > 1:
+        both = " and ".join(f"{value} in {path}" for value, path in sorted(whites.items()))
+        raise UserError(f"masks hold one value beside 0: {both}; say in classes.json what each is")
+    if numbers or not (whites or edges):
+        return None
+    white = next(iter(whites), IGNORED)
+    if edges:
+        more = f" and {len(edges) - 1} more" if len(edges) > 1 else ""
+        info(f"masks with soft edges ({edges[0].name}{more}): what is above {white // 2} is foreground")
+    return white
 
-    def white(self) -> int | None:
-        """Return the value that is white, None for numbers.
 
-        Raises:
-            UserError: if masks contradict each other.
-        """
-        whites = {value: path for value, path in self.whites.items() if value >= _MIDDLE}
-        numbers = next(iter((*self.others, *(path for value, path in self.whites.items() if value < _MIDDLE))), None)
-        known = {0, IGNORED}.union(*self.others.values(), self.whites)
-        soft = [path for path, levels in self.soft.items() if numbers is None or not levels <= known]
-        if numbers is not None and soft:
-            raise UserError(
-                f"{soft[0]} has soft or lossy edges, whose values are no classes, but {numbers} holds numbers; save "
-                "masks without smoothing, as PNG"
-            )
-        if numbers is None and len(whites) > 1:
-            both = " and ".join(f"{value} in {path}" for value, path in sorted(whites.items()))
-            raise UserError(f"masks hold one value beside 0: {both}; say in classes.json what each is")
-        if numbers is not None or not (whites or soft):
-            return None
-        white = next(iter(whites), IGNORED)
-        if soft:
-            more = f" and {len(soft) - 1} more" if len(soft) > 1 else ""
-            info(f"masks with soft edges ({soft[0].name}{more}): what is above {white // 2} is foreground")
-        return white
+def may_be_edges(mask: Mask) -> bool:
+    """Tell whether what lies between black and white may be edges: lossy, or little of it, and none of it flat."""
+    values = mask.values
+    between = (values > 0) & (values < IGNORED)
+    levels = numpy.unique(values[between])
+    corner = values[:-1, :-1]
+    flat = between[:-1, :-1] & (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
+    count = numpy.count_nonzero(between)
+    spread = len(levels) > 1 and levels[-1] >= _MIDDLE and values.max() <= IGNORED
+    return mask.lossy or bool(spread and count < values.size / 2 and numpy.count_nonzero(flat) < count / 5)
 
 
 def described(folder: Path, masks: Sequence[Path]) -> Meaning:
@@ -142,48 +142,35 @@ def described(folder: Path, masks: Sequence[Path]) -> Meaning:
         named = _from_json(table)
     if named is not None and (named.coloured or len(named.classes) != 2):
         return named
-    tones, colours, numbers = Tones(), set[int](), set[int]()
+    values, soft, colours = dict[Path, set[int]](), list[Path](), set[int]()
     coloured, by_index, renumbered = False, dict[int, int](), None
     for path in masks:
         mask = read_mask(path)
-        levels = mask.levels
+        shades = levels = mask.levels
         if mask.coloured:
-            coloured, shades = True, levels
+            coloured = True
         else:
-            numbers |= set(levels)
-            tones.add(path, mask)
+            values[path] = set(levels)
+            soft += [path] if may_be_edges(mask) else []
             shades = [int(mask.shades[level]) if mask.shades is not None else level * 0x010101 for level in levels]
             if mask.shades is not None and any(by_index.setdefault(*pair) != pair[1] for pair in zip(levels, shades)):
                 renumbered = renumbered or path
         colours |= set(shades)
         if coloured and len(colours) > MOST + 1:
-            raise UserError(
-                f"{path} brings the masks to over {MOST} colours: no masks of classes, or lossy files; use PNG"
-            )
+            raise UserError(f"{path} brings the masks to over {MOST} colours: photos, or lossy files; use PNG")
     if named is None and (coloured or renumbered):
         if renumbered and not coloured:
             info(f"palettes of masks number the same colours differently, such as that of {renumbered}: colours count")
         return _coloured({f"#{value:06x}": value for value in sorted(colours)})
-    white = tones.white()
+    white = white_of(values, soft)
     if white is not None:
         return black_and_white(white, named.classes if named else ("background", "foreground"))
     if named is not None:
         return named
-    largest = max(numbers - {IGNORED}, default=0)
+    largest = max(set[int]().union(*values.values()) - {IGNORED}, default=0)
     if largest >= MOST:
         raise UserError(f"masks in {folder} hold the value {largest}; classes are 0 to {MOST - 1}, 255 is ignored")
     return numbered([str(value) for value in range(largest + 1)])
-
-
-def _soft(values: Values) -> bool:
-    """Tell whether what lies between black and white is edges of two areas: little of it, and none of it flat."""
-    between = (values > 0) & (values < IGNORED)
-    levels = numpy.unique(values[between])
-    corner = values[:-1, :-1]
-    flat = between[:-1, :-1] & (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
-    count = numpy.count_nonzero(between)
-    spread = len(levels) > 1 and levels[-1] >= _MIDDLE and values.max(initial=0) <= IGNORED
-    return bool(spread and count < values.size / 2 and numpy.count_nonzero(flat) < count / 5)
 
 
 def _coloured(colours: Mapping[str, int], ignored: Iterable[int] = ()) -> Meaning:

@@ -1,6 +1,6 @@
 """Pairs of an image and its depth: a folder of pairs (pairing.py), or NYUv2, KITTI (Eigen's split) and SUN RGB-D.
 
-    folder      images/NAME.jpg with depth/NAME.png, .tif, .npy, .npz, .pfm or .exr
+    folder      images/NAME.jpg with depth/NAME.png, .tif, .npy or .exr
     NYUv2       nyu_train.txt, nyu_test.txt: lines "image depth focal", millimetres
     KITTI       kitti_eigen_train.txt, kitti_eigen_test.txt (or eigen_*_files_with_gt.txt), 1/256 metre
     SUN RGB-D   SUNRGBD_val_splits.txt: lines "image depth"; 16-bit PNG, millimetres with their bits rotated by three
@@ -10,30 +10,26 @@ What a number means: `units` of it are a metre if that is given, whatever its ty
 data was not measured: 0.
 """
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy
 from jaxtyping import Float32, Shaped
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dinokit.annotations.masks import read_array
-from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image
-from dinokit.core.errors import UserError, reason
+from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image, reading
+from dinokit.core.errors import UserError
 from dinokit.core.files import read_text
 from dinokit.core.hub import library
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage, reasons
-from dinokit.images.orientation import turned
+from dinokit.images.decode import describe, stored
 from dinokit.metrics.depth import Crop, counted
 from dinokit.sources.folders import existing_folder
 from dinokit.sources.splits import choose_split
 
-ENDINGS = (".png", ".tif", ".tiff", ".npy", ".npz", ".pfm", ".exr")
-_NODATA, _ORIENTATION = 42113, 274  # tags of TIFF
-_KITTI = (352, 1216)  # rows, columns at the bottom, in the middle, of which KITTI's images are used
+ENDINGS = (".png", ".tif", ".tiff", ".npy", ".exr")
 
 
 @dataclass(frozen=True)
@@ -47,18 +43,12 @@ class Layout:
     units: float = 1000.0  # a metre
     window: tuple[int, int] = (416, 544)  # rows, columns of a training crop
     border: tuple[int, int, int, int] | None = None  # top, bottom, left, right of what is seen in training
-    bottom: tuple[int, int] | None = None  # rows and columns that are used at all
+    bottom: tuple[int, int] | None = None  # rows at the bottom and columns in the middle that are used at all
     rotated: bool = False  # bits of the depths
 
 
 LAYOUTS = (
-    Layout(
-        "NYUv2",
-        {"train": ("nyu_train.txt",), "test": ("nyu_test.txt",)},
-        high=10.0,
-        crop="nyu",
-        border=(45, 472, 43, 608),
-    ),
+    Layout("NYUv2", {"train": ("nyu_train.txt",), "test": ("nyu_test.txt",)}, 10.0, "nyu", border=(45, 472, 43, 608)),
     Layout(
         "KITTI",
         {
@@ -69,7 +59,7 @@ LAYOUTS = (
         crop="garg",
         units=256.0,
         window=(352, 704),
-        bottom=_KITTI,
+        bottom=(352, 1216),
     ),
     Layout("SUN RGB-D", {"test": ("SUNRGBD_val_splits.txt",)}, high=10.0, crop="none", rotated=True),
 )
@@ -118,11 +108,8 @@ class Depths:
             UserError: if one cannot be read or is of two sizes, or no pixel of any lies within the range and the crop.
         """
         why = f"no pixel of {self.name} has a depth between {low} and {high} m; look at units and high"
-
-        def counts(depth: numpy.ndarray) -> bool:
-            return bool(counted(depth, low=low, high=high, crop=crop).any())
-
-        check_all(self.read, self.depths, indices, counts=counts, why=why)
+        within = partial(counted, low=low, high=high, crop=crop)
+        check_all(self.read, self.depths, indices, counts=lambda depth: bool(within(depth).any()), why=why)
 
 
 def splits_of(data: str) -> tuple[str, ...]:
@@ -185,50 +172,26 @@ def read_numbers(path: Path) -> Shaped[numpy.ndarray, "height width"]:
     Raises:
         UserError: if the file cannot be read or holds anything else.
     """
-    try:
-        with reasons():
-            if path.suffix.lower() in (".npy", ".npz"):
-                values = read_array(path)
-            elif path.suffix.lower() == ".exr":
-                values = _exr(path)
-            else:
-                values = _picture(path)
-        if values.ndim != 2 or values.dtype.kind not in "iuf":
-            raise BadImage(f"expected one number per pixel, got an array of {values.dtype}, shape {list(values.shape)}")
-    except (BadImage, OSError) as error:
-        why = reason(error) if isinstance(error, OSError) else error
-        raise UserError(f"cannot read the depth {path}: {why}; repair it or take the pair away") from error
-    return values
+    with reading("depth", path):
+        if path.suffix.lower() == ".exr":
+            return _exr(path)
+        data = path.read_bytes()
+        about, found = describe(data), stored(data)
+        if about.format == "JPEG" or about.mode in ("1", "P") or found.values.dtype == bool:
+            raise BadImage(f"{about.format} of mode {about.mode or found.values.dtype}, expected numbers kept exactly")
+        if found.values.shape[2] != 1:
+            raise BadImage(f"expected one number per pixel, got {found.values.shape[2]}")
+    return numpy.where(False if found.missing is None else found.missing[..., 0], 0, found.values[..., 0])
 
 
-def _picture(path: Path) -> numpy.ndarray:
-    nodata: object = None
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:  # not from the path, see masks.py
-            if image.format in ("JPEG", "MPO") or not (image.mode in ("L", "I", "F") or image.mode.startswith("I;")):
-                raise BadImage(f"a {image.format} of mode {image.mode}, expected one number per pixel, exactly")
-            if image.format == "TIFF":
-                nodata = image.tag_v2.get(_NODATA)  # type: ignore[attr-defined]
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            values = numpy.asarray(image)
-    except UnidentifiedImageError:
-        if path.suffix.lower() not in (".tif", ".tiff"):
-            raise
-        # floats of 16 and 64 bits, of which Pillow knows nothing
-        with library("tifffile", extra="tiff").TiffFile(path) as file:
-            page = file.pages[0]
-            values, nodata = page.asarray(), page.tags.valueof(_NODATA)
-            values = turned(values[..., None], page.tags.valueof(_ORIENTATION))[..., 0]
-    return values if nodata is None else numpy.where(values == float(str(nodata)), 0, values)
-
-
-def _exr(path: Path) -> numpy.ndarray:
+def _exr(path: Path) -> Shaped[numpy.ndarray, "height width"]:
     """Read the channel that holds depth: Z by the standard, V of Blender's pass, or any where all are the same."""
-    channels = library("OpenEXR", extra="exr").File(str(path), separate_channels=True).channels()
-    named = [channels[name] for name in channels if name.rpartition(".")[2] in ("Z", "V")]
-    first, *others = channels.values()
-    if not named and not all(numpy.array_equal(first.pixels, other.pixels) for other in others):
-        raise BadImage(f"none of its channels {', '.join(channels)} is depth; expected Z")
-    values: numpy.ndarray = (named or [first])[0].pixels
+    exr = library("OpenEXR", extra="exr")
+    with reasons():
+        channels = exr.File(str(path), separate_channels=True).channels()
+        named = [channels[name] for name in channels if name.rpartition(".")[2] in ("Z", "V")]
+        first, *others = channels.values()
+        if not named and not all(numpy.array_equal(first.pixels, other.pixels) for other in others):
+            raise BadImage(f"none of its channels {', '.join(channels)} is depth; expected Z")
+        values: numpy.ndarray = (named or [first])[0].pixels
     return values

@@ -16,15 +16,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy
-from jaxtyping import Integer, Shaped
+from jaxtyping import Integer
 from PIL import Image, ImageOps
 
-from dinokit.core.errors import UserError, reason
+from dinokit.annotations.pairing import reading
+from dinokit.core.errors import UserError
 from dinokit.core.log import info
+from dinokit.images.arrays import Stored
 from dinokit.images.bad_image import BadImage, reasons
+from dinokit.images.decode import describe, stored
 
 IGNORED = 255
 Colour = tuple[int, int, int]
@@ -103,23 +105,19 @@ def read_mask(path: Path) -> Mask:
     Raises:
         UserError: if it cannot be read, or holds no whole numbers.
     """
-    try:
-        with reasons():
-            if path.suffix.lower() == ".npy":
-                return Mask(_whole(read_array(path)))
-            # from bytes: Pillow 12 maps a TIFF that lies on its side into memory with rows of a wrong length
-            with Image.open(io.BytesIO(path.read_bytes())) as image:
-                lossy = image.format in ("JPEG", "MPO")
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                if image.mode == "P":
-                    return _paletted(image, path.parent)
-                if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;"):
-                    return Mask(_whole(numpy.asarray(image)), lossy=lossy)
-                seen = numpy.array(image.convert("RGBA")).astype(numpy.int32)
-    except (BadImage, OSError) as error:
-        why = reason(error) if isinstance(error, OSError) else error
-        raise UserError(f"cannot read the mask {path}: {why}; repair it or take the pair away") from error
+    with reading("mask", path):
+        data = path.read_bytes()
+        about = describe(data)
+        lossy = about.format in ("JPEG", "MPO")
+        if about.mode in ("", "1", "L", "F") or about.mode.startswith("I"):
+            return Mask(_whole(stored(data)), lossy=lossy)
+        # from bytes: Pillow 12 maps a TIFF that lies on its side into memory with rows of a wrong length
+        with reasons(), Image.open(io.BytesIO(data)) as image:
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "P":
+                return _paletted(image, path.parent)
+            seen = numpy.array(image.convert("RGBA")).astype(numpy.int32)
     colours, alpha = seen[..., :3] @ _BASE, seen[..., 3]
     if alpha.max() > 0 and alpha.min() < IGNORED:
         if (colours == colours[0, 0]).all():
@@ -129,41 +127,20 @@ def read_mask(path: Path) -> Mask:
     return Mask(colours & 255 if gray else colours, coloured=not gray, lossy=lossy)
 
 
-def read_array(path: Path) -> Shaped[numpy.ndarray, "height width"]:
-    """Read a .npy, or a .npz of one array, of whole or real numbers for every pixel; an axis of length 1 may be left.
-
-    Raises:
-        BadImage: if it is anything else.
-    """
-    with reasons():
-        array: Any = numpy.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        if not isinstance(array, numpy.ndarray):
-            if len(array.files) != 1:
-                raise BadImage(f"an archive of {len(array.files)} arrays, expected one")
-            array = array[array.files[0]]
-        if array.dtype.kind not in "biuf":
-            raise BadImage(f"an array of {array.dtype}, expected numbers")
-        if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
-            array = array[..., 0] if array.shape[2] == 1 else array[0]
-        if array.ndim != 2 or not array.size:
-            raise BadImage(f"expected one number per pixel, got an array of shape {list(array.shape)}")
-        numbers: numpy.ndarray = array
-        return numbers
-
-
-def _whole(stored: Shaped[numpy.ndarray, "height width"]) -> Values:
-    if stored.dtype == bool:
-        return stored.astype(numpy.int32) * IGNORED
-    if stored.dtype.kind == "f":
-        stored = numpy.where(numpy.isnan(stored), IGNORED, stored)
-        if not (numpy.isfinite(stored).all() and (stored == numpy.rint(stored)).all()):
+def _whole(found: Stored) -> Values:
+    numbers = found.numbers
+    if numbers.shape[2] != 1:
+        raise BadImage(f"expected one number per pixel, got {numbers.shape[2]}")
+    if numbers.dtype.kind == "f":
+        numbers = numpy.where(numpy.isnan(numbers), IGNORED, numbers)
+        if not (numbers == numpy.rint(numbers)).all():
             raise BadImage("fractions, expected whole numbers")
-    if stored.size and max(-int(stored.min()), int(stored.max())) >= 1 << 31:
+    if max(-int(numbers.min()), int(numbers.max())) >= 1 << 31:
         raise BadImage("numbers of more than 31 bits")
-    values = stored.astype(numpy.int32)
-    if values.max(initial=0) > IGNORED and not (values % 257).any():
+    values: Values = numbers[..., 0].astype(numpy.int32)
+    if values.max() > IGNORED and not (values % 257).any():
         values //= 257
-    values[values == -1] = IGNORED
+    values[(values == -1) | (False if found.missing is None else found.missing[..., 0])] = IGNORED
     return values
 
 

@@ -7,7 +7,8 @@
 What belongs together has the same path up to its ending; pairs are in the order of their names, numbers by value.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy
@@ -72,17 +73,24 @@ def _by_stem(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+@contextmanager
+def reading(kind: str, path: Path) -> Iterator[None]:
+    """Say of which file it is if one cannot be read."""
+    try:
+        yield
+    except (BadImage, OSError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise UserError(f"cannot read the {kind} {path}: {why}; repair it or take the pair away") from error
+
+
 def read_image(path: Path, *, channels: int) -> intensity.Image:
     """Read an image that something belongs to.
 
     Raises:
         UserError: if it cannot be read.
     """
-    try:
+    with reading("image", path):
         return decode(path.read_bytes(), channels=channels)
-    except (BadImage, OSError) as error:
-        why = reason(error) if isinstance(error, OSError) else error
-        raise UserError(f"cannot read the image {path}: {why}; repair it or take the pair away") from error
 
 
 def check_size(path: Path, size: Sequence[int], other: Path, shape: Sequence[int], *, kind: str) -> None:

@@ -10,23 +10,23 @@
 What the masks of a folder mean is found out in classes.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dinokit.annotations.classes import Meaning, black_and_white, class_ids, described, numbered
 from dinokit.annotations.masks import IGNORED, palette
-from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image
+from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image, reading
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_text
 from dinokit.core.log import warn
 from dinokit.images import intensity
-from dinokit.images.bad_image import BadImage, reasons
+from dinokit.images.bad_image import reasons
 from dinokit.images.decode import EXTENSIONS
 from dinokit.sources.folders import existing_folder, walk
 from dinokit.sources.splits import choose_split
@@ -41,11 +41,6 @@ CITY_CLASSES = (
     "rider, car, truck, bus, train, motorcycle, bicycle"
 )
 CITY_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # of _labelIds
-PUBLISHED = {  # what stands in the folder
-    "ADE20K": ("annotations", "images"),
-    "Cityscapes": ("leftImg8bit", "gtFine"),
-    "Pascal VOC": ("JPEGImages", "SegmentationClass"),
-}
 
 
 @dataclass(frozen=True)
@@ -92,17 +87,10 @@ class Pairs:
 def pair_splits(data: str) -> tuple[str, ...]:
     """Return the splits of a folder of pairs, the one to train on first; empty if there are none."""
     root = existing_folder(data)
-    match _published(root):
-        case None:
-            return tuple(name for name in folders_of(root, "masks") if name)
-        case "ADE20K":
-            places = {"train": root / "images" / "training", "val": root / "images" / "validation"}
-        case "Cityscapes":
-            places = {name: root / "leftImg8bit" / name for name in ("train", "val")}
-        case _:
-            lists = root / "ImageSets" / "Segmentation"
-            places = {name: lists / f"{name}.txt" for name in ("train", "val", "trainaug")}
-    return tuple(name for name, place in places.items() if place.exists())
+    layout = _layout(root)
+    if layout is None:
+        return tuple(name for name in folders_of(root, "masks") if name)
+    return tuple(name for name, place in layout.splits.items() if (root / place).exists())
 
 
 def open_pairs(data: str, *, split: str | None = None, channels: int = 3) -> Pairs:
@@ -111,11 +99,16 @@ def open_pairs(data: str, *, split: str | None = None, channels: int = 3) -> Pai
     Raises:
         UserError: names what is missing.
     """
-    root, published = existing_folder(data), _published(existing_folder(data))
-    chosen = choose_split(data, split, pair_splits(data)) or ""
-    if published is not None:
-        (images, masks), meaning = _OPENED[published](root, chosen)
-        _check_there(root, images, masks)
+    root, chosen = existing_folder(data), choose_split(data, split, pair_splits(data)) or ""
+    layout = _layout(root)
+    if layout is not None:
+        (images, masks), meaning = layout.listed(root, chosen)
+        for image, mask in zip(images, masks):
+            for kind, path in (("image", image), ("mask", mask)):
+                if not path.is_file():
+                    raise UserError(f"expected the {kind} {path}, which is not there; the set is not complete")
+        if not images:
+            raise UserError(f"expected pairs of images and masks in {root}, found no image")
         return Pairs(data, root, images, masks, meaning, channels)
     found = {name: matched(*place, kind="mask", endings=ENDINGS) for name, place in folders_of(root, "masks").items()}
     if not found:
@@ -124,10 +117,6 @@ def open_pairs(data: str, *, split: str | None = None, channels: int = 3) -> Pai
     # the classes of all splits: an id means the same in each
     meaning = described(root, [mask for _, masks in found.values() for mask in masks])
     return Pairs(data, root, *found[chosen], meaning, channels)
-
-
-def _published(root: Path) -> str | None:
-    return next((name for name, there in PUBLISHED.items() if all((root / one).is_dir() for one in there)), None)
 
 
 def _ade20k(root: Path, split: str) -> tuple[Files, Meaning]:
@@ -163,28 +152,36 @@ def _voc(root: Path, split: str) -> tuple[Files, Meaning]:
     return (images, tuple(folder / f"{name}.png" for name in names)), numbered(VOC_CLASSES.split(", "))
 
 
-_OPENED = {"ADE20K": _ade20k, "Cityscapes": _cityscapes, "Pascal VOC": _voc}
+@dataclass(frozen=True)
+class Layout:
+    """How a published set lies in its folder."""
+
+    there: tuple[str, str]  # folders that tell it
+    splits: dict[str, str]  # split -> what lies there if it does
+    listed: Callable[[Path, str], tuple[Files, Meaning]]
 
 
-def _check_there(root: Path, images: tuple[Path, ...], masks: tuple[Path, ...]) -> None:
-    for image, mask in zip(images, masks):
-        if not image.is_file():
-            raise UserError(f"expected the image {image}, which is not there")
-        if not mask.is_file():
-            raise UserError(f"expected the mask {mask} of {image.relative_to(root)}, which is not there")
-    if not images:
-        raise UserError(f"expected pairs of images and masks in {root}, found no image")
+LAYOUTS = {
+    "ADE20K": Layout(("annotations", "images"), {"train": "images/training", "val": "images/validation"}, _ade20k),
+    "Cityscapes": Layout(("leftImg8bit", "gtFine"), {n: f"leftImg8bit/{n}" for n in ("train", "val")}, _cityscapes),
+    "Pascal VOC": Layout(
+        ("JPEGImages", "SegmentationClass"),
+        {name: f"ImageSets/Segmentation/{name}.txt" for name in ("train", "val", "trainaug")},
+        _voc,
+    ),
+}
+
+
+def _layout(root: Path) -> Layout | None:
+    return next((layout for layout in LAYOUTS.values() if all((root / one).is_dir() for one in layout.there)), None)
 
 
 def _cut_outs(root: Path) -> tuple[Path, ...]:
     """List the images with an alpha channel that lie in a folder."""
     found, others = list[Path](), list[str]()
     for path in sorted(path for path in walk(root) if path.lower().endswith(EXTENSIONS)):
-        try:
-            with reasons(), Image.open(root / path) as image:
-                has_alpha = path.lower().endswith((".png", ".webp")) and image.has_transparency_data
-        except BadImage as error:
-            raise UserError(f"cannot read the image {root / path}: {error}; repair it or take it away") from error
+        with reading("image", root / path), reasons(), Image.open(root / path) as image:
+            has_alpha = path.lower().endswith((".png", ".webp")) and image.has_transparency_data
         if has_alpha:
             found.append(root / path)
         else:
@@ -192,7 +189,7 @@ def _cut_outs(root: Path) -> tuple[Path, ...]:
     if not found:
         raise UserError(
             f"expected pairs in {root}: images/ and masks/ with files of the same names, PNGs with an alpha channel, "
-            f"or the layout of {', '.join(PUBLISHED)}; found none of these"
+            f"or the layout of {', '.join(LAYOUTS)}; found none of these"
         )
     if others:
         warn(f"{len(others)} images in {root} have no alpha channel and are passed over, such as {others[0]}")
@@ -201,11 +198,8 @@ def _cut_outs(root: Path) -> tuple[Path, ...]:
 
 def _cut_out(path: Path, *, channels: int) -> tuple[intensity.Image, UInt8[numpy.ndarray, "height width"]]:
     """Read an image that hides its background by alpha: what is hidden is still there."""
-    try:
-        with reasons(), Image.open(path) as image:
-            pixels = numpy.array(image.convert("RGBA"))
-            colours = numpy.array(Image.fromarray(pixels[..., :3]).convert("L" if channels == 1 else "RGB"))
-    except BadImage as error:
-        raise UserError(f"cannot read the image {path}: {error}; repair it or take the pair away") from error
+    with reading("image", path), reasons(), Image.open(path) as image:
+        pixels = numpy.array(ImageOps.exif_transpose(image).convert("RGBA"))
+        colours = numpy.array(Image.fromarray(pixels[..., :3]).convert("L" if channels == 1 else "RGB"))
     mask = (pixels[..., 3] > 127).astype(numpy.uint8)
     return torch.from_numpy(colours.reshape(*mask.shape, -1)).permute(2, 0, 1), mask

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from dinokit.annotations.classes import Tones, above_half
+from dinokit.annotations.classes import above_half, may_be_edges, white_of
 from dinokit.annotations.masks import IGNORED, Mask, read_mask
 from dinokit.annotations.pairing import check_size, read_image
 from dinokit.core.errors import UserError, unknown_name
@@ -192,25 +192,23 @@ def _set(base: Path, *, split: str | None) -> list[Clip]:
 
 def _looked_at(name: str, place: Path, frames: tuple[Path, ...], masks: Mapping[str, Path]) -> Clip:
     """Look at all masks of a video: their sizes, what their values mean, and where objects start."""
-    tones, seen = Tones(), dict[str, set[int]]()
+    seen, soft = dict[Path, set[int]](), list[Path]()
     first = (frames[0], tuple(read_image(frames[0], channels=3).shape[1:])) if frames else None
-    for frame, path in masks.items():
+    for path in masks.values():
         mask = read_mask(path)
         numbers = Mask(mask.numbers(path), lossy=mask.lossy)
         first = first or (place, numbers.values.shape)
         check_size(first[0], first[1], path, numbers.values.shape, kind="mask")
-        tones.add(path, numbers)
-        seen[frame] = set(numbers.levels) - {0}
-        if max(seen[frame], default=0) > IGNORED:
-            raise UserError(f"{path} holds the object {max(seen[frame])}; expected numbers up to {IGNORED - 1}")
-    white = tones.white()
-    starts = dict[int, str]()
-    repeated = False
-    for frame, levels in seen.items():
+        seen[path] = set(numbers.levels)
+        soft += [path] if may_be_edges(numbers) else []
+        if max(seen[path]) > IGNORED:
+            raise UserError(f"{path} holds the object {max(seen[path])}; expected numbers up to {IGNORED - 1}")
+    white, starts, repeated = white_of(seen, soft), dict[int, str](), False
+    for frame, path in masks.items():
+        levels, top = seen[path], max(seen[path])
         if white is not None:
-            top = max(levels, default=0)
             levels = {1} if top == 1 or top > white // 2 else set()
-        for number in sorted(levels - {IGNORED}):
+        for number in sorted(levels - {0, IGNORED}):
             repeated |= number in starts
             starts.setdefault(number, frame)
     return Clip(name, place, frames, masks, starts, repeated, white)

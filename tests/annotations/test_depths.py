@@ -35,16 +35,6 @@ def test_units_that_are_given_hold_for_floats_too(tmp_path: Path) -> None:
     assert open_depths(str(tmp_path), units=1.0).read(0)[1].tolist() == [[1500, 0, 2500]]
 
 
-@pytest.mark.parametrize("ending", ["npz", "pfm", "png"])
-def test_other_files_hold_the_same(ending: str, tmp_path: Path) -> None:
-    path = folder(tmp_path, ending)
-    if ending == "npz":
-        numpy.savez(path, depth=STORED[..., None])
-    else:
-        Image.fromarray(STORED.astype(numpy.float32 if ending == "pfm" else numpy.uint16)).save(path)
-    assert open_depths(str(tmp_path), units=1000.0).read(0)[1].tolist() == [[1.5, 0, 2.5]]
-
-
 def test_a_depth_is_turned_as_an_image_is(tmp_path: Path) -> None:
     for dtype in ("uint16", "float16"):
         lying = numpy.arange(6).reshape(2, 3)

@@ -1,6 +1,5 @@
 """A mask is what its picture shows, whatever the file format or an optimiser made of it."""
 
-import io
 from pathlib import Path
 
 import numpy
@@ -8,9 +7,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dinokit.annotations.masks import IGNORED, palette, read_array, read_mask
+from dinokit.annotations.masks import IGNORED, palette, read_mask
 from dinokit.core.errors import UserError
-from dinokit.images.bad_image import BadImage
 
 VALUES = numpy.array([[0, 1, 2], [15, 255, 1]], dtype=numpy.uint8)
 
@@ -99,23 +97,14 @@ def test_a_mask_is_turned_as_an_image_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "EOFError|no data"),
-        (b"\x93NUMPY\x01\x00\x76\x00broken", "."),
-        (b"PK\x03\x04nothing", "."),
-        (numpy.array([1 + 2j]), "complex128, expected numbers"),
-        (numpy.zeros((2, 2), dtype=[("a", int)]), "expected numbers"),
-        (numpy.zeros((2, 2, 3)), "one number per pixel"),
-    ],
+    "content", [b"", b"\x93NUMPY\x01\x00\x76\x00broken", b"PK\x03\x04nothing", "complex64", "record"]
 )
-def test_arrays_that_are_none_are_said_in_one_line(content: bytes | numpy.ndarray, said: str, tmp_path: Path) -> None:
-    file = io.BytesIO()
+def test_what_is_no_mask_is_said_in_one_line(content: bytes | str, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
     if isinstance(content, bytes):
-        file.write(content)
+        path.write_bytes(content)
     else:
-        numpy.save(file, content)
-    (tmp_path / "a.npy").write_bytes(file.getvalue())
-    with pytest.raises(BadImage, match=said) as caught:
-        read_array(tmp_path / "a.npy")
+        numpy.save(path, numpy.zeros((2, 2), dtype=[("a", int)] if content == "record" else content))
+    with pytest.raises(UserError, match="cannot read the mask .*a.npy") as caught:
+        read_mask(path)
     assert "\n" not in str(caught.value)
