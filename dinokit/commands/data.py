@@ -9,9 +9,8 @@ from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.files import check_result, write_json
 from dinokit.core.log import progress
-from dinokit.sources.check import Check, check
+from dinokit.sources.check import Check, Stats, check, stats
 from dinokit.sources.source import open_source
-from dinokit.sources.stats import Stats, stats
 
 
 def data(

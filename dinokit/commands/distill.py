@@ -58,7 +58,7 @@ def distill(
     if not source_of:
         raise UserError("no images are given; add --data FOLDER")
     config = configuration.override(config, {"experiment.data.source": source_of}, hidden=HALVES)
-    source = open_source(source_of)
+    source = open_source(source_of, labels=config.experiment.data.labels)
     for name, student in config.experiment.distil.students.items() if config.experiment.distil else ():
         info(f"student {name}: {student.kind} of width {student.dim}, file {name}.safetensors")
     return trained(config, source, RunFolder(Path(out)))

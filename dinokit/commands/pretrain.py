@@ -59,7 +59,7 @@ def pretrain(
     # the run, its checkpoints and its report are looked at from other folders too
     place = absolute(config.experiment.data.source)
     config = configuration.override(config, {"experiment.data.source": place} | _anchors(config), hidden=HALVES)
-    source = open_source(place)
+    source = open_source(place, labels=config.experiment.data.labels)
     if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
         config = _with_natural_channels(config, source)
     run = RunFolder(Path(out))

@@ -14,7 +14,7 @@ from dinokit.evaluation import base as evaluations
 from dinokit.models.features import Backbone
 from dinokit.run.engine import Interrupted
 from dinokit.run.engine import pretrain as train
-from dinokit.sources.source import Source
+from dinokit.sources.source import Source, remarks
 from dinokit.training.config import TrainConfig
 from dinokit.visuals.report import write_report
 
@@ -24,6 +24,8 @@ MEASURED = 20_000  # images of each side for the k-NN of a run's checkpoints; `d
 def trained(config: TrainConfig, source: Source, run: RunFolder) -> int:
     """Train, measure and report; return the exit code."""
     unmeasured = _why_unmeasured(config, source)
+    for remark in () if source.decoded else remarks(source):
+        info(f"{source.name}: {remark}")
     try:
         train(config, run.path, on_checkpoint=_nothing if unmeasured else _measure(config, source, run))
     except Interrupted as stop:

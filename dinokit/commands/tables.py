@@ -10,8 +10,7 @@ from rich.table import Table
 from dinokit.core.errors import LISTED
 from dinokit.core.log import info
 from dinokit.run.replay import Replay
-from dinokit.sources.check import Check
-from dinokit.sources.stats import Stats
+from dinokit.sources.check import Check, Stats
 
 
 def print_check(found: Check) -> None:
@@ -28,6 +27,12 @@ def print_check(found: Check) -> None:
     table.add_row("speed", f"{found.images_per_second:,.0f} images/s at full size")
     table.add_row("one pass", f"{found.seconds_per_pass:,.0f} s")
     Console().print(table)
+    for remark in found.remarks:
+        print(remark)
+    for group in found.duplicate_groups[:LISTED]:
+        print(f"the same: {', '.join(group[:LISTED])}{', ...' if len(group) > LISTED else ''}")
+    if len(found.duplicate_groups) > LISTED:
+        print(f"... and {len(found.duplicate_groups) - LISTED:,} more groups of the same; --out FILE.json lists them")
     for line in found.unreadable[:LISTED]:
         print(f"{line.key}: {line.reason}")
     if len(found.unreadable) > LISTED:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from dinokit.annotations.depths import Depths
 from dinokit.annotations.pairs import Pairs
 from dinokit.core.log import progress
+from dinokit.core.order import Passes
 from dinokit.core.seed import generator
 from dinokit.dense.embedding import normalised
 from dinokit.dense.maps import Frame, Layers, encode, frozen, pad, prepared
@@ -53,14 +54,13 @@ def crops(
         cut: an image, its values and a key -> pixels as before normalisation, missing ones NaN, and targets.
     """
 
+    order = Passes(len(train), seed)
+
     def sample(step: int) -> Batch:
         images, targets = [], []
-        orders: dict[int, numpy.ndarray] = {}
         for place in range(step * batch_size, (step + 1) * batch_size):
             turn, position = divmod(place, len(train))
-            if turn not in orders:
-                orders[turn] = generator(seed, turn).permutation(len(train))
-            pixels, target = cut(*train.read(int(orders[turn][position])), (seed, turn, position))
+            pixels, target = cut(*train.read(int(order.indices(place, 1)[0])), (seed, turn, position))
             images.append(pixels)
             targets.append(target)
         # missing pixels are 0 once normalised

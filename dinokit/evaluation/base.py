@@ -25,6 +25,7 @@ from dinokit.dense.embedding import Embeddings, extract, unit
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels, RawPixels
 from dinokit.sources.source import labelled, open_source, splits, thinned
+from dinokit.sources.splits import split_name
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
@@ -61,8 +62,8 @@ def sides(data: str, gallery: str | None, query: str | None) -> tuple[str | None
     """
     if (gallery is None) != (query is None):
         raise UserError("expected both a gallery and a query split, got one; give both, or none for train and val/test")
-    if gallery is not None:
-        return gallery, query
+    if gallery is not None and query is not None:
+        return split_name(gallery), split_name(query)
     known = splits(data)
     asks = [name for name in TEST_SPLITS if name in known]
     return (TRAIN_SPLIT, asks[0]) if TRAIN_SPLIT in known and asks else (None, None)

@@ -26,7 +26,7 @@ from dinokit.images.bad_image import BadImage, reasons
 __all__ = ["EXTENSIONS", "About", "BadImage", "decode", "describe", "stored"]
 
 # read in any case: .JPG too
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".npy")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".npy")
 # by content; leaves out PostScript, which runs code
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _SCANS = 100  # of a JPEG; ten are many, and with thousands a small file is decoded for hours

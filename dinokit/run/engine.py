@@ -64,7 +64,7 @@ def pretrain(
     world = ranks.count(experiment, runtime)
     if dist.is_main():
         check_experiment(run, config)
-    source = open_source(experiment.data.source, channels=experiment.backbone.channels, split=None)
+    source = open_source(experiment.data.source, channels=experiment.backbone.channels, labels=experiment.data.labels)
     with only_owner(run.path, doing="trains in") if dist.is_main() else nullcontext():
         if dist.is_main():
             run.create(configuration.to_yaml(config))

@@ -112,7 +112,7 @@ def environment(device: torch.device, source: Source) -> dict[str, str | int]:
         "python": platform.python_version(),
         **packages,
         "images": len(source),
-        "source": source.fingerprint(),
+        "source": source.fingerprint,
     }
 
 

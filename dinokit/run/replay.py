@@ -116,7 +116,7 @@ def _say_what_differs(run: RunFolder, source: Source, clock: Clock, noted: Seque
         warn("that step was taken before the run went back: the weights are those that it went back to and trained on")
     with suppress(OSError, ValueError, AttributeError):  # absent or damaged: nothing to compare with
         seen = json.loads(run.environment.read_text(encoding="utf-8")).get("source")
-        if seen not in (None, source.fingerprint()):
+        if seen not in (None, source.fingerprint):
             warn(f"{source.name} has other images than at the run's last start, or lists them in another order")
 
 

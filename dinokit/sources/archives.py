@@ -6,43 +6,39 @@ size and the time (or tag) of its file are the same.
 
 import fcntl
 import hashlib
+import json
 import os
+import re
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int8, Int64, Shaped
+from jaxtyping import Int32, Int64
 
 from dinokit.core.errors import UserError, reason
 from dinokit.core.files import write_atomic
 from dinokit.core.log import info, warn
 from dinokit.images.bad_image import BadImage
+from dinokit.images.decode import EXTENSIONS
 from dinokit.sources import location
-from dinokit.sources.base import EncodedSource
-from dinokit.sources.splits import SPLITS as SPLIT_NAMES
-from dinokit.sources.splits import known_splits, split_name
-from dinokit.sources.table import (
-    DOMAINS,
-    LABELS,
-    SPLITS,
-    Column,
-    ColumnBuilder,
-    Table,
-    Texts,
-    column,
-    table_of_paths,
-)
+from dinokit.sources.base import Source, from_table
+from dinokit.sources.files import passed_over
+from dinokit.sources.splits import SPLITS, known_splits, split_name
+from dinokit.sources.table import NOTES, Column, ColumnBuilder, Table, Texts, column, table_of_paths, word_of
 
-_LAYOUT = 1  # of an entry of the cache
+_LAYOUT = 2  # of an entry of the cache
 PLAIN, DEFLATED, OTHER = 0, 8, -1  # how an image is packed; numbers of the zip format
+BROKEN, GONE = -1, -2  # sizes of entries that stand for the unreadable rest of a file, and for an image elsewhere
+_START, _SIZE, _WHOLE, _PACKING = range(4)
 
-BROKEN = -1  # the size of an entry that stands for what cannot be read
-_COLUMNS = ("label", "domain", "split")
+# What says that it unpacks to more than both is taken for a bomb: bytes, and times its packed size.
+LARGEST, DENSEST = 1 << 26, 100
 
 
 @dataclass(frozen=True)
@@ -50,13 +46,9 @@ class Index:
     """Where the images of one large file lie."""
 
     names: Texts  # inside the file
-    start: Int64[np.ndarray, "image"]  # bytes from the start of the file
-    size: Int64[np.ndarray, "image"]  # bytes there; BROKEN for what stands for the unreadable rest of the file
-    whole: Int64[np.ndarray, "image"]  # bytes after unpacking
-    packing: Int8[np.ndarray, "image"]
-    label: Column | None = None
-    domain: Column | None = None
-    split: Column | None = None
+    places: Int64[np.ndarray, "image 4"]  # first byte, bytes there, bytes after unpacking, packing
+    notes: tuple[Column | None, ...]  # label, domain, split
+    others: Mapping[str, int]  # ending of what is no image -> how many
 
 
 @dataclass
@@ -65,97 +57,123 @@ class IndexBuilder:
 
     names: list[str] = field(default_factory=list)
     places: "array[int]" = field(default_factory=lambda: array("q"))
-    labels: ColumnBuilder = field(default_factory=ColumnBuilder)
-    domains: ColumnBuilder = field(default_factory=ColumnBuilder)
-    splits: ColumnBuilder = field(default_factory=ColumnBuilder)
+    notes: tuple[ColumnBuilder, ...] = field(default_factory=lambda: tuple(ColumnBuilder() for _ in NOTES))
+    others: Counter[str] = field(default_factory=Counter)
 
-    def add(self, name: str, start: int, size: int, *, whole: int | None = None, packing: int = PLAIN) -> None:
-        """Append an image; what is known of it follows by `note`, in the same order."""
+    def add(
+        self,
+        name: str,
+        start: int,
+        size: int,
+        *,
+        whole: int | None = None,
+        packing: int = PLAIN,
+        known: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Append an image, and what is known of it by the names of columns."""
         self.names.append(name)
         self.places.extend((start, size, size if whole is None else whole, packing))
-
-    def note(self, known: Mapping[str, Any]) -> None:
-        """Append what is known of the next image, by the recognised names."""
-        for names, builder in ((LABELS, self.labels), (DOMAINS, self.domains), (SPLITS, self.splits)):
-            name = column(known, names)
-            builder.add(None if name is None else known[name])
+        for wanted, builder in zip(NOTES, self.notes):
+            found = column(known, wanted) if known else None
+            builder.add("" if known is None or found is None else word_of(known[found]))
 
     def build(self) -> Index:
         """Return the index."""
-        start, size, whole, packing = np.array(self.places, dtype=np.int64).reshape(-1, 4).T
-        return Index(
-            names=Texts(self.names),
-            start=start,
-            size=size,
-            whole=whole,
-            packing=packing.astype(np.int8),
-            label=self.labels.build(),
-            domain=self.domains.build(),
-            split=self.splits.build(),
-        )
+        places = np.array(self.places, dtype=np.int64).reshape(-1, 4)
+        return Index(Texts(self.names), places, tuple(builder.build() for builder in self.notes), self.others)
 
 
-@final
-class SegmentSource(EncodedSource):
-    """Images inside large files; the keys are FILE/NAME."""
+@dataclass(frozen=True)
+class Parts:
+    """Images inside large files."""
 
-    def __init__(
-        self,
-        spec: str,
-        files: Sequence[str],
-        indexes: Sequence[Index],
-        table: Table,
-        *,
-        split: str | None,
-        channels: int,
-    ) -> None:
-        super().__init__(spec, table, split=split, channels=channels)
-        self._files = Texts(files)
-        self._file = np.repeat(np.arange(len(files), dtype=np.int32), [len(index.names) for index in indexes])
-        self._start = np.concatenate([index.start for index in indexes])
-        self._size = np.concatenate([index.size for index in indexes])
-        self._whole = np.concatenate([index.whole for index in indexes])
-        self._packing = np.concatenate([index.packing for index in indexes])
+    files: Texts
+    file: Int32[np.ndarray, "image"]  # place in `files`
+    places: Int64[np.ndarray, "image 4"]
 
-    def _fetch(self, row: int) -> bytes:
-        file, size, whole = self._files[int(self._file[row])], int(self._size[row]), int(self._whole[row])
+    def fetch(self, row: int) -> bytes:
+        """Read an image, and unpack it to no more than was announced.
+
+        Raises:
+            BadImage: if the file is damaged there, or it looks like a bomb.
+        """
+        file, (start, size, whole, packing) = self.files[int(self.file[row])], self.places[row].tolist()
+        name = os.path.basename(file)
+        if size == GONE:
+            raise BadImage("the row holds no image, and the file that it names cannot be read")
         if size < 0:
-            raise BadImage(f"{os.path.basename(file)} is damaged or cut short here; what follows is lost")
+            raise BadImage(f"{name} is damaged or cut short here; what follows is lost")
         try:
-            data = location.read_part(file, int(self._start[row]), size)
+            data = location.read_part(file, start, size)
         except OSError as error:
-            raise BadImage(f"cannot open {os.path.basename(file)}: {reason(error)}") from error
+            raise BadImage(f"cannot open {name}: {reason(error)}") from error
         if len(data) < size:
-            raise BadImage(f"{os.path.basename(file)} is cut short: {len(data)} of {size} bytes are left")
-        return data if self._packing[row] == PLAIN else _unpacked(data, int(self._packing[row]), whole)
+            raise BadImage(f"{name} is cut short: {len(data)} of {size} bytes are left")
+        if packing == PLAIN:
+            return data
+        if packing != DEFLATED:
+            raise BadImage("packed or encrypted in a way that is not read here; pack again, with deflate or stored")
+        if whole > max(LARGEST, DENSEST * size):
+            raise BadImage(f"{size:,} bytes that unpack to {whole:,}: taken for a bomb; store it without packing")
+        try:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(whole, 1))
+        except zlib.error as error:
+            raise BadImage(f"damaged inside the archive: {error}") from error
 
 
-def table_of_indexes(files: Sequence[str], indexes: Sequence[Index], *, root: str) -> Table:
-    """Build the table of several large files.
+def open_archives(
+    spec: str, *, split: str | None, channels: int, ending: str, build: Callable[[str], Index], copies: str = ""
+) -> Source:
+    """Open a large file, a pattern, or a folder of them.
 
-    Splits are folders below the root, or words of the files' names, such as train-0001.tar. Labels are those of the
-    indexes, or else folders inside the files.
-    """
-    keys = Texts(f"{os.path.basename(file)}/{name}" for file, index in zip(files, indexes) for name in index.names)
-    inside = table_of_paths(Texts.concatenate([index.names for index in indexes]))
-    split = _repeated([_split_of(os.path.relpath(file, root)) for file in files], indexes)
-    split = split or _joined([index.split for index in indexes], indexes)
-    return Table(
-        keys=keys,
-        label=_joined([index.label for index in indexes], indexes) or inside.label,
-        domain=_joined([index.domain for index in indexes], indexes),
-        split=split or inside.split,
-        partial=split is None and inside.partial,
-    )
-
-
-def find_indexes(files: Sequence[str], build: Callable[[str], Index], *, copies: str = "") -> list[Index]:
-    """Return the indexes of large files: those in the cache if a file has not changed since, else built and kept.
+    Splits are folders below the root or words of the files' names, such as train-0001.tar, or else what is noted of the
+    images, or folders inside the files; labels are what is noted, or else such folders.
 
     Args:
+        ending: of the files.
+        build: finds the images of one.
         copies: ending of a file in the cache that the index speaks of; without it the index is built again.
     """
-    return [_find_index(file, build, copies) for file in files]
+    files, root = find_files(spec, ending)
+    indexes = [_indexed(file, build, copies) for file in files]
+    if not any((index.places[:, _SIZE] != BROKEN).any() for index in indexes):
+        damaged = sum(len(index.names) > 0 for index in indexes)
+        seen = f", {damaged} of them damaged or no {ending[1:]}" if damaged else ""
+        raise UserError(
+            f"no images in {spec}: {len(files)} {ending[1:]} files looked at{seen}; read are {' '.join(EXTENSIONS)}"
+        )
+    lengths = [len(index.names) for index in indexes]
+    others = sum((Counter(index.others) for index in indexes), Counter[str]())
+    inside = table_of_paths(
+        Texts.concatenate([index.names for index in indexes]), where=spec, remarks=passed_over(others)
+    )
+    words = [re.split(r"[\\/_.-]", os.path.relpath(file, root)) for file in files]
+    named = [next((name for name in map(split_name, each) if name in SPLITS), "") for each in words]
+    label, domain, split_noted = (
+        Column.concatenate([index.notes[number] for index in indexes], lengths) for number in range(len(NOTES))
+    )
+    if "" not in named and known_splits(named):
+        columns = [Column((name,), np.zeros(length, dtype=np.int32)) for name, length in zip(named, lengths)]
+        split_noted = Column.concatenate(columns, lengths)
+    table = Table(
+        keys=Texts(f"{os.path.basename(file)}/{name}" for file, index in zip(files, indexes) for name in index.names),
+        label=label or inside.label,
+        domain=domain,
+        split=split_noted or inside.split,
+        partial=split_noted is None and inside.partial,
+        remarks=inside.remarks,
+    )
+    parts = Parts(
+        Texts([str(cached(file, copies)) for file in files] if copies else files),
+        np.repeat(np.arange(len(files), dtype=np.int32), lengths),
+        np.concatenate([index.places for index in indexes]),
+    )
+    return from_table(spec, table, parts.fetch, split=split, channels=channels)
+
+
+def inner_name(name: str) -> str:
+    """Return the name of a file in an archive as a path with '/'; some programs of Windows write backslashes."""
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def cached(file: str, ending: str) -> Path:
@@ -184,7 +202,8 @@ def find_files(spec: str, ending: str) -> tuple[list[str], str]:
     return files, root
 
 
-def _find_index(file: str, build: Callable[[str], Index], copies: str) -> Index:
+def _indexed(file: str, build: Callable[[str], Index], copies: str) -> Index:
+    """Return the index of a large file: that in the cache if the file has not changed since, else built and kept."""
     version = f"{_LAYOUT} {' '.join(map(str, location.version(file)))}"
     entry = cached(file, ".npz")
     with _alone(entry):  # of several ranks one builds, the others wait and load
@@ -211,72 +230,25 @@ def _alone(entry: Path) -> Iterator[None]:
         yield
 
 
-def _unpacked(data: bytes, packing: int, whole: int) -> bytes:
-    if packing != DEFLATED:
-        raise BadImage("packed or encrypted in a way that is not read here; pack again, with deflate or stored")
-    try:
-        # no more than the archive announced: a bomb must not fill the memory
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(whole, 1))
-    except zlib.error as error:
-        raise BadImage(f"damaged inside the archive: {error}") from error
-
-
-def _split_of(path: str) -> str:
-    """Return the split that a file's folder or name tells, '' if none."""
-    words = path.replace("\\", "/").replace("_", "-").replace(".", "-").replace("/", "-").split("-")
-    return next((split_name(word) for word in words if split_name(word) in SPLIT_NAMES), "")
-
-
-def _repeated(words: Sequence[str], indexes: Sequence[Index]) -> Column | None:
-    if "" in words or not known_splits(words):
-        return None
-    names = tuple(dict.fromkeys(words))
-    codes = np.array([names.index(word) for word in words], dtype=np.int32)
-    return Column(names, np.repeat(codes, [len(index.names) for index in indexes]))
-
-
-def _joined(columns: Sequence[Column | None], indexes: Sequence[Index]) -> Column | None:
-    """Join the columns of the files into one with one list of words."""
-    words = tuple(dict.fromkeys(word for column in columns if column is not None for word in column.words))
-    if not words:
-        return None
-    place = {word: number for number, word in enumerate(words)}
-    codes = []
-    for one, index in zip(columns, indexes):
-        if one is None:
-            codes.append(np.full(len(index.names), -1, dtype=np.int32))
-        else:
-            number = np.array([place[word] for word in one.words] + [-1], dtype=np.int32)  # -1 stays -1
-            codes.append(number[one.codes])
-    return Column(words, np.concatenate(codes))
-
-
 def _save(entry: Path, version: str, index: Index) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, Any] = {"version": np.array(version)} | _flat("names", index.names)
-    parts |= {name: getattr(index, name) for name in ("start", "size", "whole", "packing")}
-    for name in _COLUMNS:
-        words: Column | None = getattr(index, name)
-        if words is not None:
-            parts |= {name: words.codes} | _flat(f"{name}_words", Texts(words.words))
+    words = [None if note is None else note.words for note in index.notes]
+    about = json.dumps({"version": version, "words": words, "others": dict(index.others)})
+    codes: dict[str, Any] = {
+        f"codes{number}": note.codes for number, note in enumerate(index.notes) if note is not None
+    }
+    names: dict[str, Any] = {"names": np.frombuffer(index.names.joined, dtype=np.uint8), "ends": index.names.ends}
     with write_atomic(entry) as temporary, temporary.open("wb") as file:
-        np.savez(file, **parts)
+        np.savez(file, about=np.array(about), places=index.places, **names, **codes)
 
 
 def _loaded(entry: Path, version: str) -> Index:
     with np.load(entry, allow_pickle=False) as parts:
-        if str(parts["version"]) != version:
+        about = json.loads(str(parts["about"]))
+        if about["version"] != version:
             raise ValueError("another version")
-        columns: dict[str, Any] = {
-            name: Column(tuple(_text(parts, f"{name}_words")), parts[name]) for name in _COLUMNS if name in parts
-        }
-        numbers: dict[str, Any] = {name: parts[name] for name in ("start", "size", "whole", "packing")}
-        return Index(names=_text(parts, "names"), **numbers, **columns)
-
-
-def _flat(name: str, texts: Texts) -> dict[str, Shaped[np.ndarray, "part"]]:
-    return {name: np.frombuffer(texts.joined, dtype=np.uint8), f"{name}_ends": texts.ends}
-
-
-def _text(parts: Any, name: str) -> Texts:
-    return Texts.of_buffers(parts[name].tobytes(), parts[f"{name}_ends"])
+        notes = tuple(
+            None if words is None else Column(tuple(words), parts[f"codes{number}"])
+            for number, words in enumerate(about["words"])
+        )
+        names = Texts.of_buffers(parts["names"].tobytes(), parts["ends"])
+        return Index(names, parts["places"], notes, about["others"])

@@ -1,67 +1,67 @@
-"""What every source of images is: something that can say how many it has and read one by its index.
+"""What a source of images is: something that can say how many it has and read one by its index.
 
-A source is picklable, holds no open file, and is cheap to copy into loader processes.
+There is one kind of source. Kinds of storage differ in what fetches an image - from a file, from a part of an archive,
+from a row of a data set, from memory - and in nothing else, so that order, splits, labels and subsets are the same for
+all. A source is picklable, holds no open file, and is cheap to copy into loader processes.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
-from typing import final
+from operator import getitem
+from typing import Any, cast, final
 
 import numpy as np
 from jaxtyping import Int64, Shaped
+from torch import Tensor
 
 from dinokit.core.order import evenly
 from dinokit.images import intensity
 from dinokit.images.decode import decode
 from dinokit.sources.sampler import Mix
-from dinokit.sources.table import Table
+from dinokit.sources.table import Table, Texts
+
+Fetch = Callable[[int], bytes | intensity.Image]  # what lies in a row: a file, or else pixels; raises BadImage
 
 
-class Source(ABC):
-    """Images by index.
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source:
+    """Images by index."""
 
-    Attributes:
-        name: how the user wrote it, for messages and file names.
-        channels: of every image that `read` returns.
-        classes: names of the labels; empty without labels.
-        labels: position in `classes` of every image, -1 where unknown; None if no image has one.
-        domains: name of the domain (style, camera, hospital) of every image, if known.
-        splits: names of all splits, of which this source is one; empty where there are none.
-        decoded: reading is a copy from memory; there is nothing for loader processes to win.
-        mix: the shares of several sources in a batch; None = all images alike.
-    """
+    name: str  # how the user wrote it, for messages and file names
+    channels: int  # of every image that `read` returns
+    rows: Int64[np.ndarray, "sample"]  # those of all that is stored there that belong to this source, in its order
+    key_of: Callable[[int], str]  # row -> what identifies the image to a person
+    fetch: Fetch
+    fingerprint: str  # changes when images are added, taken away, renamed or put in another order; not with pixels
+    classes: tuple[str, ...] = ()  # names of the labels; empty without labels
+    labels: Int64[np.ndarray, "sample"] | None = None  # places in `classes`, -1 = unknown; None if all are
+    domains: Shaped[np.ndarray, "sample"] | None = None  # style, camera or hospital of every image, if known
+    splits: tuple[str, ...] = ()  # names of all, of which this source is one; empty where there are none
+    decoded: bool = False  # reading is a copy from memory; there is nothing for loader processes to win
+    mix: Mix | None = None  # the shares of several sources in a batch; None = all images alike
+    remarks: tuple[str, ...] = ()  # what a person should know of how this was read, such as what was passed over
 
-    name: str
-    channels: int
-    classes: tuple[str, ...] = ()
-    labels: Int64[np.ndarray, "sample"] | None = None
-    domains: Shaped[np.ndarray, "sample"] | None = None
-    splits: tuple[str, ...] = ()
-    decoded: bool = False
-    mix: Mix | None = None
+    def __len__(self) -> int:
+        return len(self.rows)
 
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
     def key(self, index: int) -> str:
-        """Return what identifies the image to a person: a path inside the source or an id."""
+        """Return what identifies an image to a person: a path inside the source or an id."""
+        return str(self.key_of(int(self.rows[index])))
 
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Return what changes when images are added, taken away, renamed or put in another order; not their pixels."""
-
-    @abstractmethod
     def encoded(self, index: int) -> bytes | None:
         """Return the file of an image; None where there are only pixels.
 
         Raises:
             BadImage: if it cannot be had.
         """
+        found = self.fetch(int(self.rows[index]))
+        return found if isinstance(found, bytes) else None
 
-    @abstractmethod
     def read(self, index: int, *, min_side: int | None = None) -> intensity.Image:
-        """Read one image: uint8, or float32 with 1.0 as white from files that are deeper (core/depth.py).
+        """Read one image: uint8, or float32 with 1.0 as white from files that are deeper (images/intensity.py).
 
         Args:
             min_side: the image may come back smaller, as long as its short side keeps this many pixels.
@@ -69,73 +69,88 @@ class Source(ABC):
         Raises:
             BadImage: the reason why it cannot be used.
         """
+        found = self.fetch(int(self.rows[index]))
+        return decode(found, channels=self.channels, min_side=min_side) if isinstance(found, bytes) else found
+
+    def alike(self, index: int) -> tuple[int, int]:
+        """Return the range of images of which one may stand in for an image: of several sources those of its own."""
+        if self.mix is None:
+            return 0, len(self)
+        ends = np.cumsum(self.mix.lengths)
+        part = int(np.searchsorted(ends, index, side="right"))
+        return int(ends[part]) - self.mix.lengths[part], int(ends[part])
+
+    def subset(self, rows: Int64[np.ndarray, "sample"]) -> "Source":
+        """Return some of the images, by their indices; the keys stay those of the whole."""
+        return replace(
+            self,
+            rows=self.rows[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            domains=None if self.domains is None else self.domains[rows],
+            fingerprint=digest(self.fingerprint, rows),
+            mix=None,
+        )
 
 
-class EncodedSource(Source):
-    """Images as encoded files, wherever these lie, and one split of the table of what is known of them."""
-
-    def __init__(self, spec: str, table: Table, *, split: str | None, channels: int) -> None:
-        self.name = spec
-        self.channels = channels
-        self.splits = table.splits()
-        self._keys = table.keys
-        self._rows = table.rows(spec, split)  # of the table
-        self.classes, self.labels = table.labels(self._rows)
-        self.domains = table.domains(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def key(self, index: int) -> str:
-        return str(self._keys[int(self._rows[index])])
-
-    def fingerprint(self) -> str:
-        return digest(self._keys.joined, self._keys.ends, self._rows)
-
-    def read(self, index: int, *, min_side: int | None = None) -> intensity.Image:
-        return decode(self.encoded(index), channels=self.channels, min_side=min_side)
-
-    def encoded(self, index: int) -> bytes:
-        return self._fetch(int(self._rows[index]))
-
-    @abstractmethod
-    def _fetch(self, row: int) -> bytes:
-        """Return the file in a row of the table.
-
-        Raises:
-            BadImage: if it cannot be had.
-        """
+def thinned(source: Source, count: int | None) -> Source:
+    """Return so many evenly spaced images, None all: in a sorted folder every class keeps its share."""
+    return source.subset(evenly(count, len(source)))
 
 
-@final
-class Subset(Source):
-    """Some images of another source."""
+def labelled(source: Source) -> Source:
+    """Leave out the images whose label is unknown; a source without any label stays as it is."""
+    if source.labels is None or (source.labels >= 0).all():
+        return source
+    return source.subset(np.flatnonzero(source.labels >= 0))
 
-    def __init__(self, source: Source, rows: Int64[np.ndarray, "sample"]) -> None:
-        self.source = source
-        self.rows = rows
-        self.name = source.name
-        self.channels = source.channels
-        self.decoded = source.decoded
-        self.classes = source.classes
-        self.labels = None if source.labels is None else source.labels[self.rows]
-        self.domains = None if source.domains is None else source.domains[self.rows]
 
-    def __len__(self) -> int:
-        return len(self.rows)
+def from_table(spec: str, table: Table, fetch: Fetch, *, split: str | None, channels: int) -> Source:
+    """Make a source of one split of a table of what is stored; None is the default split.
 
-    def key(self, index: int) -> str:
-        """Return the key of the image in the whole source."""
-        return self.source.key(int(self.rows[index]))
+    Raises:
+        UserError: if there is no such split, or an image belongs to none.
+    """
+    rows = table.rows(spec, split)
+    classes, labels = table.labels(rows)
+    domain = table.domain
+    return Source(
+        name=spec,
+        channels=channels,
+        rows=rows,
+        key_of=table.keys.__getitem__,
+        fetch=fetch,
+        fingerprint=digest(table.keys.joined, table.keys.ends, rows),
+        classes=classes,
+        labels=labels,
+        domains=None if domain is None else np.array([*domain.words, ""])[domain.codes[rows]],  # -1 is ''
+        splits=table.splits,
+        remarks=table.remarks,
+    )
 
-    def fingerprint(self) -> str:
-        return digest(self.source.fingerprint(), self.rows)
 
-    def encoded(self, index: int) -> bytes | None:
-        return self.source.encoded(int(self.rows[index]))
-
-    def read(self, index: int, *, min_side: int | None = None) -> intensity.Image:
-        return self.source.read(int(self.rows[index]), min_side=min_side)
+def in_memory(
+    images: Shaped[Tensor, "sample channel height width"],
+    *,
+    name: str = "array",
+    keys: Sequence[str] | None = None,
+    labels: Int64[np.ndarray, "sample"] | None = None,
+    classes: tuple[str, ...] = (),
+    domains: Shaped[np.ndarray, "sample"] | None = None,
+) -> Source:
+    """Make a source of images of one size that are decoded already."""
+    texts = Texts(keys if keys is not None else map(str, range(len(images))))
+    return Source(
+        name=name,
+        channels=images.shape[1],
+        rows=np.arange(len(images)),
+        key_of=texts.__getitem__,
+        fetch=partial(cast(Any, getitem), images),
+        fingerprint=digest(texts.joined, texts.ends),
+        classes=classes,
+        labels=labels,
+        domains=domains,
+        decoded=True,
+    )
 
 
 def digest(*parts: bytes | str | Shaped[np.ndarray, "..."]) -> str:
@@ -145,15 +160,3 @@ def digest(*parts: bytes | str | Shaped[np.ndarray, "..."]) -> str:
         data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         found.update(data if isinstance(data, bytes) else data.tobytes())
     return found.hexdigest()
-
-
-def thinned(source: Source, count: int | None) -> Subset:
-    """Return so many evenly spaced images, None all: in a sorted folder every class keeps its share."""
-    return Subset(source, evenly(count, len(source)))
-
-
-def labelled(source: Source) -> Source:
-    """Leave out the images whose label is unknown; a source without any label stays as it is."""
-    if source.labels is None or (source.labels >= 0).all():
-        return source
-    return Subset(source, np.flatnonzero(source.labels >= 0))

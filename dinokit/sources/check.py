@@ -1,4 +1,4 @@
-"""What a source holds, before a run finds out: formats, sizes, channels, duplicates, and what cannot be read and why.
+"""What a source holds, before a run finds out: formats, sizes, channels, duplicates, statistics, and what is broken.
 
 Every image is decoded whole, in threads. Per image some 40 bytes are kept, so that a million need no more than 40 MB.
 """
@@ -6,22 +6,29 @@ Every image is decoded whole, in threads. Per image some 40 bytes are kept, so t
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Shaped
+import torch
+from jaxtyping import Float64
 
+from dinokit.core.errors import UserError
+from dinokit.core.order import evenly
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity
 from dinokit.images.bad_image import BadImage
 from dinokit.images.decode import decode, describe
-from dinokit.sources.base import Source, thinned
+from dinokit.sources.source import Source, remarks
 
 SIDES = (8, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # pixels; edges of the classes of the short side
 LISTED = 1000  # groups of duplicates; all are counted
+
+T = TypeVar("T")
+Shown = Callable[[Iterable[object], int], Iterable[object]]  # passes items on, to show how far it is
 
 
 @dataclass(frozen=True)
@@ -60,19 +67,25 @@ class Check:
     duplicates: int  # images whose content came before
     duplicate_groups: tuple[tuple[str, ...], ...]  # keys of equal content, the first groups
     unreadable: tuple[Unreadable, ...]
+    remarks: tuple[str, ...]  # such as what was passed over
     seconds: float
     images_per_second: float
     seconds_per_pass: float  # over the whole source, decoded at full size by as many threads
 
 
 @dataclass(frozen=True)
-class _Found:
-    size: int
-    digest: bytes
-    shape: tuple[int, ...]  # channel, height, width
-    depth: str
-    format: str
-    mode: str
+class Stats:
+    """Mean and standard deviation of every channel: what a normalisation should be told of new kinds of images.
+
+    Of values with 1.0 as white; one number per channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]  # the least value of all images
+    high: tuple[float, ...]
+    images: int
+    bad: int  # left out
 
 
 def check(
@@ -81,7 +94,7 @@ def check(
     channels: int | None = None,
     limit: int | None = None,
     workers: int = 2,
-    shown: Callable[[Iterable[object], int], Iterable[object]] = lambda items, total: items,
+    shown: Shown = lambda items, total: items,
 ) -> Check:
     """Look at all images of a source, or at `limit` evenly spaced ones.
 
@@ -90,77 +103,115 @@ def check(
         workers: threads that read.
         shown: passes the images on, one by one, to show how far it is.
     """
-    rows = thinned(source, limit).rows
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("format", "mode", "channels", "depth")}
-    widths, heights, places, digests = array("I"), array("I"), array("q"), bytearray()
-    unreadable, size = [], 0
+    counts: dict[str, Counter[str]] = {name: Counter() for name in ("formats", "modes", "channels", "depths")}
+    widths, heights, rows, digests, size = array("I"), array("I"), array("q"), bytearray(), 0
+    unreadable = []
 
-    def look(number: int) -> _Found | str:
-        try:
-            return _look(source, int(rows[number]), channels)
-        except BadImage as error:
-            return str(error)
+    def look(index: int) -> tuple[intensity.Image, bytes, tuple[str, str]]:
+        data = source.encoded(index)
+        if data is None:
+            pixels = source.read(index)
+            return pixels, pixels.contiguous().numpy().tobytes() + repr(tuple(pixels.shape)).encode(), ("", "")
+        image, about = decode(data, channels=channels), describe(data)
+        return image, data, (about.format, about.mode)
 
     began = time.monotonic()
-    for number, found in enumerate(shown(ahead(look, len(rows), workers=workers), len(rows))):
-        if not isinstance(found, _Found):
-            unreadable.append(Unreadable(source.key(int(rows[number])), str(found)))
+    chosen = evenly(limit, len(source)).tolist()
+    for index, found in _each(look, chosen, workers=workers, shown=shown):
+        if isinstance(found, str):
+            unreadable.append(Unreadable(source.key(index), found))
             continue
-        size += found.size
-        widths.append(found.shape[2])
-        heights.append(found.shape[1])
-        places.append(int(rows[number]))
-        digests += found.digest
-        for name, value in zip(counts, (found.format, found.mode, str(found.shape[0]), found.depth), strict=True):
-            counts[name][value] += 1
+        image, data, about = found
+        channel, height, width = image.shape
+        size += len(data) if about[0] else image.numel() * image.element_size()
+        widths.append(width)
+        heights.append(height)
+        rows.append(index)
+        digests += blake2b(data, digest_size=16).digest()
+        depth = str(image.dtype).removeprefix("torch.")
+        for counter, value in zip(counts.values(), (*about, str(channel), depth), strict=True):
+            counter[value] += 1
     seconds = time.monotonic() - began
-    groups = _groups(np.frombuffer(bytes(digests), dtype="V16"))
+    # groups of equal content, in the order of the first of each
+    _, first, inverse = np.unique(np.frombuffer(bytes(digests), dtype="V16"), return_index=True, return_inverse=True)
+    groups: dict[int, list[int]] = {}
+    for place in np.flatnonzero(np.bincount(inverse, minlength=1)[inverse] > 1).tolist():
+        groups.setdefault(int(first[inverse[place]]), []).append(rows[place])
+    sides = np.bincount(np.searchsorted(SIDES, np.minimum(widths, heights), side="right"), minlength=len(SIDES) + 1)
+    classes = (f"< {SIDES[0]}", *(f"{low}-{high - 1}" for low, high in pairwise(SIDES)), f">= {SIDES[-1]}")
     return Check(
         source=source.name,
-        images=len(rows),
+        images=len(chosen),
         total=len(source),
-        readable=len(places),
+        readable=len(rows),
         bytes=size,
         width=_spread(widths),
         height=_spread(heights),
-        short_side=_classes(np.minimum(widths, heights)),
-        formats=_ordered(counts["format"]),
-        modes=_ordered(counts["mode"]),
-        channels=_ordered(counts["channels"]),
-        depths=_ordered(counts["depth"]),
-        duplicates=sum(len(group) - 1 for group in groups),
-        duplicate_groups=tuple(tuple(source.key(places[row]) for row in group) for group in groups[:LISTED]),
+        short_side={name: count for name, count in zip(classes, sides.tolist(), strict=True) if count},
+        **{name: {value: n for value, n in counter.most_common() if value} for name, counter in counts.items()},
+        duplicates=sum(len(group) - 1 for group in groups.values()),
+        duplicate_groups=tuple(tuple(map(source.key, group)) for group in list(groups.values())[:LISTED]),
         unreadable=tuple(unreadable),
+        remarks=tuple(remarks(source)),
         seconds=seconds,
-        images_per_second=len(rows) / seconds,
-        seconds_per_pass=seconds / len(rows) * len(source),
+        images_per_second=len(chosen) / seconds,
+        seconds_per_pass=seconds / len(chosen) * len(source),
     )
 
 
-def _look(source: Source, index: int, channels: int | None) -> _Found:
-    data = source.encoded(index)
-    if data is not None:
-        image = decode(data, channels=channels)
-        about = describe(data)
-        return _found(image, len(data), blake2b(data, digest_size=16).digest(), about.format, about.mode)
-    image = source.read(index)
-    pixels = image.contiguous().numpy()
-    digest = blake2b(pixels.tobytes() + repr(pixels.shape).encode(), digest_size=16).digest()
-    return _found(image, pixels.nbytes, digest, "", "")
+def stats(
+    source: Source, *, limit: int | None = None, workers: int = 2, shown: Shown = lambda items, total: items
+) -> Stats:
+    """Measure all images of a source, or `limit` evenly spaced ones, at full size.
+
+    Every image counts the same, whatever its size, as it does in training. The variance is that within images plus that
+    between their means (Chan, Golub & LeVeque 1983): exact in one pass, also where the mean is a thousand times the
+    spread.
+
+    Raises:
+        UserError: if no image is readable.
+    """
+    mean, within, between = (np.zeros(source.channels) for _ in range(3))
+    low, high = np.full(source.channels, np.inf), np.full(source.channels, -np.inf)
+    images, first = 0, ""
+
+    def moments(index: int) -> Float64[np.ndarray, "4 channel"]:
+        rows = []
+        for channel in source.read(index):  # one by one: float64 of a whole photo would be 8 times its size
+            values = intensity.to_unit(channel).double()
+            variance, mean = torch.var_mean(values, correction=0)
+            rows.append([float(mean), float(variance), *map(float, torch.aminmax(values))])
+        return np.array(rows).T
+
+    chosen = evenly(limit, len(source)).tolist()
+    for index, found in _each(moments, chosen, workers=workers, shown=shown):
+        if isinstance(found, str):
+            first = first or f"{source.key(index)}: {found}"
+            continue
+        images += 1
+        step = found[0] - mean
+        mean += step / images
+        between += step * (found[0] - mean)
+        within += found[1]
+        low, high = np.minimum(low, found[2]), np.maximum(high, found[3])
+    if not images:
+        raise UserError(f"no image of {source.name} can be used, the first is {first}")
+    std = np.sqrt((within + between) / images)
+    found_mean, found_std, lowest, highest = (tuple(each.tolist()) for each in (mean, std, low, high))
+    return Stats(found_mean, found_std, lowest, highest, images=images, bad=len(chosen) - images)
 
 
-def _found(image: intensity.Image, size: int, digest: bytes, form: str, mode: str) -> _Found:
-    return _Found(size, digest, tuple(image.shape), str(image.dtype).removeprefix("torch."), form, mode)
+def _each(look: Callable[[int], T], chosen: list[int], *, workers: int, shown: Shown) -> Iterator[tuple[int, T | str]]:
+    """Yield each index with what a look at its image found, in threads, or the reason why it cannot be used."""
 
+    def tried(place: int) -> T | str:
+        try:
+            return look(chosen[place])
+        except BadImage as error:
+            return str(error)
 
-def _groups(digests: Shaped[np.ndarray, "image"]) -> list[list[int]]:
-    """Return the positions of equal digests, in order of the first of each, where there are several."""
-    _, first, inverse, counts = np.unique(digests, return_index=True, return_inverse=True, return_counts=True)
-    repeated = np.flatnonzero(counts[inverse] > 1)
-    groups: dict[int, list[int]] = {}
-    for row in repeated.tolist():
-        groups.setdefault(int(first[inverse[row]]), []).append(row)
-    return list(groups.values())
+    found: Iterable[Any] = shown(ahead(tried, len(chosen), workers=workers), len(chosen))
+    yield from zip(chosen, found)
 
 
 def _spread(values: "array[int]") -> Spread | None:
@@ -168,13 +219,3 @@ def _spread(values: "array[int]") -> Spread | None:
         return None
     least, median, largest = np.percentile(values, [0, 50, 100], method="lower").astype(int).tolist()
     return Spread(least, median, largest)
-
-
-def _classes(sides: Shaped[np.ndarray, "image"]) -> dict[str, int]:
-    names = [f"< {SIDES[0]}", *(f"{low}-{high - 1}" for low, high in pairwise(SIDES))]
-    counts = np.bincount(np.searchsorted(SIDES, sides, side="right"), minlength=len(SIDES) + 1).tolist()
-    return {name: count for name, count in zip([*names, f">= {SIDES[-1]}"], counts, strict=True) if count}
-
-
-def _ordered(counts: Counter[str]) -> dict[str, int]:
-    return {name: count for name, count in counts.most_common() if name}

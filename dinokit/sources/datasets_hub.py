@@ -5,8 +5,9 @@ data in memory-mapped files, so that reading one image costs no more than that i
 """
 
 import os
-from collections.abc import Mapping
-from typing import Any, final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,58 +15,59 @@ from dinokit.core.errors import UserError
 from dinokit.core.hub import fetching, library, line_of
 from dinokit.images.bad_image import BadImage
 from dinokit.sources import location
-from dinokit.sources.base import EncodedSource, Source
-from dinokit.sources.parquet import IMAGES
-from dinokit.sources.table import DOMAINS, LABELS, Column, ColumnBuilder, Table, Texts, column
+from dinokit.sources.base import Source, from_table
+from dinokit.sources.parquet import IMAGES, class_of, image_column
+from dinokit.sources.table import NOTES, Column, ColumnBuilder, Table, Texts, column, column_of, word_of
 
 PREFIX = "hf:"
 
 
-@final
-class HubSource(EncodedSource):
-    """The rows of all splits of a data set; the keys are SPLIT/ROW."""
+@dataclass(frozen=True)
+class Rows:
+    """The rows of all splits of a data set."""
 
-    def __init__(
-        self, spec: str, parts: Mapping[str, Any], images: str, table: Table, *, split: str | None, channels: int
-    ) -> None:
-        super().__init__(spec, table, split=split, channels=channels)
-        self._parts = [part.select_columns([images]) for part in parts.values()]
-        self._ends = np.cumsum([len(part) for part in self._parts])
-        self._images = images
+    parts: Sequence[Any]  # each of the one column of images
 
-    def _fetch(self, row: int) -> bytes:
-        part = int(np.searchsorted(self._ends, row, side="right"))
+    def fetch(self, row: int) -> bytes:
+        """Read an image, inside the data set or by its path.
+
+        Raises:
+            BadImage: if it cannot be had.
+        """
+        ends = np.cumsum([len(part) for part in self.parts])
+        part = int(np.searchsorted(ends, row, side="right"))
         try:
-            found = self._parts[part][row - int(self._ends[part])][self._images]
+            (found,) = self.parts[part][row - int(ends[part])].values()
             if isinstance(found, dict) and found.get("bytes") is None and found.get("path"):
                 return location.read(found["path"])
         except (OSError, ValueError) as error:  # what pyarrow says of damage is a ValueError
             raise BadImage(f"cannot open: {line_of(error)}") from error
-        data = found.get("bytes") if isinstance(found, dict) else found
-        return bytes(data or b"")
+        return bytes((found.get("bytes") if isinstance(found, dict) else found) or b"")
 
 
 def open_hub(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open a data set.
+    """Open a data set; the keys are SPLIT/ROW.
 
     Raises:
         UserError: if it does not exist, the hub cannot be reached, or no column holds images.
     """
+    datasets = library("datasets", extra="hf")
     parts = _load(spec)
     first = next(iter(parts.values()))
-    images = _image_column(first.features)
-    if images is None:
+    images = [name for name, kind in first.features.items() if isinstance(kind, datasets.Image)]
+    chosen = column(images, IMAGES) or next(iter(images), None) or image_column(first.features.arrow_schema)
+    if chosen is None:
         raise UserError(f"{spec} has the columns {', '.join(first.column_names)}, none of images")
-    parts = {name: _encoded(part, images) for name, part in parts.items()}
     keys = Texts(f"{name}/{row:06d}" for name, part in parts.items() for row in range(len(part)))
     if not len(keys):
         raise UserError(f"{spec} has no rows")
-    splits = ColumnBuilder()
-    for name, part in parts.items():
-        for _ in range(len(part)):
-            splits.add(name)
-    table = Table(keys=keys, label=_column(parts, LABELS), domain=_column(parts, DOMAINS), split=splits.build())
-    return HubSource(spec, parts, images, table, split=split, channels=channels)
+    label, domain = (_column(parts, wanted) for wanted in NOTES[:2])
+    split_names = column_of(name for name, part in parts.items() for _ in range(len(part)))
+    rows = [part.select_columns([chosen]) for part in parts.values()]
+    if images:  # ask for the encoded image, not for pixels
+        rows = [part.cast_column(chosen, datasets.Image(decode=False)) for part in rows]
+    table = Table(keys=keys, label=label, domain=domain, split=split_names)
+    return from_table(spec, table, Rows(rows).fetch, split=split, channels=channels)
 
 
 def _load(spec: str) -> dict[str, Any]:
@@ -86,34 +88,12 @@ def _load(spec: str) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
 
 
-def _encoded(part: Any, images: str) -> Any:
-    """Ask for the encoded image, not for pixels."""
-    datasets = library("datasets", extra="hf")
-    if isinstance(part.features[images], datasets.Image):
-        return part.cast_column(images, datasets.Image(decode=False))
-    return part
-
-
-def _image_column(features: Mapping[str, Any]) -> str | None:
-    datasets = library("datasets", extra="hf")
-
-    def holds_bytes(kind: Any) -> bool:
-        return (isinstance(kind, Mapping) and "bytes" in kind) or getattr(kind, "dtype", "") in (
-            "binary",
-            "large_binary",
-        )
-
-    names = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    names = names or [name for name, kind in features.items() if holds_bytes(kind)]
-    return column(names, IMAGES) or (names[0] if names else None)
-
-
 def _column(parts: Mapping[str, Any], wanted: tuple[str, ...]) -> Column | None:
+    """Return the words of a column in all splits; those of a ClassLabel are its names."""
     builder = ColumnBuilder()
     for part in parts.values():
         name = column(part.column_names, wanted)
-        values = [None] * len(part) if name is None else part[name][:]
-        words = getattr(part.features[name], "names", None) if name else None
-        for value in values:
-            builder.add(words[value] if words and isinstance(value, int) and value >= 0 else value)
+        names = getattr(part.features[name], "names", None) if name else None
+        for value in part[name][:] if name else [None] * len(part):
+            builder.add(word_of(value) if names is None else class_of(names, value) or "")
     return builder.build()

@@ -12,33 +12,21 @@ Licences: assets/NOTICE.
 
 import json
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped, UInt8
-from torch import Tensor
 
-from dinokit.core.errors import unknown_name
+from dinokit.core.errors import UserError, unknown_name
 from dinokit.images.decode import decode
+from dinokit.sources.base import Source, in_memory
+from dinokit.sources.splits import choose_split
 
+PREFIX = "demo:"
 CANVAS = 40  # pixels; side of a fashion-placed image
 _PLACEMENT_SEED = 28_40  # part of the definition of fashion-placed: never change
-
-
-@dataclass(frozen=True)
-class DemoImages:
-    """A labelled image set in memory."""
-
-    images: UInt8[Tensor, "sample channel height width"]
-    labels: Int64[np.ndarray, "sample"]
-    classes: tuple[str, ...]
-    keys: tuple[str, ...]
-    domains: Shaped[np.ndarray, "sample"] | None = None
-
-
+_ASSETS = files("dinokit.sources") / "assets"
+_SPLITS = {"demo:fashion": ("train", "test"), "demo:fashion-placed": ("train", "test"), "demo:emoji": ()}
 _FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -54,72 +42,56 @@ _FASHION_CLASSES = (
 _STYLES = ("noto", "twemoji")
 
 
-def names() -> tuple[str, ...]:
-    """List the demo sets."""
-    return tuple(_LOADERS)
-
-
-def demo_splits(name: str) -> tuple[str, ...]:
+def demo_splits(spec: str) -> tuple[str, ...]:
     """List the splits of a demo set, the default first; none for a set in one piece.
 
     Raises:
         UserError: for an unknown name.
     """
-    return _entry(name)[0]
+    if spec not in _SPLITS:
+        raise unknown_name("demo set", spec, _SPLITS)
+    return _SPLITS[spec]
 
 
-def load_demo(name: str, *, split: str, channels: int) -> DemoImages:
-    """Load a demo set.
+def open_demo(spec: str, *, split: str | None, channels: int) -> Source:
+    """Open a demo set; gray images are repeated for 3 channels.
 
-    Args:
-        split: one of `demo_splits(name)`; ignored by a set in one piece.
-        channels: 1 or 3; gray images are repeated.
+    Raises:
+        UserError: if there is no such set or split, or the channels are neither 1 nor 3.
     """
-    return _entry(name)[1](split, channels)
+    chosen = choose_split(spec, split, demo_splits(spec))
+    if channels not in (1, 3):
+        raise UserError(f"{spec} has images of 1 or 3 channels, not {channels}; give 1 or 3")
+    return _emoji(spec, channels) if chosen is None else _fashion(spec, chosen, channels)
 
 
-def _fashion(split: str, channels: int) -> DemoImages:
-    with (files("dinokit.sources") / "assets" / "fashion_mnist_10k_2k.npz").open("rb") as file, np.load(file) as arrays:
-        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int64)
-    gray = torch.from_numpy(images)[:, None]  # [sample, 1, 28, 28]
-    keys = tuple(f"fashion/{split}/{index:05d}" for index in range(len(images)))
-    return DemoImages(gray.expand(-1, channels, -1, -1), labels, _FASHION_CLASSES, keys)
-
-
-def _fashion_placed(split: str, channels: int) -> DemoImages:
-    plain = _fashion(split, channels=1)
-    gray = plain.images[:, 0].numpy()
+def _fashion(spec: str, split: str, channels: int) -> Source:
+    with (_ASSETS / "fashion_mnist_10k_2k.npz").open("rb") as file, np.load(file) as arrays:
+        gray, labels = arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int64)  # [sample, 28, 28]
     samples, side, _ = gray.shape
-    # NumPy itself, not core.seed: the set stays the same pictures whatever becomes of the streams of training
-    generate = np.random.default_rng((_PLACEMENT_SEED, demo_splits("fashion-placed").index(split)))
-    top, left = generate.integers(0, CANVAS - side + 1, size=(2, samples, 1, 1))
-    canvas = np.zeros((samples, CANVAS, CANVAS), dtype=np.uint8)
-    rows, columns = top + np.arange(side)[:, None], left + np.arange(side)  # [sample, side, 1], [sample, 1, side]
-    canvas[np.arange(samples)[:, None, None], rows, columns] = gray
-    images = torch.from_numpy(canvas)[:, None].expand(-1, channels, -1, -1)
-    keys = tuple(key.replace("fashion", "fashion-placed", 1) for key in plain.keys)
-    return DemoImages(images, plain.labels, plain.classes, keys)
+    if spec == "demo:fashion-placed":
+        # NumPy itself, not core.seed: the set stays the same pictures whatever becomes of the streams of training
+        generate = np.random.default_rng((_PLACEMENT_SEED, _SPLITS[spec].index(split)))
+        top, left = generate.integers(0, CANVAS - side + 1, size=(2, samples, 1, 1))
+        canvas = np.zeros((samples, CANVAS, CANVAS), dtype=np.uint8)
+        rows, columns = top + np.arange(side)[:, None], left + np.arange(side)  # [sample, side, 1], [sample, 1, side]
+        canvas[np.arange(samples)[:, None, None], rows, columns] = gray
+        gray = canvas
+    images = torch.from_numpy(gray)[:, None].expand(-1, channels, -1, -1)
+    keys = [f"{spec.removeprefix(PREFIX)}/{split}/{index:05d}" for index in range(samples)]
+    return in_memory(images, name=spec, keys=keys, labels=labels, classes=_FASHION_CLASSES)
 
 
-def _emoji(_: str, channels: int) -> DemoImages:
-    path = files("dinokit.sources") / "assets" / "emoji_noto_twemoji_64.zip"
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+def _emoji(spec: str, channels: int) -> Source:
+    with (_ASSETS / "emoji_noto_twemoji_64.zip").open("rb") as file, zipfile.ZipFile(file) as archive:
         entries = json.loads(archive.read("labels.json"))
-        keys = tuple(f"{style}/{entry['id']}.webp" for style in _STYLES for entry in entries)
+        keys = [f"{style}/{entry['id']}.webp" for style in _STYLES for entry in entries]
         images = torch.stack([decode(archive.read(key), channels=channels) for key in keys])
-    labels = np.tile(np.arange(len(entries)), len(_STYLES))
-    classes = tuple(entry["name"] for entry in entries)
-    return DemoImages(images, labels, classes, keys, domains=np.repeat(np.array(_STYLES), len(entries)))
-
-
-_LOADERS: dict[str, tuple[tuple[str, ...], Callable[[str, int], DemoImages]]] = {
-    "fashion": (("train", "test"), _fashion),
-    "fashion-placed": (("train", "test"), _fashion_placed),
-    "emoji": ((), _emoji),
-}
-
-
-def _entry(name: str) -> tuple[tuple[str, ...], Callable[[str, int], DemoImages]]:
-    if name not in _LOADERS:
-        raise unknown_name("demo set", f"demo:{name}", [f"demo:{known}" for known in _LOADERS])
-    return _LOADERS[name]
+    return in_memory(
+        images,
+        name=spec,
+        keys=keys,
+        labels=np.tile(np.arange(len(entries)), len(_STYLES)),
+        classes=tuple(entry["name"] for entry in entries),
+        domains=np.repeat(np.array(_STYLES), len(entries)),
+    )

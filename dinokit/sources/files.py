@@ -1,93 +1,150 @@
-"""Images that are files of their own: a folder, a glob pattern, a list, a manifest; on this machine or on a server."""
+"""Images that are files of their own: a folder, a glob pattern, a list; on this machine or on a server."""
 
-from pathlib import Path
-from typing import final
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from dinokit.core.errors import UserError, reason
 from dinokit.images.bad_image import BadImage
 from dinokit.images.decode import EXTENSIONS
 from dinokit.sources import location
-from dinokit.sources.base import EncodedSource, Source
+from dinokit.sources.base import Source, from_table
 from dinokit.sources.folders import existing_folder, sub_folders, walk
 from dinokit.sources.splits import choose_split, folder_splits
-from dinokit.sources.table import ColumnBuilder, Table, Texts, table_of_paths
+from dinokit.sources.table import ColumnBuilder, Table, Texts, column_of, table_of_paths, word_of
+
+_SHOWN = 5  # endings in one remark
+# a path, and what follows it in its line
+_FOLLOWED = re.compile(rf"(.*?(?:{'|'.join(map(re.escape, EXTENSIONS))}))[\s,;]+(.+)", re.IGNORECASE)
 
 
-@final
-class FileSource(EncodedSource):
+@dataclass(frozen=True)
+class Files:
     """One image per file; the keys are the paths, relative to a root or absolute."""
 
-    def __init__(self, spec: str, root: str, table: Table, *, split: str | None, channels: int) -> None:
-        super().__init__(spec, table, split=split, channels=channels)
-        self._root = root
+    root: str
+    keys: Texts
 
-    def _fetch(self, row: int) -> bytes:
+    def fetch(self, row: int) -> bytes:
+        """Read a file.
+
+        Raises:
+            BadImage: if it was deleted, is unreadable, or a disk or a server fails: that is one image.
+        """
         try:
-            return location.read(location.join(self._root, self._keys[row]))
-        except (OSError, ValueError) as error:  # deleted, unreadable, a disk or a server that fails: one image
+            return location.read(location.join(self.root, self.keys[row]))
+        except (OSError, ValueError) as error:
             why = reason(error) if isinstance(error, OSError) else str(error)
             raise BadImage(f"cannot open: {why}") from error
+
+
+def open_files(spec: str, root: str, table: Table, *, split: str | None, channels: int) -> Source:
+    """Open the files of a table, whose keys are paths relative to a root, or absolute, or URLs."""
+    return from_table(spec, table, Files(root, table.keys).fetch, split=split, channels=channels)
 
 
 def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
     """Open a folder with all its sub-folders, sorted by path; hidden files are left out.
 
-    If its images all lie in (two or more) sub-folders, the first level gives the labels.
+    Folders named as splits are splits; if all images lie in (two or more) sub-folders, these are the labels.
     """
     top = existing_folder(spec)
     splits = folder_splits(top)
-    chosen = choose_split(spec, split, tuple(splits))
+    chosen = choose_split(spec, split, tuple(splits)) if splits else None
     root = splits[chosen] if chosen else top
-    paths, others = _image_files(root)
-    if not paths:
-        seen = f"{others} other file{'s' if others != 1 else ''} seen" if others else "no files at all"
-        raise UserError(f"no images in {root}: {seen}; read are {' '.join(EXTENSIONS)}")
-    table = Table(keys=Texts(paths))
+    paths, remarks = images_among(walk(root), where=str(root))
+    paths = sorted(paths)
+    if not chosen:
+        table = table_of_paths(Texts(paths), where=spec, remarks=remarks)
+        return open_files(spec, str(root), table, split=split, channels=channels)
     # the classes of all splits, so that a label means the same in train and in test
-    classes = {path.split("/", 1)[0] for path in paths}
-    classes = classes.union(*map(sub_folders, splits.values())) if chosen else classes
+    classes = {path.split("/", 1)[0] for path in paths}.union(*map(sub_folders, splits.values()))
+    label = None
     if all("/" in path for path in paths) and len(classes) > 1:
         labels = ColumnBuilder(sorted(classes))
         for path in paths:
             labels.add(path.split("/", 1)[0])
-        table = Table(keys=table.keys, label=labels.build())
-    return FileSource(spec, str(root), table, split=None, channels=channels)
+        label = labels.build()
+    return open_files(
+        spec, str(root), Table(keys=Texts(paths), label=label, remarks=remarks), split=None, channels=channels
+    )
 
 
 def open_prefix(spec: str, *, split: str | None, channels: int) -> Source:
     """Open all images below a URL such as s3://bucket/prefix; folders are splits and labels as on a disk."""
-    paths = location.walk(spec)
-    images = [path for path in paths if path.lower().endswith(EXTENSIONS)]
-    if not images:
-        raise UserError(f"no images below {spec}: {len(paths)} other files seen; read are {' '.join(EXTENSIONS)}")
-    return FileSource(spec, spec, table_of_paths(Texts(images)), split=split, channels=channels)
+    images, remarks = images_among(location.walk(spec), where=spec)
+    return open_files(
+        spec, spec, table_of_paths(Texts(images), where=spec, remarks=remarks), split=split, channels=channels
+    )
 
 
 def open_pattern(spec: str, *, split: str | None, channels: int) -> Source:
     """Open the files that fit a pattern; folders are splits and labels as in a folder."""
     root = location.fixed_folder(spec)
-    found = [path for path in location.expand(spec) if path.lower().endswith(EXTENSIONS)]
-    if not found:
-        raise UserError(f"no image fits the pattern {spec}; read are {' '.join(EXTENSIONS)}")
+    images, remarks = images_among(location.expand(spec), where=f"the pattern {spec}")
     start = f"{root.rstrip('/')}/"
-    keys = Texts(path.removeprefix(start) for path in found)
-    return FileSource(spec, root, table_of_paths(keys), split=split, channels=channels)
+    keys = Texts(path.removeprefix(start) for path in images)
+    return open_files(spec, root, table_of_paths(keys, where=spec, remarks=remarks), split=split, channels=channels)
 
 
 def open_list(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open a text file with one path or URL per line, relative to the folder in which it lies."""
-    paths = Texts(path for line in location.lines(spec) if (path := line.strip()))
-    if not len(paths):
+    """Open a text file with one path or URL per line, relative to the folder in which it lies, perhaps with its label.
+
+    Raises:
+        UserError: if more than a label follows a path, or labels follow some of the paths only.
+    """
+    root, found = location.parent(spec), list[tuple[str, str]]()
+    for number, line in enumerate(location.lines(spec), start=1):
+        path, word = line.strip(), ""
+        followed = None if path.lower().endswith(EXTENSIONS) else _FOLLOWED.fullmatch(path)
+        if followed is not None and not os.path.exists(location.join(root, path)):
+            path, word = followed[1], followed[2].strip()
+        if path and (len(word.split()) > 1 or bool(word) != bool(found[0][1] if found else word)):
+            raise UserError(
+                f"line {number} of {spec} is '{line.strip()}'; expected in every line a path, or in every line a path "
+                "and one word, its label"
+            )
+        if path:
+            found.append((written_path(path, root), word))
+    if not found:
         raise UserError(f"{spec} is empty; it takes one path of an image per line")
-    return FileSource(spec, location.parent(spec), Table(keys=paths), split=split, channels=channels)
+    table = Table(keys=Texts(path for path, _ in found), label=column_of(word_of(word) for _, word in found))
+    return open_files(spec, root, table, split=split, channels=channels)
 
 
-def _image_files(root: Path) -> tuple[list[str], int]:
-    """List the image files under the root, sorted, relative, with '/'; and count all the other files."""
-    paths, others = [], 0
-    for path in walk(root):
+def written_path(path: str, root: str) -> str:
+    """Return a path as it is meant: tables hold blanks around them, and backslashes where Windows wrote them."""
+    path = path.strip().strip("\ufeff").strip()
+    if "\\" in path and not os.path.exists(location.join(root, path)):
+        return path.replace("\\", "/")
+    return path
+
+
+def images_among(paths: Iterable[str], *, where: str) -> tuple[list[str], tuple[str, ...]]:
+    """Return the paths of images, and a remark on what was passed over, if anything was.
+
+    Raises:
+        UserError: if there are none.
+    """
+    images, others = list[str](), Counter[str]()
+    for path in paths:
         if path.lower().endswith(EXTENSIONS):
-            paths.append(path)
+            images.append(path)
         else:
-            others += 1
-    return sorted(paths), others
+            others[location.suffix(path)] += 1
+    remarks = passed_over(others)
+    if not images:
+        raise UserError(
+            f"no images in {where}; {''.join(remarks) or 'no files at all'}; read are {' '.join(EXTENSIONS)}"
+        )
+    return images, remarks
+
+
+def passed_over(others: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a remark on files that are no images, counted by their endings, if there are any."""
+    shown = sorted(others.items(), key=lambda one: -one[1])
+    words = [f"{count:,} {ending or 'without an ending'}" for ending, count in shown[:_SHOWN]]
+    rest = sum(count for _, count in shown[_SHOWN:])
+    return (f"passed over: {', '.join(words)}{f', {rest:,} others' if rest else ''}",) if others else ()

@@ -1,7 +1,7 @@
 """Folders of this machine: what lies in them, as a person sees it."""
 
+import errno
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +12,27 @@ def existing_folder(spec: str) -> Path:
     """Return the folder that a spec names.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or the system does not let us look.
     """
     root = Path(spec).expanduser()
     if os.path.isdir(root):  # to which a name that is too long is no folder
         return root
+    check_reachable(spec)
     where = "" if root.is_absolute() else f" (looked in the current folder {Path.cwd()})"
     raise UserError(f"no folder {spec}{where}; give the path of a folder of images, or demo:fashion")
+
+
+def check_reachable(spec: str) -> None:
+    """Refuse a path at which the system does not let us look: that is not the same as nothing being there.
+
+    Raises:
+        UserError: names the system's reason.
+    """
+    try:
+        os.stat(os.path.expanduser(spec))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise UserError(f"cannot open {spec}: {reason(error)}") from error
 
 
 def hidden(path: str) -> bool:
@@ -27,7 +41,10 @@ def hidden(path: str) -> bool:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """List files without hidden entries, following links, each real folder once (a link may point at its parent)."""
+    """List files without hidden entries, following links, each real folder once (a link may point at its parent).
+
+    Pipes and devices, which may never end, are left out; a dead link is listed, to be reported as unreadable.
+    """
     pending, visited = [""], set()
     while pending:
         prefix = pending.pop()
@@ -35,37 +52,33 @@ def walk(root: Path) -> Iterator[str]:
         if (status.st_dev, status.st_ino) in visited:
             continue
         visited.add((status.st_dev, status.st_ino))
-        visible = sorted(_entries(root / prefix), key=lambda entry: entry.name)
+        files, inner = _entries(root / prefix)
         # reversed: the stack then gives the alphabetical first, which is the one that stays of two links to one folder
-        pending += [f"{prefix}{entry.name}/" for entry in reversed(visible) if _is_folder(entry)]
-        yield from (prefix + entry.name for entry in visible if _is_file(entry))
+        pending += [f"{prefix}{name}/" for name in reversed(inner)]
+        yield from (prefix + name for name in files)
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Tell files from folders, and from pipes and devices, which may never end; a dead link is listed as unreadable."""
-    try:
-        return stat.S_ISREG(entry.stat().st_mode)
-    except OSError:
-        return True
+def sub_folders(root: Path) -> list[str]:
+    """List the visible folders in a folder, sorted."""
+    return _entries(root)[1]
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that points at itself
-        return False
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the visible files and of the visible folders, sorted."""
+    files, inner = [], []
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            for entry in entries:
+                try:
+                    is_folder, is_file = entry.is_dir(), entry.is_file() or not os.path.exists(entry)
+                except OSError:  # a link that points at itself
+                    is_folder, is_file = False, True
+                if is_folder and not entry.name.startswith("."):
+                    inner.append(entry.name)
+                elif is_file and not entry.name.startswith("."):
+                    files.append(entry.name)
     except OSError as error:
         raise UserError(
             f"cannot list the folder {folder}: {reason(error)}; make it readable or move it away"
         ) from error
-
-
-def sub_folders(root: Path) -> list[str]:
-    """List the folders in a folder."""
-    return [entry.name for entry in _entries(root) if _is_folder(entry)]
+    return sorted(files), sorted(inner)

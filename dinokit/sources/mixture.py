@@ -1,31 +1,34 @@
 """Several sources mixed by weights, written down in a file such as mix.yaml:
 
     sources:
-      - {source: web/shard-{000000..000099}.tar, weight: 0.7}
+      - {source: 'web/shard-{000000..000099}.tar', weight: 0.7}
       - {source: photos, weight: 0.3}
       - {source: imagenet/train, weight: 0, homogeneous: 0.1}  # 10 % of the batches hold this source alone
 
-`source` is anything that --data takes, relative to the file. Weights are relative; they say how often an image of a
-source is seen, whatever its size. A source that is in no mixed batch has weight 0.
+`source` is anything that --data takes, relative to the file; braces need quotes. Weights are relative; they say how
+often an image of a source is seen, whatever its size. A source that is in no mixed batch has weight 0.
 """
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import yaml
-from jaxtyping import Int64, Shaped
-from torch import Tensor
+from jaxtyping import Int64
 
 from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.files import read_text
+from dinokit.images import intensity
 from dinokit.sources.base import Source, digest
 from dinokit.sources.sampler import Mix
 
 SUFFIXES = (".yaml", ".yml")
 _FIELDS = ("source", "weight", "homogeneous")
 _LARGEST = 1e9  # weight; with infinity there are no shares
+_EXAMPLE = "{source: photos, weight: 0.3}"
 
 
 @dataclass(frozen=True)
@@ -37,95 +40,100 @@ class Part:
     homogeneous: float
 
 
-@final
-class Mixture(Source):
-    """The images of several sources, one source after the other, and how they are mixed."""
+@dataclass(frozen=True)
+class Joined:
+    """The images of several sources, one source after the other."""
 
-    def __init__(self, spec: str, sources: Sequence[Source], parts: Sequence[Part]) -> None:
-        for source in sources[1:]:
-            if source.channels != sources[0].channels:
-                raise UserError(
-                    f"{spec} mixes images of {sources[0].channels} channels ({sources[0].name}) with images of "
-                    f"{source.channels} ({source.name}); all must have the same"
-                )
-        self.name = spec
-        self.channels = sources[0].channels
-        self.decoded = all(source.decoded for source in sources)
-        self.mix = Mix(
+    sources: tuple[Source, ...]
+    ends: Int64[np.ndarray, "source"]
+
+    def key(self, row: int) -> str:
+        """Return the name of its source and the key there."""
+        source, index = self._find(row)
+        return f"{source.name}/{source.key(index)}"
+
+    def fetch(self, row: int) -> bytes | intensity.Image:
+        """Return what its source holds."""
+        source, index = self._find(row)
+        return source.fetch(int(source.rows[index]))
+
+    def _find(self, row: int) -> tuple[Source, int]:
+        number = int(np.searchsorted(self.ends, row, side="right"))
+        return self.sources[number], row - int(self.ends[number]) + len(self.sources[number])
+
+
+def mixed(spec: str, sources: Sequence[Source], parts: Sequence[Part]) -> Source:
+    """Mix sources.
+
+    Raises:
+        UserError: if their channels differ, or the shares are impossible.
+    """
+    for source in sources[1:]:
+        if source.channels != sources[0].channels:
+            raise UserError(
+                f"{spec} mixes images of {sources[0].channels} channels ({sources[0].name}) with images of "
+                f"{source.channels} ({source.name}); all must have the same"
+            )
+    try:
+        mix = Mix(
             tuple(map(len, sources)),
             tuple(part.weight for part in parts),
             tuple(part.homogeneous for part in parts),
         )
-        self.sources = tuple(sources)
-        self._ends = np.cumsum(self.mix.lengths)
-        self.classes = tuple(dict.fromkeys(name for source in sources for name in source.classes))
-        if self.classes:
-            self.labels = np.concatenate([_labels(source, self.classes) for source in sources])
-        domains = [source.domains for source in sources if source.domains is not None]
-        if len(domains) == len(sources):
-            self.domains = np.concatenate(domains)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def key(self, index: int) -> str:
-        source, place = self._find(index)
-        return f"{source.name}/{source.key(place)}"
-
-    def fingerprint(self) -> str:
-        return digest(repr(self.mix), *(source.fingerprint() for source in self.sources))
-
-    def encoded(self, index: int) -> bytes | None:
-        source, place = self._find(index)
-        return source.encoded(place)
-
-    def read(self, index: int, *, min_side: int | None = None) -> Shaped[Tensor, "channel height width"]:
-        source, place = self._find(index)
-        return source.read(place, min_side=min_side)
-
-    def _find(self, index: int) -> tuple[Source, int]:
-        index %= len(self)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self.sources[number], index - int(self._ends[number]) + len(self.sources[number])
+    except UserError as error:
+        raise UserError(f"{spec}: {error}") from error
+    classes = tuple(dict.fromkeys(name for source in sources for name in source.classes))
+    labels = []
+    for source in sources if classes else ():  # as places in the classes of all, by name
+        place = np.array([*map(classes.index, source.classes), -1], dtype=np.int64)  # -1 stays -1
+        labels.append(np.full(len(source), -1) if source.labels is None else place[source.labels])
+    domains = [source.domains for source in sources if source.domains is not None]
+    joined = Joined(tuple(sources), np.cumsum(mix.lengths))
+    return Source(
+        name=spec,
+        channels=sources[0].channels,
+        rows=np.arange(sum(mix.lengths)),
+        key_of=joined.key,
+        fetch=joined.fetch,
+        fingerprint=digest(repr(mix), *(source.fingerprint for source in sources)),
+        classes=classes,
+        labels=np.concatenate(labels) if classes else None,
+        domains=np.concatenate(domains) if len(domains) == len(sources) else None,
+        decoded=all(source.decoded for source in sources),
+        mix=mix,
+        remarks=tuple(f"{source.name}: {remark}" for source in sources for remark in source.remarks),
+    )
 
 
 def read_mixture(spec: str) -> list[Part]:
     """Read the lines of a mixture.
 
     Raises:
-        UserError: if the file is none.
+        UserError: if the file is none; names the line.
     """
+    text = read_text(Path(spec))
     try:
-        written = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot open {spec}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        written: Any = yaml.safe_load(text)
+        node: Any = yaml.compose(text, yaml.SafeLoader)  # knows the lines
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also dates that are none, and endless brackets
         raise UserError(f"{spec} is no YAML: {' '.join(str(error).split())}") from error
     lines = written.get("sources") if isinstance(written, dict) else None
     if not isinstance(lines, list) or not lines:
-        raise UserError(f"{spec} has no list of sources; it takes lines such as - {{source: photos, weight: 0.3}}")
-    return [_part(spec, number, line) for number, line in enumerate(lines, start=1)]
+        raise UserError(f"{spec} has no list of sources; it takes lines such as - {_EXAMPLE}")
+    items = next(value for name, value in node.value if name.value == "sources").value
+    return [_part(f"line {item.start_mark.line + 1} of {spec}", line) for item, line in zip(items, lines, strict=True)]
 
 
-def _part(spec: str, number: int, line: Any) -> Part:
+def _part(where: str, line: Any) -> Part:
     if not isinstance(line, dict) or not isinstance(line.get("source"), str) or not line["source"]:
-        raise UserError(f"source {number} of {spec} is {line!r}, expected {{source: photos, weight: 0.3}}")
+        raise UserError(f"{where} is {reprlib.repr(line)}, expected {_EXAMPLE}")
     for name in line:
         if name not in _FIELDS:
-            raise unknown_name(f"field of source {number} of {spec}", str(name), _FIELDS)
-    numbers = [line.get("weight"), line.get("homogeneous", 0)]
-    known = [isinstance(value, int | float) and not isinstance(value, bool) for value in numbers]
-    if not all(known) or not all(abs(value) <= _LARGEST for value in numbers):  # NaN is not
-        raise UserError(f"source {number} of {spec} needs a weight, a number, such as {{source: photos, weight: 0.3}}")
+            raise unknown_name(f"field in {where}", reprlib.repr(name).strip("'"), _FIELDS)
+    numbers = {"weight": line.get("weight"), "homogeneous": line.get("homogeneous", 0)}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LARGEST:  # NaN is not
+            raise UserError(f"{where}: {name} is {reprlib.repr(value)}, expected a number from 0 on, as in {_EXAMPLE}")
     if Path(line["source"]).suffix in SUFFIXES:
-        raise UserError(f"source {number} of {spec} is a mixture itself; list its sources here")
-    return Part(line["source"], float(numbers[0]), float(numbers[1]))
-
-
-def _labels(source: Source, classes: tuple[str, ...]) -> Int64[np.ndarray, "sample"]:
-    """Return labels as places in the classes of all sources, by name; -1 where a source has none."""
-    if source.labels is None:
-        return np.full(len(source), -1, dtype=np.int64)
-    place = np.array([*(classes.index(name) for name in source.classes), -1], dtype=np.int64)  # -1 stays -1
-    labels: Int64[np.ndarray, "sample"] = place[source.labels]
-    return labels
+        raise UserError(f"{where} is a mixture itself; list its sources here")
+    return Part(line["source"], float(line["weight"]), float(line.get("homogeneous", 0)))

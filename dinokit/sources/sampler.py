@@ -1,8 +1,6 @@
 """In which order images are seen: a pure function of the seed and the position, with no state to save.
 
-One source: there are no epochs and no remainders; position p of the endless sequence is entry p mod N of permutation
-p div N. Ranks and loader processes take their slices of that one sequence, so their number does not change it, and
-resuming is arithmetic.
+One source: there are no epochs and no remainders, but one endless sequence of passes (`core.order.Passes`).
 
 Several sources: each has its own such sequence, and is shared out so that counting stays arithmetic. Every 10,000
 positions hold each source as often as its weight says, in random order; so do every 1,000 steps hold the steps whose
@@ -16,6 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from dinokit.core.errors import UserError
+from dinokit.core.order import Passes
 from dinokit.core.seed import generator
 
 _STREAM = 0  # keeps these random numbers apart from the views (1), the masks (2) and the replacements (3)
@@ -66,53 +65,24 @@ class Mix:
         return tuple(round(one * STEPS) for one in self.alone)
 
 
-@final
-class Order:
-    """The endless sequence of image indices of a run; every pass over the data is a new permutation."""
-
-    def __init__(self, length: int, *, seed: int, part: int | None = None) -> None:
-        self.length = length
-        self._key = (seed, _STREAM) if part is None else (seed, _STREAM, part)
-        self._passes: dict[int, Int64[np.ndarray, "sample"]] = {}
-
-    def indices(self, start: int, count: int) -> Int64[np.ndarray, "count"]:
-        """Return the images at positions start .. start + count of the sequence."""
-        return self.at(np.arange(start, start + count))
-
-    def at(self, positions: Int64[np.ndarray, "count"]) -> Int64[np.ndarray, "count"]:
-        """Return the images at some positions of the sequence."""
-        number, entry = positions // self.length, positions % self.length
-        out = np.empty(len(positions), dtype=np.int64)
-        for one in np.unique(number):
-            chosen = number == one
-            out[chosen] = self._permutation(int(one))[entry[chosen]]
-        return out
-
-    def alike(self, index: int) -> tuple[int, int]:
-        """Return the range of images of which one may stand in for an image."""
-        del index
-        return 0, self.length
-
-    def _permutation(self, number: int) -> Int64[np.ndarray, "sample"]:
-        if number not in self._passes:
-            self._passes = {key: value for key, value in self._passes.items() if key == number - 1}
-            self._passes[number] = generator(*self._key, number).permutation(self.length)
-        return self._passes[number]
-
-
-@final
-class MixedOrder:
-    """The endless sequence of several sources; every source goes through permutations of its own.
+def order(length: int, mix: Mix | None, *, seed: int, batch: int) -> "Passes | MixedOrder":
+    """Return the endless sequence in which a run sees the images of a source.
 
     Args:
         batch: images per step, over all ranks; matters only where whole batches come from one source.
     """
+    return Passes(length, seed, _STREAM) if mix is None else MixedOrder(mix, seed=seed, batch=batch)
+
+
+@final
+class MixedOrder:
+    """The endless sequence of several sources; every source goes through permutations of its own."""
 
     def __init__(self, mix: Mix, *, seed: int, batch: int) -> None:
         self.seed = seed
         self.batch = batch
         self._ends = np.cumsum(mix.lengths)
-        self._orders = [Order(length, seed=seed, part=part) for part, length in enumerate(mix.lengths)]
+        self._passes = [Passes(length, seed, _STREAM, part) for part, length in enumerate(mix.lengths)]
         self._shares = _Blocks(mix.positions, (seed, _SHARES))
         self._alone = _Blocks((STEPS - sum(mix.steps), *mix.steps), (seed, _ALONE))  # first: the mixed steps
 
@@ -122,11 +92,6 @@ class MixedOrder:
         parts = [self._step(step) for step in steps]
         first = start % self.batch
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])[first : first + count]
-
-    def alike(self, index: int) -> tuple[int, int]:
-        """Return the range of images of which one may stand in for an image: those of its source."""
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return int(self._ends[part]) - self._orders[part].length, int(self._ends[part])
 
     def _step(self, step: int) -> Int64[np.ndarray, "batch"]:
         kind, before = self._alone.counted(step, 1)
@@ -143,8 +108,7 @@ class MixedOrder:
         return out
 
     def _image(self, part: int, turns: Int64[np.ndarray, "count"]) -> Int64[np.ndarray, "count"]:
-        order = self._orders[part]
-        return int(self._ends[part]) - order.length + order.at(turns)
+        return int(self._ends[part]) - self._passes[part].length + self._passes[part].at(turns)
 
 
 @final
@@ -163,17 +127,12 @@ class _Blocks:
             return np.zeros(count, dtype=np.int64), np.zeros((count, len(self.counts)), dtype=np.int64)
         kinds, before = [], []
         for number in range(start // length, (start + count - 1) // length + 1):
+            if number not in self._known:
+                block = generator(*self.key, number).permutation(np.repeat(np.arange(len(self.counts)), self.counts))
+                each = block[:, None] == np.arange(len(self.counts))  # [place, kind]
+                self._known = {key: value for key, value in self._known.items() if key == number - 1}
+                self._known[number] = (block, number * self.counts + np.cumsum(each, axis=0) - each)
             part = slice(max(start - number * length, 0), start + count - number * length)
-            block = self._block(number)
-            kinds.append(block[0][part])
-            before.append(block[1][part])
+            kinds.append(self._known[number][0][part])
+            before.append(self._known[number][1][part])
         return np.concatenate(kinds), np.concatenate(before)
-
-    def _block(self, number: int) -> tuple[Int64[np.ndarray, "place"], Int64[np.ndarray, "place kind"]]:
-        if number not in self._known:
-            kinds = generator(*self.key, number).permutation(np.repeat(np.arange(len(self.counts)), self.counts))
-            each = kinds[:, None] == np.arange(len(self.counts))  # [place, kind]
-            before = number * self.counts + np.cumsum(each, axis=0) - each
-            self._known = {key: value for key, value in self._known.items() if key == number - 1}
-            self._known[number] = (kinds, before)
-        return self._known[number]

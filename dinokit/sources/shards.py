@@ -2,50 +2,29 @@
 
 A shard is read through once, header by header, to note where its images lie. One that is cut short or damaged keeps its
 images up to there, and one entry for the rest, which is reported as a bad image.
+
+A note belongs to the image of the same name up to the last dot. Where there is none, it belongs to all images of the
+same name up to the first dot, which is what WebDataset calls a key: 7.left.jpg and 7.right.jpg share 7.cls.
 """
 
 import json
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from dinokit.core.errors import UserError
 from dinokit.core.log import warn
 from dinokit.images.decode import EXTENSIONS
 from dinokit.sources import location
-from dinokit.sources.archives import (
-    BROKEN,
-    Index,
-    IndexBuilder,
-    SegmentSource,
-    find_files,
-    find_indexes,
-    table_of_indexes,
-)
-from dinokit.sources.base import Source
+from dinokit.sources.archives import BROKEN, Index, IndexBuilder, inner_name, open_archives
 from dinokit.sources.folders import hidden
-from dinokit.sources.table import LABELS
+from dinokit.sources.table import LABELS, NOTES, column, word_of
 
 SUFFIX = ".tar"
 _NOTES = (".cls", ".json")  # members that tell of the image beside them
 _LARGEST_NOTE = 1 << 20  # bytes
-
-
-def open_shards(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open a tar, a range {000..099} of them, a pattern, or a folder of tars.
-
-    Splits are folders or words of the shards' names; labels are the .cls members, label or class of the .json members,
-    or else folders inside the tars.
-    """
-    files, root = find_files(spec, SUFFIX)
-    indexes = find_indexes(files, index_tar)
-    if not any((index.size >= 0).any() for index in indexes):
-        damaged = sum(bool((index.size < 0).any()) for index in indexes)
-        seen = f"{len(files)} tar files looked at{f', {damaged} of them damaged or no tar' if damaged else ''}"
-        raise UserError(f"no images in {spec}: {seen}; read are {' '.join(EXTENSIONS)}")
-    table = table_of_indexes(files, indexes, root=root)
-    return SegmentSource(spec, files, indexes, table, split=split, channels=channels)
 
 
 def index_tar(shard: str) -> Index:
@@ -54,20 +33,78 @@ def index_tar(shard: str) -> Index:
     Raises:
         UserError: if it cannot be read; one that is damaged can.
     """
-    found, notes, owners = IndexBuilder(), dict[str, dict[str, Any]](), list[str]()
+    found, images = IndexBuilder(), list[tuple[str, int, int]]()
+    notes: dict[str, list[dict[str, Any]]] = defaultdict(list)  # by the name up to the last dot
+    unread: list[str] = []
     with location.open_file(shard) as file:
         try:
             for member in _members(file, shard):
-                _take(member, file, found, notes, owners)
+                name = inner_name(member.name)
+                if not member.isreg() or hidden(name):
+                    continue
+                stem, ending = name.rpartition(".")[0], location.suffix(name)
+                if name.lower().endswith(EXTENSIONS):
+                    images.append((name, member.offset_data, member.size))
+                elif ending not in _NOTES:
+                    found.others[ending] += 1
+                elif member.size > _LARGEST_NOTE:
+                    unread.append(name)
+                else:
+                    file.seek(member.offset_data)
+                    try:
+                        text = file.read(member.size).decode("utf-8-sig")
+                        note = {LABELS[0]: text} if ending == ".cls" else json.loads(text)
+                    except (ValueError, RecursionError):
+                        note = None
+                    if isinstance(note, dict):
+                        notes[stem].append(note)
+                    else:
+                        unread.append(name)
         except tarfile.TarError as error:
             warn(f"{shard} is damaged: {error}; the images before that are used")
-            found.add("(the rest)", 0, BROKEN)
-            owners.append("")
+            images.append(("(the rest)", 0, BROKEN))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {shard}: {error}") from error
-    for owner in owners:
-        found.note(notes.get(owner, {}))
+    if unread:
+        warn(f"{len(unread):,} notes in {shard} are no text, no JSON or above 1 MB, such as {unread[0]}: left out")
+    for image, known in _noted(shard, images, notes):
+        found.add(*image, known=known)
     return found.build()
+
+
+open_shards = partial(open_archives, ending=SUFFIX, build=index_tar)
+
+
+def _noted(
+    shard: str, images: list[tuple[str, int, int]], notes: dict[str, list[dict[str, Any]]]
+) -> Iterator[tuple[tuple[str, int, int], dict[str, str]]]:
+    """Yield each image with what its notes say by the names of columns; say where two notes differ."""
+    stems = [name.rpartition(".")[0] for name, _, _ in images]
+    own = set(stems)
+    shared: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for stem, said in notes.items():
+        if stem not in own:
+            shared[_key(stem)] += said
+    differing = []
+    for image, stem in zip(images, stems):
+        known: dict[str, str] = {}
+        for wanted in NOTES:
+            for said in (notes.get(stem, []), shared.get(_key(stem), [])):
+                words = [word_of(note[name]) for note in said if (name := column(note, wanted)) is not None]
+                words = list(dict.fromkeys(filter(None, words)))
+                if len(words) > 1:
+                    differing.append(f"{image[0]}: {words[0]} and {words[1]}")
+                if words:
+                    known[wanted[0]] = words[0]
+                    break
+        yield image, known
+    if differing:
+        warn(f"{len(differing):,} images of {shard} have notes that differ, such as {differing[0]}; the first is taken")
+
+
+def _key(stem: str) -> str:
+    folder, _, last = stem.rpartition("/")
+    return f"{folder}/{last.split('.', 1)[0]}"
 
 
 def _members(file: Any, shard: str) -> Iterator[tarfile.TarInfo]:
@@ -88,32 +125,3 @@ def _members(file: Any, shard: str) -> Iterator[tarfile.TarInfo]:
             warn(f"{shard} has no end mark: perhaps it was cut short")
         elif end.strip(b"\0"):
             raise tarfile.ReadError(f"no header at byte {tar.offset}")
-
-
-def _take(
-    member: tarfile.TarInfo,
-    file: Any,
-    found: IndexBuilder,
-    notes: dict[str, dict[str, Any]],
-    owners: list[str],
-) -> None:
-    name = member.name.removeprefix("./")
-    if not member.isreg() or hidden(name):
-        return
-    folder, _, last = name.rpartition("/")
-    owner = f"{folder}/{last.split('.', 1)[0]}"
-    if name.lower().endswith(EXTENSIONS):
-        found.add(name, member.offset_data, member.size)
-        owners.append(owner)
-    elif name.endswith(_NOTES) and member.size <= _LARGEST_NOTE:
-        file.seek(member.offset_data)
-        data = file.read(member.size)
-        with suppress(ValueError):  # a note that is no JSON, or no text, says nothing
-            notes.setdefault(owner, {}).update(_noted(name, data))
-
-
-def _noted(name: str, data: bytes) -> dict[str, Any]:
-    if name.endswith(".cls"):
-        return {LABELS[0]: data.decode().strip()}
-    value = json.loads(data)
-    return value if isinstance(value, dict) else {}

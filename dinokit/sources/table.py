@@ -1,25 +1,34 @@
 """What is known of the images of a source before one is opened: keys, labels, domains, splits; a million cost little.
 
-Names of columns and splits are recognised here, the same for every kind of source.
+Names of columns, and what a cell means, are settled here, the same for every kind of source: blanks around a word say
+nothing, `0.0` is the class `0`, and `nan` is no class.
 """
 
 import math
+import os
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Int32, Int64, Shaped
+from jaxtyping import Int32, Int64
 
 from dinokit.core.errors import UserError
+from dinokit.core.order import natural
 from dinokit.sources.splits import choose_split, known_splits, named_as_splits, split_name
 
 # in any case; of several, the first
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "url")
-LABELS = ("label", "class", "class_name", "cls", "category", "fine_label")
+LABELS = (
+    *("label", "class", "class_name", "cls", "category", "fine_label", "classname", "category_name", "label_name"),
+    *("labels", "target", "targets", "class_id", "label_id", "category_id", "class_index", "label_index"),
+)
 DOMAINS = ("domain", "style")
 SPLITS = ("split", "subset")
+NOTES = (LABELS, DOMAINS, SPLITS)
+
+_NOTHING = ("nan", "<na>", "#n/a", "null")  # what programs write where a table has nothing; "none" may be a class
 
 
 @final
@@ -66,6 +75,17 @@ class Column:
     words: tuple[str, ...]
     codes: Int32[np.ndarray, "sample"]  # -1 = no word
 
+    @staticmethod
+    def concatenate(parts: Sequence["Column | None"], lengths: Sequence[int]) -> "Column | None":
+        """Join the columns of several tables into one with one list of words; None has no word in any row."""
+        words = tuple(dict.fromkeys(word for part in parts if part is not None for word in part.words))
+        place = {word: number for number, word in enumerate(words)}
+        codes = [
+            np.full(length, -1) if part is None else np.array([*map(place.__getitem__, part.words), -1])[part.codes]
+            for part, length in zip(parts, lengths, strict=True)
+        ]
+        return Column(words, np.concatenate(codes).astype(np.int32)) if words else None
+
 
 @final
 class ColumnBuilder:
@@ -75,9 +95,8 @@ class ColumnBuilder:
         self._places = {word: place for place, word in enumerate(words)}
         self._codes = array("i")
 
-    def add(self, value: Any) -> None:
-        """Append the word of the next image; None, NaN and empty text mean that it has none."""
-        word = value if isinstance(value, str) else _word(value)
+    def add(self, word: str) -> None:
+        """Append the word of the next image, '' if it has none."""
         self._codes.append(self._places.setdefault(word, len(self._places)) if word else -1)
 
     def build(self) -> Column | None:
@@ -95,9 +114,11 @@ class Table:
     domain: Column | None = None
     split: Column | None = None
     partial: bool = False  # what has no split is passed over, as a file beside the folders train and val
+    remarks: tuple[str, ...] = ()
 
+    @property
     def splits(self) -> tuple[str, ...]:
-        """Return the names of the splits, the default first; empty unless there are train and another one."""
+        """The names of the splits, the default first; empty unless there are several."""
         return () if self.split is None else known_splits(self.split.words)
 
     def rows(self, spec: str, split: str | None) -> Int64[np.ndarray, "row"]:
@@ -106,7 +127,7 @@ class Table:
         Raises:
             UserError: if there is no such split, or an image belongs to none.
         """
-        chosen = choose_split(spec, split, self.splits())
+        chosen = choose_split(spec, split, self.splits)
         if chosen is None or self.split is None:
             return np.arange(len(self.keys))
         lost = np.flatnonzero(self.split.codes < 0)
@@ -119,39 +140,48 @@ class Table:
         """Return the classes, those of all splits, so that a label means the same in each, and the labels of rows."""
         if self.label is None or (self.label.codes[rows] < 0).all():
             return (), None
-        used = sorted(set(self.label.words), key=_naturally(self.label.words))
+        words = self.label.words
+        used = sorted(words, key=natural if all(word.isdecimal() for word in words) else None)
         place = {word: number for number, word in enumerate(used)}
-        number = np.array([place[word] for word in self.label.words] + [-1], dtype=np.int64)  # -1 stays -1
+        number = np.array([*map(place.__getitem__, words), -1], dtype=np.int64)  # -1 stays -1
         return tuple(used), number[self.label.codes[rows]]
 
-    def domains(self, rows: Int64[np.ndarray, "row"]) -> Shaped[np.ndarray, "row"] | None:
-        """Return the names of the domains of rows, '' where unknown."""
-        return None if self.domain is None else np.array([*self.domain.words, ""])[self.domain.codes[rows]]
+
+def column_of(words: Iterable[str]) -> Column | None:
+    """Return the column of some words, '' for none."""
+    builder = ColumnBuilder()
+    for word in words:
+        builder.add(word)
+    return builder.build()
 
 
-def table_of_paths(paths: Texts) -> Table:
+def table_of_paths(paths: Texts, *, where: str, remarks: tuple[str, ...] = ()) -> Table:
     """Build a table from paths with '/': folders named as splits are splits, the folders below classes.
 
     What lies beside such folders is in no split. Folders that all paths share are passed over. There are labels if all
     images lie in (two or more) folders.
     """
     if b"/" not in paths.joined:  # quick, for shards of millions
-        return Table(keys=paths)
-    shared = shared_folder(paths)
-    parts = [path[len(shared) :].split("/", 2) for path in paths]
-    folders = [part[0] if len(part) > 1 else "" for part in parts]
-    splits = named_as_splits(set(folders), where=shared or "the archive")
-    if not known_splits(splits):
-        return Table(keys=paths, label=_classes(folders))
-    inside = set(splits.values())
-    classes = [part[1] if len(part) > 2 else "" for part in parts if part[0] in inside]
-    known = _classes(classes)
-    if known is not None:  # of all images, those beside the splits too
-        label = np.full(len(parts), -1, dtype=np.int32)
-        label[[folder in inside for folder in folders]] = known.codes
-        known = Column(known.words, label)
-    split = _column(folder if folder in inside else "" for folder in folders)
-    return Table(keys=paths, label=known, split=split, partial=True)
+        return Table(keys=paths, remarks=remarks)
+    shared = os.path.commonprefix([min(paths), max(paths)]).rpartition("/")[0]  # noqa: RUF071 - cut at a slash
+    parts = [path[len(shared) :].lstrip("/").split("/", 2) for path in paths]
+    found = named_as_splits({part[0] for part in parts if len(part) > 1}, where=where)
+    folders = set(found.values()) if known_splits(found) else set()
+    inside = [not folders or (len(part) > 1 and part[0] in folders) for part in parts]
+    level = 1 if folders else 0
+    classes = [part[level] if len(part) > level + 1 and ours else "" for part, ours in zip(parts, inside)]
+    named = {word for word, ours in zip(classes, inside) if ours}
+    beside = inside.count(False)
+    if beside:
+        one = paths[inside.index(False)]
+        remarks += (f"{beside:,} images beside the folders {', '.join(found.values())} are passed over, such as {one}",)
+    return Table(
+        keys=paths,
+        label=column_of(classes) if len(named) > 1 and "" not in named else None,
+        split=column_of(part[0] if ours else "" for part, ours in zip(parts, inside)) if folders else None,
+        partial=bool(folders),
+        remarks=remarks,
+    )
 
 
 def column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
@@ -160,35 +190,13 @@ def column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
     return next((found[name] for name in wanted if name in found), None)
 
 
-def shared_folder(paths: Iterable[str]) -> str:
-    """Return the folder that all paths share, '' or with '/' at the end."""
-    shared: list[str] | None = None
-    for path in paths:
-        folders = path.split("/")[:-1]
-        if shared is None:
-            shared = folders
-        same = next((n for n, (one, two) in enumerate(zip(shared, folders)) if one != two), None)
-        shared = shared[: min(len(shared), len(folders)) if same is None else same]
-        if not shared:
-            return ""
-    return "".join(f"{folder}/" for folder in shared or ())
-
-
-def _word(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
-
-
-def _column(words: Iterable[str]) -> Column | None:
-    builder = ColumnBuilder()
-    for word in words:
-        builder.add(word)
-    return builder.build()
-
-
-def _classes(folders: list[str]) -> Column | None:
-    return None if "" in folders or len(set(folders)) < 2 else _column(folders)
-
-
-def _naturally(words: Iterable[str]) -> Any:
-    """Return what sorts labels: as numbers if all are numbers."""
-    return (lambda word: (int(word), word)) if all(word.isdecimal() for word in words) else str
+def word_of(value: Any) -> str:
+    """Return the word in a cell of a table, '' where it holds none, or several."""
+    if value is None or isinstance(value, list | tuple | dict) or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    text = value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
+    word = text.strip().strip("\ufeff").strip()  # a byte-order mark is left where texts were joined
+    if word.lower() in _NOTHING:
+        return ""
+    whole, _, fraction = word.partition(".")  # numbers beside an empty cell are written as 0.0
+    return whole if fraction and not fraction.strip("0") and whole.removeprefix("-").isdecimal() else word

@@ -37,6 +37,7 @@ class Data:
     min_side: int = at_least(1, 8)  # pixels; an image with a shorter side counts as bad and is replaced
     source: str = ""  # of the images: a folder, demo:NAME, ...; what --data gives
     accumulate: int = at_least(1, 1)  # micro-batches per step; each has its own Sinkhorn and KoLeo
+    labels: bool = True  # folders, or a column, are classes, by which features are judged; false: they are not
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:

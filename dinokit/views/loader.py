@@ -23,7 +23,7 @@ from dinokit.core.errors import RunError, UserError
 from dinokit.core.seed import generator
 from dinokit.core.stopping import SIGNALS
 from dinokit.images.normalisation import Pixels
-from dinokit.sources.sampler import MixedOrder, Order
+from dinokit.sources.sampler import order
 from dinokit.sources.source import BadImage, Source
 from dinokit.views import masking, multicrop
 
@@ -113,9 +113,7 @@ class Loader:
         self.prefetch = prefetch
         self.pin_memory = pin_memory
         self.distort = distort
-        self._order: Order | MixedOrder = Order(len(source), seed=seed)
-        if source.mix is not None:
-            self._order = MixedOrder(source.mix, seed=seed, batch=self.global_batch)
+        self._order = order(len(source), source.mix, seed=seed, batch=self.global_batch)
 
     @property
     def global_batch(self) -> int:
@@ -211,7 +209,7 @@ class Loader:
                     f"{len(bad)} images in a row of {self.source.name} could not be read, "
                     f"e.g. {bad[0].key}: {bad[0].reason}; check that the files are whole"
                 )
-            first, last = self._order.alike(index)
+            first, last = self.source.alike(index)
             index = first + int(generator(self.seed, _STREAM, step, position, len(bad)).integers(last - first))
 
     def _read_large_enough(self, index: int) -> Tensor:

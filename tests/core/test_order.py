@@ -1,9 +1,11 @@
-"""Names in the order in which a person counts, and a few of many."""
+"""Names in the order in which a person counts, a few of many, every one once per pass."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dinokit.core.order import evenly, natural
+from dinokit.core.order import Passes, evenly, natural
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,28 @@ def test_evenly_spaced_places_hold_both_ends(count: int | None, total: int, plac
     assert evenly(count, total).tolist() == places
     assert evenly(1, total).tolist() == [0]
     assert evenly(count, 0).dtype == np.int64
+
+
+@given(length=st.integers(1, 30), passes=st.integers(1, 4), seed=st.integers(0, 5))
+def test_every_pass_shows_every_image_once(length: int, passes: int, seed: int) -> None:
+    sequence = Passes(length, seed).indices(0, length * passes).reshape(passes, length)
+    assert (np.sort(sequence, axis=1) == np.arange(length)).all()
+
+
+@given(start=st.integers(0, 100), count=st.integers(0, 40))
+def test_a_part_is_the_part_of_the_whole(start: int, count: int) -> None:
+    whole = Passes(7, 3).indices(0, 140)
+    assert np.array_equal(Passes(7, 3).indices(start, count), whole[start : start + count])
+
+
+def test_passes_and_seeds_differ() -> None:
+    first, second = Passes(50, 0).indices(0, 100).reshape(2, 50)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, Passes(50, 1).indices(0, 50))
+
+
+def test_going_back_in_time_gives_the_same() -> None:
+    order = Passes(5, 0)
+    early = order.indices(0, 5)
+    order.indices(500, 5)
+    assert np.array_equal(order.indices(0, 5), early)

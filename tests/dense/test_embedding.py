@@ -15,7 +15,7 @@ from dinokit.dense.embedding import embed, encode, extract, unit
 from dinokit.images.prepare import multiple, prepare
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
-from dinokit.sources.source import ArraySource, open_source
+from dinokit.sources.source import in_memory, open_source
 
 FILES = tuple(f"{folder}/{index}.png" for folder in "ab" for index in range(5))
 SIZES = ((16, 16), (20, 16), (16, 24))
@@ -152,9 +152,7 @@ def test_raw_pixels_pass_the_same_way() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     backbone = RawPixels(size=8)
     torch.testing.assert_close(encode(backbone, images).cls, images.flatten(1) / 255)
-    numpy.testing.assert_allclose(
-        extract(backbone, ArraySource(images)).cls, images.flatten(1).numpy() / 255, atol=1e-7
-    )
+    numpy.testing.assert_allclose(extract(backbone, in_memory(images)).cls, images.flatten(1).numpy() / 255, atol=1e-7)
 
 
 def test_the_folder_is_complete_and_reads_back(make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dinokit.models import head, vit
 from dinokit.objectives import dino, koleo
 from dinokit.run import engine
 from dinokit.run.monitor import SHARE, Monitor, measure
-from dinokit.sources.source import ArraySource
+from dinokit.sources.source import in_memory
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, Health, ObjectiveConfigs, Runtime, TrainConfig
 from dinokit.training.step import Trainer
@@ -35,12 +35,12 @@ IMAGES, BATCH = 64, 8
 Change = Callable[[Trainer], None]
 
 
-def source(*, labelled: bool = True) -> ArraySource:
+def source(*, labelled: bool = True) -> in_memory:
     """Four tints with noise."""
     draw = numpy.random.default_rng(0)
     labels = numpy.arange(IMAGES) % 4
     pixels = draw.integers(0, 80, (IMAGES, 3, 16, 16)) + 40 * labels[:, None, None, None]
-    return ArraySource(torch.from_numpy(pixels.astype(numpy.uint8)), labels=labels if labelled else None)
+    return in_memory(torch.from_numpy(pixels.astype(numpy.uint8)), labels=labels if labelled else None)
 
 
 def experiment(*, lr: float = 1e-3, weight: float = 0.1, **of_dino: Any) -> Experiment:

@@ -22,8 +22,9 @@ from PIL import Image
 from dinokit.core.errors import UserError
 from dinokit.images.decode import BadImage
 from dinokit.images.normalisation import Pixels
-from dinokit.sources.archives import cached
-from dinokit.sources.datasets_hub import HubSource
+from dinokit.sources.archives import LARGEST, cached
+from dinokit.sources.base import from_table
+from dinokit.sources.datasets_hub import Rows
 from dinokit.sources.shards import index_tar
 from dinokit.sources.source import Source, open_source, splits
 from dinokit.sources.table import Table, Texts
@@ -143,7 +144,7 @@ def test_a_shard_cut_anywhere_keeps_its_whole_images(tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("cut")
     shard = _tar(folder / "a.tar", {f"{number}.png": _png(number) for number in range(5)})
     whole = index_tar(str(shard))
-    ends = (whole.start + whole.size).tolist()
+    ends = (whole.places[:, 0] + whole.places[:, 1]).tolist()
     os.truncate(shard, min(at, shard.stat().st_size - 1))
     (folder / "good.png").write_bytes(_png(200))
     kept = sum(end <= at for end in ends)
@@ -152,7 +153,7 @@ def test_a_shard_cut_anywhere_keeps_its_whole_images(tmp_path_factory: pytest.Te
     source = open_source(str(shard))
     assert _values_until_bad(source) == list(range(kept))
     assert len(source) in (kept, kept + 1)
-    if not any(start - 512 in (at, at - 1024) for start in whole.start) and kept < 5 and at % 512:
+    if not any(start - 512 in (at, at - 1024) for start in whole.places[:, 0]) and kept < 5 and at % 512:
         assert len(source) == kept + 1  # the broken one is there to be reported
 
 
@@ -168,7 +169,7 @@ def _values_until_bad(source: Source) -> list[int]:
 def test_a_damaged_tail_is_reported_by_the_loader(tmp_path: Path) -> None:
     shard = _tar(tmp_path / "a.tar", {f"{number}.png": _png(number) for number in range(4)})
     data = bytearray(shard.read_bytes())
-    start = int(index_tar(str(shard)).start[2]) - 512
+    start = int(index_tar(str(shard)).places[2, 0]) - 512
     data[start : start + 512] = b"\xff" * 512
     shard.write_bytes(bytes(data))
     source = open_source(str(shard))
@@ -317,7 +318,7 @@ def test_a_path_that_cannot_be_in_a_hugging_face_set_is_a_bad_image() -> None:
     features = Features({"image": ImageFeature(decode=False)})
     images = [{"bytes": None, "path": "nul\0.png"}, {"bytes": _png(5), "path": None}]
     part = Dataset.from_dict({"image": images}, features=features)
-    source = HubSource("set", {"all": part}, "image", Table(keys=Texts("ab")), split=None, channels=1)
+    source = from_table("set", Table(keys=Texts("ab")), Rows([part]).fetch, split=None, channels=1)
     assert int(source.read(1)[0, 0, 0]) == 5
     with pytest.raises(BadImage, match="cannot open"):
         source.read(0)
@@ -337,3 +338,86 @@ def test_labels_stay_with_their_images_in_a_split(tmp_path: Path) -> None:
     assert (_values(test), _names(test)) == ([0, 3], ["a", "a"])
     assert test.classes == ("a", "b", "c")
     assert np.array_equal(test.labels if test.labels is not None else [], [0, 0])
+
+
+def test_a_note_belongs_to_the_image_of_the_same_name(tmp_path: Path) -> None:
+    members = {}
+    for number in range(3):
+        members |= {f"shoe.v{number}.PNG": _png(number), f"shoe.v{number}.CLS": str(number).encode()}
+    source = open_source(str(_tar(tmp_path / "a.tar", members)))
+    assert (_values(source), _names(source)) == ([0, 1, 2], ["0", "1", "2"])
+
+
+def test_images_of_one_key_share_a_note(tmp_path: Path) -> None:
+    members = {"7.left.jpg": _png(1), "7.right.jpg": _png(2), "7.cls": b"\xef\xbb\xbfcat\n", "8.jpg": _png(3)}
+    members |= {"8.json": b'{"labels": 5.0, "class_id": 6}', "7.right.cls": b"dog"}
+    assert _names(open_source(str(_tar(tmp_path / "a.tar", members)))) == ["cat", "dog", "5"]
+
+
+def test_notes_that_differ_or_say_nothing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = {"1.cls": b"cat", "1.json": b'{"label": "dog"}', "1.jpg": _png(1), "2.jpg": _png(2), "2.cls": b"\xff\xfe"}
+    assert _names(open_source(str(_tar(tmp_path / "a.tar", members)))) == ["cat", "?"]
+    said = capsys.readouterr().err
+    assert "1 images of" in said
+    assert "have notes that differ, such as 1.jpg: cat and dog" in said
+    assert "1 notes in" in said
+    assert "such as 2.cls" in said
+
+
+def test_a_zip_of_windows_has_its_folders(tmp_path: Path) -> None:
+    members = {f"d\\{split}\\{name}\\1.png": _png(3) for split in ("train", "valid") for name in ("a", "b")}
+    spec = str(_zip(tmp_path / "a.zip", members))
+    assert splits(spec) == ("train", "val")
+    assert (_names(open_source(spec)), _keys(open_source(spec))[0]) == (["a", "b"], "a.zip/d/train/a/1.png")
+
+
+def test_a_bomb_in_a_zip_is_a_bad_image(tmp_path: Path) -> None:
+    source = open_source(str(_zip(tmp_path / "a.zip", {"bomb.png": bytes(LARGEST + 1), "b.png": _png(1)})))
+    with pytest.raises(BadImage, match=r"bytes that unpack to 67,108,865: taken for a bomb"):
+        source.read(0)
+    assert int(source.read(1)[0, 0, 0]) == 1
+
+
+def test_a_bomb_in_a_parquet_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.table({"image": [bytes(LARGEST + 1)]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(UserError, match="taken for a bomb"):
+        open_source(str(tmp_path / "a.parquet"))
+
+
+def test_parquet_holds_images_as_views(tmp_path: Path) -> None:
+    images = pyarrow.array([_png(number) for number in range(3)], type=pyarrow.binary_view())
+    pyarrow.parquet.write_table(pyarrow.table({"image": images}), tmp_path / "a.parquet")
+    assert _values(open_source(str(tmp_path / "a.parquet"))) == [0, 1, 2]
+
+
+def test_no_label_of_hugging_face_is_no_class(tmp_path: Path) -> None:
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
+    images = [{"bytes": _png(number), "path": None} for number in range(4)]
+    rows = {"image": images, "label": [1, -1, 0, -1]}
+    none = {"image": images, "label": [-1] * 4}
+    saved = DatasetDict(
+        {name: Dataset.from_dict(each, features=features) for name, each in (("train", rows), ("test", none))}
+    )
+    saved.save_to_disk(str(tmp_path / "saved"))
+    saved["train"].to_parquet(str(tmp_path / "train.parquet"))
+    for spec in (f"hf:{tmp_path / 'saved'}", str(tmp_path / "train.parquet")):
+        assert (open_source(spec).classes, _names(open_source(spec))) == (("cat", "dog"), ["dog", "?", "cat", "?"])
+    assert open_source(f"hf:{tmp_path / 'saved'}", split="test").labels is None
+
+
+@pytest.mark.parametrize("inside", [0, 1])
+def test_parquet_of_images_by_path_is_followed(tmp_path: Path, inside: int) -> None:
+    images: list[dict[str, object]] = [{"bytes": _png(9), "path": None}] * inside
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(_png(number))
+        images.append({"bytes": None, "path": f"{number}.png"})
+    images.append({"bytes": None, "path": "gone.png"})
+    pyarrow.parquet.write_table(
+        pyarrow.table({"image": images, "label": list("aabbc")[: len(images)]}), tmp_path / "a.parquet"
+    )
+    source = open_source(str(tmp_path / "a.parquet"))
+    assert [int(source.read(index)[0, 0, 0]) for index in range(3 + inside)] == [9] * inside + [0, 1, 2]
+    assert len(source.classes) == 2 + inside
+    with pytest.raises(BadImage, match="cannot open|cannot be read"):
+        source.read(3 + inside)

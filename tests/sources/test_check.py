@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dinokit.sources.check import Spread, Unreadable, check
-from dinokit.sources.source import ArraySource, Subset, open_source
+from dinokit.sources.source import in_memory, open_source, thinned
 from tests.images.hostile import deep_png, npy
 
 
@@ -72,7 +72,7 @@ def test_a_sample_is_spread_over_the_source_and_stands_for_it(pile: Path) -> Non
 def test_a_source_without_files_is_compared_by_its_pixels() -> None:
     images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[4] = images[1]
-    found = check(ArraySource(images), workers=0)
+    found = check(in_memory(images), workers=0)
     assert found.duplicate_groups == (("1", "4"),)
     assert (found.readable, found.formats, found.bytes) == (6, {}, 6 * 3 * 64)
 
@@ -80,9 +80,15 @@ def test_a_source_without_files_is_compared_by_its_pixels() -> None:
 def test_the_files_of_several_sources_and_of_a_part_are_files(pile: Path) -> None:
     (pile / "mix.yaml").write_text(f"sources: [{{source: {pile}, weight: 1}}]")
     whole = check(open_source(str(pile)))
-    for source in (open_source(str(pile / "mix.yaml")), Subset(open_source(str(pile)), np.arange(whole.total))):
+    for source in (open_source(str(pile / "mix.yaml")), thinned(open_source(str(pile)), None)):
         found = check(source)
         assert (found.formats, found.bytes, found.duplicates) == (whole.formats, whole.bytes, whole.duplicates)
+
+
+def test_what_was_passed_over_is_part_of_the_answer(tmp_path: Path) -> None:
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "b.heic").write_bytes(b"x")
+    assert check(open_source(str(tmp_path))).remarks == ("passed over: 1 .heic",)
 
 
 def test_nothing_readable_is_still_an_answer(tmp_path: Path) -> None:

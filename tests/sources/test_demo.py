@@ -4,14 +4,14 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 
 from dinokit.sources.demo import CANVAS
-from dinokit.sources.source import ArraySource, Source, open_source, splits
+from dinokit.sources.source import Source, open_source, splits
 
 
 def _images(source: Source) -> np.ndarray:
-    assert isinstance(source, ArraySource)
-    return source.images.numpy()
+    return torch.stack([source.read(index) for index in range(len(source))]).numpy()
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 10_000), ("test", 2_000)])

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from dinokit.core.errors import UserError
 from dinokit.images.decode import BadImage
-from dinokit.sources.source import Source, absolute, open_source, same_source, splits
+from dinokit.sources.source import Source, absolute, open_source, remarks, same_source, splits
 
 Write = Callable[[Path, list[dict[str, object]]], None]
 
@@ -208,7 +209,7 @@ def test_mistakes_in_files_are_one_line(tmp_path: Path, name: str, content: str,
     ("spec", "message"),
     [
         ("nothing.csv", "no folder nothing.csv"),
-        ("nothing/*.png", "no image fits the pattern nothing/"),
+        ("nothing/*.png", "no images in the pattern nothing/"),
         ("x-{003..000}.tar", "expected a range like"),
         ("x-{0..99999999999}.tar", "stands for more than 1,000,000 files"),
         ("x-{000..001}.tar", "cannot open x-000.tar: No such file"),
@@ -256,3 +257,89 @@ def test_absolute_means_the_same_from_anywhere(tmp_path: Path, monkeypatch: pyte
         assert absolute(spec) == spec
         assert same_source(spec, spec)
         assert not same_source(spec, spec + "y")
+
+
+def test_cells_that_mean_the_same_are_one_class(tmp_path: Path) -> None:
+    rows = "path,label\na,cat\nb,cat \nc,0\nd,0.0\ne,nan\nf,NaN\ng,\nh,none\n"
+    (tmp_path / "m.csv").write_text(rows)
+    source = open_source(str(tmp_path / "m.csv"))
+    assert source.classes == ("0", "cat", "none")
+    assert source.labels is not None
+    assert source.labels.tolist() == [1, 1, 0, 0, -1, -1, -1, 2]
+    assert remarks(source) == ["3 classes: 0, cat, none; 3 images have none"]
+
+
+@pytest.mark.parametrize("name", ["labels", "Target", "class_id", "category_id", "label "])
+def test_columns_of_labels_have_many_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m.csv").write_text(f"path,{name},caption\na,x,c\nb,y,d\n")
+    source = open_source(str(tmp_path / "m.csv"))
+    assert source.classes == ("x", "y")
+    assert source.remarks == (f"columns read: path, {name.strip()}; passed over: caption",)
+
+
+@pytest.mark.parametrize("between", [" ", "\t", ", ", ";"])
+def test_a_list_may_say_the_label_after_the_path(tmp_path: Path, between: str) -> None:
+    _images(tmp_path, "a b.png", "c.JPG")
+    (tmp_path / "l.txt").write_text(f"a b.png{between}7\nc.JPG{between}11\n")
+    source = open_source(str(tmp_path / "l.txt"))
+    assert (_keys(source), source.classes, _values(source)) == (["a b.png", "c.JPG"], ("7", "11"), [0, 1])
+
+
+@pytest.mark.parametrize("text", ["a.png 0\nb.png\n", "a.png\nb.png 0\n", "a.png\nb.png 3 4\n"])
+def test_a_list_with_some_labels_names_the_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "l.txt").write_text(text)
+    with pytest.raises(UserError, match=r"line 2 of .*l.txt is 'b.png.*'; expected in every line a path"):
+        open_source(str(tmp_path / "l.txt"))
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.txt"])
+def test_paths_as_windows_and_spreadsheets_write_them(tmp_path: Path, name: str) -> None:
+    _images(tmp_path, "sub/a.png", "b.png", "c\\d.png")
+    (tmp_path / name).write_text(
+        ("path\n" if name.endswith("csv") else "") + "sub\\a.png\nb.png \n\ufeffb.png\nc\\d.png\n"
+    )
+    source = open_source(str(tmp_path / name))
+    assert (_keys(source), _values(source)) == (["sub/a.png", "b.png", "b.png", "c\\d.png"], [0, 1, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na," + "x" * 200_000, "line 2 of .* is no CSV"),
+        ("path," + "x" * 200_000 + "\na,b\n", "line 1 of .* is no CSV"),
+        ("path,label\na,M\udcfcll\n", "is no text of UTF-8, see 'M.*ll'; save it as UTF-8"),
+    ],
+)
+def test_odd_tables_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "m.csv").write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError, match=message) as caught:
+        open_source(str(tmp_path / "m.csv"))
+    assert "\n" not in str(caught.value)
+
+
+def test_jpegs_of_all_endings_are_read_and_the_rest_is_counted(tmp_path: Path) -> None:
+    root = _images(tmp_path / "d", "a.jfif", "b.JPE", "c.png", "d.heic", "e.heic", "f")
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        for path in sorted(root.iterdir()):
+            archive.write(path, path.name)
+    for spec in (str(root), str(tmp_path / "d.zip"), f"{root}/*"):
+        source = open_source(spec)
+        assert len(source) == 3
+        assert source.remarks == ("passed over: 2 .heic, 1 without an ending",)
+
+
+def test_what_the_system_hides_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for spec in (tmp_path / "loop", tmp_path / "loop" / "images", tmp_path / "loop" / "m.csv"):
+        with pytest.raises(UserError, match="cannot open .*loop.*: Too many levels of symbolic links"):
+            open_source(str(spec))
+
+
+def test_folders_that_all_images_share_are_no_class(tmp_path: Path) -> None:
+    _images(tmp_path / "d", "set/train/a/1.png", "set/train/b/2.png", "set/valid/a/3.png", "set/valid/b/4.png")
+    _images(tmp_path / "e", "photos/a/1.png", "photos/b/2.png")
+    assert splits(str(tmp_path / "d")) == ("train", "val")
+    for spec in (tmp_path / "d", tmp_path / "e"):
+        source = open_source(str(spec))
+        assert (len(source), source.classes) == (2, ("a", "b"))
+    assert _keys(open_source(str(tmp_path / "e"))) == ["photos/a/1.png", "photos/b/2.png"]

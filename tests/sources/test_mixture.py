@@ -12,6 +12,7 @@ from PIL import Image
 
 from dinokit.core.errors import UserError
 from dinokit.images.normalisation import Pixels
+from dinokit.sources.mixture import read_mixture
 from dinokit.sources.sampler import POSITIONS, STEPS, Mix, MixedOrder
 from dinokit.sources.source import Source, labelled, open_source, splits
 from dinokit.views import multicrop
@@ -150,14 +151,14 @@ def test_a_mixture_is_one_source(tmp_path: Path) -> None:
 
 
 def test_another_weight_or_image_is_another_fingerprint(tmp_path: Path) -> None:
-    before, path = _mixture(tmp_path).fingerprint(), tmp_path / "mix.yaml"
-    assert open_source(str(path)).fingerprint() == before
+    before, path = _mixture(tmp_path).fingerprint, tmp_path / "mix.yaml"
+    assert open_source(str(path)).fingerprint == before
     text = path.read_text()
     path.write_text(text.replace("weight: 3", "weight: 2"))
-    other = open_source(str(path)).fingerprint()
+    other = open_source(str(path)).fingerprint
     path.write_text(text)
     (tmp_path / "web" / "0.png").rename(tmp_path / "web" / "00.png")
-    assert len({before, other, open_source(str(path)).fingerprint()}) == 3
+    assert len({before, other, open_source(str(path)).fingerprint}) == 3
 
 
 def test_workers_ranks_and_interruptions_change_nothing(tmp_path: Path) -> None:
@@ -198,21 +199,43 @@ def test_a_mixture_has_the_splits_that_all_have(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("sources: []", "has no list of sources"),
-        ("sources: [photos]", "source 1 of .* is 'photos', expected"),
-        ("sources: [{source: photos}]", "source 1 of .* needs a weight"),
-        ("sources: [{source: photos, weight: .nan}]", "source 1 of .* needs a weight"),
-        ("sources: [{source: photos, weight: .inf}]", "source 1 of .* needs a weight"),
-        (f"sources: [{{source: photos, weight: {10**400}}}]", "source 1 of .* needs a weight"),
-        ("sources: [{source: photos, weight: 1, homogeneous: .nan}]", "source 1 of .* needs a weight"),
+        ("sources: [photos]", "line 1 of .* is 'photos', expected"),
+        ("sources: [{source: photos}]", "line 1 of .* expected a number from 0"),
+        ("sources: [{source: photos, weight: .nan}]", "line 1 of .* expected a number from 0"),
+        ("sources: [{source: photos, weight: .inf}]", "line 1 of .* expected a number from 0"),
+        (
+            f"sources: [{{source: photos, weight: {10**400}}}]",
+            "line 1 of .* expected a number from 0",
+        ),
+        (
+            "sources: [{source: photos, weight: 1, homogeneous: .nan}]",
+            "line 1 of .* expected a number from 0",
+        ),
         ("sources: [{source: '', weight: 1}]", "expected {source: photos"),
         ("sources: [{source: photos, wieght: 1}]", "unknown field .* 'wieght'; did you mean 'weight'"),
         ("sources: [{source: other.yaml, weight: 1}]", "is a mixture itself"),
         ("sources: [{source: nothing, weight: 1}]", "no folder .*nothing"),
+        ("sources:\n- {source: a, weight: 1}\n- {source: photos, weight: -1}", "line 3 of .*mix.yaml: weight is -1"),
+        ("sources: [{source: a, weight: 1, homogeneous: 2}, {source: a, weight: 1}]", r"mix.yaml: .* at most 1 in all"),
         ("sources: [", "is no YAML"),
+        ("[" * 5000, "is no YAML"),
+        ("sources: [{source: a, weight: " + "9" * 5000 + "}]", "is no YAML"),
+        ("sources: [{source: 2001-99-99, weight: 1}]", "is no YAML"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nsources: [[*b, *b]]", "line 3 of"),
     ],
 )
 def test_mistakes_in_a_mixture_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    _folder(tmp_path / "a", 0, 1)
     (tmp_path / "mix.yaml").write_text(text)
+    _folder(tmp_path / "a", 0, 1)
     with pytest.raises(UserError, match=message) as caught:
         open_source(str(tmp_path / "mix.yaml"))
     assert "\n" not in str(caught.value)
+
+
+def test_the_example_of_the_readme_is_a_mixture(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (tmp_path / "mix.yaml").write_text(readme.split("# mix.yaml", 1)[1].split("\n", 1)[1].split("```")[0])
+    parts = read_mixture(str(tmp_path / "mix.yaml"))
+    assert [part.source for part in parts] == ["web/shard-{000000..000099}.tar", "photos", "catalogue.csv"]
+    assert [part.homogeneous for part in parts] == [0, 0, 0.1]

@@ -223,7 +223,7 @@ def test_nothing_on_the_server_is_one_line(bucket: str, web: _Server) -> None:
         f"{bucket}/nothing.tar": "cannot open s3://bucket/nothing.tar: no such file on the server",
         "s3://nobucket/x/": "cannot list s3://nobucket/x/: no such file",
         f"{web.url}/nothing.csv": "cannot open .*nothing.csv: no such file on the server",
-        f"{bucket}/images/*.gif": "no image fits the pattern",
+        f"{bucket}/images/*.gif": "no images in the pattern",
     }.items():
         with pytest.raises(UserError, match=message) as caught:
             open_source(spec)

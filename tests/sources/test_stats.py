@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 from dinokit.core.errors import UserError
-from dinokit.sources.source import ArraySource, open_source
-from dinokit.sources.stats import stats
+from dinokit.sources.check import stats
+from dinokit.sources.source import in_memory, open_source
 from tests.images.hostile import npy
 
 
 def test_the_closed_form_on_images_of_one_size() -> None:
     images = torch.randint(0, 256, (9, 4, 7, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[:, 2] //= 3
-    found = stats(ArraySource(images))
+    found = stats(in_memory(images))
     values = images.numpy() / 255
     assert found.mean == pytest.approx(values.mean(axis=(0, 2, 3)), abs=1e-7)
     assert found.std == pytest.approx(values.std(axis=(0, 2, 3)), abs=1e-7)
@@ -48,7 +48,7 @@ def test_a_small_spread_about_a_large_mean_is_exact(tmp_path: Path) -> None:
 
 def test_a_sample_is_evenly_spaced() -> None:
     images = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 1, 2, 2)
-    assert stats(ArraySource(images), limit=2).high == pytest.approx((9 / 255,))
+    assert stats(in_memory(images), limit=2).high == pytest.approx((9 / 255,))
 
 
 def test_nothing_readable_is_one_clear_line(tmp_path: Path) -> None:

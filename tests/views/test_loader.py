@@ -10,16 +10,16 @@ from PIL import Image
 
 from dinokit.core.errors import UserError
 from dinokit.images.normalisation import Pixels
-from dinokit.sources.source import ArraySource, Source, open_source
+from dinokit.sources.source import Source, in_memory, open_source
 from dinokit.views import masking, multicrop
 from dinokit.views.loader import Batch, Loader
 
 CONFIG = multicrop.Config(global_size=16, local_size=8, local_count=2)
 
 
-def _source(count: int = 10) -> ArraySource:
+def _source(count: int = 10) -> in_memory:
     images = torch.randint(0, 256, (count, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return ArraySource(images)
+    return in_memory(images)
 
 
 def _loader(source: Source | None = None, **options: int) -> Loader:
