@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -63,5 +64,6 @@ class ConvNet(Built):
                 found[index] = Features.from_maps(maps)
         last = found.get(STAGES - 1)
         if norm and last is not None:
-            found[STAGES - 1] = Features(self.norm(last.cls), last.registers, self.norm(last.patches), last.grid)
+            tokens = self.norm(torch.cat([last.cls[:, None], last.patches], dim=1))  # [batch, 1 + patch, width]
+            found[STAGES - 1] = Features(tokens[:, 0], last.registers, tokens[:, 1:], last.grid)
         return tuple(found[index] for index in wanted)

@@ -38,6 +38,7 @@ class Config:
     init: ClassVar[ConvStyle] = "convnext"
     whole_patches: ClassVar[bool] = False  # windows overlap: a crop may be of any size from a patch on
     mask_token: ClassVar[bool] = False  # nothing can stand for a hidden patch
+    batch_norm: ClassVar[bool] = False  # features of an image are its own
     channels: int = at_least(1, 3)  # of the images
     dims: tuple[int, ...] = at_least(1, (96, 192, 384, 768))  # width of each of the four stages
     depths: tuple[int, ...] = at_least(1, (3, 3, 9, 3))  # blocks of each
@@ -76,6 +77,10 @@ class ConvNeXt(ConvNet):
             for dim, depth in zip(config.dims, config.depths)
         )
         self.norm = _norm(config.dim)
+
+    def residuals(self) -> list[nn.Module]:
+        """List the blocks of all stages, see `Built`."""
+        return [block for stage in self.stages for block in stage.children()]
 
     def depth_of(self, name: str) -> int:
         """Say where a parameter stands, see `Built`; what shrinks a map belongs to the first block after it.

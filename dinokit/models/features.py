@@ -219,6 +219,10 @@ class Built(Backbone):
         """Make the parts of the network; called once, on the meta device."""
 
     @abstractmethod
+    def residuals(self) -> list[nn.Module]:
+        """List the residual blocks, in the order in which they run."""
+
+    @abstractmethod
     def depth_of(self, name: str) -> int:
         """Say where a parameter stands: 0 in what embeds the images, n in the n-th block, one more behind the last."""
 

@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dinokit.core import dist
 from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.models.convnet import STAGES, ConvNet
@@ -37,6 +39,7 @@ class Config:
     init: ClassVar[ConvStyle] = "resnet"
     whole_patches: ClassVar[bool] = False  # windows overlap: a crop may be of any size from a patch on
     mask_token: ClassVar[bool] = False  # nothing can stand for a hidden patch
+    batch_norm: ClassVar[bool] = True  # features of an image depend on the others in training
     channels: int = at_least(1, 3)  # of the images
     width: int = at_least(1, 64)  # of the first convolution; doubles with every stage
     depths: tuple[int, ...] = at_least(1, (3, 4, 6, 3))  # bottlenecks of each of the four stages
@@ -66,7 +69,7 @@ class ResNet(ConvNet):
     def build(self, config: Config) -> None:
         """Make the parts of the network."""
         self.conv1 = nn.Conv2d(config.channels, config.width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(config.width)
+        self.bn1 = BatchNorm(config.width)
         stages, dim = [], config.width
         for index, depth in enumerate(config.depths):
             width, first = config.width * 2**index, 1 if index == 0 else 2  # stride of the first bottleneck
@@ -76,6 +79,10 @@ class ResNet(ConvNet):
             dim = out
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.norm = nn.Identity()
+
+    def residuals(self) -> list[nn.Module]:
+        """List the bottlenecks of all stages, see `Built`."""
+        return [block for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for block in stage]
 
     def depth_of(self, name: str) -> int:
         """Say where a parameter stands, see `Built`; bottlenecks are counted through the stages."""
@@ -93,6 +100,36 @@ class ResNet(ConvNet):
             yield maps
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that in training sees the images of all ranks, as DINO trained its ResNet-50.
+
+    Two ranks then take the steps of one: the statistics are those of the whole micro-batch, and gradients reach the
+    images of all ranks through them. Ranks bring equally many images.
+    """
+
+    def forward(self, input: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch dim rows columns"]:
+        """Normalise, and move the running statistics in training."""
+        if not self.training or dist.world_size() == 1:
+            out: Tensor = super().forward(input)
+            return out
+        maps = input.float()
+        variance, mean = torch.var_mean(maps, dim=(0, 2, 3), correction=0)  # [dim], of this rank
+        of_ranks = dist.all_gather(torch.stack([mean, variance])[None])  # [rank, 2, dim]
+        mean = of_ranks[:, 0].mean(0)
+        variance = of_ranks[:, 1].mean(0) + of_ranks[:, 0].var(0, correction=0)  # within ranks, and between them
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        samples = dist.world_size() * maps.numel() // maps.shape[1]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * samples / max(samples - 1, 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (maps - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+
+
 class Bottleneck(nn.Module):
     """Narrow, convolve, widen; added to the input, which is projected where the shape changes."""
 
@@ -100,13 +137,13 @@ class Bottleneck(nn.Module):
         super().__init__()
         out = EXPANSION * width
         self.conv1 = nn.Conv2d(dim, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out)
+        self.bn3 = BatchNorm(out)
         same = dim == out and stride == 1
-        projection = [] if same else [nn.Conv2d(dim, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out)]
+        projection = [] if same else [nn.Conv2d(dim, out, 1, stride=stride, bias=False), BatchNorm(out)]
         self.downsample = nn.Sequential(*projection)
 
     def forward(self, maps: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch out rows columns"]:

@@ -36,6 +36,7 @@ class Config:
     """Architecture and initial values of a vision transformer; models/variants.py holds the published ones."""
 
     whole_patches: ClassVar[bool] = True  # a crop is a multiple of the patch size
+    batch_norm: ClassVar[bool] = False  # features of an image are its own
     kind: Literal["vit"] = "vit"  # of network: vit, convnext, resnet; or the name of an architecture
     patch_size: int = at_least(1, 16)  # side in pixels
     channels: int = at_least(1, 3)  # of the images
@@ -156,6 +157,10 @@ class VisionTransformer(Built):
             tokens = before(tokens, rotation)
         chosen, rotation = next(steps)
         return chosen.attn.maps(chosen.norm1(tokens), rotation)
+
+    def residuals(self) -> list[nn.Module]:
+        """List the blocks, see `Built`."""
+        return list(self.blocks)
 
     def depth_of(self, name: str) -> int:
         """Say where a parameter stands, see `Built`."""

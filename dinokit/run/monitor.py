@@ -20,7 +20,6 @@ from dinokit.health.places import mirrored
 from dinokit.health.probe import Look, Probe, look, open_probe
 from dinokit.health.repeats import RECENT, Repeats
 from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict, verdict
-from dinokit.models.vit import VisionTransformer
 from dinokit.objectives import assign
 from dinokit.objectives.base import Objective
 from dinokit.sources.source import Source
@@ -50,9 +49,7 @@ class Monitor:
         self.trainer = trainer
         self.steps = trainer.first + config.experiment.steps  # of the run, when this stage ends
         self.on = self.runtime.health.every != 0
-        # a convolutional student has no tokens before a norm to look at
-        transformer = isinstance(trainer.backbone.student, VisionTransformer)
-        self.probe = _probe(config, source) if self.on and transformer else None
+        self.probe = _probe(config, source) if self.on else None
         images = None if source.mix is not None else len(source)
         self.repeats = Repeats(images=images, batch=data.batch_size, device=trainer.device)
         self.trained = self.spent = self.last = 0.0  # seconds

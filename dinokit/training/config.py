@@ -19,6 +19,7 @@ from dinokit.training.execution import Recompute
 from dinokit.training.stages import FIRST, Begin, Stages, Start, changed
 from dinokit.views import masking, multicrop
 
+ALONE = ""  # name of the network of a pretraining, which has no others beside it
 DRAWN = ("drop_path", "drop_path_shape", "rope.shift", "rope.jitter", "rope.rescale")  # of a backbone, no weights
 TrackerName = Literal["wandb", "mlflow", "trackio"]
 ObjectiveConfigs = NewType("ObjectiveConfigs", dict[str, Any])  # file name in objectives/ -> its Config
@@ -83,6 +84,11 @@ class Experiment:
         self.data.pixels.check_channels(self.backbone.channels)
         self._check_anchor()
         self.legs()  # a mistake in a stage is said before the first
+
+    @property
+    def networks(self) -> dict[str, Architecture]:
+        """What learns, by name: the students, or the backbone alone."""
+        return {ALONE: self.backbone} if self.distil is None else dict(self.distil.students)
 
     def legs(self) -> "tuple[Leg, ...]":
         """Return the stages, each with the whole of its settings, the pretraining before them included."""
@@ -241,6 +247,11 @@ class TrainConfig:
             raise UserError("runtime.groups is for the students of a distillation; set it to false")
         if self.runtime.sharding != "none" and self.experiment.distil is not None:
             raise UserError("a distillation is not sharded; set runtime.sharding to none")
+        for network in self.experiment.networks.values():
+            if self.runtime.sharding != "none" and not network.whole_patches:
+                raise UserError(f"runtime.sharding is for transformers, not a {network.kind}; set it to none")
+            if self.runtime.recompute != "none" and network.batch_norm:
+                raise UserError(f"a {network.kind} would count images twice; set runtime.recompute to none")
 
 
 HALVES: tuple[Literal["experiment"], Literal["runtime"]] = ("experiment", "runtime")  # left out of a dotted key

@@ -3,7 +3,7 @@
 What a block's backward pass needs of its forward pass is kept or computed again (arXiv:1604.06174):
 
     none        all is kept
-    selective   results of matrix products and of attention are kept; norms, rotation, GELU, sums are computed again
+    selective   results of products and of attention are kept; norms, rotation, GELU, sums are computed again
     full        only what enters the block is kept: a third more time, the least memory
 
 That changes no number: the random subsets of stochastic depth are drawn again from the same generator state. Compiling
@@ -26,6 +26,7 @@ _KEPT = {
     _aten.mm.default,
     _aten.addmm.default,
     _aten.bmm.default,
+    _aten.convolution.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,
@@ -40,13 +41,13 @@ def set_recompute(network: Network, how: Recompute) -> None:
     options: dict[str, Any] = {"use_reentrant": False}
     if how == "selective":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    for block in getattr(network, "blocks", ()):
+    for block in network.residuals():
         block.forward = partial(checkpoint, block.forward, **options)
 
 
 def compile_blocks(network: Network) -> None:
     """Compile each block on its own; a new size of images compiles again, at its first step."""
-    for block in getattr(network, "blocks", ()):
+    for block in network.residuals():
         block.compile()
 
 

@@ -54,7 +54,7 @@ class Learner(nn.Module):
         with torch.device("meta" if outline else "cpu"):
             backbone = build(architecture, seed=seed)
         self.backbone: Pair[Any] = Pair(backbone if outline else backbone.to(device))
-        self.anchor: Network | None = copy.deepcopy(self.backbone.teacher) if anchored else None
+        self.anchor: Network | None = copy.deepcopy(self.backbone.teacher).eval() if anchored else None
         self.named: dict[str, Objective] = {}
         for index, (name, config) in enumerate(configs.items()):
             kind: type[Objective] = find(name).Objective

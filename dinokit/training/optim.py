@@ -6,7 +6,6 @@ rate, which starts frozen.
 Source: AdamW arXiv:1711.05101; layer-wise decay arXiv:2003.10555 section 3.4, arXiv:2106.08254.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,9 +16,7 @@ from torch import nn
 from dinokit.core import dist
 from dinokit.core.bounds import above, at_least, between
 from dinokit.core.schedule import Schedule
-from dinokit.models.convnext import ConvNeXt
-
-EMBEDDINGS = ("patch_embed.", "cls_token", "mask_token", "register_tokens", "pos_embed")
+from dinokit.models.features import Built
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,23 +43,6 @@ class Multipliers:
     last_layer: bool
 
 
-def multipliers(name: str, *, blocks: int, layer_decay: float, patch_embed_lr: float) -> Multipliers:
-    """Return the multipliers of a parameter from its name.
-
-    Args:
-        blocks: depth of the backbone it belongs to; 0 for a head.
-    """
-    block = re.match(r"blocks\.(\d+)\.", name)
-    exponent = 0
-    if block:
-        exponent = blocks - int(block.group(1))
-    elif blocks and name.startswith(EMBEDDINGS):
-        exponent = blocks + 1
-    lr = layer_decay**exponent * (patch_embed_lr if name.startswith("patch_embed.") else 1.0)
-    decayed = not (name.endswith("bias") or "norm" in name or "gamma" in name)
-    return Multipliers(lr=lr, weight_decay=float(decayed), last_layer="last_layer" in name)
-
-
 def optimizer(parts: Mapping[str, nn.Module], config: Config) -> torch.optim.AdamW:
     """Build AdamW with one group per set of multipliers over the trained parameters of all parts.
 
@@ -71,38 +51,19 @@ def optimizer(parts: Mapping[str, nn.Module], config: Config) -> torch.optim.Ada
     """
     groups: dict[Multipliers, list[nn.Parameter]] = {}
     for module in parts.values():
-        stack = getattr(module, "blocks", None)
-        blocks = len(stack) if isinstance(stack, nn.ModuleList) else 0
-        if isinstance(module, ConvNeXt):
-            blocks = module.config.depth
         for name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            known = _as_in_a_transformer(name, module) if isinstance(module, ConvNeXt) else name
-            key = multipliers(
-                known, blocks=blocks, layer_decay=config.layer_decay, patch_embed_lr=config.patch_embed_lr
+            blocks = module.config.depth + 1 - module.depth_of(name) if isinstance(module, Built) else 0  # from the end
+            embeds = isinstance(module, Built) and module.depth_of(name) == 0 and "." in name  # no token
+            key = Multipliers(
+                lr=config.layer_decay**blocks * (config.patch_embed_lr if embeds else 1.0),
+                weight_decay=float(parameter.ndim > 1),  # biases, norms and LayerScales are vectors
+                last_layer="last_layer" in name,
             )
-            groups.setdefault(key, []).append(parameter)
+            if parameter.requires_grad:
+                groups.setdefault(key, []).append(parameter)
     rows = [{"params": parameters, "multipliers": key} for key, parameters in groups.items()]
     fused = all(p.device.type in ("cpu", "cuda") for parameters in groups.values() for p in parameters)
     return torch.optim.AdamW(rows, lr=0.0, betas=config.betas, eps=1e-8, weight_decay=0.0, fused=fused)
-
-
-def _as_in_a_transformer(name: str, network: ConvNeXt) -> str:
-    """Return the name by which a parameter's rates are known: patch_embed., blocks.N. or norm.
-
-    Blocks are counted through the stages; what shrinks a map belongs to the first block after it (ConvNeXt,
-    arXiv:2201.03545, appendix A.1, groups blocks by three instead).
-    """
-    kind, _, rest = name.partition(".")
-    if kind not in ("stages", "downsample_layers"):
-        return name
-    stage, place, rest = rest.split(".", 2)
-    before = sum(network.config.depths[: int(stage)])
-    if kind == "stages":
-        return f"blocks.{before + int(place)}.{rest}"
-    what = "norm" if isinstance(network.get_submodule(f"{kind}.{stage}.{place}"), nn.LayerNorm) else "proj"
-    return f"{'patch_embed' if stage == '0' else f'blocks.{before}'}.{what}.{rest}"
 
 
 def set_rates(

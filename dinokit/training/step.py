@@ -24,18 +24,16 @@ from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
 from dinokit.core.errors import UserError
 from dinokit.core.seed import seed_torch
 from dinokit.models.architecture import Architecture, Network
-from dinokit.models.pair import Pair
+from dinokit.models.pair import Pair, running_statistics
 from dinokit.objectives.base import Losses
 from dinokit.sources.source import Source
 from dinokit.training import optim, shard
 from dinokit.training.anchor import TEACHER
-from dinokit.training.config import Experiment
+from dinokit.training.config import ALONE, Experiment
 from dinokit.training.execution import Recompute, compile_blocks, set_recompute
 from dinokit.training.learner import Learner
 from dinokit.training.teacher import Teacher
 from dinokit.views.multicrop import Cut, Views
-
-ALONE = ""  # name of the learner of a pretraining
 
 
 @dataclass(frozen=True)
@@ -87,10 +85,9 @@ class Trainer:
         # selective recomputation must repeat what it saw, and a cached weight is rounded once only
         self.autocast = autocast(device, experiment.precision, cache=recompute != "selective")
         distil = experiment.distil
-        networks: dict[str, Architecture] = {ALONE: experiment.backbone}
-        if distil is not None:
-            networks = dict(distil.students)
-        self.patch_size = min(each.patch_size for each in networks.values())  # of what a mask hides or chooses
+        self.patch_size = min(
+            each.patch_size for each in experiment.networks.values()
+        )  # of what a mask hides or chooses
         self.teacher: Teacher | None = None
         if distil is not None:
             self.teacher = Teacher(experiment, device, finest=self.patch_size, autocast=self.autocast)
@@ -104,7 +101,7 @@ class Trainer:
                 device=device,
                 outline=sharded,
             )
-            for name, architecture in networks.items()
+            for name, architecture in experiment.networks.items()
         }
         shown = self.learners[ALONE if distil is None else distil.shown]
         self.backbone, self.anchor, self.needs = shown.backbone, shown.anchor, shown.needs  # shown and measured
@@ -124,6 +121,7 @@ class Trainer:
         self.own = self.learners  # what this rank trains; the others' numbers are those of the last `catch_up`
         if self.team is not None:
             self.own = dict([list(self.learners.items())[self.team.number]])
+        self.running = running_statistics(nn.ModuleList(self.own.values()))  # of batch norms
         self.parts = _parts(self.own)  # what this rank's optimiser moves
         self.optimizer = optim.optimizer(_parts(self.learners), experiment.optim)
 
@@ -135,17 +133,20 @@ class Trainer:
         """
         own, settings = step - self.first, self.experiment.optim
         rates = optim.set_rates(self.optimizer, settings, step=own, lr_factor=self.lr_factor)
+        running = [(each, each.clone()) for each in self.running]  # a forward pass moves them
         with self.together():
             values, statistics = self._gradients(micro_batches, step=step)
         values = self._of_all_teams(values)
         odd = [name for name, value in values.items() if not math.isfinite(value)]
         if odd:
             self.optimizer.zero_grad(set_to_none=True)
+            for each, before in running:
+                each.copy_(before)
         else:
             self.optimizer.step()
             momentum = self.experiment.momentum.at(own)
             for pair in self.pairs():
-                pair.update(momentum)
+                pair.update(momentum, statistics=self.teacher is not None)
             for (name, objective), found in statistics.items():
                 self.learners[name].named[objective].after_step(found)
             values |= rates | {"momentum": momentum}

@@ -37,7 +37,9 @@ CONV = convnext.Config(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))
 
 def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **runtime: object) -> TrainConfig:
     base = config(photos, steps=4, **runtime)
-    crops = multicrop.Config(global_size=32, local_size=32 if CONV in students.values() else 16, local_count=2)
+    crops = multicrop.Config(
+        global_size=32, local_size=16 if all(each.whole_patches for each in students.values()) else 32, local_count=2
+    )
     experiment = replace(
         base.experiment,
         data=replace(base.experiment.data, views=crops),

@@ -13,6 +13,8 @@ from dinokit.models.convnext import Config as ConvNeXtConfig
 from dinokit.models.convnext import ConvNeXt
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head
+from dinokit.models.resnet import Config as ResNetConfig
+from dinokit.models.resnet import ResNet
 from dinokit.models.vit import Config as VitConfig
 from dinokit.models.vit import VisionTransformer
 from dinokit.training import optim
@@ -34,21 +36,24 @@ def test_every_parameter_has_the_official_multipliers(case: str, blocks: int, la
         module = Head(8, HeadConfig(hidden=8, bottleneck=4, prototypes=6), seed=0)
     else:
         module = VisionTransformer(VitConfig(dim=16, depth=blocks, heads=2, ffn=ffn, ffn_hidden=32, patch_size=4))
-    ours = {name.replace("register_tokens", "storage_tokens") for name, _ in module.named_parameters()}
-    assert ours == set(GOLDEN[case])
+    found = by_name(module, _config(layer_decay=layer_decay, patch_embed_lr=0.2))
+    assert {name.replace("register_tokens", "storage_tokens") for name in found} == set(GOLDEN[case])
     for name, expected in GOLDEN[case].items():
-        name = name.replace("storage_tokens", "register_tokens")
-        result = optim.multipliers(name, blocks=blocks, layer_decay=layer_decay, patch_embed_lr=0.2)
+        result = found[name.replace("storage_tokens", "register_tokens")]
         assert result.lr == pytest.approx(expected["lr_multiplier"], rel=1e-9), name
         assert result.weight_decay == expected["wd_multiplier"], name
         assert result.last_layer == expected["is_last_layer"], name
 
 
+def by_name(module: nn.Module, config: optim.Config) -> dict[str, optim.Multipliers]:
+    optimizer = optim.optimizer({"part": module}, config)
+    found = {id(p): group["multipliers"] for group in optimizer.param_groups for p in group["params"]}
+    return {name: found[id(parameter)] for name, parameter in module.named_parameters()}
+
+
 def test_a_convnext_decays_by_its_depth_and_its_norms_are_not_pulled_to_zero() -> None:
     network = ConvNeXt(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 2, 1, 1)))
-    optimizer = optim.optimizer({"backbone": network}, _config(layer_decay=0.5, patch_embed_lr=0.2))
-    found = {id(p): group["multipliers"] for group in optimizer.param_groups for p in group["params"]}
-    by_name = {name: found[id(parameter)] for name, parameter in network.named_parameters()}
+    found = by_name(network, _config(layer_decay=0.5, patch_embed_lr=0.2))
     rates = {
         "downsample_layers.0.0.weight": 0.2 * 0.5**6,  # 5 blocks and the embedding
         "stages.0.0.pwconv1.weight": 0.5**5,
@@ -57,10 +62,21 @@ def test_a_convnext_decays_by_its_depth_and_its_norms_are_not_pulled_to_zero() -
         "stages.3.0.dwconv.weight": 0.5,
         "norm.weight": 1.0,
     }
-    assert {name: by_name[name].lr for name in rates} == pytest.approx(rates)
-    decayed = {name for name, each in by_name.items() if each.weight_decay}
+    assert {name: found[name].lr for name in rates} == pytest.approx(rates)
+    decayed = {name for name, each in found.items() if each.weight_decay}
     matrices = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
     assert decayed == matrices
+
+
+def test_a_resnet_decays_by_its_depth_and_no_batch_norm_is_pulled_to_zero() -> None:
+    network = ResNet(ResNetConfig(width=2, depths=(1, 2, 1, 1)))
+    found = by_name(network, _config(layer_decay=0.5, patch_embed_lr=0.2))
+    rates = {"conv1.weight": 0.2 * 0.5**6, "layer1.0.conv1.weight": 0.5**5, "layer2.1.bn2.weight": 0.5**3}
+    assert {name: found[name].lr for name in rates} == pytest.approx(rates)
+    assert found["layer4.0.downsample.0.weight"].lr == 0.5
+    assert {name for name, each in found.items() if each.weight_decay} == {
+        name for name, parameter in network.named_parameters() if parameter.ndim == 4
+    }
 
 
 def _config(**changes: object) -> optim.Config:
