@@ -19,10 +19,8 @@ from dinokit.dense.draw import rgb
 from dinokit.images import intensity
 
 CHUNK = 1 << 24  # numbers held at once: 64 MiB
-
 RIGHT, WRONG = (40, 200, 80), (235, 60, 60)
-HEIGHT, GAP = 480, 8  # pixels of a picture and between two
-MOST = 60  # lines
+HEIGHT, GAP, MOST = 480, 8, 60  # pixels of a picture and between two; lines
 
 Mode = Literal["bilinear", "bicubic"]
 Points = Float[numpy.ndarray, "point 2"]

@@ -13,6 +13,7 @@ the better of the patches with and without the final norm counts: on these very 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,7 +36,7 @@ from dinokit.dense.draw import save
 from dinokit.dense.maps import encode, frozen, prepared
 from dinokit.dense.matching import Points, joined, lattice, nearest, sampled
 from dinokit.images import intensity
-from dinokit.metrics.matching import longer_side, pck, recall, right
+from dinokit.metrics.matching import pck, recall, right
 from dinokit.models.features import Backbone
 
 PATCHES = True  # what is measured are patches, not CLS
@@ -104,8 +105,7 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     }
     if out is not None:
         write_json(out / "matching.json", result | {"each": best.each})
-        chosen = evenly(DRAWN, len(best.matches)).tolist()
-        for index in chosen:
+        for index in evenly(DRAWN, len(best.matches)).tolist():
             one = best.matches[index]
             first, second = (read_image(path, channels=backbone.channels) for path in one.images)
             save(joined((first, second), one.points, one.right), out / f"{index:05d}.png")
@@ -116,31 +116,21 @@ def _opened(config: Config) -> Callable[[Backbone, bool], Outcome]:
     root = Path(config.data).expanduser()
     if not root.exists():
         raise UserError(f"{config.data} does not exist; give SPair-71k, NAVI or a list of pairs .jsonl or .csv")
-    points = open_point_pairs(root, split=config.split)
+    points, views = open_point_pairs(root, split=config.split), None
+    if points is None:
+        views = open_view_pairs(root)
+        if views is None:
+            expected = f"PairAnnotation/ (SPair-71k), OBJECT/wild_set/ (NAVI), {' or '.join(LISTS)}"
+            raise UserError(f"expected {expected} in {config.data}; found none of these")
+    # settings that mean nothing for these pairs
+    senseless = {"split": "NAVI has no splits", "alpha": "NAVI is judged in centimetres", "by": "NAVI has no boxes"}
+    for name, why in senseless.items() if points is None else (("keep", "it is of NAVI"),):
+        if name in differences(Config(data=config.data), config):
+            raise UserError(f"{name} says nothing about {config.data}: {why}; leave it out")
     if points is not None:
-        _refuse(config, "keep", why="is of NAVI")
-        chosen = _limited(points, config.limit)
-        reaches = _reaches(chosen, config)
-        return lambda backbone, norm: _keypoints(backbone, chosen, reaches, config, norm=norm)
-    views = open_view_pairs(root)
-    if views is None:
-        raise UserError(
-            f"expected PairAnnotation/ (SPair-71k), OBJECT/wild_set/ (NAVI), {' or '.join(LISTS)} in {config.data}; "
-            "found none of these"
-        )
-    if config.split is not None:
-        raise UserError(f"NAVI has no splits such as '{config.split}'; leave out split")
-    _refuse(config, "alpha", "by", why="is of pairs with points; NAVI is judged in centimetres")
-    some = _limited(views, config.limit)
-    return lambda backbone, norm: _surfaces(backbone, some, config, norm=norm)
-
-
-def _refuse(config: Config, *names: str, why: str) -> None:
-    """Refuse settings that mean nothing for these pairs."""
-    chosen = differences(Config(data=config.data), config)
-    for name in names:
-        if name in chosen:
-            raise UserError(f"{name} {why}; leave it out for {config.data}")
+        return partial(_keypoints, _limited(points, config.limit), config)
+    assert views is not None
+    return partial(_surfaces, _limited(views, config.limit), config)
 
 
 def _limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
@@ -148,32 +138,14 @@ def _limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
     kinds: dict[str, list[int]] = {}
     for index, pair in enumerate(pairs):
         kinds.setdefault(pair.name, []).append(index)
-    chosen = []
-    for indices in kinds.values():
-        chosen += [indices[place] for place in evenly(limit, len(indices)).tolist()]
-    return [pairs[index] for index in sorted(chosen)]
+    chosen = sorted(each[place] for each in kinds.values() for place in evenly(limit, len(each)).tolist())
+    return [pairs[index] for index in chosen]
 
 
-def _reaches(pairs: Sequence[PointPair], config: Config) -> Callable[[PointPair, intensity.Image], float]:
-    """Return what tells the longer side that alpha is a share of, of a pair and its second image."""
+def _keypoints(pairs: Sequence[PointPair], config: Config, backbone: Backbone, norm: bool) -> Outcome:
     by = config.by or ("image" if pairs[0].box is None else "box")
     if by == "box" and pairs[0].box is None:
         raise UserError(f"the pairs of {config.data} have no box_b; add it, or measure by the image: --by image")
-
-    def side(pair: PointPair, image: intensity.Image) -> float:
-        return longer_side(pair.box) if by == "box" and pair.box is not None else float(max(image.shape[1:]))
-
-    return side
-
-
-def _keypoints(
-    backbone: Backbone,
-    pairs: Sequence[PointPair],
-    side: Callable[[PointPair, intensity.Image], float],
-    config: Config,
-    *,
-    norm: bool,
-) -> Outcome:
     size = _size(config, backbone, patches=SIDE)
     candidates = lattice(max(1, size // config.stride))
     hits: dict[float, list[Bool[numpy.ndarray, " point"]]] = {alpha: [] for alpha in config.alpha}
@@ -192,8 +164,12 @@ def _keypoints(
         asked = (torch.from_numpy(pair.points[0]) + 0.5) / max(first.shape[1:])
         index, _ = nearest(sampled(seen(pair.images[0], first), asked), seen(pair.images[1], second), candidates)
         found = (candidates[index.cpu()] * max(second.shape[1:]) - 0.5).numpy()
+        side = float(max(second.shape[1:]))
+        if by == "box" and pair.box is not None:
+            left, top, end, bottom = pair.box
+            side = max(end - left, bottom - top)
         for alpha, each in hits.items():
-            each.append(right(found, pair.points[1], reach=alpha * side(pair, second)))
+            each.append(right(found, pair.points[1], reach=alpha * side))
         matches.append(Matches(pair.images, (pair.points[0], found), hits[config.alpha[0]][-1]))
     names = [pair.name for pair in pairs]
     scores = {f"PCK@{alpha:g}": pck(each, names) for alpha, each in hits.items()}
@@ -202,7 +178,7 @@ def _keypoints(
     return Outcome(numbers, {name: one.each for name, one in scores.items()}, matches)
 
 
-def _surfaces(backbone: Backbone, pairs: Sequence[ViewPair], config: Config, *, norm: bool) -> Outcome:
+def _surfaces(pairs: Sequence[ViewPair], config: Config, backbone: Backbone, norm: bool) -> Outcome:
     size = _size(config, backbone, patches=SIDE_OF_OBJECTS)
     limits = {f"recall@{cm}cm": 10.0 * cm for cm in CENTIMETRES}
     matches, each = [], dict[str, list[list[float]]]()

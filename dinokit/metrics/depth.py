@@ -4,7 +4,7 @@ Source: Eigen et al. 2014 (arXiv:1406.2283) section 4, whose crop of NYUv2 and o
 (arXiv:1603.04992) for the other crop of KITTI.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy
@@ -33,34 +33,24 @@ def counted(
     return valid
 
 
-MEASURES: dict[str, Callable[[Values, Values], float]] = {
-    "RMSE": lambda found, truth: _root(found - truth),
-    "AbsRel": lambda found, truth: float(numpy.mean(numpy.abs(found - truth) / truth)),
-    "SqRel": lambda found, truth: float(numpy.mean((found - truth) ** 2 / truth)),
-    "RMSElog": lambda found, truth: _root(numpy.log(found) - numpy.log(truth)),
-    "log10": lambda found, truth: float(numpy.mean(numpy.abs(numpy.log10(found) - numpy.log10(truth)))),
-    "SILog": lambda found, truth: 100 * float(numpy.std(numpy.log(found) - numpy.log(truth))),
-    "MAE": lambda found, truth: float(numpy.mean(numpy.abs(found - truth))),
-    "delta1": lambda found, truth: _within(found, truth, 1.25),
-    "delta2": lambda found, truth: _within(found, truth, 1.25**2),
-    "delta3": lambda found, truth: _within(found, truth, 1.25**3),
-}
-
-
 def errors(found: Values, truth: Values) -> dict[str, float]:
     """Return all measures of the pixels of one image; both must be positive. Deltas are in percent."""
     found, truth = found.astype(numpy.float64), truth.astype(numpy.float64)
-    return {name: measure(found, truth) for name, measure in MEASURES.items()}
+    difference, logs = found - truth, numpy.log(found) - numpy.log(truth)
+    larger = numpy.maximum(found / truth, truth / found)
+    measures = {
+        "RMSE": numpy.sqrt(numpy.mean(difference**2)),
+        "AbsRel": numpy.mean(numpy.abs(difference) / truth),
+        "SqRel": numpy.mean(difference**2 / truth),
+        "RMSElog": numpy.sqrt(numpy.mean(logs**2)),
+        "log10": numpy.mean(numpy.abs(numpy.log10(found) - numpy.log10(truth))),
+        "SILog": 100 * numpy.std(logs),
+        "MAE": numpy.mean(numpy.abs(difference)),
+    }
+    measures |= {f"delta{power}": 100 * numpy.mean(larger < 1.25**power) for power in (1, 2, 3)}
+    return {name: float(value) for name, value in measures.items()}
 
 
 def mean(images: Sequence[dict[str, float]]) -> dict[str, float]:
     """Average over images, each counting the same."""
-    return {name: float(numpy.mean([image[name] for image in images])) for name in MEASURES}
-
-
-def _root(difference: Values) -> float:
-    return float(numpy.sqrt(numpy.mean(difference**2)))
-
-
-def _within(found: Values, truth: Values, factor: float) -> float:
-    return 100 * float(numpy.mean(numpy.maximum(found / truth, truth / found) < factor))
+    return {name: float(numpy.mean([image[name] for image in images])) for name in images[0]}

@@ -11,7 +11,6 @@ import numpy
 from jaxtyping import Bool, Float
 
 Points = Float[numpy.ndarray, "point 2"]  # (x, y) in pixels, whole numbers at the centres
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,6 @@ def right(found: Points, truth: Points, *, reach: float) -> Bool[numpy.ndarray, 
     """Tell which points lie nearer to the truth than so many pixels."""
     near: Bool[numpy.ndarray, " point"] = numpy.linalg.norm(found - truth, axis=1) < reach
     return near
-
-
-def longer_side(box: Box) -> float:
-    """Return the longer side of a box in pixels: PCK@0.1 reaches a tenth of it."""
-    left, top, end, bottom = box
-    return max(end - left, bottom - top)
 
 
 def pck(pairs: Sequence[Bool[numpy.ndarray, " _"]], names: Sequence[str]) -> Scores:

@@ -167,9 +167,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         (Config(data=data, size=30), "size 30 is not a multiple of the patch size 4; use 28 or 32"),
         (Config(data=str(tmp_path / "nowhere")), "nowhere does not exist"),
         (Config(data=str(tmp_path)), "found none of these"),
-        (Config(data=surfaces(tmp_path / "set", shift=1), split="val"), "no splits such as 'val'"),
+        (Config(data=surfaces(tmp_path / "set", shift=1), split="val"), "NAVI has no splits"),
         (Config(data=str(tmp_path / "set"), by="box"), "by is of pairs with points"),
-        (Config(data=data, keep=1), "keep is of NAVI"),
+        (Config(data=data, keep=1), "keep says nothing about .*: it is of NAVI"),
     ):
         with pytest.raises(UserError, match=said):
             run(PIXELS, config)

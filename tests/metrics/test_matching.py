@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from dinokit.metrics.matching import longer_side, pck, recall, right
+from dinokit.metrics.matching import pck, recall, right
 
 
 def test_right_points_are_those_of_a_loop() -> None:
@@ -17,11 +17,6 @@ def test_right_points_are_those_of_a_loop() -> None:
 def test_a_point_at_the_very_reach_is_wrong() -> None:
     found = numpy.array([[3.0, 4.0], [2.9, 4.0]])
     assert right(found, numpy.zeros((2, 2)), reach=5.0).tolist() == [False, True]
-
-
-def test_the_longer_side_of_a_box_counts() -> None:
-    assert longer_side((10.0, 20.0, 40.0, 30.0)) == 30
-    assert longer_side((10.0, 20.0, 15.0, 60.0)) == 40
 
 
 def test_categories_count_alike_then_points_or_pairs() -> None:
