@@ -16,6 +16,7 @@ from dinokit.core.hub import fetching, library, line_of
 from dinokit.images.bad_image import BadImage
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
+from dinokit.sources.folders import check_reachable
 from dinokit.sources.parquet import IMAGES, class_of, image_column
 from dinokit.sources.table import NOTES, Column, ColumnBuilder, Table, Texts, column, column_of, word_of
 
@@ -75,6 +76,7 @@ def _load(spec: str) -> dict[str, Any]:
     name = spec.removeprefix(PREFIX)
     folder = os.path.expanduser(name)
     local = os.path.exists(folder)
+    check_reachable(folder)
     if not local and (name.startswith((".", "/", "~")) or not name):
         raise UserError(f"no folder {name or '(nothing)'}; give hf:NAMESPACE/NAME or hf:FOLDER")
     is_saved = any(os.path.exists(os.path.join(folder, file)) for file in ("dataset_dict.json", "state.json"))

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from dinokit.core.errors import UserError, reason
 from dinokit.images.bad_image import BadImage
 from dinokit.images.decode import EXTENSIONS
@@ -13,7 +15,7 @@ from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
 from dinokit.sources.folders import existing_folder, sub_folders, walk
 from dinokit.sources.splits import choose_split, folder_splits
-from dinokit.sources.table import ColumnBuilder, Table, Texts, column_of, table_of_paths, word_of
+from dinokit.sources.table import Column, Table, Texts, column_of, table_of_paths, word_of
 
 _SHOWN = 5  # endings in one remark
 # a path, and what follows it in its line
@@ -60,33 +62,27 @@ def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
         table = table_of_paths(Texts(paths), where=spec, remarks=remarks)
         return open_files(spec, str(root), table, split=split, channels=channels)
     # the classes of all splits, so that a label means the same in train and in test
-    classes = {path.split("/", 1)[0] for path in paths}.union(*map(sub_folders, splits.values()))
+    tops = [path.split("/", 1)[0] for path in paths]
+    classes = tuple(sorted(set(tops).union(*map(sub_folders, splits.values()))))
     label = None
     if all("/" in path for path in paths) and len(classes) > 1:
-        labels = ColumnBuilder(sorted(classes))
-        for path in paths:
-            labels.add(path.split("/", 1)[0])
-        label = labels.build()
-    return open_files(
-        spec, str(root), Table(keys=Texts(paths), label=label, remarks=remarks), split=None, channels=channels
-    )
+        place = {name: number for number, name in enumerate(classes)}
+        label = Column(classes, np.array([place[top] for top in tops], dtype=np.int32))
+    table = Table(keys=Texts(paths), label=label, remarks=remarks)
+    return open_files(spec, str(root), table, split=None, channels=channels)
 
 
-def open_prefix(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open all images below a URL such as s3://bucket/prefix; folders are splits and labels as on a disk."""
-    images, remarks = images_among(location.walk(spec), where=spec)
-    return open_files(
-        spec, spec, table_of_paths(Texts(images), where=spec, remarks=remarks), split=split, channels=channels
-    )
-
-
-def open_pattern(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open the files that fit a pattern; folders are splits and labels as in a folder."""
-    root = location.fixed_folder(spec)
-    images, remarks = images_among(location.expand(spec), where=f"the pattern {spec}")
-    start = f"{root.rstrip('/')}/"
-    keys = Texts(path.removeprefix(start) for path in images)
-    return open_files(spec, root, table_of_paths(keys, where=spec, remarks=remarks), split=split, channels=channels)
+def open_several(spec: str, *, split: str | None, channels: int) -> Source:
+    """Open what fits a pattern, or lies below a URL such as s3://bucket/prefix; folders are splits and labels."""
+    if location.is_pattern(spec):
+        root, where = location.fixed_folder(spec), f"the pattern {spec}"
+        start = f"{root.rstrip('/')}/"
+        paths = [path.removeprefix(start) for path in location.expand(spec)]
+    else:
+        root, where, paths = spec, spec, location.walk(spec)
+    images, remarks = images_among(paths, where=where)
+    table = table_of_paths(Texts(images), where=spec, remarks=remarks)
+    return open_files(spec, root, table, split=split, channels=channels)
 
 
 def open_list(spec: str, *, split: str | None, channels: int) -> Source:

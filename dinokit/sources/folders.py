@@ -52,7 +52,7 @@ def walk(root: Path) -> Iterator[str]:
         if (status.st_dev, status.st_ino) in visited:
             continue
         visited.add((status.st_dev, status.st_ino))
-        files, inner = _entries(root / prefix)
+        files, inner = entries(root / prefix)
         # reversed: the stack then gives the alphabetical first, which is the one that stays of two links to one folder
         pending += [f"{prefix}{name}/" for name in reversed(inner)]
         yield from (prefix + name for name in files)
@@ -60,10 +60,10 @@ def walk(root: Path) -> Iterator[str]:
 
 def sub_folders(root: Path) -> list[str]:
     """List the visible folders in a folder, sorted."""
-    return _entries(root)[1]
+    return entries(root)[1]
 
 
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
+def entries(folder: Path) -> tuple[list[str], list[str]]:
     """Return the names of the visible files and of the visible folders, sorted."""
     files, inner = [], []
     try:

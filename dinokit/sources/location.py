@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from dinokit.core.errors import UserError, reason
 from dinokit.sources import folders, remote
 
+NO_PATHS = ("demo:", "hf:")  # what such a spec begins with
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
 _MAGIC = re.compile(r"[*?\[]")
 _MOST = 1_000_000  # names in a range
@@ -41,8 +42,8 @@ def absolute(location: str) -> str:
 
 
 def join(folder: str, name: str) -> str:
-    """Return where a name lies that is given relative to a folder; it may also be absolute or a URL."""
-    if is_remote(name):
+    """Return where a name lies that is given relative to a folder; or is absolute, a URL, or no path at all."""
+    if is_remote(name) or name.startswith(NO_PATHS):
         return name
     if is_remote(folder):
         return f"{folder.rstrip('/')}/{name}"
@@ -79,7 +80,7 @@ def expand(pattern: str) -> list[str]:
         if not _MAGIC.search(one):
             found.append(os.path.expanduser(one))
         elif is_remote(one):
-            found += remote.matches(one)
+            found += remote.listed(one, pattern=True)
         else:
             found += sorted(path for path in glob.glob(os.path.expanduser(one), recursive=True) if os.path.isfile(path))
     return found
@@ -92,7 +93,7 @@ def walk(folder: str) -> list[str]:
         UserError: if it cannot be listed.
     """
     if is_remote(folder):
-        return [path for path in remote.walk(folder) if not folders.hidden(path)]
+        return [path for path in remote.listed(folder) if not folders.hidden(path)]
     return sorted(folders.walk(Path(folder)))
 
 
@@ -116,7 +117,7 @@ def read_part(location: str, start: int, size: int) -> bytes:
     """
     if is_remote(location):
         return remote.read(location, start, start + size)
-    opened = _opened(location)  # by name: it must not close before it is read
+    opened = _Opened(location)  # by name: it must not close before it is read
     there = os.fstat(opened.descriptor).st_size - start  # memory is not asked for on the word of a damaged archive
     return os.pread(opened.descriptor, max(min(size, there), 0), start)
 
@@ -172,6 +173,7 @@ def _regular(path: str) -> io.BufferedReader:
     return open(descriptor, "rb")
 
 
+@lru_cache(maxsize=64)
 class _Opened:
     """An open file that closes when the last reader lets go of it, not when it leaves the cache."""
 
@@ -183,26 +185,18 @@ class _Opened:
             os.close(self.descriptor)
 
 
-@lru_cache(maxsize=64)
-def _opened(path: str) -> _Opened:
-    return _Opened(path)
-
-
 def _without_braces(pattern: str) -> list[str]:
     found = _BRACES.search(pattern)
     if found is None:
         return [pattern]
-    before, after = pattern[: found.start()], pattern[found.end() :]
-    return [whole for word in _words(found[1]) for whole in _without_braces(f"{before}{word}{after}")]
-
-
-def _words(inside: str) -> list[str]:
-    if "," in inside:
-        return inside.split(",")
-    low, _, high = inside.partition("..")
-    if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
-        raise UserError(f"expected a range like {{000..099}}, got {{{inside}}}")
-    if int(high) - int(low) >= _MOST:
-        raise UserError(f"{{{inside}}} stands for more than {_MOST:,} files; give a folder, or * for what varies")
-    width = len(low) if low.startswith("0") else 0
-    return [f"{number:0{width}d}" for number in range(int(low), int(high) + 1)]
+    before, after, inside = pattern[: found.start()], pattern[found.end() :], found[1]
+    words = inside.split(",")
+    if len(words) == 1:
+        low, _, high = inside.partition("..")
+        if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
+            raise UserError(f"expected a range like {{000..099}}, got {{{inside}}}")
+        if int(high) - int(low) >= _MOST:
+            raise UserError(f"{{{inside}}} stands for more than {_MOST:,} files; give a folder, or * for what varies")
+        width = len(low) if low.startswith("0") else 0
+        words = [f"{number:0{width}d}" for number in range(int(low), int(high) + 1)]
+    return [whole for word in words for whole in _without_braces(f"{before}{word}{after}")]

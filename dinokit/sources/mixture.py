@@ -22,6 +22,7 @@ from jaxtyping import Int64
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import read_text
 from dinokit.images import intensity
+from dinokit.sources import location
 from dinokit.sources.base import Source, digest
 from dinokit.sources.sampler import Mix
 
@@ -35,7 +36,7 @@ _EXAMPLE = "{source: photos, weight: 0.3}"
 class Part:
     """A line of a mixture."""
 
-    source: str
+    source: str  # seen from here
     weight: float
     homogeneous: float
 
@@ -120,11 +121,12 @@ def read_mixture(spec: str) -> list[Part]:
     lines = written.get("sources") if isinstance(written, dict) else None
     if not isinstance(lines, list) or not lines:
         raise UserError(f"{spec} has no list of sources; it takes lines such as - {_EXAMPLE}")
-    items = next(value for name, value in node.value if name.value == "sources").value
-    return [_part(f"line {item.start_mark.line + 1} of {spec}", line) for item, line in zip(items, lines, strict=True)]
+    nodes = [value for name, value in node.value if name.value == "sources"]  # the last counts; none if merged by <<
+    marks = [f"line {item.start_mark.line + 1}" for item in nodes[-1].value] if nodes else ["a source"] * len(lines)
+    return [_part(spec, f"{mark} of {spec}", line) for mark, line in zip(marks, lines, strict=True)]
 
 
-def _part(where: str, line: Any) -> Part:
+def _part(spec: str, where: str, line: Any) -> Part:
     if not isinstance(line, dict) or not isinstance(line.get("source"), str) or not line["source"]:
         raise UserError(f"{where} is {reprlib.repr(line)}, expected {_EXAMPLE}")
     for name in line:
@@ -136,4 +138,5 @@ def _part(where: str, line: Any) -> Part:
             raise UserError(f"{where}: {name} is {reprlib.repr(value)}, expected a number from 0 on, as in {_EXAMPLE}")
     if Path(line["source"]).suffix in SUFFIXES:
         raise UserError(f"{where} is a mixture itself; list its sources here")
-    return Part(line["source"], float(line["weight"]), float(line.get("homogeneous", 0)))
+    place = location.join(location.parent(spec), line["source"])
+    return Part(place, float(line["weight"]), float(line.get("homogeneous", 0)))

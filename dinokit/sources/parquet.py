@@ -60,12 +60,11 @@ def image_column(schema: Any) -> str | None:
     """Return the first column of the known names, or else of any name, that holds bytes."""
     from pyarrow import types
 
-    def holds_bytes(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return bool(kind.get_field_index("bytes") >= 0)
-        return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
-
-    names = [field.name for field in schema if holds_bytes(field.type)]
+    names = []
+    for name, kind in zip(schema.names, schema.types):
+        of_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+        if of_bytes or (types.is_struct(kind) and kind.get_field_index("bytes") >= 0):
+            names.append(name)
     return column(names, IMAGES) or (names[0] if len(names) == 1 else None)
 
 

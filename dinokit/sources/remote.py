@@ -53,26 +53,23 @@ def version(url: str) -> tuple[int, str]:
     return -1 if size is None else int(size), str(next((tag for tag in tags if tag), ""))
 
 
-def walk(url: str) -> list[str]:
-    """List all files below a prefix, as paths relative to it, sorted.
+def listed(url: str, *, pattern: bool = False) -> list[str]:
+    """List the URLs that fit a pattern, or else all files below a prefix, as paths relative to it; sorted.
 
     Raises:
         UserError: if the server cannot be asked.
     """
     files = filesystem(url)
+    # find takes a server that is down for an empty one
+    ask = (lambda: files.glob(url)) if pattern else (lambda: files.find(url) or files.ls(url))
+    try:
+        found = list(map(str, _tried(ask, url)))
+    except OSError as error:
+        raise UserError(f"cannot list {url}: {error}; check the address, the network and the keys") from error
+    if pattern:
+        return sorted(str(files.unstrip_protocol(path)) for path in found)
     root = str(files._strip_protocol(url)).rstrip("/") + "/"
-    found = _asked(lambda: files.find(url) or files.ls(url), url)  # find takes a server that is down for an empty one
-    return sorted(path[len(root) :] for path in map(str, found) if path.startswith(root))
-
-
-def matches(pattern: str) -> list[str]:
-    """List the URLs that fit a pattern, sorted.
-
-    Raises:
-        UserError: if the server cannot be asked.
-    """
-    files = filesystem(pattern)
-    return sorted(str(files.unstrip_protocol(path)) for path in _asked(lambda: files.glob(pattern), pattern))
+    return sorted(path[len(root) :] for path in found if path.startswith(root))
 
 
 def filesystem(url: str) -> Any:
@@ -92,13 +89,6 @@ def filesystem(url: str) -> Any:
         return fsspec.filesystem(scheme)
     except ImportError as error:
         raise UserError(f"{scheme}:// needs another package: pip install 'dinokit[remote]' ({error})") from error
-
-
-def _asked(ask: Callable[[], T], url: str) -> T:
-    try:
-        return _tried(ask, url)
-    except OSError as error:
-        raise UserError(f"cannot list {url}: {error}; check the address, the network and the keys") from error
 
 
 def _tried(ask: Callable[[], T], url: str) -> T:

@@ -8,6 +8,7 @@ same name up to the first dot, which is what WebDataset calls a key: 7.left.jpg 
 """
 
 import json
+import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from dinokit.sources.table import LABELS, NOTES, column, word_of
 
 SUFFIX = ".tar"
 _NOTES = (".cls", ".json")  # members that tell of the image beside them
+_AFTER_KEY = re.compile(r"\.[^/]*$")  # from the first dot of a name on
 _LARGEST_NOTE = 1 << 20  # bytes
 
 
@@ -84,12 +86,12 @@ def _noted(
     shared: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for stem, said in notes.items():
         if stem not in own:
-            shared[_key(stem)] += said
+            shared[_AFTER_KEY.sub("", stem)] += said
     differing = []
     for image, stem in zip(images, stems):
         known: dict[str, str] = {}
         for wanted in NOTES:
-            for said in (notes.get(stem, []), shared.get(_key(stem), [])):
+            for said in (notes.get(stem, []), shared.get(_AFTER_KEY.sub("", stem), [])):
                 words = [word_of(note[name]) for note in said if (name := column(note, wanted)) is not None]
                 words = list(dict.fromkeys(filter(None, words)))
                 if len(words) > 1:
@@ -100,11 +102,6 @@ def _noted(
         yield image, known
     if differing:
         warn(f"{len(differing):,} images of {shard} have notes that differ, such as {differing[0]}; the first is taken")
-
-
-def _key(stem: str) -> str:
-    folder, _, last = stem.rpartition("/")
-    return f"{folder}/{last.split('.', 1)[0]}"
 
 
 def _members(file: Any, shard: str) -> Iterator[tarfile.TarInfo]:

@@ -4,7 +4,7 @@ Order, augmentation and masks never depend on the kind of source, so a new kind 
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from dinokit.images.bad_image import BadImage
 from dinokit.images.decode import EXTENSIONS
 from dinokit.sources import datasets_hub, demo, folders, location, manifest, mixture, parquet, shards, zipped
 from dinokit.sources.base import Source, in_memory, labelled, thinned
-from dinokit.sources.files import open_folder, open_list, open_pattern, open_prefix
+from dinokit.sources.files import open_folder, open_list, open_several
 from dinokit.sources.splits import choose_split, folder_splits, split_folders
 
 __all__ = [
@@ -44,7 +44,6 @@ _FILES: dict[str, Opener] = {
     ".txt": open_list,
     **dict.fromkeys(manifest.SUFFIXES, manifest.open_manifest),
 }
-_NAMED = (demo.PREFIX, datasets_hub.PREFIX)  # what is no path
 
 
 def open_source(spec: str, *, split: str | None = None, channels: int = 3, labels: bool = True) -> Source:
@@ -65,7 +64,7 @@ def open_source(spec: str, *, split: str | None = None, channels: int = 3, label
     if _is_mixture(spec):
         parts = mixture.read_mixture(spec)
         chosen = choose_split(spec, split, splits(spec))
-        sources = [open_source(place, split=chosen, channels=channels) for place in _places(spec, parts)]
+        sources = [open_source(part.source, split=chosen, channels=channels) for part in parts]
         source = mixture.mixed(spec, sources, parts)
     else:
         source = _opener(spec)(spec, split=split, channels=channels)
@@ -80,7 +79,7 @@ def splits(spec: str) -> tuple[str, ...]:
     """
     spec = os.path.expanduser(spec)
     if _is_mixture(spec):
-        each = [splits(place) for place in _places(spec, mixture.read_mixture(spec))]
+        each = [splits(part.source) for part in mixture.read_mixture(spec)]
         return tuple(name for name in each[0] if all(name in known for known in each))
     opener = _opener(spec)
     if opener is demo.open_demo:
@@ -102,7 +101,9 @@ def remarks(source: Source) -> list[str]:
 def same_source(one: str, other: str) -> bool:
     """Tell whether two specs are ways to write the same thing, such as a relative and an absolute path."""
     first, second = (
-        spec.rstrip("/") if spec.startswith(_NAMED) or location.is_remote(spec) else str(Path(spec).resolve())
+        spec.rstrip("/")
+        if spec.startswith(location.NO_PATHS) or location.is_remote(spec)
+        else str(Path(spec).resolve())
         for spec in (absolute(one), absolute(other))
     )
     return first == second if one and other else one == other
@@ -135,18 +136,18 @@ def _opener(spec: str) -> Opener:
     """
     if not spec:  # Path("") would be the current folder
         raise UserError("no images are given; give the path of a folder of images, or demo:fashion")
-    if spec.startswith(_NAMED):
+    if spec.startswith(location.NO_PATHS):
         return demo.open_demo if spec.startswith(demo.PREFIX) else datasets_hub.open_hub
     ending = location.suffix(spec)
     if location.is_pattern(spec):
-        return _LARGE_FILES.get(ending, open_pattern)
+        return _LARGE_FILES.get(ending, open_several)
     if location.is_remote(spec):
-        return _FILES.get(ending) or _by_content(location.walk(spec)) or open_prefix
+        return _FILES.get(ending) or _by_content(location.walk(spec)) or open_several
     if os.path.isdir(spec):
         # a look at the top is quick; the walk through a million images is left to whoever opens them
         root = Path(spec)
         tops = [root, *split_folders(root).values(), *([root / "data"] if (root / "data").is_dir() else [])]
-        large = any(location.suffix(name) in _LARGE_FILES for top in tops for name in os.listdir(top))
+        large = any(location.suffix(name) in _LARGE_FILES for top in tops for name in folders.entries(top)[0])
         return (large and _by_content(folders.walk(root))) or open_folder
     if not os.path.exists(spec):
         folders.existing_folder(spec)  # raises
@@ -170,10 +171,4 @@ def _by_content(paths: Iterable[str]) -> Opener | None:
 
 
 def _is_mixture(spec: str) -> bool:
-    return spec.endswith(mixture.SUFFIXES) and not spec.startswith(_NAMED) and not os.path.isdir(spec)
-
-
-def _places(spec: str, parts: Sequence[mixture.Part]) -> list[str]:
-    """Return what the sources of a mixture are, seen from here."""
-    folder = location.parent(spec)
-    return [p.source if p.source.startswith(_NAMED) else location.join(folder, p.source) for p in parts]
+    return spec.endswith(mixture.SUFFIXES) and not spec.startswith(location.NO_PATHS) and not os.path.isdir(spec)

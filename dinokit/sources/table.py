@@ -8,7 +8,7 @@ import math
 import os
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
@@ -88,21 +88,20 @@ class Column:
 
 
 @final
+@dataclass(frozen=True)
 class ColumnBuilder:
     """Collects the words of a column, one image after the other."""
 
-    def __init__(self, words: Iterable[str] = ()) -> None:
-        self._places = {word: place for place, word in enumerate(words)}
-        self._codes = array("i")
+    places: dict[str, int] = field(default_factory=dict)
+    codes: "array[int]" = field(default_factory=lambda: array("i"))
 
     def add(self, word: str) -> None:
         """Append the word of the next image, '' if it has none."""
-        self._codes.append(self._places.setdefault(word, len(self._places)) if word else -1)
+        self.codes.append(self.places.setdefault(word, len(self.places)) if word else -1)
 
     def build(self) -> Column | None:
         """Return the column; None if no image has a word."""
-        codes = np.array(self._codes, dtype=np.int32)
-        return Column(tuple(self._places), codes) if (codes >= 0).any() else None
+        return Column(tuple(self.places), np.array(self.codes, dtype=np.int32)) if self.places else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,8 +217,10 @@ def test_a_mixture_has_the_splits_that_all_have(tmp_path: Path) -> None:
         ("sources: [{source: nothing, weight: 1}]", "no folder .*nothing"),
         ("sources:\n- {source: a, weight: 1}\n- {source: photos, weight: -1}", "line 3 of .*mix.yaml: weight is -1"),
         ("sources: [{source: a, weight: 1, homogeneous: 2}, {source: a, weight: 1}]", r"mix.yaml: .* at most 1 in all"),
+        ("sources: []\nsources: [x]", "line 2 of .* is 'x'"),
+        ("<<: {sources: [x]}", "a source of .* is 'x'"),
         ("sources: [", "is no YAML"),
-        ("[" * 5000, "is no YAML"),
+        ("[" * 1200, "is no YAML"),
         ("sources: [{source: a, weight: " + "9" * 5000 + "}]", "is no YAML"),
         ("sources: [{source: 2001-99-99, weight: 1}]", "is no YAML"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nsources: [[*b, *b]]", "line 3 of"),
@@ -237,5 +239,6 @@ def test_the_example_of_the_readme_is_a_mixture(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (tmp_path / "mix.yaml").write_text(readme.split("# mix.yaml", 1)[1].split("\n", 1)[1].split("```")[0])
     parts = read_mixture(str(tmp_path / "mix.yaml"))
-    assert [part.source for part in parts] == ["web/shard-{000000..000099}.tar", "photos", "catalogue.csv"]
+    names = [part.source.removeprefix(f"{tmp_path}/") for part in parts]
+    assert names == ["web/shard-{000000..000099}.tar", "photos", "catalogue.csv"]
     assert [part.homogeneous for part in parts] == [0, 0, 0.1]
