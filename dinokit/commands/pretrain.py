@@ -7,13 +7,15 @@ from typing import Any
 
 from dinokit import config as configuration
 from dinokit import recipes
+from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.commands.running import trained
-from dinokit.config import NO_SETTINGS, Settings
+from dinokit.config import NO_SETTINGS, Settings, to_plain
 from dinokit.core import dist
 from dinokit.core import slurm as srun
 from dinokit.core.errors import UserError
 from dinokit.core.log import console
+from dinokit.models.features import Built
 from dinokit.run import job
 from dinokit.sources.source import Source, absolute, is_gray, open_source
 from dinokit.training import anchor
@@ -42,7 +44,8 @@ def pretrain(
             .parquet, shards .tar, a .zip, hf:NAME, s3:// or https://, a mixture .yaml; or demo:fashion,
             demo:fashion-placed, demo:emoji. The demo recipe trains a network of one channel if the images are gray.
         out: the run's folder; the same command again continues it.
-        from_: weights to begin with: another run, RUN/checkpoints/STEP, a model's file or name.
+        from_: weights to begin with: another run, RUN/checkpoints/STEP, a model's file or name. With `--backbone auto`
+            the network is theirs.
         stage: train this stage of the recipe alone, on the weights of --from; settings are its own: --steps 100.
         slurm: do not train, but write the script of a SLURM job that does; start it by sbatch.
         nodes: of that job.
@@ -60,7 +63,7 @@ def pretrain(
     place = absolute(config.experiment.data.source)
     config = configuration.override(config, {"experiment.data.source": place} | _anchors(config), hidden=HALVES)
     source = open_source(place, labels=config.experiment.data.labels)
-    if recipe in recipes.names() and not any(key.endswith("backbone.channels") for key in settings):
+    if recipe in recipes.names() and not any(key.endswith(("backbone", ".channels")) for key in settings):
         config = _with_natural_channels(config, source)
     run = RunFolder(Path(out))
     if slurm is None and (nodes, gpus_per_node) != (1, 8):
@@ -81,12 +84,28 @@ def pretrain(
 
 def _with_settings(config: TrainConfig, settings: Settings, *, weights: str, stage: str) -> TrainConfig:
     """Change a recipe by dotted keys; of a stage alone they are its own, unless they name `stages`."""
+    settings = _with_network_of(weights, settings)
     of_stages = {key: value for key, value in settings.items() if "stages" in key.split(".")[:2]} if stage else {}
     config = with_settings(config, of_stages)
     if weights or stage:
         config = replace(config, experiment=config.experiment.alone(stage, start=weights))
     own = {key: value for key, value in settings.items() if key not in of_stages}
     return with_settings(config, own)
+
+
+def _with_network_of(weights: str, settings: Settings) -> Settings:
+    """Put the network of the weights where the settings ask for it: `--backbone auto`, or null."""
+    asking = {
+        key for key in settings if key.removeprefix("experiment.") == "backbone" and settings[key] in ("auto", None)
+    }
+    if not asking:
+        return settings
+    if not weights:
+        raise UserError("--backbone auto takes the network of the weights to begin with; give them with --from")
+    network = load(weights)
+    if not isinstance(network, Built):
+        raise UserError(f"{weights} runs in another library and is not trained; begin with weights that are a file")
+    return {key: to_plain(network.config) if key in asking else value for key, value in settings.items()}
 
 
 def _anchors(config: TrainConfig) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Where the weights of a stage come from: its checkpoint, the stage before it, another run, or a model."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,15 +10,21 @@ from torch import Tensor
 from dinokit.checkpoints import checksum
 from dinokit.checkpoints.load import is_finite, load, weights_file
 from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
+from dinokit.config import differences, from_plain, read_yaml
 from dinokit.core import dist
 from dinokit.core.errors import UserError
+from dinokit.core.log import info
+from dinokit.models.architecture import Architecture
+from dinokit.models.features import Built
 from dinokit.run.candidates import choose, kept_at
 from dinokit.run.resume import restore
 from dinokit.sources.source import Source
 from dinokit.training.anchor import AUTO, START
-from dinokit.training.config import Leg, TrainConfig
+from dinokit.training.config import DRAWN, Leg, TrainConfig
 from dinokit.training.stages import Start, carried_over
 from dinokit.training.step import Trainer
+
+MASK = "mask_token"  # weights of a network from which nothing was hidden have none
 
 
 def opened(run: RunFolder, config: TrainConfig, device: torch.device, images: Source) -> tuple[Leg, Trainer, Clock]:
@@ -133,11 +140,21 @@ def _check_network(state: Mapping[str, Tensor], start: Start, trainer: Trainer) 
     prefix = "backbone.teacher."
     if not any(name.startswith(prefix) for name in state):
         raise UserError(f"{start.source} is a distillation; give the file of one of its students, RUN/NAME.safetensors")
-    wanted = {prefix + name for name in trainer.backbone.teacher.state_dict()}
-    odd = wanted ^ {name for name in state if name.startswith(prefix)}
-    if odd:
-        name = min(odd).removeprefix(prefix)
-        raise UserError(f"{start.source} is another architecture than the one that is trained ('{name}' differs)")
+    wanted = {prefix + name: value.shape for name, value in trainer.backbone.teacher.state_dict().items()}
+    if wanted != {name: value.shape for name, value in state.items() if name.startswith(prefix)}:
+        plain = read_yaml(run_and_step(Path(start.source))[0].config)
+        raise _misfit(start.source, from_plain(TrainConfig, plain).experiment.backbone, trainer)
+
+
+def _misfit(source: str, theirs: Architecture, trainer: Trainer) -> UserError:
+    """Say which settings make the network of weights."""
+    changes = differences(trainer.experiment.backbone, theirs)
+    of_weights = {name: found for name, (_, found) in changes.items() if name not in (*DRAWN, "init")}
+    settings = " ".join(f"--backbone.{name} {json.dumps(value)}" for name, value in of_weights.items())
+    return UserError(
+        f"{source} is another network than the one that is trained; take its own with --backbone auto"
+        f"{f', which is {settings}' if settings else ''}"
+    )
 
 
 def set_anchor(run: RunFolder, trainer: Trainer, images: Source, *, note: bool = True) -> None:
@@ -164,9 +181,16 @@ def _model(source: str, trainer: Trainer) -> dict[str, Tensor]:
     Raises:
         UserError: if it has another.
     """
-    found = load(source).state_dict()
-    wanted = {name: value.shape for name, value in trainer.backbone.teacher.state_dict().items()}
-    if {name: value.shape for name, value in found.items()} != wanted:
-        odd = next((n for n in wanted if n not in found or found[n].shape != wanted[n]), next(iter(found)))
-        raise UserError(f"{source} is another architecture than the one that is trained ('{odd}' differs)")
+    network = load(source)
+    wanted, found = trainer.backbone.teacher.state_dict(), network.state_dict()
+    if MASK in wanted.keys() - found.keys():
+        info(f"{source} has no {MASK}: that is learnt from its initial value")
+    elif MASK in found.keys() - wanted.keys():
+        del found[MASK]  # nothing is hidden from the network that is trained
+    if not isinstance(network, Built):
+        raise UserError(f"{source} runs in another library, which trains it; begin with weights that are a file")
+    if {name: value.shape for name, value in wanted.items() if name != MASK or name in found} != {
+        name: value.shape for name, value in found.items()
+    }:
+        raise _misfit(source, network.config, trainer)
     return found

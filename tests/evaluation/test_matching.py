@@ -168,7 +168,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         (Config(data=str(tmp_path / "nowhere")), "nowhere does not exist"),
         (Config(data=str(tmp_path)), "found none of these"),
         (Config(data=surfaces(tmp_path / "set", shift=1), split="val"), "NAVI has no splits"),
-        (Config(data=str(tmp_path / "set"), by="box"), "by is of pairs with points"),
+        (Config(data=str(tmp_path / "set"), by="box"), "by says nothing about .*: NAVI has no boxes"),
         (Config(data=data, keep=1), "keep says nothing about .*: it is of NAVI"),
     ):
         with pytest.raises(UserError, match=said):

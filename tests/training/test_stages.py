@@ -10,13 +10,17 @@ from typing import Literal
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from dinokit import cli
 from dinokit import config as configuration
+from dinokit.checkpoints.load import header
 from dinokit.checkpoints.store import MODEL, RunFolder
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
 from dinokit.core.schedule import constant
+from dinokit.images.normalisation import Pixels
+from dinokit.models.architecture import build
 from dinokit.objectives import gram
 from dinokit.run import candidates, engine
 from dinokit.run.replay import replay
@@ -199,7 +203,10 @@ def test_what_a_run_cannot_begin_with_is_said(photos: Path, tmp_path: Path) -> N
     with pytest.raises(UserError, match="holds no training state to go on with; .*--start.begin teacher"):
         engine.pretrain(replace(base, experiment=starting), tmp_path / "run")
     wider = replace(base.experiment, backbone=replace(base.experiment.backbone, dim=32), start=Start(source=model))
-    with pytest.raises(UserError, match="another architecture than the one that is trained"):
+    with pytest.raises(
+        UserError,
+        match=r"is another network than .*--backbone auto, which is --backbone.dim 16$",
+    ):
         engine.pretrain(replace(base, experiment=wider), tmp_path / "wider")
 
 
@@ -274,7 +281,7 @@ def test_another_network_is_no_beginning(photos: Path, tmp_path: Path) -> None:
     engine.pretrain(config(photos, steps=1), tmp_path / "first")
     deeper = configuration.override(config(photos, steps=1), {"backbone.depth": 3}, hidden=("experiment", "runtime"))
     begun = replace(deeper, experiment=replace(deeper.experiment, start=Start(source=str(tmp_path / "first"))))
-    with pytest.raises(UserError, match="is another architecture than the one that is trained .'blocks.2"):
+    with pytest.raises(UserError, match="--backbone auto, which is --backbone.depth 2"):
         engine.pretrain(begun, tmp_path / "run")
 
 
@@ -374,3 +381,27 @@ def test_auto_without_a_past_and_a_step_that_is_to_come_are_refused(photos: Path
         UserError, match="stages.anchor: anchor.source 4 is a step after the stage begins; give one up to 3"
     ):
         staged(photos, source="4")
+
+
+def test_a_network_is_taken_from_the_weights_and_a_mask_token_that_they_lack_is_learnt(
+    photos: Path, tmp_path: Path
+) -> None:
+    base = config(photos, steps=1)
+    network = replace(base.experiment.backbone, dim=8, heads=1, mask_token=False)
+    backbone = build(network, seed=3)
+    save_file(backbone.state_dict(), tmp_path / "w.safetensors", header(network, Pixels(), step=0))
+    (tmp_path / "config.yaml").write_text(configuration.to_yaml(base))
+    words = [str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"), "--evaluate", "false"]
+    weights = ["--from", str(tmp_path / "w.safetensors"), "--backbone", "auto", "--backbone.drop_path", "0.1"]
+    assert cli.run(["pretrain", *words, *weights, "--backbone.mask_token", "true"]) == 0
+    written = configuration.from_plain(TrainConfig, configuration.read_yaml(tmp_path / "run" / "config.yaml"))
+    assert written.experiment.backbone == replace(network, drop_path=0.1, mask_token=True)
+    first = load_file(tmp_path / "run" / "checkpoints" / "0" / "model.safetensors")
+    assert torch.equal(first["patch_embed.proj.weight"], backbone.state_dict()["patch_embed.proj.weight"])
+
+
+def test_auto_wants_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert (
+        cli.run(["pretrain", "demo", "--data", "demo:fashion", "--out", str(tmp_path / "r"), "--backbone", "auto"]) == 2
+    )
+    assert "give them with --from" in capsys.readouterr().err
