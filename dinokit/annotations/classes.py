@@ -61,6 +61,8 @@ def class_ids(path: Path, meaning: Meaning) -> UInt8[numpy.ndarray, "height widt
     mask = read_mask(path)
     if meaning.white is not None:
         return above_half(mask.numbers(path), meaning.white).astype(numpy.uint8)
+    if mask.lossy:
+        raise UserError(f"the mask {path} is a JPEG, which changes values; save masks of classes as PNG")
     values = mask.colours() if meaning.coloured else mask.numbers(path)
     known = numpy.array(sorted(meaning.ids))
     classes = numpy.array([meaning.ids[value] for value in known.tolist()], dtype=numpy.uint8)
@@ -117,14 +119,13 @@ def white_of(levels: Mapping[Path, set[int]], soft: Collection[Path]) -> int | N
 
 def may_be_edges(mask: Mask) -> bool:
     """Tell whether what lies between black and white may be edges: lossy, or little of it, and none of it flat."""
-    values = mask.values
-    between = (values > 0) & (values < IGNORED)
-    levels = numpy.unique(values[between])
-    corner = values[:-1, :-1]
+    values, inner = mask.values, [level for level in mask.levels if 0 < level < IGNORED]
+    if mask.lossy or len(inner) < 2 or inner[-1] < _MIDDLE or mask.levels[-1] > IGNORED:
+        return mask.lossy
+    between, corner = (values > 0) & (values < IGNORED), values[:-1, :-1]
     flat = between[:-1, :-1] & (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
     count = numpy.count_nonzero(between)
-    spread = len(levels) > 1 and levels[-1] >= _MIDDLE and values.max() <= IGNORED
-    return mask.lossy or bool(spread and count < values.size / 2 and numpy.count_nonzero(flat) < count / 5)
+    return bool(count < values.size / 2 and numpy.count_nonzero(flat) < count / 5)
 
 
 def described(folder: Path, masks: Sequence[Path]) -> Meaning:
@@ -143,7 +144,7 @@ def described(folder: Path, masks: Sequence[Path]) -> Meaning:
     if named is not None and (named.coloured or len(named.classes) != 2):
         return named
     values, soft, colours = dict[Path, set[int]](), list[Path](), set[int]()
-    coloured, by_index, renumbered = False, dict[int, int](), None
+    coloured, by_colour, renumbered = False, dict[int, int](), None
     for path in masks:
         mask = read_mask(path)
         shades = levels = mask.levels
@@ -153,7 +154,7 @@ def described(folder: Path, masks: Sequence[Path]) -> Meaning:
             values[path] = set(levels)
             soft += [path] if may_be_edges(mask) else []
             shades = [int(mask.shades[level]) if mask.shades is not None else level * 0x010101 for level in levels]
-            if mask.shades is not None and any(by_index.setdefault(*pair) != pair[1] for pair in zip(levels, shades)):
+            if mask.shades is not None and any(by_colour.setdefault(*pair) != pair[1] for pair in zip(shades, levels)):
                 renumbered = renumbered or path
         colours |= set(shades)
         if coloured and len(colours) > MOST + 1:
@@ -202,8 +203,8 @@ def _from_json(path: Path) -> Meaning:
     if not isinstance(plain, dict):
         raise UserError(f"{path} is neither a list of names nor an object of name: [red, green, blue]")
     without = plain.pop("ignored", [])
-    several = isinstance(without, list) and all(isinstance(one, list) for one in without)
-    pairs = [*plain.items(), *(("ignored", colour) for colour in (without if several else [without]))]
+    several = without if isinstance(without, list) and all(isinstance(one, list) for one in without) else [without]
+    pairs = [*plain.items(), *(("ignored", colour) for colour in several)]
     for name, colour in pairs:
         if not (isinstance(colour, list) and len(colour) == 3 and all(type(c) is int and 0 <= c < 256 for c in colour)):
             raise UserError(f"{path}: expected [red, green, blue] of 0 to 255 for '{name}', got {str(colour)[:40]}")

@@ -14,7 +14,7 @@ EXIF's orientation is applied, as to images: a mask is drawn on the picture as i
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy
@@ -51,12 +51,8 @@ def packed(colour: Iterable[int]) -> int:
 
 
 VOC = {packed(colour): number for number, colour in enumerate(palette(256))}  # also of DAVIS and MOSE
-YOUTUBE = {
-    colour: number
-    for number, colour in enumerate(
-        (0x000000, 0xEC5F67, 0xF99157, 0xFAC863, 0x99C794, 0x62B3B2, 0x6699CC, 0xC594C5, 0xAB7967, 0xFFFFFF, 0x65737E)
-    )
-}
+_TEN = (0xEC5F67, 0xF99157, 0xFAC863, 0x99C794, 0x62B3B2, 0x6699CC, 0xC594C5, 0xAB7967, 0xFFFFFF, 0x65737E)
+YOUTUBE = {colour: number for number, colour in enumerate((0, *_TEN))}
 
 
 @dataclass(frozen=True)
@@ -68,13 +64,12 @@ class Mask:
     shades: Integer[numpy.ndarray, " index"] | None = None  # 0xRRGGBB of every number, of a palette
     lossy: bool = False
 
-    @property
+    @cached_property
     def levels(self) -> list[int]:
         """The values that occur, rising."""
-        if self.coloured or self.values.max(initial=0) > IGNORED:
-            found: list[int] = numpy.unique(self.values).tolist()
-            return found
-        return numpy.flatnonzero(numpy.bincount(self.values.ravel())).tolist()
+        many = self.values.max() > IGNORED
+        found = numpy.unique(self.values) if many else numpy.flatnonzero(numpy.bincount(self.values.ravel()))
+        return list(found.tolist())
 
     def colours(self) -> Values:
         """Return 0xRRGGBB of every pixel."""

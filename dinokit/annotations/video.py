@@ -16,7 +16,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +34,10 @@ from dinokit.images import intensity
 from dinokit.images.decode import EXTENSIONS
 from dinokit.images.orientation import rotated
 from dinokit.metrics.video import Measure
+from dinokit.sources.folders import sub_folders
 from dinokit.sources.splits import choose_split, split_folders
 
+FIRST = "00000"  # frame of a file
 FILES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
 _RESOLUTION = "480p"  # of DAVIS, the one that is scored
 
@@ -110,18 +111,12 @@ def open_clips(spec: str, *, split: str | None = None, mask: str | None = None) 
     within = {name: folder for name, folder in split_folders(root).items() if (folder / "JPEGImages").is_dir()}
     is_set = (root / "JPEGImages").is_dir() or bool(within)
     if root.is_file() or (_frames(root) and not is_set):
-        clip = _single(root, mask)
-        if not clip.starts:
-            raise UserError(f"the mask {mask} shows no object; expected numbers above 0, or white, where one is")
-        return Clips((clip,), "davis", scored=False)
+        return Clips((_single(root, mask),), "davis", scored=False)
     if mask is not None:
         raise UserError(f"{spec} holds several videos with masks of their own; leave out mask")
     if not is_set:
         some = ", ".join(sorted(path.name for path in root.iterdir())[:3]) or "an empty folder"
-        raise UserError(
-            f"expected frames, or JPEGImages/ with Annotations/, in {spec}, got {some}; see dinokit evaluate tracking "
-            "--help"
-        )
+        raise UserError(f"expected frames, or JPEGImages/ with Annotations/, in {spec}, got {some}")
     base = root if (root / "JPEGImages").is_dir() else within[choose_split(spec, split, tuple(within)) or ""]
     clips = _set(base, split=split)
     empty = [clip.name for clip in clips if not clip.starts]
@@ -152,12 +147,15 @@ def _single(root: Path, mask: str | None) -> Clip:
         raise UserError(f"{root} needs a mask of its first frame; add --mask MASK.png")
     if not Path(mask).is_file():
         raise UserError(f"the mask {mask} does not exist; give a PNG of the first frame")
-    if root.is_dir():
-        frames = _frames(root)
-        return _looked_at(root.name, root, frames, {frames[0].stem: Path(mask)})
-    if root.suffix.lower() not in FILES:
+    frames = _frames(root) if root.is_dir() else ()
+    if not frames and root.suffix.lower() not in FILES:
         raise UserError(f"expected a video {' '.join(FILES)}, got {root}; a folder of frames works too")
-    return _looked_at(root.stem, root, (), {_name(0): Path(mask)})
+    clip = _looked_at(
+        root.name if frames else root.stem, root, frames, {frames[0].stem if frames else FIRST: Path(mask)}
+    )
+    if not clip.starts:
+        raise UserError(f"the mask {mask} shows no object; expected numbers above 0, or white, where one is")
+    return clip
 
 
 def _set(base: Path, *, split: str | None) -> list[Clip]:
@@ -166,24 +164,19 @@ def _set(base: Path, *, split: str | None) -> list[Clip]:
         images, masks = images / _RESOLUTION, masks / _RESOLUTION
     if not masks.is_dir():
         raise UserError(f"{masks} is missing: without masks nothing can be tracked")
-    names = [folder.name for folder in images.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    lists = base / "ImageSets" / "2017"
-    if lists.is_dir():
-        chosen = lists / f"{split or 'val'}.txt"
-        if not chosen.is_file():
-            raise unknown_name("split", split or "val", [path.stem for path in sorted(lists.glob("*.txt"))])
-        names = read_text(chosen).split()
-    else:
-        names = sorted(names, key=natural)
+    lists = {path.stem: path for path in (base / "ImageSets" / "2017").glob("*.txt")}
+    if lists and (split or "val") not in lists:
+        raise unknown_name("split", split or "val", lists)
+    names = read_text(lists[split or "val"]).split() if lists else sorted(sub_folders(images), key=natural)
     if not names:
         raise UserError(f"no videos in {images}; expected a folder of frames for each")
-    clips = []
+    clips = list[Clip]()
     for name in names:
         frames = _frames(images / name) if (images / name).is_dir() else ()
         if not frames:
             raise UserError(f"{images / name} holds no frames; the set is not complete")
-        found = {frame.stem: masks / name / f"{frame.stem}.png" for frame in frames}
-        found = {stem: path for stem, path in found.items() if path.is_file()}
+        places = {frame.stem: masks / name / f"{frame.stem}.png" for frame in frames}
+        found = {stem: path for stem, path in places.items() if path.is_file()}
         if not found:
             raise UserError(f"{masks / name} holds no mask of a frame of {images / name}; the set is not complete")
         clips.append(_looked_at(name, images / name, frames, found))
@@ -223,20 +216,14 @@ def _frames(folder: Path) -> tuple[Path, ...]:
 
 
 def _decoded(file: Path, channels: int) -> Iterator[tuple[str, intensity.Image]]:
-    av = library("av", extra="video")
-    kind = "gray" if channels == 1 else "rgb24"
+    av, number = library("av", extra="video"), -1
     try:
         with av.open(str(file)) as container:
-            frames = container.decode(video=0)
-            first = next(frames, None)
-            if first is None:
-                raise UserError(f"{file} holds no frames")
-            for number, frame in enumerate(chain([first], frames)):
-                pixels = rotated(frame.to_ndarray(format=kind).reshape(frame.height, frame.width, -1), frame.rotation)
-                yield _name(number), torch.from_numpy(pixels).permute(2, 0, 1)
+            for number, frame in enumerate(container.decode(video=0)):
+                pixels = frame.to_ndarray(format="gray" if channels == 1 else "rgb24")
+                upright = rotated(pixels.reshape(*pixels.shape[:2], -1), frame.rotation)
+                yield f"{number:05d}", torch.from_numpy(upright).permute(2, 0, 1)
     except (av.FFmpegError, IndexError) as error:
         raise UserError(f"cannot read the video {file}: {error}; convert it, or give a folder of its frames") from error
-
-
-def _name(number: int) -> str:
-    return f"{number:05d}"
+    if number < 0:
+        raise UserError(f"{file} holds no frames")

@@ -165,3 +165,20 @@ def test_what_is_wrong_with_names_is_said_in_one_line(file: str, content: bytes,
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfsky\nsea\nsand\n")
     assert described(tmp_path, []).classes == ("sky", "sea", "sand")
+
+
+def test_palettes_that_differ_in_colour_alone_keep_their_numbers(tmp_path: Path) -> None:
+    gray, voc = (Image.fromarray(SQUARE * 3 + 1) for _ in range(2))
+    gray.putpalette([channel for level in range(256) for channel in (level, level, level)])
+    voc.putpalette([channel for colour in palette(256) for channel in colour])
+    paths = written(tmp_path, gray, voc)
+    meaning = described(tmp_path, paths)
+    assert meaning.classes == ("0", "1", "2", "3", "4")
+    assert (class_ids(paths[0], meaning) == class_ids(paths[1], meaning)).all()
+
+
+def test_a_jpeg_is_no_mask_of_classes(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    jpeg(tmp_path, SQUARE)
+    with pytest.raises(UserError, match="is a JPEG, which changes values"):
+        class_ids(tmp_path / "lossy.jpg", described(tmp_path, [tmp_path / "lossy.jpg"]))
