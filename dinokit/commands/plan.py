@@ -19,6 +19,7 @@ from dinokit.training.config import with_settings
 def plan(
     recipe: str,
     *,
+    data: str = "",
     gpus: int = 1,
     gpu_memory: float | None = None,
     tflops: float | None = None,
@@ -33,6 +34,7 @@ def plan(
 
     Args:
         recipe: a recipe's name or the config.yaml of a run.
+        data: images, as `pretrain` takes them; the plan is the same for all.
         gpus: that share the work.
         gpu_memory: of each, in GB; the fastest settings that fit are then proposed. Without it the settings stand.
         tflops: peak of a GPU in the precision of the run; without it this machine's matrix product is measured.
@@ -46,7 +48,7 @@ def plan(
         )
     if out is not None:
         check_result(Path(out))
-    config = with_settings(recipes.find(recipe), settings)
+    config = with_settings(recipes.find(recipe), {"experiment.data.source": data, **settings} if data else settings)
     peak, bf16 = (tflops * 1e12, config.experiment.precision != "fp32") if tflops else planning.here(config.experiment)
     room = None if gpu_memory is None else gpu_memory * 1e9
     found = {}

@@ -14,12 +14,28 @@ from dinokit.config import NO_SETTINGS, Settings, to_plain
 from dinokit.core import dist
 from dinokit.core import slurm as srun
 from dinokit.core.errors import UserError
-from dinokit.core.log import console
+from dinokit.core.files import check_writable
+from dinokit.core.log import console, info
 from dinokit.models.features import Built
+from dinokit.planning.plan import foresee
 from dinokit.run import job
+from dinokit.run.resume import check_experiment
 from dinokit.sources.source import Source, absolute, is_gray, open_source
 from dinokit.training import anchor
 from dinokit.training.config import HALVES, TrainConfig, with_settings
+
+FIRST = (  # of the settings, in --help
+    "steps",
+    "data.batch_size",
+    "data.accumulate",
+    "data.views.global_size",
+    "optim.lr.peak",
+    "seed",
+    "device",
+    "workers",
+    "checkpoint_every",
+    "evaluate",
+)
 
 
 def pretrain(
@@ -32,6 +48,7 @@ def pretrain(
     slurm: Path | None = None,
     nodes: int = 1,
     gpus_per_node: int = 8,
+    anyway: bool = False,
     settings: Settings = NO_SETTINGS,
 ) -> int:
     """Train a backbone on a folder of images, or continue the run that is in OUT.
@@ -50,6 +67,7 @@ def pretrain(
         slurm: do not train, but write the script of a SLURM job that does; start it by sbatch.
         nodes: of that job.
         gpus_per_node: of that job; each is one rank.
+        anyway: start although this machine's memory is too small by what `dinokit plan` foresees.
     """
     srun.adopt()
     console.quiet = not dist.is_main()  # known only now
@@ -79,6 +97,12 @@ def pretrain(
             gpus_per_node=gpus_per_node,
         )
         return 0
+    if dist.is_main():
+        check_experiment(run, config)
+        lines = foresee(config, anyway=anyway or run.metrics.exists())
+        check_writable(run.path)
+        for line in lines:
+            info(line)
     return trained(config, source, run)
 
 

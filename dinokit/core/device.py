@@ -1,9 +1,11 @@
 """The device is chosen once, here, and so is the precision of its matrix products."""
 
 import ctypes
+import math
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -46,6 +48,17 @@ def choose(name: str = "auto") -> torch.device:
 def cores() -> int:
     """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory(device: torch.device) -> float:
+    """Return the bytes of memory that there are on a device, or for this process beside a CPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else math.inf
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
+        with suppress(OSError, ValueError):  # no such file, or the word max
+            total = min(total, float(int(Path(limit).read_text())))
+    return total
 
 
 def keep_freed_memory() -> None:

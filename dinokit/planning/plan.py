@@ -1,10 +1,10 @@
 """The plan of a run: what it costs, and which settings fit the machines."""
 
 import math
-import statistics
+import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -12,13 +12,14 @@ from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.planning import memory, shape, traffic, work
 from dinokit.planning.shape import networks as networks
-from dinokit.training.config import Experiment, Runtime
+from dinokit.run.ranks import count
+from dinokit.training.config import Experiment, Runtime, TrainConfig
 from dinokit.training.execution import Recompute
 
 MFU = 0.4  # share of the peak that training reaches, unless said otherwise
 COST: dict[Recompute, float] = {"none": 1.0, "selective": 1.05, "full": 1.33}  # time of a step; assumed
 SHARDED = 1.1  # time of a step whose weights travel; assumed
-_SIDE = 2048  # of the product that measures this machine
+SURE = 1.25  # of the memory there is: what is foreseen above it does not fit
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,13 @@ def plan(
     largest = max((each for _, each in shares), key=lambda each: each.tokens + each.anchor_tokens)
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}
     tried: list[Plan] = []
-    for accumulate, recompute, sharded in _candidates(experiment, runtime, ranks=ranks, free=room is not None):
+    ways = _ways(experiment, ranks=ranks)
+    if room is None:
+        ways = [(experiment.data.accumulate, runtime.recompute, runtime.sharding == "fsdp" and ranks > 1)]
+    for accumulate, recompute, sharded in ways:
         images = experiment.data.batch_size // accumulate // ranks
-        needed = _mean([(share, work.of_step(each, recompute)) for share, each in shares])
+        parts = [(share, work.of_step(each, recompute)) for share, each in shares]
+        needed = {name: sum(share * each[name] for share, each in parts) for name in parts[0][1]}
         found = Plan(
             parameters=counts,
             ranks=ranks,
@@ -110,65 +115,85 @@ def plan(
     )
 
 
-def _mean(parts: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
-    return {name: sum(share * each[name] for share, each in parts) for name in parts[0][1]}
+def _ways(experiment: Experiment, *, ranks: int) -> list[tuple[int, Recompute, bool]]:
+    """List what may be tried, the fastest first; more micro-batches last, for they change what Sinkhorn-Knopp sees.
 
-
-def _candidates(
-    experiment: Experiment, runtime: Runtime, *, ranks: int, free: bool
-) -> Iterator[tuple[int, Recompute, bool]]:
-    """Yield what may be tried, the fastest first; more micro-batches last, for they change what Sinkhorn-Knopp sees."""
+    Raises:
+        UserError: if there is none.
+    """
     batch, wanted = experiment.data.batch_size, experiment.data.accumulate
-    if not free:
-        _check(experiment, wanted, ranks=ranks)
-        yield wanted, runtime.recompute, runtime.sharding == "fsdp" and ranks > 1
-        return
+    usable: list[int] = []
+    cannot = UserError(
+        f"{ranks} GPUs cannot share the {batch // wanted} images of a micro-batch equally; change data.batch_size or "
+        "data.accumulate"
+    )
+    for low in range(1, math.isqrt(batch // ranks) + 1) if batch % ranks == 0 else ():
+        for accumulate in {low, batch // ranks // low} if batch // ranks % low == 0 else ():
+            try:
+                for config in experiment.objectives.values():
+                    config.check_batch(batch // accumulate, ranks=ranks)
+            except UserError as error:
+                cannot = error if accumulate == wanted else cannot
+                continue
+            usable += [accumulate] if accumulate >= wanted else []
+    if not usable:
+        raise cannot
     ways = [(recompute, sharded) for recompute in COST for sharded in ((False, True) if ranks > 1 else (False,))]
     ways.sort(key=lambda way: COST[way[0]] * (SHARDED if way[1] else 1))
-    each = batch // ranks if batch % ranks == 0 else 0
-    usable = [n for n in _divisors(each) if n >= wanted and _fits(experiment, n, ranks)]
-    if not usable:
-        _check(experiment, wanted, ranks=ranks)
-    for accumulate in usable:
-        for recompute, sharded in ways:
-            yield accumulate, recompute, sharded
+    return [(accumulate, recompute, sharded) for accumulate in sorted(usable) for recompute, sharded in ways]
 
 
-def _divisors(number: int) -> list[int]:
-    """List all divisors, in order; none of 0."""
-    low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
-    return sorted({*low, *(number // n for n in low)})
+def foresee(config: TrainConfig, *, anyway: bool) -> list[str]:
+    """Return lines that say what a run takes on this machine, for before its first step; takes about a second.
 
+    Args:
+        anyway: do not refuse what cannot fit.
 
-def _check(experiment: Experiment, accumulate: int, *, ranks: int) -> None:
-    images = experiment.data.batch_size // accumulate
-    if images % ranks:
+    Raises:
+        UserError: if a stage needs more memory than there is; the message names what fits.
+    """
+    experiment = config.experiment
+    if not experiment.backbone.whole_patches:
+        return [f"memory and time are not foreseen: plan knows transformers only, not a {experiment.backbone.kind}"]
+    device, ranks = devices.choose(config.runtime.device), count(experiment, config.runtime)
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if device.type == "cpu" else 1
+    room = devices.memory(device) / sharing
+    bf16 = devices.uses_bf16(device, experiment.precision)
+    known: dict[str, Any] = {"ranks": ranks, "rate": MFU * measured_rate(device, bf16=bf16) / sharing, "bf16": bf16}
+    legs = experiment.legs()
+    plans = [plan(leg.experiment, config.runtime, **known) for leg in legs]
+    largest, worst = max(zip(plans, legs, strict=True), key=lambda each: each[0].peak)
+    needed, there = largest.peak / 1e9, room / 1e9
+    seconds = 3600 * sum(each.hours for each in plans)
+    lasting = f"about {seconds / 3600:,.0f} hours" if seconds > 7200 else f"about {seconds / 60:,.1f} minutes"
+    if needed > SURE * there and not anyway:
+        try:
+            fitting = plan(worst.experiment, config.runtime, room=0.9 * room, **known)
+            fits = f"what fits: {fitting.settings} with {fitting.peak / 1e9:.0f} GB and {lasting} in all"
+        except UserError:
+            fits = "no setting of this network fits"
         raise UserError(
-            f"{ranks} GPUs cannot share the {images} images of a micro-batch equally; change data.batch_size or "
-            "data.accumulate"
+            f"{experiment.recipe} needs about {needed:,.0f} GB of memory (stage {worst.name}), here are {there:,.0f}; "
+            f"{fits}; {'small-gpu' if device.type == 'cuda' else 'small-cpu'} and demo are for a machine like this; "
+            "--anyway starts all the same"
         )
-    for config in experiment.objectives.values():
-        config.check_batch(images, ranks=ranks)
-
-
-def _fits(experiment: Experiment, accumulate: int, ranks: int) -> bool:
-    try:
-        _check(experiment, accumulate, ranks=ranks)
-    except UserError:
-        return False
-    return True
+    each_of = f" for each of {ranks}" if ranks > 1 else ""
+    return [
+        f"memory: about {needed:,.1f} GB at the peak, of {there:,.0f} GB{each_of}",
+        f"time: {lasting} for {sum(each.steps for each in plans):,} steps, by this machine's speed of now",
+    ]
 
 
 def measured_rate(device: torch.device, *, bf16: bool) -> float:
-    """Return the operations per second of a large matrix product here; takes about a second."""
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    left, right = torch.ones(2, _SIDE, _SIDE, dtype=dtype, device=device)
+    """Return the operations per second of a large matrix product here, the fastest of a few; takes 0.1 s."""
+    side = 1024 if device.type == "cpu" else 8192
+    left, right = torch.ones(2, side, side, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
     seconds = []
     for _ in range(4):
         began = time.perf_counter()
-        (left @ right).sum().item()
+        (left @ right)[0, 0].item()
         seconds.append(time.perf_counter() - began)
-    return 2 * _SIDE**3 / statistics.median(seconds[1:])
+    return 2 * side**3 / min(seconds)
 
 
 def here(experiment: Experiment) -> tuple[float, bool]:

@@ -14,8 +14,8 @@ from dinokit.training.config import TrainConfig
 
 def names() -> list[str]:
     """List the recipes on disk, as the command line spells them."""
-    files = Path(__file__).parent.glob("[!_]*.py")
-    return sorted(path.stem.replace("_", "-") for path in files)
+    files = {path.stem for path in Path(__file__).parent.glob("[!_]*.py")}
+    return sorted(name.replace("_", "-") for name in files - {"distilled"})  # which is for `dinokit distill`
 
 
 def find(name: str) -> TrainConfig:

@@ -8,6 +8,7 @@ import pytest
 
 from dinokit import config as configuration
 from dinokit.commands import distill
+from dinokit.recipes import distilled
 from dinokit.run import engine
 from dinokit.training import students
 from dinokit.training.config import TrainConfig
@@ -59,7 +60,7 @@ def test_sizes_that_fit_stay_and_others_move_little(
 ) -> None:
     crops = multicrop.Config(global_size=sizes[0], local_size=sizes[1], local_count=2)
     chosen = students.Config(teacher="teacher", students=students.chosen(names))
-    found = distill._fitting(crops, chosen)
+    found = distilled._fitting(crops, chosen)
     assert (found.global_size, found.local_size) == expected
     chosen.check_crops(found)
 

@@ -8,6 +8,7 @@ import torch
 
 import dinokit
 from dinokit import recipes
+from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.planning import plan as planning
 from dinokit.planning.layout import layout
@@ -131,3 +132,30 @@ def test_the_later_stages_of_the_7b_are_planned_with_their_anchor_and_their_size
     assert high_res.peak <= 80e9
     assert high_res.work["teacher"] > 4 * pretrain.work["teacher"]  # 512 and 768 pixels in place of 256
     assert high_res.images <= 2048 // 256
+
+
+def test_what_cannot_fit_here_is_refused_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = recipes.find("dinov3-vits16"), recipes.find("small-cpu")
+    monkeypatch.setattr(planning.devices, "memory", lambda _: 24e9)
+    with pytest.raises(
+        UserError, match=r"needs about .* GB .*stage high_res.*what fits: --data.accumulate \d+"
+    ) as said:
+        planning.foresee(large, anyway=False)
+    assert "small-cpu" in str(said.value)
+    assert "--anyway" in str(said.value)
+    planning.foresee(large, anyway=True)
+    planning.foresee(small, anyway=False)
+
+
+def test_what_is_foreseen_is_memory_and_time() -> None:
+    memory, time = planning.foresee(recipes.find("demo"), anyway=False)
+    assert memory.startswith("memory: about 0.7 GB")
+    assert "1,850 steps" in time
+
+
+def test_the_memory_of_this_machine_is_a_machines() -> None:
+    assert 1e8 < devices.memory(torch.device("cpu")) < 1e15
+
+
+def test_data_is_a_word_of_plan_too() -> None:
+    assert dinokit.plan("demo", data="photos", tflops=1.0).keys() == {"pretrain"}

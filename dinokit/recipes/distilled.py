@@ -1,0 +1,129 @@
+"""What a distillation begins with: the settings of its teacher's run, or what suits a published teacher."""
+
+from dataclasses import replace
+from math import ceil, lcm
+
+from dinokit.checkpoints.load import load
+from dinokit.config import from_plain, read_yaml
+from dinokit.core.log import info
+from dinokit.core.schedule import constant, cosine
+from dinokit.images.normalisation import Pixels
+from dinokit.models import head
+from dinokit.models.features import Backbone
+from dinokit.objectives import dino, ibot, koleo
+from dinokit.training import optim, students
+from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.training.stages import Stages
+from dinokit.training.teacher import TeacherRun, teacher_run
+from dinokit.views import masking, multicrop
+
+STEPS = 10_000  # for a teacher that is no run of ours
+
+
+def distilled(teacher: str, names: str) -> TrainConfig:
+    """Return what the teacher was trained with, or what suits a published one.
+
+    Args:
+        teacher: as `dinokit distill` takes it.
+        names: architectures of the students, by comma.
+    """
+    network = load(teacher)
+    found = {name: replace(each, channels=network.channels) for name, each in students.chosen(names).items()}
+    chosen = students.Config(teacher=teacher, students=students.Students(found))
+    run = teacher_run(teacher)
+    if run is None:
+        return _plain(network, chosen)
+    # the step is named, so that the run may go on training while its students learn
+    return _like(run, replace(chosen, teacher=str(run.folder.checkpoint(run.step))))
+
+
+def _like(run: TeacherRun, chosen: students.Config) -> TrainConfig:
+    """Keep the settings of the teacher's first stage, but for what belongs to its anchor."""
+    config = from_plain(TrainConfig, read_yaml(run.folder.config))
+    before, crops = config.experiment, config.experiment.data.views
+    sizes = tuple(replace(each, anchor_size=0) for each in crops.sizes)
+    objectives = {name: config.for_students() for name, config in before.objectives.items()}
+    experiment = replace(
+        before,
+        recipe="distil",
+        backbone=chosen.students[chosen.shown],
+        data=replace(before.data, views=_fitting(replace(crops, anchor_size=0, sizes=sizes), chosen)),
+        objectives=ObjectiveConfigs({name: config for name, config in objectives.items() if config is not None}),
+        optim=quicker(before.optim),
+        anchor=None,
+        start=None,
+        stages=Stages({}),
+        distil=chosen,
+    )
+    runtime = replace(config.runtime, sharding="none", compile=False, recompute="none")
+    return replace(config, experiment=experiment, runtime=runtime)
+
+
+def quicker(settings: optim.Config) -> optim.Config:
+    """Double the rate: targets that stand still bear it (docs/log.md), and DINOv2's distilled models had three times.
+
+    Source: DINOv2 (arXiv:2304.07193) appendix, 1e-3 for distilled models beside 3.5e-4 from scratch.
+    """
+    rate = settings.lr
+    return replace(settings, lr=replace(rate, start=2 * rate.start, peak=2 * rate.peak, end=2 * rate.end))
+
+
+def _fitting(crops: multicrop.Config, chosen: students.Config) -> multicrop.Config:
+    """Bring sizes to the nearest that every student can look at; a convolution takes any local crop it fits into."""
+    networks = list(chosen.students.values())
+    coarsest = max(network.patch_size for network in networks)
+    all_of, of_transformers = (
+        lcm(*(network.patch_size for network in some))
+        for some in (networks, [network for network in networks if network.whole_patches])
+    )
+
+    def near(side: int, unit: int) -> int:
+        return max(round(side / unit), ceil(coarsest / unit)) * unit
+
+    sizes = tuple(
+        replace(each, global_size=near(each.global_size, all_of), local_size=near(each.local_size, of_transformers))
+        for each in crops.sizes
+    )
+    found = replace(
+        crops,
+        global_size=near(crops.global_size, all_of),
+        local_size=near(crops.local_size, of_transformers),
+        sizes=sizes,
+    )
+    if found != crops:
+        info(f"crops of {found.global_size} and {found.local_size} px, which suit every student's patches")
+    return found
+
+
+def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
+    """Return settings for a published backbone: DINOv3's crops and losses, a rate for a batch of 64."""
+    side = teacher.pixels.size or 224
+    crops = _fitting(multicrop.Config(global_size=side, local_size=round(0.43 * side), local_count=4), chosen)
+    prototypes = head.Config(prototypes=1024)
+    sharp = constant(0.05)
+    return TrainConfig(
+        experiment=Experiment(
+            recipe="distil",
+            steps=STEPS,
+            data=Data(
+                views=crops,
+                masks=masking.Config(probability=0.5, ratio=(0.1, 0.5), style="dinov3"),
+                pixels=Pixels(teacher.pixels.mean, teacher.pixels.std, crops.global_size),
+                batch_size=64,
+            ),
+            backbone=chosen.students[chosen.shown],
+            objectives=ObjectiveConfigs(
+                {
+                    "dino": dino.Config(head=prototypes, teacher_temperature=sharp).for_students(),
+                    "ibot": ibot.Config(head=prototypes, teacher_temperature=sharp).for_students(),
+                    "koleo": koleo.Config().for_students(),
+                }
+            ),
+            optim=optim.Config(
+                lr=cosine(1e-3, 1e-6, steps=STEPS, warmup=STEPS // 10), weight_decay=constant(0.04), clip=3.0
+            ),
+            momentum=constant(0.994),
+            distil=chosen,
+        ),
+        runtime=Runtime(),
+    )
