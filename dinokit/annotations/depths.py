@@ -75,7 +75,7 @@ class Depths:
     images: tuple[Path, ...]
     depths: tuple[Path, ...]
     channels: int
-    units: float | None  # of every depth, a metre; None: what the set says
+    units: float | None  # of every depth, a metre; null: what the set says
 
     def __len__(self) -> int:
         return len(self.images)

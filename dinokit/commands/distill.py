@@ -1,6 +1,7 @@
 """`dinokit distill`: train small students on what a frozen teacher says"""
 
 from pathlib import Path
+from typing import Any
 
 from dinokit import config as configuration
 from dinokit.checkpoints.store import RunFolder, run_and_step
@@ -22,6 +23,7 @@ def distill(
     data: str = "",
     out: Path,
     settings: Settings = NO_SETTINGS,
+    **named: Any,
 ) -> int:
     """Train several small students on what one frozen teacher says of a folder of images.
 
@@ -36,11 +38,13 @@ def distill(
         students: architectures by comma, as `dinokit models` lists them: vit_tiny,vits16,convnext_tiny.
         data: images as `pretrain` takes them; if not given, those of the teacher's run.
         out: the folder of the run; the same command again continues it.
+        settings: in Python, settings by dotted key.
+        named: in Python, settings without a dot.
     """
     srun.adopt()
     console.quiet = not dist.is_main()  # known only now
     place = str(Path(teacher).absolute()) if Path(teacher).exists() else teacher
-    config = with_settings(distilled(_begun_with(place, RunFolder(Path(out))), students), settings)
+    config = with_settings(distilled(_begun_with(place, RunFolder(Path(out))), students), {**settings, **named})
     source_of = absolute(data or config.experiment.data.source)
     if not source_of:
         raise UserError("no images are given; add --data FOLDER")

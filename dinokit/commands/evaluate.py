@@ -28,6 +28,7 @@ def evaluate(
     baselines: bool = True,
     device: str = "auto",
     settings: Settings = NO_SETTINGS,
+    **named: Any,
 ) -> dict[str, dict[str, float]]:
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
 
@@ -51,7 +52,7 @@ def evaluate(
     """
     model, where = str(model), devices.choose(device)
     module = evaluations.find(task)
-    config = configuration.override(module.Config(data=str(data)), settings)
+    config = configuration.override(module.Config(data=str(data)), {**settings, **named})
     if out is not None:
         check_result(Path(out))
     if save is not None:

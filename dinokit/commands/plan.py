@@ -27,6 +27,7 @@ def plan(
     layout: bool = False,
     out: Path | None = None,
     settings: Settings = NO_SETTINGS,
+    **named: Any,
 ) -> dict[str, planning.Plan]:
     """Predict parameters, operations, memory, messages and hours of every stage, and what settings fit the machines.
 
@@ -40,6 +41,8 @@ def plan(
         tflops: peak of a GPU in the precision of the run; without it this machine's matrix product is measured.
         mfu: share of the peak that training reaches.
         layout: also print which rows of every tensor a GPU holds when all are sharded.
+        settings: in Python, settings by dotted key.
+        named: in Python, settings without a dot.
         out: file that receives all numbers as JSON.
     """
     if gpus < 1 or not 0 < mfu <= 1 or not all(0 < each < inf for each in (gpu_memory, tflops) if each is not None):
@@ -48,7 +51,8 @@ def plan(
         )
     if out is not None:
         check_result(Path(out))
-    config = with_settings(recipes.find(recipe), {"experiment.data.source": data, **settings} if data else settings)
+    source = {"experiment.data.source": data} if data else {}
+    config = with_settings(recipes.find(recipe), {**settings, **named, **source})
     peak, bf16 = (tflops * 1e12, config.experiment.precision != "fp32") if tflops else planning.here(config.experiment)
     room = None if gpu_memory is None else gpu_memory * 1e9
     found = {}

@@ -50,6 +50,7 @@ def pretrain(
     gpus_per_node: int = 8,
     anyway: bool = False,
     settings: Settings = NO_SETTINGS,
+    **named: Any,
 ) -> int:
     """Train a backbone on a folder of images, or continue the run that is in OUT.
 
@@ -67,22 +68,23 @@ def pretrain(
         slurm: do not train, but write the script of a SLURM job that does; start it by sbatch.
         nodes: of that job.
         gpus_per_node: of that job; each is one rank.
+        settings: in Python, settings by dotted key: {"optim.lr.peak": 1e-3}.
+        named: in Python, settings without a dot: steps=400.
         anyway: start although this machine's memory is too small by what `dinokit plan` foresees.
     """
     srun.adopt()
     console.quiet = not dist.is_main()  # known only now
     weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
-    config = _with_settings(recipes.find(recipe), settings, weights=weights, stage=stage)
-    if data:
-        config = configuration.override(config, {"experiment.data.source": data}, hidden=HALVES)
+    settings = {**settings, **named}
+    given = {**settings, **({"experiment.data.source": data} if data else {})}
+    config = _with_settings(recipes.find(recipe), given, weights=weights, stage=stage)
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
     # the run, its checkpoints and its report are looked at from other folders too
     place = absolute(config.experiment.data.source)
-    config = configuration.override(config, {"experiment.data.source": place} | _anchors(config), hidden=HALVES)
     source = open_source(place, labels=config.experiment.data.labels)
-    if recipe in recipes.names() and not any(key.endswith(("backbone", ".channels")) for key in settings):
-        config = _with_natural_channels(config, source)
+    found = {"experiment.data.source": place} | _anchors(config) | _channels(recipe, config, source, settings)
+    config = configuration.override(config, found, hidden=HALVES)
     run = RunFolder(Path(out))
     if slurm is None and (nodes, gpus_per_node) != (1, 8):
         raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
@@ -140,11 +142,11 @@ def _anchors(config: TrainConfig) -> dict[str, str]:
     return {key: str(Path(place).absolute()) for key, place in here.items() if Path(place).exists()}
 
 
-def _with_natural_channels(config: TrainConfig, source: Source) -> TrainConfig:
+def _channels(recipe: str, config: TrainConfig, source: Source, settings: Settings) -> dict[str, int]:
     """Give gray images a network of one channel, where the recipe's normalisation fits any number of channels."""
-    if len(config.experiment.data.pixels.mean) > 1 or not is_gray(source):
-        return config
-    return configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
+    given = recipe not in recipes.names() or any(key.endswith(("backbone", ".channels")) for key in settings)
+    one = not given and len(config.experiment.data.pixels.mean) == 1 and is_gray(source)
+    return {"experiment.backbone.channels": 1} if one else {}
 
 
 def _beginning(weights: str, stage: str) -> list[str]:

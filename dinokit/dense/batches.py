@@ -32,7 +32,7 @@ class Batch:
     """What the heads see at a step, and what they should say."""
 
     features: tuple[Features, ...]  # of each layer
-    frame: Frame | None  # where the images lie in them; None: the targets are of patches
+    frame: Frame | None  # where the images lie in them; null: the targets are of patches
     targets: Shaped[Tensor, "batch rows columns"]
 
 

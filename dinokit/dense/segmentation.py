@@ -129,7 +129,7 @@ class Crops:
 
     size: int  # pixels, the side of a crop
     scale: tuple[float, float]  # of the short side, relative to the crop
-    cap: float | None = None  # largest share of one class among the pixels that count; None: no limit
+    cap: float | None = None  # largest share of one class among the pixels that count; null: no limit
     hue: float = 0.5  # fraction of the colour circle
 
 

@@ -30,7 +30,7 @@ class Config:
     """Which images are searched."""
 
     data: str  # a folder with one folder per thing, or a demo: name
-    split: str | None = None  # None: train, or everything where there are no splits
+    split: str | None = None  # null: train, or everything where there are no splits
 
 
 def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:

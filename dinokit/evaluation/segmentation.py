@@ -44,7 +44,7 @@ WINDOW = 32  # patches along the side of a window of DINOv3: 1024 tokens
 class Protocol:
     """What the names of this module's docstring stand for."""
 
-    size: int | None = None  # pixels, side of a window; None: 32 patches
+    size: int | None = None  # pixels, side of a window; null: 32 patches
     layers: int = 1  # the last so many
     dropout: float = 0.0
     scale: tuple[float, float] = (0.5, 2.0)  # of training crops

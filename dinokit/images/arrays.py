@@ -30,7 +30,7 @@ class Stored:
     """The numbers of the first image of a file, upright, and what the file says of them."""
 
     values: Shaped[np.ndarray, "height width channel"]
-    white: float | int | None = None  # the integer that stands for 1.0; None: the largest of the type
+    white: float | int | None = None  # the integer that stands for 1.0; null: the largest of the type
     negative: bool = False  # 0 is white and `white` black
     colours: int = 0  # leading channels that make one colour, gray or RGB; 0: every channel is a band of its own
     alpha: Literal["", "straight", "premultiplied"] = ""  # of the last channel

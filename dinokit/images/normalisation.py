@@ -14,8 +14,8 @@ class Pixels:
 
     mean: tuple[float, ...] = between(-1e18, 1e18, (0.485, 0.456, 0.406))  # of values in [0, 1]; one, or per channel
     std: tuple[float, ...] = above(0, (0.229, 0.224, 0.225))  # divides what is left, as many
-    size: int | None = between(1, LARGEST, None)  # side in pixels for evaluation; None keeps the native size
-    white: float | None = above(0, None)  # what is 1.0 in files of more than 8 bits; None: as images/arrays.py says
+    size: int | None = between(1, LARGEST, None)  # side in pixels for evaluation; null keeps the native size
+    white: float | None = above(0, None)  # what is 1.0 in files of more than 8 bits; null: by the kind of file
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):

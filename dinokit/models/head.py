@@ -29,7 +29,7 @@ class Config:
     prototypes: int = at_least(1, 65536)  # number of scores
     layers: int = at_least(1, 3)  # linear layers of the MLP
     weight_norm: Literal["none", "fixed", "trainable"] = "none"  # length of the prototypes: free, 1, learned apart
-    init: Style = "dinov3"  # initial values, see models/init.py; "narrow" for widths below a few hundred
+    init: Style = "dinov3"  # initial values; "narrow" for widths below a few hundred
 
 
 class WeightNormed(nn.Module):

@@ -58,7 +58,7 @@ class Config:
     untie_local_cls_norm: bool = False  # another one for them on local crops while training
     drop_path: float = between(0, 1, 0.0, without=1)  # fraction of the samples that skip a residual branch in training
     drop_path_shape: Literal["uniform", "linear"] = "uniform"  # the same in all blocks, or growing from 0 in the first
-    init: Style = "dinov3"  # initial values, see models/init.py
+    init: Style = "dinov3"  # initial values
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:

@@ -174,7 +174,7 @@ def foresee(config: TrainConfig, *, anyway: bool) -> list[str]:
             fits = "no setting of this network fits"
         raise UserError(
             f"{experiment.recipe} needs about {needed:,.0f} GB of memory (stage {worst.name}), here are {there:,.0f}; "
-            f"{fits}; {'small-gpu' if device.type == 'cuda' else 'small-cpu'} and demo are for a machine like this; "
+            f"{fits}; {'small-cpu' if device.type == 'cpu' else 'small-gpu'} and demo are for a machine like this; "
             "--anyway starts all the same"
         )
     each_of = f" for each of {ranks}" if ranks > 1 else ""

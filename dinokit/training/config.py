@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Literal, NewType
 
@@ -92,6 +93,10 @@ class Experiment:
 
     def legs(self) -> "tuple[Leg, ...]":
         """Return the stages, each with the whole of its settings, the pretraining before them included."""
+        return self._legs
+
+    @cached_property
+    def _legs(self) -> "tuple[Leg, ...]":
         alone = replace(self, stages=Stages({})) if self.stages else self
         legs = [Leg(FIRST, alone, first=0, begin=None)]
         for name, stage in self.stages.items():
@@ -160,7 +165,7 @@ class Leg:
     name: str
     experiment: Experiment  # without stages; its schedules count from `first`
     first: int  # steps done when it begins
-    begin: Begin | None  # None: nothing comes before it
+    begin: Begin | None  # null: nothing comes before it
 
     @property
     def last(self) -> int:

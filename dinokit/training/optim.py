@@ -30,7 +30,7 @@ class Config:
     patch_embed_lr: float = at_least(0, 1.0)  # further factor on the learning rate of the patch embedding
     freeze_last_layer: int = at_least(0, 0)  # first steps in which the prototypes stay as they are
     freeze: Literal["rate", "gradient"] = "rate"  # how they stay: rate 0, moments go on (v2, v3); gradient removed (v1)
-    clip: float | None = above(0, 3.0)  # largest gradient norm; None: no clipping
+    clip: float | None = above(0, 3.0)  # largest gradient norm; null: no clipping
     clip_per: Literal["part", "parameter"] = "part"  # norm over backbone, each head (v2, v3); over each tensor (v1)
 
 

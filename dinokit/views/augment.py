@@ -30,7 +30,7 @@ COLOUR_DRAWS = 10  # the first of them, down to gray
 class Config:
     """Photometric augmentation of one kind of crop, in this order: jitter, grayscale, blur, solarisation."""
 
-    chain: Literal["exact", "fused"] = "exact"  # fused: jitter and grayscale as one map, data/fused.py
+    chain: Literal["exact", "fused"] = "exact"  # fused: jitter and grayscale as one map
     jitter: float = between(0, 1, 0.8)  # probability of the colour jitter: the four operations below in random order
     brightness: float = between(0, 1, 0.4)  # factor in [1 - b, 1 + b]
     contrast: float = between(0, 1, 0.4)  # factor in [1 - c, 1 + c]
@@ -80,7 +80,7 @@ class Parameters:
     blur: Bool[np.ndarray, "sample"]
     sigma: Float32[np.ndarray, "sample"]
     solarise: Bool[np.ndarray, "sample"]
-    colours: fused.Maps | None  # jitter and grayscale in one; None: step by step
+    colours: fused.Maps | None  # jitter and grayscale in one; null: step by step
 
     def rows(self, chosen: slice | Int64[np.ndarray, "chosen"]) -> "Parameters":
         """Return the parameters of some of the images."""

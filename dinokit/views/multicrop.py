@@ -71,7 +71,7 @@ class Cut:
     local_crops: Shaped[Tensor, "local batch channel small_height small_width"]
     anchor_crops: Shaped[Tensor, "view batch channel large_height large_width"] | None
     draws: Float64[np.ndarray, "crop batch draw"]  # of the distortions, global crops first
-    ranges: Float32[Tensor, "batch 2"] | None  # (low, high) of every image; None: all [0, 1]
+    ranges: Float32[Tensor, "batch 2"] | None  # (low, high) of every image; null: all [0, 1]
     masks: Bool[Tensor, "view batch patch"] | None = None  # True where HIDDEN
 
     def on(self, device: torch.device) -> Views:

@@ -1,6 +1,8 @@
 """The command line: quick help, one line and exit code 2 for every mistake, and nothing overwritten."""
 
+import inspect
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -12,9 +14,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dinokit import cli
+import dinokit
+from dinokit import cli, recipes
 from dinokit.commands import pretrain
 from dinokit.commands.tables import shown
+from dinokit.evaluation import base as evaluations
 from dinokit.training.config import TrainConfig
 from tests.images.hostile import deep_png
 
@@ -77,6 +81,29 @@ def test_help_of_an_evaluation_lists_its_settings(capsys: pytest.CaptureFixture[
     assert "--k " in text
     assert "[10, 20, 100, 200]" in " ".join(text.split())
     assert "--data" not in text
+
+
+HELPS = [["pretrain", name] for name in recipes.names()] + [["evaluate", name] for name in evaluations.names()]
+
+
+@pytest.mark.parametrize("words", [*HELPS, *([name] for name in cli.commands())], ids="-".join)
+def test_help_points_to_nothing_that_is_not_there(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words, "--help") == 0
+    text = capsys.readouterr().out
+    assert not re.search(r"\w\.py\b|see above|see below|\bNone\b", text)
+    for paragraph in text.split("\n  --"):
+        assert paragraph.count("(") == paragraph.count(")"), paragraph
+
+
+def test_help_of_pretrain_opens_with_the_settings_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("help", "pretrain", "demo") == 0
+    first = capsys.readouterr().out.split("settings that matter first")[1].split("all settings")[0]
+    assert re.findall(r"--[a-z_.]+", first)[:3] == ["--steps", "--data.batch_size", "--data.accumulate"]
+
+
+def test_python_takes_settings_as_keywords() -> None:
+    assert dinokit.plan("demo", steps=400, tflops=1.0)["pretrain"].steps == 400
+    assert "tyro" not in str(inspect.signature(dinokit.evaluate))
 
 
 def test_models_lists_architectures_and_recipes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
