@@ -165,7 +165,7 @@ class RunFolder:
             kept = self.steps(with_state=True)
             newest = f"the newest checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
             raise RunError(
-                f"cannot write the checkpoint of step {step}: {error}; {newest}; free space, same command"
+                f"cannot write the checkpoint {final}: {error}; {newest}; free space, same command"
             ) from error
         for old in self.steps(with_state=True)[:-keep]:
             (self.checkpoint(old) / CLOCK).unlink()  # first: without it nobody will try to continue from here
@@ -177,8 +177,17 @@ class RunFolder:
         """Change the clocks of a checkpoint that is there."""
         _write_clock(self.checkpoint(clock.step) / CLOCK, clock)
 
+    def published(self, name: str = MODEL) -> int:
+        """Return the step of a model of the run, by its header; 0 if there is none that can be read."""
+        try:
+            with safe_open(self.path / name, framework="pt") as file:
+                about = (file.metadata() or {}).get("dinokit", '{"step": 1}')  # what is not ours is not to be lost
+            return int(json.loads(about)["step"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return 0
+
     def publish(self, step: int) -> None:
-        """Make a checkpoint's models those of the run.
+        """Make a checkpoint's models those of the run, but for one that has learned longer.
 
         Raises:
             RunError: if the checkpoint has none.
@@ -186,7 +195,7 @@ class RunFolder:
         if not (self.checkpoint(step) / MODEL).is_file():
             raise self._damaged(step, f"it has no {MODEL}")
         for model in self.checkpoint(step).glob("*.safetensors"):
-            if model.name != STATE:
+            if model.name != STATE and self.published(model.name) <= step:
                 with write_atomic(self.path / model.name) as temporary:
                     shutil.copyfile(model, temporary)
 
@@ -228,14 +237,14 @@ class RunFolder:
             return []
         faults: dict[int, str] = {}
         for step in reversed(self.steps(with_state=True)):
-            fault = self._fault(step)
+            fault = self.fault(step)
             if not fault:
                 return [self._set_aside(bad, found, instead=step) for bad, found in faults.items()]
             faults[step] = fault
         newest = self.steps()[-1]
         raise self._damaged(newest, faults.get(newest, f"it has no {CLOCK}"))
 
-    def _fault(self, step: int) -> str:
+    def fault(self, step: int) -> str:
         """Say what is wrong with a checkpoint, nothing if it can be continued from."""
         try:
             checksum.verify(self.checkpoint(step))
@@ -276,7 +285,7 @@ class RunFolder:
         return f"checkpoint {folder} is damaged ({fault}); kept as {aside.name}, continuing from step {instead}"
 
     def _damaged(self, step: int, fault: object) -> RunError:
-        others = [other for other in self.steps(with_state=True) if other < step and not self._fault(other)]
+        others = [other for other in self.steps(with_state=True) if other < step and not self.fault(other)]
         teachers = [other for other in self.steps() if other != step]
         left = "nothing else is saved; restore it from a copy or start again in another --out"
         if teachers:

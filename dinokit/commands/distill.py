@@ -5,13 +5,14 @@ from typing import Any
 
 from dinokit import config as configuration
 from dinokit.checkpoints.store import RunFolder, run_and_step
-from dinokit.commands.running import trained
+from dinokit.commands.running import train_and_report
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import dist
 from dinokit.core import slurm as srun
 from dinokit.core.errors import UserError
 from dinokit.core.log import console, info
 from dinokit.recipes.distilled import distilled
+from dinokit.run.opening import check_start
 from dinokit.sources.source import absolute, open_source
 from dinokit.training.config import HALVES, TrainConfig, with_settings
 
@@ -49,10 +50,13 @@ def distill(
     if not source_of:
         raise UserError("no images are given; add --data FOLDER")
     config = configuration.override(config, {"experiment.data.source": source_of}, hidden=HALVES)
-    source = open_source(source_of, labels=config.experiment.data.labels)
+    run = RunFolder(Path(out))
+    check_start(run, config)
+    info(f"looking for images in {source_of}")
+    images = open_source(source_of, channels=config.experiment.backbone.channels, labels=config.experiment.data.labels)
     for name, student in config.experiment.distil.students.items() if config.experiment.distil else ():
         info(f"student {name}: {student.kind} of width {student.dim}, file {name}.safetensors")
-    return trained(config, source, RunFolder(Path(out)))
+    return train_and_report(config, images, run)
 
 
 def _begun_with(teacher: str, out: RunFolder) -> str:

@@ -9,18 +9,17 @@ from dinokit import config as configuration
 from dinokit import recipes
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
-from dinokit.commands.running import trained
+from dinokit.commands.running import train_and_report
 from dinokit.config import NO_SETTINGS, Settings, to_plain
 from dinokit.core import dist
 from dinokit.core import slurm as srun
 from dinokit.core.errors import UserError
-from dinokit.core.files import check_writable
 from dinokit.core.log import console, info
 from dinokit.models.features import Built
 from dinokit.planning.plan import foresee
 from dinokit.run import job
-from dinokit.run.resume import check_experiment
-from dinokit.sources.source import Source, absolute, is_gray, open_source
+from dinokit.run.opening import check_start
+from dinokit.sources.source import absolute, is_gray, open_source
 from dinokit.training import anchor
 from dinokit.training.config import HALVES, TrainConfig, with_settings
 
@@ -82,12 +81,26 @@ def pretrain(
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
     # the run, its checkpoints and its report are looked at from other folders too
     place = absolute(config.experiment.data.source)
-    source = open_source(place, labels=config.experiment.data.labels)
-    found = {"experiment.data.source": place} | _anchors(config) | _channels(recipe, config, source, settings)
-    config = configuration.override(config, found, hidden=HALVES)
+    config = configuration.override(config, {"experiment.data.source": place} | _anchors(config), hidden=HALVES)
     run = RunFolder(Path(out))
     if slurm is None and (nodes, gpus_per_node) != (1, 8):
         raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
+    natural = recipe in recipes.names() and not any(key.endswith(("backbone", ".channels")) for key in settings)
+    if natural and run.steps() and run.config.is_file():  # decided when it began
+        natural = False
+        begun = configuration.from_plain(TrainConfig, configuration.read_yaml(run.config)).experiment.backbone.channels
+        config = configuration.override(config, {"experiment.backbone.channels": begun}, hidden=HALVES)
+    if slurm is None:
+        check_start(run, config)
+        for line in foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else ():
+            info(line)
+    info(f"looking for images in {place}")
+    labels = config.experiment.data.labels
+    images = open_source(place, channels=config.experiment.backbone.channels, labels=labels)
+    # gray images get a network of one channel, where the recipe's normalisation fits any number of channels
+    if natural and len(config.experiment.data.pixels.mean) == 1 and is_gray(images):
+        config = configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
+        images = open_source(place, channels=1, labels=labels)
     if slurm is not None:
         chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
         job.write(
@@ -99,13 +112,7 @@ def pretrain(
             gpus_per_node=gpus_per_node,
         )
         return 0
-    if dist.is_main():
-        check_experiment(run, config)
-        lines = foresee(config, anyway=anyway or run.metrics.exists())
-        check_writable(run.path)
-        for line in lines:
-            info(line)
-    return trained(config, source, run)
+    return train_and_report(config, images, run)
 
 
 def _with_settings(config: TrainConfig, settings: Settings, *, weights: str, stage: str) -> TrainConfig:
@@ -140,13 +147,6 @@ def _anchors(config: TrainConfig) -> dict[str, str]:
     places = {key: str(value) for key, value in plain.items() if key.endswith("anchor.source")}
     here = {key: place for key, place in places.items() if anchor.Config(source=anchor.Place(place)).is_model}
     return {key: str(Path(place).absolute()) for key, place in here.items() if Path(place).exists()}
-
-
-def _channels(recipe: str, config: TrainConfig, source: Source, settings: Settings) -> dict[str, int]:
-    """Give gray images a network of one channel, where the recipe's normalisation fits any number of channels."""
-    given = recipe not in recipes.names() or any(key.endswith(("backbone", ".channels")) for key in settings)
-    one = not given and len(config.experiment.data.pixels.mean) == 1 and is_gray(source)
-    return {"experiment.backbone.channels": 1} if one else {}
 
 
 def _beginning(weights: str, stage: str) -> list[str]:

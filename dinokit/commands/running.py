@@ -1,14 +1,17 @@
-"""A training from its first step to its report: every saved model is measured, the report is written at the end."""
+"""A training from its first step to its report: every saved model is measured and the best one kept."""
 
+import shlex
+import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from dinokit.checkpoints.load import load
-from dinokit.checkpoints.store import RunFolder
+from dinokit.checkpoints.store import MODEL, RunFolder
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import append_jsonl, read_jsonl
+from dinokit.core.files import append_jsonl, read_jsonl, write_atomic
 from dinokit.core.log import info, warn
 from dinokit.evaluation import base as evaluations
 from dinokit.models.features import Backbone
@@ -19,15 +22,27 @@ from dinokit.training.config import TrainConfig
 from dinokit.visuals.report import write_report
 
 MEASURED = 20_000  # images of each side for the k-NN of a run's checkpoints; `dinokit evaluate` takes all
+BEST = "best.safetensors"  # beside model.safetensors, which is the newest
+RANK = "health/rank_cls"  # RankMe (arXiv:2210.02885) chooses among checkpoints without labels
 
 
-def trained(config: TrainConfig, source: Source, run: RunFolder) -> int:
+def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int:
     """Train, measure and report; return the exit code."""
-    unmeasured = _why_unmeasured(config, source)
-    for remark in () if source.decoded else remarks(source):
-        info(f"{source.name}: {remark}")
+    for remark in () if images.decoded else remarks(images):
+        info(f"{images.name}: {remark}")
+    unmeasured = ""
+    if not config.runtime.evaluate:
+        unmeasured = "not measured (runtime.evaluate is false)"
+    elif images.labels is None or len(images.classes) < 2:
+        unmeasured = f"no labels in {images.name}: nothing to measure; look at the pictures"
+    measure = (lambda step, path: None) if unmeasured else _measure(config, images, run)
+
+    def measure_and_keep_best(step: int, path: Path) -> None:
+        measure(step, path)
+        keep_best(run)
+
     try:
-        train(config, run.path, on_checkpoint=_nothing if unmeasured else _measure(config, source, run))
+        train(config, run.path, images=images, on_checkpoint=measure_and_keep_best)
     except Interrupted as stop:
         info(str(stop))
         return 130
@@ -35,29 +50,24 @@ def trained(config: TrainConfig, source: Source, run: RunFolder) -> int:
         return 0
     page = write_report(run.path)
     info(_headline(run) or unmeasured or "not measured: see the warnings above")
+    best, said = best_teacher(run)
+    if best is not None and best != max(run.steps()):
+        info(f"the best was step {best:,} ({said}): {run.path / BEST}")
     info(f"model {run.model} · report {page}")
+    place, data = shlex.quote(str(run.path)), shlex.quote(config.experiment.data.source)
+    info(
+        f"next: dinokit evaluate knn --model {place} --data {data}\n"
+        f"      dinokit embed --model {place} --data {data} --out FOLDER\n"
+        f"      to train on: dinokit pretrain RECIPE --data {data} --from {place} --out ANOTHER"
+    )
     return 0
 
 
-def _nothing(step: int, path: Path) -> None:
-    """Do nothing at a checkpoint."""
-
-
-def _why_unmeasured(config: TrainConfig, source: Source) -> str:
-    """Say why the checkpoints of a run are not measured; nothing if they are."""
-    if not config.runtime.evaluate:
-        return "not measured (runtime.evaluate is false)"
-    if source.labels is None or len(source.classes) < 2:
-        return f"no labels in {source.name}: nothing to measure; look at the pictures"
-    return ""
-
-
-def _measure(config: TrainConfig, source: Source, run: RunFolder) -> Callable[[int, Path], None]:
+def _measure(config: TrainConfig, images: Source, run: RunFolder) -> Callable[[int, Path], None]:
     """Return what measures each saved teacher and adds the result to metrics.jsonl."""
     data = config.experiment.data.source
-    task = evaluations.find("knn" if source.domains is None else "retrieval")
+    task = evaluations.find("knn" if images.domains is None else "retrieval")
     name = task.__name__.rsplit(".", 1)[1]
-
     device = devices.choose(config.runtime.device)
     # ImageNet against itself at every checkpoint would take longer than the training in between
     settings = task.Config(data=data, limit=MEASURED) if name == "knn" else task.Config(data=data)
@@ -68,7 +78,10 @@ def _measure(config: TrainConfig, source: Source, run: RunFolder) -> Callable[[i
         candidates: dict[str, Backbone] = {"teacher": backbone}
         if step == 0:  # the teacher before the first step is the untrained network
             candidates = {"random-init": backbone, "raw-pixels": evaluations.raw_pixels(backbone)}
-        for model in candidates.keys() - done:
+        left = [model for model in candidates if model not in done]
+        if step == 0 and left:
+            info(f"step 0 · measuring {' and '.join(left)} ({name} of the data), to compare with")
+        for model in left:
             try:
                 result = task.run(candidates[model].to(device), settings)
             except (UserError, RunError) as error:
@@ -78,6 +91,38 @@ def _measure(config: TrainConfig, source: Source, run: RunFolder) -> Callable[[i
         info(f"step {step} · {_headline(run)}")
 
     return measure
+
+
+def best_teacher(run: RunFolder) -> tuple[int | None, str]:
+    """Return the step of the best teacher, and by what: its measured score, else how many directions it uses.
+
+    A function of the log and of what is kept, so that a run which goes on comes to the same.
+    """
+    lines, kept = read_jsonl(run.metrics), run.steps()
+    scores = {
+        line["step"]: (line[name], f"{label} {line[name]:.1f} %")
+        for line in lines
+        for name, label in (("top1@20", "k-NN"), ("mAP", "mAP"))
+        if line.get("model") == "teacher" and line.get("step") in kept and name in line
+    }
+    if not scores:
+        looks = [line for line in lines if RANK in line]
+        for before, step in pairwise(kept):
+            seen = [line[RANK] for line in looks if before < line["step"] <= step]
+            if seen:
+                scores[step] = (seen[-1], f"effective rank {seen[-1]:.1f}")
+    if not scores:
+        return None, ""
+    best = max(scores, key=lambda step: (scores[step][0], step))
+    return best, scores[best][1]
+
+
+def keep_best(run: RunFolder) -> None:
+    """Make the best teacher a file of the run."""
+    best, _ = best_teacher(run)
+    if best is not None and run.published(BEST) != best:
+        with write_atomic(run.path / BEST) as temporary:
+            shutil.copyfile(run.checkpoint(best) / MODEL, temporary)
 
 
 def _headline(run: RunFolder) -> str:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,21 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         return []
     # bytes: a text file would also be cut at U+2028 and its like, which a key may hold
     return [value for line in path.read_bytes().split(b"\n") if (value := _parsed(line)) is not None]
+
+
+def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Drop the lines of a log that are not wanted, or not of its kind; if there are none, the file is left alone."""
+
+    def fits(line: dict[str, Any]) -> bool:
+        try:
+            return wanted(line)
+        except (KeyError, TypeError):
+            return False
+
+    lines = read_jsonl(path)
+    kept = [line for line in lines if fits(line)]
+    if len(kept) < len(lines):
+        write_jsonl(path, kept)
 
 
 def check_writable(folder: Path) -> None:

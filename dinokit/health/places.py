@@ -11,7 +11,7 @@ nor its light, so features of either do not agree.
 from collections.abc import Iterable, Iterator
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
@@ -45,7 +45,8 @@ def places(look: Look, mirror: Look) -> dict[str, float]:
     patches = functional.normalize(look.features.patches, dim=-1)
     seen = functional.normalize(mirror.features.patches, dim=-1)
     seen = seen.reshape(len(seen), rows, columns, -1).flip(2).flatten(1, 2)  # every patch back at its place
-    apart = _distance(rows, columns)
+    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    apart = (place[:, None] - place).abs().amax(dim=-1)  # [patch, patch], by the larger of the two coordinates
     near, far = apart == 1, apart >= max(2, max(rows, columns) // 2)
     near_cosine, far_cosine, same, any_place = torch.zeros(4, dtype=torch.float64)
     for one, other in zip(patches, seen, strict=True):  # one image at a time: [patch, patch] of many would not fit
@@ -66,9 +67,3 @@ def places(look: Look, mirror: Look) -> dict[str, float]:
 def _beyond(value: Float[Tensor, ""], base: Float[Tensor, ""]) -> float:
     """Return how far a cosine is above another, as a share of the way to 1."""
     return float((value - base) / (1 - base).clamp_min(_TINY))
-
-
-def _distance(rows: int, columns: int) -> Int64[Tensor, "patch patch"]:
-    """Return the distance of places in patches, by the larger of the two coordinates."""
-    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-    return (place[:, None] - place).abs().amax(dim=-1)

@@ -5,7 +5,6 @@ image per class no neighbour could be of the same. Each rank holds and sees its 
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,30 +92,32 @@ def open_probe(source: Source, pixels: Pixels, *, side: int, patch_size: int, im
 
 @torch.no_grad()
 def look(network: nn.Module, batches: Iterable[Float32[Tensor, "chunk channel side side"]]) -> Look:
-    """Run a transformer in evaluation mode and leave it in the mode it was in."""
+    """Run a backbone in evaluation mode and leave it in the mode it was in."""
     was_training = network.training
     network.eval()
-    patch_norm = network.get_submodule("norm")
-    cls_norm = getattr(network, "cls_norm", None) or patch_norm
-    with _lengths_into(patch_norm) as tokens, _lengths_into(cls_norm) as first:
-        seen: list[Features] = [network(images) for images in batches]
-    network.train(was_training)
+    entered: list[Tensor] = []  # lengths of what enters the final norms: CLS, registers, patches, together or by turns
+
+    def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        entered.append(inputs[0].float().norm(dim=-1).reshape(len(inputs[0]), -1))
+
+    norms = [getattr(network, name, None) for name in ("cls_norm", "norm")]
+    handles = [norm.register_forward_pre_hook(note) for norm in norms if isinstance(norm, nn.Module)]
+    seen: list[Features] = []
+    lengths: list[Tensor] = []
+    try:
+        for images in batches:
+            entered.clear()
+            seen.append(network(images))
+            lengths.append(torch.cat(entered, dim=1))  # [image, token]
+    finally:
+        for handle in handles:
+            handle.remove()
+        network.train(was_training)
     cls, registers, patches = (
         torch.cat([getattr(each, part) for each in seen]).float() for part in ("cls", "registers", "patches")
     )
-    lengths = torch.cat(tokens)[:, -patches.shape[1] :]  # [image, patch]; patches come last
-    return Look(Features(cls, registers, patches, seen[0].grid), torch.cat(first)[:, 0], lengths)
-
-
-@contextmanager
-def _lengths_into(norm: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the lengths of the tokens that enter a norm while the body runs."""
-    lengths: list[Tensor] = []
-    handle = norm.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].float().norm(dim=-1)))
-    try:
-        yield lengths
-    finally:
-        handle.remove()
+    tokens = torch.cat(lengths)
+    return Look(Features(cls, registers, patches, seen[0].grid), tokens[:, 0], tokens[:, -patches.shape[1] :])
 
 
 def _order(source: Source, *, images: int, seed: int) -> Int64[np.ndarray, " candidate"]:

@@ -37,8 +37,11 @@ class Repeats:
     def add(self, micro_batches: Sequence[Batch]) -> None:
         """Remember a step's images and crops."""
         indices = torch.cat([torch.from_numpy(batch.indices) for batch in micro_batches])
-        crops = torch.cat([_checksums(batch.views.global_crops[0]) for batch in micro_batches])
-        self._steps.append(torch.stack([indices, crops]))
+        crops = [batch.views.global_crops[0].flatten(1) for batch in micro_batches]  # each [image, pixel]
+        some = torch.cat([each[:, :: max(1, each.shape[1] // _PIXELS)].double() for each in crops])
+        weights = torch.arange(1, some.shape[1] + 1, dtype=torch.float64).sqrt()  # so that order counts
+        sums = (some * weights).sum(dim=1)
+        self._steps.append(torch.stack([indices, sums.view(torch.int64)]))  # told apart by their bits
 
     def values(self) -> dict[str, float]:
         """Return the share of the newest step's crops and images that were given before; all ranks must call."""
@@ -59,11 +62,3 @@ def _share(marks: Int64[Tensor, "image step"]) -> float:
     again = torch.zeros_like(earlier)
     again[order[1:]] = kind[order[1:]] == kind[order[:-1]]
     return float((earlier | again).double().mean())
-
-
-def _checksums(crops: Tensor) -> Int64[Tensor, " image"]:
-    """Return a number for each crop: the bits of a weighted sum of some pixels."""
-    pixels = crops.flatten(1)  # [image, pixel]
-    some = pixels[:, :: max(1, pixels.shape[1] // _PIXELS)].double()
-    weights = torch.arange(1, some.shape[1] + 1, dtype=torch.float64).sqrt()  # so that order counts
-    return (some * weights).sum(dim=1).view(torch.int64)

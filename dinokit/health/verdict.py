@@ -12,7 +12,6 @@ The thresholds were measured on `demo` at 300 steps and on provoked failures of 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from statistics import quantiles
 from typing import Any
 
@@ -22,6 +21,7 @@ HEALTHY, STARTING = "healthy", "starting"
 TELLING = ("repeating", "broken", "collapsing")  # failures that others follow from
 PATIENCE = 3  # readings in a row; one alone may be chance
 AFTER_WARMUP, AND_STEPS = 1.5, 50
+STEADY = 0.999  # of the peak of the learning rate: it has warmed up
 
 # Share of the log K or log n nats that a prototype could tell of an image. Healthy: 0.12 at step 60, 0.3 at 300;
 # untrained 0.005; one prototype and uniform targets: below 0.0002.
@@ -79,7 +79,7 @@ class Failure:
 def verdict(history: Sequence[Line]) -> Verdict:
     """Judge a run by the lines of its log, in order; lines without `step` and measurements do not count."""
     history = [line for line in history if isinstance(line.get("step"), int) and "evaluation" not in line]
-    ready = _ready(history)
+    ready = judged_from(history)
     found: list[tuple[int, Failure, Line]] = []
     for failure in _failures(history):
         streak = _streak(history, failure)  # newest first
@@ -87,7 +87,8 @@ def verdict(history: Sequence[Line]) -> Verdict:
         if counts and len(streak) >= failure.patience:
             found.append((streak[-1]["step"], failure, streak[0]))
     if found:
-        since, failure, line = min(found, key=lambda each: (_place(each[1]), each[0]))
+        order = {word: place for place, word in enumerate(TELLING)}
+        since, failure, line = min(found, key=lambda each: (order.get(each[1].word, len(order)), each[0]))
         said = f"{failure.word} since step {since:,}: {failure.says(line)}; {failure.advice}"
         return Verdict(failure.word, said, failure.cause, since)
     if ready is None:
@@ -98,16 +99,24 @@ def verdict(history: Sequence[Line]) -> Verdict:
     return Verdict(HEALTHY, _well(history))
 
 
-def _ready(history: Sequence[Line]) -> int | None:
-    """Return the step from which on a run is judged; None while its learning rate rises."""
+def judged_from(history: Sequence[Line]) -> int | None:
+    """Return the step from which on a run is judged; None while its learning rate rises.
+
+    It is the last rise that counts, from where it began: a later stage has one of its own. Rates are means over lines
+    of different lengths, which differ in the last digits where the rate stands still.
+    """
     rates = [(line["step"], line["lr"]) for line in history if "lr" in line]
     if not rates:
         return None
     peak = max(rate for _, rate in rates)
-    warm = next(step for step, rate in rates if rate == peak)
-    if warm == rates[-1][0]:
+    top = next(place for place, (_, rate) in enumerate(rates) if rate >= STEADY * peak)
+    if top == len(rates) - 1:
         return None
-    return int(AFTER_WARMUP * warm) + AND_STEPS
+    bottom = top
+    while bottom and rates[bottom - 1][1] < rates[bottom][1]:
+        bottom -= 1
+    warm, began = rates[top][0], rates[bottom][0] if bottom else 0
+    return began + int(AFTER_WARMUP * (warm - began)) + AND_STEPS
 
 
 def _streak(history: Sequence[Line], failure: Failure) -> list[Line]:
@@ -121,42 +130,77 @@ def _streak(history: Sequence[Line], failure: Failure) -> list[Line]:
     return streak
 
 
-def _place(failure: Failure) -> int:
-    return TELLING.index(failure.word) if failure.word in TELLING else len(TELLING)
-
-
 def _failures(history: Sequence[Line]) -> Iterable[Failure]:
     """Yield what could be wrong; of those that begin together the first is said."""
     names = dict.fromkeys(name for line in history[-500:] for name in line)
-    yield from _loader()
+    crops, images, broken = "health/repeated_crops", "health/repeated_images", "health/not_finite"
+    again = "the loader gives the same again: look at the order of the source, and for duplicates in it"
     yield Failure(
-        "broken", "not finite", ("health/not_finite",),
-        lambda line: line["health/not_finite"] > 0,
-        lambda line: f"the features of {_percent(line['health/not_finite'])} of the images are not finite",
+        "repeating", crops, (crops,),
+        lambda line: line[crops] >= REPEATED,
+        lambda line: f"{_percent(line[crops])} of a step's crops were given in the steps before, or twice",
+        again, early=True,
+    )  # fmt: skip
+    yield Failure(
+        "repeating", images, (images,),
+        lambda line: line[images] >= REPEATED,
+        lambda line: f"{_percent(line[images])} of a step's images were given in the steps before, or twice",
+        again, early=True,
+    )  # fmt: skip
+    yield Failure(
+        "broken", "not finite", (broken,),
+        lambda line: line[broken] > 0,
+        lambda line: f"the features of {_percent(line[broken])} of the images are not finite",
         "go back to an earlier checkpoint with a lower optim.lr",
         patience=1, early=True,
     )  # fmt: skip
-    yield _constant_output()
-    for name in names:
-        if name.startswith("health/") and name.endswith("/information"):
-            yield from _prototypes(name.split("/")[1])
-    yield _few_directions()
+    yield from _collapses(name.split("/")[1] for name in names if name.endswith("/information"))
     for name in names:
         if name.startswith("grad_norm/"):
             yield from _gradients(history, name)
     yield from _motion(history)
 
 
-def _loader() -> Iterable[Failure]:
-    for what in ("crops", "images"):
-        name = f"health/repeated_{what}"
-        yield Failure(
-            "repeating", name, (name,),
-            partial(_at_least, name, REPEATED),
-            partial(_share_of, name, f"of a step's {what} were given in the steps before, or twice"),
-            "the loader gives the same again: look at the order of the source, and for duplicates in it",
-            early=True,
-        )  # fmt: skip
+def _collapses(objectives: Iterable[str]) -> Iterable[Failure]:
+    nearest, rank = "health/nearest", "health/rank_cls"
+    yield Failure(
+        "collapsing", "constant output", (nearest, rank),
+        lambda line: line[nearest] < CONSTANT,
+        lambda line: f"the network gives all images one vector (effective rank {line[rank]:.2f}, nearest image at "
+                     f"{line[nearest]:.1g})",
+        "start again with a lower optim.lr; look at the images, are they all alike?",
+    )  # fmt: skip
+    for name in objectives:
+        yield from _prototypes(name)
+    yield Failure(
+        "collapsing", "few directions", (nearest, rank, f"{rank}_share"),
+        lambda line: line[nearest] < CROWDED or line[rank] < FEW_DIRECTIONS,
+        lambda line: f"the CLS features of all images crowd together (nearest at {line[nearest]:.2g} on the sphere, "
+                     f"effective rank {_of(line, rank)}"
+                     + (f", KoLeo {line['loss/koleo']:.2f})" if "loss/koleo" in line else ")"),
+        "raise objectives.koleo.weight, or lower optim.lr",
+    )  # fmt: skip
+
+
+def _prototypes(name: str) -> Iterable[Failure]:
+    information, top, entropy, share, marginal = (
+        f"health/{name}/{sign}"
+        for sign in ("information", "top", "target_entropy", "target_entropy_share", "marginal_entropy_share")
+    )
+    yield Failure(
+        "collapsing", f"{name}: one prototype", (information, top, entropy, share, marginal),
+        lambda line: line[top] >= MOST_ON_ONE and line[information] < LEAST_INFORMATION and line[marginal] < 0.5,
+        lambda line: f"one prototype of {name} takes {_percent(line[top])} of the samples, target entropy "
+                     f"{_of(line, entropy, digits=2)} nats",
+        f"balance the targets: objectives.{name}.targets sinkhorn or a lower centre_momentum; or raise koleo.weight",
+    )  # fmt: skip
+    yield Failure(
+        "collapsing", f"{name}: uniform targets", (information, entropy, share),
+        lambda line: line[share] > UNIFORM and line[information] < LEAST_INFORMATION,
+        lambda line: f"the targets of {name} are uniform and say nothing of an image, target entropy "
+                     f"{_of(line, entropy, digits=2)} nats",
+        f"lower objectives.{name}.teacher_temperature (0.04 is usual), or optim.lr",
+    )  # fmt: skip
 
 
 def _gradients(history: Sequence[Line], name: str) -> Iterable[Failure]:
@@ -180,51 +224,6 @@ def _gradients(history: Sequence[Line], name: str) -> Iterable[Failure]:
             "nothing more is learned: look at the weights of the losses",
             patience=4 * PATIENCE,  # it may be the first sign of a collapse, which says more
         )  # fmt: skip
-
-
-def _constant_output() -> Failure:
-    nearest, rank = "health/nearest", "health/rank_cls"
-    return Failure(
-        "collapsing", "constant output", (nearest, rank),
-        lambda line: line[nearest] < CONSTANT,
-        lambda line: f"the network gives all images one vector (effective rank {line[rank]:.2f}, nearest image at "
-                     f"{line[nearest]:.1g})",
-        "start again with a lower optim.lr; look at the images, are they all alike?",
-    )  # fmt: skip
-
-
-def _few_directions() -> Failure:
-    nearest, rank = "health/nearest", "health/rank_cls"
-    return Failure(
-        "collapsing", "few directions", (nearest, rank, "health/rank_cls_share"),
-        lambda line: line[nearest] < CROWDED or line[rank] < FEW_DIRECTIONS,
-        lambda line: f"the CLS features of all images crowd together (nearest at {line[nearest]:.2g} on the sphere, "
-                     f"effective rank {_of(line, rank)}{_koleo(line)})",
-        "raise objectives.koleo.weight, or lower optim.lr",
-    )  # fmt: skip
-
-
-def _prototypes(name: str) -> Iterable[Failure]:
-    information, top, entropy, share = (
-        f"health/{name}/{sign}" for sign in ("information", "top", "target_entropy", "target_entropy_share")
-    )
-    marginal = f"health/{name}/marginal_entropy_share"
-
-    def numbers(line: Line) -> str:
-        return f"target entropy {_of(line, entropy, digits=2)} nats"
-
-    yield Failure(
-        "collapsing", f"{name}: one prototype", (information, top, entropy, share, marginal),
-        lambda line: line[top] >= MOST_ON_ONE and line[information] < LEAST_INFORMATION and line[marginal] < 0.5,
-        lambda line: f"one prototype of {name} takes {_percent(line[top])} of the samples, {numbers(line)}",
-        f"balance the targets: objectives.{name}.targets sinkhorn or a lower centre_momentum; or raise koleo.weight",
-    )  # fmt: skip
-    yield Failure(
-        "collapsing", f"{name}: uniform targets", (information, entropy, share),
-        lambda line: line[share] > UNIFORM and line[information] < LEAST_INFORMATION,
-        lambda line: f"the targets of {name} are uniform and say nothing of an image, {numbers(line)}",
-        f"lower objectives.{name}.teacher_temperature (0.04 is usual), or optim.lr",
-    )  # fmt: skip
 
 
 def _motion(history: Sequence[Line]) -> Iterable[Failure]:
@@ -279,27 +278,13 @@ def _well(history: Sequence[Line]) -> str:
         facts.append(f"effective rank {_of(newest, 'health/rank_cls', digits=0)}")
     if "health/agreement" in newest:
         facts.append(f"student and teacher agree to {newest['health/agreement']:.2f}")
-    if "health/knn" in newest:
-        facts.append(f"k-NN of the probe {newest['health/knn']:.0f} %")
     return f"healthy: {', '.join(facts)}" if facts else "healthy, as far as the loss and its gradients tell"
-
-
-def _at_least(name: str, least: float, line: Line) -> bool:
-    return bool(line[name] >= least)
-
-
-def _share_of(name: str, what: str, line: Line) -> str:
-    return f"{_percent(line[name])} {what}"
 
 
 def _of(line: Line, name: str, *, digits: int = 1) -> str:
     """Write a value and the largest it could be, which its share tells."""
     value, share = line[name], line[f"{name}_share"]
     return f"{value:.{digits}f} of {value / share:.{digits}f}" if share else f"{value:.{digits}f}"
-
-
-def _koleo(line: Line) -> str:
-    return f", KoLeo {line['loss/koleo']:.2f}" if "loss/koleo" in line else ""
 
 
 def _percent(share: float) -> str:

@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from dinokit.core import dist
 from dinokit.core.order import evenly
-from dinokit.health.places import places
 from dinokit.health.probe import Look
 
 NEIGHBOURS = 20  # of k-NN; fewer if there are fewer images
@@ -33,7 +32,6 @@ class Seen:
 
     student: Look
     teacher: Look
-    mirror: Look  # the teacher, of the same images in a mirror (places.py)
     labels: Int64[Tensor, " image"] | None
 
 
@@ -82,12 +80,7 @@ def knn(seen: Seen) -> dict[str, float]:
     return {"knn": 100 * float((votes.argmax(dim=1) == seen.labels).double().mean())}
 
 
-def dense(seen: Seen) -> dict[str, float]:
-    """Return how well the teacher's patches tell places apart."""
-    return places(seen.teacher, seen.mirror)
-
-
-MEASURES = (ranks, spread, agreement, lengths, dense, knn)  # each: Seen -> name and value; rank 0 computes them
+MEASURES = (ranks, spread, agreement, lengths, knn)  # each: Seen -> name and value; rank 0 computes them
 
 
 def some_patches(patches: Float32[Tensor, "image patch dim"]) -> Float32[Tensor, "sample dim"]:

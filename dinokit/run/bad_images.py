@@ -1,7 +1,7 @@
 """The images that a run could not use: each is listed once, and too many of them end the run.
 
 All ranks keep the same count, so that they stop together; rank 0 writes. Lines carry their step, so that a run that
-goes back to a checkpoint also forgets what it found later, and counts as if it had never been interrupted.
+goes back to a checkpoint also forgets what it found later (saving.py), and counts as if it had never been interrupted.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from dinokit.core import dist
-from dinokit.core.files import append_jsonl, read_jsonl, write_jsonl
+from dinokit.core.files import append_jsonl, read_jsonl
 from dinokit.core.log import warn
 from dinokit.views.loader import BadRecord
 
@@ -30,7 +30,7 @@ class BadImages:
         self.path = path
         self.images = images
         self.max_ratio = max_ratio
-        self._keys = {line.get("key") for line in read_jsonl(path)}
+        self._keys = {str(line.get("key")) for line in read_jsonl(path)}
 
     def add(self, records: Sequence[BadRecord], *, step: int) -> None:
         """List what is new; all ranks call with the records of all ranks."""
@@ -51,11 +51,3 @@ class BadImages:
             f"{bad:,} of the {seen:,} images seen ({100 * bad / seen:.1f} %) could not be used, more than "
             f"data.max_bad_ratio {self.max_ratio:g} allows; {self.path} lists them"
         )
-
-
-def forget_later(path: Path, step: int) -> None:
-    """Drop from a bad_images.jsonl what was found after a step."""
-    lines = read_jsonl(path)
-    earlier = [line for line in lines if line.get("step", 0) <= step]
-    if len(earlier) < len(lines):
-        write_jsonl(path, earlier)

@@ -18,14 +18,14 @@ from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import info, warn
 from dinokit.health.places import mirrored, places
-from dinokit.health.probe import Probe, look, open_probe
-from dinokit.sources.source import Source
+from dinokit.health.probe import Probe, look
+from dinokit.run.setup import Setup
 from dinokit.training.step import Trainer
 
 CLOSE = 0.02  # of the largest locality: less tells nothing
 
 
-def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> Path:
+def choose(setup: Setup, trainer: Trainer, *, note: bool) -> Path:
     """Return the checkpoint whose teacher becomes the anchor of a stage that begins.
 
     All ranks must call together.
@@ -36,37 +36,52 @@ def choose(run: RunFolder, trainer: Trainer, images: Source, *, note: bool) -> P
     Raises:
         UserError: if there is nothing to choose from or to judge by.
     """
-    found = _candidates(run, trainer)
+    config, run = trainer.experiment.anchor, setup.run
+    assert config is not None
+    folder, kept = _earlier(run, trainer)
+    own_first = folder == run and not trainer.first
+    found = [] if own_first else [folder.checkpoint(each) for each in _due(kept, config.steps(max(kept, default=0)))]
     if not found:
         raise UserError(
             "anchor.source auto chooses from the checkpoints of earlier stages, and there is none; put the anchor into "
             "a stage, or begin with a run that kept some (--from RUN)"
         )
-    probe = _probe(trainer, images)
-    signs = {path: seen for path in found if (seen := _seen(path, trainer, probe)) is not None}
-    if not signs:
+    probe = setup.probe(trainer, images=config.images)
+    if probe is None:
+        raise UserError(
+            f"anchor.source auto looks at images of {setup.images.name}, and fewer than two of them can be read"
+        )
+    localities: dict[Path, Mapping[str, float]] = {}
+    for path in found:
+        signs = _signs(path, trainer, probe)
+        if signs is not None:
+            localities[path] = signs
+    if not localities:
         raise UserError(f"every checkpoint that anchor.source auto chooses from is damaged, as {found[0]} is")
-    most = max(values["locality"] for values in signs.values())
-    best = next(path for path, values in signs.items() if values["locality"] >= most - CLOSE * abs(most))
+    most = max(localities, key=lambda path: localities[path]["locality"])
+    largest = localities[most]["locality"]
+    best = next(path for path, signs in localities.items() if signs["locality"] >= largest - CLOSE * abs(largest))
     if note and dist.is_main():
-        compared = {path.name: values for path, values in signs.items()}
+        compared = {path.name: signs for path, signs in localities.items()}
         write_json(run.anchor, {"stage_begins": trainer.first, "chosen": str(best), "candidates": compared})
-    local = [values["locality"] for values in signs.values()]
-    info(
-        f"anchor: the teacher of step {int(best.name):,}, locality {signs[best]['locality']:.3f}; "
-        f"{len(signs)} compared, from {min(local):.3f} to {most:.3f}, the newest {local[-1]:.3f}"
-    )
+    reason = f"the largest locality, {largest:.3f}"
+    if best != most:
+        reason = (
+            f"the earliest with a locality ({localities[best]['locality']:.3f}) within {CLOSE:.0%} of the largest "
+            f"({largest:.3f}, step {int(most.name):,})"
+        )
+    info(f"anchor: the teacher of step {int(best.name):,}: of {len(localities)} compared {reason}")
     return best
 
 
-def kept_at(run: RunFolder, trainer: Trainer, step: int) -> Path:
+def kept_at(setup: Setup, trainer: Trainer, step: int) -> Path:
     """Return the checkpoint that a stage means by a step: of this run the first from it on, after a bad step.
 
     Raises:
         UserError: if none was kept.
     """
-    folder, kept = _earlier(run, trainer)
-    found = _due(kept, (step,)) if folder == run else [each for each in kept if each == step]
+    folder, kept = _earlier(setup.run, trainer)
+    found = _due(kept, (step,)) if folder == setup.run else [each for each in kept if each == step]
     if not found:
         raise UserError(
             f"{folder.path} keeps no teacher of step {step}; "
@@ -90,35 +105,9 @@ def _due(kept: Sequence[int], steps: Sequence[int]) -> list[int]:
     return [kept[place] for place in places if place < len(kept)]
 
 
-def _candidates(run: RunFolder, trainer: Trainer) -> Sequence[Path]:
-    """Return the checkpoints to choose from, oldest first."""
-    config = trainer.experiment.anchor
-    assert config is not None
-    folder, kept = _earlier(run, trainer)
-    if folder == run and not trainer.first:
-        return []
-    return [folder.checkpoint(step) for step in _due(kept, config.steps(max(kept, default=0)))]
-
-
-def _probe(trainer: Trainer, images: Source) -> Probe:
-    experiment = trainer.experiment
-    assert experiment.anchor is not None
-    probe = open_probe(
-        images,
-        experiment.data.pixels,
-        side=experiment.data.pixels.size or experiment.data.views.variants()[0].global_size,
-        patch_size=experiment.backbone.patch_size,
-        images=experiment.anchor.images,
-        seed=experiment.seed,
-    )
-    if probe is None:
-        raise UserError(f"anchor.source auto looks at images of {images.name}, and fewer than two of them can be read")
-    return probe
-
-
 @torch.no_grad()
-def _seen(path: Path, trainer: Trainer, probe: Probe) -> Mapping[str, float] | None:
-    """Return the signs of a teacher; None if its file cannot be read."""
+def _signs(path: Path, trainer: Trainer, probe: Probe) -> Mapping[str, float] | None:
+    """Return the signs of a teacher's dense health; None if its file cannot be read."""
     try:
         network = load(path).to(trainer.device)
     except UserError as error:

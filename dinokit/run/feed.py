@@ -1,66 +1,83 @@
 """The loader of a run, from its settings, and whether it is fast enough."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import final
 
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.sources.source import Source
-from dinokit.training.config import TrainConfig
+from dinokit.core.errors import RunError, UserError
+from dinokit.run.setup import Setup
 from dinokit.training.step import Trainer
-from dinokit.views.loader import Batch, Loader
+from dinokit.views.loader import BadRecord, Batch, Loader
 
 WAITING = 0.2  # share of the time from which on the loader is the bottleneck
 
 
-def feed(config: TrainConfig, source: Source, trainer: Trainer) -> Loader:
+def feed(setup: Setup, trainer: Trainer) -> Loader:
     """Make what gives this rank its micro-batches, from any step on."""
-    experiment = config.experiment
+    images, data, wanted = setup.images, trainer.experiment.data, setup.config.runtime.workers
+    # leave a rank one of its cores; more than 8 rarely pay, and none do where nothing has to be decoded
+    own = 0 if images.decoded else min(max(devices.cores() // dist.local_world_size(), 1) - 1, 8)
     with trainer.together():
         rank, world = dist.rank(), dist.world_size()
     return Loader(
-        source,
-        experiment.data.views,
-        experiment.data.masks if "masks" in trainer.needs else None,
-        experiment.data.pixels,
+        images,
+        data.views,
+        data.masks if "masks" in trainer.needs else None,
+        data.pixels,
         patch_size=trainer.patch_size,
-        batch=experiment.data.batch_size // experiment.data.accumulate // world,
-        accumulate=experiment.data.accumulate,
+        batch=data.batch_size // data.accumulate // world,
+        accumulate=data.accumulate,
         rank=rank,
         world=world,
-        seed=experiment.seed,
-        min_side=experiment.data.min_side,
-        workers=_workers(config.runtime.workers, source),
+        seed=trainer.experiment.seed,
+        min_side=data.min_side,
+        workers=own if wanted is None else wanted,
         pin_memory=trainer.device.type == "cuda",
-        distort=config.runtime.distort == "loader",
+        distort=setup.config.runtime.distort == "loader",
     )
 
 
-def _workers(wanted: int | None, source: Source) -> int:
-    """Leave a rank one of its cores; more than 8 rarely pay, and none do where nothing has to be decoded."""
-    if wanted is not None:
-        return wanted
-    return 0 if source.decoded else min(max(devices.cores() // dist.local_world_size(), 1) - 1, 8)
+@dataclass(frozen=True)
+class Supplied:
+    """What this rank has of a step: its micro-batches, or why there are none."""
+
+    micro_batches: tuple[Batch, ...] = ()
+    waited: float = 0.0  # seconds
+    failure: UserError | RunError | None = None
+
+    @property
+    def bad(self) -> list[BadRecord]:
+        """The images that could not be read."""
+        return [record for batch in self.micro_batches for record in batch.bad]
 
 
 @final
 class Supply:
-    """What the loader can give and what the model takes, measured while both work."""
+    """What the loader gives from some step on, and how fast it and the model are, measured while both work."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, *, start: int, stop: int) -> None:
         self.loader = loader
+        self.batches: Iterator[Batch] = loader.batches(start, stop)
         self.building = self.waited = self.passed = 0.0  # seconds
         self.images = 0  # of this rank
 
-    def add(self, micro_batches: Sequence[Batch], *, waited: float, seconds: float) -> None:
-        """Count a step.
+    def fetch(self) -> Supplied:
+        """Wait for the next step's micro-batches."""
+        began = time.monotonic()
+        try:
+            micro_batches = tuple(next(self.batches) for _ in range(self.loader.accumulate))
+        except (UserError, RunError) as error:
+            return Supplied(failure=error)
+        return Supplied(micro_batches, time.monotonic() - began)
 
-        Args:
-            waited: of the seconds, for data.
-        """
-        self.building += sum(batch.seconds for batch in micro_batches)
-        self.images += sum(len(batch.indices) for batch in micro_batches)
-        self.waited += waited
+    def add(self, step: Supplied, *, seconds: float) -> None:
+        """Count a step and the seconds that it took."""
+        self.building += sum(batch.seconds for batch in step.micro_batches)
+        self.images += sum(len(batch.indices) for batch in step.micro_batches)
+        self.waited += step.waited
         self.passed += seconds
 
     def verdict(self) -> str:

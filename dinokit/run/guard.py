@@ -7,15 +7,15 @@ goes on from there with a lower learning rate and the images behind those of the
 both be the cause. Source: PaLM (arXiv:2204.02311) section 5.1, which skipped the batches around each spike.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import final
 
 from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.core import dist
 from dinokit.core.errors import RunError
-from dinokit.core.files import append_jsonl, read_jsonl, write_jsonl
+from dinokit.core.files import append_jsonl
 from dinokit.core.log import warn
 from dinokit.training.config import Rollback
 from dinokit.training.step import Report
@@ -66,8 +66,21 @@ class Guard:
         clock.recent += (step,)
         everyone = dist.gather_lists(list(images))
         if dist.is_main():
-            append_jsonl(self.run.bad_steps, _line(report, clock, everyone, seed=self.seed))
-        warn(f"step {step} is skipped: {report.fault}; dinokit replay {self.run.path} {step}")
+            line: dict[str, object] = {
+                "step": step,
+                "rollbacks": clock.rollbacks,
+                "lr_factor": clock.lr_factor,
+                "seed": self.seed,
+                "fault": report.fault,
+                "values": {name: value if isfinite(value) else str(value) for name, value in report.values.items()},
+                "ahead": clock.ahead,
+                "images": [asdict(place) for place in everyone],
+            }
+            append_jsonl(self.run.bad_steps, line)
+        warn(
+            f"step {step} is skipped: {report.fault}; look with dinokit replay {self.run.path} {step}, as long as a "
+            "state from before it is kept (runtime.keep)"
+        )
         if len(clock.recent) >= self.config.after:
             raise Diverged(f"{len(clock.recent)} of the last {min(WINDOW, step)} steps had no finite loss or gradient")
 
@@ -97,25 +110,3 @@ class Guard:
             f"({lowered.rollbacks} of at most {self.config.most} times)"
         )
         return lowered
-
-
-def forget_repeated(run: RunFolder, clock: Clock) -> None:
-    """Drop the bad steps that a run which continues from here will take again; those before it went back stay."""
-    lines = read_jsonl(run.bad_steps)
-    kept = [line for line in lines if line["step"] <= clock.step or line["rollbacks"] < clock.rollbacks]
-    if len(kept) < len(lines):
-        write_jsonl(run.bad_steps, kept)
-
-
-def _line(report: Report, clock: Clock, images: list[Place], *, seed: int) -> dict[str, object]:
-    values = {name: value if math.isfinite(value) else str(value) for name, value in report.values.items()}
-    return {
-        "step": clock.step + 1,
-        "rollbacks": clock.rollbacks,
-        "lr_factor": clock.lr_factor,
-        "seed": seed,
-        "fault": report.fault,
-        "values": values,
-        "ahead": clock.ahead,
-        "images": [asdict(place) for place in images],
-    }

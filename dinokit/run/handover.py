@@ -4,12 +4,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from dinokit.checkpoints import checksum
-from dinokit.checkpoints.load import is_finite, load, weights_file
-from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
+from dinokit.checkpoints.load import is_finite, load
+from dinokit.checkpoints.store import Clock, run_and_step
 from dinokit.config import differences, from_plain, read_yaml
 from dinokit.core import dist
 from dinokit.core.errors import UserError
@@ -17,8 +15,8 @@ from dinokit.core.log import info
 from dinokit.models.architecture import Architecture
 from dinokit.models.features import Built
 from dinokit.run.candidates import choose, kept_at
-from dinokit.run.resume import restore
-from dinokit.sources.source import Source
+from dinokit.run.saving import restore
+from dinokit.run.setup import Setup
 from dinokit.training.anchor import AUTO, START
 from dinokit.training.config import DRAWN, Leg, TrainConfig
 from dinokit.training.stages import Start, carried_over
@@ -27,81 +25,48 @@ from dinokit.training.step import Trainer
 MASK = "mask_token"  # weights of a network from which nothing was hidden have none
 
 
-def opened(run: RunFolder, config: TrainConfig, device: torch.device, images: Source) -> tuple[Leg, Trainer, Clock]:
-    """Continue from the newest checkpoint, in the stage that it is in; a fresh run begins with its first.
-
-    Args:
-        images: that are trained on; an anchor may be chosen by some of them.
-    """
-    legs = config.experiment.legs()
-    steps = run.steps(with_state=True)
-    leg = next(leg for leg in legs if not steps or steps[-1] <= leg.last)
-    begun = bool(steps) and steps[-1] > leg.first  # then its anchor is in the checkpoint
-    for coming in legs[legs.index(leg) + begun :]:
-        anchor = coming.experiment.anchor
-        if anchor is not None and anchor.is_model:
-            weights_file(anchor.source)  # a model that is not there is said now, not when its stage begins
-    trainer = built(config, leg, device)
-    clock = restore(run, trainer)
+def resume_or_begin(setup: Setup) -> tuple[Leg, Trainer, Clock]:
+    """Continue from the newest checkpoint, in the stage that it is in; a fresh run begins with its first."""
+    steps = setup.run.steps(with_state=True)
+    stage = next(stage for stage in setup.stages if not steps or steps[-1] <= stage.last)
+    trainer = setup.build_trainer(stage)
+    clock = restore(setup, trainer)
     if not steps:
-        begin(run, trainer, images)
-    following = next_stage(run, config, leg, trainer, images) if clock.step == leg.last else None
-    return (leg, trainer, clock) if following is None else (*following, clock)
+        trainer.begin(setup.images)
+        start = trainer.experiment.start
+        if start is not None:
+            _begin_with(start, trainer)
+        set_anchor(setup, trainer)
+    following = next_stage(setup, stage, trainer) if clock.step == stage.last else None
+    return (stage, trainer, clock) if following is None else (*following, clock)
 
 
-def next_stage(
-    run: RunFolder, config: TrainConfig, leg: Leg, trainer: Trainer, images: Source, *, note: bool = True
-) -> tuple[Leg, Trainer] | None:
+def next_stage(setup: Setup, stage: Leg, trainer: Trainer, *, note: bool = True) -> tuple[Leg, Trainer] | None:
     """Build the stage after one that is done, with what that learned; None after the last.
 
     Args:
         note: whether the run's folder receives why an anchor was chosen.
     """
-    legs = config.experiment.legs()
-    if leg == legs[-1]:
+    following = setup.stages.index(stage) + 1
+    if following == len(setup.stages):
         return None
-    leg = legs[legs.index(leg) + 1]
-    assert leg.begin is not None
+    stage = setup.stages[following]
+    assert stage.begin is not None
     before, lr_factor = trainer.state(), trainer.lr_factor
-    following = built(config, leg, trainer.device)
-    following.lr_factor = lr_factor
-    following.load_state(carried_over(before, following.state(), begin=leg.begin))
-    set_anchor(run, following, images, note=note)
-    return leg, following
+    trainer = setup.build_trainer(stage)
+    trainer.lr_factor = lr_factor
+    trainer.load_state(carried_over(before, trainer.state(), begin=stage.begin))
+    set_anchor(setup, trainer, note=note)
+    return stage, trainer
 
 
-def built(config: TrainConfig, leg: Leg, device: torch.device) -> Trainer:
-    """Build what trains in a stage, with initial weights; if sharded, all ranks must call together."""
-    runtime, several = config.runtime, dist.world_size() > 1
-    return Trainer(
-        leg.experiment,
-        device,
-        recompute=runtime.recompute,
-        compiled=runtime.compile,
-        sharded=runtime.sharding == "fsdp" and several,
-        teams=runtime.groups and several,
-        first=leg.first,
-    )
-
-
-def begin(run: RunFolder, trainer: Trainer, images: Source) -> None:
-    """Give a fresh run the weights that it begins with."""
-    trainer.begin(images)
-    start = trainer.experiment.start
-    if start is not None:
-        state = weights_of(start, trainer)
-        carried = carried_over(state, trainer.state(), begin=start.begin)
-        _check_finite(carried, start)
-        trainer.load_state(carried)
-    set_anchor(run, trainer, images)
-
-
-def _check_finite(state: Mapping[str, Tensor], start: Start) -> None:
-    """Refuse a state that would spoil every step; if sharded, all ranks must call together."""
-    odd = [name for name, value in state.items() if not is_finite(dist.own_rows(value))]
-    everyones = dist.gather_lists(odd)
+def _begin_with(start: Start, trainer: Trainer) -> None:
+    """Give a fresh run the weights of another, unless they would spoil every step; all ranks must call together."""
+    carried = carried_over(weights_of(start, trainer), trainer.state(), begin=start.begin)
+    everyones = dist.gather_lists([name for name, value in carried.items() if not is_finite(dist.own_rows(value))])
     if everyones:
         raise UserError(f"{start.source} holds NaN or infinite numbers in {everyones[0]}; take an earlier checkpoint")
+    trainer.load_state(carried)
 
 
 def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
@@ -112,14 +77,21 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
     """
     folder, step = run_and_step(Path(start.source))
     steps = folder.steps(with_state=True)
+    prefix = "backbone.teacher."
     if steps and step in (None, *steps):
         chosen = steps[-1] if step is None else step
-        try:
-            checksum.verify(folder.checkpoint(chosen))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder.checkpoint(chosen)} is damaged ({error}); begin with another step") from error
+        fault = folder.fault(chosen)
+        if fault:
+            raise UserError(f"{folder.checkpoint(chosen)} is damaged ({fault}); begin with another step")
         state, _ = folder.load(chosen, trainer.layout)
-        _check_network(state, start, trainer)
+        own = {name.removeprefix(prefix): each.shape for name, each in state.items() if name.startswith(prefix)}
+        if not own:
+            raise UserError(
+                f"{start.source} is a distillation; give the file of one of its students, RUN/NAME.safetensors"
+            )
+        if own != {name: each.shape for name, each in trainer.backbone.teacher.state_dict().items()}:
+            theirs = from_plain(TrainConfig, read_yaml(folder.config)).experiment.backbone
+            raise _misfit(start.source, theirs, trainer)  # what it lacks would stay random
         return {name: value.to(trainer.device) for name, value in state.items()}
     if start.begin == "continue":
         kept = f"; it keeps those of {', '.join(map(str, steps))}" if steps else ""
@@ -129,21 +101,9 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
         )
     found, layout = {}, trainer.layout
     for name, value in _model(start.source, trainer).items():
-        own = f"backbone.teacher.{name}"
-        found[own] = layout(own, value.shape, value.dtype)
-        dist.fill(found[own], value)
+        found[prefix + name] = layout(prefix + name, value.shape, value.dtype)
+        dist.fill(found[prefix + name], value)
     return found
-
-
-def _check_network(state: Mapping[str, Tensor], start: Start, trainer: Trainer) -> None:
-    """Refuse the state of another network: what it lacks would stay random."""
-    prefix = "backbone.teacher."
-    if not any(name.startswith(prefix) for name in state):
-        raise UserError(f"{start.source} is a distillation; give the file of one of its students, RUN/NAME.safetensors")
-    wanted = {prefix + name: value.shape for name, value in trainer.backbone.teacher.state_dict().items()}
-    if wanted != {name: value.shape for name, value in state.items() if name.startswith(prefix)}:
-        plain = read_yaml(run_and_step(Path(start.source))[0].config)
-        raise _misfit(start.source, from_plain(TrainConfig, plain).experiment.backbone, trainer)
 
 
 def _misfit(source: str, theirs: Architecture, trainer: Trainer) -> UserError:
@@ -157,7 +117,7 @@ def _misfit(source: str, theirs: Architecture, trainer: Trainer) -> UserError:
     )
 
 
-def set_anchor(run: RunFolder, trainer: Trainer, images: Source, *, note: bool = True) -> None:
+def set_anchor(setup: Setup, trainer: Trainer, *, note: bool = True) -> None:
     """Give the anchor its weights, as a stage begins."""
     config = trainer.experiment.anchor
     if trainer.anchor is None or config is None:
@@ -167,9 +127,9 @@ def set_anchor(run: RunFolder, trainer: Trainer, images: Source, *, note: bool =
         return
     place: str = config.source
     if config.source.isdecimal():
-        place = str(kept_at(run, trainer, int(config.source)))
+        place = str(kept_at(setup, trainer, int(config.source)))
     elif config.source == AUTO:
-        place = str(choose(run, trainer, images, note=note))
+        place = str(choose(setup, trainer, note=note))
     own = trainer.anchor.state_dict()
     for name, value in _model(place, trainer).items():
         dist.fill(own[name], value.to(own[name].dtype))

@@ -16,18 +16,17 @@ from torch import Tensor
 from dinokit.core import dist
 from dinokit.core.log import info, warn
 from dinokit.health import vitals
-from dinokit.health.places import mirrored
-from dinokit.health.probe import Look, Probe, look, open_probe
+from dinokit.health.places import mirrored, places
+from dinokit.health.probe import Look, Probe, look
 from dinokit.health.repeats import RECENT, Repeats
-from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict, verdict
+from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict, judged_from, verdict
 from dinokit.objectives import assign
 from dinokit.objectives.base import Objective
-from dinokit.sources.source import Source
-from dinokit.training.config import TrainConfig
+from dinokit.run.setup import Setup
 from dinokit.training.step import Trainer
 from dinokit.views.loader import Batch
 
-SHARE = 0.02  # of the training time that measuring may take if the settings leave it open
+SHARE = 0.02  # of the training time that measuring may take if the settings leave it open, but for the first verdict
 _LOGITS = 1 << 25  # of one head in one look: 128 MiB of float32
 NOTHING = ("", "")  # said so far: word and cause
 Before = tuple[
@@ -44,15 +43,15 @@ class Monitor:
         history: lines that the log has already.
     """
 
-    def __init__(self, config: TrainConfig, trainer: Trainer, source: Source, history: Sequence[Line] = ()) -> None:
-        data, self.runtime = config.experiment.data, config.runtime
-        self.trainer = trainer
-        self.steps = trainer.first + config.experiment.steps  # of the run, when this stage ends
+    def __init__(self, setup: Setup, trainer: Trainer, history: Sequence[Line] = ()) -> None:
+        self.runtime, self.trainer = setup.config.runtime, trainer
+        self.steps = trainer.first + trainer.experiment.steps  # of the run, when this stage ends
         self.on = self.runtime.health.every != 0
-        self.probe = _probe(config, source) if self.on else None
-        images = None if source.mix is not None else len(source)
-        self.repeats = Repeats(images=images, batch=data.batch_size, device=trainer.device)
+        self.probe = setup.probe(trainer, images=self.runtime.health.images) if self.on else None
+        images = None if setup.images.mix is not None else len(setup.images)
+        self.repeats = Repeats(images=images, batch=trainer.experiment.data.batch_size, device=trainer.device)
         self.trained = self.spent = self.last = 0.0  # seconds
+        self.looked = -1  # step of the last look
         self.before: Before | None = None
         self.history: list[Line] = []
         self.said = NOTHING
@@ -104,10 +103,17 @@ class Monitor:
             return step % every == 0 or step == self.steps
         if not logged:
             return False
-        (affordable,) = dist.any_rank(dist.is_main() and self.spent + self.last <= SHARE * self.trained)
-        return affordable or step == self.steps
+        due = step == self.steps
+        if dist.is_main() and not due:  # which has the history
+            ready = judged_from(self.history)
+            waited_for = ready is not None and self.looked < ready <= step
+            due = waited_for or self.spent + self.last <= SHARE * self.trained
+        (due,) = dist.any_rank(due)
+        return due
 
     def _remember(self, line: Line) -> None:
+        if "health/not_finite" in line:
+            self.looked = line["step"]
         self.history.append(line)
         if len(self.history) > _KEPT:
             self.history[: _KEPT // 2] = self.history[: _KEPT // 2 : 2]
@@ -134,7 +140,6 @@ def measure(
     if not whole.all():
         return values, None
     for name, objective in trainer.objectives.items():
-        assert isinstance(objective, Objective)
         with trainer.autocast():
             found = _opinions(objective, *own, step=step)
         values |= {f"{name}/{sign}": value for sign, value in found.items()}
@@ -142,7 +147,8 @@ def measure(
     if not dist.is_main():
         return values, now
     for sign in vitals.MEASURES:
-        values |= sign(vitals.Seen(student, teacher, mirror, probe.labels))
+        values |= sign(vitals.Seen(student, teacher, probe.labels))
+    values |= places(teacher, mirror)
     if before is not None:
         values |= {
             "student_change": vitals.change(now[0], before[0]),
@@ -172,15 +178,3 @@ def _opinions(objective: Objective, student: Look, teacher: Look, *, step: int) 
     if config.targets == "sinkhorn":
         targets = assign.sinkhorn(logits, temperature=temperature, iterations=config.sinkhorn_iterations)
     return vitals.opinions((guess / config.student_temperature).softmax(dim=1), softmax, targets)
-
-
-def _probe(config: TrainConfig, source: Source) -> Probe | None:
-    data, backbone = config.experiment.data, config.experiment.backbone
-    return open_probe(
-        source,
-        data.pixels,
-        side=data.pixels.size or data.views.global_size,
-        patch_size=backbone.patch_size,
-        images=config.runtime.health.images,
-        seed=config.experiment.seed,
-    )

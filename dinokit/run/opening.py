@@ -1,88 +1,217 @@
-"""What a run says of itself before its first step: on the terminal, and in environment.json."""
+"""Before the first step: what is refused, who may write to the folder, what is said and recorded.
+
+What can be known without the images is checked before they are looked for: device, ranks, trackers, the folder and what
+it holds, models to begin with.
+"""
 
 import json
+import os
 import platform
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dinokit.checkpoints.store import Clock, RunFolder
+from dinokit import config as configuration
+from dinokit.checkpoints.load import weights_file
+from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.files import write_json
+from dinokit.core.errors import RunError, UserError, reason
+from dinokit.core.files import check_writable, write_json
 from dinokit.core.log import info, warn
-from dinokit.run import ranks
-from dinokit.sources.source import Source
-from dinokit.training.config import Experiment, TrainConfig
-from dinokit.training.stages import FIRST
+from dinokit.core.ownership import only_owner
+from dinokit.run import ranks, trackers
+from dinokit.run.saving import newest
+from dinokit.run.setup import Setup
+from dinokit.sources.source import Source, open_source, same_source
+from dinokit.training.config import Leg, TrainConfig
 from dinokit.training.step import Trainer
-from dinokit.views.multicrop import Config as ViewsConfig
 
 
-def say_timeline(experiment: Experiment) -> None:
-    """Say what happens when, if there is more than one stage."""
-    legs = experiment.legs()
-    if len(legs) == 1:
+@contextmanager
+def open_run(config: TrainConfig, out: Path, images: Source | None = None) -> Iterator[Setup]:
+    """Own a run's folder, with as many ranks as it wants, while the body runs; errors of the system become one line.
+
+    Args:
+        images: if they are open already.
+
+    Raises:
+        UserError: if the data, the folder or the settings do not fit.
+        RunError: if a rank is lost or the system refuses; the message says what was saved.
+    """
+    run, main = RunFolder(out), dist.is_main()
+    world = check_start(run, config)
+    experiment = config.experiment
+    if images is None:
+        images = open_source(
+            experiment.data.source, channels=experiment.backbone.channels, labels=experiment.data.labels
+        )
+    with only_owner(run.path, doing="trains in") if main else nullcontext():
+        if main:
+            run.create(configuration.to_yaml(config))
+            for line in run.set_damaged_aside():
+                warn(line)
+        try:
+            with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
+                yield Setup(run, config, devices.choose(config.runtime.device), images)
+        except ranks.RankLost as error:
+            raise RunError(f"{error}; {newest(run)}; the same command continues") from error
+        except OSError as error:
+            file = Path(os.fsdecode(error.filename or out)).absolute()  # one without a name comes from writing
+            said = f"cannot write to {out}" if file.is_relative_to(out.absolute()) else str(file)
+            raise RunError(f"{said}: {reason(error)}; {newest(run)}; the same command continues") from error
+
+
+def check_start(run: RunFolder, config: TrainConfig) -> int:
+    """Refuse a start that could not end well, before anything takes long; return the number of ranks.
+
+    Raises:
+        UserError: if the device, the ranks, the folder, a tracker or a model to begin with is not as it should be.
+    """
+    experiment, runtime = config.experiment, config.runtime
+    devices.choose(runtime.device)
+    world = ranks.count(experiment, runtime)
+    if not dist.is_main():
+        return world
+    check_folder(run, config)
+    trackers.check(runtime.trackers)
+    missing = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
+    check_writable(run.path)
+    for folder in missing:
+        folder.rmdir()  # a start that fails for want of images leaves nothing
+    done = max(run.steps(with_state=True), default=None)
+    for stage in experiment.legs():
+        begun = done is not None and done > stage.first  # then its anchor is in the checkpoint
+        if stage.experiment.anchor is not None and stage.experiment.anchor.is_model and not begun:
+            weights_file(stage.experiment.anchor.source)
+    if experiment.start is not None and done is None:
+        other, step = run_and_step(Path(experiment.start.source))
+        if step not in (None, *other.steps()) or not other.steps():
+            weights_file(experiment.start.source)
+    return world
+
+
+def check_folder(run: RunFolder, config: TrainConfig) -> None:
+    """Refuse a folder that holds something else than this experiment; a start that failed has left nothing to hold."""
+    if not run.path.exists():
         return
-    for leg in legs:
-        sizes = ", ".join(_sizes(each) for each in leg.experiment.data.views.variants())
-        origin = {None: "random weights", "continue": "goes on", "teacher": "from the teacher"}[leg.begin]
-        if leg.begin is None and leg.experiment.start is not None:
-            origin = f"from {leg.experiment.start.source}"
-        info(
-            f"steps {leg.first:,} to {leg.last:,} · {leg.name}: {origin} · crops {sizes} px · "
-            f"batch {leg.experiment.data.batch_size} · {', '.join(leg.experiment.objectives)}"
+    if not run.path.is_dir():
+        raise UserError(f"{run.path} is a file; --out takes a folder")
+    if not run.config.exists():
+        if any(not path.name.startswith(".") for path in run.path.iterdir()):
+            raise UserError(f"{run.path} is not empty and holds no run (no config.yaml); choose another --out")
+        return
+    learned = run.published()
+    if learned and not run.steps():
+        raise UserError(
+            f"{run.path} has a model of step {learned:,} and no checkpoint to go on from, and training again would "
+            f"replace it; use it as it is, begin with it (--from {run.model} --out ANOTHER), or delete {run.path}"
+        )
+    if not run.metrics.exists() and not any((run.path / "checkpoints").glob("[!.]*")):  # nothing was ever saved
+        return
+    old = configuration.read_yaml(run.config)
+    if not isinstance(old, dict) or "experiment" not in old:
+        raise UserError(f"{run.config} is damaged: it has no experiment; restore it or choose another --out")
+    with suppress(UserError):  # an early file: settings that came since have their defaults, the others today's names
+        old = configuration.to_plain(configuration.from_plain(TrainConfig, old))
+    changed = configuration.differences(old["experiment"], config.experiment)
+    if config.experiment.distil is not None:  # which does not read it
+        changed = {key: pair for key, pair in changed.items() if not key.startswith("backbone")}
+    before, now = changed.get("data.source", ("", ""))
+    if isinstance(before, str) and same_source(before, now):
+        changed.pop("data.source", None)
+    if changed:
+        # a group that is there or not prints as nothing beside its own settings
+        shown = {key: pair for key, pair in changed.items() if str(pair[0]) != str(pair[1])} or changed
+        listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(shown.items())[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UserError(
+            f"{run.path} holds another experiment: {listed}{more}; give these their old values back, go on as it began "
+            f"by dinokit pretrain {run.config} --out {run.path}, or choose another --out, where --from {run.path} "
+            "begins with what it has learned"
         )
 
 
-def _sizes(views: ViewsConfig) -> str:
-    sides = [views.global_size, *([views.local_size] if views.local_count else [])]
-    return "/".join(map(str, [*sides, *([views.anchor_size] if views.anchor_size else [])]))
+def say_timeline(setup: Setup) -> None:
+    """Say what happens when, if there is more than one stage."""
+    for stage in setup.stages if len(setup.stages) > 1 else ():
+        experiment = stage.experiment
+        origin = {None: "random weights", "continue": "goes on", "teacher": "from the teacher"}[stage.begin]
+        if stage.begin is None and experiment.start is not None:
+            origin = f"from {experiment.start.source}"
+        sides = [
+            (views.global_size, views.local_size if views.local_count else 0, views.anchor_size)
+            for views in experiment.data.views.variants()
+        ]
+        sizes = ", ".join("/".join(str(side) for side in each if side) for each in sides)
+        info(
+            f"steps {stage.first:,} to {stage.last:,} · {stage.name}: {origin} · crops {sizes} px · "
+            f"batch {experiment.data.batch_size} · {', '.join(experiment.objectives)}"
+        )
 
 
-def say_what_runs(
-    config: TrainConfig, source: Source, trainer: Trainer, clock: Clock, *, stage: str, until: int
-) -> None:
-    experiment = config.experiment
+def say_what_runs(setup: Setup, trainer: Trainer, clock: Clock, stage: Leg) -> None:
+    """Say what goes on, and in a line what trains on what, and where."""
+    if clock.step:
+        info(f"continuing {setup.run.path} from step {clock.step}")
+    experiment, runtime = stage.experiment, setup.config.runtime
     weights = sum(parameter.numel() for parameter in trainer.backbone.student.parameters())
-    _warn_of_other_lengths(experiment, stage=stage)
-    if config.runtime.sharding != "none" and not trainer.sharded:
+    _warn_of_other_lengths(stage)
+    if runtime.sharding != "none" and not trainer.sharded:
         warn("runtime.sharding has no effect in a single process: it holds everything")
-    if config.runtime.groups and trainer.team is None:
+    if runtime.groups and trainer.team is None:
         warn("runtime.groups has no effect in a single process: it trains all students")
     bf16 = devices.uses_bf16(trainer.device, experiment.precision)
     info(
-        f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(source):,} images of {source.name} · "
-        f"batch {experiment.data.batch_size} · steps {clock.step} to {until} · "
-        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described(config.runtime)}"
+        f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(setup.images):,} images of {setup.images.name} · "
+        f"batch {experiment.data.batch_size} · steps {clock.step} to {stage.last} · "
+        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described(runtime)}"
         f"{', sharded' if trainer.sharded else ''}"
         f"{f' in {trainer.team.count} groups' if trainer.team is not None else ''}"
     )
 
 
-def _warn_of_other_lengths(experiment: Experiment, *, stage: str) -> None:
+def _warn_of_other_lengths(stage: Leg) -> None:
     """Say which schedules do not end with the run: the counts of steps that were given do not add up to it."""
-    schedules = {
+    experiment = stage.experiment
+    for name, schedule in {
         "optim.lr": experiment.optim.lr,
         "optim.weight_decay": experiment.optim.weight_decay,
         "momentum": experiment.momentum,
-    }
-    for name, schedule in schedules.items():
+    }.items():
         falls = schedule.shape != "constant" and schedule.end <= schedule.peak
-        if not falls or schedule.length == experiment.steps:
-            continue
-        where = "the run" if stage == FIRST else f"stage {stage}"
-        warn(f"{name} takes {schedule.length} steps (freeze, warmup, hold and decay), {where} has {experiment.steps}")
+        if falls and schedule.length != experiment.steps:
+            where = "the run" if stage.begin is None else f"stage {stage.name}"
+            takes = f"{name} takes {schedule.length} steps (freeze, warmup, hold and decay)"
+            warn(f"{takes}, {where} has {experiment.steps}")
 
 
-def record_start(run: RunFolder, device: torch.device, source: Source) -> None:
+def record_start(setup: Setup) -> None:
     """Write environment.json, earlier starts included; warn if the run had other images at the last one."""
-    now = environment(device, source)
+    run, images = setup.run, setup.images
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    now: dict[str, Any] = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "device": str(setup.device),
+        "processor": names[0] if names else platform.processor(),
+        "cores": devices.cores(),
+        "ranks": dist.world_size(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "pillow")},
+        "images": len(images),
+        "source": images.fingerprint,
+    }
     starts: list[dict[str, Any]] = []
     with suppress(OSError, ValueError):  # absent or damaged: nothing to compare with
         before = json.loads(run.environment.read_text(encoding="utf-8"))
@@ -91,33 +220,7 @@ def record_start(run: RunFolder, device: torch.device, source: Source) -> None:
         starts = [*before.pop("earlier", []), before]
         if before.get("source", now["source"]) != now["source"]:
             warn(
-                f"{source.name} has other images than at the last start ({before.get('images')} then, {now['images']} "
+                f"{images.name} has other images than at the last start ({before.get('images')} then, {now['images']} "
                 "now), or lists them in another order; the run continues with these, in an order of their own"
             )
     write_json(run.environment, now | {"earlier": starts})
-
-
-def environment(device: torch.device, source: Source) -> dict[str, str | int]:
-    """Return what a reader needs to know to repeat the run: images, machine, versions, command."""
-    packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
-    return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "device": str(device),
-        "processor": _processor(),
-        "cores": devices.cores(),
-        "ranks": dist.world_size(),
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **packages,
-        "images": len(source),
-        "source": source.fingerprint,
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

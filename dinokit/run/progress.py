@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dinokit.checkpoints.store import RunFolder
 from dinokit.core import dist
 from dinokit.core.files import append_jsonl, read_jsonl
 from dinokit.core.log import console, info
 from dinokit.health.verdict import Line, Verdict
-from dinokit.run.panel import Say, live, losses, speed
+from dinokit.run.panel import Say, clock_time, live, losses, speed
+from dinokit.run.setup import Setup
 from dinokit.run.trackers import Trackers
 
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal
@@ -45,14 +45,20 @@ class Window:
 
 
 class Journal:
-    """Writes one line per `every` steps to metrics.jsonl and the trackers, and tells the person at the terminal."""
+    """Writes one line per so many steps to metrics.jsonl and the trackers, and tells the person at the terminal.
 
-    def __init__(self, run: RunFolder, *, steps: int, every: int, trackers: Trackers | None) -> None:
-        """Begin; ranks that do not write have no trackers."""
-        self.run, self.steps, self.every, self.trackers = run, steps, every, trackers
+    Args:
+        start: steps that are done.
+    """
+
+    def __init__(self, setup: Setup, *, start: int) -> None:
+        self.run, self.start, self.steps = setup.run, start, setup.stages[-1].last
+        self.every = setup.config.runtime.log_every
+        self.trackers = Trackers(setup.run, setup.config, start=start + 1) if dist.is_main() else None
         self.window = Window()
-        self.say: Say = lambda step, means, verdict: None
+        self.say: Say = lambda step, means, verdict, left: None
         self.judge: Callable[[Line], Verdict | None] = lambda line: None
+        self.first: tuple[int, float] | None = None  # step and time of the first line, from which on the pace is taken
 
     def add(
         self, step: int, values: dict[str, float], *, images: int, seconds: float, waited: float, clock: float
@@ -81,49 +87,44 @@ class Journal:
         append_jsonl(self.run.metrics, line | ({} if verdict is None else {"verdict": verdict.line}))
         if self.trackers is not None:
             self.trackers.log(finite, step=step)
-        self.say(step, means, verdict)
+        # measurements and checkpoints included, the slow first steps not: so that it hardly jumps
+        now, left = time.monotonic(), None
+        if self.first is None:
+            self.first = (step, now)
+        elif step > self.first[0]:
+            left = (now - self.first[1]) / (step - self.first[0]) * (self.steps - step)
+        self.say(step, means, verdict, left)
 
     def lines(self) -> list[Line]:
         """Return the lines of steps that the log holds already; measurements of checkpoints are left out."""
         return [line for line in read_jsonl(self.run.metrics) if "evaluation" not in line] if dist.is_main() else []
 
-    def close(self) -> None:
-        """Flush what is buffered."""
-        if self.trackers is not None:
-            self.trackers.close()
-
     @contextmanager
-    def shown(self, *, start: int) -> Iterator[None]:
+    def shown(self) -> Iterator["Journal"]:
         """Show progress while the body runs: a live panel in a terminal, a plain line every few seconds elsewhere."""
-        if not console.is_terminal:
-            self.say = _plain(self.steps, start=start)
-            yield
-            return
-        with live(self.run.path.name, steps=self.steps, start=start) as self.say:
-            yield
+        try:
+            if console.is_terminal:
+                with live(self.run.path.name, steps=self.steps, start=self.start) as self.say:
+                    yield self
+            else:
+                self.say = _plain(self.steps)
+                yield self
+        finally:
+            if self.trackers is not None:
+                self.trackers.close()
 
 
-def _plain(steps: int, *, start: int) -> Say:
-    began = time.monotonic()
+def _plain(steps: int) -> Say:
     last = -math.inf
 
-    def say(step: int, means: Mapping[str, float], _verdict: Verdict | None) -> None:
+    def say(step: int, means: Mapping[str, float], _verdict: Verdict | None, left: float | None) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < PLAIN_SECONDS and step != steps:
             return
         last = now
         terms = ", ".join(f"{name} {value:.3f}" for name, value in losses(means).items())
-        remaining = (now - began) / (step - start) * (steps - step)
-        info(
-            f"step {step}/{steps} · loss {means.get('loss', math.nan):.3f} ({terms}) · {speed(means)} · "
-            f"{_clock(remaining)} left"
-        )
+        remaining = "" if left is None else f" · {clock_time(left)} left"
+        info(f"step {step}/{steps} · loss {means.get('loss', math.nan):.3f} ({terms}) · {speed(means)}{remaining}")
 
     return say
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -38,10 +38,18 @@ def count(experiment: Experiment, runtime: Runtime) -> int:
     """Return the number of ranks of a run.
 
     Raises:
-        UserError: if they cannot share a micro-batch in equal parts that suit every objective.
+        UserError: if they do not know each other, or cannot share a micro-batch in equal parts that suit every
+            objective.
     """
     if "RANK" in os.environ:
-        wanted = _started()
+        expected = ["WORLD_SIZE", *([] if PORT in os.environ else ["MASTER_ADDR", "MASTER_PORT"])]
+        missing = [name for name in expected if name not in os.environ]
+        if missing:
+            raise UserError(
+                f"RANK is set, but {' and '.join(missing)} not: expected all or none; start ranks by torchrun or srun, "
+                "or unset RANK"
+            )
+        wanted = int(os.environ["WORLD_SIZE"])
     else:
         kind = devices.choose(runtime.device).type
         room = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)  # a GPU is not shared
@@ -73,22 +81,6 @@ def misfit(experiment: Experiment, runtime: Runtime, ranks: int) -> str:
         except UserError as error:
             return f"{where}{error}"
     return ""
-
-
-def _started() -> int:
-    """Return how many ranks somebody else has started.
-
-    Raises:
-        UserError: if they do not know each other.
-    """
-    expected = ["WORLD_SIZE", *([] if PORT in os.environ else ["MASTER_ADDR", "MASTER_PORT"])]
-    missing = [name for name in expected if name not in os.environ]
-    if missing:
-        raise UserError(
-            f"RANK is set, but {' and '.join(missing)} not: expected all or none; start ranks by torchrun or srun, or "
-            "unset RANK"
-        )
-    return int(os.environ["WORLD_SIZE"])
 
 
 def described(runtime: Runtime) -> str:
@@ -152,12 +144,6 @@ class _Other:
     process: "subprocess.Popen[bytes]"
     complaints: IO[bytes]  # its standard error
 
-    def last_words(self) -> str:
-        """Return the last line that it wrote."""
-        self.complaints.seek(0)
-        lines = self.complaints.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
 
 def _start(command: Sequence[str], *, rank: int, world: int, port: int, threads: int) -> _Other:
     identity = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, PORT: port}
@@ -193,7 +179,9 @@ def _raise_culprit(others: Sequence[_Other], error: RuntimeError | None) -> None
             code = other.process.wait(max(deadline - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             continue
-        said = other.last_words()
+        other.complaints.seek(0)
+        lines = other.complaints.read().decode(errors="replace").split("\n")
+        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
         if code in (0, 130) or VICTIM in said:
             continue
         if code == 2:

@@ -11,12 +11,11 @@ import os
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from io import StringIO
 from json import loads
-from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -25,7 +24,7 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import flat, to_plain
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
-from dinokit.core.hub import library
+from dinokit.core.hub import library, line_of
 from dinokit.core.log import warn
 from dinokit.training.config import TrackerName, TrainConfig
 
@@ -35,6 +34,8 @@ PROJECT = "dinokit"  # if the environment names no other
 class Tracker(ABC):
     """Takes numbers by name at a step."""
 
+    identity: str | None = None  # what the service calls this run, to continue it; None if it needs no reminder
+
     @abstractmethod
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """Write down finite numbers; a step may come again after the run went back."""
@@ -42,11 +43,6 @@ class Tracker(ABC):
     @abstractmethod
     def close(self) -> None:
         """Write out what is buffered."""
-
-    @property
-    def identity(self) -> str | None:
-        """What the service calls this run, to continue it; None if it needs no reminder."""
-        return None
 
 
 class TensorBoard(Tracker):
@@ -77,6 +73,7 @@ class Wandb(Tracker):
             config=dict(settings),
             settings=wandb.Settings(silent=True, console="off"),
         )
+        self.identity = str(self.run.id)
         # the service's own step never goes back, a run may
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
@@ -87,10 +84,6 @@ class Wandb(Tracker):
     def close(self) -> None:
         self.run.finish()
 
-    @property
-    def identity(self) -> str | None:
-        return str(self.run.id)
-
 
 class Mlflow(Tracker):
     """MLflow, at MLFLOW_TRACKING_URI."""
@@ -99,41 +92,37 @@ class Mlflow(Tracker):
         mlflow = library("mlflow", extra="mlflow")
         self.metric = mlflow.entities.Metric
         self.client = mlflow.MlflowClient()
-        self.id = known or self._created(run.path.name)
         if known is None:
+            project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+            found = self.client.get_experiment_by_name(project)
+            experiment = found.experiment_id if found else self.client.create_experiment(project)
+            known = str(self.client.create_run(experiment, run_name=run.path.name).info.run_id)
             chosen = [mlflow.entities.Param(key, str(value)[:500]) for key, value in settings.items()]
             for first in range(0, len(chosen), 100):  # the service takes so many at once
-                self.client.log_batch(self.id, params=chosen[first : first + 100])
+                self.client.log_batch(known, params=chosen[first : first + 100])
         else:
             self.client.update_run(known, status="RUNNING")
-
-    def _created(self, name: str) -> str:
-        project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        found = self.client.get_experiment_by_name(project)
-        experiment = found.experiment_id if found else self.client.create_experiment(project)
-        return str(self.client.create_run(experiment, run_name=name).info.run_id)
+        self.identity = known
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         now = int(time.time() * 1000)
-        self.client.log_batch(self.id, metrics=[self.metric(name, value, now, step) for name, value in values.items()])
+        self.client.log_batch(
+            self.identity, metrics=[self.metric(name, value, now, step) for name, value in values.items()]
+        )
 
     def close(self) -> None:
-        self.client.set_terminated(self.id)
-
-    @property
-    def identity(self) -> str | None:
-        return self.id
+        self.client.set_terminated(self.identity)
 
 
 class Trackio(Tracker):
     """Trackio, on this machine in TRACKIO_DIR; `trackio show` opens it."""
 
     def __init__(self, run: RunFolder, settings: Mapping[str, Any], *, known: str | None) -> None:
-        self.name = known or f"{run.path.name}-{uuid.uuid4().hex[:6]}"
+        self.identity = known or f"{run.path.name}-{uuid.uuid4().hex[:6]}"
         with redirect_stdout(StringIO()):  # it greets there
             self.run = library("trackio", extra="trackio").init(
                 project=os.environ.get("TRACKIO_PROJECT", PROJECT),
-                name=self.name,
+                name=self.identity,
                 resume="allow",
                 config=dict(settings),
                 embed=False,
@@ -146,10 +135,6 @@ class Trackio(Tracker):
         with redirect_stdout(StringIO()):
             self.run.finish()
 
-    @property
-    def identity(self) -> str | None:
-        return self.name
-
 
 # each opens the entry of a run with its settings, flat, and the identity it had before, if the run is continued
 KINDS: dict[TrackerName, type[Wandb] | type[Mlflow] | type[Trackio]] = {
@@ -157,6 +142,16 @@ KINDS: dict[TrackerName, type[Wandb] | type[Mlflow] | type[Trackio]] = {
     "mlflow": Mlflow,
     "trackio": Trackio,
 }
+
+
+def check(names: Sequence[TrackerName]) -> None:
+    """Import what trackers need, before there are numbers for them.
+
+    Raises:
+        UserError: if one is not installed.
+    """
+    for name in names:
+        library(name, extra=name)
 
 
 class Trackers:
@@ -177,7 +172,9 @@ class Trackers:
         if config.runtime.tensorboard:
             self.open["tensorboard"] = TensorBoard(run, start=start)
         memory = run.events / "trackers.json"
-        known = _remembered(memory)
+        known: dict[str, str] = {}
+        with suppress(OSError, ValueError, AttributeError):  # absent or damaged: they begin anew
+            known = {name: str(identity) for name, identity in loads(memory.read_text(encoding="utf-8")).items()}
         settings = flat(to_plain(config.experiment))
         for name in config.runtime.trackers:
             try:
@@ -185,7 +182,7 @@ class Trackers:
             except UserError:
                 raise
             except Exception as error:  # what services raise has no common name
-                raise UserError(f"{name} cannot begin ({_line(error)}); see its settings, or leave it out") from error
+                raise UserError(f"{name} cannot begin ({line_of(error)}); see its settings, or leave it out") from error
         found = {name: tracker.identity for name, tracker in self.open.items() if tracker.identity}
         if found:
             write_json(memory, known | found)
@@ -205,13 +202,5 @@ class Trackers:
         try:
             action()
         except Exception as error:
-            warn(f"{name} failed ({_line(error)}) and gets no more numbers of this start; metrics.jsonl has all")
+            warn(f"{name} failed ({line_of(error)}) and gets no more numbers of this start; metrics.jsonl has all")
             self.open.pop(name)
-
-
-def _remembered(memory: Path) -> dict[str, str]:
-    return dict(loads(memory.read_text(encoding="utf-8"))) if memory.is_file() else {}
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,6 +12,7 @@ Licences: assets/NOTICE.
 
 import json
 import zipfile
+from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
@@ -53,6 +54,7 @@ def demo_splits(spec: str) -> tuple[str, ...]:
     return _SPLITS[spec]
 
 
+@lru_cache(maxsize=2)  # training, measuring and the report look at one set: to decode it takes seconds
 def open_demo(spec: str, *, split: str | None, channels: int) -> Source:
     """Open a demo set; gray images are repeated for 3 channels.
 

@@ -292,7 +292,7 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs: list[TrainConfig] = []
-    monkeypatch.setattr(pretrain, "trained", lambda config, *_: configs.append(config) or 0)
+    monkeypatch.setattr(pretrain, "train_and_report", lambda config, *_: configs.append(config) or 0)
     monkeypatch.chdir(tmp_path)
     for name in ("old", "auto", "3"):
         Path(name).mkdir()
@@ -305,7 +305,7 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
 
 def test_settings_of_a_stage_alone_are_its_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[TrainConfig] = []
-    monkeypatch.setattr(pretrain, "trained", lambda config, *_: configs.append(config) or 0)
+    monkeypatch.setattr(pretrain, "train_and_report", lambda config, *_: configs.append(config) or 0)
     words = ["pretrain", "small-cpu", "--data", str(photos), "--out", str(tmp_path), "--stage", "anchor", "--from", "x"]
     changes = [
         "--stages.anchor.changes.objectives.gram.weight",

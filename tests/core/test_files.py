@@ -11,6 +11,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.files import (
     append_jsonl,
     check_writable,
+    keep_lines,
     read_json,
     read_jsonl,
     read_text,
@@ -37,6 +38,18 @@ def test_a_line_cut_by_a_crash_is_passed_over(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"step": 2, "los')
     assert read_jsonl(path) == [{"step": 1}]
+
+
+def test_a_log_keeps_what_is_wanted_and_is_not_written_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    write_jsonl(path, [{"step": 3, "key": "a"}, {"step": "x"}, {"key": "b"}, {"step": 4}])
+    keep_lines(path, lambda line: line["step"] <= 3)
+    assert read_jsonl(path) == [{"step": 3, "key": "a"}]
+    before = path.stat()
+    keep_lines(path, lambda line: line["step"] <= 3)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    keep_lines(tmp_path / "none.jsonl", lambda line: False)
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_damaged_lines_and_odd_names_do_not_stop_a_reader(tmp_path: Path) -> None:

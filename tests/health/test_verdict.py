@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dinokit.health.verdict import HEALTHY, STARTING, verdict
+from dinokit.health.verdict import HEALTHY, STARTING, judged_from, verdict
 
 # steps 10 to 300 of `demo` on demo:fashion, warm-up 100 steps
 NAMES = (
@@ -44,6 +44,21 @@ def test_a_healthy_run_is_never_alarming() -> None:
     assert verdict(lines).line == (
         "healthy: target entropy of dino 4.48 of 6.24 nats, effective rank 33 of 96, student and teacher agree to 0.89"
     )
+
+
+def test_going_on_does_not_begin_the_warm_up_again() -> None:
+    """A line of few steps before a stop has a mean of the rate that is larger in its last digit."""
+    lines = demo()
+    lines[3] |= {"step": 173, "lr": sum([0.004] * 7) / 7 * (1 + 1e-15)}
+    assert lines[3]["lr"] > 0.004
+    assert [verdict(lines[:count]).word for count in (4, 5, 6)] == [STARTING, HEALTHY, HEALTHY]
+
+
+def test_a_later_stage_is_judged_by_its_own_warm_up() -> None:
+    lines = demo() + later(10, first=5000)
+    for line, rate in zip(lines[-10:], (0.001, 0.004, *[0.008] * 8), strict=True):
+        line["lr"] = rate
+    assert judged_from(lines) == 5000 + int(1.5 * 20) + 50
 
 
 def test_a_failure_is_said_with_its_first_step_and_its_numbers() -> None:

@@ -17,7 +17,7 @@ def seen(cls: Tensor, *, student: Tensor | None = None, labels: Tensor | None = 
         features = Features(vectors, vectors[:, None, :][:, :0], patches, (2, 2))
         return Look(features, vectors.norm(dim=1), torch.tensor([[1.0, 1, 1, 10]]).expand(len(vectors), -1))
 
-    return vitals.Seen(made(cls if student is None else student), made(cls), made(cls), labels)
+    return vitals.Seen(made(cls if student is None else student), made(cls), labels)
 
 
 def test_the_effective_rank_is_the_number_of_equal_directions() -> None:

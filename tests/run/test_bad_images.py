@@ -9,9 +9,9 @@ from PIL import Image
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core.errors import RunError
-from dinokit.core.files import read_jsonl, write_jsonl
+from dinokit.core.files import read_jsonl
 from dinokit.run import engine
-from dinokit.run.bad_images import BadImages, forget_later
+from dinokit.run.bad_images import BadImages
 from dinokit.training.config import Tolerance
 from dinokit.views.loader import BadRecord
 from tests.run.test_engine import assert_same, config
@@ -56,14 +56,6 @@ def test_the_limit_is_a_share_of_the_distinct_images_seen(
     again = BadImages(tmp_path / "bad.jsonl", images=images, max_ratio=0.05)
     assert again.too_many(consumed) == found.too_many(consumed)
     assert not BadImages(tmp_path / "bad.jsonl", images=images, max_ratio=1.0).too_many(consumed)
-
-
-def test_what_was_found_after_a_checkpoint_is_forgotten_with_it(tmp_path: Path) -> None:
-    path = tmp_path / "bad.jsonl"
-    write_jsonl(path, [{"key": "old"}, {"key": "a", "step": 3}, {"key": "b", "step": 4}])
-    forget_later(path, 3)
-    assert [line["key"] for line in read_jsonl(path)] == ["old", "a"]
-    forget_later(tmp_path / "none.jsonl", 3)
 
 
 SAID = "12 of the 32 images seen (37.5 %) could not be used, more than data.max_bad_ratio 0.05 allows"

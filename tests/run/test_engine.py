@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -23,9 +24,15 @@ from dinokit.core.schedule import constant
 from dinokit.images.normalisation import Pixels
 from dinokit.models import head, position, vit
 from dinokit.objectives import dino, ibot, koleo
-from dinokit.run import engine
-from dinokit.training.config import Data, ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.run import engine, saving
+from dinokit.run.feed import feed
+from dinokit.run.setup import Setup
+from dinokit.sources.source import open_source
+from dinokit.training.config import Data, ObjectiveConfigs, Rollback, Runtime, TrainConfig
+from dinokit.training.stages import Start
+from dinokit.training.step import Trainer
 from dinokit.views import masking, multicrop
+from dinokit.views.loader import Loader
 from tests.training.test_step import tiny
 
 
@@ -54,6 +61,12 @@ def config(photos: Path, *, steps: int = 6, **runtime: object) -> TrainConfig:
     )
     settings = {"workers": 0, "checkpoint_every": 2, "log_every": 1, "tensorboard": False, "device": "cpu"} | runtime
     return TrainConfig(experiment=experiment, runtime=Runtime(**settings))  # type: ignore[arg-type]
+
+
+def loader(settings: TrainConfig, trainer: Trainer) -> Loader:
+    """What the engine would feed a trainer with."""
+    images = open_source(settings.experiment.data.source)
+    return feed(Setup(RunFolder(Path("nowhere")), settings, trainer.device, images), trainer)
 
 
 def final(run: Path) -> dict[str, Tensor]:
@@ -134,16 +147,14 @@ def _interrupt_after(after: int, wish: signal.Signals, monkeypatch: pytest.Monke
 
 def _during_step(number: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let something happen while a step runs."""
-    step = engine.Trainer.step
+    step = Trainer.step
 
-    def disturbed(
-        self: engine.Trainer, micro_batches: list[multicrop.Views], *, step: int, original: object = step
-    ) -> object:
+    def disturbed(self: Trainer, micro_batches: list[multicrop.Views], *, step: int, original: object = step) -> object:
         if step + 1 == number:
             act()
         return original(self, micro_batches, step=step)  # type: ignore[operator]
 
-    monkeypatch.setattr(engine.Trainer, "step", disturbed)
+    monkeypatch.setattr(Trainer, "step", disturbed)
 
 
 def test_a_crash_between_checkpoints_continues_from_the_last_one(photos: Path, tmp_path: Path) -> None:
@@ -204,10 +215,13 @@ def test_the_same_folder_written_otherwise_is_the_same_experiment(
         engine.pretrain(config(Path("run"), steps=1), tmp_path / "run")
 
 
-def test_a_changed_runtime_is_accepted(photos: Path, tmp_path: Path) -> None:
+def test_a_changed_runtime_is_accepted_and_a_finished_run_says_how_to_train_on(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     engine.pretrain(config(photos, steps=2), run)
     engine.pretrain(config(photos, steps=2, log_every=5), run)
+    assert f"all 2 steps are done; to train on: --from {run} --out ANOTHER" in capsys.readouterr().err
     assert "log_every: 5" in (run / "config.yaml").read_text()
 
 
@@ -218,6 +232,65 @@ def test_a_folder_with_other_things_is_refused(photos: Path, tmp_path: Path) -> 
         engine.pretrain(config(photos), tmp_path / "thesis")
     with pytest.raises(UserError, match="is a file"):
         engine.pretrain(config(photos), tmp_path / "thesis" / "chapter.tex")
+
+
+@pytest.mark.parametrize("removed", ["all", "log too", "newest"])
+def test_a_finished_model_is_not_replaced_by_an_early_teacher(photos: Path, tmp_path: Path, removed: str) -> None:
+    run = tmp_path / "run"
+    engine.pretrain(config(photos, steps=4), run)
+    model = (run / "model.safetensors").read_bytes()
+    shutil.rmtree(run / "checkpoints" / ("4" if removed == "newest" else ""))
+    if removed == "log too":
+        (run / "metrics.jsonl").unlink()
+    if removed == "newest":  # goes on from step 2, and until step 4 nothing is as far
+
+        def looked_at(step: int, path: Path) -> None:
+            assert step in (2, 4)
+            assert (run / "model.safetensors").read_bytes() == model
+
+        engine.pretrain(config(photos, steps=4), run, on_checkpoint=looked_at)
+    else:
+        said = r"has a model of step 4 and no checkpoint to go on from.*--from .*model.safetensors --out ANOTHER"
+        with pytest.raises(UserError, match=said):
+            engine.pretrain(config(photos, steps=4), run)
+    assert (run / "model.safetensors").read_bytes() == model
+
+
+def test_what_needs_no_image_is_checked_before_they_are_looked_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    nowhere, out = config(tmp_path / "no images"), tmp_path / "new" / "run"
+    begun = replace(nowhere.experiment, start=Start(source=str(tmp_path / "nope")))
+    mistakes = {
+        r"pip install 'dinokit\[wandb\]'": config(tmp_path / "no images", trackers=("wandb",)),
+        "no model at .*nope": replace(nowhere, experiment=begun),
+        "device 'meta' is not usable": config(tmp_path / "no images", device="meta"),
+        "cannot share the 2 images": config(tmp_path / "no images", processes=3),
+    }
+    for message, settings in mistakes.items():
+        with pytest.raises(UserError, match=message):
+            engine.pretrain(settings, out)
+    with pytest.raises(UserError, match="cannot write to /proc/run"):
+        engine.pretrain(nowhere, Path("/proc/run"))
+    with pytest.raises(UserError, match="no images"):
+        engine.pretrain(nowhere, out)
+    assert not out.parent.exists()
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_said_before_the_first_step(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(saving.shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+        with pytest.raises(UserError, match=r"run is on a disk with 0\.00 GB free.*--runtime.keep 1"):
+            engine.pretrain(config(photos, steps=2), tmp_path / "run")
+    engine.pretrain(config(photos, steps=2), tmp_path / "run")
+    state = tmp_path / "run" / "checkpoints" / "2" / "state.safetensors"
+    with monkeypatch.context() as patch:  # what is asked for is what is written, but for the header
+        patch.setattr(saving.shutil, "disk_usage", lambda path: usage._replace(free=3 * state.stat().st_size))
+        engine.pretrain(config(photos, steps=2), tmp_path / "other")
 
 
 def test_broken_images_are_replaced_and_listed_once(photos: Path, tmp_path: Path) -> None:
@@ -231,7 +304,7 @@ def test_broken_images_are_replaced_and_listed_once(photos: Path, tmp_path: Path
 
 
 def test_a_run_without_finite_losses_gives_up_and_says_what_is_saved(photos: Path, tmp_path: Path) -> None:
-    settings = config(photos, steps=50)
+    settings = config(photos, steps=50, rollback=Rollback(after=3, most=1))
     exploding = replace(settings.experiment, optim=replace(settings.experiment.optim, lr=constant(1e30)))
     with pytest.raises(RunError, match=r"of the last .* steps had no finite loss.*saved is step"):
         engine.pretrain(replace(settings, experiment=exploding), tmp_path / "run")

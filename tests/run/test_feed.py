@@ -7,22 +7,20 @@ import pytest
 import torch
 
 from dinokit.run import engine
-from dinokit.run.feed import Supply, feed
-from dinokit.sources.source import open_source
+from dinokit.run.feed import Supplied, Supply
 from dinokit.training.step import Trainer
 from dinokit.views.loader import Batch
 from dinokit.views.multicrop import Views
-from tests.run.test_engine import config
+from tests.run.test_engine import config, loader
 from tests.training.test_step import CPU
 
 
 def supply(photos: Path, *, building: float, waited: float, workers: int = 0) -> str:
     settings = config(photos, workers=workers)
-    loader = feed(settings, open_source(str(photos)), Trainer(settings.experiment, CPU))
-    found = Supply(loader)
+    found = Supply(loader(settings, Trainer(settings.experiment, CPU)), start=0, stop=1)
     views = Views(torch.zeros(2, 4, 3, 16, 16), torch.zeros(2, 4, 3, 8, 8), None)
     for _ in range(3):
-        found.add([Batch(0, 0, views, numpy.arange(4), (), building)], waited=waited, seconds=2.0)
+        found.add(Supplied((Batch(0, 0, views, numpy.arange(4), (), building),), waited), seconds=2.0)
     return found.verdict()
 
 

@@ -18,7 +18,6 @@ from dinokit.models.architecture import Architecture
 from dinokit.models.features import Features
 from dinokit.objectives.assign import sinkhorn
 from dinokit.run import engine
-from dinokit.run.feed import feed
 from dinokit.sources.source import open_source
 from dinokit.training.config import TrainConfig
 from dinokit.training.learner import masks_on_grid, on_grid
@@ -28,6 +27,7 @@ from dinokit.training.students import Config, Students, chosen
 from dinokit.training.teacher import Centroids, spherical_kmeans
 from dinokit.views import multicrop
 from tests.run.test_engine import assert_same, config, final, losses
+from tests.run.test_engine import loader as fed
 
 CPU = torch.device("cpu")
 SMALL = vit.Config(patch_size=8, dim=8, depth=1, heads=1, ffn_hidden=16, drop_path=0.5)
@@ -53,7 +53,7 @@ def step_of(settings: TrainConfig) -> tuple[Trainer, dict[str, float]]:
     distiller = Trainer(settings.experiment, CPU)
     source = open_source(settings.experiment.data.source)
     distiller.begin(source)
-    loader = feed(settings, source, distiller)
+    loader = fed(settings, distiller)
     report = distiller.step([loader.build(0, micro).views for micro in range(2)], step=0)
     assert report.finite
     return distiller, report.values
@@ -69,7 +69,7 @@ def test_the_teacher_looks_once_at_each_crop_and_stays_as_it_was(photos: Path, t
     before = {name: value.clone() for name, value in distiller.teacher.network.state_dict().items()}
     of_heads = distiller.teacher.heads.values()
     heads = {name: value.clone() for head in of_heads for name, value in head.state_dict().items()}
-    loader = feed(settings, open_source(str(photos)), distiller)
+    loader = fed(settings, distiller)
     distiller.step([loader.build(0, micro).views for micro in range(2)], step=0)
     # two micro-batches of 2 images, 2 global crops each, at the grid of the finest student
     assert seen == [torch.Size([4, 3, 32, 32])] * 2
@@ -102,7 +102,7 @@ def test_the_targets_are_those_of_the_teachers_own_heads(photos: Path, teacher: 
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     assert all(torch.equal(value, own[name]) for name, value in distiller.teacher.heads["dino"].state_dict().items())
 
-    batch = feed(settings, open_source(str(photos)), distiller).build(0, 0).views.on(CPU)
+    batch = fed(settings, distiller).build(0, 0).views.on(CPU)
     found = distiller.losses(batch, step=0)["small", "dino"]
     learner = distiller.learners["small"]
     head = learner.objectives["dino"].head.student
@@ -174,7 +174,7 @@ def test_without_masks_every_patch_counts(photos: Path, teacher: Path) -> None:
     distiller = Trainer(plain.experiment, CPU)
     assert distiller.teacher is not None
     distiller.begin(open_source(str(photos)))
-    batch = feed(plain, open_source(str(photos)), distiller).build(0, 0).views.on(CPU)
+    batch = fed(plain, distiller).build(0, 0).views.on(CPU)
     found = distiller.losses(batch, step=0)["small", "ibot"].terms["ibot"]
     crops, learner, config = batch.global_crops.flatten(0, 1), distiller.learners["small"], plain.experiment.objectives
     small = functional.interpolate(crops, size=(16, 16), mode="bilinear", antialias=True)  # 4 x 4 patches of 4 px

@@ -15,11 +15,11 @@ from dinokit.core.files import read_jsonl
 from dinokit.models.architecture import Architecture
 from dinokit.objectives import koleo
 from dinokit.run import engine, ranks
-from dinokit.run.feed import feed
 from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, Health, ObjectiveConfigs, TrainConfig
 from dinokit.training.step import Report, Trainer
 from tests.run.test_engine import assert_same, config, final, losses
+from tests.run.test_engine import loader as fed
 from tests.training.test_distil import CONV, SMALL, learning
 
 # rank 0 trains the convolution, and others the transformer, which stands for the run in health and reports
@@ -124,7 +124,7 @@ def _look_on(rank: int, store: str, written: str) -> None:
     assert distiller.teacher is not None
     seen: list[torch.Size] = []
     distiller.teacher.network.register_forward_hook(lambda _, images, __: seen.append(images[0].shape))
-    loader = feed(made, source, distiller)
+    loader = fed(made, distiller)
     batch = loader.build(0, 0)
     assert len(batch.indices) == 4  # this rank holds the whole micro-batch
     assert distiller.step([batch.views], step=0).finite

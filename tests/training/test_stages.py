@@ -242,7 +242,7 @@ def test_a_step_of_a_stage_that_the_run_has_not_reached_is_not_made_up(photos: P
 
     with pytest.raises(KeyboardInterrupt):
         engine.pretrain(staged(photos), tmp_path / "run", on_checkpoint=stop)
-    with pytest.raises(UserError, match="step 4 is of stage anchor, and .* keeps no state from step 3 on"):
+    with pytest.raises(UserError, match="in the same stage, that is from 3 to 3; .* keeps states of"):
         replay(RunFolder(tmp_path / "run"), staged(photos), 4, device="cpu")
 
 
@@ -325,7 +325,7 @@ def test_the_best_of_patches_may_have_a_locality_below_zero(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse = iter((-0.3, -0.1, -0.2, -0.1))
-    monkeypatch.setattr(candidates, "_seen", lambda *_: {"locality": next(worse)})
+    monkeypatch.setattr(candidates, "_signs", lambda *_: {"locality": next(worse)})
     settings = configuration.override(
         staged(photos, source="auto", checkpoint_every=100), {"stages.high_res": None}, hidden=("experiment", "runtime")
     )
