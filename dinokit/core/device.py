@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,7 +94,7 @@ def autocast(
         cache: keep rounded weights until the region is left.
     """
     if uses_bf16(device, precision):
-        return lambda: torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=cache)
+        return partial(torch.autocast, device.type, dtype=torch.bfloat16, cache_enabled=cache)
     return nullcontext
 
 

@@ -66,7 +66,8 @@ class Targets(base.Memory):
         """
         temperature = self.config.teacher_temperature.at(step)
         if self.centre is None:
-            return sinkhorn_(logits.float(), temperature=temperature, iterations=self.config.sinkhorn_iterations), {}
+            iterations = self.config.sinkhorn_iterations
+            return sinkhorn(logits, temperature=temperature, iterations=iterations, overwrite=True), {}
         statistics = {"centre": mean_over_ranks(logits, otherwise=self.centre)}
         return centred(logits, self.centre, temperature=temperature), statistics
 
@@ -79,34 +80,26 @@ class Targets(base.Memory):
 
 @torch.no_grad()
 def sinkhorn(
-    scores: Float[Tensor, "sample prototype"], *, temperature: float, iterations: int = 3
+    scores: Float[Tensor, "sample prototype"], *, temperature: float, iterations: int = 3, overwrite: bool = False
 ) -> Float[Tensor, "sample prototype"]:
     """Assign samples to prototypes so that every prototype receives the same mass.
 
     Rows of the result sum to 1; over all ranks, columns approach samples / prototypes. Float32, whatever comes in.
     Ranks may bring different numbers of samples, also none.
 
-    Args:
-        scores: logits of THIS rank's samples; all ranks must call together.
-        temperature: > 0; smaller is harder.
-        iterations: normalisations of prototypes, then samples; 3 suffices, 0 returns a softmax.
-    """
-    return sinkhorn_(scores.float().clone(), temperature=temperature, iterations=iterations)
-
-
-@torch.no_grad()
-def sinkhorn_(
-    scores: Float[Tensor, "sample prototype"], *, temperature: float, iterations: int
-) -> Float[Tensor, "sample prototype"]:
-    """Do what `sinkhorn` does in the memory of the scores, which must be float32.
-
     The classic form divides a matrix by the masses of prototypes and samples in turn. Here the matrix stays, and one
     factor per prototype and one per sample change. What the samples of an iteration and the prototypes of the next one
     need is read together, a few rows at a time, so that an iteration moves the matrix through the caches once. The
     constants 1 / prototypes and 1 / samples of the classic form cancel in the last division.
+
+    Args:
+        scores: logits of THIS rank's samples; all ranks must call together.
+        temperature: > 0; smaller is harder.
+        iterations: normalisations of prototypes, then samples; 3 suffices, 0 returns a softmax.
+        overwrite: work in the memory of the scores, if they are float32.
     """
     assert temperature > 0, temperature
-    assert scores.dtype == torch.float32, scores.dtype
+    scores = scores.float() if overwrite else scores.float().clone()
     samples, prototypes = scores.shape
     blocks = slices(scores.device, rows=prototypes, columns=samples)  # of whole samples
     peak = scores.new_empty(samples)

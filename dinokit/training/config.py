@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import ModuleType
 from typing import Any, Literal, NewType
 
 from dinokit.config import assigned, converter, differences, from_plain, to_plain
@@ -141,7 +140,7 @@ class Experiment:
                 raise UserError(f"students of a frozen teacher cannot learn by {name}; set objectives.{name} to null")
 
     def _check_anchor(self) -> None:
-        needs = [each.Objective.needed(config) for each, config in self._found()]
+        needs = [objectives.find(name).Objective.needed(config) for name, config in self.objectives.items()]
         wanted, size = any("anchor_global" in each for each in needs), self.data.views.variants()[0].anchor_size
         if wanted and self.anchor is None:
             raise UserError("objective 'gram' needs an anchor; set anchor.source to start, teacher or a model's path")
@@ -153,9 +152,6 @@ class Experiment:
             raise UserError(f"the anchor needs crops of its own; set data.views.anchor_size to {side} or {2 * side}")
         if size and not own_crops:
             raise UserError(f"nobody looks at the crops of data.views.anchor_size {size}; set it to 0")
-
-    def _found(self) -> list[tuple[ModuleType, Any]]:
-        return [(objectives.find(name), config) for name, config in self.objectives.items()]
 
 
 @dataclass(frozen=True)

@@ -66,13 +66,6 @@ def release(networks: Iterable[nn.Module]) -> None:
         network.reshard()
 
 
-def room(own: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Make an empty tensor of a shape, sharded as `own` is if that has the same shape."""
-    if own is None or own.shape != shape:
-        return torch.empty(shape, dtype=dtype)
-    return torch.empty_like(own, dtype=dtype, requires_grad=False)
-
-
 def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gather sharded tensors on rank 0, on the CPU, one at a time; all ranks must call together, others get nothing."""
     gathered: dict[str, Tensor] = {}

@@ -20,6 +20,10 @@ TERMS: dict[str, tuple[str, str]] = {  # pattern of the name in the log -> (titl
         "Low when the images of a batch are spread evenly; keeps features from crowding together.",
     ),
     r"loss/gram": ("Gram", "How far the similarities between patches have drifted from those of an earlier teacher."),
+    r"loss/.+": (
+        "Term of the loss",
+        "What it measures, the objective of this name says; smaller is better.",
+    ),
     r"lr": ("Learning rate", "The size of the optimiser's steps."),
     r"weight_decay": ("Weight decay", "How strongly weights are pulled towards zero."),
     r"momentum": (
@@ -119,6 +123,10 @@ def title(name: str) -> str:
         return name
     if name.startswith("grad_norm/"):
         return f"{entry[0]}, {name.split('/', 1)[1]}"
+    if name.startswith("loss/"):
+        *student, term = name.split("/")[1:]
+        of = [*student, *([term] if entry is TERMS[r"loss/.+"] else [])]
+        return ", ".join([entry[0], *of])
     if not name.startswith("health/"):
         return entry[0]
     first, *rest = name.removeprefix("health/").split("/")
@@ -137,4 +145,5 @@ def meaning(name: str) -> str:
 
 
 def _entry(name: str) -> tuple[str, str] | None:
-    return next((entry for pattern, entry in TERMS.items() if re.fullmatch(pattern, name)), None)
+    known = re.sub("^loss/.+/", "loss/", name)  # a student's term is the term of all
+    return next((entry for pattern, entry in TERMS.items() if re.fullmatch(pattern, known)), None)
