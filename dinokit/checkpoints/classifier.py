@@ -21,7 +21,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dinokit.checkpoints.layouts import infer, keymap, official, timm
-from dinokit.checkpoints.layouts.json_files import CONFIG, beside
+from dinokit.checkpoints.layouts.keymap import CONFIG
+from dinokit.checkpoints.layouts.recognise import beside
 from dinokit.checkpoints.load import is_finite, load, opened, read, weights_file
 from dinokit.core.errors import UserError
 from dinokit.models import vit

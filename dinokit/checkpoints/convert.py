@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinokit.checkpoints.layouts import huggingface, keymap, released, timm
+from dinokit.checkpoints.layouts import huggingface, keymap, official, timm
 from dinokit.checkpoints.layouts.keymap import Exported, State
 from dinokit.checkpoints.layouts.recognise import recognise
 from dinokit.checkpoints.load import header, load
@@ -25,9 +25,10 @@ from dinokit.core.files import sync, write_atomic, write_json
 from dinokit.core.log import info
 from dinokit.models import vit
 from dinokit.models.architecture import Architecture, Network
+from dinokit.models.variants import published_heads
 
 EXPORTS: dict[str, Callable[[Network], Exported]] = {
-    "official": released.export,
+    "official": official.export,
     "hf": huggingface.export,
     "timm": timm.export,
 }
@@ -36,21 +37,29 @@ SUFFIX = {"official": ".pth", "dinokit": ".safetensors"}  # the others are folde
 FREE = {"rope", "init", "drop_path", "drop_path_shape", "mask_token", "untie_local_cls_norm", "layer_scale"}
 
 
-def convert(source: Path, out: Path, *, to: str, exact_periods: bool = False) -> list[str]:
+def convert(source: Path, out: Path, *, to: str, heads: int | None = None, exact_periods: bool = False) -> list[str]:
     """Write the model of `source` to `out` and return the names of the weights that were left behind.
 
     Args:
         source: whatever `load` takes.
         out: a file NAME.pth for official or NAME.safetensors for dinokit, a folder for hf and timm; must not exist.
         to: official, hf, timm or dinokit.
+        heads: see `load`.
         exact_periods: see `load`.
     Raises:
         UserError: if the target is unknown, `out` exists or is misnamed, or the target cannot express the model.
     """
     _check_out(out, to)
-    backbone = load(source, exact_periods=exact_periods)
+    backbone = load(source, heads=heads, exact_periods=exact_periods)
     if not isinstance(backbone, Network):
         raise UserError(f"{source} runs in another library; convert its weights file or folder instead")
+    stem = getattr(backbone.config, "stem", None)
+    if to != "dinokit" and stem is not None:
+        raise UserError(
+            f"{to} cannot express this model: it begins with a stem, {stem} channels and a GELU, which "
+            "no patch embedding computes and no other layout has; --to dinokit keeps it, and `dinokit pretrain RECIPE "
+            "--backbone.stem null` trains a network that every layout holds"
+        )
     left: list[str] = []
     if to == "dinokit":
         exported = Exported(backbone.state_dict(), {})
@@ -86,31 +95,31 @@ def _read_back(backbone: Network, exported: Exported, to: str) -> list[str]:
     Raises:
         UserError: naming what would be lost.
     """
+    mine, heads = backbone.config, None
     files = {name: content for name, content in exported.files.items() if isinstance(content, dict)}
+    if to == "official" and isinstance(mine, vit.Config) and not published_heads(mine.dim, rotary=False):
+        heads = mine.heads
+        if mine.position != "rope":
+            info(f"an official file has no place for the number of heads: load this one with heads={heads}")
     try:
-        config, state, _ = recognise(exported.weights, files, file=f"the {to} export")
+        found, state, _, _ = recognise(exported.weights, files, file=f"the {to} export", heads=heads)
     except UserError as error:
         raise UserError(f"{to} cannot express this model: {error}") from error
-    changed = _changed(backbone.config, config)
+    assert type(mine) is type(found)  # no network is written under the names of another kind
+    names = [field.name for field in fields(mine) if field.name not in FREE]
+    pairs = [(name, getattr(found, name), getattr(mine, name)) for name in names]
+    if isinstance(mine, vit.Config) and isinstance(found, vit.Config):
+        rope = ("coordinates", "dtype")
+        pairs += [(f"rope.{name}", getattr(found.rope, name), getattr(mine.rope, name)) for name in rope]
+    changed = [f"{name} {theirs} for {ours}" for name, theirs, ours in pairs if theirs != ours]
     if changed:
         raise UserError(f"{to} cannot express this model: it would be read with {', '.join(changed)}")
-    before, after = _effective(backbone.config, backbone.state_dict()), _effective(config, state)
+    before, after = _effective(mine, backbone.state_dict()), _effective(found, state)
     left = [key for key in before if key not in after and keymap.FOR_TRAINING.fullmatch(key)]
     lost = [key for key in before if key not in left and not _same(key, before[key], after.get(key))]
     if lost:
         raise UserError(f"{to} cannot express this model: it would lose {', '.join(lost[:8])}")
     return left
-
-
-def _changed(mine: Architecture, found: Architecture) -> list[str]:
-    assert type(mine) is type(found)  # no network is written under the names of another kind
-    names = [field.name for field in fields(mine) if field.name not in FREE]
-    pairs = [(name, getattr(found, name), getattr(mine, name)) for name in names]
-    if isinstance(mine, vit.Config) and isinstance(found, vit.Config):
-        pairs += [
-            (f"rope.{name}", getattr(found.rope, name), getattr(mine.rope, name)) for name in ("coordinates", "dtype")
-        ]
-    return [f"{name} {theirs} for {ours}" for name, theirs, ours in pairs if theirs != ours]
 
 
 def _effective(config: Architecture, state: State) -> State:
@@ -148,8 +157,8 @@ def _write(exported: Exported, out: Path, about: dict[str, str]) -> None:
     partial = out.with_name(f".{out.name}.{os.getpid()}.part")
     partial.mkdir(parents=True)
     try:
-        save_file(weights, partial / MODEL, about)
-        sync(partial / MODEL)
+        with write_atomic(partial / MODEL) as temporary:
+            save_file(weights, temporary, about)
         for name, content in exported.files.items():
             write_json(partial / name, content)
         partial.rename(out)

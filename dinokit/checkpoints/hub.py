@@ -11,6 +11,7 @@ Names of files: the official repositories of DINO, DINOv2 and DINOv3.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -90,7 +91,24 @@ RELEASES: dict[str, Release] = {
 
 def is_name(name: str) -> bool:
     """Tell whether published weights are meant; something of that name on disk comes first."""
-    return name in RELEASES and not Path(name).exists()
+    return bool(named(name)) and not os.path.exists(name)
+
+
+def named(name: str) -> str:
+    """Return the name of published weights: itself, or that of the only ones of an architecture; else nothing."""
+    of_it = [weights for weights, release in RELEASES.items() if release.architecture == name]
+    return name if name in RELEASES else of_it[0] if len(of_it) == 1 else ""
+
+
+def of_file(file: Path) -> Release | None:
+    """Return the published weights that a file is named after, by the official server or by the hub."""
+    for release in RELEASES.values():
+        if re.fullmatch(rf"{release.file}(-[0-9a-f]{{8}})?\.pth", file.name):
+            return release
+        repository = release.repository or "/"
+        if f"models--{repository.replace('/', '--')}" in file.parts or file.parent.name == Path(repository).name:
+            return release
+    return None
 
 
 def near(name: str) -> str:

@@ -1,28 +1,32 @@
 """Open a trained backbone: a run folder, one of its checkpoints, a weights file, or a model by name.
 
 A file of ours carries its architecture and its pixel statistics in the safetensors header; any other is recognised by
-its keys and the config.json beside it (recognise.py). Only safetensors and `torch.load(weights_only=True)` are used, so
-no file can run code.
+its keys and the config.json beside it (recognise.py), and what none of them says is assumed, in one line. Only
+safetensors and `torch.load(weights_only=True)` are used, so no file can run code: besides tensors and plain values a
+pickle may hold the Namespace of arguments, the numpy scalars and the paths that DINO's and MAE's own scripts save.
 """
 
+import argparse
+import codecs
 import json
 import os
+import pathlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dinokit.checkpoints import hub
-from dinokit.checkpoints.layouts import json_files, keymap, official
-from dinokit.checkpoints.layouts.json_files import beside
-from dinokit.checkpoints.layouts.recognise import recognise
+from dinokit.checkpoints.layouts import keymap, official, recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError
+from dinokit.core.files import read_json
 from dinokit.core.log import info
 from dinokit.images.normalisation import Pixels
 from dinokit.models import init
@@ -35,6 +39,17 @@ from dinokit.peers import LIBRARIES
 
 FORMAT = "dinokit"
 INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
+# what a pickle may hold besides tensors, also as other versions name it: none of these does anything when it is made
+_PATHS = {"PosixPath": pathlib.PurePosixPath, "WindowsPath": pathlib.PureWindowsPath}
+PLAIN: list[Any] = [
+    argparse.Namespace,
+    *((kind, f"{module}.{name}") for name, kind in _PATHS.items() for module in ("pathlib", "pathlib._local")),
+    *_PATHS.values(),
+    *((numpy.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    codecs.encode,  # of the bytes of a scalar
+    numpy.dtype,
+    *{type(numpy.dtype(code)) for code in "?bBhHiIlLqQefdFD"},
+]
 
 
 def header(architecture: Architecture, pixels: Pixels, *, step: int, licence: str | None = None) -> dict[str, str]:
@@ -53,7 +68,9 @@ def header(architecture: Architecture, pixels: Pixels, *, step: int, licence: st
     return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
-def load(model: str | Path, *, channels: int | None = None, exact_periods: bool = False) -> Backbone:
+def load(
+    model: str | Path, *, channels: int | None = None, heads: int | None = None, exact_periods: bool = False
+) -> Backbone:
     """Load a backbone, frozen and in evaluation mode, on the CPU.
 
     The licence of published weights is said when they are loaded by name, and stands in `.licence`; so does one that
@@ -66,6 +83,7 @@ def load(model: str | Path, *, channels: int | None = None, exact_periods: bool 
             are nowhere (hub.py); or timm/NAME, hf/NAME, open_clip/NAME, which run in those libraries (dinokit/peers).
         channels: of your images; None: of the model's. Another number changes the first convolution of RGB weights
             and the pixel statistics, see models/channels.py for the rule.
+        heads: of attention; only for weights that do not say it: neither by RoPE periods nor in a config.json.
         exact_periods: compute the RoPE periods of a DINOv3 transformer, as transformers and timm do, instead of taking
             those that are stored. Official files store them rounded to bfloat16, by up to 0.3 %.
 
@@ -74,12 +92,14 @@ def load(model: str | Path, *, channels: int | None = None, exact_periods: bool 
     """
     source, _, name = str(model).partition("/")
     if source in LIBRARIES and name and not os.path.exists(model):
-        if channels is not None or exact_periods:
-            raise UserError(f"{model} is used as it is; load it without channels= and exact_periods=")
-        return LIBRARIES[source](name).eval().requires_grad_(False)
+        if channels is not None or heads is not None or exact_periods:
+            raise UserError(f"{model} is used as it is; load it without channels=, heads= and exact_periods=")
+        peer = LIBRARIES[source](name).eval().requires_grad_(False)
+        _check_finite(peer.state_dict(), str(model))
+        return peer
     file = weights_file(model)
     state, about = read(file)
-    return opened(file, state, about, name=str(model), channels=channels, exact_periods=exact_periods)
+    return opened(file, state, about, name=str(model), channels=channels, heads=heads, exact_periods=exact_periods)
 
 
 def opened(
@@ -89,6 +109,7 @@ def opened(
     *,
     name: str,
     channels: int | None = None,
+    heads: int | None = None,
     exact_periods: bool = False,
 ) -> Backbone:
     """Build the backbone of a file that was read; see `load`.
@@ -99,20 +120,28 @@ def opened(
         about: its header.
         name: what was asked for; weights by name bring what is known of them.
     """
+    release = hub.RELEASES[hub.named(name)] if hub.is_name(name) else hub.of_file(file)
     if FORMAT in about:
         architecture, pixels, licence = _described(about[FORMAT], file)
+        if heads not in (None, getattr(architecture, "heads", None)):
+            raise UserError(f"{file} says how many heads it has; load it without heads=")
     else:
-        files = beside(file)
-        architecture, state, pixels = recognise(state, files, file=str(file))
-        licence = json_files.licence(files.get(json_files.CONFIG, {}))
+        files = recognise.beside(file)
+        architecture, state, pixels, assumed = recognise.recognise(state, files, file=str(file), heads=heads)
+        licence = recognise.licence(files.get(keymap.CONFIG, {}))
+        if assumed and release is None:
+            info(f"{file} does not say it all; assumed: {'; '.join(assumed)}")
     _check(architecture, state, file)
-    if hub.is_name(name):
-        release = hub.RELEASES[name]
-        _check_release(release, architecture, file)
+    if hub.is_name(name) and release is not None and not is_a(architecture, release.architecture):
+        near = nearest(architecture)
+        raise UserError(f"{file} should be a {release.architecture} but is nearest to {near}; put the right file there")
+    bare = FORMAT not in about and not recognise.beside(file)
+    if release is not None and (hub.is_name(name) or bare) and is_a(architecture, release.architecture):
         pixels, licence = release.pixels, release.licence
-        if licence == hub.DINOV3 and not exact_periods:  # as official files store them, also where a copy left them out
-            state = dict(state) | keymap.periods(architecture, "bfloat16")
-        info(f"{name}: {licence}, {file}")
+        if hub.is_name(name):
+            info(f"{name}: {licence}, {file}")
+            if licence == hub.DINOV3 and not exact_periods:  # as official files store them, also where a copy has none
+                state = dict(state) | keymap.periods(architecture, "bfloat16")
     if channels is not None:
         architecture, state, pixels = inflated(architecture, state, pixels, channels=channels)
     with torch.device("meta"):
@@ -124,12 +153,6 @@ def opened(
     return backbone.eval().requires_grad_(False)
 
 
-def _check_release(release: hub.Release, architecture: Architecture, file: Path) -> None:
-    if not is_a(architecture, release.architecture):
-        near = nearest(architecture)
-        raise UserError(f"{file} should be a {release.architecture} but is nearest to {near}; put the right file there")
-
-
 def _check(architecture: Architecture, state: Mapping[str, Tensor], file: Path) -> None:
     """Build the network without memory: a damaged description must not ask for more than the weights hold."""
     if architecture.depth > len(state):  # a block has several tensors
@@ -139,22 +162,27 @@ def _check(architecture: Architecture, state: Mapping[str, Tensor], file: Path) 
             outline = build(architecture)
     except (RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{file} describes a network that cannot exist: {str(error).splitlines()[0]}") from error
-    official.check_fit(outline, state, file=str(file))
+    official.check_shapes(outline.state_dict(), state, config=architecture, file=str(file))
     for name, wanted in outline.state_dict().items():
         value, no_numbers = state[name], wanted.is_floating_point() and not state[name].is_floating_point()
         if value.is_meta or value.layout != torch.strided or no_numbers:
             kind = "no data" if value.is_meta else f"{str(value.layout).removeprefix('torch.')} {value.dtype}"
             raise UserError(f"{file} holds {kind} in {name}; expected plain floating point numbers")
+    _check_finite(state, str(file))
+
+
+def _check_finite(state: Mapping[str, Tensor], file: str) -> None:
+    for name, value in state.items():
         if not is_finite(value):
             raise UserError(f"{file} holds NaN or infinite numbers in {name}; take an earlier checkpoint")
 
 
 def is_finite(value: Tensor) -> bool:
-    """Tell whether a tensor holds neither NaN nor infinity."""
+    """Tell whether a tensor holds neither NaN nor infinity, nor what would become infinite in float32."""
     if not value.is_floating_point() or not value.numel():
         return True
     # NaN passes through; a tenth of the time of `isfinite` on every number, and a part of that of reading them
-    return all(bool(extreme.isfinite()) for extreme in value.aminmax())
+    return all(bool(extreme.float().isfinite()) for extreme in value.aminmax())
 
 
 def _compute_periods(backbone: Network, file: Path) -> None:
@@ -171,7 +199,7 @@ def _described(about: str, file: Path) -> tuple[Architecture, Pixels, str | None
         described = json.loads(about)
         network = {"kind": described.get("kind", "vit"), **described["architecture"]}  # early files said it outside
         return architecture_of(network), from_plain(Pixels, described["pixels"]), described.get("licence")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged or of another version of dinokit: its header says {error}") from error
 
 
@@ -185,7 +213,7 @@ def weights_file(model: str | Path) -> Path:
         raise UserError(f"expected the path of a run folder or a weights file, or a name, got {model!r}")
     if not str(model):  # Path("") would be the current folder
         raise UserError("no model is given; give a run folder, a weights file, or a name that `dinokit models` lists")
-    path = hub.find(str(model)) if hub.is_name(str(model)) else Path(os.path.expanduser(model))
+    path = hub.find(hub.named(str(model))) if hub.is_name(str(model)) else Path(os.path.expanduser(model))
     if os.path.isdir(path):  # of os.path, to which a name that is too long is a file that is not there
         for name in (MODEL, INDEX, "pytorch_model.bin"):
             if (path / name).is_file():
@@ -214,7 +242,8 @@ def read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
             with safe_open(file, framework="pt") as opened:
                 names = opened.keys()
                 return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(PLAIN):
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises almost anything on bytes that are no pickle
         raise UserError(
             f"{file} is not a readable weights file ({_reason(error)}); expected .safetensors or a plain .pth"
@@ -227,9 +256,9 @@ def read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 def _parts(index: Path) -> list[Path]:
     """List the files that an index names, all beside it."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
         paths = [index.parent / Path(name).name for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged: expected a weight_map from keys to file names") from error
     missing = [path.name for path in paths if path.suffix != ".safetensors" or not path.is_file()]
     if missing:
@@ -238,7 +267,7 @@ def _parts(index: Path) -> list[Path]:
 
 
 def _reason(error: Exception) -> str:
-    """Say what is wrong in our words where PyTorch's advise to load the file unsafely."""
+    """Say what is wrong in our words where PyTorch's advise to load the file unsafely, or to write to its authors."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
         return f"it holds {refused[1]}, and loading that could run code"

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,24 @@ def check_writable(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file, or a folder's list of names, onto the disk."""
+    """Force a file, or a folder's list of names, onto the disk; a file gets the mode that the umask gives new ones.
+
+    Libraries write through private files of mode 0600, which nobody else could read once they are renamed.
+    """
+    if path.is_file():
+        path.chmod(0o666 & ~_umask())
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@cache
+def _umask() -> int:
+    mask = os.umask(0o077)  # the only way to ask is to set it
+    os.umask(mask)
+    return mask
 
 
 def check_result(out: Path) -> None:

@@ -133,6 +133,13 @@ def is_a(config: Architecture, name: str) -> bool:
     return config.kind == published.kind and all(getattr(config, s) == getattr(published, s) for s in settings)
 
 
+def published_heads(dim: int, *, rotary: bool) -> int | None:
+    """Return how many heads of attention published transformers of a width have; None if there are none."""
+    published = (config for name, config in VARIANTS.items() if name.startswith("dino"))
+    alike = [config.heads for config in published if (config.dim, config.position == "rope") == (dim, rotary)]
+    return alike[0] if alike else None
+
+
 def nearest(config: Architecture) -> str:
     """Name the architecture that shares the most with a configuration: first the width, then the number of settings."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinokit import cli
 from dinokit.checkpoints.convert import convert
-from dinokit.checkpoints.layouts import huggingface, infer, keymap, official, released, timm
+from dinokit.checkpoints.layouts import huggingface, infer, keymap, official, timm
 from dinokit.checkpoints.load import header, load
 from dinokit.core.errors import UserError
 from dinokit.images.normalisation import Pixels
@@ -104,7 +104,7 @@ def load_any(path: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.parametrize("export", [released.export, huggingface.export, timm.export])
+@pytest.mark.parametrize("export", [official.export, huggingface.export, timm.export])
 def test_every_release_has_a_place_in_every_layout(name: str, export: Callable[..., keymap.Exported]) -> None:
     """At full size, without memory: what is written for each is recognised as the same architecture."""
     with torch.device("meta"):
@@ -158,7 +158,7 @@ def test_official_names_are_the_official_ones() -> None:
         config, state = official.recognise(file, heads=heads)
         model = VisionTransformer(config)
         model.load_state_dict(state)
-        written = released.export(model).weights
+        written = official.export(model).weights
         assert {k: v.shape for k, v in written.items()} == {k: v.shape for k, v in file.items()}
         assert all(torch.equal(written[key], file[key]) for key in file if not key.endswith("bias_mask"))
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from dinokit.checkpoints import hub
 from dinokit.checkpoints.convert import convert
-from dinokit.checkpoints.layouts import huggingface, released
+from dinokit.checkpoints.layouts import huggingface
+from dinokit.checkpoints.layouts.official import export
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
 from dinokit.models.variants import ARCHITECTURES, VARIANTS
@@ -37,7 +38,7 @@ def nothing_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of random weights in the official layout of NAME."""
     file = tmp_path_factory.mktemp("official") / "weights.pth"
-    torch.save(released.export(VisionTransformer(VARIANTS["dinov2_vits14_reg"], seed=3)).weights, file)
+    torch.save(export(VisionTransformer(VARIANTS["dinov2_vits14_reg"], seed=3)).weights, file)
     return file
 
 

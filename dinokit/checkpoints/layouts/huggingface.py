@@ -1,5 +1,5 @@
-"""Hugging Face transformers: ViTModel (DINO), Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel,
-DINOv3ConvNextModel and ResNetModel (nobody published DINO's ResNet-50 in that).
+"""Weights and JSON files of Hugging Face transformers: ViTModel (DINO), Dinov2Model, Dinov2WithRegistersModel,
+DINOv3ViTModel, DINOv3ConvNextModel and ResNetModel (nobody published DINO's ResNet-50 in that).
 
 The names are those of the files on the hub, which every version of transformers reads and writes. Weights of task
 models carry a prefix (`dinov2.`), which is found and taken off. config.json says what names cannot: heads, epsilon,
@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinokit.checkpoints.layouts import huggingface_json, infer, keymap, official
-from dinokit.checkpoints.layouts.json_files import CONFIG
-from dinokit.checkpoints.layouts.keymap import Exported, Family, State, Table
+from dinokit.checkpoints.layouts import infer, keymap, official
+from dinokit.checkpoints.layouts.keymap import CONFIG, PREPROCESSOR, Exported, Family, State, Table
 from dinokit.core.errors import UserError
-from dinokit.models import vit
+from dinokit.models import convnext, resnet, vit
 from dinokit.models.architecture import Architecture, Network
+from dinokit.models.block import swiglu_hidden
 from dinokit.models.convnet import STAGES
+from dinokit.models.position import RopeConfig
 
 # a tensor that every model has, behind the prefix of a task model; transformers says `model.` in memory, not in files
 ROOT = re.compile(
@@ -114,14 +115,17 @@ DINOV3_FFN = {
         "blocks.#.mlp.w3.*": "layer.#.mlp.down_proj.*",
     },
 }
-MODELS: dict[str, Family] = {
-    "vit": "dino",
-    "dinov2": "dinov2",
-    "dinov2_with_registers": "dinov2",
-    "dinov3_vit": "dinov3",
-    "dinov3_convnext": "convnext",
-    "resnet": "resnet",
+MODELS: dict[str, tuple[Family, str]] = {  # by model_type; with the class of transformers
+    "vit": ("dino", "ViTModel"),
+    "dinov2": ("dinov2", "Dinov2Model"),
+    "dinov2_with_registers": ("dinov2", "Dinov2WithRegistersModel"),
+    "dinov3_vit": ("dinov3", "DINOv3ViTModel"),
+    "dinov3_convnext": ("convnext", "DINOv3ConvNextModel"),
+    "resnet": ("resnet", "ResNetModel"),
 }
+LAYER_SCALE = "layer_scale_init_value"
+VIT_EPS = 1e-12
+BILINEAR, BICUBIC = 2, 3  # Pillow's numbers
 SIGNS: dict[str, Family] = {
     "layer.0.norm1.weight": "dinov3",
     "encoder.layer.0.norm1.weight": "dinov2",
@@ -137,29 +141,45 @@ def matches(state: Mapping[str, Tensor]) -> bool:
 
 
 def recognise(
-    state: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str
+    state: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str, heads: int | None = None
 ) -> tuple[Architecture, State, list[str]]:
     """Return the architecture, the weights under our names, and the keys that belong to a head and were left out.
 
     Args:
         state: of a whole file.
-        about: content of config.json; without it, heads are 64 wide (128 in the 7B), the rest as published.
+        about: content of config.json; what it does not say is as published.
         file: for the messages.
+        heads: of attention, where config.json does not say it.
     Raises:
         UserError: if config.json contradicts the weights or asks for what we do not compute, or listing, under their
             names, the keys that are missing, unexpected or misshapen.
     """
     theirs, left = _stripped(state)
-    kind = _kind(theirs, about)
+    kind = next((kind for key, kind in SIGNS.items() if key in theirs), None)
+    if kind is None:
+        raise UserError(f"no block of a model of transformers is in the weights; expected one of {', '.join(SIGNS)}")
+    named = about.get("model_type")
+    types = [name for name, (family, _) in MODELS.items() if family == kind]
+    if named is not None and named not in types:
+        raise UserError(
+            f"{CONFIG} says model_type '{named}', the weights are those of {' or '.join(types)}; load it as hf/FOLDER, "
+            "or correct it"
+        )
+    if kind == "dino" and about.get("layer_norm_eps") == VIT_EPS:
+        about = {name: value for name, value in about.items() if name != "layer_norm_eps"}
     config: Architecture
     if kind in ("convnext", "resnet"):
         ours = keymap.to_ours(theirs, TABLES[kind])
-        config = huggingface_json.checked(infer.convnet(ours), about)
+        config = infer.convnet(ours)
+        scale = infer.positive(about, LAYER_SCALE)
+        if scale and isinstance(config, convnext.Config):
+            config = replace(config, layer_scale=scale)
     else:
         if kind == "dino" and MASK in theirs:  # of masked image modelling, which DINO does not do
             left.append(MASK)
             del theirs[MASK]
-        config, ours = _transformer(kind, theirs, about)
+        config, ours = _transformer(kind, theirs, about, heads)
+    infer.agree(about, {name: value for name, value in _fields(config).items() if value is not None})
     official.check_shapes(_weights(config, keymap.outline(config)), theirs, config=config, file=file)
     return config, ours, left
 
@@ -174,10 +194,95 @@ def export(backbone: Network) -> Exported:
             result back and compares.
     """
     config, state = backbone.config, backbone.state_dict()
-    return Exported(_weights(config, state), huggingface_json.written(backbone, keymap.rounding(config, state)))
+    kind, side = keymap.family(config), backbone.pixels.size or official.pixels(config).size
+    about = _fields(config)
+    if about.get("mlp_ratio", 0) is None:
+        raise UserError(
+            f"hf cannot express ffn_hidden {getattr(config, 'ffn_hidden', '')} of a model of width {config.dim}: "
+            "Dinov2Config takes a whole mlp_ratio"
+        )
+    grid = (getattr(config, "position_grid", None) or 14) * config.patch_size
+    about |= {"architectures": [MODELS[str(about["model_type"])][1]], "dtype": "float32"}
+    about["image_size"] = grid if isinstance(config, vit.Config) else side
+    if kind == "dinov2" and isinstance(config, vit.Config) and not config.registers:
+        about["use_mask_token"] = config.mask_token
+    if isinstance(config, convnext.Config):
+        about[LAYER_SCALE] = config.layer_scale
+    own = {keymap.ROUNDED: keymap.rounding(config, state), keymap.LICENCE: backbone.licence}  # passed over by others
+    about |= {name: value for name, value in own.items() if value is not None}
+    newest = kind in ("dinov3", "convnext")
+    preprocessor = {
+        "image_processor_type": "DINOv3ViTImageProcessor" if newest else "ViTImageProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": list(backbone.pixels.mean),
+        "image_std": list(backbone.pixels.std),
+        "rescale_factor": 1 / 255,
+        "resample": BILINEAR if newest else BICUBIC,
+        "size": {"height": side, "width": side},
+    }
+    return Exported(_weights(config, state), {CONFIG: about, PREPROCESSOR: preprocessor})
 
 
-def _transformer(kind: Family, theirs: State, about: Mapping[str, Any]) -> tuple[vit.Config, State]:
+def _fields(config: Architecture) -> dict[str, object]:
+    """Return what config.json says of a network: what is written, and what a file that is read must agree with."""
+    kind = keymap.family(config)
+    about: dict[str, object] = {"num_channels": config.channels, "hidden_act": "gelu"}
+    if isinstance(config, convnext.Config):
+        sizes = {"hidden_sizes": list(config.dims), "depths": list(config.depths), "layer_norm_eps": convnext.EPS}
+        return about | sizes | {"model_type": "dinov3_convnext"}
+    if isinstance(config, resnet.Config):
+        return about | {
+            "model_type": "resnet",
+            "embedding_size": config.width,
+            "hidden_sizes": [resnet.EXPANSION * config.width * 2**stage for stage in range(STAGES)],
+            "depths": list(config.depths),
+            "layer_type": "bottleneck",
+            "hidden_act": "relu",
+            "downsample_in_first_stage": False,
+            "downsample_in_bottleneck": False,
+        }
+    swiglu, biased = config.ffn == "swiglu", config.qkv_bias != "none"
+    about |= {
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "patch_size": config.patch_size,
+        "layer_norm_eps": config.norm_eps,
+    }
+    if kind == "dino":
+        return about | {"model_type": "vit", "intermediate_size": config.ffn_hidden, "qkv_bias": biased}
+    if kind == "dinov3":
+        return about | {
+            "model_type": "dinov3_vit",
+            "hidden_act": "silu" if swiglu else "gelu",
+            "intermediate_size": config.ffn_hidden,
+            "num_register_tokens": config.registers,
+            "use_gated_mlp": swiglu,
+            "mlp_bias": True,
+            "proj_bias": True,
+            "query_bias": biased,
+            "key_bias": config.qkv_bias == "qkv",
+            "value_bias": biased,
+            "rope_theta": config.rope.base,
+            "pos_embed_shift": config.rope.shift,
+            "pos_embed_jitter": config.rope.jitter,
+            "pos_embed_rescale": config.rope.rescale,
+        }
+    about |= {"num_register_tokens": config.registers} if config.registers else {}
+    widths = {
+        ratio: swiglu_hidden(config.dim, ratio=float(ratio)) if swiglu else config.dim * ratio for ratio in range(1, 65)
+    }
+    return about | {
+        "model_type": "dinov2_with_registers" if config.registers else "dinov2",
+        "mlp_ratio": next((ratio for ratio, hidden in widths.items() if hidden == config.ffn_hidden), None),
+        "qkv_bias": biased,
+        "use_swiglu_ffn": swiglu,
+    }
+
+
+def _transformer(kind: Family, theirs: State, about: Mapping[str, Any], heads: int | None) -> tuple[vit.Config, State]:
     """Return the architecture, and the weights with what transformers does not store."""
     ffn = "swiglu" if "layer.0.mlp.gate_proj.weight" in theirs else "mlp"
     ours = keymap.to_ours(theirs, _table(kind, ffn=ffn, bias="qkv" if KEY_BIAS in theirs else "qv"))
@@ -185,10 +290,14 @@ def _transformer(kind: Family, theirs: State, about: Mapping[str, Any]) -> tuple
         ours["mask_token"] = ours["mask_token"].reshape(1, -1)  # DINOv3's has one axis more
     if "register_tokens" in ours and not ours["register_tokens"].numel():
         del ours["register_tokens"]
-    heads = huggingface_json.heads(about)
-    if kind == "dinov3":
-        ours |= keymap.placeholder(ours, heads)
-    config = huggingface_json.described(infer.transformer(ours, heads=heads), about)
+    config = infer.transformer(ours, heads=infer.heads_of(about, heads), rotary=kind == "dinov3")
+    eps = infer.positive(about, "layer_norm_eps")
+    if eps is not None:
+        config = replace(config, norm_eps=eps)
+    if kind == "dinov3" and about:
+        shift, jitter, rescale = (infer.positive(about, f"pos_embed_{name}") for name in ("shift", "jitter", "rescale"))
+        base = infer.positive(about, "rope_theta") or 100.0
+        config = replace(config, rope=RopeConfig(base=base, shift=shift, jitter=jitter, rescale=rescale))
     if kind == "dinov3" and KEY_BIAS in theirs:
         config = replace(config, qkv_bias="qkv")
     return config, ours | keymap.periods(config, about.get(keymap.ROUNDED))
@@ -232,16 +341,3 @@ def _stripped(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
             continue
         backbone[re.sub(r"^model\.(?=(layer|stages)\.)", "", name)] = value
     return backbone, left
-
-
-def _kind(theirs: Mapping[str, Tensor], about: Mapping[str, Any]) -> Family:
-    found = next((kind for key, kind in SIGNS.items() if key in theirs), None)
-    if found is None:
-        raise UserError(f"no block of a model of transformers is in the weights; expected one of {', '.join(SIGNS)}")
-    named = about.get("model_type")
-    if named is not None and MODELS.get(str(named)) != found:
-        types = " or ".join(name for name, kind in MODELS.items() if kind == found)
-        raise UserError(
-            f"{CONFIG} says model_type '{named}', the weights are those of {types}; load it as hf/FOLDER, or correct it"
-        )
-    return found

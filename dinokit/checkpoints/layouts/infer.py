@@ -3,17 +3,19 @@
 Foreign files carry no configuration, or one that says less than the weights. Most of what is read here need not be
 right: the weights are compared with the network built from it, key by key and shape by shape, before they are loaded.
 Only the number of heads, epsilon and how positions are resized leave no shape behind: unless the caller is told
-better by a config.json, they are those of the releases.
+better by a config.json, they are those of the releases, and a width that no release has is refused.
 """
 
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
+from dinokit.checkpoints.layouts.keymap import CONFIG
 from dinokit.core.errors import UserError
-from dinokit.models import convnext, head, resnet, vit
+from dinokit.models import convnext, head, resnet, variants, vit
 from dinokit.models.architecture import Architecture
 from dinokit.models.convnet import STAGES
 from dinokit.models.position import RopeConfig
@@ -27,33 +29,51 @@ def backbone(state: Mapping[str, Tensor], *, heads: int | None = None) -> Archit
 
     Args:
         state: under our names, see `official.parts`.
-        heads: of attention; only needed for a transformer without RoPE whose heads are not 64 wide as in all releases.
+        heads: of attention, where something else than the weights says it.
     Raises:
-        UserError: if the state is not that of a backbone, or if `heads` is needed.
+        UserError: if the state is not that of a backbone, or if `heads` is needed or contradicts the weights.
     """
     if any(key.startswith((CONVNEXT, RESNET)) for key in state):
         return convnet(state)
-    return transformer(state, heads=heads)
+    return transformer(state, heads=heads, rotary="rope_embed.periods" in state)
 
 
 def convnet(state: Mapping[str, Tensor]) -> convnext.Config | resnet.Config:
     """Read the configuration of a convolutional network; see `backbone`."""
-    return _resnet(state) if any(key.startswith(RESNET) for key in state) else _convnext(state)
+    if any(key.startswith(RESNET) for key in state):
+        return resnet.Config(
+            channels=_channels(state, "conv1.weight"),
+            width=_length(state, "conv1.weight", "bn1.weight", "layer1.0.conv1.weight"),
+            depths=tuple(_depth(state, f"layer{stage + 1}", stage) for stage in range(STAGES)),
+        )
+    # the first convolution stands before its norm, the others behind theirs
+    convolutions = [f"downsample_layers.{stage}.{min(stage, 1)}" for stage in range(STAGES)]
+    return convnext.Config(
+        channels=_channels(state, f"{convolutions[0]}.weight"),
+        dims=tuple(
+            _length(state, f"{name}.weight", f"{name}.bias", f"stages.{stage}.0.gamma")
+            for stage, name in enumerate(convolutions)
+        ),
+        depths=tuple(_depth(state, f"stages.{stage}", stage) for stage in range(STAGES)),
+    )
 
 
-def transformer(state: Mapping[str, Tensor], *, heads: int | None = None) -> vit.Config:
-    """Read the configuration of a transformer; see `backbone`."""
+def transformer(state: Mapping[str, Tensor], *, heads: int | None, rotary: bool) -> vit.Config:
+    """Read the configuration of a transformer; see `backbone`.
+
+    Args:
+        rotary: it has RoPE, whose periods the state may lack.
+    """
     dim, channels, patch_size, _ = shape(state, "patch_embed.proj.weight", axes=4)
     swiglu = "blocks.0.mlp.w1.weight" in state
     scaled = "blocks.0.ls1.gamma" in state
     registers = shape(state, "register_tokens", axes=3)[1] if "register_tokens" in state else 0
-    rotary = "rope_embed.periods" in state
     return vit.Config(
         patch_size=patch_size,
         channels=channels,
         dim=dim,
         depth=_depth(state, "blocks"),
-        heads=_heads(state, dim, heads),
+        heads=_heads(state, dim, heads, rotary=rotary),
         registers=registers,
         mask_token="mask_token" in state,
         ffn="swiglu" if swiglu else "mlp",
@@ -105,25 +125,46 @@ def listed(keys: list[str]) -> str:
     return ", ".join(keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _convnext(state: Mapping[str, Tensor]) -> convnext.Config:
-    # the first convolution stands before its norm, the others behind theirs
-    convolutions = [f"downsample_layers.{stage}.{min(stage, 1)}" for stage in range(STAGES)]
-    return convnext.Config(
-        channels=_channels(state, f"{convolutions[0]}.weight"),
-        dims=tuple(
-            _length(state, f"{name}.weight", f"{name}.bias", f"stages.{stage}.0.gamma")
-            for stage, name in enumerate(convolutions)
-        ),
-        depths=tuple(_depth(state, f"stages.{stage}", stage) for stage in range(STAGES)),
-    )
+def agree(about: Mapping[str, Any], expected: Mapping[str, object]) -> None:
+    """Compare what config.json says with what the weights and their architecture say; it may be silent.
+
+    Raises:
+        UserError: naming the first setting that differs.
+    """
+    for name, wanted in expected.items():
+        if about.get(name, wanted) != wanted:
+            raise UserError(
+                f"{CONFIG}: {name} {about[name]!r} is not supported with these weights; they and their architecture "
+                f"have {wanted!r}"
+            )
 
 
-def _resnet(state: Mapping[str, Tensor]) -> resnet.Config:
-    return resnet.Config(
-        channels=_channels(state, "conv1.weight"),
-        width=_length(state, "conv1.weight", "bn1.weight", "layer1.0.conv1.weight"),
-        depths=tuple(_depth(state, f"layer{stage + 1}", stage) for stage in range(STAGES)),
-    )
+def heads_of(about: Mapping[str, Any], heads: int | None, name: str = "num_attention_heads") -> int | None:
+    """Return how many heads config.json names, or else what the user says.
+
+    Raises:
+        UserError: if the two differ.
+    """
+    told = positive(about, name, whole=True)
+    if told is not None and heads not in (None, told):
+        raise UserError(f"{CONFIG} says {told:.0f} heads of attention, not {heads}; leave heads= away, or correct it")
+    return heads if told is None else int(told)
+
+
+def positive(about: Mapping[str, Any], name: str, *, whole: bool = False) -> float | None:
+    """Return a setting of config.json that must be a positive number, None if it is not there.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    value = about.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"{CONFIG}: {name} must be a positive {'whole ' * whole}number, got {value!r}")
+    if whole and value % 1:
+        raise UserError(f"{CONFIG}: {name} must be a whole number, got {value}")
+    return float(value)
 
 
 def _channels(state: Mapping[str, Tensor], key: str) -> int:
@@ -155,21 +196,24 @@ def _depth(state: Mapping[str, Tensor], stack: str, stage: int | None = None) ->
     return max(len(found), 1)
 
 
-def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None) -> int:
-    if "rope_embed.periods" in state:
-        width = 4 * state["rope_embed.periods"].numel()  # one period per 4 channels of a head
-    elif heads is not None:
-        if dim % heads:
-            raise UserError(f"config.json: {heads} heads do not divide the width {dim}")
-        return heads
-    else:
-        width = 64
-    if not width or dim % width:
+def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None, *, rotary: bool) -> int:
+    if heads is not None and (heads < 1 or dim % heads):
+        raise UserError(f"{heads} heads do not divide the width {dim}; correct {CONFIG} or heads=")
+    periods = state.get("rope_embed.periods")
+    if periods is not None:
+        width = 4 * periods.numel()  # one period per 4 channels of a head
+        if not width or dim % width:
+            raise UserError(f"the width {dim} is not a multiple of {width}, four times the number of RoPE periods")
+        if heads not in (None, dim // width):
+            raise UserError(f"the RoPE periods are those of {dim // width} heads, not of {heads}; leave heads= away")
+        return dim // width
+    found = heads or variants.published_heads(dim, rotary=rotary)
+    if found is None:
         raise UserError(
-            f"the width {dim} is not a multiple of {width}, the usual width of a head; "
-            "put a config.json with num_attention_heads beside it"
+            f"no release has the width {dim}, so its heads of attention are not known; give them as heads= or --heads, "
+            f"or put a {CONFIG} with num_attention_heads beside it"
         )
-    return dim // width
+    return found
 
 
 def _table_side(state: Mapping[str, Tensor]) -> int:

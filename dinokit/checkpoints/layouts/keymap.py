@@ -22,6 +22,7 @@ from torch import Tensor
 from dinokit.core.errors import UserError
 from dinokit.models import convnext, position, resnet, vit
 from dinokit.models.architecture import Architecture, build
+from dinokit.peers import huggingface
 
 State = dict[str, Tensor]
 Table = Mapping[str, str]
@@ -31,6 +32,8 @@ Family = Literal["dino", "dinov2", "dinov3", "convnext", "resnet"]
 # what only training uses; a layout that has no place for it still computes the same features
 FOR_TRAINING = re.compile(r"mask_token|local_cls_norm\.(weight|bias)")
 PERIODS = "rope_embed.periods"
+CONFIG, PREPROCESSOR = huggingface.CONFIG, huggingface.PREPROCESSOR
+LICENCE = "license"  # in config.json, as timm spells it
 ROUNDED = "rope_periods"  # our entry in their config.json: they ignore it and compute exact periods
 
 
@@ -91,24 +94,6 @@ def periods(config: Architecture, rounded: object) -> State:
     return {PERIODS: exact if rounded is None else exact.bfloat16().float()}
 
 
-def placeholder(state: Mapping[str, Tensor], heads: int | None) -> State:
-    """Return empty RoPE periods, by which `infer.transformer` sees DINOv3 and its number of heads.
-
-    Args:
-        heads: without it, a head is 64 wide, or 128 in the 7B as published.
-    Raises:
-        UserError: if the heads do not divide the width.
-    """
-    weight = state.get("patch_embed.proj.weight")
-    dim = len(weight) if weight is not None and weight.ndim else 0  # `infer.transformer` says what is wrong
-    width = 128 if dim == 4096 else 64
-    if heads is not None and dim % heads == 0:
-        width = dim // heads
-    elif heads is not None:
-        raise UserError(f"config.json: {heads} heads do not divide the width {dim}")
-    return {PERIODS: torch.empty(width // 4)}
-
-
 def rounding(config: Architecture, state: Mapping[str, Tensor]) -> str | None:
     """Say how the RoPE periods of a model are rounded, for `periods` to restore.
 
@@ -131,14 +116,10 @@ def _written_out(table: Iterable[tuple[str, str]], names: Iterable[str]) -> Iter
     known = list(names)
     for line in table:
         sources, targets = (tuple(part.strip() for part in side.split("+")) for side in line)
-        patterns = [_pattern(source) for source in sources if source]
-        found = (pattern.fullmatch(name) for name in known for pattern in patterns)
+        patterns = [re.escape(source).replace(r"\#", r"(\d+)").replace(r"\*", r"(\w+)") for source in sources if source]
+        found = (re.fullmatch(pattern, name) for name in known for pattern in patterns)
         for parts in dict.fromkeys(match.groups() for match in found if match):
             yield tuple(_filled(name, parts) for name in sources), tuple(_filled(name, parts) for name in targets)
-
-
-def _pattern(name: str) -> re.Pattern[str]:
-    return re.compile(re.escape(name).replace(r"\#", r"(\d+)").replace(r"\*", r"(\w+)"))
 
 
 def _filled(name: str, parts: Iterable[str]) -> str:

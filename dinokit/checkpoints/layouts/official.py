@@ -1,4 +1,4 @@
-"""Official weights of DINO, DINOv2 and DINOv3 -> our names; `released.py` writes them back.
+"""Official weights of DINO, DINOv2 and DINOv3, read and written.
 
 The files carry no configuration, so everything is read off names and shapes (infer.py). Whatever is found must then
 match the model built from it, key by key and shape by shape: a key is renamed, left out here, or an error. Names are
@@ -12,35 +12,50 @@ ours but for:
 | attn.qkv.bias_mask (DINOv3)   | dropped: released files store zeros where ones are meant   |
 | rope_embed.periods (DINOv3)   | the same, as stored: released ones are rounded to bfloat16 |
 | norms.3 (DINOv3's ConvNeXts)  | dropped if it is what it should be, a second copy of norm  |
+
+Written files are as released, a flat state dict, but for the mask of DINOv3's key bias: ones for queries and values.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dinokit.checkpoints.layouts import infer
-from dinokit.checkpoints.layouts.infer import listed
+from dinokit.checkpoints.layouts import infer, keymap
+from dinokit.checkpoints.layouts.keymap import Exported, Family, State, Table
 from dinokit.core.errors import UserError
+from dinokit.core.log import info
 from dinokit.images.normalisation import Pixels
-from dinokit.models import convnext, head, resnet, variants
-from dinokit.models.architecture import Architecture
+from dinokit.models import head, variants, vit
+from dinokit.models.architecture import Architecture, Network
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 NESTED = ("model", "state_dict", "module")
+AVERAGE = re.compile(
+    r"(^|_)(ema|teacher|averaged?|shadow)(_|$)|^(target|momentum)_"
+)  # names of what follows by average
+DEEPEST = 4  # mappings within each other
 PARTS = ("backbone", "head", "dino_head", "ibot_head", "linear_head")
 OF_A_HEAD = ("mlp", "last_layer")  # timm's ConvNeXts have a `head` of another kind, with their norm in it
 NETWORKS = ("teacher", "student")
-IGNORED = re.compile(r"\.qkv\.bias_mask$")
 COPIES = {"norms.3.weight": "norm.weight", "norms.3.bias": "norm.bias"}
-
-State = dict[str, Tensor]
+PACKED: Table = {"blocks.#.mlp.w1.* + blocks.#.mlp.w2.*": "blocks.#.mlp.w12.*"}
+TABLES: dict[Family, Table] = {
+    "dino": PACKED,
+    "dinov2": PACKED,
+    "dinov3": {"register_tokens": "storage_tokens"},
+    "convnext": {},
+    "resnet": {},
+}
 
 
 def parts(checkpoint: Mapping[str, object], *, network: Literal["teacher", "student"] = "teacher") -> dict[str, State]:
     """Split a checkpoint into the backbone and its heads, as far as present: `PARTS`, under our names.
+
+    Where it holds a network and its average, such as model and model_ema, the average is taken, and said.
 
     Args:
         checkpoint: a flat state dict, or a training checkpoint that nests it under teacher, student, model, ...
@@ -48,16 +63,28 @@ def parts(checkpoint: Mapping[str, object], *, network: Literal["teacher", "stud
     Raises:
         UserError: if only the other network is there, or if an entry is no tensor with a name.
     """
-    found: dict[str, State] = {}
+    named: State = {}
     for key, value in _unwrapped(checkpoint, network).items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(f"expected a state dict, but '{key}' is a {type(value).__name__}, not a tensor")
         path = [name for name in key.split(".") if name not in WRAPPERS] or [key]
         if path[0] in NETWORKS and len(path) > 1 and path.pop(0) != network:
             continue
-        named = path[0] in PARTS and len(path) > 1 and (path[0] != "head" or path[1] in OF_A_HEAD)
-        owner = path.pop(0) if named else "backbone"
-        found.setdefault(owner, {}).update(_renamed(".".join(path), value))
+        named[".".join(path)] = value
+    rests: dict[str, set[str]] = defaultdict(set)  # by the first part of a name
+    for name in named:
+        first, _, rest = name.partition(".")
+        rests[first].add(rest)
+    averages = ((a, b) for a in rests if AVERAGE.search(a) for b in rests if a != b and rests[a] <= rests[b])
+    average, other = next(averages, ("", ""))
+    if average:
+        info(f"of {other} and {average}, its average, {average} is taken")
+        named = {name.removeprefix(f"{average}."): named[name] for name in named if name.startswith(f"{average}.")}
+    found: dict[str, State] = {}
+    for name, value in named.items():
+        first, _, rest = name.partition(".")
+        is_part = first in PARTS and rest and (first != "head" or rest.split(".")[0] in OF_A_HEAD)
+        found.setdefault(first if is_part else "backbone", {}).update(_renamed(rest if is_part else name, value))
     return found
 
 
@@ -89,21 +116,25 @@ def recognise(
         UserError: if there is no backbone, or none of the three releases.
     """
     state = part(checkpoint, "backbone", network=network)
-    state = {key: value for key, value in state.items() if not _is_copy(state, key)}
+    for copy, original in COPIES.items():
+        first, second = state.get(copy), state.get(original)
+        if first is not None and second is not None and first.dtype == second.dtype and torch.equal(first, second):
+            del state[copy]
     return infer.backbone(state, heads=heads), state
 
 
 def pixels(architecture: Architecture) -> Pixels:
     """Return what images the published weights want: ImageNet's statistics, 224 px, or 256 px for DINOv3.
 
-    DINOv3 trained on satellite images wants others, which its file does not tell.
+    DINOv3 trained on satellite images wants others, which its file does not tell. TIPS, which is DINOv2's network with
+    one register, wants plain values of 448 px.
     """
-    match architecture:
-        case convnext.Config():
-            return Pixels(size=256)
-        case resnet.Config():
-            return Pixels(size=224)
-    return Pixels(size=256 if architecture.init == "dinov3" else 224)
+    family = keymap.family(architecture)
+    if isinstance(architecture, vit.Config) and family == "dinov2" and architecture.registers == 1:
+        return Pixels((0.0,) * 3, (1.0,) * 3, size=448)
+    if isinstance(architecture, vit.Config) and family == "dino" and architecture.position_grid:
+        return Pixels(size=architecture.position_grid * architecture.patch_size)
+    return Pixels(size=256 if family in ("dinov3", "convnext") else 224)
 
 
 def recognise_head(
@@ -121,6 +152,22 @@ def recognise_head(
     return infer.projection(state), state
 
 
+def export(backbone: Network) -> Exported:
+    """Rename a model's weights; a name that no table holds stays as it is."""
+    config, state = backbone.config, dict(backbone.state_dict())
+    kind = keymap.family(config)
+    if kind == "dino":
+        state.pop("mask_token", None)  # DINO masks nothing
+    found = keymap.unnamed(state, TABLES[kind]) | keymap.to_theirs(state, TABLES[kind])
+    if kind == "convnext":
+        found |= {copy: state[original] for copy, original in COPIES.items()}
+    if isinstance(config, vit.Config) and config.qkv_bias == "qv" and kind == "dinov3":
+        mask = state["cls_token"].new_ones(3, config.dim)
+        mask[1] = 0
+        found |= {f"blocks.{block}.attn.qkv.bias_mask": mask.flatten() for block in range(config.depth)}
+    return Exported(found, {})
+
+
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -> None:
     """Load weights that fit a model exactly.
 
@@ -131,13 +178,8 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -
     Raises:
         UserError: naming the keys that are missing, unexpected or of another shape.
     """
-    check_fit(model, state, file=file)
-    model.load_state_dict(dict(state))
-
-
-def check_fit(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -> None:
-    """Refuse weights that do not fit a model exactly, as `load_strictly` does; the model may be on the meta device."""
     check_shapes(model.state_dict(), state, config=getattr(model, "config", None), file=file)
+    model.load_state_dict(dict(state))
 
 
 def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, config: object, file: str) -> None:
@@ -161,7 +203,7 @@ def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, 
             if key in state and tuple(state[key].shape) != shape
         ],
     }
-    told = [f"{len(keys)} {fault}: {listed(keys)}" for fault, keys in faults.items() if keys]
+    told = [f"{len(keys)} {fault}: {infer.listed(keys)}" for fault, keys in faults.items() if keys]
     if told:
         near = variants.nearest(config) if isinstance(config, Architecture) else ""
         tail = f"; the nearest architecture is {near}" if near else ""
@@ -169,20 +211,42 @@ def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, 
 
 
 def _unwrapped(checkpoint: Mapping[str, object], network: str) -> Mapping[str, object]:
+    """Go down to what holds the weights: the wanted network, an average, what is named like a network, the only one."""
     passed = set[int]()
-    while inner := next((v for key in (network, *NESTED) if isinstance(v := checkpoint.get(key), Mapping)), None):
+    while True:
+        inner = {key: value for key, value in checkpoint.items() if isinstance(value, Mapping)}
+        averages = [key for key in inner if AVERAGE.search(str(key)) and _holds_weights(inner[key])]
+        plain = [key for key in NESTED if key in inner]
+        chosen = [network] if network in inner else [key for key in averages if key not in NETWORKS] + plain
+        if not chosen and not any(isinstance(value, Tensor) for value in checkpoint.values()):  # under another name
+            chosen = [key for key in inner if key not in NETWORKS and any(map(_is_tensor, inner[key].values()))]
+            chosen = chosen if len(chosen) == 1 else []
+        if not chosen:
+            break
+        if averages and plain and chosen[0] in averages:
+            info(f"of {plain[0]} and {chosen[0]}, its average, {chosen[0]} is taken")
         passed.add(id(checkpoint))
-        if id(inner) in passed:
+        checkpoint = inner[chosen[0]]
+        if id(checkpoint) in passed:
             raise UserError("the checkpoint holds itself; expected weights by name, a state dict")
-        checkpoint = inner
     other = [key for key in NETWORKS if isinstance(checkpoint.get(key), Mapping)]
     if other:
         raise UserError(f"the checkpoint holds no {network}, only a {other[0]}; ask for network='{other[0]}'")
     return checkpoint
 
 
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _holds_weights(value: object, depth: int = DEEPEST) -> bool:
+    if isinstance(value, Mapping) and depth:
+        return any(_holds_weights(inner, depth - 1) for inner in value.values())
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
 def _renamed(key: str, value: Tensor) -> State:
-    if IGNORED.search(key):
+    if key.endswith(".qkv.bias_mask"):
         return {}
     key = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key)
     if key == "storage_tokens":
@@ -191,8 +255,3 @@ def _renamed(key: str, value: Tensor) -> State:
         gate, content = value.chunk(2)
         return {key.replace("w12", "w1"): gate, key.replace("w12", "w2"): content}
     return {key: value}
-
-
-def _is_copy(state: Mapping[str, Tensor], key: str) -> bool:
-    original = state.get(COPIES.get(key, ""))
-    return original is not None and original.dtype == state[key].dtype and torch.equal(state[key], original)

@@ -1,4 +1,4 @@
-"""Networks of timm: VisionTransformer (DINO, DINOv2), Eva (DINOv3), ConvNeXt and ResNet.
+"""Networks of timm: VisionTransformer (DINO, DINOv2), Eva (DINOv3), ConvNeXt and ResNet, and their config.json.
 
 DINO, DINOv2 without registers, and ResNets have the official names, without the mask token. What else differs:
 
@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinokit.checkpoints.layouts import infer, keymap, official, timm_json
-from dinokit.checkpoints.layouts.json_files import CONFIG
-from dinokit.checkpoints.layouts.keymap import Exported, State, Table
-from dinokit.core.errors import UserError
+from dinokit.checkpoints.layouts import infer, keymap, official
+from dinokit.checkpoints.layouts.keymap import CONFIG, Exported, Family, State, Table
+from dinokit.core.errors import UserError, unknown_name
+from dinokit.images.normalisation import Pixels
 from dinokit.models import convnext, resnet, vit
 from dinokit.models.architecture import Architecture, Network
 from dinokit.models.convnet import STAGES
@@ -73,6 +73,39 @@ CONVNEXT: Table = {
 RESNET: Table = {
     name: name for name in ("conv1.*", "bn1.*", "layer#.#.conv#.*", "layer#.#.bn#.*", "layer#.#.downsample.#.*")
 }
+# what model_args may hold without changing what we compute: sizes are read off the weights, the rest is for training
+HARMLESS = {
+    *("img_size", "patch_size", "in_chans", "num_classes", "global_pool", "embed_dim", "depth", "num_heads"),
+    *("mlp_ratio", "qkv_bias", "init_values", "reg_tokens", "num_reg_tokens", "no_embed_class"),
+    *("dynamic_img_size", "strict_img_size", "swiglu_mlp", "swiglu_align_to", "drop_rate", "drop_path_rate"),
+    *("proj_drop_rate", "attn_drop_rate", "patch_drop_rate", "pos_drop_rate"),
+}
+HARMLESS_CONVNET = {
+    *("in_chans", "num_classes", "global_pool", "dims", "depths", "layers", "ls_init_value", "head_init_scale"),
+    *("drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"),
+}
+VITS = {
+    *(f"deit_{size}_patch16_224" for size in ("tiny", "small", "base")),
+    *(f"vit_{size}_patch16_{side}" for size in ("tiny", "small", "base", "large") for side in (224, 384)),
+    *(f"vit_{size}_patch32_{side}" for size in ("small", "base", "large") for side in (224, 384)),
+    *("deit_base_patch16_384", "vit_small_patch8_224", "vit_base_patch8_224", "vit_large_patch14_224"),
+}
+DINOV2S = {f"vit_{size}_patch14{reg}_dinov2" for size in ("small", "base", "large", "giant") for reg in ("", "_reg4")}
+DINOV3S = {
+    *(f"vit_{size}_patch16_dinov3{bias}" for size in ("small", "small_plus", "base") for bias in ("", "_qkvb")),
+    *(f"vit_{size}_patch16_dinov3{bias}" for size in ("large", "huge_plus") for bias in ("", "_qkvb")),
+    *("vit_tiny_patch16_dinov3_qkvb", "vit_7b_patch16_dinov3"),
+}
+# timm has other networks with the same names and shapes: blurred (resnetblur50), of another epsilon (convnext_xxlarge),
+# with 80 channels per head (vit_huge_patch14_224)
+SAME_NETWORK: dict[Family, set[str]] = {
+    "dino": VITS,
+    "dinov2": VITS | DINOV2S,
+    "dinov3": DINOV3S,
+    "convnext": {f"convnext_{size}" for size in ("tiny", "small", "base", "large", "xlarge")},
+    "resnet": {"resnet50", "resnet101", "resnet152", "tv_resnet50", "tv_resnet101", "tv_resnet152"},
+}
+AGREED = {"embed_dim", "depth", "patch_size", "in_chans"}  # of a transformer; others may be spelt otherwise
 
 
 def matches(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> bool:
@@ -86,27 +119,55 @@ def matches(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> bool:
     return "reg_token" in state or _rotary(state) or _packed(state)
 
 
-def recognise(theirs: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str) -> tuple[Architecture, State]:
+def recognise(
+    theirs: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str, heads: int | None = None
+) -> tuple[Architecture, State]:
     """Return the architecture and the weights under our names.
 
     Args:
         theirs: of a whole file, without a classification head.
-        about: content of config.json; without it, heads are 64 wide (128 in the 7B).
+        about: content of config.json; what it does not say is as published.
         file: for the messages.
+        heads: of attention, where config.json does not say it.
     Raises:
         UserError: if config.json asks for what we do not compute, or listing, under their names, the keys that are
             missing, unexpected or misshapen.
     """
-    table = _table_of(theirs)
+    transformer, rotary = QKV in theirs, _rotary(theirs)
+    if transformer:
+        table: Table = _of_transformer(rotary=rotary, swiglu="blocks.0.mlp.fc1_g.weight" in theirs or _packed(theirs))
+    else:
+        table = RESNET if any(key.startswith(infer.RESNET) for key in theirs) else CONVNEXT
     ours = keymap.to_ours(theirs, table)
+    arguments = _model_args(about, HARMLESS if transformer else HARMLESS_CONVNET)
     config: Architecture
-    if QKV in theirs:
-        config, ours = _transformer(ours, about, rotary=_rotary(theirs))
+    if transformer:
+        if not rotary and "register_tokens" in ours and ours["pos_embed"].ndim == 3:
+            ours["pos_embed"] = torch.cat([torch.zeros_like(ours["pos_embed"][:, :1]), ours["pos_embed"]], dim=1)
+        told = infer.heads_of(arguments, heads, "num_heads")
+        if told is None and "architecture" in about:  # one of `SAME_NETWORK`
+            told = len(theirs[QKV][0]) // (128 if "_7b_" in str(about["architecture"]) else 64) or None
+        config = infer.transformer(ours, heads=told, rotary=rotary)
+        ours |= keymap.periods(config, about.get(keymap.ROUNDED))
     else:
         config = infer.convnet(ours)
-    timm_json.check(config, about)
+    known, name = SAME_NETWORK[keymap.family(config)], about.get("architecture")
+    if name is not None and name not in known:
+        raise unknown_name(f"architecture in {CONFIG} for these weights", str(name), known)
+    names = AGREED if transformer else HARMLESS_CONVNET
+    infer.agree(arguments, {name: value for name, value in _arguments(config).items() if name in names})
     official.check_shapes(_weights(config, keymap.outline(config)), theirs, config=config, file=file)
     return config, ours
+
+
+def pixels(data: Any, usual: Pixels) -> Pixels:
+    """Return what the `pretrained_cfg` of config.json says of images, or else what is usual."""
+    try:
+        mean, std = data.get("mean", usual.mean), data.get("std", usual.std)
+        size = data["input_size"][-1] if "input_size" in data else usual.size
+        return Pixels(tuple(map(float, mean)), tuple(map(float, std)), None if size is None else int(size))
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise UserError(f"{CONFIG} is damaged: {error}") from error
 
 
 def check_pooling(state: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str) -> None:
@@ -127,52 +188,106 @@ def check_pooling(state: Mapping[str, Tensor], about: Mapping[str, Any], *, file
 def export(backbone: Network) -> Exported:
     """Rename a model's weights and write its config.json; who calls this reads the result back.
 
-    What only training uses is left out.
+    Its `architecture` is one of the generation and `model_args` holds every size: timm has no other names for networks
+    that were not published. What only training uses is left out.
+
+    Raises:
+        UserError: if timm builds no such network.
     """
     config, state = backbone.config, backbone.state_dict()
-    return Exported(_weights(config, state), timm_json.written(backbone, keymap.rounding(config, state)))
+    if isinstance(config, resnet.Config) and config.width != 64:
+        raise UserError(f"timm cannot express this model: its ResNets begin with 64 channels, this one {config.width}")
+    family, side = keymap.family(config), backbone.pixels.size or official.pixels(config).size
+    size = "giant" if getattr(config, "ffn", "") == "swiglu" else "small"  # only the giant packs
+    architecture = {
+        "convnext": "convnext_tiny",
+        "resnet": "resnet50",
+        "dino": "vit_small_patch16_224",
+        "dinov2": f"vit_{size}_patch14{'_reg4' if getattr(config, 'registers', 0) else ''}_dinov2",
+        "dinov3": "vit_small_patch16_dinov3",
+    }[family]
+    first, classifier = {"convnext": ("stem.0", "head.fc"), "resnet": ("conv1", "fc")}.get(
+        family, ("patch_embed.proj", "head")
+    )
+    about: dict[str, object] = {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": config.dim,
+        "model_args": _arguments(config),
+        "pretrained_cfg": {
+            "mean": list(backbone.pixels.mean),
+            "std": list(backbone.pixels.std),
+            "input_size": [config.channels, side, side],
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "num_classes": 0,
+            "first_conv": first,
+            "classifier": classifier,
+            **({} if backbone.licence is None else {keymap.LICENCE: backbone.licence}),
+        },
+    }
+    rounded = keymap.rounding(config, state)
+    if rounded is not None:
+        about[keymap.ROUNDED] = rounded  # read by us; timm computes exact ones
+    return Exported(_weights(config, state), {CONFIG: about})
 
 
-def _transformer(ours: State, about: Mapping[str, Any], *, rotary: bool) -> tuple[vit.Config, State]:
-    """Return the architecture, and the weights with what timm does not store."""
-    heads = timm_json.heads(about)
-    if not rotary and "register_tokens" in ours and ours["pos_embed"].ndim == 3:
-        ours["pos_embed"] = torch.cat([torch.zeros_like(ours["pos_embed"][:, :1]), ours["pos_embed"]], dim=1)
+def _model_args(about: Mapping[str, Any], harmless: set[str]) -> Mapping[str, Any]:
+    arguments = about.get("model_args", {})
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"{CONFIG}: model_args must be a table, got {arguments!r}")
+    for name in arguments:
+        if name not in harmless:
+            raise unknown_name(f"argument in model_args of {CONFIG}", name, harmless)
+    return arguments
+
+
+def _arguments(config: Architecture) -> dict[str, object]:
+    """Return the model_args of a network: what is written, and what those of a file must agree with."""
+    if isinstance(config, convnext.Config):
+        return {"in_chans": config.channels, "dims": list(config.dims), "depths": list(config.depths)}
+    if isinstance(config, resnet.Config):
+        return {"in_chans": config.channels, "layers": list(config.depths)}
+    swiglu, rotary = config.ffn == "swiglu", config.position == "rope"
+    inner = 2 * config.ffn_hidden if swiglu and not rotary else config.ffn_hidden
+    found: dict[str, object] = {
+        "img_size": (config.position_grid or 14) * config.patch_size,
+        "patch_size": config.patch_size,
+        "in_chans": config.channels,
+        "embed_dim": config.dim,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "mlp_ratio": (inner + 0.5) / config.dim,  # timm truncates: the half keeps rounding away
+        "qkv_bias": config.qkv_bias != "none",
+        "init_values": config.layer_scale,
+        "dynamic_img_size": True,
+        "global_pool": "token",
+    }
     if rotary:
-        ours |= keymap.placeholder(ours, heads)
-    config = infer.transformer(ours, heads=heads)
-    return config, ours | keymap.periods(config, about.get(keymap.ROUNDED))
+        found["num_reg_tokens"] = config.registers
+    elif config.registers:
+        found["reg_tokens"] = config.registers
+    if rotary and swiglu:
+        found |= {"swiglu_mlp": True, "swiglu_align_to": 1}
+    return found
 
 
 def _weights(config: Architecture, state: Mapping[str, Tensor]) -> State:
-    table = dict(_table(config))
-    if isinstance(config, vit.Config) and config.position == "rope" and config.qkv_bias == "qkv":
+    if not isinstance(config, vit.Config):
+        return keymap.to_theirs(state, CONVNEXT if isinstance(config, convnext.Config) else RESNET)
+    rotary = config.position == "rope"
+    table = _of_transformer(rotary=rotary, swiglu=config.ffn == "swiglu")
+    if rotary and config.qkv_bias == "qkv":
         del table["blocks.#.attn.qkv.bias"]  # Eva has no key bias
     found = keymap.to_theirs(state, table)
-    if isinstance(config, vit.Config) and config.position != "rope" and config.registers:
+    if not rotary and config.registers:
         table_of_positions = found["pos_embed"]
         found["cls_token"] = found["cls_token"] + table_of_positions[:, :1]
         found["pos_embed"] = table_of_positions[:, 1:]
     return found
 
 
-def _table(config: Architecture) -> Table:
-    match config:
-        case convnext.Config():
-            return CONVNEXT
-        case resnet.Config():
-            return RESNET
-    return _of_transformer(rotary=config.position == "rope", swiglu=config.ffn == "swiglu")
-
-
-def _table_of(theirs: Mapping[str, Tensor]) -> Table:
-    if QKV in theirs:
-        swiglu = "blocks.0.mlp.fc1_g.weight" in theirs or _packed(theirs)
-        return _of_transformer(rotary=_rotary(theirs), swiglu=swiglu)
-    return RESNET if any(key.startswith(infer.RESNET) for key in theirs) else CONVNEXT
-
-
-def _of_transformer(*, rotary: bool, swiglu: bool) -> Table:
+def _of_transformer(*, rotary: bool, swiglu: bool) -> dict[str, str]:
     ffn = (SPLIT if rotary else PACKED) if swiglu else MLP
     return {**SAME, **(ROTARY if rotary else LEARNED), **ffn}
 

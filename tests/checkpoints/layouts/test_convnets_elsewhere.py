@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dinokit.checkpoints.convert import convert
-from dinokit.checkpoints.layouts import huggingface, keymap, official, released, timm
+from dinokit.checkpoints.layouts import huggingface, keymap, official, timm
 from dinokit.checkpoints.load import header, load
 from dinokit.core.errors import UserError
 from dinokit.images.normalisation import Pixels
@@ -301,13 +301,13 @@ def test_every_layout_into_every_other_is_bit_exact(tmp_path: Path, kind: str, t
 
 
 @pytest.mark.parametrize("name", CONVNETS)
-@pytest.mark.parametrize("export", [released.export, huggingface.export, timm.export])
+@pytest.mark.parametrize("export", [official.export, huggingface.export, timm.export])
 def test_every_release_has_a_place_in_every_layout(name: str, export: Callable[..., keymap.Exported]) -> None:
     """At full size, without memory: what is written for each is recognised as the same architecture."""
     with torch.device("meta"):
         written = export(build(CONVNETS[name]))
     about = written.files.get("config.json", {})
-    if export is released.export:
+    if export is official.export:
         weights = {key: value for key, value in written.weights.items() if not key.startswith("norms")}
         assert official.recognise(weights)[0] == CONVNETS[name]
     else:
