@@ -25,6 +25,7 @@ def evaluate(
     data: str,
     out: Path | None = None,
     save: Path | None = None,
+    heads: int | None = None,
     baselines: bool = True,
     device: str = "auto",
     settings: Settings = NO_SETTINGS,
@@ -47,6 +48,7 @@ def evaluate(
         save: folder that receives the model's own numbers in full and the head that was trained, or the masks and
             overlays of every frame; the same command again continues an interrupted training or tracking. A folder
             holds one evaluation of one model.
+        heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         baselines: also measure the untrained network and the raw pixels; not with --head, which fits one model.
         device: auto, cpu, cuda or mps.
     """
@@ -57,7 +59,7 @@ def evaluate(
         check_result(Path(out))
     if save is not None:
         check_writable(Path(save))
-    backbone = load(model).to(where)
+    backbone = load(model, heads=heads).to(where)
     backbone.name = absolute(model)
     baselines = baselines and getattr(config, "head", None) is None
     rivals = evaluations.baselines(backbone, dense=getattr(module, "PATCHES", False)) if baselines else {}

@@ -16,7 +16,7 @@ from dinokit.dense.predict import Written, apply
 from dinokit.evaluation import foreground
 from dinokit.sources.source import absolute, open_source
 
-OPTIONS = ("--data", "--out", "--head", "--train-masks", "--model", "--split", "--device")
+OPTIONS = ("--data", "--out", "--head", "--train-masks", "--model", "--heads", "--split", "--device")
 
 
 def predict(
@@ -26,6 +26,7 @@ def predict(
     head: Path | None = None,
     train_masks: str | None = None,
     model: str | None = None,
+    heads: int | None = None,
     split: str | None = None,
     device: str = "auto",
     settings: Settings = NO_SETTINGS,
@@ -42,6 +43,7 @@ def predict(
         train_masks: instead of a head, learn what is foreground from a few images with masks: a folder with images/ and
             masks/, or of PNGs with an alpha channel; takes the settings of `dinokit evaluate foreground`.
         model: whose patches the head reads; that of the training if not given. Needed with --train-masks.
+        heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         split: one split of the source; train, or everything, if not given.
         device: auto, cpu, cuda or mps.
     """
@@ -55,11 +57,11 @@ def predict(
     if head is not None:
         learnt, about = load_head(head)
         name = str(model or about.model)
-        backbone = load(name).to(where)
+        backbone = load(name, heads=heads).to(where)
         check_model(about, backbone, model=name)
     else:
         config = configuration.override(foreground.Config(data=str(train_masks)), settings)
-        backbone = load(str(model)).to(where)
+        backbone = load(str(model), heads=heads).to(where)
         backbone.name = absolute(str(model))
         open_source(data, split=split, channels=backbone.channels)  # a mistake is said before the learning
         check_writable(out)

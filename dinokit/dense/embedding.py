@@ -115,6 +115,7 @@ def embed(
     out: str | Path,
     *,
     split: str | None = None,
+    heads: int | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     workers: int = 2,
@@ -132,10 +133,11 @@ def embed(
         model: whatever `load` takes: a run folder, a checkpoint folder, a weights file, timm/NAME, ...
         data: a folder of images or a `demo:` name.
         split: one split of the data; None: train, or everything where there are no splits.
+        heads: of attention, see `load`.
         precision: see `extract`.
     """
     out = Path(out)
-    backbone = load(model)
+    backbone = load(model, heads=heads)
     source = open_source(data, split=split, channels=backbone.channels)
     _check_folder(out)
     result = extract(
