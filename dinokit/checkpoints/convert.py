@@ -72,6 +72,9 @@ def convert(source: Path, out: Path, *, to: str, heads: int | None = None, exact
         _write(exported, out, about)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {out}: {reason(error) if isinstance(error, OSError) else error}") from error
+    heads = _unsaid_heads(backbone.config, to)
+    if heads is not None:
+        info(f"an official file has no place for the number of heads: load this one with heads={heads}")
     if to == "official" and backbone.licence is not None:
         info(f"these weights are under the {backbone.licence}, which an official file has no place for; keep it beside")
     return left
@@ -95,12 +98,8 @@ def _read_back(backbone: Network, exported: Exported, to: str) -> list[str]:
     Raises:
         UserError: naming what would be lost.
     """
-    mine, heads = backbone.config, None
+    mine, heads = backbone.config, _unsaid_heads(backbone.config, to)
     files = {name: content for name, content in exported.files.items() if isinstance(content, dict)}
-    if to == "official" and isinstance(mine, vit.Config) and not published_heads(mine.dim, rotary=False):
-        heads = mine.heads
-        if mine.position != "rope":
-            info(f"an official file has no place for the number of heads: load this one with heads={heads}")
     try:
         found, state, _, _ = recognise(exported.weights, files, file=f"the {to} export", heads=heads)
     except UserError as error:
@@ -120,6 +119,13 @@ def _read_back(backbone: Network, exported: Exported, to: str) -> list[str]:
     if lost:
         raise UserError(f"{to} cannot express this model: it would lose {', '.join(lost[:8])}")
     return left
+
+
+def _unsaid_heads(config: Architecture, to: str) -> int | None:
+    """Return how many heads a network has, where its layout does not say it and nobody could know."""
+    if to != "official" or not isinstance(config, vit.Config) or config.position == "rope":
+        return None
+    return None if published_heads(config.dim, rotary=False) else config.heads
 
 
 def _effective(config: Architecture, state: State) -> State:

@@ -7,14 +7,19 @@
 What timm's `forward_features` returns are the tokens or maps; the vector of its `forward_head(pre_logits=True)` is what
 the model pools an image into. A norm that timm applies after pooling (`fc_norm`, `head.norm`) is the final norm of the
 patches as well. Transformers with learned positions take images of any size where timm's `dynamic_img_size` exists.
+
+RADIO resizes its 128 x 128 positions to the square of an image's longer side and crops it; timm's plain ViTs of it keep
+a smaller table and stretch that. Here they get RADIO's own rule, from the whole table where timm fetches the weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.hub import fetching, library
@@ -23,6 +28,7 @@ from dinokit.models.features import Features
 from dinokit.peers.peer import Build, Peer, assembled
 
 EXTRA = "timm"
+RADIO = 2048  # pixels of which its positions are
 
 
 def load(name: str) -> "Timm":
@@ -82,13 +88,14 @@ class Timm(Peer):
     ) -> tuple[Features, Mapping[int, Features]]:
         """Return the features of the whole network, and those after each of some layers."""
         theirs: Any = self.network
-        if not layers:
-            return self._final(theirs.forward_features(images), images), {}
-        options = {"return_prefix_tokens": True} if self.prefix else {}
-        # NCHW, norm and all: the one form that the transformers and the convolutional networks of timm share
-        last, states = theirs.forward_intermediates(
-            images, indices=list(layers), output_fmt="NCHW", stop_early=False, **options
-        )
+        with _positions_of_radio(theirs, images.shape[2] // self.patch_size, images.shape[3] // self.patch_size):
+            if not layers:
+                return self._final(theirs.forward_features(images), images), {}
+            options = {"return_prefix_tokens": True} if self.prefix else {}
+            # NCHW, norm and all: the one form that the transformers and the convolutional networks of timm share
+            last, states = theirs.forward_intermediates(
+                images, indices=list(layers), output_fmt="NCHW", stop_early=False, **options
+            )
         final = self._final(last, images)
         return final, {index: self._layer(state, final, norm=norm) for index, state in zip(layers, states)}
 
@@ -120,15 +127,20 @@ class Timm(Peer):
 
     def _pools(self) -> bool:
         """Say whether the model was made to pool its tokens: then its class token, if any, is a mere register."""
-        own = getattr(self.network, "cls_token", None) is None or getattr(self.network, "attn_pool", None) is not None
-        return own or not isinstance(_norm_after_pooling(self.network), nn.Identity)
+        with_cls = any(name.endswith("cls_token") for name, _ in self.network.named_parameters())  # NaFlex: embeds.
+        return (
+            not with_cls
+            or getattr(self.network, "attn_pool", None) is not None
+            or not isinstance(_norm_after_pooling(self.network), nn.Identity)
+        )
 
 
 def _created(timm: Any, name: str, *, pretrained: bool) -> nn.Module:
     """Build the model, for images of any size if it can; weights are loaded strictly, with their own head."""
     network: nn.Module
+    table = {"img_size": RADIO} if name.startswith("vit_") and "_radio_" in name else {}
     try:
-        network = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True)
+        network = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True, **table)
     except TypeError:  # timm's answer to an argument that an architecture does not have
         network = timm.create_model(name, pretrained=pretrained)
     return network.float().eval()
@@ -143,6 +155,24 @@ def _check_name(timm: Any, name: str) -> None:
         raise unknown_name("model of timm", name, weights)
     if not timm.is_model_pretrained(architecture):
         raise UserError(f"timm has no weights for '{architecture}'; give those you have as timm/local-dir:FOLDER")
+
+
+@contextmanager
+def _positions_of_radio(network: Any, rows: int, columns: int) -> Iterator[None]:
+    """Give a plain ViT of RADIO the positions of a grid: of the square of its longer side, what lies at the top left."""
+    about = getattr(network, "pretrained_cfg", {})
+    if not str(about.get("architecture", "")).startswith("vit_") or "_radio_" not in str(about.get("architecture", "")):
+        yield
+        return
+    table, grid = network.pos_embed, network.patch_embed.grid_size
+    maps, side = table.transpose(1, 2).unflatten(2, grid), max(rows, columns)
+    square = functional.interpolate(maps, size=(side, side), mode="bilinear") if grid != (side, side) else maps
+    network.pos_embed = nn.Parameter(square[..., :rows, :columns].flatten(2).transpose(1, 2), requires_grad=False)
+    network.patch_embed.grid_size = (rows, columns)
+    try:
+        yield
+    finally:
+        network.pos_embed, network.patch_embed.grid_size = table, grid
 
 
 def _final_norm(network: nn.Module) -> nn.Module:

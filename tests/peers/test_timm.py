@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
@@ -181,3 +183,40 @@ def test_names_that_do_not_exist_are_named(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load(f"timm/{name}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_token_among_the_embeddings_is_one(scramble: Scramble, images: Images) -> None:
+    """NaFlexViT keeps it there: eight tokens of RADIO's seven teachers and registers are a CLS and seven registers."""
+    model = scramble(timm.create_model("naflexvit_base_patch16_radio_v3", embed_dim=32, depth=2, num_heads=2))
+    found = Timm(model, name="radio", pixels=Pixels(), build=lambda: model)
+    tokens = model.forward_features(images(32, 48))
+    features = found(images(32, 48))
+    torch.testing.assert_close(features.cls, tokens[:, 0])
+    torch.testing.assert_close(features.registers, tokens[:, 1:8])
+    inner, last = found.intermediate(images(32, 48), 2)
+    torch.testing.assert_close(last.cls, features.cls)
+    (_, prefix), _ = model.forward_intermediates(images(32, 48), norm=True, return_prefix_tokens=True)[1]
+    torch.testing.assert_close(inner.cls, prefix[:, 0])
+
+
+def test_radio_crops_the_positions_of_a_square(scramble: Scramble, images: Images) -> None:
+    arguments = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    model = scramble(timm.create_model("vit_base_patch16_radio_v3", img_size=80, dynamic_img_size=True, **arguments))
+    found = Timm(model, name="radio", pixels=Pixels(), build=lambda: model)
+    table = model.pos_embed.detach().clone()
+    other = timm.create_model("vit_base_patch16_radio_v3", img_size=(32, 64), **arguments).eval()
+    square = functional.interpolate(table.reshape(1, 5, 5, 32).permute(0, 3, 1, 2), size=(4, 4), mode="bilinear")
+    cropped = square[:, :, :2].permute(0, 2, 3, 1).reshape(1, 8, 32)
+    other.load_state_dict(model.state_dict() | {"pos_embed": cropped})
+    torch.testing.assert_close(found(images(32, 64)).patches, other.forward_features(images(32, 64))[:, 8:])
+    assert torch.equal(model.pos_embed, table)
+    torch.testing.assert_close(found(images(80, 80)).cls, model.forward_features(images(80, 80))[:, 0])
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, scramble: Scramble) -> None:
+    model = saved(tmp_path, "dinov3", scramble)
+    state = model.state_dict()
+    state["norm.bias"][3] = torch.nan
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"NaN or infinite numbers in network\.norm\.bias"):
+        peer(tmp_path)
