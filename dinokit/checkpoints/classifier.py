@@ -33,7 +33,9 @@ from dinokit.models.features import Backbone
 NAMES = ("", "linear.", "linear_head.", "head.", "head.fc.", "classifier.", "classifier.1.", "fc.")
 
 
-def load_classifier(model: str | Path | Backbone, head: str | Path | None = None) -> Classifier:
+def load_classifier(
+    model: str | Path | Backbone, head: str | Path | None = None, *, heads: int | None = None
+) -> Classifier:
     """Load a backbone and a linear head on it, frozen and in evaluation mode; classifier(images) -> logits.
 
     What the head sees is read off its width and the architecture of the backbone, see above.
@@ -41,11 +43,12 @@ def load_classifier(model: str | Path | Backbone, head: str | Path | None = None
     Args:
         model: whatever `load` takes, or a loaded backbone.
         head: its weights, .pth or .safetensors; None: those in the file of the model.
+        heads: of attention, see `load`.
     Raises:
         UserError: if there is no head, more than one, or one that does not fit the backbone; or as `load` does.
     """
     if head is not None:
-        backbone = model if isinstance(model, Backbone) else load(model)
+        backbone = model if isinstance(model, Backbone) else load(model, heads=heads)
         return _classifier(backbone, *_head_of(weights_file(head)), file=weights_file(head))
     if isinstance(model, Backbone):
         raise UserError("a loaded backbone has no head; give the file of one, or the path of a model that has one")
@@ -55,7 +58,7 @@ def load_classifier(model: str | Path | Backbone, head: str | Path | None = None
     weight, bias = _found(state, file)
     timm.check_pooling(state, beside(file).get(CONFIG, {}), file=str(file))
     rest = {name: value for name, value in state.items() if value is not weight and value is not bias}
-    return _classifier(opened(file, rest, about, name=str(model)), weight, bias, file=file)
+    return _classifier(opened(file, rest, about, name=str(model), heads=heads), weight, bias, file=file)
 
 
 def _head_of(file: Path) -> tuple[Tensor, Tensor]:

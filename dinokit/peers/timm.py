@@ -128,11 +128,8 @@ class Timm(Peer):
     def _pools(self) -> bool:
         """Say whether the model was made to pool its tokens: then its class token, if any, is a mere register."""
         with_cls = any(name.endswith("cls_token") for name, _ in self.network.named_parameters())  # NaFlex: embeds.
-        return (
-            not with_cls
-            or getattr(self.network, "attn_pool", None) is not None
-            or not isinstance(_norm_after_pooling(self.network), nn.Identity)
-        )
+        own = not with_cls or getattr(self.network, "attn_pool", None) is not None
+        return own or not isinstance(_norm_after_pooling(self.network), nn.Identity)
 
 
 def _created(timm: Any, name: str, *, pretrained: bool) -> nn.Module:
@@ -159,9 +156,9 @@ def _check_name(timm: Any, name: str) -> None:
 
 @contextmanager
 def _positions_of_radio(network: Any, rows: int, columns: int) -> Iterator[None]:
-    """Give a plain ViT of RADIO the positions of a grid: of the square of its longer side, what lies at the top left."""
-    about = getattr(network, "pretrained_cfg", {})
-    if not str(about.get("architecture", "")).startswith("vit_") or "_radio_" not in str(about.get("architecture", "")):
+    """Give a plain ViT of RADIO the positions of a grid: the top left of the square of its longer side."""
+    name = str(getattr(network, "pretrained_cfg", {}).get("architecture", ""))
+    if not name.startswith("vit_") or "_radio_" not in name:
         yield
         return
     table, grid = network.pos_embed, network.patch_embed.grid_size

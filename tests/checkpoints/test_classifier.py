@@ -145,10 +145,10 @@ def test_a_released_classifier_in_one_file_with_its_backbone(tmp_path: Path) -> 
     state = {f"backbone.{key}": value for key, value in dinokit.load(path).state_dict().items()}
     whole = state | {"linear_head.weight": weights["weight"], "linear_head.bias": torch.ones(3)}
     torch.save(whole, tmp_path / "whole.pth")
-    found = dinokit.load_classifier(tmp_path / "whole.pth")
+    found = dinokit.load_classifier(tmp_path / "whole.pth", heads=1)
     separate = dinokit.load_classifier(path, saved(weights | {"bias": torch.ones(3)}, tmp_path))
     close(found(IMAGES), separate(IMAGES))
-    assert dinokit.load(tmp_path / "whole.pth").dim == 64
+    assert dinokit.load(tmp_path / "whole.pth", heads=1).dim == 64
 
 
 @pytest.mark.parametrize(
