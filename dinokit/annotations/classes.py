@@ -20,10 +20,9 @@ from typing import Any
 import numpy
 from jaxtyping import UInt8
 
-from dinokit.annotations.masks import IGNORED, VOC, Colour, Mask, Values, packed, palette, read_mask
+from dinokit.annotations.masks import IGNORED, VOC, Colour, Mask, Values, packed, palette, read_mask, say_once
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_json, read_text
-from dinokit.core.log import info
 
 MOST = 255  # classes 0 to 254
 _BORDER = packed(palette(256)[IGNORED])
@@ -113,7 +112,7 @@ def white_of(levels: Mapping[Path, set[int]], soft: Collection[Path]) -> int | N
     white = next(iter(whites), IGNORED)
     if edges:
         more = f" and {len(edges) - 1} more" if len(edges) > 1 else ""
-        info(f"masks with soft edges ({edges[0].name}{more}): what is above {white // 2} is foreground")
+        say_once(f"masks with soft edges ({edges[0].name}{more}): what is above {white // 2} is foreground")
     return white
 
 
@@ -161,7 +160,7 @@ def described(folder: Path, masks: Sequence[Path]) -> Meaning:
             raise UserError(f"{path} brings the masks to over {MOST} colours: photos, or lossy files; use PNG")
     if named is None and (coloured or renumbered):
         if renumbered and not coloured:
-            info(f"palettes of masks number the same colours differently, such as that of {renumbered}: colours count")
+            say_once(f"palettes number the same colours differently, such as that of {renumbered}: colours count")
         return _coloured({f"#{value:06x}": value for value in sorted(colours)})
     white = white_of(values, soft)
     if white is not None:
@@ -176,7 +175,7 @@ def described(folder: Path, masks: Sequence[Path]) -> Meaning:
 
 def _coloured(colours: Mapping[str, int], ignored: Iterable[int] = ()) -> Meaning:
     if not ignored and _BORDER in colours.values() and len(colours) > 1 and VOC.keys() >= set(colours.values()):
-        info("masks in colours of Pascal VOC: its border (224, 224, 192) does not count")
+        say_once("masks in colours of Pascal VOC: its border (224, 224, 192) does not count")
         ignored = (_BORDER,)
     kept = {name: value for name, value in colours.items() if value not in ignored}
     triples = tuple((value >> 16, value >> 8 & 255, value & 255) for value in kept.values())
@@ -186,10 +185,8 @@ def _coloured(colours: Mapping[str, int], ignored: Iterable[int] = ()) -> Meanin
 
 def _checked(names: Sequence[str], file: Path) -> Sequence[str]:
     """Return the names of classes if there are some, not too many, and each once."""
-    if not names:
-        raise UserError(f"{file} names no class; expected one name per line, the first for the value 0")
-    if len(names) > MOST:
-        raise UserError(f"{file} names {len(names)} classes; a mask can hold {MOST}, 0 to {MOST - 1}")
+    if not 0 < len(names) <= MOST:
+        raise UserError(f"{file} names {len(names) or 'no'} classes; expected 1 to {MOST}, the first for the value 0")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{file} names '{twice}' {names.count(twice)} times; give each class a name of its own")

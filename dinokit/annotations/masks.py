@@ -156,7 +156,7 @@ def _paletted(image: Image.Image, folder: Path) -> Mask:
             numbers = numpy.array([known[int(shades[index])] for index in used])
     if (numbers == used).all():
         return Mask(indices, shades=shades)
-    _say_renumbered(folder)
+    say_once(f"palettes of masks in {folder} were renumbered by a program that keeps the picture: their colours count")
     places = numpy.zeros(256, dtype=numpy.int32)
     places[used], again = numbers, numpy.zeros(256, dtype=numpy.int32)
     again[numbers] = shades[used]
@@ -164,5 +164,6 @@ def _paletted(image: Image.Image, folder: Path) -> Mask:
 
 
 @cache
-def _say_renumbered(folder: Path) -> None:
-    info(f"palettes of masks in {folder} were renumbered by a program that keeps the picture: their colours count")
+def say_once(message: str) -> None:
+    """Say what is assumed of a set, though it is opened for every split and every baseline."""
+    info(message)

@@ -52,7 +52,10 @@ def matched(images: Path, others: Path, *, kind: str, endings: Sequence[str]) ->
     found, beside = (_by_stem(folder, ends) for folder, ends in ((images, EXTENSIONS), (others, endings)))
     for stem, image in found.items():
         if stem not in beside:
-            raise UserError(f"expected the {kind} {others / stem}{endings[0]} of {image}, which is not there")
+            known = ", ".join(endings)
+            raise UserError(
+                f"expected the {kind} {others / stem}{endings[0]} of {image}, which is not there; read: {known}"
+            )
     lonely = beside.keys() - found.keys()
     if lonely:
         raise UserError(f"expected an image {images / min(lonely)} of the {kind} {beside[min(lonely)]}, found none")

@@ -74,6 +74,9 @@ def evaluate(
         rows = {model: module.run(backbone, config, None if save is None else Path(save))}
         if save is not None:
             write_json(Path(save) / STAMP, stamp)
+    units = tuple(getattr(module, "UNITS", {}))
+    if units and not any(name.startswith(units) for name in rows[model]):
+        rivals = {}  # counts alone, such as of a video without truth: nothing to compare
     rows |= {name: module.run(rival.to(where), config) for name, rival in rivals.items()}
     shown = {evaluations.NAMES.get(name, name): row for name, row in rows.items()}
     print_table(f"{task} on {data}", shown, getattr(module, "UNITS", {}))

@@ -8,7 +8,6 @@ DINOv3 (arXiv:2508.10104) section 6.1.3 and appendix D.5: the frame's short side
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,7 +24,7 @@ from dinokit.config import to_plain
 from dinokit.core.bounds import at_least
 from dinokit.core.files import write_json
 from dinokit.core.log import info, progress
-from dinokit.core.ownership import digest_of_files, digest_of_weights, only_owner
+from dinokit.core.ownership import digest_of_files, digest_of_weights
 from dinokit.dense.embedding import normalised
 from dinokit.dense.maps import frozen
 from dinokit.dense.tracking import Rule, Tracker, Writer, kept_masks, one_hot, read_out
@@ -73,30 +72,30 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         made = {"weights": digest_of_weights(backbone), "settings": settings}
     objects: dict[str, Series] = {}
     frames = 0
-    with only_owner(out, option="--save") if out is not None else nullcontext():
-        for clip in progress(opened.each, total=len(opened.each)):
-            found: Mapping[str, Numbers] | None = None
-            writer = None
-            if out is not None:
-                data = digest_of_files([*(clip.frames or [clip.place]), *clip.masks.values()])
-                found = kept_masks(out / clip.name, made | {"data": data})
-                writer = Writer(out / clip.name, made | {"data": data}) if found is None else None
-            if found is None:
-                found = track(backbone, clip, config, writer)
-            frames += len(found)
-            if opened.scored:
-                names = [name for name in found if name in clip.masks]
-                truth = [clip.mask(name) for name in names]
-                starts = {number: names.index(frame) for number, frame in clip.starts.items()}
-                if config.counting == "davis":
-                    starts = dict.fromkeys(range(1, int(truth[0].max()) + 1), 0)
-                each = scores([found[name] for name in names], truth, starts, measure=opened.measure)
-                objects |= {f"{clip.name}/{number}": series for number, series in each.items() if len(series.j)}
+    for clip in progress(opened.each, total=len(opened.each)):
+        found: Mapping[str, Numbers] | None = None
+        writer = None
+        if out is not None:
+            data = digest_of_files([*(clip.frames or [clip.place]), *clip.masks.values()])
+            found = kept_masks(out / clip.name, made | {"data": data})
+            writer = Writer(out / clip.name, made | {"data": data}) if found is None else None
+        if found is None:
+            found = track(backbone, clip, config, writer)
+        frames += len(found)
+        if opened.scored:
+            names = [name for name in found if name in clip.masks]
+            truth = [clip.mask(name) for name in names]
+            starts = {number: names.index(frame) for number, frame in clip.starts.items()}
+            if config.counting == "davis":
+                starts = dict.fromkeys(range(1, int(truth[0].max()) + 1), 0)
+            each = scores([found[name] for name in names], truth, starts, measure=opened.measure)
+            objects |= {f"{clip.name}/{number}": series for number, series in each.items() if len(series.j)}
     result = summary(objects, measure=opened.measure) | {"objects": float(len(objects))} if objects else {}
     result |= {"videos": float(len(opened.each)), "frames": float(frames)}
     if out is not None:
         each_object = {name: {"J": 100 * one.j.mean(), "F": 100 * one.f.mean()} for name, one in objects.items()}
         write_json(out / "tracking.json", result | {"measure": opened.measure, "each": each_object})
+        info(f"{out} holds the masks of every frame, overlays and a film of each video")
     return result
 
 

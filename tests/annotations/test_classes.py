@@ -142,9 +142,9 @@ def test_palettes_that_number_the_same_colours_differently_are_read_by_colour(tm
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("classes.txt", b"", "names no class; expected one name per line"),
+        ("classes.txt", b"", "names no classes; expected 1 to 255"),
         ("classes.txt", b"sky\nsea\nsky\nsky\n", "names 'sky' 3 times"),
-        ("classes.txt", b"\n".join(b"c%d" % number for number in range(300)), "names 300 classes; a mask can hold 255"),
+        ("classes.txt", b"\n".join(b"c%d" % number for number in range(300)), "names 300 classes; expected 1 to 255"),
         ("classes.txt", "Himmel\nStraße\n".encode("latin-1"), "is no text of UTF-8"),
         ("classes.txt", "a\nb\n".encode("utf-16"), "is no text of UTF-8"),
         ("classes.json", b'{"a": [1, 2, 3], "b": [1, 2, 3]}', "gives .1, 2, 3. to 'a' and to another"),
@@ -152,7 +152,7 @@ def test_palettes_that_number_the_same_colours_differently_are_read_by_colour(tm
         ("classes.json", b'{"a": [1, 2], "ignored": 3}', "of 0 to 255 for 'a'"),
         ("classes.json", b"[" * 100_000, "is no JSON"),
         ("classes.json", b"[1, 2]", "neither a list of names nor an object"),
-        ("classes.json", b"{}", "names no class"),
+        ("classes.json", b"{}", "names no classes"),
     ],
 )
 def test_what_is_wrong_with_names_is_said_in_one_line(file: str, content: bytes, said: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tracking: what moves is followed, what stands still stays, and a second start computes nothing again."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from dinokit import cli
+from dinokit.checkpoints.load import header
 from dinokit.core.errors import UserError
 from dinokit.dense import tracking as masks
 from dinokit.dense.tracking import Rule, one_hot, read_out
@@ -16,6 +20,7 @@ from dinokit.evaluation import tracking
 from dinokit.evaluation.tracking import Config, run
 from dinokit.models import vit
 from dinokit.models.pixels import PatchPixels
+from tests.conftest import MakeVit
 
 SIDE = 64
 
@@ -107,6 +112,15 @@ def test_without_further_masks_there_is_a_video_but_no_score(tmp_path: Path) -> 
     frames, mask = data / "JPEGImages" / "480p" / "square", data / "Annotations" / "480p" / "square" / "00000.png"
     result = run(PatchPixels(patch_size=8), Config(data=str(frames), mask=str(mask), short=SIDE), tmp_path / "out")
     assert result == {"videos": 1, "frames": 6}
+
+
+def test_a_video_without_truth_is_not_compared_with_baselines(tmp_path: Path, make_vit: MakeVit) -> None:
+    data, backbone = clips(tmp_path / "data", frames=2), make_vit()
+    save_file(backbone.state_dict(), tmp_path / "m.safetensors", header(backbone.config, backbone.pixels, step=0))
+    words = ["evaluate", "tracking", "--model", str(tmp_path / "m.safetensors"), "--short", str(SIDE)]
+    frames, mask = data / "JPEGImages" / "480p" / "square", data / "Annotations" / "480p" / "square" / "00000.png"
+    assert cli.run([*words, "--data", str(frames), "--mask", str(mask), "--out", str(tmp_path / "result.json")]) == 0
+    assert len(json.loads((tmp_path / "result.json").read_text())["results"]) == 1
 
 
 def test_a_transformer_tracks_at_any_size(tmp_path: Path) -> None:
