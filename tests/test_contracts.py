@@ -216,6 +216,19 @@ def test_every_setting_changes_the_output_or_the_state(name: str) -> None:
         assert differ(everything(name, config), everything(name, changed)), f"{name}.{field.name} does nothing"
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_plan_knows_its_head_and_a_distillation_whether_students_learn_by_it(name: str) -> None:
+    config = tiny(name)
+    seen = base.Seen(crops=2, locals=3, hidden=1.5, patches=ROWS * COLUMNS, dim=DIM)
+    use = config.head_use(seen, siblings={"dino": tiny("dino")})
+    assert (use is not None and use.owned) == bool(build(name, config).pairs())
+    assert use is None or use.config == config.head
+    assert config.operations(seen) >= 0
+    of_students = config.for_students()
+    assert of_students is None or type(of_students) is type(config)
+    assert of_students is None or "anchor_global" not in base.find(name).Objective.needed(config)
+
+
 def _leaves(given: base.Inputs) -> list[tuple[str, Tensor]]:
     leaves: list[tuple[str, Tensor]] = []
 

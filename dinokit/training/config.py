@@ -140,12 +140,13 @@ class Experiment:
                 raise UserError(f"students of a frozen teacher cannot learn by {name}; set objectives.{name} to null")
 
     def _check_anchor(self) -> None:
-        needs = [objectives.find(name).Objective.needed(config) for name, config in self.objectives.items()]
-        wanted, size = any("anchor_global" in each for each in needs), self.data.views.variants()[0].anchor_size
+        needs = {name: objectives.find(name).Objective.needed(config) for name, config in self.objectives.items()}
+        wanted = next((name for name, fields in needs.items() if "anchor_global" in fields), "")
+        size = self.data.views.variants()[0].anchor_size
         if wanted and self.anchor is None:
-            raise UserError("objective 'gram' needs an anchor; set anchor.source to start, teacher or a model's path")
+            raise UserError(f"objective '{wanted}' needs an anchor; set anchor.source to start, teacher or a path")
         if self.anchor is not None and not wanted:
-            raise UserError("an anchor is set, but no objective looks at it; set objectives.gram, or anchor to null")
+            raise UserError("an anchor is set, but no objective looks at it; set anchor to null, or objectives.gram")
         own_crops = self.anchor is not None and self.anchor.source != anchors.TEACHER
         if own_crops and not size:
             side = self.data.views.variants()[0].global_size

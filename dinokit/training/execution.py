@@ -45,11 +45,5 @@ def set_recompute(network: Network, how: Recompute) -> None:
         block.forward = partial(checkpoint, block.forward, **options)
 
 
-def compile_blocks(network: Network) -> None:
-    """Compile each block on its own; a new size of images compiles again, at its first step."""
-    for block in network.residuals():
-        block.compile()
-
-
 def _policy(_context: Any, operation: Any, *_arguments: Any, **_options: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE

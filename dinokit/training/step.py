@@ -30,7 +30,7 @@ from dinokit.sources.source import Source
 from dinokit.training import optim, shard
 from dinokit.training.anchor import TEACHER
 from dinokit.training.config import ALONE, Experiment
-from dinokit.training.execution import Recompute, compile_blocks, set_recompute
+from dinokit.training.execution import Recompute, set_recompute
 from dinokit.training.learner import Learner
 from dinokit.training.teacher import Teacher
 from dinokit.views.multicrop import Cut, Views
@@ -85,9 +85,8 @@ class Trainer:
         # selective recomputation must repeat what it saw, and a cached weight is rounded once only
         self.autocast = autocast(device, experiment.precision, cache=recompute != "selective")
         distil = experiment.distil
-        self.patch_size = min(
-            each.patch_size for each in experiment.networks.values()
-        )  # of what a mask hides or chooses
+        # of what a mask hides or chooses
+        self.patch_size = min(each.patch_size for each in experiment.networks.values())
         self.teacher: Teacher | None = None
         if distil is not None:
             self.teacher = Teacher(experiment, device, finest=self.patch_size, autocast=self.autocast)
@@ -109,7 +108,8 @@ class Trainer:
         for learner in self.learners.values():
             set_recompute(learner.backbone.student, recompute)
             for network in learner.backbones() if compiled else ():
-                compile_blocks(network)
+                for block in network.residuals():
+                    block.compile()  # a new size of images compiles again, at its first step
         if sharded:
             bf16 = uses_bf16(device, experiment.precision)
             for each in self.networks():
@@ -118,9 +118,9 @@ class Trainer:
                 backbone.to_empty(device=device)
                 backbone.initialise(experiment.seed)
         self.team = dist.teams(len(self.learners)) if teams else None
-        self.own = self.learners  # what this rank trains; the others' numbers are those of the last `catch_up`
-        if self.team is not None:
-            self.own = dict([list(self.learners.items())[self.team.number]])
+        # what this rank trains; the others' numbers are those of the last `catch_up`
+        own = slice(None) if self.team is None else slice(self.team.number, self.team.number + 1)
+        self.own = dict(list(self.learners.items())[own])
         self.running = running_statistics(nn.ModuleList(self.own.values()))  # of batch norms
         self.parts = _parts(self.own)  # what this rank's optimiser moves
         self.optimizer = optim.optimizer(_parts(self.learners), experiment.optim)
