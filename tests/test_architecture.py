@@ -39,7 +39,7 @@ NEVER = {
     "objectives": {"sources", "views", "annotations", "models.vit", "models.convnext", "models.resnet"},
     "peers": {"sources", "views", "annotations"},
     "checkpoints": {"sources", "views", "annotations", "objectives"},
-    "dense": {"objectives", "views", "health"},
+    "dense": {"objectives", "views.crop", "views.loader", "views.masking", "views.multicrop", "health"},
     "training": {"dense", "curation", "search"},
     "evaluation": {"objectives", "training", "run", "views", "health", "recipes"},
     "visuals": {"objectives", "training", "run", "views"},

@@ -31,8 +31,9 @@ from dinokit.core.seed import generator, torch_generator
 from dinokit.dense import draw
 from dinokit.dense.heads import About
 from dinokit.dense.maps import best_class, joined
-from dinokit.images import colour, intensity
+from dinokit.images import intensity
 from dinokit.models.features import Features
+from dinokit.views import augment
 
 FOLDERS = ("masks", "overlays")
 DETAILS = ("classes", "colours")  # of a head: a name and [red, green, blue] of each
@@ -175,9 +176,9 @@ def _distorted(
     if chosen[4]:
         pixels = (pixels * contrast).clamp_(0, 1)
     if pixels.shape[1] == 3 and chosen[2]:
-        pixels = colour.saturation(pixels, torch.tensor([1 + 0.5 * float(strength[2])]))
+        pixels = augment.saturation(pixels, torch.tensor([1 + 0.5 * float(strength[2])]))
     if pixels.shape[1] == 3 and chosen[3]:
-        pixels = colour.hue(pixels, torch.tensor([hue * float(strength[3])]))
+        pixels = augment.hue(pixels, torch.tensor([hue * float(strength[3])]))
     return pixels if chosen[4] else (pixels * contrast).clamp_(0, 1)
 
 

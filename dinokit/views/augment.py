@@ -6,24 +6,31 @@ Source: DINO (arXiv:2104.14294, after BYOL, arXiv:2006.07733, table 6), DINOv2 (
 
 The published DINOv2 and DINOv3 code blurs with probability 1 - p instead of p: global crops 0 and 0.9 instead of 1 and
 0.1 (local ones 0.5 either way). Both variants are here, by name; neither is hidden.
+
+The operations are torchvision's (v2 functional, float images in [0, 1]), with one strength per image; tests compare
+them. All results stay in [0, 1]. Saturation, hue and grayscale mean something for RGB only; brightness, contrast, blur
+and solarisation work for any number of channels (the contrast of other than three channels is taken around the mean of
+all of them).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from dinokit.core.bounds import above, at_least, between
 from dinokit.core.errors import UserError
-from dinokit.images import colour
-from dinokit.views import fused
 
 DRAWS = 13  # uniforms per image: jitter or not, 4 for the order, 4 strengths, gray, blur, sigma, solarise
 COLOUR_DRAWS = 10  # the first of them, down to gray
+LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R BT.601
+_BLOCK = 32  # pixels blurred by one product of matrices; longer wastes products with 0, shorter reads edges twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +77,68 @@ def dino() -> tuple[Config, Config, Config]:
 
 
 @dataclass(frozen=True)
+class Maps:
+    """Jitter and grayscale as one affine map of colours per image: a fast stand-in for the exact chain.
+
+    Brightness, contrast, saturation and grayscale are linear in the pixels and their mean, once the clamping to [0, 1]
+    after each of them is left out; the hue is turned about the gray axis instead of in HSV. A chain in any order is
+
+        colour -> deviation @ (colour - mean) + level @ mean, clamped to [0, 1]
+
+    with two small matrices per image, known before any pixel is seen. On photos with the published strengths this is 5
+    levels of 255 off the exact chain on average, nearly all of it the hue's.
+    """
+
+    deviation: Float64[np.ndarray, "sample channel channel"]  # of a pixel from the mean of the image
+    level: Float64[np.ndarray, "sample channel channel"]  # of that mean
+
+    def rows(self, chosen: slice | Int64[np.ndarray, "chosen"]) -> "Maps":
+        """Return the maps of some of the images."""
+        return Maps(self.deviation[chosen], self.level[chosen])
+
+
+def compose(
+    *,
+    order: Int64[np.ndarray, "sample 4"],
+    strength: Float[np.ndarray, "sample 4"],
+    grayscale: Bool[np.ndarray, "sample"],
+    channels: int,
+) -> Maps:
+    """Compose the operations on every image.
+
+    Args:
+        order: of brightness 0, contrast 1, saturation 2, hue 3; the last two and grayscale are for RGB only.
+        strength: of these four; 1, 1, 1, 0 change nothing.
+    """
+    identity = np.eye(channels)
+    rgb = channels == 3
+    brightness, contrast, saturation, hue = strength.astype(np.float64).T[:, :, None, None]  # [sample, 1, 1] each
+    to_gray = np.tile(LUMINANCE if rgb else np.full(channels, 1 / channels), (channels, 1))
+    steps = [  # what each does to the deviation from the mean, and to the mean
+        (brightness * identity, brightness * identity),
+        (contrast * identity, contrast * identity + (1 - contrast) * to_gray),
+    ]
+    if rgb:
+        desaturate = saturation * identity + (1 - saturation) * to_gray
+        # about the gray axis by a fraction of the circle (Rodrigues' formula); red + green + blue is kept
+        cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+        angle = 2 * math.pi * hue
+        turn = np.cos(angle) * np.eye(3) + np.sin(angle) * cross
+        turn += (1 - np.cos(angle)) / 3
+        steps += [(desaturate, desaturate), (turn, turn)]
+    deviation = level = np.tile(identity, (len(order), 1, 1))
+    for place in range(4):
+        for number, (on_deviation, on_level) in enumerate(steps):
+            now = (order[:, place] == number)[:, None, None]
+            deviation = np.where(now, on_deviation @ deviation, deviation)
+            level = np.where(now, on_level @ level, level)
+    if rgb:
+        now = grayscale[:, None, None]
+        deviation, level = np.where(now, to_gray @ deviation, deviation), np.where(now, to_gray @ level, level)
+    return Maps(deviation, level)
+
+
+@dataclass(frozen=True)
 class Parameters:
     """What happens to each image of a batch."""
 
@@ -80,7 +149,7 @@ class Parameters:
     blur: Bool[np.ndarray, "sample"]
     sigma: Float32[np.ndarray, "sample"]
     solarise: Bool[np.ndarray, "sample"]
-    colours: fused.Maps | None  # jitter and grayscale in one; null: step by step
+    colours: Maps | None  # jitter and grayscale in one; null: step by step
 
     def rows(self, chosen: slice | Int64[np.ndarray, "chosen"]) -> "Parameters":
         """Return the parameters of some of the images."""
@@ -99,7 +168,7 @@ def draw(config: Config, uniforms: Float[np.ndarray, "sample draw"], *, channels
     colours = None
     if config.chain == "fused":
         at_work = np.where(jitter[:, None], strength, middle)
-        colours = fused.compose(order=order, strength=at_work, grayscale=grayscale, channels=channels)
+        colours = compose(order=order, strength=at_work, grayscale=grayscale, channels=channels)
     return Parameters(
         jitter=jitter,
         order=order,
@@ -123,43 +192,34 @@ def apply(
     images: Float[Tensor, "sample channel height width"], parameters: Parameters, config: Config
 ) -> Float[Tensor, "sample channel height width"]:
     """Apply the drawn parameters to images in [0, 1]; the input may be overwritten."""
-    if parameters.colours is not None:
-        images = fused.apply(images, parameters.colours)
-    else:
-        images = _jittered(images, parameters, config)
-    rows = np.flatnonzero(parameters.blur)
-    images = _on(
-        images, rows, lambda chosen, sigma: colour.blur(chosen, sigma, taps=config.blur_taps), parameters.sigma
-    )
-    rows, threshold = np.flatnonzero(parameters.solarise), config.solarise_threshold
-    return _on(images, rows, lambda chosen, _: colour.solarise(chosen, threshold=threshold), parameters.sigma)
-
-
-def _jittered(
-    images: Float[Tensor, "sample channel height width"], parameters: Parameters, config: Config
-) -> Float[Tensor, "sample channel height width"]:
-    """Jitter and grayscale, step by step."""
     rgb = images.shape[1] == 3
-    operations = (colour.brightness, colour.contrast, colour.saturation, colour.hue)[: 4 if rgb else 2]
-    active = [number for number in range(len(operations)) if _spread(config)[number] > 0]
-    for turn in range(4):
-        for number in active:
-            rows = np.flatnonzero(parameters.jitter & (parameters.order[:, turn] == number))
-            images = _on(images, rows, operations[number], parameters.strength[:, number])
-    if rgb:
-        rows = np.flatnonzero(parameters.grayscale)
-        images = _on(images, rows, lambda chosen, _: colour.grayscale(chosen), parameters.sigma)
-    return images
-
-
-def _spread(config: Config) -> tuple[float, float, float, float]:
-    return config.brightness, config.contrast, config.saturation, config.hue
+    if parameters.colours is not None:
+        images = mapped(images, parameters.colours)
+    else:
+        operations = [brightness, contrast, saturation, hue][: 4 if rgb else 2]
+        spread = (config.brightness, config.contrast, config.saturation, config.hue)
+        for turn in range(4):
+            for number, operation in enumerate(operations):
+                if spread[number] > 0:
+                    chosen = parameters.jitter & (parameters.order[:, turn] == number)
+                    images = _on(images, chosen, operation, parameters.strength[:, number])
+        if rgb:
+            images = _on(images, parameters.grayscale, lambda some, _: grayscale(some), parameters.sigma)
+    images = _on(
+        images, parameters.blur, lambda some, sigma: blur(some, sigma, taps=config.blur_taps), parameters.sigma
+    )
+    threshold = config.solarise_threshold
+    return _on(images, parameters.solarise, lambda some, _: solarise(some, threshold=threshold), parameters.sigma)
 
 
 def _on(
-    images: Tensor, rows: np.ndarray, operation: Callable[[Tensor, Tensor], Tensor], strength: np.ndarray
+    images: Tensor,
+    chosen: Bool[np.ndarray, "sample"],
+    operation: Callable[[Tensor, Tensor], Tensor],
+    strength: Float[np.ndarray, "sample"],
 ) -> Tensor:
     """Replace the chosen images by the result of the operation."""
+    rows = np.flatnonzero(chosen)
     if len(rows) == 0:
         return images
     values = torch.from_numpy(strength[rows]).to(images.device)
@@ -167,3 +227,109 @@ def _on(
         return operation(images, values)
     index = torch.from_numpy(rows).to(images.device)
     return images.index_copy_(0, index, operation(images.index_select(0, index), values))
+
+
+def mapped(
+    images: Float[Tensor, "sample channel height width"], maps: Maps
+) -> Float[Tensor, "sample channel height width"]:
+    """Map the colours of images in [0, 1]."""
+    each, rest = (torch.from_numpy(values).to(images) for values in (maps.deviation, maps.level - maps.deviation))
+    pixels = images.flatten(2)  # [sample, channel, pixel]
+    offset = rest @ pixels.mean(dim=2, keepdim=True)
+    return torch.baddbmm(offset, each, pixels).clamp_(0, 1).view_as(images)
+
+
+def brightness(
+    images: Float[Tensor, "sample channel height width"], factor: Float[Tensor, "sample"]
+) -> Float[Tensor, "sample channel height width"]:
+    """Scale the values; 0 is black, 1 the image itself."""
+    return (images * factor[:, None, None, None]).clamp_(0, 1)
+
+
+def contrast(
+    images: Float[Tensor, "sample channel height width"], factor: Float[Tensor, "sample"]
+) -> Float[Tensor, "sample channel height width"]:
+    """Move the values away from the mean luminance of the image; 0 is flat grey, 1 the image itself."""
+    mean = _luminance(images).mean(dim=(1, 2, 3)) if images.shape[1] == 3 else images.mean(dim=(1, 2, 3))
+    return (images * factor[:, None, None, None]).add_(((1 - factor) * mean)[:, None, None, None]).clamp_(0, 1)
+
+
+def saturation(
+    images: Float[Tensor, "sample 3 height width"], factor: Float[Tensor, "sample"]
+) -> Float[Tensor, "sample 3 height width"]:
+    """Move every pixel away from its own luminance; 0 is grayscale, 1 the image itself."""
+    gray = _luminance(images).mul_((1 - factor)[:, None, None, None])
+    return (images * factor[:, None, None, None]).add_(gray).clamp_(0, 1)
+
+
+def hue(
+    images: Float[Tensor, "sample 3 height width"], shift: Float[Tensor, "sample"]
+) -> Float[Tensor, "sample 3 height width"]:
+    """Turn the hue by a fraction of the colour circle, in [-0.5, 0.5], in HSV space."""
+    red, green, blue = images.transpose(0, 1).contiguous()  # three planes, each [sample, height, width]
+    value = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - low
+    # hue * chroma in sixths of the circle, from the largest channel: 0 red, 2 green, 4 blue. It is chosen by weights of
+    # 0 and 1, for torch.where and comparisons take 8 times as long
+    not_red, not_green = (value - red).sign_(), value.sub_(green).sign_()
+    from_green, from_blue = (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)
+    turn = torch.lerp(green - blue, torch.lerp(from_green, from_blue, not_green), not_red)
+    width = chroma.mul_(6)
+    turn.div_(width.clamp(min=1e-12)).add_(shift[:, None, None])  # gray pixels: width 0 makes the hue irrelevant
+    turn.sub_(turn.floor())  # [0, 1); half the cost of remainder
+    out = torch.empty_like(images)
+    high, lower = torch.add(low, width, alpha=1 / 3), low.sub_(width, alpha=1 / 6)
+    torch.addcmul(lower, width, (turn - 1 / 2).abs_().clamp_(1 / 6, 1 / 3), out=out[:, 0])
+    torch.addcmul(high, width, (turn - 1 / 3).abs_().clamp_(1 / 6, 1 / 3), value=-1, out=out[:, 1])
+    torch.addcmul(high, width, (turn - 2 / 3).abs_().clamp_(1 / 6, 1 / 3), value=-1, out=out[:, 2])
+    return out.clamp_(0, 1)  # rounding
+
+
+def grayscale(images: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample 3 height width"]:
+    """Replace all three channels by the luminance."""
+    return _luminance(images).repeat(1, 3, 1, 1)  # no expand: the result may be written to
+
+
+def solarise(
+    images: Float[Tensor, "sample channel height width"], *, threshold: float
+) -> Float[Tensor, "sample channel height width"]:
+    """Invert the values that reach the threshold."""
+    return torch.where(images >= threshold, 1 - images, images)
+
+
+def blur(
+    images: Float[Tensor, "sample channel height width"], sigma: Float[Tensor, "sample"], *, taps: int
+) -> Float[Tensor, "sample channel height width"]:
+    """Convolve with a Gaussian of `taps` x `taps` pixels (odd; under twice the image side), reflecting the edges.
+
+    Rows, then columns, in blocks that are multiplied by one banded matrix: on a CPU 3 times faster than adding shifted
+    images.
+    """
+    samples, channels, height, width = images.shape
+    radius = taps // 2
+    matrix = _gaussian(sigma, taps=taps, length=_BLOCK)  # [sample, block, reach]
+    reach = _BLOCK + 2 * radius
+    right, bottom = -width % _BLOCK, -height % _BLOCK  # up to whole blocks; what comes of these pixels is cut off
+    padded = F.pad(images, (radius,) * 4, mode="reflect")
+    if right or bottom:
+        padded = F.pad(padded, (0, right, 0, bottom))
+    rows = padded.unfold(3, reach, _BLOCK).reshape(samples, -1, reach)  # [sample, channel * row * block, reach]
+    lines = (rows @ matrix.transpose(1, 2)).view(samples, channels, height + 2 * radius + bottom, width + right)
+    columns = lines.unfold(2, reach, _BLOCK).transpose(3, 4)  # [sample, channel, block, reach, width]
+    return (matrix[:, None, None] @ columns).flatten(2, 3)[..., :height, :width].contiguous()
+
+
+def _gaussian(sigma: Float[Tensor, "sample"], *, taps: int, length: int) -> Float[Tensor, "sample length reach"]:
+    """Make the matrix that blurs a line of length + taps - 1 pixels to `length` pixels."""
+    offsets = torch.arange(taps, device=sigma.device) - taps // 2
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    band = F.pad(weights, (0, length))  # rows of this length, shifted by one each when read as rows one shorter
+    return band.repeat(1, length)[:, : length * (length + taps - 1)].view(-1, length, length + taps - 1)
+
+
+def _luminance(images: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample 1 height width"]:
+    red, green, blue = LUMINANCE
+    gray = images[:, :1] * red
+    return gray.add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)

@@ -45,7 +45,9 @@ def boxes(
     low, high = np.log(ratio)
     aspect = np.exp(low + (high - low) * tries[..., 1])
     if fit == "clip":
-        return _clipped(area[:, 0], aspect[:, 0], uniforms, height=height, width=width)
+        side, across = np.sqrt(area[:, 0] / aspect[:, 0]), np.sqrt(area[:, 0] * aspect[:, 0])
+        tall, wide = np.minimum(side, height), np.minimum(across, width)
+        return np.stack([uniforms[:, 20] * (height - tall), uniforms[:, 21] * (width - wide), tall, wide], axis=1)
     tall, wide = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
     fits = (tall > 0) & (tall <= height[:, None]) & (wide > 0) & (wide <= width[:, None])
     first = fits.argmax(axis=1)[:, None]
@@ -53,8 +55,11 @@ def boxes(
     chosen_width = np.take_along_axis(wide, first, axis=1)[:, 0]
     top = np.floor(uniforms[:, 20] * (height - chosen_height + 1))
     left = np.floor(uniforms[:, 21] * (width - chosen_width + 1))
-    drawn = np.stack([top, left, chosen_height, chosen_width], axis=1).astype(np.int64)
-    return np.where(fits.any(axis=1)[:, None], drawn, _centred(height, width, ratio=ratio))
+    drawn = np.stack([top, left, chosen_height, chosen_width], axis=1)
+    tall = np.where(width / height < ratio[0], np.rint(width / ratio[0]), height)
+    wide = np.where(width / height > ratio[1], np.rint(height * ratio[1]), width)
+    centred = np.stack([(height - tall) // 2, (width - wide) // 2, tall, wide], axis=1)
+    return np.where(fits.any(axis=1)[:, None], drawn, centred).astype(np.int64)
 
 
 def position(uniforms: Float[np.ndarray, "*sample draw"]) -> Float[np.ndarray, "*sample 2"]:
@@ -123,7 +128,10 @@ def cut(
             )
     for members in groups.values():
         stack = torch.stack([images[index] for index in members]).float()  # [sample, channel, height, width]
-        inside, margin = windows[:, members], _overhang(windows[:, members], *stack.shape[2:])
+        inside, margin = windows[:, members], 0
+        if inside.size:  # by how many pixels they stick out, rounded up
+            low, high = inside[..., :2], inside[..., :2] + inside[..., 2:] - stack.shape[2:]
+            margin = max(0, math.ceil(max(float(-low.min()), float(high.max())) - 1e-6))
         if margin:
             stack = F.pad(stack, (margin,) * 4, mode="replicate")
             inside = inside + np.array([margin, margin, 0, 0])
@@ -132,36 +140,6 @@ def cut(
             crops = _together(stack, inside[view], mirrored[view, members], size=size, kernel=kernel)
             out[view].index_copy_(0, torch.tensor(members), _stored(crops, out.dtype))
     return out
-
-
-def _overhang(windows: Num[np.ndarray, "view sample 4"], height: int, width: int) -> int:
-    """Return by how many pixels, rounded up, the windows stick out of their images at most."""
-    if not windows.size:
-        return 0
-    low, high = windows[..., :2], windows[..., :2] + windows[..., 2:] - (height, width)
-    return max(0, math.ceil(max(float(-low.min()), float(high.max())) - 1e-6))
-
-
-def _clipped(
-    area: Float[np.ndarray, "sample"],
-    aspect: Float[np.ndarray, "sample"],
-    uniforms: Float[np.ndarray, "sample draw"],
-    *,
-    height: Int64[np.ndarray, "sample"],
-    width: Int64[np.ndarray, "sample"],
-) -> Float[np.ndarray, "sample 4"]:
-    tall, wide = np.minimum(np.sqrt(area / aspect), height), np.minimum(np.sqrt(area * aspect), width)
-    return np.stack([uniforms[:, 20] * (height - tall), uniforms[:, 21] * (width - wide), tall, wide], axis=1)
-
-
-def _centred(
-    height: Int64[np.ndarray, "sample"], width: Int64[np.ndarray, "sample"], *, ratio: tuple[float, float]
-) -> Int64[np.ndarray, "sample 4"]:
-    aspect = width / height
-    chosen_height = np.where(aspect < ratio[0], np.rint(width / ratio[0]), height)
-    chosen_width = np.where(aspect > ratio[1], np.rint(height * ratio[1]), width)
-    top, left = (height - chosen_height) // 2, (width - chosen_width) // 2
-    return np.stack([top, left, chosen_height, chosen_width], axis=1).astype(np.int64)
 
 
 def _one(image: Tensor, window: Num[np.ndarray, "4"], *, flip: bool, size: int, kernel: Kernel) -> Tensor:

@@ -4,7 +4,7 @@ All randomness of a batch is one table of uniform numbers per step, one row per 
 a loader process computes its own rows of it directly: the views of a sample are a function of (seed, step, position).
 
 Images of uint8 are rounded to it once, after the geometry; float32 stay so. A float image beyond [0, 1] is brought to
-[0, 1] by its own range first (core/depth.py), distorted as all others, and brought back: nothing is cut off at 1, and
+[0, 1] by its own range first (images/intensity.py), distorted as all others, and brought back: nothing is cut off, and
 "brighter" means the same share of the range for a photo and for a thermal image.
 Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1), DINOv2 and DINOv3 recipes.
 """
@@ -12,6 +12,7 @@ Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ _SIZES = 5  # those of the sizes
 _CHUNK = {"cpu": 1 << 17}
 _LARGE_CHUNK = 1 << 27
 
+Batch = TypeVar("Batch", "Views", "Cut")
+
 
 @dataclass(frozen=True)
 class Views:
@@ -43,19 +46,11 @@ class Views:
 
     def on(self, device: torch.device) -> "Views":
         """Copy to a device."""
-        return self._map(lambda part: part.to(device, non_blocking=True))
+        return _with_each(self, lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Views":
         """Copy to page-locked memory, from where copies to a device can overlap with computing."""
-        return self._map(lambda part: part.pin_memory())
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Views":
-        return Views(
-            change(self.global_crops),
-            change(self.local_crops),
-            None if self.masks is None else change(self.masks),
-            None if self.anchor_crops is None else change(self.anchor_crops),
-        )
+        return _with_each(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True)
@@ -76,32 +71,24 @@ class Cut:
 
     def on(self, device: torch.device) -> Views:
         """Copy to a device and distort there."""
-        global_crops, local_crops = (
-            crops.to(device, non_blocking=True) for crops in (self.global_crops, self.local_crops)
-        )
+        there = _with_each(self, lambda part: part.to(device, non_blocking=True))
         ranges = None if self.ranges is None else self.ranges.to(device)
-        whole, small = (torch.empty(crops.shape, device=device) for crops in (global_crops, local_crops))
-        _distort(global_crops[0], self.draws[0], self.config.first, self.pixels, ranges, out=whole[0])
-        _distort(global_crops[1], self.draws[1], self.config.second, self.pixels, ranges, out=whole[1])
+        whole, small = (torch.empty(crops.shape, device=device) for crops in (self.global_crops, self.local_crops))
+        _distort(there.global_crops[0], self.draws[0], self.config.first, self.pixels, ranges, out=whole[0])
+        _distort(there.global_crops[1], self.draws[1], self.config.second, self.pixels, ranges, out=whole[1])
         flat = self.draws[2:].reshape(-1, augment.DRAWS)  # [local * sample, draw]
         repeated = None if ranges is None else ranges.repeat(self.config.local_count, 1)
-        _distort(local_crops.flatten(0, 1), flat, self.config.local, self.pixels, repeated, out=small.flatten(0, 1))
-        masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
-        return Views(whole, small, masks, self._anchors(device, ranges))
+        local_crops = there.local_crops.flatten(0, 1)
+        _distort(local_crops, flat, self.config.local, self.pixels, repeated, out=small.flatten(0, 1))
+        anchors = None
+        if there.anchor_crops is not None:
+            crops = intensity.to_unit(there.anchor_crops)
+            anchors = torch.stack([_normalised(view, self.pixels, ranges) for view in crops])
+        return Views(whole, small, there.masks, anchors)
 
     def pin_memory(self) -> "Cut":
         """Copy to page-locked memory, from where copies to a device can overlap with computing."""
-        names = ("global_crops", "local_crops", "anchor_crops", "masks")
-        parts = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: part.pin_memory() for name, part in parts.items() if part is not None})
-
-    def _anchors(
-        self, device: torch.device, ranges: Float32[Tensor, "batch 2"] | None
-    ) -> Float32[Tensor, "view batch channel large_height large_width"] | None:
-        if self.anchor_crops is None:
-            return None
-        crops = intensity.to_unit(self.anchor_crops.to(device, non_blocking=True))
-        return torch.stack([_normalised(view, self.pixels, ranges) for view in crops])
+        return _with_each(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +205,12 @@ def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, 
         first: position of the first image in the global batch of this step.
     """
     geometry, distortion = _draws(config, seed, step, first=first, samples=len(images))
-    images, ranges = _within_unit(images)
+    bounds = [intensity.value_range(image) for image in images]
+    ranges = None if all(each == (0, 1) for each in bounds) else torch.tensor(bounds)
+    images = [
+        image if (low, high) == (0, 1) else (image - low) / (high - low)
+        for image, (low, high) in zip(images, bounds, strict=True)
+    ]
     global_crops = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
     if config.local_grid:
         local_crops = _within_global(global_crops, geometry[2:], config)
@@ -235,31 +227,14 @@ def _draws(
 ) -> tuple[Float[np.ndarray, "view sample draw"], Float[np.ndarray, "view sample strength"]]:
     """Return the uniform numbers of every crop, for its geometry and for its distortion."""
     count = 2 + config.local_count
-    uniforms = _uniforms(seed, step, first=first, samples=samples, draws=count * (crop.DRAWS + augment.DRAWS))
-    table = uniforms.reshape(samples, count, -1).transpose(1, 0, 2)  # [crop, sample, draw]
+    generate, draws = generator(seed, _STREAM, step), count * (crop.DRAWS + augment.DRAWS)
+    assert isinstance(generate.bit_generator, np.random.PCG64)
+    generate.bit_generator.advance(first * draws)  # one 64-bit number per uniform: straight to this row of the table
+    table = generate.random((samples, draws)).reshape(samples, count, -1).transpose(1, 0, 2)  # [crop, sample, draw]
     if config.share_jitter:
         shared = slice(crop.DRAWS, crop.DRAWS + augment.COLOUR_DRAWS)
         table[..., shared] = table[:1, :, shared].copy()
     return table[..., : crop.DRAWS], table[..., crop.DRAWS :]
-
-
-def _within_unit(images: Sequence[Tensor]) -> tuple[Sequence[Tensor], Float32[Tensor, "sample 2"] | None]:
-    """Bring float images beyond [0, 1] to it, and return every image's (low, high); None if there are none such."""
-    ranges = [intensity.value_range(image) for image in images]
-    if all(each == (0, 1) for each in ranges):
-        return images, None
-    unit = [
-        image if (low, high) == (0, 1) else (image - low) / (high - low)
-        for image, (low, high) in zip(images, ranges, strict=True)
-    ]
-    return unit, torch.tensor(ranges)
-
-
-def _uniforms(seed: int, step: int, *, first: int, samples: int, draws: int) -> Float[np.ndarray, "sample draw"]:
-    generate = generator(seed, _STREAM, step)
-    assert isinstance(generate.bit_generator, np.random.PCG64)
-    generate.bit_generator.advance(first * draws)  # one 64-bit number per uniform: straight to this row of the table
-    return generate.random((samples, draws))
 
 
 def _cut(
@@ -339,8 +314,14 @@ def _normalised(
     values: Float32[Tensor, "sample channel height width"], pixels: Pixels, ranges: Float32[Tensor, "sample 2"] | None
 ) -> Float32[Tensor, "sample channel height width"]:
     """Bring crops in [0, 1] back to their own ranges and normalise them."""
-    mean, std = (values.new_tensor(numbers)[:, None, None] for numbers in (pixels.mean, pixels.std))
     if ranges is not None:
         low, high = ranges[:, :, None, None, None].unbind(1)  # [sample, 1, 1, 1]
         values = values * (high - low) + low
-    return (values - mean).div_(std)
+    return intensity.normalised(values, pixels)
+
+
+def _with_each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Change the tensors that a batch consists of."""
+    names = ("global_crops", "local_crops", "anchor_crops", "masks")
+    parts = {name: getattr(batch, name) for name in names}
+    return replace(batch, **{name: change(part) for name, part in parts.items() if part is not None})

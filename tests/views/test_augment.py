@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from dinokit.core.errors import UserError
-from dinokit.images import colour
-from dinokit.views import augment, fused
+from dinokit.views import augment
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")
 
@@ -30,20 +29,22 @@ def _each(name: str, images: torch.Tensor, values: torch.Tensor) -> torch.Tensor
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_factors_equal_torchvision(name: str) -> None:
     factors = torch.linspace(0, 2, SAMPLES)
-    ours = getattr(colour, name)(_images(), factors)
+    ours = getattr(augment, name)(_images(), factors)
     torch.testing.assert_close(ours, _each(f"adjust_{name}", _images(), factors), atol=2e-6, rtol=0)
 
 
 def test_hue_equals_torchvision() -> None:
     shifts = torch.linspace(-0.5, 0.5, SAMPLES)
-    torch.testing.assert_close(colour.hue(_images(), shifts), _each("adjust_hue", _images(), shifts), atol=5e-6, rtol=0)
+    torch.testing.assert_close(
+        augment.hue(_images(), shifts), _each("adjust_hue", _images(), shifts), atol=5e-6, rtol=0
+    )
 
 
 def test_grayscale_and_solarise_equal_torchvision() -> None:
     gray = functional.rgb_to_grayscale(_images(), num_output_channels=3)
-    torch.testing.assert_close(colour.grayscale(_images()), gray, atol=1e-6, rtol=0)
+    torch.testing.assert_close(augment.grayscale(_images()), gray, atol=1e-6, rtol=0)
     threshold = 128 / 255
-    assert torch.equal(colour.solarise(_images(), threshold=threshold), functional.solarize(_images(), threshold))
+    assert torch.equal(augment.solarise(_images(), threshold=threshold), functional.solarize(_images(), threshold))
 
 
 @pytest.mark.parametrize(("taps", "side"), [(9, 12), (9, 5), (17, 12), (1, 3)])
@@ -51,7 +52,7 @@ def test_blur_equals_torchvision(taps: int, side: int) -> None:
     sigmas = torch.linspace(0.1, 2, SAMPLES)
     images = _images(side=side)
     theirs = [functional.gaussian_blur(image, [taps, taps], [float(s)] * 2) for image, s in zip(images, sigmas)]
-    torch.testing.assert_close(colour.blur(images, sigmas, taps=taps), torch.stack(theirs), atol=2e-6, rtol=0)
+    torch.testing.assert_close(augment.blur(images, sigmas, taps=taps), torch.stack(theirs), atol=2e-6, rtol=0)
 
 
 def test_the_whole_chain_equals_torchvision_in_the_drawn_order() -> None:
@@ -142,15 +143,15 @@ def test_the_fused_chain_is_the_exact_one_where_nothing_is_clamped_or_turned(cha
 def test_the_fused_hue_turns_as_far_as_the_exact_one() -> None:
     """By thirds of the circle both permute the channels; gray stays gray at any angle."""
     strength = np.array([[1, 1, 1, shift] for shift in (1 / 3, -1 / 3, 0.1)])
-    maps = fused.compose(
+    maps = augment.compose(
         order=np.tile(np.arange(4), (3, 1)), strength=strength, grayscale=np.zeros(3, dtype=bool), channels=3
     )
     images = _images()[3:]
-    turned = fused.apply(images, maps)
-    exact = colour.hue(images, torch.tensor(strength[:, 3]).float())
+    turned = augment.mapped(images, maps)
+    exact = augment.hue(images, torch.tensor(strength[:, 3]).float())
     torch.testing.assert_close(turned[:2], exact[:2], atol=2e-6, rtol=0)
     gray = images.mean(dim=1, keepdim=True).repeat(1, 3, 1, 1)
-    torch.testing.assert_close(fused.apply(gray, maps), gray, atol=2e-6, rtol=0)
+    torch.testing.assert_close(augment.mapped(gray, maps), gray, atol=2e-6, rtol=0)
 
 
 def test_the_fused_chain_stays_within_black_and_white() -> None:
