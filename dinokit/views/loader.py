@@ -155,12 +155,13 @@ class Loader:
             if "DataLoader worker" not in str(error):
                 raise
             ends = [signal.Signals(-code).name for code in (worker.exitcode or 0 for worker in workers) if code < 0]
-            for worker in workers:
-                worker.kill()  # the others may wait for ever for what the dead one held; they do not hear SIGTERM
             raise RunError(
                 f"a loader process was killed ({', '.join(ends) or 'exit'}), as the system does when memory ends; "
                 f"take fewer --runtime.workers than {self.workers}, 0 for none, or a smaller --data.batch_size"
             ) from error
+        finally:
+            for worker in workers:
+                worker.kill()  # one may wait for ever for what a dead one held, and Python for it: none hears SIGTERM
 
     def build(self, step: int, micro: int = 0) -> Batch:
         """Build this rank's part of one micro batch in this process."""

@@ -12,7 +12,7 @@ Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -324,4 +324,5 @@ def _with_each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     """Change the tensors that a batch consists of."""
     names = ("global_crops", "local_crops", "anchor_crops", "masks")
     parts = {name: getattr(batch, name) for name in names}
-    return replace(batch, **{name: change(part) for name, part in parts.items() if part is not None})
+    changed: dict[str, Any] = {name: change(part) for name, part in parts.items() if part is not None}
+    return replace(batch, **changed)
