@@ -19,6 +19,7 @@ def data(
     *,
     split: str | None = None,
     channels: int | None = None,
+    white: float | None = None,
     limit: int | None = None,
     workers: int | None = None,
     out: Path | None = None,
@@ -33,6 +34,7 @@ def data(
         source: a folder of images or a demo: name.
         split: one split of the source; train, or everything, if not given.
         channels: of the model; if not given, check takes each image as it is, stats takes 3.
+        white: the value that is white in files of more than 8 bits; if not given, the largest of integers, 1 of floats.
         limit: look at so many images, evenly spaced.
         workers: threads; one per core if not given.
         out: file that receives everything as JSON.
@@ -41,7 +43,7 @@ def data(
         raise UserError("channels, limit and workers must be at least 1")
     if out is not None:
         check_result(Path(out))
-    opened = open_source(source, split=split, channels=channels or 3)
+    opened = open_source(source, split=split, channels=channels or 3, white=white)
     threads = workers or devices.cores()
     found: Check | Stats
     if verb == "check":

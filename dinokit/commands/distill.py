@@ -13,7 +13,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.log import console, info
 from dinokit.recipes.distilled import distilled
 from dinokit.run.opening import check_start
-from dinokit.sources.source import absolute, open_source
+from dinokit.sources.source import absolute
 from dinokit.training.config import HALVES, TrainConfig, with_settings
 
 
@@ -53,7 +53,7 @@ def distill(
     run = RunFolder(Path(out))
     check_start(run, config)
     info(f"looking for images in {source_of}")
-    images = open_source(source_of, channels=config.experiment.backbone.channels, labels=config.experiment.data.labels)
+    images = config.experiment.data.open(channels=config.experiment.backbone.channels)
     for name, student in config.experiment.distil.students.items() if config.experiment.distil else ():
         info(f"student {name}: {student.kind} of width {student.dim}, file {name}.safetensors")
     return train_and_report(config, images, run)

@@ -19,7 +19,7 @@ from dinokit.models.features import Built
 from dinokit.planning.plan import foresee
 from dinokit.run import job
 from dinokit.run.opening import check_start
-from dinokit.sources.source import absolute, is_gray, open_source
+from dinokit.sources.source import absolute, is_gray
 from dinokit.training import anchor
 from dinokit.training.config import HALVES, TrainConfig, with_settings
 
@@ -95,12 +95,11 @@ def pretrain(
         for line in foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else ():
             info(line)
     info(f"looking for images in {place}")
-    labels = config.experiment.data.labels
-    images = open_source(place, channels=config.experiment.backbone.channels, labels=labels)
+    images = config.experiment.data.open(channels=config.experiment.backbone.channels)
     # gray images get a network of one channel, where the recipe's normalisation fits any number of channels
     if natural and len(config.experiment.data.pixels.mean) == 1 and is_gray(images):
         config = configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
-        images = open_source(place, channels=1, labels=labels)
+        images = config.experiment.data.open(channels=1)
     if slurm is not None:
         chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
         job.write(

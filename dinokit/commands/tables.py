@@ -22,6 +22,12 @@ def print_check(found: Check) -> None:
     for name in ("short_side", "formats", "modes", "channels", "depths"):
         counts = getattr(found, name)
         table.add_row(name.replace("_", " "), "   ".join(f"{key}: {count:,}" for key, count in counts.items()) or "-")
+    if found.values is not None:
+        low, high = found.values
+        deep = "float32" in found.depths and high < 1 / 8
+        hint = ": too dark? fewer bits than the files have? then --data.white 4095 or so" if deep else ""
+        hint = ": if 1 is not white, --data.white says what is" if high > 2 else hint
+        table.add_row("values", f"{low:.4g} to {high:.4g} of white{hint}")
     table.add_row("duplicates", f"{found.duplicates:,}")
     table.add_row("unreadable", f"{len(found.unreadable):,}")
     table.add_row("speed", f"{found.images_per_second:,.0f} images/s at full size")

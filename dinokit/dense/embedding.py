@@ -138,7 +138,7 @@ def embed(
     """
     out = Path(out)
     backbone = load(model, heads=heads)
-    source = open_source(data, split=split, channels=backbone.channels)
+    source = open_source(data, split=split, channels=backbone.channels, white=backbone.pixels.white)
     _check_folder(out)
     result = extract(
         backbone,

@@ -55,9 +55,10 @@ def apply(
         UserError: if nothing is drawn for its task, or OUT holds the pictures of another head.
     """
     task = task_of(about)
-    source = open_source(data, split=split, channels=backbone.channels)
+    white = backbone.pixels.white
+    source = open_source(data, split=split, channels=backbone.channels, white=white)
     # a person looks at the picture itself, not at what a gray model sees of it
-    shown = open_source(data, split=split, channels=3) if backbone.channels == 1 else source
+    shown = open_source(data, split=split, channels=3, white=white) if backbone.channels == 1 else source
     stamp = {"data": absolute(data), "split": split, "weights": digest_of_weights(head), "head": to_plain(about)}
     made_by, names = digest(repr(sorted(stamp.items()))), _names(source)
     written, there, bad = 0, 0, list[Skipped]()

@@ -139,7 +139,7 @@ def features(backbone: Backbone, data: str, *, split: str | None, limit: int | N
     Raises:
         UserError: if there are not two classes, or no image of some class can be read.
     """
-    source = labelled(open_source(data, split=split, channels=backbone.channels))
+    source = labelled(open_source(data, split=split, channels=backbone.channels, white=backbone.pixels.white))
     if source.labels is None or len(source.classes) < 2:
         raise UserError(
             f"expected labelled images in {data}, got {len(source.classes)} classes; put each class in its own folder: "

@@ -29,7 +29,7 @@ from dinokit.core.ownership import only_owner
 from dinokit.run import ranks, trackers
 from dinokit.run.saving import newest
 from dinokit.run.setup import Setup
-from dinokit.sources.source import Source, open_source, same_source
+from dinokit.sources.source import Source, same_source
 from dinokit.training.config import Leg, TrainConfig
 from dinokit.training.step import Trainer
 
@@ -49,9 +49,7 @@ def open_run(config: TrainConfig, out: Path, images: Source | None = None) -> It
     world = check_start(run, config)
     experiment = config.experiment
     if images is None:
-        images = open_source(
-            experiment.data.source, channels=experiment.backbone.channels, labels=experiment.data.labels
-        )
+        images = experiment.data.open(channels=experiment.backbone.channels)
     with only_owner(run.path, doing="trains in") if main else nullcontext():
         if main:
             run.create(configuration.to_yaml(config))

@@ -23,7 +23,6 @@ from dinokit.core.log import info, progress, warn
 from dinokit.run.feed import feed
 from dinokit.run.handover import next_stage
 from dinokit.run.setup import Setup
-from dinokit.sources.source import open_source
 from dinokit.training.config import Runtime, TrainConfig
 from dinokit.training.step import Report, Trainer
 
@@ -67,7 +66,7 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     wanted = next(leg for leg in legs if step <= leg.last)
     start = _start(run, step, first=wanted.first)
     experiment = config.experiment
-    source = open_source(experiment.data.source, channels=experiment.backbone.channels, labels=experiment.data.labels)
+    source = experiment.data.open(channels=experiment.backbone.channels)
     setup = Setup(run, replace(config, runtime=Runtime()), devices.choose(device), source)
     leg = next(leg for leg in legs if start <= leg.last)
     trainer = setup.build_trainer(leg)

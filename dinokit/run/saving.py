@@ -31,7 +31,7 @@ def save(setup: Setup, trainer: Trainer, clock: Clock) -> None:
         models={
             file: (
                 shard.whole(network.state_dict()),
-                header(architecture, trainer.experiment.data.pixels, step=clock.step),
+                header(architecture, trainer.experiment.data.of_model, step=clock.step),
             )
             for file, (network, architecture) in trainer.models().items()
         },

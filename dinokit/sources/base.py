@@ -13,7 +13,7 @@ from operator import getitem
 from typing import Any, cast, final
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor
 
 from dinokit.core.order import evenly
@@ -41,6 +41,8 @@ class Source:
     domains: Shaped[np.ndarray, "sample"] | None = None  # style, camera or hospital of every image, if known
     splits: tuple[str, ...] = ()  # names of all, of which this source is one; empty where there are none
     decoded: bool = False  # reading is a copy from memory; there is nothing for loader processes to win
+    white: float | None = None  # what is 1.0 in files of more than 8 bits, where the user says so
+    whites: Float64[np.ndarray, "sample"] | None = None  # the same of every image, NaN = unknown
     mix: Mix | None = None  # the shares of several sources in a batch; None = all images alike
     remarks: tuple[str, ...] = ()  # what a person should know of how this was read, such as what was passed over
 
@@ -60,17 +62,25 @@ class Source:
         found = self.fetch(int(self.rows[index]))
         return found if isinstance(found, bytes) else None
 
-    def read(self, index: int, *, min_side: int | None = None) -> intensity.Image:
+    def white_of(self, index: int) -> float | None:
+        """Return what the user says is white in a file of more than 8 bits."""
+        own = np.nan if self.whites is None else float(self.whites[index])
+        return self.white if np.isnan(own) else own
+
+    def read(self, index: int, *, min_side: int | None = None, holes: bool = False) -> intensity.Image:
         """Read one image: uint8, or float32 with 1.0 as white from files that are deeper (images/intensity.py).
 
         Args:
             min_side: the image may come back smaller, as long as its short side keeps this many pixels.
+            holes: NaN where a file has no data, instead of the mean.
 
         Raises:
             BadImage: the reason why it cannot be used.
         """
         found = self.fetch(int(self.rows[index]))
-        return decode(found, channels=self.channels, min_side=min_side) if isinstance(found, bytes) else found
+        if not isinstance(found, bytes):
+            return found
+        return decode(found, channels=self.channels, min_side=min_side, white=self.white_of(index), holes=holes)
 
     def alike(self, index: int) -> tuple[int, int]:
         """Return the range of images of which one may stand in for an image: of several sources those of its own."""
@@ -87,6 +97,7 @@ class Source:
             rows=self.rows[rows],
             labels=None if self.labels is None else self.labels[rows],
             domains=None if self.domains is None else self.domains[rows],
+            whites=None if self.whites is None else self.whites[rows],
             fingerprint=digest(self.fingerprint, rows),
             mix=None,
         )
@@ -123,6 +134,7 @@ def from_table(spec: str, table: Table, fetch: Fetch, *, split: str | None, chan
         classes=classes,
         labels=labels,
         domains=None if domain is None else np.array([*domain.words, ""])[domain.codes[rows]],  # -1 is ''
+        whites=table.whites(spec, rows),
         splits=table.splits,
         remarks=table.remarks,
     )

@@ -64,6 +64,7 @@ class Check:
     modes: dict[str, int]  # as in the file: RGB, RGBA, P, I;16, ...
     channels: dict[str, int]  # as decoded
     depths: dict[str, int]  # uint8, or float32 for deeper files
+    values: tuple[float, float] | None  # the least and the largest, 1.0 = white; None if nothing is readable
     duplicates: int  # images whose content came before
     duplicate_groups: tuple[tuple[str, ...], ...]  # keys of equal content, the first groups
     unreadable: tuple[Unreadable, ...]
@@ -105,14 +106,14 @@ def check(
     """
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("formats", "modes", "channels", "depths")}
     widths, heights, rows, digests, size = array("I"), array("I"), array("q"), bytearray(), 0
-    unreadable = []
+    unreadable, low, high = [], np.inf, -np.inf
 
     def look(index: int) -> tuple[intensity.Image, bytes, tuple[str, str]]:
         data = source.encoded(index)
         if data is None:
             pixels = source.read(index)
             return pixels, pixels.contiguous().numpy().tobytes() + repr(tuple(pixels.shape)).encode(), ("", "")
-        image, about = decode(data, channels=channels), describe(data)
+        image, about = decode(data, channels=channels, white=source.white_of(index)), describe(data)
         return image, data, (about.format, about.mode)
 
     began = time.monotonic()
@@ -128,6 +129,9 @@ def check(
         heights.append(height)
         rows.append(index)
         digests += blake2b(data, digest_size=16).digest()
+        least, largest = torch.aminmax(image)
+        white = 255 if image.dtype == torch.uint8 else 1
+        low, high = min(low, float(least) / white), max(high, float(largest) / white)
         depth = str(image.dtype).removeprefix("torch.")
         for counter, value in zip(counts.values(), (*about, str(channel), depth), strict=True):
             counter[value] += 1
@@ -145,6 +149,7 @@ def check(
         total=len(source),
         readable=len(rows),
         bytes=size,
+        values=(low, high) if rows else None,
         width=_spread(widths),
         height=_spread(heights),
         short_side={name: count for name, count in zip(classes, sides.tolist(), strict=True) if count},
@@ -177,8 +182,9 @@ def stats(
 
     def moments(index: int) -> Float64[np.ndarray, "4 channel"]:
         rows = []
-        for channel in source.read(index):  # one by one: float64 of a whole photo would be 8 times its size
+        for channel in source.read(index, holes=True):  # one by one: float64 of a whole photo would be 8 times its size
             values = intensity.to_unit(channel).double()
+            values = values[values.isfinite()]  # pixels without data are NaN
             variance, mean = torch.var_mean(values, correction=0)
             rows.append([float(mean), float(variance), *map(float, torch.aminmax(values))])
         return np.array(rows).T

@@ -14,7 +14,7 @@ from dinokit.core.errors import UserError
 from dinokit.sources import location
 from dinokit.sources.base import Source
 from dinokit.sources.files import open_files, written_path
-from dinokit.sources.table import NOTES, PATHS, ColumnBuilder, Table, Texts, column, word_of
+from dinokit.sources.table import NOTES, PATHS, WHITE, ColumnBuilder, Table, Texts, column, word_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
@@ -40,7 +40,7 @@ def table_of_rows(spec: str, rows: Iterator[Sequence[Any]], *, root: str) -> Tab
         UserError: if there is no column of paths, or a row without one, or a word that is no text.
     """
     names = list(next(rows))
-    path, *notes = (column(names, wanted) for wanted in (PATHS, *NOTES))
+    path, *notes = (column(names, wanted) for wanted in (PATHS, *NOTES, WHITE))
     if path is None:
         raise UserError(f"{spec} has the columns {', '.join(map(str, names))}, none of paths; name one of them path")
     builders = [(names.index(name), ColumnBuilder()) for name in notes if name is not None]
@@ -62,11 +62,11 @@ def table_of_rows(spec: str, rows: Iterator[Sequence[Any]], *, root: str) -> Tab
         for word in found.words if found is not None else ():
             if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
                 raise UserError(f"{spec} is no text of UTF-8, see {word!a}; save it as UTF-8")
-    label, domain, split = (None if name is None else columns[names.index(name)] for name in notes)
-    used = [path, *(name for name, found in zip(notes, (label, domain, split)) if found is not None)]
+    label, domain, split, white = (None if name is None else columns[names.index(name)] for name in notes)
+    used = [path, *(name for name, found in zip(notes, (label, domain, split, white)) if found is not None)]
     unused = [str(name) for name in names if name not in used and name not in notes]
     remark = f"columns read: {', '.join(map(str, used))}; passed over: {', '.join(unused)}"
-    return Table(keys=keys, label=label, domain=domain, split=split, remarks=(remark,) if unused else ())
+    return Table(keys=keys, label=label, domain=domain, split=split, white=white, remarks=(remark,) if unused else ())
 
 
 def _csv(spec: str) -> Iterator[Sequence[str]]:
@@ -109,7 +109,7 @@ def _jsonl(spec: str) -> Iterator[Sequence[Any]]:
             raise UserError(f"line {number} of {spec} is {type(value).__name__}, expected an object with a path")
         if not names:
             # a field that only later objects have still counts
-            names = [*value, *(wanted[0] for wanted in NOTES if column(value, wanted) is None)]
+            names = [*value, *(wanted[0] for wanted in (*NOTES, WHITE) if column(value, wanted) is None)]
             yield names if column(value, PATHS) else list(value)
         yield [value.get(name) for name in names]
     if not names:

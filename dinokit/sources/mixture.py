@@ -89,6 +89,7 @@ def mixed(spec: str, sources: Sequence[Source], parts: Sequence[Part]) -> Source
         place = np.array([*map(classes.index, source.classes), -1], dtype=np.int64)  # -1 stays -1
         labels.append(np.full(len(source), -1) if source.labels is None else place[source.labels])
     domains = [source.domains for source in sources if source.domains is not None]
+    whites = [np.full(len(each), np.nan) if each.whites is None else each.whites for each in sources]
     joined = Joined(tuple(sources), np.cumsum(mix.lengths))
     return Source(
         name=spec,
@@ -100,6 +101,7 @@ def mixed(spec: str, sources: Sequence[Source], parts: Sequence[Part]) -> Source
         classes=classes,
         labels=np.concatenate(labels) if classes else None,
         domains=np.concatenate(domains) if len(domains) == len(sources) else None,
+        whites=np.concatenate(whites) if any(each.whites is not None for each in sources) else None,
         decoded=all(source.decoded for source in sources),
         mix=mix,
         remarks=tuple(f"{source.name}: {remark}" for source in sources for remark in source.remarks),

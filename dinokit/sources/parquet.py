@@ -18,7 +18,7 @@ from dinokit.sources.archives import DENSEST, GONE, LARGEST, Index, IndexBuilder
 from dinokit.sources.base import Source
 from dinokit.sources.files import open_files
 from dinokit.sources.manifest import table_of_rows
-from dinokit.sources.table import NOTES, PATHS, column
+from dinokit.sources.table import NOTES, PATHS, WHITE, column
 
 SUFFIX = ".parquet"
 IMAGES = ("image", "img", "bytes", "image_bytes", "jpg", "jpeg", "png", "webp", "picture", "content")
@@ -40,7 +40,7 @@ def open_parquet(spec: str, *, split: str | None, channels: int) -> Source:
     if images and not by_path:
         return open_archives(spec, split=split, channels=channels, ending=SUFFIX, build=_pack, copies=_COPIES)
     path = images if by_path else column(names, PATHS)
-    wanted = [name for name in (path, *(column(names, each) for each in NOTES)) if name]
+    wanted = [name for name in (path, *(column(names, each) for each in (*NOTES, WHITE))) if name]
     top = root if len(files) > 1 else location.parent(files[0])
 
     def rows() -> Iterator[Sequence[Any]]:

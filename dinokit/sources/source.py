@@ -46,7 +46,14 @@ _FILES: dict[str, Opener] = {
 }
 
 
-def open_source(spec: str, *, split: str | None = None, channels: int = 3, labels: bool = True) -> Source:
+def open_source(
+    spec: str,
+    *,
+    split: str | None = None,
+    channels: int = 3,
+    labels: bool = True,
+    white: float | int | None = None,
+) -> Source:
     """Open images, wherever they are.
 
     Args:
@@ -55,6 +62,7 @@ def open_source(spec: str, *, split: str | None = None, channels: int = 3, label
             demo:emoji.
         split: None = the first of `splits(spec)`, i.e. train, or everything if there are no splits.
         channels: 1 = gray, 3 = RGB, other = as stored.
+        white: what stands for 1.0 in files of more than 8 bits, as a column white of a manifest says of each.
         labels: no classes if false: folders may say something else, such as where images come from.
 
     Raises:
@@ -68,6 +76,7 @@ def open_source(spec: str, *, split: str | None = None, channels: int = 3, label
         source = mixture.mixed(spec, sources, parts)
     else:
         source = _opener(spec)(spec, split=split, channels=channels)
+    source = source if white is None else replace(source, white=float(white))
     return source if labels else replace(source, classes=(), labels=None)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Float64, Int32, Int64
 
 from dinokit.core.errors import UserError
 from dinokit.core.order import natural
@@ -27,6 +27,7 @@ LABELS = (
 DOMAINS = ("domain", "style")
 SPLITS = ("split", "subset")
 NOTES = (LABELS, DOMAINS, SPLITS)
+WHITE = ("white",)  # of a manifest: what is 1.0 in a file of more than 8 bits
 
 _NOTHING = ("nan", "<na>", "#n/a", "null")  # what programs write where a table has nothing; "none" may be a class
 
@@ -112,6 +113,7 @@ class Table:
     label: Column | None = None
     domain: Column | None = None
     split: Column | None = None
+    white: Column | None = None
     partial: bool = False  # what has no split is passed over, as a file beside the folders train and val
     remarks: tuple[str, ...] = ()
 
@@ -134,6 +136,22 @@ class Table:
             raise UserError(f"{self.keys[int(lost[0])]} of {spec} has no split; give every image one, or none")
         names = np.array([*map(split_name, self.split.words), ""])  # -1 stays without
         return np.flatnonzero(names[self.split.codes] == chosen)
+
+    def whites(self, spec: str, rows: Int64[np.ndarray, "row"]) -> Float64[np.ndarray, "row"] | None:
+        """Return what is white in the images of rows, NaN where nothing is said.
+
+        Raises:
+            UserError: if a word is no number above 0.
+        """
+        if self.white is None:
+            return None
+        try:
+            numbers = np.array([*map(float, self.white.words), np.nan])
+        except ValueError as error:
+            raise UserError(f"the column white of {spec} holds no numbers: {error}") from error
+        if (numbers <= 0).any():
+            raise UserError(f"the column white of {spec} holds {numbers.min():g}, expected numbers above 0")
+        return numbers[self.white.codes[rows]]
 
     def labels(self, rows: Int64[np.ndarray, "row"]) -> tuple[tuple[str, ...], Int64[np.ndarray, "row"] | None]:
         """Return the classes, those of all splits, so that a label means the same in each, and the labels of rows."""

@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import Any, Literal, NewType
 
 from dinokit.config import assigned, converter, differences, from_plain, to_plain
-from dinokit.core.bounds import at_least, between
+from dinokit.core.bounds import above, at_least, between
 from dinokit.core.device import Precision
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.schedule import Schedule
 from dinokit.images.normalisation import Pixels
 from dinokit.models.architecture import Architecture
 from dinokit.objectives import base as objectives
+from dinokit.sources.source import Source, open_source
 from dinokit.training import anchor as anchors
 from dinokit.training import optim, students
 from dinokit.training.execution import Recompute
@@ -38,11 +39,25 @@ class Data:
     min_side: int = at_least(1, 8)  # pixels; an image with a shorter side counts as bad and is replaced
     source: str = ""  # of the images: a folder, demo:NAME, ...; what --data gives
     accumulate: int = at_least(1, 1)  # micro-batches per step; each has its own Sinkhorn and KoLeo
+    white: float | None = above(0, None)  # what is 1.0 in files of more than 8 bits; null: the largest of integers
     labels: bool = True  # folders, or a column, are classes, by which features are judged; false: they are not
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:
             raise UserError(f"batch_size must be a multiple of accumulate, got {self.batch_size} and {self.accumulate}")
+        if self.pixels.white is not None:
+            raise UserError(
+                f"data.pixels.white is what a model remembers of data.white; set data.white {self.pixels.white:g}"
+            )
+
+    @property
+    def of_model(self) -> Pixels:
+        """What a model that learns from these images remembers of them."""
+        return replace(self.pixels, white=self.white)
+
+    def open(self, *, channels: int = 3) -> Source:
+        """Open the images."""
+        return open_source(self.source, channels=channels, labels=self.labels, white=self.white)
 
 
 @dataclass(frozen=True, kw_only=True)

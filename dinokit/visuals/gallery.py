@@ -83,8 +83,9 @@ def choose_pictures(data: str, backbone: Backbone) -> Pictures:
         UserError: if the data is gone or holds too few readable images.
     """
     known = [name for name in ("test", "val") if name in splits(data)]
-    searched = labelled(open_source(data, channels=backbone.channels))
-    shown = labelled(open_source(data, split=known[0], channels=backbone.channels)) if known else searched
+    channels, white = backbone.channels, backbone.pixels.white
+    searched = labelled(open_source(data, channels=channels, white=white))
+    shown = labelled(open_source(data, split=known[0], channels=channels, white=white)) if known else searched
     side = multiple(backbone.pixels.size or NATIVE, backbone.patch_size)
     ours, theirs = numpy.arange(len(shown)), numpy.arange(len(searched))
     if shown.domains is not None:

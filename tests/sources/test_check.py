@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dinokit.core.errors import UserError
 from dinokit.sources.check import Spread, Unreadable, check
 from dinokit.sources.source import in_memory, open_source, thinned
 from tests.images.hostile import deep_png, npy
@@ -95,3 +96,19 @@ def test_nothing_readable_is_still_an_answer(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     found = check(open_source(str(tmp_path)))
     assert (found.readable, found.width, found.short_side, found.duplicates) == (0, None, {}, 0)
+
+
+def test_values_and_white_are_as_said(tmp_path: Path) -> None:
+    for name, values in (("a", [[0, 4095]]), ("b", [[0, 1023]]), ("c", [[0, 1]])):
+        Image.fromarray(np.array(values, np.uint16)).save(tmp_path / f"{name}.png")
+    assert check(open_source(str(tmp_path))).values == (0, np.float32(4095 / 65535))
+    assert check(open_source(str(tmp_path), white=4095)).values == (0, 1)
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("path,white\na.png,4095\nb.png,1023\nc.png,\n")
+    source = open_source(str(manifest), white=2, channels=1)
+    assert [float(source.read(row).max()) for row in range(3)] == [1, 1, 0.5]
+    assert float(source.subset(np.array([1])).read(0).max()) == 1
+    assert check(source).values == (0, 1)
+    manifest.write_text("path,white\na.png,4095\nb.png,bright\n")
+    with pytest.raises(UserError, match="column white"):
+        open_source(str(manifest))

@@ -10,7 +10,7 @@ from PIL import Image
 from dinokit.core.errors import UserError
 from dinokit.sources.check import stats
 from dinokit.sources.source import in_memory, open_source
-from tests.images.hostile import npy
+from tests.images.hostile import npy, tiff
 
 
 def test_the_closed_form_on_images_of_one_size() -> None:
@@ -55,3 +55,11 @@ def test_nothing_readable_is_one_clear_line(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((20, 20, 13), np.uint8))
     with pytest.raises(UserError, match=r"no image of .* the first is a.npy: 3 channels wanted, the file holds 13"):
         stats(open_source(str(tmp_path)))
+
+
+def test_pixels_without_data_do_not_count(tmp_path: Path) -> None:
+    """GDAL's nodata: only 2 and 4 are measured."""
+    values = np.array([[-9999, 2, 4]], np.float32)
+    (tmp_path / "a.tif").write_bytes(tiff(values, extratags=[(42113, 2, 6, b"-9999\0", True)]))
+    found = stats(open_source(str(tmp_path), channels=1))
+    assert (found.mean, found.std, found.low, found.high) == ((3,), (1,), (2,), (4,))
