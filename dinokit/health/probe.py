@@ -82,6 +82,7 @@ def open_probe(source: Source, pixels: Pixels, *, side: int, patch_size: int, im
         if len(found) == each:
             break
         found += read(index)
+    intensity.warn_of_values([image for _, image in found[:8]], pixels)
     fewest = min(dist.gather_lists([len(found)]))  # ranks hold equally many
     if fewest * dist.world_size() < 2:
         return None

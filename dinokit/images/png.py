@@ -17,7 +17,7 @@ def plain(data: bytes) -> bytes:
     """Return a PNG file without the chunks that do not count; what is broken otherwise stays as it is."""
     view, place = memoryview(data), len(SIGNATURE)
     kept = [view[:place]]
-    colours = data[25] if len(data) > 25 else 0  # 0 gray, 2 RGB, 3 palette; with alpha there is no tRNS
+    bits, colours = data[24:26] if len(data) > 25 else (8, 0)  # 0 gray, 2 RGB, 3 palette; with alpha there is no tRNS
     while place + 12 <= len(data):
         length, kind = int.from_bytes(view[place : place + 4]), bytes(view[place + 4 : place + 8])
         end = place + 12 + length
@@ -25,6 +25,10 @@ def plain(data: bytes) -> bytes:
             break
         if kind[:1].isupper() or _counts(kind, view[place + 8 : end - 4], view[end - 4 : end], colours):
             kept.append(view[place:end])
+            if kind == b"tRNS" and colours == 0 and bits in (2, 4):  # Pillow compares it with values brought to 8 bits
+                clear = view[end - 5] * 255 // (2**bits - 1)
+                body = kind + bytes([0, clear % 256])
+                kept[-1] = memoryview(b"\0\0\0\2" + body + zlib.crc32(body).to_bytes(4))
         place = end
         if kind == b"IEND":
             break

@@ -21,7 +21,7 @@ SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 NODATA = 42113  # tag of GDAL: the number that stands for no data, as text
 DEEP_GRAY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # modes of Pillow
 PHOTOMETRIC = 262
-_PLANES, _SAMPLES, _BITS, _FORMAT = 284, 277, 258, 339
+_PLANES, _SAMPLES, _BITS, _FORMAT, _EXTRA, _COMPRESSION = 284, 277, 258, 339, 338, 259
 _KINDS = {0: 1, 1: 1, 2: 3}  # photometric interpretation: white is 0, black is 0, RGB -> channels of the colour
 _ALPHA = {1: "premultiplied", 2: "straight"}  # extra samples
 
@@ -86,9 +86,12 @@ def _is_plain(image: Any, channels: int | None) -> bool:
     if channels not in (None, 1, 3) and len(image.getbands()) != channels:
         return False
     if bits <= 8:
-        return bits < 8 or 2 not in tags.get(_FORMAT, ())  # signed bytes
+        premultiplied_planes = tags.get(_PLANES, 1) != 1 and 1 in tags.get(_EXTRA, ())
+        return not premultiplied_planes and (bits < 8 or 2 not in tags.get(_FORMAT, ()))  # signed bytes
     if tags.get(_SAMPLES, 1) == 1:
-        return image.mode in DEEP_GRAY
+        # compressed and of the other byte order, Pillow 12 swaps what libtiff has swapped already
+        swapped = tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1 and image.mode in ("I", "F")
+        return image.mode in DEEP_GRAY and not swapped
     raw = image.tile[0].args[0] if image.tile and isinstance(image.tile[0].args, tuple) else ""
     return tags.get(_PLANES, 1) == 1 and raw[:-1] in ("RGB;16", "RGBA;16")
 

@@ -151,7 +151,8 @@ class Table:
             raise UserError(f"the column white of {spec} holds no numbers: {error}") from error
         if (numbers <= 0).any():
             raise UserError(f"the column white of {spec} holds {numbers.min():g}, expected numbers above 0")
-        return numbers[self.white.codes[rows]]
+        found: Float64[np.ndarray, "row"] = numbers[self.white.codes[rows]]
+        return found
 
     def labels(self, rows: Int64[np.ndarray, "row"]) -> tuple[tuple[str, ...], Int64[np.ndarray, "row"] | None]:
         """Return the classes, those of all splits, so that a label means the same in each, and the labels of rows."""

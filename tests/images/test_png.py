@@ -66,6 +66,15 @@ def test_transparency_and_orientation_count() -> None:
     assert decode(_with(written)).permute(1, 2, 0)[1, 1].tolist() == PIXELS[0, :3].tolist()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_gray_is_that_of_its_own_bits(bits: int) -> None:
+    levels = 2**bits
+    values = np.arange(8) % levels
+    row = b"\0" + np.packbits(np.array([[value >> bit & 1 for bit in range(bits)[::-1]] for value in values])).tobytes()
+    pixels = decode(png_file(8, 1, bits, 0, zlib.compress(row), transparent=struct.pack(">H", 1)), channels=1)
+    assert pixels.flatten().tolist() == [255 if value == 1 else value * 255 // (levels - 1) for value in values]
+
+
 def test_the_first_frame_of_an_animation_counts() -> None:
     buffer = io.BytesIO()
     frames = [Image.new("RGB", (2, 2), (value, 0, 0)) for value in (10, 200)]

@@ -77,6 +77,21 @@ def test_white_is_zero_in_eight_bits_and_floats() -> None:
     assert decode(floats, channels=1).flatten().tolist() == [1, 0.75]
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32])
+def test_the_order_of_bytes_says_nothing(order: str, dtype: type) -> None:
+    values = _planes(1, dtype)[0]
+    data = tiff(values, photometric="minisblack", byteorder=order, compression="deflate")
+    scale = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    assert np.allclose(decode(data, channels=1)[0], values / scale, atol=1e-6)
+
+
+def test_planes_of_premultiplied_bytes_are_read() -> None:
+    values = np.array([[[10]], [[20]], [[30]], [[64]]], np.uint8)
+    data = tiff(values, photometric="rgb", planarconfig="separate", extrasamples=["assocalpha"])
+    assert np.abs(decode(data).flatten().int().numpy() - [201, 211, 221]).max() <= 2
+
+
 def test_signed_bytes_are_signed() -> None:
     pixels = decode(tiff(np.array([[-1, 127, -127]], np.int8)), channels=1)
     assert np.allclose(pixels[0, 0], [-1 / 127, 1, -1])
