@@ -30,6 +30,8 @@ def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int
     """Train, measure and report; return the exit code."""
     for remark in () if images.decoded else remarks(images):
         info(f"{images.name}: {remark}")
+    if images.classes and not images.decoded:
+        info("features are judged by these classes; if they are none: --data.labels false")
     unmeasured = ""
     if not config.runtime.evaluate:
         unmeasured = "not measured (runtime.evaluate is false)"

@@ -63,28 +63,22 @@ def fetching(what: str, *, instead: str, local: bool = False) -> Iterator[None]:
         logging.disable(muted)
 
 
-def _explained(error: Exception, what: str, *, places: tuple[str, str] | None, instead: str) -> str:
+def _explained(error: BaseException, what: str, *, places: tuple[str, str] | None, instead: str) -> str:
     errors = import_module("huggingface_hub.errors")
-    chain = list(_chain(error))
-
-    def has(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(link, kinds) for link in chain)
-
-    if has(errors.GatedRepoError):
-        return f"{what} is gated: accept its terms on the hub and run `hf auth login`, or {instead}"
+    chain = list[BaseException]()
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
     gone = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, urllib.error.URLError, ConnectionError)
-    if places is not None and has(*gone):
+    if any(isinstance(link, errors.GatedRepoError) for link in chain):
+        return f"{what} is gated: accept its terms on the hub and run `hf auth login`, or {instead}"
+    if places is not None and any(isinstance(link, gone) for link in chain):
         endpoint, cache = places
         return f"{what} is not in {cache} and {endpoint} is out of reach; {instead}"
-    if has(errors.RepositoryNotFoundError):
+    if any(isinstance(link, errors.RepositoryNotFoundError) for link in chain):
         return f"{what} is not on the hub, or is private; correct the name, or {instead}"
     return f"{what} cannot be loaded: {line_of(error)}"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _answers(endpoint: str) -> bool:

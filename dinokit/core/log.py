@@ -18,26 +18,15 @@ class _Stderr:
 
     def write(self, text: str) -> int:
         with suppress(OSError):
-            self._now.write(text)
+            self.__getattr__("write")(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError):
-            self._now.flush()
+            self.__getattr__("flush")()
 
-    def isatty(self) -> bool:
-        return bool(self._now.isatty())
-
-    def fileno(self) -> int:
-        return int(self._now.fileno())
-
-    @property
-    def encoding(self) -> str:
-        return str(self._now.encoding)
-
-    @property
-    def _now(self) -> Any:
-        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a live line puts itself in between
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(sys.stderr, "rich_proxied_file", sys.stderr), name)  # a live line puts itself in between
 
 
 console = Console(file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True, quiet=not dist.is_main())

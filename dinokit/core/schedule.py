@@ -52,21 +52,15 @@ class Schedule:
             return 0.0
         step -= self.freeze
         if step < self.warmup:
-            return self._warming(step)
+            intervals = self.warmup if self.inclusive else self.warmup - 1
+            return self.start + (self.peak - self.start) * (step / intervals if intervals else 0.0)
         step -= self.warmup
         if step < self.hold:
             return self.peak
         if self.shape == "constant" or step >= self.hold + self.decay:
             return self.end
-        return self._decaying(step - self.hold)
-
-    def _warming(self, step: int) -> float:
-        intervals = self.warmup if self.inclusive else self.warmup - 1
-        return self.start + (self.peak - self.start) * (step / intervals if intervals else 0.0)
-
-    def _decaying(self, step: int) -> float:
         intervals = self.decay - 1 if self.inclusive else self.decay
-        progress = step / intervals if intervals else 0.0
+        progress = (step - self.hold) / intervals if intervals else 0.0
         if self.shape == "linear":
             return self.peak + (self.end - self.peak) * progress
         return self.end + (self.peak - self.end) * (1 + math.cos(math.pi * progress)) / 2

@@ -40,19 +40,18 @@ def identity(environment: Mapping[str, str]) -> dict[str, str]:
 def nodes(listed: str) -> list[str]:
     """Expand SLURM's list of nodes: "gpu[01-03,07],login" is gpu01, gpu02, gpu03, gpu07, login."""
     entries = re.findall(r"(?:[^,\[]|\[[^\]]*\])+", listed)  # commas inside brackets do not separate
-    return [name for entry in entries for name in _expanded(entry)]
+    found: list[str] = []
+    for entry in entries:
+        parts = re.split(r"\[([^\]]*)\]", entry)  # text, ranges, text, ranges, ..., text
+        choices = [_numbers(part) if index % 2 else [part] for index, part in enumerate(parts)]
+        found += ["".join(chosen) for chosen in product(*choices)]
+    return found
 
 
 def tasks_per_node(counts: str) -> list[int]:
     """Expand SLURM's counts: "4(x2),3" is 4, 4, 3."""
     found = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
     return [int(count) for count, times in found for _ in range(int(times or 1))]
-
-
-def _expanded(entry: str) -> list[str]:
-    parts = re.split(r"\[([^\]]*)\]", entry)  # text, ranges, text, ranges, ..., text
-    choices = [_numbers(part) if index % 2 else [part] for index, part in enumerate(parts)]
-    return ["".join(chosen) for chosen in product(*choices)]
 
 
 def _numbers(ranges: str) -> list[str]:

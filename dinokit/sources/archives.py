@@ -41,6 +41,9 @@ _START, _SIZE, _WHOLE, _PACKING = range(4)
 LARGEST, DENSEST = 1 << 26, 100
 
 
+Known = Mapping[str, Any] | None  # of an image, by the names of columns
+
+
 @dataclass(frozen=True)
 class Index:
     """Where the images of one large file lie."""
@@ -61,14 +64,7 @@ class IndexBuilder:
     others: Counter[str] = field(default_factory=Counter)
 
     def add(
-        self,
-        name: str,
-        start: int,
-        size: int,
-        *,
-        whole: int | None = None,
-        packing: int = PLAIN,
-        known: Mapping[str, Any] | None = None,
+        self, name: str, start: int, size: int, *, whole: int | None = None, packing: int = PLAIN, known: Known = None
     ) -> None:
         """Append an image, and what is known of it by the names of columns."""
         self.names.append(name)

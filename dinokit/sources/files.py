@@ -111,11 +111,18 @@ def open_list(spec: str, *, split: str | None, channels: int) -> Source:
 
 
 def written_path(path: str, root: str) -> str:
-    """Return a path as it is meant: tables hold blanks around them, and backslashes where Windows wrote them."""
+    """Return a path as it is meant: tables hold blanks around them, and backslashes where Windows wrote them.
+
+    Raises:
+        UserError: if the table that names it is in Latin-1.
+    """
     path = path.strip().strip("\ufeff").strip()
-    if "\\" in path and not os.path.exists(location.join(root, path)):
-        return path.replace("\\", "/")
-    return path
+    if ("\\" not in path and path.isascii()) or os.path.exists(location.join(root, path)):
+        return path
+    latin = re.sub("[\udc80-\udcff]", lambda byte: chr(ord(byte[0]) - 0xDC00), path)  # bytes that are no UTF-8
+    if latin != path and os.path.exists(location.join(root, latin)):
+        raise UserError(f"{latin} is named in Latin-1, by a table that must be UTF-8; save it as UTF-8")
+    return path.replace("\\", "/")
 
 
 def images_among(paths: Iterable[str], *, where: str) -> tuple[list[str], tuple[str, ...]]:

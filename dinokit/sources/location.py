@@ -22,7 +22,6 @@ NO_PATHS = ("demo:", "hf:")  # what such a spec begins with
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
 _MAGIC = re.compile(r"[*?\[]")
 _MOST = 1_000_000  # names in a range
-_UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # its first two bytes, as surrogates
 
 
 def is_remote(location: str) -> bool:
@@ -143,7 +142,7 @@ def lines(location: str) -> Iterator[str]:
     with open_file(location) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         first = next(text, "")
-        if first.startswith(_UTF16):
+        if "\0" in first:
             raise UserError(f"{location} is a text of UTF-16; save it as UTF-8")
         yield first
         yield from text

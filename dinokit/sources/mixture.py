@@ -76,11 +76,8 @@ def mixed(spec: str, sources: Sequence[Source], parts: Sequence[Part]) -> Source
                 f"{source.channels} ({source.name}); all must have the same"
             )
     try:
-        mix = Mix(
-            tuple(map(len, sources)),
-            tuple(part.weight for part in parts),
-            tuple(part.homogeneous for part in parts),
-        )
+        weights, alone = tuple(part.weight for part in parts), tuple(part.homogeneous for part in parts)
+        mix = Mix(tuple(map(len, sources)), weights, alone)
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
     classes = tuple(dict.fromkeys(name for source in sources for name in source.classes))

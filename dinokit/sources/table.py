@@ -25,7 +25,7 @@ LABELS = (
     *("labels", "target", "targets", "class_id", "label_id", "category_id", "class_index", "label_index"),
 )
 DOMAINS = ("domain", "style")
-SPLITS = ("split", "subset")
+SPLITS = ("split", "subset", "partition")
 NOTES = (LABELS, DOMAINS, SPLITS)
 WHITE = ("white",)  # of a manifest: what is 1.0 in a file of more than 8 bits
 

@@ -98,6 +98,9 @@ def test_texts_of_other_programs_are_read_or_named(tmp_path: Path, name: str, he
         (tmp_path / name).write_bytes(written)
         source = open_source(str(tmp_path / name))
         assert [source.key(index) for index in range(len(source))] == ["a.png", "b.png"]
+    (tmp_path / name).write_bytes(text.encode("utf-16-le"))
+    with pytest.raises(UserError, match="is a text of UTF-16; save it as UTF-8"):
+        open_source(str(tmp_path / name))
     for encoding in ("utf-16", "utf-16-be"):
         (tmp_path / name).write_bytes(
             ("\ufeff" if encoding == "utf-16-be" else "").encode(encoding) + text.encode(encoding)
@@ -343,3 +346,11 @@ def test_folders_that_all_images_share_are_no_class(tmp_path: Path) -> None:
         source = open_source(str(spec))
         assert (len(source), source.classes) == (2, ("a", "b"))
     assert _keys(open_source(str(tmp_path / "e"))) == ["photos/a/1.png", "photos/b/2.png"]
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.txt"])
+def test_a_table_in_latin_1_is_one_line(tmp_path: Path, name: str) -> None:
+    _images(tmp_path, "Müll.png")
+    (tmp_path / name).write_bytes(("path\n" if name == "m.csv" else "").encode() + "Müll.png\n".encode("latin-1"))
+    with pytest.raises(UserError, match="Müll.png is named in Latin-1, .* save it as UTF-8"):
+        open_source(str(tmp_path / name))
