@@ -180,12 +180,12 @@ def _cut_outs(root: Path) -> tuple[Path, ...]:
     """List the images with an alpha channel that lie in a folder."""
     found, others = list[Path](), list[str]()
     for path in sorted(path for path in walk(root) if path.lower().endswith(EXTENSIONS)):
-        with reading("image", root / path), reasons(), Image.open(root / path) as image:
-            has_alpha = path.lower().endswith((".png", ".webp")) and image.has_transparency_data
+        has_alpha = path.lower().endswith((".png", ".webp"))
         if has_alpha:
-            found.append(root / path)
-        else:
-            others.append(path)
+            with reading("image", root / path), reasons(), Image.open(root / path) as image:
+                has_alpha = image.has_transparency_data
+        found += [root / path] if has_alpha else []
+        others += [] if has_alpha else [path]
     if not found:
         raise UserError(
             f"expected pairs in {root}: images/ and masks/ with files of the same names, PNGs with an alpha channel, "

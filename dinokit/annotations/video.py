@@ -112,11 +112,11 @@ def open_clips(spec: str, *, split: str | None = None, mask: str | None = None) 
     is_set = (root / "JPEGImages").is_dir() or bool(within)
     if root.is_file() or (_frames(root) and not is_set):
         return Clips((_single(root, mask),), "davis", scored=False)
-    if mask is not None:
-        raise UserError(f"{spec} holds several videos with masks of their own; leave out mask")
     if not is_set:
         some = ", ".join(sorted(path.name for path in root.iterdir())[:3]) or "an empty folder"
         raise UserError(f"expected frames, or JPEGImages/ with Annotations/, in {spec}, got {some}")
+    if mask is not None:
+        raise UserError(f"{spec} holds several videos with masks of their own; leave out mask")
     base = root if (root / "JPEGImages").is_dir() else within[choose_split(spec, split, tuple(within)) or ""]
     clips = _set(base, split=split)
     empty = [clip.name for clip in clips if not clip.starts]

@@ -147,8 +147,9 @@ def test_two_files_of_one_name_are_said(tmp_path: Path) -> None:
 def test_a_picture_without_alpha_among_cut_outs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGBA", (2, 2)).save(tmp_path / "1.png")
     Image.new("RGB", (2, 2)).save(tmp_path / "2.png")
+    numpy.save(tmp_path / "3.npy", VALUES)
     assert len(open_pairs(str(tmp_path))) == 1
-    assert "1 images in" in (said := capsys.readouterr().err)
+    assert "2 images in" in (said := capsys.readouterr().err)
     assert "2.png" in said
 
 
