@@ -1,13 +1,16 @@
 """`dinokit models`: list architectures, published weights and recipes"""
 
 from json import dumps
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from dinokit import recipes
 from dinokit.checkpoints.hub import RELEASES
 from dinokit.models.variants import ARCHITECTURES
+
+# by the names of their files: to import them would import all that trains
+RECIPES = sorted(path.stem.replace("_", "-") for path in (Path(__file__).parent.parent / "recipes").glob("[!_]*.py"))
 
 
 def models(*, json: bool = False) -> None:
@@ -21,7 +24,7 @@ def models(*, json: bool = False) -> None:
             name: {"architecture": r.architecture, "licence": r.licence, "repository": r.repository}
             for name, r in RELEASES.items()
         }
-        listed = {"architectures": [*ARCHITECTURES], "weights": weights, "recipes": recipes.names()}
+        listed = {"architectures": [*ARCHITECTURES], "weights": weights, "recipes": RECIPES}
         print(dumps(listed, indent=2))
         return
     columns = ("architecture", "kind", "patch", "dim", "depth", "heads", "registers", "positions")
@@ -35,7 +38,7 @@ def models(*, json: bool = False) -> None:
     for name, release in RELEASES.items():
         table.add_row(name, release.architecture, release.licence)
     Console().print(table)
-    print(f"\nrecipes: {', '.join(recipes.names())}")
+    print(f"\nrecipes: {', '.join(RECIPES)}")
 
 
 def list_models(pattern: str = "") -> list[str]:

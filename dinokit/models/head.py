@@ -61,9 +61,18 @@ class Head(nn.Module):
         """Build on torch's default device; heads that must differ need different seeds."""
         super().__init__()
         device = torch.get_default_device()
+        widths = [dim, *[config.hidden] * (config.layers - 1), config.bottleneck]
+        modules: list[nn.Module] = []
+        self.last_layer: nn.Linear | WeightNormed
         with torch.device("meta"):
-            self.mlp = _mlp(dim, config)
-            self.last_layer = _last_layer(config)
+            for width, following in pairwise(widths):
+                modules += [nn.Linear(width, following), nn.GELU()]
+            self.mlp = nn.Sequential(*modules[:-1])
+            if config.weight_norm == "none":
+                self.last_layer = nn.Linear(config.bottleneck, config.prototypes, bias=False)
+            else:
+                trainable = config.weight_norm == "trainable"
+                self.last_layer = WeightNormed(config.bottleneck, config.prototypes, trainable=trainable)
         init.materialise(self, config.init, seed=seed, device=device)
 
     def forward(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch prototype"]:
@@ -80,19 +89,4 @@ class Head(nn.Module):
     @property
     def prototypes(self) -> Float[Tensor, "prototype bottleneck"]:
         """The rows of the last layer: `project(x) @ prototypes.T` are the logits."""
-        weight: Tensor = self.last_layer.weight  # type: ignore[assignment]  # of a Linear or a WeightNormed
-        return weight
-
-
-def _mlp(dim: int, config: Config) -> nn.Sequential:
-    widths = [dim, *[config.hidden] * (config.layers - 1), config.bottleneck]
-    modules: list[nn.Module] = []
-    for width, following in pairwise(widths):
-        modules += [nn.Linear(width, following), nn.GELU()]
-    return nn.Sequential(*modules[:-1])
-
-
-def _last_layer(config: Config) -> nn.Module:
-    if config.weight_norm == "none":
-        return nn.Linear(config.bottleneck, config.prototypes, bias=False)
-    return WeightNormed(config.bottleneck, config.prototypes, trainable=config.weight_norm == "trainable")
+        return self.last_layer.weight

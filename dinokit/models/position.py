@@ -250,13 +250,8 @@ def augmented_coordinates(coords: Float[Tensor, "patch 2"], config: RopeConfig) 
     """Shift, jitter, rescale, in this order, with draws from the global torch generator."""
     if config.shift is not None:
         coords = coords + torch.empty(2, dtype=coords.dtype, device=coords.device).uniform_(-config.shift, config.shift)
-    if config.jitter is not None:
-        coords = coords * _log_uniform(2, config.jitter, coords)
-    if config.rescale is not None:
-        coords = coords * _log_uniform(1, config.rescale, coords)
+    for factors, limit in ((2, config.jitter), (1, config.rescale)):
+        if limit is not None:
+            bound = math.log(limit)
+            coords = coords * coords.new_empty(factors).uniform_(-bound, bound).exp()
     return coords
-
-
-def _log_uniform(count: int, limit: float, like: Tensor) -> Tensor:
-    bound = math.log(limit)
-    return torch.empty(count, dtype=like.dtype, device=like.device).uniform_(-bound, bound).exp()

@@ -50,15 +50,8 @@ class Peer(Backbone):
             tokens: it is a transformer, which takes whole patches only.
         """
         super().__init__()
-        self.network = network
-        self.name = name
-        self.pixels = pixels
-        self.build = build
-        self.dim = dim
-        self.patch_size = patch_size
-        self.channels = channels
-        self.depth = depth
-        self.tokens = tokens
+        self.network, self.name, self.pixels, self.build = network, name, pixels, build
+        self.dim, self.patch_size, self.channels, self.depth, self.tokens = dim, patch_size, channels, depth, tokens
 
     @abstractmethod
     def run(
