@@ -10,7 +10,7 @@ from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import dist
 from dinokit.core import slurm as srun
 from dinokit.core.errors import UserError
-from dinokit.core.log import console, info
+from dinokit.core.log import console, info, slow
 from dinokit.recipes.distilled import distilled
 from dinokit.run.opening import check_start
 from dinokit.sources.source import absolute
@@ -52,8 +52,8 @@ def distill(
     config = configuration.override(config, {"experiment.data.source": source_of}, hidden=HALVES)
     run = RunFolder(Path(out))
     check_start(run, config)
-    info(f"looking for images in {source_of}")
-    images = config.experiment.data.open(channels=config.experiment.backbone.channels)
+    with slow(f"looking for images in {source_of}"):
+        images = config.experiment.data.open(channels=config.experiment.backbone.channels)
     for name, student in config.experiment.distil.students.items() if config.experiment.distil else ():
         info(f"student {name}: {student.kind} of width {student.dim}, file {name}.safetensors")
     return train_and_report(config, images, run)

@@ -14,7 +14,7 @@ from dinokit.config import NO_SETTINGS, Settings, to_plain
 from dinokit.core import dist
 from dinokit.core import slurm as srun
 from dinokit.core.errors import UserError
-from dinokit.core.log import console, info
+from dinokit.core.log import console, info, slow
 from dinokit.models.features import Built
 from dinokit.planning.plan import foresee
 from dinokit.run import job
@@ -90,12 +90,12 @@ def pretrain(
         natural = False
         begun = configuration.from_plain(TrainConfig, configuration.read_yaml(run.config)).experiment.backbone.channels
         config = configuration.override(config, {"experiment.backbone.channels": begun}, hidden=HALVES)
+    foreseen: Sequence[str] = ()
     if slurm is None:
         check_start(run, config)
-        for line in foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else ():
-            info(line)
-    info(f"looking for images in {place}")
-    images = config.experiment.data.open(channels=config.experiment.backbone.channels)
+        foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else []
+    with slow(f"looking for images in {place}"):
+        images = config.experiment.data.open(channels=config.experiment.backbone.channels)
     # gray images get a network of one channel, where the recipe's normalisation fits any number of channels
     if natural and len(config.experiment.data.pixels.mean) == 1 and is_gray(images):
         config = configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
@@ -111,6 +111,8 @@ def pretrain(
             gpus_per_node=gpus_per_node,
         )
         return 0
+    for line in foreseen:
+        info(line)
     return train_and_report(config, images, run)
 
 

@@ -1,8 +1,9 @@
 """What the program says to a person: on standard error, so that standard output stays data; rank 0 alone talks."""
 
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console
@@ -35,6 +36,18 @@ console = Console(file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True
 def info(message: str) -> None:
     """Say one line."""
     console.print(message, markup=False)
+
+
+@contextmanager
+def slow(message: str, *, after: float = 2.0) -> Iterator[None]:
+    """Say one line if what the body does takes longer than so many seconds."""
+    timer = threading.Timer(after, info, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def progress(items: Iterable[T], total: int) -> Iterable[T]:

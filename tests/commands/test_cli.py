@@ -296,6 +296,7 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
     monkeypatch.chdir(tmp_path)
     for name in ("old", "auto", "3"):
         Path(name).mkdir()
+        Path(name, "model.safetensors").touch()
     words = ["pretrain", "small-cpu", "--data", str(photos), "--out", "run"]
     for source in ("old", "auto", "3"):
         assert cli.run([*words, "--stages.anchor.changes.anchor.source", source]) == 0
@@ -306,7 +307,18 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
 def test_settings_of_a_stage_alone_are_its_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[TrainConfig] = []
     monkeypatch.setattr(pretrain, "train_and_report", lambda config, *_: configs.append(config) or 0)
-    words = ["pretrain", "small-cpu", "--data", str(photos), "--out", str(tmp_path), "--stage", "anchor", "--from", "x"]
+    words = [
+        "pretrain",
+        "small-cpu",
+        "--data",
+        str(photos),
+        "--out",
+        str(tmp_path / "run"),
+        "--stage",
+        "anchor",
+        "--from",
+        "x",
+    ]
     changes = [
         "--stages.anchor.changes.objectives.gram.weight",
         "7",

@@ -49,7 +49,6 @@ def test_a_run_says_what_it_does_and_what_may_follow(
     assert run("pretrain", "demo", "--data", photos, "--out", out, *TINY) == 0
     said = capsys.readouterr().err
     for part in (
-        f"looking for images in {photos}",
         "step 0 · measuring random-init and raw-pixels (knn of the data), to compare with",
         f"dinokit evaluate knn --model '{out}' --data {photos}",
         f"--from '{out}' --out ANOTHER",

@@ -1,0 +1,17 @@
+"""What is said to a person, and when."""
+
+import time
+
+import pytest
+
+from dinokit.core.log import slow
+
+
+def test_what_takes_long_is_said_and_what_does_not_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with slow("quick", after=60):
+        pass
+    with slow("looking for images", after=0.01):
+        deadline = time.monotonic() + 5
+        while not (said := capsys.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert said == "looking for images\n"
