@@ -2,8 +2,8 @@
 
     1 bit, true and false    0 and 255: white is 255 in every depth; 16 bits that are 8 bits widened are 8 bits again
     palette                  the index; but the colour where a program that keeps pictures alone renumbered it: the
-                             palette holds colours of VOC and DAVIS or of YouTube-VOS at other places, or grays no eye
-                             can tell apart, as optimisers of PNG and writers of GIF leave them
+                             palette holds colours of VOC and DAVIS or of YouTube-VOS at other places, or grays that
+                             nobody chose to be seen, as optimisers of PNG and writers of GIF leave them
     colours                  0xRRGGBB, unless all are gray
     transparency             what cannot be seen is 0; where the colour is one everywhere the mask is the alpha
     -1, not a number         255
@@ -31,7 +31,7 @@ from dinokit.images.decode import describe, stored
 IGNORED = 255
 Colour = tuple[int, int, int]
 Values = Integer[numpy.ndarray, "height width"]
-_DARK = 64  # grays below it look alike
+_SEEN = 32  # from one gray to the next, where a person chose them
 _BASE = numpy.array([1 << 16, 1 << 8, 1], dtype=numpy.int32)  # of 0xRRGGBB
 
 
@@ -148,7 +148,9 @@ def _paletted(image: Image.Image, folder: Path) -> Mask:
     numbers = used
     if (flat == flat[:, :1]).all():
         grays = flat[used, 0]
-        if set(grays.tolist()) <= {0, IGNORED} or (grays[grays < IGNORED] < _DARK).all():
+        steps = numpy.diff(numpy.sort(grays))
+        made_to_be_seen = len(steps) and steps.min() >= _SEEN and steps.max() - steps.min() < 3
+        if set(grays.tolist()) <= {0, IGNORED} or image.format == "GIF" or not made_to_be_seen:
             numbers = grays
     elif not any(all(known.get(int(shades[index])) == index for index in used) for known in (VOC, YOUTUBE)):
         known = next((one for one in (VOC, YOUTUBE) if one.keys() >= set((flat @ _BASE).tolist())), None)

@@ -68,6 +68,19 @@ def test_a_renumbered_palette_of_a_known_set_is_read_by_colour(colours: str, tmp
     assert not (read_mask(tmp_path / "own.png").values == values).all()  # a palette of one's own counts as it stands
 
 
+@pytest.mark.parametrize(
+    ("grays", "expected"),
+    [([0, 1, 2], [0, 1, 2]), ([0, 5, 100], [0, 5, 100]), ([0, 7, 255], [0, 7, 255]), ([0, 128, 255], [2, 1, 0])],
+)
+def test_grays_of_a_palette_are_numbers_unless_a_person_chose_them(
+    grays: list[int], expected: list[int], tmp_path: Path
+) -> None:
+    image = Image.fromarray(numpy.array([[2, 1, 0]], dtype=numpy.uint8))
+    image.putpalette([level for gray in reversed(grays) for level in (gray, gray, gray)])
+    image.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").values.tolist() == [expected]
+
+
 def test_colours_of_a_known_set_have_its_numbers(tmp_path: Path) -> None:
     Image.fromarray(numpy.array(palette(256), dtype=numpy.uint8)[VALUES]).save(tmp_path / "m.png")
     mask = read_mask(tmp_path / "m.png")
