@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dinokit.commands.tables import print_check
 from dinokit.core.errors import UserError
 from dinokit.sources.check import Spread, Unreadable, check
 from dinokit.sources.source import in_memory, open_source, thinned
@@ -112,3 +113,23 @@ def test_values_and_white_are_as_said(tmp_path: Path) -> None:
     manifest.write_text("path,white\na.png,4095\nb.png,bright\n")
     with pytest.raises(UserError, match="column white"):
         open_source(str(manifest))
+
+
+def test_duplicates_and_what_was_passed_over_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("red/a.png", "blue/b.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("L", (9, 9)).save(tmp_path / name)
+    (tmp_path / "red" / "c.heic").write_bytes(b"x")
+    print_check(check(open_source(str(tmp_path))))
+    said = capsys.readouterr().out
+    for line in ("the same: blue/b.png, red/a.png", "2 classes: blue, red", "passed over: 1 .heic"):
+        assert line in said.splitlines()
+
+
+def test_folders_need_not_be_classes(tmp_path: Path) -> None:
+    for name in ("phone", "camera"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (9, 9)).save(tmp_path / name / "a.png")
+    source = open_source(str(tmp_path), labels=False)
+    assert (source.labels, source.classes, check(source).remarks) == (None, (), ())
+    assert source.fingerprint == open_source(str(tmp_path)).fingerprint
