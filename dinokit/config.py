@@ -11,7 +11,7 @@ import re
 import sys
 import textwrap
 import tokenize
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from dinokit.core.errors import UserError, reason, unknown_name
 
 T = TypeVar("T")
 Settings = Mapping[str, Any]  # of a command: what the user wrote behind its own options, by dotted key
+NO_GROUP = "expected a group of settings, got {}; give its parts by dotted keys"
 NO_SETTINGS: Mapping[str, Any] = {}
 
 converter = cattrs.Converter(forbid_extra_keys=True)
@@ -47,7 +48,7 @@ def from_plain(kind: type[T], value: Any) -> T:
         UserError: for an unknown key, a wrong type or a conflict; the message names the dotted path.
     """
     if not isinstance(value, Mapping):
-        raise UserError(f"expected a group of settings, got {shortened(value)}")
+        raise UserError(NO_GROUP.format(shortened(value)))
     try:
         return converter.structure(value, kind)
     except (cattrs.BaseValidationError, TypeError, ValueError) as error:
@@ -90,15 +91,13 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         path = key.removeprefix("--").replace("-", "_")
         if path in result:
             raise UserError(f"{key} is given twice")
-        result[path] = _value(key, text)
+        try:
+            result[path] = yaml.load(text, Loader=_Loader)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{key}: '{text[:80]}' is no value; quote lists for the shell: {key} '[0.4, 1.0]'"
+            ) from error
     return result
-
-
-def _value(key: str, text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{key}: '{text[:80]}' is no value; quote lists for the shell: {key} '[0.4, 1.0]'") from error
 
 
 def override(config: T, values: Mapping[str, Any], *, hidden: Sequence[str] = ()) -> T:
@@ -118,9 +117,13 @@ def assigned(plain: dict[str, Any], values: Mapping[str, Any], *, hidden: Sequen
     # what a group is comes before what is in it
     for path, value in sorted(values.items(), key=lambda each: (not each[0].endswith(".kind"), each[0].count("."))):
         keys = path.split(".")
-        if keys[0] not in hidden:
-            keys = _home(plain, keys, hidden=hidden) + keys
-        _assign(plain, keys, value, known=_paths(plain, hidden=hidden), path=path)
+        # a hidden half that knows all of the path, or else the first that knows its start
+        homes = [half for half in hidden if keys[0] not in hidden and keys[0] in plain[half]]
+        homes.sort(key=lambda half: path not in _nodes(plain[half]))
+        known = {re.sub(f"^({'|'.join(hidden)})[.]", "", name) if hidden else name for name in _nodes(plain)} - set(
+            hidden
+        )
+        _assign(plain, homes[:1] + keys, value, known=filter(None, known), path=path)
     return plain
 
 
@@ -167,13 +170,10 @@ def explained(config: Any, *, hidden: Sequence[str] = (), prefix: str = "") -> I
         )
         bound = inspect.getattr_static(type(config), field.name, None)
         meaning = "; ".join(filter(None, [comments.get(field.name), bound.text if isinstance(bound, Bound) else ""]))
-        yield Setting(inner.removesuffix("."), text, meaning, _choices(types[field.name]))
-
-
-def _choices(kind: Any) -> tuple[str, ...]:
-    if _is_literal(kind):
-        return tuple(map(str, get_args(kind)))
-    return tuple(choice for each in get_args(kind) if _is_literal(each) for choice in _choices(each))
+        kinds = [each for each in (types[field.name], *get_args(types[field.name])) if _is_literal(each)]
+        yield Setting(
+            inner.removesuffix("."), text, meaning, tuple(str(word) for each in kinds for word in get_args(each))
+        )
 
 
 def _comments(kind: type) -> dict[str, str]:
@@ -197,7 +197,7 @@ class _Open(dict[str, Any]):
     """A group of settings that takes any name, since its defaults are not known here; building it knows them."""
 
 
-def _assign(plain: dict[str, Any], keys: list[str], value: Any, *, known: list[str], path: str) -> None:
+def _assign(plain: dict[str, Any], keys: list[str], value: Any, *, known: Iterable[str], path: str) -> None:
     node: Any = plain
     for key, following in pairwise(keys):
         if not isinstance(node, dict) or key not in node:
@@ -207,29 +207,19 @@ def _assign(plain: dict[str, Any], keys: list[str], value: Any, *, known: list[s
         elif following == "kind" and isinstance(node[key], dict) and node[key].get("kind", value) != value:
             node[key] = _Open(kind=value)  # what it was says nothing of what it is now
         node = node[key]
-    if not isinstance(node, dict) or (keys[-1] not in node and not isinstance(node, _Open)):
+    if not isinstance(node, dict) or (node and keys[-1] not in node and not isinstance(node, _Open)):
         raise unknown_name("setting", path, known)
+    if isinstance(node.get(keys[-1]), dict) and not isinstance(value, Mapping | None):
+        raise UserError(f"setting '{path}': {NO_GROUP.format(shortened(value))}")
     node[keys[-1]] = value
 
 
-def _home(plain: dict[str, Any], keys: list[str], *, hidden: Sequence[str]) -> list[str]:
-    """Find the hidden field that a path is in: the one that knows all of it, or else the first that knows its start."""
-    homes = [half for half in hidden if keys[0] in plain[half]]
-    return ([half for half in homes if ".".join(keys) in _nodes(plain[half])] or homes)[:1]
-
-
-def _paths(plain: Any, *, hidden: Sequence[str]) -> list[str]:
-    inner = [name for name in _nodes(plain) if name not in hidden]
-    return [name.split(".", 1)[1] if name.split(".")[0] in hidden else name for name in inner]
-
-
-def _nodes(plain: Any, prefix: str = "") -> list[str]:
-    names = []
+def _nodes(plain: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """List the dotted paths of all groups and settings."""
     for key, value in plain.items():
-        names.append(prefix + key)
+        yield f"{prefix}{key}"
         if isinstance(value, dict):
-            names += _nodes(value, f"{prefix}{key}.")
-    return names
+            yield from _nodes(value, f"{prefix}{key}.")
 
 
 def flat(plain: Any, prefix: str = "") -> dict[str, Any]:
@@ -270,7 +260,7 @@ def _group(kind: Any) -> Callable[[Any, Any], Any]:
 
     def checked(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
-            raise TypeError(f"expected a group of settings, got {shortened(value)}; give its parts by dotted keys")
+            raise TypeError(NO_GROUP.format(shortened(value)))
         return structure(value, kind)
 
     return checked
@@ -294,22 +284,18 @@ def _strict(kind: type, accepts: Callable[[Any], bool], name: str) -> None:
     converter.register_structure_hook(kind, structure)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _is_literal(kind: Any) -> bool:
     return get_origin(kind) is Literal
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[-1] is ...
 
 
 def _one_of(value: Any, kind: Any) -> Any:
     if value not in get_args(kind):
         raise TypeError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {shortened(value)}")
     return value
-
-
-def _is_list(kind: Any) -> bool:
-    return get_origin(kind) is tuple and get_args(kind)[-1] is ...
 
 
 def _each(value: Any, kind: Any) -> Any:
@@ -322,7 +308,13 @@ converter.register_structure_hook_factory(is_dataclass, _group)
 converter.register_structure_hook_func(_is_literal, _one_of)
 converter.register_structure_hook_func(_is_list, _each)
 _strict(int, lambda value: type(value) is int and abs(value) < 2**63, "a whole number")
-_strict(float, lambda value: _is_number(value) and abs(value) <= sys.float_info.max, "a finite number")
+_strict(
+    float,
+    lambda value: (
+        isinstance(value, int | float) and value is not True and value is not False and abs(value) <= sys.float_info.max
+    ),
+    "a finite number",
+)
 _strict(bool, lambda value: isinstance(value, bool), "true or false")
 _strict(str, lambda value: isinstance(value, str), "text")
 

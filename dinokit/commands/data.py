@@ -8,7 +8,7 @@ from dinokit.commands.tables import print_check, print_stats
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.files import check_result, write_json
-from dinokit.core.log import progress
+from dinokit.core.log import info, progress
 from dinokit.sources.check import Check, Stats, check, stats
 from dinokit.sources.source import open_source
 
@@ -52,5 +52,6 @@ def data(
     else:
         found = stats(opened, limit=limit, workers=threads, shown=progress)
         print_stats(found)
+    info(f"next: dinokit pretrain demo --data {source} --out runs/NAME; recipes: dinokit models")
     if out is not None:
         write_json(Path(out), {"source": source, **asdict(found)})

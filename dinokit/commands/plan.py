@@ -64,6 +64,7 @@ def plan(
     hours = sum(each.hours for each in found.values())
     if len(found) > 1:
         info(f"all stages: {hours:,.1f} h on {gpus:,} GPUs")
+    info(f"next: dinokit pretrain {recipe} --data {data or 'FOLDER'} --out runs/NAME {found['pretrain'].settings}")
     if out is not None:
         stages = {name: asdict(each) | {"peak": each.peak, "hours": each.hours} for name, each in found.items()}
         write_json(Path(out), {"stages": stages, "hours": hours})

@@ -157,8 +157,8 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
         (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--seed", "9" * 400], "expected a whole number"),
         (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--data.views.flip", "1" * 400], "finite number"),
         (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--objectives", "[" * 3000], "--objectives: '[["),
-        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--objectives", "x"], "expected objectives by name"),
-        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--stages", "x"], "expected stages by name"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--objectives", "x"], "expected a group"),
+        (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--stages", "x"], "expected a group"),
         (["pretrain", "small-cpu", "--data", "DATA", "--out", "OUT", "--stages.anchor", "x"], "expected a group"),
         (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--nodes", "1e3"], "--nodes: expected a whole number"),
         (["plan", "demo", "--experiment", "x"], "expected a group of settings, got 'x'"),
@@ -307,18 +307,8 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
 def test_settings_of_a_stage_alone_are_its_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[TrainConfig] = []
     monkeypatch.setattr(pretrain, "train_and_report", lambda config, *_: configs.append(config) or 0)
-    words = [
-        "pretrain",
-        "small-cpu",
-        "--data",
-        str(photos),
-        "--out",
-        str(tmp_path / "run"),
-        "--stage",
-        "anchor",
-        "--from",
-        "x",
-    ]
+    out = str(tmp_path / "run")
+    words = ["pretrain", "small-cpu", "--data", str(photos), "--out", out, "--stage", "anchor", "--from", "x"]
     changes = [
         "--stages.anchor.changes.objectives.gram.weight",
         "7",
