@@ -26,7 +26,8 @@ exit $code
 def write(photos: Path, folder: Path, *words: str) -> int:
     (folder / "config.yaml").write_text(to_yaml(config(photos, steps=2)))
     place = ["pretrain", str(folder / "config.yaml"), "--out", str(folder / "run's")]
-    return cli.run([*place, "--slurm", str(folder / "job.sh"), "--data.batch_size", "16", *words])
+    script = [] if "--slurm" in words else ["--slurm", str(folder / "job.sh")]
+    return cli.run([*place, *script, "--data.batch_size", "16", *words])
 
 
 def run(folder: Path) -> "subprocess.CompletedProcess[str]":
