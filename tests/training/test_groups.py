@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_a_step_that_one_student_cannot_take_is_taken_by_none(
     """The teacher does not see local crops, so that those of rank 0 are bad for its own student alone."""
     original = Trainer.step
 
-    def poisoned(self: Trainer, micro_batches: list[engine.Batch], *, step: int) -> Report:
+    def poisoned(self: Trainer, micro_batches: list[Any], *, step: int) -> Report:
         if step == 2:
             micro_batches[0].local_crops.fill_(torch.nan)  # type: ignore[attr-defined]
         return original(self, micro_batches, step=step)  # type: ignore[arg-type]
