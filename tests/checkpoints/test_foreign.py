@@ -147,7 +147,7 @@ def test_images_are_those_of_whom_the_weights_are(tmp_path: Path, capsys: pytest
     assert pixels("vit_small_patch16_224.augreg_in21k.pth", timm) == half
     assert pixels("vit_small_patch16_224.augreg_in21k/pytorch_model.bin", timm) == half
     assert "mean" not in capsys.readouterr().err
-    assert pixels("vit_small.pth", timm) == Pixels(size=48)
+    assert pixels("vit_small.pth", timm) == Pixels(size=224)
     assert "images of mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225)" in capsys.readouterr().err
 
 

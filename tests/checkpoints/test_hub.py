@@ -269,3 +269,9 @@ def test_a_download_takes_one_kind_of_weights_and_is_kept(
 def test_what_is_downloaded_of_a_large_model_is_its_parts() -> None:
     parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
     assert set(hub._wanted([*parts, "pytorch_model.bin", "README.md"])) == {*hub.DESCRIPTIONS, *parts}
+
+
+def test_an_architecture_stands_for_its_only_weights() -> None:
+    assert hub.named("dinov2_vits14") == "vits14.dinov2"
+    assert hub.is_name("dinov3_vits16")
+    assert hub.named("dinov3_vitl16") == hub.named("vit_micro") == ""  # two, none

@@ -132,8 +132,6 @@ def pixels(architecture: Architecture) -> Pixels:
     family = keymap.family(architecture)
     if isinstance(architecture, vit.Config) and family == "dinov2" and architecture.registers == 1:
         return Pixels((0.0,) * 3, (1.0,) * 3, size=448)
-    if isinstance(architecture, vit.Config) and family == "dino" and architecture.position_grid:
-        return Pixels(size=architecture.position_grid * architecture.patch_size)
     return Pixels(size=256 if family in ("dinov3", "convnext") else 224)
 
 

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dinokit.checkpoints.layouts import huggingface, infer, keymap, official, timm
+from dinokit.checkpoints.layouts import huggingface, infer, official, timm
 from dinokit.checkpoints.layouts.keymap import CONFIG, LICENCE, PREPROCESSOR, State
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_json
 from dinokit.core.log import info
 from dinokit.images.normalisation import Pixels
+from dinokit.models import vit
 from dinokit.models.architecture import Architecture
 from dinokit.peers.huggingface import HALF
 from dinokit.peers.huggingface import pixels as preprocessed
@@ -80,8 +81,8 @@ def recognise(checkpoint: Mapping[str, object], files: Files, *, file: str, head
     if left:
         info(f"left out of {file}: {infer.listed(sorted(left))}")
     usual, name = official.pixels(config), "/".join(Path(file).parts[-2:]).lower()
-    if "augreg" in name and keymap.family(config) == "dino":  # of timm, which other networks have the shapes of
-        usual = Pixels(HALF.mean, HALF.std, usual.size)
+    if "augreg" in name and isinstance(config, vit.Config) and config.position_grid:  # of timm, of which only it says
+        usual = Pixels(HALF.mean, HALF.std, config.position_grid * config.patch_size)
     described = about.get("pretrained_cfg", about)
     pixels = preprocessed(preprocessor, timm.pixels(described, usual))
     told = heads or about.get("num_attention_heads") or "rope_embed.periods" in state or "architecture" in about
