@@ -109,7 +109,8 @@ class _Session:
                     self._leave_without_images(upcoming, journal)
                 self._step(upcoming, supply, journal, monitor)
                 # before the message that all ranks exchange: a failure of one is known to all, who save together
-                bad, leaving = upcoming.bad, wish.requested or self.clock.step == last
+                bad = [record for batch in upcoming.micro_batches for record in batch.bad]
+                leaving = wish.requested or self.clock.step == last
                 upcoming = Supplied() if leaving else supply.fetch()
                 stop, any_bad, gone = dist.any_rank(wish.requested, bool(bad), upcoming.failure is not None)
                 if any_bad:

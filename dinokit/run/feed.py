@@ -10,7 +10,7 @@ from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.run.setup import Setup
 from dinokit.training.step import Trainer
-from dinokit.views.loader import BadRecord, Batch, Loader
+from dinokit.views.loader import Batch, Loader
 
 WAITING = 0.2  # share of the time from which on the loader is the bottleneck
 
@@ -47,11 +47,6 @@ class Supplied:
     micro_batches: tuple[Batch, ...] = ()
     waited: float = 0.0  # seconds
     failure: UserError | RunError | None = None
-
-    @property
-    def bad(self) -> list[BadRecord]:
-        """The images that could not be read."""
-        return [record for batch in self.micro_batches for record in batch.bad]
 
 
 @final

@@ -35,7 +35,11 @@ def resume_or_begin(setup: Setup) -> tuple[Leg, Trainer, Clock]:
         trainer.begin(setup.images)
         start = trainer.experiment.start
         if start is not None:
-            _begin_with(start, trainer)
+            carried = carried_over(weights_of(start, trainer), trainer.state(), begin=start.begin)
+            odd = dist.gather_lists([name for name, value in carried.items() if not is_finite(dist.own_rows(value))])
+            if odd:  # every step would be spoilt
+                raise UserError(f"{start.source} holds NaN or infinite numbers in {odd[0]}; take an earlier checkpoint")
+            trainer.load_state(carried)
         set_anchor(setup, trainer)
     following = next_stage(setup, stage, trainer) if clock.step == stage.last else None
     return (stage, trainer, clock) if following is None else (*following, clock)
@@ -58,15 +62,6 @@ def next_stage(setup: Setup, stage: Leg, trainer: Trainer, *, note: bool = True)
     trainer.load_state(carried_over(before, trainer.state(), begin=stage.begin))
     set_anchor(setup, trainer, note=note)
     return stage, trainer
-
-
-def _begin_with(start: Start, trainer: Trainer) -> None:
-    """Give a fresh run the weights of another, unless they would spoil every step; all ranks must call together."""
-    carried = carried_over(weights_of(start, trainer), trainer.state(), begin=start.begin)
-    everyones = dist.gather_lists([name for name, value in carried.items() if not is_finite(dist.own_rows(value))])
-    if everyones:
-        raise UserError(f"{start.source} holds NaN or infinite numbers in {everyones[0]}; take an earlier checkpoint")
-    trainer.load_state(carried)
 
 
 def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:

@@ -24,9 +24,10 @@ from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import check_writable, write_json
+from dinokit.core.hub import library
 from dinokit.core.log import info, warn
 from dinokit.core.ownership import only_owner
-from dinokit.run import ranks, trackers
+from dinokit.run import ranks
 from dinokit.run.saving import newest
 from dinokit.run.setup import Setup
 from dinokit.sources.source import Source, same_source
@@ -78,7 +79,8 @@ def check_start(run: RunFolder, config: TrainConfig) -> int:
     if not dist.is_main():
         return world
     check_folder(run, config)
-    trackers.check(runtime.trackers)
+    for name in runtime.trackers:
+        library(name, extra=name)
     missing = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
     check_writable(run.path)
     for folder in missing:

@@ -121,7 +121,11 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
                 others.append(_start(command, rank=rank, world=world, port=store.port, threads=own))
             if "OMP_NUM_THREADS" not in os.environ:
                 torch.set_num_threads(own)
-            _wait(store, others)
+            while not store.check([f"ready {other.rank}" for other in others]):
+                ended = [other for other in others if other.process.poll() is not None]
+                if ended:  # it would be waited for in vain
+                    _raise_culprit(ended, None)
+                time.sleep(0.05)
             dist.join(store=store, rank=0, world_size=world)
         yield
     except (UserError, RunError):  # what this rank found out by itself
@@ -160,15 +164,6 @@ def _start(command: Sequence[str], *, rank: int, world: int, port: int, threads:
         start_new_session=True,  # Ctrl-C is for rank 0, which tells the others
     )
     return _Other(rank, process, complaints)
-
-
-def _wait(store: TCPStore, others: Sequence[_Other]) -> None:
-    """Wait until all are there; one that ends before would be waited for in vain."""
-    while not store.check([f"ready {other.rank}" for other in others]):
-        ended = [other for other in others if other.process.poll() is not None]
-        if ended:
-            _raise_culprit(ended, None)
-        time.sleep(0.05)
 
 
 def _raise_culprit(others: Sequence[_Other], error: RuntimeError | None) -> None:

@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout, suppress
 from functools import partial
 from io import StringIO
@@ -142,16 +142,6 @@ KINDS: dict[TrackerName, type[Wandb] | type[Mlflow] | type[Trackio]] = {
     "mlflow": Mlflow,
     "trackio": Trackio,
 }
-
-
-def check(names: Sequence[TrackerName]) -> None:
-    """Import what trackers need, before there are numbers for them.
-
-    Raises:
-        UserError: if one is not installed.
-    """
-    for name in names:
-        library(name, extra=name)
 
 
 class Trackers:

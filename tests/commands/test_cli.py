@@ -307,8 +307,9 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
 def test_settings_of_a_stage_alone_are_its_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[TrainConfig] = []
     monkeypatch.setattr(pretrain, "train_and_report", lambda config, *_: configs.append(config) or 0)
-    out = str(tmp_path / "run")
-    words = ["pretrain", "small-cpu", "--data", str(photos), "--out", out, "--stage", "anchor", "--from", "x"]
+    (tmp_path / "x").touch()
+    words = ["pretrain", "small-cpu", "--data", str(photos), "--out", str(tmp_path / "run"), "--stage", "anchor"]
+    words += ["--from", str(tmp_path / "x")]
     changes = [
         "--stages.anchor.changes.objectives.gram.weight",
         "7",
