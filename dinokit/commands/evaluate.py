@@ -7,10 +7,11 @@ from typing import Any
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import load
-from dinokit.commands.tables import print_table
+from dinokit.commands.tables import outdone, print_table
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_result, check_writable, read_json, write_json
+from dinokit.core.log import warn
 from dinokit.core.ownership import check_same, digest_of_weights, only_owner
 from dinokit.evaluation import base as evaluations
 from dinokit.sources.source import absolute
@@ -79,7 +80,10 @@ def evaluate(
         rivals = {}  # counts alone, such as of a video without truth: nothing to compare
     rows |= {name: module.run(rival.to(where), config) for name, rival in rivals.items()}
     shown = {evaluations.NAMES.get(name, name): row for name, row in rows.items()}
-    print_table(f"{task} on {data}", shown, getattr(module, "UNITS", {}))
+    units = getattr(module, "UNITS", {})
+    print_table(f"{task} on {data}", shown, units)
+    if outdone(shown, units):
+        warn(outdone(shown, units))
     if out is not None:
         write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
     return rows

@@ -69,6 +69,17 @@ def print_table(
     Console().print(table)
 
 
+def outdone(rows: Mapping[str, Mapping[str, float]], units: Mapping[str, str]) -> str:
+    """Say which columns beat the first in its first measure; empty if none does, or that is no percentage."""
+    (model, own), *rivals = rows.items()
+    measure = next(iter(own))
+    better = [name for name, row in rivals if row.get(measure, 0) > own[measure]]
+    if not better or units.get(re.split("[@/]", measure)[0]) != "%":
+        return ""
+    verb = "does" if len(better) == 1 else "do"
+    return f"{' and '.join(better)} {verb} better than {model} in {measure}: on this data these features add nothing"
+
+
 def shown(value: float, *, unit: str = "") -> str:
     """Return a number with two decimals and its unit; where these would be 0, its first two digits; a count whole."""
     if not unit and value >= 1 and value == int(value):

@@ -22,7 +22,7 @@ from dinokit.evaluation.base import Task, chunks, similarities, task
 from dinokit.metrics.precision import average_precision
 from dinokit.models.features import Backbone
 
-UNITS = {"mAP": "%", "R@1": "%"}
+UNITS = {"mAP": "%", "R": "%"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,16 +57,20 @@ def warn_if_far(values: Float[Tensor, "..."]) -> None:
 
 def warn_of_values(images: Sequence[AnyImage], pixels: Pixels) -> None:
     """Say, once, if images are far too bright or too dark for their normalisation, as 12 bits in files of 16 are."""
+    brightest, dim = 0.0, len(images) > 0
     for image in images:
         values = to_unit(image)
         shifted = normalised(values, pixels)
         warn_if_far(shifted)
-        low, high = torch.aminmax(values)
-        if image.dtype == torch.float32 and 0 <= low <= high < _DIM and float(shifted.mean()) < -1:
-            _warn_once(
-                f"the brightest value of an image is {float(high):.3g} of white; if fewer bits are used than its file "
-                "has, say which value is white, such as --data.white 4095"
-            )
+        low, high = map(float, torch.aminmax(values))
+        brightest = max(brightest, high)
+        # below the mean even at its brightest; with statistics of their own, images are not
+        dim = dim and image.dtype == torch.float32 and 0 <= low <= high < _DIM and float(shifted.max()) < 0
+    if dim:
+        _warn_once(
+            f"the brightest value of {len(images)} images is {brightest:.3g} of white; if fewer bits are used than the "
+            "files have, say which value is white, such as --data.white 4095"
+        )
 
 
 def value_range(image: Image) -> tuple[float, float]:
