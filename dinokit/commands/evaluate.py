@@ -80,10 +80,10 @@ def evaluate(
         rivals = {}  # counts alone, such as of a video without truth: nothing to compare
     rows |= {name: module.run(rival.to(where), config) for name, rival in rivals.items()}
     shown = {evaluations.NAMES.get(name, name): row for name, row in rows.items()}
-    units = getattr(module, "UNITS", {})
-    print_table(f"{task} on {data}", shown, units)
-    if outdone(shown, units):
-        warn(outdone(shown, units))
+    written = getattr(module, "UNITS", {})
+    print_table(f"{task} on {data}", shown, written)
+    if outdone(shown, written):
+        warn(outdone(shown, written))
     if out is not None:
         write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
     return rows

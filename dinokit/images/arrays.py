@@ -115,8 +115,10 @@ def picture(stored: Stored, channels: int | None, *, white: float | int | None =
     if channels in (None, 1, 3) and stored.colours:
         colour = pixels[:, :, : stored.colours]
         if stored.alpha:
-            alpha = scaled(values[:, :, -1:], white=stored.white)
-            colour = (colour if stored.alpha == "premultiplied" else colour * alpha) + (1 - alpha)
+            full = np.float32(255 if pixels.dtype == np.uint8 else 1)
+            alpha = scaled(values[:, :, -1:], white=stored.white) / full
+            mixed = (colour if stored.alpha == "premultiplied" else colour * alpha) + full * (1 - alpha)
+            colour = mixed if full == 1 else np.rint(mixed).clip(0, 255).astype(np.uint8)
         pixels = colour
     pixels = with_channels(pixels, channels)
     if holes and missing is not None:
