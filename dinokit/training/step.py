@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
 from dinokit.core.errors import UserError
 from dinokit.core.seed import seed_torch
 from dinokit.models.architecture import Architecture, Network
-from dinokit.models.pair import Pair, running_statistics
+from dinokit.models.pair import running_statistics
 from dinokit.objectives.base import Losses
 from dinokit.sources.source import Source
 from dinokit.training import optim, shard
@@ -121,6 +121,8 @@ class Trainer:
         # what this rank trains; the others' numbers are those of the last `catch_up`
         own = slice(None) if self.team is None else slice(self.team.number, self.team.number + 1)
         self.own = dict(list(self.learners.items())[own])
+        with self.together():
+            self.leads = dist.rank() == 0  # whether this rank speaks for those that train the same
         self.running = running_statistics(nn.ModuleList(self.own.values()))  # of batch norms
         self.parts = _parts(self.own)  # what this rank's optimiser moves
         self.optimizer = optim.optimizer(_parts(self.learners), experiment.optim)
@@ -145,7 +147,7 @@ class Trainer:
         else:
             self.optimizer.step()
             momentum = self.experiment.momentum.at(own)
-            for pair in self.pairs():
+            for pair in (pair for learner in self.own.values() for pair in learner.pairs()):
                 pair.update(momentum, statistics=self.teacher is not None)
             for (name, objective), found in statistics.items():
                 self.learners[name].named[objective].after_step(found)
@@ -202,22 +204,13 @@ class Trainer:
         """Let "all ranks" mean those that train the same, each on its share of the images."""
         return dist.within(None if self.team is None else self.team.members)
 
-    def leads(self) -> bool:
-        """Tell whether this rank speaks for those that train the same."""
-        with self.together():
-            return dist.rank() == 0
-
     def _of_all_teams(self, values: dict[str, float]) -> dict[str, float]:
         """Join what the teams have measured, so that all ranks decide alike whether the step is taken."""
         if self.team is None:
             return values
-        teams = dist.gather_lists([values] if self.leads() else [])
+        teams = dist.gather_lists([values] if self.leads else [])
         joined = {name: value for team in teams for name, value in team.items()}
         return joined | {"loss": sum(team["loss"] for team in teams)}
-
-    def pairs(self) -> list[Pair[Any]]:
-        """List what has an average that follows it."""
-        return [pair for learner in self.own.values() for pair in learner.pairs()]
 
     def networks(self) -> list[nn.Module]:
         """List every network, learning or not."""
@@ -246,7 +239,7 @@ class Trainer:
     def catch_up(self) -> None:
         """Take over what other teams have learnt before it is looked at or saved; all ranks must call together."""
         if self.team is not None:
-            self._learn_from(dist.shared(self._learnt(self.own) if self.leads() else {}, self.device))
+            self._learn_from(dist.shared(self._learnt(self.own) if self.leads else {}, self.device))
 
     def state(self) -> dict[str, Tensor]:
         """Return every number training continues from, under flat names; of a frozen network a digest."""
