@@ -280,3 +280,13 @@ def test_a_step_that_cannot_be_replayed_is_a_mistake_in_one_line(
     engine.pretrain(settings, tmp_path / "run")
     with pytest.raises(UserError, match=complaint):
         replay(RunFolder(tmp_path / "run"), settings, step)
+
+
+def test_replay_passes_over_a_damaged_state(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, run = config(photos, steps=6, keep=3), RunFolder(tmp_path / "run")
+    engine.pretrain(settings, run.path)
+    (run.checkpoint(4) / "state.safetensors").write_bytes(b"cut")
+    found = replay(run, settings, 6)
+    assert found.start == 2
+    assert found.report.values["loss"] == losses(run.path)[6]
+    assert "the state of step 4 is damaged" in capsys.readouterr().err

@@ -126,3 +126,10 @@ def test_tensorboard_forgets_the_steps_that_a_run_takes_again(tmp_path: Path) ->
         trackers.close()
     events = EventAccumulator(str(tmp_path / "run" / "events")).Reload()
     assert [(each.step, each.value) for each in events.Scalars("loss")] == [(1, 1.0), (2, 4.0)]
+
+
+def test_a_memory_that_is_something_else_begins_anew(tmp_path: Path, trackio_folder: Path) -> None:
+    (tmp_path / "run" / "events").mkdir(parents=True)
+    (tmp_path / "run" / "events" / "trackers.json").write_text("[not what we wrote")
+    opened(tmp_path / "run", "trackio").close()
+    assert list(json.loads((tmp_path / "run" / "events" / "trackers.json").read_text())) == ["trackio"]
