@@ -9,6 +9,7 @@ Files are told by what they hold: a copied folder has other times, a replaced im
 """
 
 import fcntl
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -27,18 +28,24 @@ def only_owner(folder: Path, *, doing: str = "writes to", option: str = "--out")
     Raises:
         UserError: if another process is in it, or it cannot be written to.
     """
+    path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = path.open("w")
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {reason(error)}; choose another {option}") from error
     with lock:
         try:
             # lockf, not flock: a loader process that outlives a killed run must not inherit the lock
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
+                raise BlockingIOError  # its owner has just left and taken the file along
         except (BlockingIOError, PermissionError) as error:
             raise UserError(f"another process {doing} {folder}; wait for it or choose another {option}") from error
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def check_same(kept: object, stamp: Mapping[str, object], *, place: Path) -> None:

@@ -8,6 +8,7 @@ to the crop itself. The size rule stands in data/prepared.py.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from dinokit.core.device import Precision
 from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import check_writable, write_atomic, write_json, write_jsonl
 from dinokit.core.log import info
+from dinokit.core.ownership import only_owner
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity
-from dinokit.images.normalisation import Pixels
 from dinokit.images.prepare import multiple, prepare
 from dinokit.models.features import Backbone, Features
 from dinokit.sources.source import BadImage, Source, open_source
@@ -69,8 +70,8 @@ def extract(
 ) -> Embeddings:
     """Compute the frozen features of all images of a source, in its order.
 
-    Images of equal size and type are computed together, so a row does not depend on the batch it was in. An image that
-    cannot be read is left out of every field and listed in `bad`.
+    Images of equal size and type are computed together; equal images are computed once, so that their rows are equal to
+    the bit. An image that cannot be read is left out of every field and listed in `bad`.
 
     Args:
         device: where to compute; the backbone is moved there. None: where the backbone is.
@@ -83,20 +84,33 @@ def extract(
         UserError: if no image is readable, or `patches` is asked for and the images give different numbers of patches.
         RunError: if a feature is not finite.
     """
-    device = torch.device(device) if device is not None else device_of(backbone)
+    device = torch.device(device) if device is not None else backbone.device
     backbone.to(device)
     was_training = backbone.training
     backbone.eval()
     bad: list[Skipped] = []
     rows: dict[int, Float32[numpy.ndarray, " dim"]] = {}
     patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]] = {}
-    for batch in _batches(_readable(source, backbone, workers=workers, bad=bad), batch_size):
+    firsts: dict[bytes, int] = {}  # pixels -> the first image that has them
+    twins: dict[int, int] = {}
+
+    def seen_first() -> Iterator[tuple[int, intensity.Image]]:
+        for index, image in _readable(source, backbone, workers=workers, bad=bad):
+            kind = f"{image.dtype} {list(image.shape)}".encode()
+            first = firsts.setdefault(blake2b(kind + image.numpy().tobytes(), digest_size=16).digest(), index)
+            if first == index:
+                yield index, image
+            else:
+                twins[index] = first
+
+    for batch in _batches(seen_first(), batch_size):
         images = torch.stack([image for _, image in batch]).to(device)
         if not rows:
             intensity.warn_of_values([image for _, image in batch], backbone.pixels)
         features = encode(backbone, images, precision=precision)
         if not rows and devices.uses_bf16(device, precision):
-            _say_agreement(features, encode(backbone, images))
+            cosine = (unit(features.cls) * unit(encode(backbone, images).cls)).sum(dim=-1).min().item()
+            info(f"bf16 matrix products: cosine to fp32 at least {cosine:.6f} in the first {len(batch)} images")
         cls = features.cls.float().cpu().numpy()
         rows |= {index: row for (index, _), row in zip(batch, cls, strict=True)}
         if patches:
@@ -106,7 +120,28 @@ def extract(
     if not rows:
         first = f"; the first: {bad[0].key}: {bad[0].reason}" if bad else ""
         raise UserError(f"expected images in {source.name}, got none that can be read{first}")
-    return _assembled(source, rows, patch_rows if patches else None, bad)
+    rows |= {index: rows[first] for index, first in twins.items()}
+    indices = numpy.array(sorted(rows), dtype=numpy.int64)
+    cls = numpy.stack([rows[index] for index in indices.tolist()])
+    if not numpy.isfinite(cls).all():
+        key = source.key(int(indices[~numpy.isfinite(cls).all(axis=1)][0]))
+        raise RunError(f"the model gives features that are not finite, first for {key}; its weights are broken")
+    counts = sorted({row.shape[0] for row in patch_rows.values()})
+    if len(counts) > 1:
+        raise UserError(
+            f"expected one number of patches for all images, got {counts[0]} to {counts[-1]}; "
+            "patch features need a model with a fixed size (pixels.size)"
+        )
+    return Embeddings(
+        cls=cls,
+        patches=numpy.stack([patch_rows[twins.get(one, one)] for one in indices.tolist()]) if patches else None,
+        indices=indices,
+        keys=tuple(source.key(index) for index in indices.tolist()),
+        labels=None if source.labels is None else source.labels[indices],
+        classes=tuple(source.classes),
+        domains=None if source.domains is None else source.domains[indices],
+        bad=tuple(bad),
+    )
 
 
 def embed(
@@ -137,24 +172,36 @@ def embed(
         precision: see `extract`.
     """
     out = Path(out)
-    backbone = load(model, heads=heads)
+    backbone = load(str(model), heads=heads)
     source = open_source(data, split=split, channels=backbone.channels, white=backbone.pixels.white)
     _check_folder(out)
-    result = extract(
-        backbone,
-        source,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        patches=patches,
-        precision=precision,
-    )
-    summary = _summary(result, model=str(model), data=data, split=split, pixels=backbone.pixels)
-    summary["precision"] = "bf16" if devices.uses_bf16(device_of(backbone), precision) else "fp32"
-    try:
-        _write(result, out, summary=summary)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {reason(error)}; give --out another folder") from error
+    with only_owner(out):
+        result = extract(
+            backbone,
+            source,
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            patches=patches,
+            precision=precision,
+        )
+        images, dim = result.cls.shape
+        summary = {
+            "model": str(model),
+            "data": data,
+            "split": split,
+            "images": images,
+            "skipped": len(result.bad),
+            "dim": dim,
+            "dtype": str(result.cls.dtype),
+            "feature": "CLS token after the final norm, not normalised to length 1",
+            "pixels": asdict(backbone.pixels),
+            "precision": "bf16" if devices.uses_bf16(backbone.device, precision) else "fp32",
+        }
+        try:
+            _write(result, out, summary=summary)
+        except OSError as error:
+            raise UserError(f"cannot write to {out}: {reason(error)}; give --out another folder") from error
     return result
 
 
@@ -167,28 +214,8 @@ def encode(backbone: Backbone, images: intensity.Images, *, precision: Precision
         precision: of the matrix products.
     """
     with devices.autocast(images.device, precision)():
-        features: Features = backbone(normalised(backbone, intensity.to_unit(images)))
+        features: Features = backbone(intensity.normalised(intensity.to_unit(images), backbone.pixels))
     return features
-
-
-def normalised(
-    backbone: Backbone, images: Float[Tensor, "image channel height width"]
-) -> Float[Tensor, "image channel height width"]:
-    """Normalise images in which 1.0 is white as the backbone expects.
-
-    Raises:
-        UserError: if the backbone's pixels do not fit its channels.
-    """
-    values = intensity.normalised(images, backbone.pixels)
-    backbone.look_at(values)
-    return values
-
-
-def device_of(backbone: Backbone) -> torch.device:
-    """Return where a backbone is; one without parameters is on the CPU."""
-    for parameter in backbone.parameters():
-        return parameter.device
-    return torch.device("cpu")
 
 
 def unit(vectors: Float[Tensor, "image dim"]) -> Float64[Tensor, "image dim"]:
@@ -198,11 +225,6 @@ def unit(vectors: Float[Tensor, "image dim"]) -> Float64[Tensor, "image dim"]:
     their cosines from 1 in the tenth. In float32 a small untrained ViT scored 14 % instead of 64 % on demo:fashion.
     """
     return functional.normalize(vectors.double(), dim=-1)
-
-
-def _say_agreement(found: Features, exact: Features) -> None:
-    cosine = (unit(found.cls) * unit(exact.cls)).sum(dim=-1).min().item()
-    info(f"bf16 matrix products: cosine to fp32 at least {cosine:.6f} in the first {len(found.cls)} images")
 
 
 def _readable(
@@ -240,39 +262,6 @@ def _batches(images: Iterable[tuple[int, Tensor]], batch_size: int) -> Iterator[
     yield from groups.values()
 
 
-def _assembled(
-    source: Source,
-    rows: dict[int, Float32[numpy.ndarray, " dim"]],
-    patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]] | None,
-    bad: list[Skipped],
-) -> Embeddings:
-    indices = numpy.array(sorted(rows), dtype=numpy.int64)
-    cls = numpy.stack([rows[index] for index in indices.tolist()])
-    if not numpy.isfinite(cls).all():
-        first = source.key(int(indices[~numpy.isfinite(cls).all(axis=1)][0]))
-        raise RunError(f"the model gives features that are not finite, first for {first}; its weights are broken")
-    return Embeddings(
-        cls=cls,
-        patches=None if patch_rows is None else _stacked(patch_rows),
-        indices=indices,
-        keys=tuple(source.key(index) for index in indices.tolist()),
-        labels=None if source.labels is None else source.labels[indices],
-        classes=tuple(source.classes),
-        domains=None if source.domains is None else source.domains[indices],
-        bad=tuple(bad),
-    )
-
-
-def _stacked(patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]]) -> Float32[numpy.ndarray, "image patch dim"]:
-    counts = sorted({row.shape[0] for row in patch_rows.values()})
-    if len(counts) > 1:
-        raise UserError(
-            f"expected one number of patches for all images, got {counts[0]} to {counts[-1]}; "
-            "patch features need a model with a fixed size (pixels.size)"
-        )
-    return numpy.stack([patch_rows[index] for index in sorted(patch_rows)])
-
-
 def _check_folder(out: Path) -> None:
     """Refuse a folder with content that is no earlier result, and one that cannot be written to."""
     if out.exists() and not out.is_dir():
@@ -290,10 +279,16 @@ def _write(result: Embeddings, out: Path, *, summary: dict[str, Any]) -> None:
     absent = {"patches.npy": result.patches is None, "bad_images.jsonl": not result.bad}
     written = [name for name in FILES if not absent.get(name)]
     try:
-        _write_array(_part(out, "embeddings.npy"), result.cls)
-        if result.patches is not None:
-            _write_array(_part(out, "patches.npy"), result.patches)
-        write_jsonl(_part(out, "manifest.jsonl"), (_manifest_line(result, row) for row in range(len(result.keys))))
+        for name, array in (("embeddings.npy", result.cls), ("patches.npy", result.patches)):
+            if array is not None:
+                with write_atomic(_part(out, name)) as temporary, temporary.open("wb") as file:
+                    numpy.save(file, array, allow_pickle=False)
+        lines: list[dict[str, Any]] = [{"row": row, "key": key} for row, key in enumerate(result.keys)]
+        for line, label in zip(lines, () if result.labels is None else result.labels.tolist()):
+            line |= {"label": label} | ({"class": result.classes[label]} if 0 <= label < len(result.classes) else {})
+        for line, domain in zip(lines, () if result.domains is None else result.domains):
+            line["domain"] = str(domain)
+        write_jsonl(_part(out, "manifest.jsonl"), lines)
         if result.bad:
             write_jsonl(_part(out, "bad_images.jsonl"), map(asdict, result.bad))
         write_json(_part(out, LAST), summary)
@@ -312,35 +307,3 @@ def _write(result: Embeddings, out: Path, *, summary: dict[str, Any]) -> None:
 
 def _part(out: Path, name: str) -> Path:
     return out / f".{name}.part"
-
-
-def _write_array(path: Path, array: Float32[numpy.ndarray, "*shape"]) -> None:
-    with write_atomic(path) as temporary, temporary.open("wb") as file:
-        numpy.save(file, array, allow_pickle=False)
-
-
-def _manifest_line(result: Embeddings, row: int) -> dict[str, Any]:
-    line: dict[str, Any] = {"row": row, "key": result.keys[row]}
-    if result.labels is not None:
-        label = int(result.labels[row])
-        line |= {"label": label}
-        if 0 <= label < len(result.classes):
-            line |= {"class": result.classes[label]}
-    if result.domains is not None:
-        line |= {"domain": str(result.domains[row])}
-    return line
-
-
-def _summary(result: Embeddings, *, model: str, data: str, split: str | None, pixels: Pixels) -> dict[str, Any]:
-    images, dim = result.cls.shape
-    return {
-        "model": model,
-        "data": data,
-        "split": split,
-        "images": images,
-        "skipped": len(result.bad),
-        "dim": dim,
-        "dtype": str(result.cls.dtype),
-        "feature": "CLS token after the final norm, not normalised to length 1",
-        "pixels": asdict(pixels),
-    }

@@ -1,5 +1,9 @@
 """Train dense heads on frozen patches: several at once, resumable to the bit.
 
+Published protocols see every image once per pass, in a new order each, as crops that the backbone encodes anew at every
+step (`crops`). The quick ones encode every image once, keep a random share of its patches, and learn from those alone
+(`gathered`, `patches`): the loss is of patches, not of pixels, and a step costs a thousandth.
+
 The schedules are those of the published linear evaluations. With step t of T, warm-up w and r = 1e-6:
 
     warm-up    peak (1 - (1 - t / w)(1 - r)) (1 - t / T)          both
@@ -21,26 +25,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from dinokit.annotations.depths import Depths
+from dinokit.annotations.pairs import Pairs
 from dinokit.config import to_plain
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import write_bytes
 from dinokit.core.log import duration, info, progress
+from dinokit.core.order import Passes
 from dinokit.core.ownership import check_same, digest_of_weights
-from dinokit.core.seed import seed_torch
-from dinokit.dense.batches import Sample
-from dinokit.dense.maps import at_pixels, frozen
-from dinokit.models.features import Backbone
+from dinokit.core.seed import generator, seed_torch
+from dinokit.dense.maps import Frame, Layers, at_pixels, encode, frozen, pad, prepared
+from dinokit.images import intensity
+from dinokit.models.features import Backbone, Features
 
 _START = 1e-6  # of the peak, at the first step of the warm-up
 _STATE = "training.pt"
 _LONG = 600  # seconds of training; above, a quicker way is named
 
 
+Annotated = Pairs | Depths  # images with a value for every pixel: one split of masks or of depths
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the heads see at a step, and what they should say."""
+
+    features: tuple[Features, ...]  # of each layer
+    frame: Frame | None  # where the images lie in them; null: the targets are of patches
+    targets: Shaped[Tensor, "batch rows columns"]
+
+
+Sample = Callable[[int], Batch]  # step -> its batch
 # values of every pixel or patch, their targets, step -> loss
 Loss = Callable[[Float[Tensor, "batch value rows columns"], Tensor, int], Float[Tensor, ""]]
 
@@ -118,8 +140,9 @@ def fit(
     state = None if folder is None else folder / _STATE
     shapes = [{name: list(value.shape) for name, value in head.state_dict().items()} for head in heads]
     plain = {key: value for key, value in to_plain(training).items() if key != "save_every"}
-    made_of = {"weights": digest_of_weights(backbone), "training": plain, "rates": [member.lr for member in members]}
-    made_of |= {"heads": shapes, **(stamp or {})}
+    weights = digest_of_weights(backbone) if state is not None else ""
+    made_of = {"weights": weights, "training": plain, "rates": [member.lr for member in members], "heads": shapes}
+    made_of |= stamp or {}
     first, recent = _resumed(state, heads, optimiser, stamp=made_of)
     began = time.monotonic()
     for step in progress(range(first, training.iterations), training.iterations - first):
@@ -179,3 +202,84 @@ def _resumed(
     optimiser.load_state_dict(saved["optimiser"])
     info(f"continuing after step {saved['step']:,}")
     return int(saved["step"]), saved["losses"]
+
+
+def crops(
+    backbone: Backbone,
+    train: Annotated,
+    cut: Callable[[intensity.Image, numpy.ndarray, tuple[int, ...]], tuple[Tensor, Tensor]],
+    *,
+    layers: Layers,
+    batch_size: int,
+    seed: int,
+) -> Sample:
+    """Return what draws and encodes the crops of a step: every image once per pass, in a new order each.
+
+    Args:
+        cut: an image, its values and a key -> pixels as before normalisation, missing ones NaN, and targets.
+    """
+
+    order = Passes(len(train), seed)
+
+    def sample(step: int) -> Batch:
+        images, targets = [], []
+        for place in range(step * batch_size, (step + 1) * batch_size):
+            turn, position = divmod(place, len(train))
+            pixels, target = cut(*train.read(int(order.indices(place, 1)[0])), (seed, turn, position))
+            images.append(pixels)
+            targets.append(target)
+        # missing pixels are 0 once normalised
+        pixels = intensity.normalised(torch.stack(images), backbone.pixels).nan_to_num_(0.0)
+        with frozen(backbone) as device:
+            features, frame = encode(backbone, pixels.to(device), layers=layers)
+        return Batch(features, frame, torch.stack(targets).to(device))
+
+    return sample
+
+
+def gathered(
+    backbone: Backbone,
+    train: Annotated,
+    label: Callable[[Float[Tensor, "rows columns pixel"]], tuple[Tensor, Tensor]],
+    *,
+    indices: Sequence[int],
+    short: int | None,
+    missing: float,
+    most: int,
+    seed: int,
+) -> tuple[Float[Tensor, "known width"], Shaped[Tensor, " known"]]:
+    """Encode every image once and keep a random share of its patches whose label counts.
+
+    Args:
+        label: the values of the pixels of every patch -> its label, and whether it counts.
+        missing: value of what an image lacks to whole patches.
+        most: patches that are kept, of all images together.
+    """
+    share, patch = max(1, most // len(indices)), backbone.patch_size
+    bank, labels = [], []
+    with frozen(backbone):
+        for index in progress(indices, len(indices)):
+            image, values = train.read(index)
+            seen = prepared(image, backbone, short=short)
+            wide = torch.from_numpy(values)[None, None].float()
+            wide = F.interpolate(wide, size=tuple(seen.shape[2:]), mode="nearest-exact")
+            whole = pad(wide - missing, patch)[0][0, 0] + missing
+            found, counts = label(whole.unfold(0, patch, patch).unfold(1, patch, patch).flatten(2))
+            (features,), _ = encode(backbone, seen)
+            known = features.maps[0].float().permute(1, 2, 0)[counts.to(seen.device)]  # [known, width]
+            rows = torch.from_numpy(generator(seed, index).permutation(len(known))[:share])
+            bank.append(known[rows.to(seen.device)])
+            labels.append(found[counts][rows].to(seen.device))
+    return torch.cat(bank), torch.cat(labels)
+
+
+def patches(
+    bank: Float[Tensor, "known width"], labels: Shaped[Tensor, " known"], *, batch_size: int, seed: int
+) -> Sample:
+    """Return what draws the patches of a step from a bank, as one row of an image."""
+
+    def sample(step: int) -> Batch:
+        rows = torch.from_numpy(generator(seed, step).integers(0, len(bank), batch_size)).to(bank.device)
+        return Batch((Features.from_maps(bank[rows].T[None, :, None]),), None, labels[rows][None, None])
+
+    return sample

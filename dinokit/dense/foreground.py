@@ -87,8 +87,13 @@ def logistic(
     samples, targets = samples.double(), truth.double()
     begin = samples.new_zeros(samples.shape[1] + 1) if start is None else torch.cat([start[0], start[1][None]])
     parameters = begin.clone().requires_grad_(True)
+    small = min(c, 1.0)  # the data pull that little; a fixed tolerance would end before the intercept has moved
     optimiser: torch.optim.Optimizer = torch.optim.LBFGS(
-        [parameters], max_iter=iterations, tolerance_grad=1e-6, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [parameters],
+        max_iter=iterations,
+        tolerance_grad=1e-6 * small,
+        tolerance_change=1e-12 * small,
+        line_search_fn="strong_wolfe",
     )
 
     def loss() -> float:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinokit.core.errors import RunError, UserError
-from dinokit.dense.embedding import device_of, normalised
 from dinokit.images import intensity
 from dinokit.models.features import Backbone, Features
 
@@ -49,7 +48,7 @@ def frozen(backbone: Backbone) -> Iterator[torch.device]:
     backbone.eval()
     try:
         with torch.no_grad():
-            yield device_of(backbone)
+            yield backbone.device
     finally:
         backbone.train(was_training)
 
@@ -58,7 +57,7 @@ def prepared(
     image: intensity.Image, backbone: Backbone, *, short: int | None = None
 ) -> Float[Tensor, "1 channel rows columns"]:
     """Normalise one image as the backbone expects, on its device, its short side resized to so many pixels."""
-    return normalised(backbone, scaled(image, short=short, device=device_of(backbone)))
+    return intensity.normalised(scaled(image, short=short, device=backbone.device), backbone.pixels)
 
 
 def scaled(
@@ -86,6 +85,7 @@ def encode(
         layers: the last so many, or their indices.
         norm: pass each through the final norm.
     """
+    backbone.look_at(images)
     padded, frame = pad(images, backbone.patch_size)
     found = backbone.intermediate(padded, layers, norm=norm)
     if not all(layer.patches.isfinite().all() for layer in found):

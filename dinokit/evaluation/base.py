@@ -1,4 +1,5 @@
-"""What every evaluation shares: protocols by name, frozen features, which images ask and answer, baselines.
+"""What every evaluation shares: protocols by name, frozen features, which images ask and answer, baselines; and the
+frame of those that train heads: which protocol, which splits, the best of several heads.
 
 An evaluation is a file of this folder with a frozen dataclass `Config` and
 `run(backbone, config, out) -> dict[str, float]`; its name is the file's name. It may say more of itself:
@@ -7,29 +8,38 @@ An evaluation is a file of this folder with a frozen dataclass `Config` and
 accuracy, recall and average precision is in percent, from 0 to 100.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.files import write_json
+from dinokit.core.log import info, warn
 from dinokit.dense.embedding import Embeddings, extract, unit
+from dinokit.dense.fit import Member
+from dinokit.dense.heads import About, save_head
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels, RawPixels
 from dinokit.sources.source import labelled, open_source, splits, thinned
-from dinokit.sources.splits import split_name
+from dinokit.sources.splits import SPLITS, split_name
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
 NAMES = {"random-init": "untrained", "raw-pixels": "raw pixels"}  # of the baselines, for a person
+
+C = TypeVar("C")
+QUICK = "quick"  # the protocol that learns from a bank of patches
+IMAGES = 500, 200  # of training, of test, at most, of the quick protocol
 
 # similarities held at once, in numbers: 128 MiB of float64
 CHUNK = 1 << 24
@@ -199,3 +209,68 @@ def raw_pixels(backbone: Backbone) -> RawPixels:
     size = backbone.pixels.size
     side = size if size is not None and size <= 48 else 32
     return RawPixels(size=side, channels=backbone.channels)
+
+
+def settled(config: C, backbone: Backbone) -> C:
+    """Choose the protocol where none is given: the published one, on a CPU the quick one, and say so.
+
+    The baselines of a model are measured by its settled settings.
+    """
+    settings: Any = config
+    if settings.protocol is not None or getattr(settings, "head", None) is not None:
+        return config
+    if backbone.device.type != "cpu":
+        return replace(settings, protocol="linear")  # type: ignore[no-any-return]
+    info("on a CPU: the quick protocol, right in minutes; --protocol linear is the published one, which takes hours")
+    return replace(settings, protocol=QUICK)  # type: ignore[no-any-return]
+
+
+def chosen_splits(
+    data: str, known: Sequence[str], *, train: str | None, test: str | None, prefers: Sequence[str], trains: bool = True
+) -> tuple[str | None, str | None]:
+    """Return the split to learn from and the one to measure on, where they are not given: train, and one of `prefers`.
+
+    Raises:
+        UserError: if there is none: a head that is measured on what it has seen says nothing.
+    """
+    judge = test or next((name for name in prefers if name in known), None)
+    if judge is None and (trains or known):
+        raise UserError(f"expected a split to test on in {data}, found no split {' or '.join(prefers)}; add one")
+    learn = train or (SPLITS[0] if SPLITS[0] in known else None)
+    if trains and learn is None:
+        raise UserError(
+            f"expected a split to train on in {data}, found no split train beside {', '.join(known)}; add one, or name "
+            "one with --train"
+        )
+    if trains and learn is not None and judge is not None and split_name(learn) == split_name(judge):
+        warn(f"trained and measured on the same images, of {judge}: the numbers say how well they are learnt by heart")
+    return learn, judge
+
+
+def keep_best(
+    members: Sequence[Member],
+    measure: Callable[[nn.Module], tuple[dict[str, float], dict[str, Any]]],
+    *,
+    name: str,
+    better: Callable[[dict[str, float]], float],
+    out: Path | None,
+    about: Callable[[nn.Module], About] | None,
+) -> dict[str, float]:
+    """Measure every head; return the numbers of the best, and write them with what else was found, and its head.
+
+    As published, the best of a sweep of learning rates is the best on the test images.
+
+    Args:
+        better: larger for the better numbers.
+        about: describes a head; None: it is not saved.
+    """
+    measured = [measure(member.head) for member in members]
+    best = max(range(len(members)), key=lambda place: better(measured[place][0]))
+    (result, more), member = measured[best], members[best]
+    if member.lr is not None:
+        result["lr"] = member.lr
+    if out is not None:
+        if about is not None:
+            save_head(out / "head", member.head, about(member.head))
+        write_json(out / f"{name}.json", {**result, **more})
+    return result

@@ -28,13 +28,12 @@ from dinokit.core.errors import UserError
 from dinokit.core.log import progress
 from dinokit.core.order import evenly
 from dinokit.core.ownership import digest_of_files, digest_of_weights
-from dinokit.dense.batches import crops, gathered, patches
 from dinokit.dense.depth import crop, gradient_loss, mean_depths, seen, sigloss
 from dinokit.dense.depth_heads import DPT, Bins, DPTConfig, LinearConfig, LinearDepth
-from dinokit.dense.fit import Member, Training, fit
+from dinokit.dense.fit import Member, Training, crops, fit, gathered, patches
 from dinokit.dense.heads import About, check_model, load_head
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried
-from dinokit.dense.sweep import IMAGES, QUICK, chosen_splits, keep_best, settled
+from dinokit.evaluation.base import IMAGES, QUICK, chosen_splits, keep_best, settled
 from dinokit.metrics.depth import Crop, counted, errors, mean
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels

@@ -25,13 +25,12 @@ from dinokit.core.errors import UserError
 from dinokit.core.log import progress
 from dinokit.core.order import evenly
 from dinokit.core.ownership import digest_of_files, digest_of_weights
-from dinokit.dense.batches import crops, gathered, patches
-from dinokit.dense.fit import Member, Training, fit
+from dinokit.dense.fit import Member, Training, crops, fit, gathered, patches
 from dinokit.dense.heads import About
 from dinokit.dense.maps import Windows, augmented, best_class, frozen, predictor, prepared, slide, tried
 from dinokit.dense.segmentation import Config as HeadConfig
 from dinokit.dense.segmentation import Crops, LinearHead, PatchVote, cell_labels, crop_pair, cross_entropy
-from dinokit.dense.sweep import IMAGES, QUICK, chosen_splits, keep_best, settled
+from dinokit.evaluation.base import IMAGES, QUICK, chosen_splits, keep_best, settled
 from dinokit.metrics.iou import confusion, scores
 from dinokit.models.features import Backbone
 

@@ -25,7 +25,6 @@ from dinokit.core.bounds import at_least
 from dinokit.core.files import write_json
 from dinokit.core.log import info, progress
 from dinokit.core.ownership import digest_of_files, digest_of_weights
-from dinokit.dense.embedding import normalised
 from dinokit.dense.maps import frozen
 from dinokit.dense.tracking import Rule, Tracker, Writer, kept_masks, one_hot, read_out
 from dinokit.images import intensity
@@ -136,7 +135,7 @@ def patches(backbone: Backbone, image: intensity.Image, *, short: int) -> Float[
     patch, scale = backbone.patch_size, short / min(image.shape[1:])
     height, width = (max(1, round(side * scale / patch)) * patch for side in image.shape[1:])
     values = F.interpolate(intensity.to_unit(image[None]).float(), size=(height, width), mode="bicubic", antialias=True)
-    features = backbone(normalised(backbone, values.clamp_(*intensity.value_range(image))))
+    features = backbone(intensity.normalised(values.clamp_(*intensity.value_range(image)), backbone.pixels))
     return torch.unflatten(F.normalize(features.patches[0].float(), dim=-1), 0, features.grid)
 
 

@@ -126,6 +126,11 @@ class Backbone(nn.Module, ABC):
             raise UserError(f"a list of images takes no {', '.join(options)}; give a batch of one size")
         return _of_each(self, images)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; a backbone without any is on the CPU."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
     def look_at(self, images: Tensor) -> None:
         """Warn of normalised images that cannot be meant: on the CPU always, elsewhere of the first, for it waits."""
         unseen = torch.compiler.is_compiling() or is_recorded() or images.is_meta

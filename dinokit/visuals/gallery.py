@@ -13,7 +13,7 @@ from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
-from dinokit.dense.embedding import device_of, encode, unit
+from dinokit.dense.embedding import encode, unit
 from dinokit.images import intensity
 from dinokit.images.prepare import multiple, prepare
 from dinokit.models.features import Backbone
@@ -116,7 +116,7 @@ def look(folder: Path, step: int, pictures: Pictures) -> Stage:
     own = [place.get(index, -1) if pictures.same_source else -1 for index in pictures.shown.indices[:ASKED]]
     side, patch_size = map_side(pictures.side, pictures.patch_size), pictures.patch_size
     enlarged = torch.stack([prepare(image, size=side, patch_size=patch_size) for image in shown])
-    device = device_of(backbone)
+    device = backbone.device
     features = encode(backbone, enlarged.to(device))
     queries, gallery = (
         torch.cat([encode(backbone, part.to(device)).cls.cpu() for part in torch.split(images, BATCH)])

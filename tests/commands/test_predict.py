@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+import dinokit
 from dinokit import cli
 from dinokit.checkpoints.load import header
-from tests.conftest import ARCHITECTURE, MakeVit
+from dinokit.core.errors import UserError
+from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
 from tests.evaluation.dense_data import squares
 
 
@@ -54,3 +56,31 @@ def test_a_few_masks_are_enough_to_find_the_foreground(
     truth = numpy.asarray(Image.open(data / "masks" / "0.png"))
     assert found[truth == 0].mean() < 60
     assert (tmp_path / "out" / "head" / "head.json").is_file()
+
+
+def test_a_folder_holds_the_evaluation_of_one_model(
+    tmp_path: Path, model: Path, make_vit: MakeVit, make_folder: MakeFolder
+) -> None:
+    data = make_folder(*(f"{label}/{number}.png" for label in "ab" for number in range(3)))
+    words = ("evaluate", "knn", "--data", data, "--save", tmp_path / "save", "--k", "[1]", "--no-baselines")
+    assert run(*words, "--model", model) == 0
+    first = (tmp_path / "save" / "knn.json").read_text()
+    other = tmp_path / "other.safetensors"
+    save_file(make_vit(seed=1).state_dict(), other, header(ARCHITECTURE, make_vit().pixels, step=0))
+    assert run(*words, "--model", model) == 0
+    assert run(*words, "--model", other) == 2
+    assert run(*words[:-2], "[2]", "--no-baselines", "--model", model) == 2
+    assert (tmp_path / "save" / "knn.json").read_text() == first
+
+
+def test_python_takes_paths_and_settings_by_keyword(
+    model: Path, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_folder(*(f"{label}/{number}.png" for label in "ab" for number in range(3)))
+    found = dinokit.evaluate("knn", model=model, data=data, k=[2], baselines=False)
+    assert set(found[str(model)]) == {"top1@2", "top5@2", "queries", "gallery"}
+    shown = capsys.readouterr().out
+    assert " %" in shown
+    assert "6.00" not in shown  # counts are whole
+    with pytest.raises(UserError, match="unknown setting 'kk'"):
+        dinokit.evaluate("knn", model=model, data=data, kk=[2], baselines=False)

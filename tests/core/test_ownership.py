@@ -31,6 +31,7 @@ def test_a_folder_has_one_owner_until_its_process_ends(tmp_path: Path) -> None:
         other.kill()
     with only_owner(folder):
         pass
+    assert not list(folder.iterdir())
 
 
 def test_what_was_made_otherwise_is_refused_by_the_part_that_differs(tmp_path: Path) -> None:

@@ -250,3 +250,15 @@ def test_bf16_products_change_little_and_say_how_little(
     cosine = (unit(torch.from_numpy(exact)) * unit(torch.from_numpy(rounded))).sum(dim=1).min().item()
     assert f"cosine to fp32 at least {cosine:.6f} in" in said
     assert cosine < 0.999999
+
+
+def test_equal_images_have_equal_rows_whatever_the_batch(make_folder: MakeFolder, make_vit: MakeVit) -> None:
+    root = make_folder(*(f"{number}.png" for number in range(5)))
+    for name in ("3.png", "4.png"):
+        (root / name).write_bytes((root / "0.png").read_bytes())
+    found = extract(make_vit(), open_source(str(root)), batch_size=2, patches=True)
+    assert found.patches is not None
+    for copy in (3, 4):
+        assert (found.cls[copy] == found.cls[0]).all()
+        assert (found.patches[copy] == found.patches[0]).all()
+    assert not (found.cls[1] == found.cls[0]).all()

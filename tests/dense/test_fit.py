@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from dinokit.core.errors import RunError, UserError
-from dinokit.dense.batches import Batch
-from dinokit.dense.fit import Member, Training, fit
+from dinokit.dense.fit import Batch, Member, Training, fit
 from dinokit.dense.maps import encode, frozen, predictor
 from dinokit.dense.segmentation import Config, LinearHead, cross_entropy
 from dinokit.models.pixels import PatchPixels

@@ -49,3 +49,13 @@ def test_what_is_no_head_is_a_clear_mistake(tmp_path: Path) -> None:
         (tmp_path / "head.json").write_text(json.dumps(plain | change))
         with pytest.raises(UserError, match=message):
             load_head(tmp_path)
+
+
+@pytest.mark.parametrize("lacks", ["task", "digest", "layers", "kind", "config", "details"])
+def test_a_head_that_lacks_a_field_is_a_clear_mistake(lacks: str, tmp_path: Path) -> None:
+    save_head(tmp_path, LinearHead(Config(width=4, outputs=3)), ABOUT)
+    plain = json.loads((tmp_path / "head.json").read_text())
+    del plain[lacks]
+    (tmp_path / "head.json").write_text(json.dumps(plain))
+    with pytest.raises(UserError, match="does not describe a head"):
+        load_head(tmp_path)

@@ -92,3 +92,42 @@ def test_a_head_of_an_unknown_task_is_a_clear_mistake(tmp_path: Path) -> None:
     head, _ = bright()
     with pytest.raises(UserError, match="known are: depth, foreground, segmentation"):
         apply(BACKBONE, head, About("x", "pixels", ""), str(tmp_path), tmp_path / "out")
+
+
+def test_every_image_has_pictures_of_its_own(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "a.jpg.webp", "b/c.png"):
+        picture(tmp_path / "in" / name)
+    assert apply(BACKBONE, *bright(), str(tmp_path / "in"), tmp_path / "out").images == 4
+    masks = tmp_path / "out" / "masks"
+    found = sorted(path.relative_to(masks).as_posix() for path in masks.rglob("*.png"))
+    assert found == ["a.jpg.png", "a.jpg.webp.png", "a.png.png", "b/c.png"]
+
+
+def test_an_image_that_was_replaced_is_seen_anew(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "1.png")
+    picture(tmp_path / "in" / "2.png")
+    apply(BACKBONE, *bright(), str(tmp_path / "in"), tmp_path / "out")
+    Image.new("RGB", (20, 24)).save(tmp_path / "in" / "1.png")
+    again = apply(BACKBONE, *bright(), str(tmp_path / "in"), tmp_path / "out")
+    assert (again.images, again.there) == (1, 1)
+    assert not numpy.asarray(Image.open(tmp_path / "out" / "masks" / "1.png")).any()
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", '{"data": 3}', "no json"])
+def test_a_note_that_is_something_else_is_a_clear_mistake(content: str, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "1.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predict.json").write_text(content)
+    with pytest.raises(UserError, match="out was made with other|is no JSON"):
+        apply(BACKBONE, *bright(), str(tmp_path / "in"), tmp_path / "out")
+
+
+def test_a_gray_model_is_drawn_on_the_picture_itself(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "in" / "1.png")
+    backbone = PatchPixels(patch_size=4, channels=1)
+    head = LinearHead(Config(width=16, outputs=2, batch_norm=False)).eval().requires_grad_(False)
+    head.classify.weight.zero_()
+    about = About("segmentation", "pixels", "", details={"classes": ["0", "1"], "colours": COLOURS})
+    apply(backbone, head, about, str(tmp_path / "in"), tmp_path / "out")
+    assert numpy.asarray(Image.open(tmp_path / "out" / "overlays" / "1.png"))[0, 0].tolist() == [100, 0, 0]

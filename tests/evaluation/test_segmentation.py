@@ -13,7 +13,7 @@ from PIL import Image
 
 from dinokit.annotations.pairs import open_pairs
 from dinokit.core.errors import UserError
-from dinokit.dense.batches import gathered
+from dinokit.dense.fit import gathered
 from dinokit.dense.heads import load_head
 from dinokit.dense.segmentation import Crops, PatchVote, cell_labels, crop_pair
 from dinokit.evaluation import base, segmentation
