@@ -120,28 +120,7 @@ def extract(
     if not rows:
         first = f"; the first: {bad[0].key}: {bad[0].reason}" if bad else ""
         raise UserError(f"expected images in {source.name}, got none that can be read{first}")
-    rows |= {index: rows[first] for index, first in twins.items()}
-    indices = numpy.array(sorted(rows), dtype=numpy.int64)
-    cls = numpy.stack([rows[index] for index in indices.tolist()])
-    if not numpy.isfinite(cls).all():
-        key = source.key(int(indices[~numpy.isfinite(cls).all(axis=1)][0]))
-        raise RunError(f"the model gives features that are not finite, first for {key}; its weights are broken")
-    counts = sorted({row.shape[0] for row in patch_rows.values()})
-    if len(counts) > 1:
-        raise UserError(
-            f"expected one number of patches for all images, got {counts[0]} to {counts[-1]}; "
-            "patch features need a model with a fixed size (pixels.size)"
-        )
-    return Embeddings(
-        cls=cls,
-        patches=numpy.stack([patch_rows[twins.get(one, one)] for one in indices.tolist()]) if patches else None,
-        indices=indices,
-        keys=tuple(source.key(index) for index in indices.tolist()),
-        labels=None if source.labels is None else source.labels[indices],
-        classes=tuple(source.classes),
-        domains=None if source.domains is None else source.domains[indices],
-        bad=tuple(bad),
-    )
+    return _assembled(source, rows, patch_rows if patches else None, twins, bad)
 
 
 def embed(
@@ -260,6 +239,37 @@ def _batches(images: Iterable[tuple[int, Tensor]], batch_size: int) -> Iterator[
             waiting -= len(groups[fullest])
             yield groups.pop(fullest)
     yield from groups.values()
+
+
+def _assembled(
+    source: Source,
+    rows: dict[int, Float32[numpy.ndarray, " dim"]],
+    patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]] | None,
+    twins: dict[int, int],
+    bad: list[Skipped],
+) -> Embeddings:
+    rows |= {index: rows[first] for index, first in twins.items()}
+    indices = numpy.array(sorted(rows), dtype=numpy.int64)
+    cls = numpy.stack([rows[index] for index in indices.tolist()])
+    if not numpy.isfinite(cls).all():
+        key = source.key(int(indices[~numpy.isfinite(cls).all(axis=1)][0]))
+        raise RunError(f"the model gives features that are not finite, first for {key}; its weights are broken")
+    counts = sorted({row.shape[0] for row in (patch_rows or {}).values()})
+    if len(counts) > 1:
+        raise UserError(
+            f"expected one number of patches for all images, got {counts[0]} to {counts[-1]}; "
+            "patch features need a model with a fixed size (pixels.size)"
+        )
+    return Embeddings(
+        cls=cls,
+        patches=numpy.stack([patch_rows[twins.get(one, one)] for one in indices.tolist()]) if patch_rows else None,
+        indices=indices,
+        keys=tuple(source.key(index) for index in indices.tolist()),
+        labels=None if source.labels is None else source.labels[indices],
+        classes=tuple(source.classes),
+        domains=None if source.domains is None else source.domains[indices],
+        bad=tuple(bad),
+    )
 
 
 def _check_folder(out: Path) -> None:
