@@ -6,7 +6,7 @@ other stays in `__post_init__`. Without a default the field must be given.
 """
 
 import math
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from typing import Any
 
 from dinokit.core.errors import UserError
@@ -23,11 +23,15 @@ class OutOfBounds(UserError):
         self.name, self.wrong = name, wrong
 
 
+@dataclass(eq=False)
 class Bound:
     """A field's bounds and default, as a descriptor: a dataclass's own `__init__` runs into it."""
 
-    def __init__(self, text: str, default: Any, low: Number, high: Number, without: Number | None = None) -> None:
-        self.text, self.default, self.low, self.high, self.without = text, default, low, high, without
+    text: str
+    default: Any
+    low: Number
+    high: Number
+    without: Number | None = None
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -49,7 +53,7 @@ class Bound:
         instance.__dict__[self.name] = tuple(value) if isinstance(value, list) else value
 
     def _holds(self, number: Any) -> bool:
-        if isinstance(number, bool | str) or not hasattr(number, "__float__"):
+        if isinstance(number, bool) or not hasattr(number, "__float__"):
             return False
         return bool(self.low <= number <= self.high and number != self.without and abs(number) != math.inf)
 

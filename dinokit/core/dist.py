@@ -106,14 +106,12 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
-def all_reduce_sum(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Return the sum over all ranks as a new tensor without gradient."""
-    return _reduced(tensor, group.ReduceOp.SUM)
-
-
-def all_reduce_max(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Return the elementwise maximum over all ranks as a new tensor without gradient."""
-    return _reduced(tensor, group.ReduceOp.MAX)
+def all_reduce(tensor: Shaped[Tensor, "*shape"], *, largest: bool = False) -> Shaped[Tensor, "*shape"]:
+    """Return the sum over all ranks, or the elementwise maximum, as a new tensor without gradient."""
+    result = tensor.detach().clone()
+    if world_size() > 1:
+        group.all_reduce(result, op=group.ReduceOp.MAX if largest else group.ReduceOp.SUM, group=_team)
+    return result
 
 
 def all_gather(tensor: Shaped[Tensor, "row *shape"]) -> Shaped[Tensor, "rows *shape"]:
@@ -188,12 +186,6 @@ def own_rows(tensor: Shaped[Tensor, "*shape"]) -> Tensor:
     return rows
 
 
-def gathered(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Return all rows of a sharded tensor; any other tensor as it is."""
-    rows: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return rows
-
-
 def fill(tensor: Shaped[Tensor, "*shape"], whole: Shaped[Tensor, "*shape"]) -> None:
     """Copy a whole tensor into one that may be sharded; nothing is sent."""
     if is_shard(tensor) and world_size() > 1:
@@ -205,13 +197,6 @@ def fill(tensor: Shaped[Tensor, "*shape"], whole: Shaped[Tensor, "*shape"]) -> N
 def barrier() -> None:
     """Wait for all ranks, hours if need be."""
     any_rank(True)
-
-
-def _reduced(tensor: Tensor, operation: Any) -> Tensor:
-    result = tensor.detach().clone()
-    if world_size() > 1:
-        group.all_reduce(result, op=operation, group=_team)
-    return result
 
 
 class _Gather(torch.autograd.Function):
@@ -228,4 +213,4 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         with within(ctx.team):
-            return all_reduce_sum(gradient).chunk(world_size())[rank()]
+            return all_reduce(gradient).chunk(world_size())[rank()]

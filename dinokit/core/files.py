@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with write_atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors=ODD_BYTES)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    with write_atomic(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def read_text(path: Path) -> str:
@@ -104,21 +98,20 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read all whole lines and pass over damaged ones; a missing file is an empty list."""
     if not path.exists():
         return []
-    # bytes: a text file would also be cut at U+2028 and its like, which a key may hold
-    return [value for line in path.read_bytes().split(b"\n") if (value := _parsed(line)) is not None]
+    found = []
+    for line in path.read_bytes().split(b"\n"):  # bytes: a text would also be cut at U+2028 and its like, as in a key
+        with suppress(ValueError):
+            value = json.loads(line.decode())
+            found += [value] if isinstance(value, dict) else []
+    return found
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Drop the lines of a log that are not wanted, or not of its kind; if there are none, the file is left alone."""
-
-    def fits(line: dict[str, Any]) -> bool:
-        try:
-            return wanted(line)
-        except (KeyError, TypeError):
-            return False
-
-    lines = read_jsonl(path)
-    kept = [line for line in lines if fits(line)]
+    lines, kept = read_jsonl(path), []
+    for line in lines:
+        with suppress(KeyError, TypeError):
+            kept += [line] if wanted(line) else []
     if len(kept) < len(lines):
         write_jsonl(path, kept)
 
@@ -175,11 +168,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line.decode())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    return value if isinstance(value, dict) else None

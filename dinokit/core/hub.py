@@ -55,30 +55,25 @@ def fetching(what: str, *, instead: str, local: bool = False) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # a library that loads what others wrote raises almost anything
+        errors, chain = import_module("huggingface_hub.errors"), list[BaseException]()
+        link: BaseException | None = error
+        while link is not None:
+            chain.append(link)
+            link = link.__cause__ or link.__context__
+        gone = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, urllib.error.URLError, ConnectionError)
         cut_off = constants.HF_HUB_OFFLINE and not local
-        places = (constants.ENDPOINT, constants.HF_HUB_CACHE) if cut_off else None
-        raise UserError(_explained(error, what, places=places, instead=instead)) from error
+        if any(isinstance(each, errors.GatedRepoError) for each in chain):
+            why = f"is gated: accept its terms on the hub and run `hf auth login`, or {instead}"
+        elif cut_off and any(isinstance(each, gone) for each in chain):
+            why = f"is not in {constants.HF_HUB_CACHE} and {constants.ENDPOINT} is out of reach; {instead}"
+        elif any(isinstance(each, errors.RepositoryNotFoundError) for each in chain):
+            why = f"is not on the hub, or is private; correct the name, or {instead}"
+        else:
+            why = f"cannot be loaded: {line_of(error)}"
+        raise UserError(f"{what} {why}") from error
     finally:
         constants.HF_HUB_OFFLINE = before
         logging.disable(muted)
-
-
-def _explained(error: BaseException, what: str, *, places: tuple[str, str] | None, instead: str) -> str:
-    errors = import_module("huggingface_hub.errors")
-    chain = list[BaseException]()
-    link: BaseException | None = error
-    while link is not None:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    gone = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, urllib.error.URLError, ConnectionError)
-    if any(isinstance(link, errors.GatedRepoError) for link in chain):
-        return f"{what} is gated: accept its terms on the hub and run `hf auth login`, or {instead}"
-    if places is not None and any(isinstance(link, gone) for link in chain):
-        endpoint, cache = places
-        return f"{what} is not in {cache} and {endpoint} is out of reach; {instead}"
-    if any(isinstance(link, errors.RepositoryNotFoundError) for link in chain):
-        return f"{what} is not on the hub, or is private; correct the name, or {instead}"
-    return f"{what} cannot be loaded: {line_of(error)}"
 
 
 def _answers(endpoint: str) -> bool:

@@ -6,7 +6,6 @@ key is therefore part of it.
 """
 
 import numpy
-import torch
 
 
 def generator(*key: int) -> numpy.random.Generator:
@@ -14,17 +13,7 @@ def generator(*key: int) -> numpy.random.Generator:
     return numpy.random.default_rng((len(key), *key))
 
 
-def torch_generator(*key: int) -> torch.Generator:
-    """Make a CPU torch generator that is a pure function of the integers (each >= 0)."""
-    return torch.Generator().manual_seed(derived(*key))
-
-
-def seed_torch(*key: int) -> None:
-    """Seed torch's global generators on every device from the integers (each >= 0)."""
-    torch.manual_seed(derived(*key))
-
-
 def derived(*key: int) -> int:
-    """Return a seed that is a pure function of the integers (each >= 0); `seed + 1` would be that of another run."""
+    """Return a seed, for torch, that is a pure function of the integers (each >= 0); `seed + 1` is another run's."""
     # 63 bits: torch takes a signed integer
     return int(numpy.random.SeedSequence((len(key), *key)).generate_state(1, numpy.uint64)[0] >> numpy.uint64(1))

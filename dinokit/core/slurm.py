@@ -5,36 +5,32 @@ Only what srun itself sets is read: the script that sbatch runs also has SLURM_P
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from itertools import product
 
 FIRST_PORT, PORTS = 10_000, 20_000  # below those that Linux hands out by itself (from 32768)
 
 
-def adopt() -> None:
-    """Give this process torchrun's variables if srun has started it with others; what is already set stays."""
-    if "RANK" not in os.environ:
-        os.environ.update(identity(os.environ))
-
-
-def identity(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT of a task; nothing for one alone.
+def adopt(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Give this process torchrun's variables if srun has started it with others; what is already set stays.
 
     The port follows from the numbers of job and step, so that all tasks agree and two jobs on a node seldom do.
     """
-    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
-        return {}
-    tasks = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
+    if "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
+        return
+    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", environment["SLURM_STEP_TASKS_PER_NODE"])  # "4(x2),3" is 4, 4, 3
+    tasks = [count for count, times in counts for _ in range(int(times or 1))]  # of each node
     number = int(environment["SLURM_JOB_ID"]) + 101 * int(environment.get("SLURM_STEP_ID", 0))
-    found = {
+    said = {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": str(tasks[int(environment["SLURM_NODEID"])]),
+        "LOCAL_WORLD_SIZE": tasks[int(environment["SLURM_NODEID"])],
         "MASTER_ADDR": nodes(environment["SLURM_STEP_NODELIST"])[0],
         "MASTER_PORT": str(FIRST_PORT + number % PORTS),
     }
-    return {name: environment.get(name, value) for name, value in found.items()}
+    for name, value in said.items():
+        environment.setdefault(name, value)
 
 
 def nodes(listed: str) -> list[str]:
@@ -46,12 +42,6 @@ def nodes(listed: str) -> list[str]:
         choices = [_numbers(part) if index % 2 else [part] for index, part in enumerate(parts)]
         found += ["".join(chosen) for chosen in product(*choices)]
     return found
-
-
-def tasks_per_node(counts: str) -> list[int]:
-    """Expand SLURM's counts: "4(x2),3" is 4, 4, 3."""
-    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
-    return [int(count) for count, times in found for _ in range(int(times or 1))]
 
 
 def _numbers(ranges: str) -> list[str]:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
-from dinokit.core.seed import seed_torch, torch_generator
+from dinokit.core.seed import derived
 from dinokit.dense.maps import joined
 from dinokit.models.features import Features
 
@@ -98,7 +98,7 @@ class LinearDepth(nn.Module):
         self.config = config
         self.norm = nn.BatchNorm2d(config.inputs) if config.batch_norm else nn.Identity()
         self.regress = nn.Conv2d(config.inputs, config.bins.count, kernel_size=1)
-        nn.init.normal_(self.regress.weight, std=0.01, generator=torch_generator(seed))
+        nn.init.normal_(self.regress.weight, std=0.01, generator=torch.Generator().manual_seed(derived(seed)))
         assert self.regress.bias is not None
         nn.init.zeros_(self.regress.bias)
 
@@ -184,7 +184,7 @@ class DPT(nn.Module):
         super().__init__()
         self.config = config
         with torch.random.fork_rng([]):
-            seed_torch(seed)
+            torch.manual_seed(derived(seed))
             cls = config.cls_widths or config.widths
             self.readouts = nn.ModuleList(
                 nn.Sequential(nn.Linear(width + extra, width), nn.GELU())

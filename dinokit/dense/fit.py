@@ -17,7 +17,6 @@ The batch and the dropout of a step are functions of (seed, step), so that nothi
 itself is saved.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,11 +35,11 @@ from dinokit.annotations.pairs import Pairs
 from dinokit.config import to_plain
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import RunError, UserError
-from dinokit.core.files import write_bytes
+from dinokit.core.files import write_atomic
 from dinokit.core.log import duration, info, progress
 from dinokit.core.order import Passes
 from dinokit.core.ownership import check_same, digest_of_weights
-from dinokit.core.seed import generator, seed_torch
+from dinokit.core.seed import derived, generator
 from dinokit.dense.maps import Frame, Layers, at_pixels, encode, frozen, pad, prepared
 from dinokit.images import intensity
 from dinokit.models.features import Backbone, Features
@@ -154,7 +153,7 @@ def fit(
         values = []
         for index, head in enumerate(heads):
             with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-                seed_torch(training.seed, step, index)  # of dropout
+                torch.manual_seed(derived(training.seed, step, index))  # of dropout
                 found = head(batch.features)
                 found = found if batch.frame is None else at_pixels(found, batch.frame)
                 term = loss(found, batch.targets, step)
@@ -175,9 +174,8 @@ def fit(
             info(f"step {done:,} of {training.iterations:,} · loss {', '.join(f'{x:.4f}' for x in _means(recent))}")
         if state is not None and (last or done % training.save_every == 0):
             saved = {"stamp": made_of, "step": done, "losses": recent, "optimiser": optimiser.state_dict()}
-            buffer = io.BytesIO()
-            torch.save(saved | {"heads": [head.state_dict() for head in heads]}, buffer)
-            write_bytes(state, buffer.getvalue())
+            with write_atomic(state) as temporary:
+                torch.save(saved | {"heads": [head.state_dict() for head in heads]}, temporary)
     for head in heads:
         head.eval().requires_grad_(False)
     return _means(recent)

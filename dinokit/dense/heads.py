@@ -22,7 +22,7 @@ from torch import nn
 
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.core.files import write_bytes, write_json
+from dinokit.core.files import write_atomic, write_json
 from dinokit.core.ownership import digest_of_weights
 from dinokit.models.features import Backbone
 
@@ -61,7 +61,8 @@ def save_head(folder: Path, head: nn.Module, about: About) -> None:
     """Write a head of its task, with its settings as `.config`; a folder with head.json is complete."""
     kind = next(kind for kind, (_, module) in task_of(about).HEADS.items() if type(head) is module)
     (folder / ABOUT).unlink(missing_ok=True)  # the old one does not describe the new weights
-    write_bytes(folder / WEIGHTS, save({key: value.contiguous().cpu() for key, value in head.state_dict().items()}))
+    with write_atomic(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(save({key: value.contiguous().cpu() for key, value in head.state_dict().items()}))
     write_json(folder / ABOUT, {"kind": kind, "config": to_plain(head.config), **to_plain(about)})
 
 

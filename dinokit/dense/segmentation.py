@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from dinokit.annotations.masks import IGNORED
 from dinokit.core.bounds import at_least, between
-from dinokit.core.seed import generator, torch_generator
+from dinokit.core.seed import derived, generator
 from dinokit.dense import draw
 from dinokit.dense.heads import About
 from dinokit.dense.maps import best_class, joined
@@ -60,7 +60,7 @@ class LinearHead(nn.Module):
         self.dropout = nn.Dropout2d(config.dropout)
         self.norm = nn.BatchNorm2d(config.width) if config.batch_norm else nn.Identity()
         self.classify = nn.Conv2d(config.width, config.outputs, kernel_size=1)
-        nn.init.normal_(self.classify.weight, std=0.01, generator=torch_generator(seed))
+        nn.init.normal_(self.classify.weight, std=0.01, generator=torch.Generator().manual_seed(derived(seed)))
         assert self.classify.bias is not None
         nn.init.zeros_(self.classify.bias)
 

@@ -119,7 +119,7 @@ def opinions(
         targets: what the student is asked to say.
     """
     prototypes = student.shape[1]
-    mean = dist.all_reduce_sum(teacher.sum(dim=0))
+    mean = dist.all_reduce(teacher.sum(dim=0))
     rows = [
         _entropy(targets),
         _entropy(student),

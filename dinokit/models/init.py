@@ -47,7 +47,7 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.seed import torch_generator
+from dinokit.core.seed import derived
 
 Style = Literal["dino", "dinov2", "dinov3", "narrow"]  # of transformers and heads
 ConvStyle = Literal["convnext", "resnet"]
@@ -88,7 +88,7 @@ def initialise(module: nn.Module, style: Style | ConvStyle, *, seed: int) -> Non
             dist.own_rows(tensor).fill_(math.nan)
     for path, owner, name, tensor in _tensors(module):
         key = zlib.crc32(f"{path}.{name}".encode())
-        value = _initial(owner, name, tensor.shape, style, torch_generator(seed, key))
+        value = _initial(owner, name, tensor.shape, style, torch.Generator().manual_seed(derived(seed, key)))
         if value is not None:
             dist.fill(tensor, value)
     forgotten = [

@@ -109,13 +109,13 @@ def sinkhorn(
         mass.sub_(peak[block, None]).exp_()  # (0, 1], with a 1 in every row: no overflow, and no row without mass
 
     # The peaks taken from the rows return as the first factors, relative to the highest peak of all ranks.
-    highest = dist.all_reduce_max(peak.max() if samples else scores.new_tensor(-torch.inf))
+    highest = dist.all_reduce(peak.max() if samples else scores.new_tensor(-torch.inf), largest=True)
     per_sample = (peak - highest).clamp_min_(_FAINTEST).exp_()  # [sample]
     per_prototype = scores.new_ones(prototypes)
     with torch.autocast(scores.device.type, enabled=False):  # autocast would multiply in bfloat16
         received = scores.T.mv(per_sample)  # [prototype]
         for _ in range(iterations):
-            per_prototype = dist.all_reduce_sum(received).add_(_NO_MASS).reciprocal_()
+            per_prototype = dist.all_reduce(received).add_(_NO_MASS).reciprocal_()
             received.zero_()
             for block in blocks:
                 factor = torch.mv(scores[block], per_prototype, out=per_sample[block]).reciprocal_()
@@ -150,5 +150,5 @@ def mean_over_ranks(
     samples = len(scores)
     present = scores.new_full((1,), float(samples > 0), dtype=torch.float32)
     mean = scores.float().sum(dim=0) / max(1, samples)
-    total = dist.all_reduce_sum(torch.cat([mean, present]))  # [prototype + 1]
+    total = dist.all_reduce(torch.cat([mean, present]))  # [prototype + 1]
     return torch.where(total[-1] > 0, total[:-1] / total[-1].clamp_min(1), otherwise.float())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
 from dinokit.core.hub import line_of
-from dinokit.core.seed import seed_torch
+from dinokit.core.seed import derived
 from dinokit.images.normalisation import Pixels
 from dinokit.models.features import Backbone, Features, accepted, chosen_layers
 
@@ -97,7 +97,7 @@ class Peer(Backbone):
     def fresh(self, seed: int) -> "Peer":
         """Build the same architecture on the CPU with the library's own initial values, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
-            seed_torch(seed)
+            torch.manual_seed(derived(seed))
             return self.around(self.build())
 
     def _checked(self, images: Tensor, layers: Sequence[int], *, norm: bool) -> tuple[Features, Mapping[int, Features]]:

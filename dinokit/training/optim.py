@@ -145,7 +145,7 @@ def _norm(parameters: list[nn.Parameter]) -> torch.Tensor:
     """Return the norm of all gradients; of sharded ones over all ranks, in one message."""
     gradients = _gradients(parameters)
     norm = torch.nn.utils.get_total_norm(gradients)
-    return dist.all_reduce_sum(norm**2).sqrt() if any(map(dist.is_shard, parameters)) else norm
+    return dist.all_reduce(norm**2).sqrt() if any(map(dist.is_shard, parameters)) else norm
 
 
 def _scale(parameters: list[nn.Parameter], norm: float, largest: float) -> None:

@@ -70,7 +70,7 @@ def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gather sharded tensors on rank 0, on the CPU, one at a time; all ranks must call together, others get nothing."""
     gathered: dict[str, Tensor] = {}
     for name, value in state.items():
-        full = dist.gathered(value)
+        full: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value  # all rows
         if dist.is_main():
             gathered[name] = full.cpu()
     return gathered

@@ -22,7 +22,7 @@ from dinokit.checkpoints.store import MODEL
 from dinokit.core import dist
 from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
 from dinokit.core.errors import UserError
-from dinokit.core.seed import seed_torch
+from dinokit.core.seed import derived
 from dinokit.models.architecture import Architecture, Network
 from dinokit.models.pair import running_statistics
 from dinokit.objectives.base import Losses
@@ -179,7 +179,7 @@ class Trainer:
             }
             measured.append({"loss": total.detach()} | terms)
         means = _mean(measured)
-        over_ranks = dist.all_reduce_sum(torch.stack(list(means.values()))) / dist.world_size()
+        over_ranks = dist.all_reduce(torch.stack(list(means.values()))) / dist.world_size()
         values = dict(zip(means, over_ranks.tolist(), strict=True))
         if not self.sharded:
             dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
@@ -194,7 +194,7 @@ class Trainer:
         found: dict[tuple[str, str], Losses] = {}
         for name, learner in self.own.items():
             # drop path and RoPE augmentation follow seed, step, micro-batch and rank alone, and no other learner
-            seed_torch(self.experiment.seed, step, micro, dist.rank())
+            torch.manual_seed(derived(self.experiment.seed, step, micro, dist.rank()))
             with self.autocast():
                 losses = learner(views, taught, step=step - self.first)
             found |= {(name, objective): each for objective, each in losses.items()}

@@ -197,7 +197,7 @@ class Centroids(nn.Module):
             unit = functional.normalize(features - mean, dim=-1)
             centres = spherical_kmeans(unit, len(self.centres), seed=seed)
             found = {"mean": mean.to(self.mean.device), "centres": centres.to(self.mean.device)}
-        self.load_state_dict({name: dist.all_reduce_sum(value) for name, value in found.items()})
+        self.load_state_dict({name: dist.all_reduce(value) for name, value in found.items()})
 
 
 @torch.no_grad()

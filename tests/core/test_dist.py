@@ -12,8 +12,8 @@ from dinokit.core import dist
 def test_without_a_process_group_collectives_are_the_identity() -> None:
     x = torch.randn(3, 2, requires_grad=True)
     assert dist.all_gather(x) is x
-    assert torch.equal(dist.all_reduce_sum(x), x.detach())
-    assert torch.equal(dist.all_reduce_max(x), x.detach())
+    assert torch.equal(dist.all_reduce(x), x.detach())
+    assert torch.equal(dist.all_reduce(x, largest=True), x.detach())
     assert (dist.rank(), dist.world_size()) == (0, 1)
 
 
@@ -26,8 +26,8 @@ def _gather_on(rank: int, store: str) -> None:
     (everything * (rank + 1)).sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, torch.full((2, 2), 3.0))
-    assert dist.all_reduce_sum(torch.tensor(rank + 1.0)).item() == 3
-    assert dist.all_reduce_max(torch.tensor(rank + 1.0)).item() == 2
+    assert dist.all_reduce(torch.tensor(rank + 1.0)).item() == 3
+    assert dist.all_reduce(torch.tensor(rank + 1.0), largest=True).item() == 2
     assert dist.any_rank(rank == 1, False, True) == (True, False, True)
     assert dist.gather_lists([rank] * (rank + 1)) == [0, 1, 1]
 
@@ -54,8 +54,8 @@ def _team_up_on(rank: int, store: str) -> None:
         with dist.within(team.peers):
             assert (dist.rank(), dist.world_size()) == (rank // 2, 2)
             assert dist.gather_lists([rank]) == [rank % 2, rank % 2 + 2]
-        assert dist.all_reduce_sum(x).item() == (1, 5)[team.number]
-        assert dist.all_reduce_max(x).item() == (1, 3)[team.number]
+        assert dist.all_reduce(x).item() == (1, 5)[team.number]
+        assert dist.all_reduce(x, largest=True).item() == (1, 3)[team.number]
         weight = torch.nn.Parameter(torch.zeros(1))
         weight.grad = torch.full((1,), float(rank))
         dist.average_gradients([weight])

@@ -1,8 +1,5 @@
 """What srun says of a task becomes what torchrun would have said."""
 
-import os
-from collections.abc import Iterator
-
 import pytest
 
 from dinokit.core import slurm
@@ -34,8 +31,15 @@ def test_lists_of_nodes_are_expanded_in_order(listed: str, names: list[str]) -> 
     assert slurm.nodes(listed) == names
 
 
+def adopted(environment: dict[str, str]) -> dict[str, str]:
+    """Return what a task is told that srun has not said."""
+    own = dict(environment)
+    slurm.adopt(own)
+    return {name: value for name, value in own.items() if environment.get(name) != value}
+
+
 def test_a_task_knows_its_place() -> None:
-    assert slurm.identity(STEP) == {
+    assert adopted(STEP) == {
         "RANK": "9",
         "WORLD_SIZE": "11",
         "LOCAL_RANK": "1",
@@ -47,7 +51,7 @@ def test_a_task_knows_its_place() -> None:
 
 def test_all_tasks_meet_at_one_place_and_other_steps_elsewhere() -> None:
     def place(**changes: str) -> str:
-        return slurm.identity(STEP | changes)["MASTER_PORT"]
+        return adopted(STEP | changes)["MASTER_PORT"]
 
     assert place() == place(SLURM_PROCID="0", SLURM_LOCALID="0", SLURM_NODEID="0")
     assert len({place(), place(SLURM_JOB_ID="123457"), place(SLURM_STEP_ID="1")}) == 3
@@ -56,23 +60,12 @@ def test_all_tasks_meet_at_one_place_and_other_steps_elsewhere() -> None:
 
 def test_a_batch_script_and_a_task_of_its_own_are_no_ranks() -> None:
     script = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_NODELIST": "n[1-4]"}
-    assert slurm.identity(script) == {}
-    assert slurm.identity(STEP | {"SLURM_STEP_NUM_TASKS": "1"}) == {}
+    assert adopted(script) == {}
+    assert adopted(STEP | {"SLURM_STEP_NUM_TASKS": "1"}) == {}
 
 
-@pytest.fixture
-def environment() -> Iterator[None]:
-    """Let a test, and what it tests, change the environment of this process in any way."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def test_what_is_set_already_stays(environment: None) -> None:
-    os.environ.update(STEP | {"MASTER_ADDR": "10.0.0.1"})
-    slurm.adopt()
-    assert (os.environ["RANK"], os.environ["MASTER_ADDR"]) == ("9", "10.0.0.1")
-    os.environ["RANK"] = "5"
-    slurm.adopt()
-    assert os.environ["RANK"] == "5"
+def test_what_is_set_already_stays() -> None:
+    told = adopted(STEP | {"MASTER_ADDR": "10.0.0.1"})
+    assert told["RANK"] == "9"
+    assert "MASTER_ADDR" not in told
+    assert adopted(STEP | {"RANK": "5"}) == {}
