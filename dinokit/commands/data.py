@@ -4,9 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from dinokit.commands.tables import print_check, print_stats
+from rich.console import Console
+from rich.table import Table
+
 from dinokit.core import device as devices
-from dinokit.core.errors import UserError
+from dinokit.core.errors import LISTED, UserError
 from dinokit.core.files import check_result, write_json
 from dinokit.core.log import info, progress
 from dinokit.sources.check import Check, Stats, check, stats
@@ -51,7 +53,48 @@ def data(
         print_check(found)
     else:
         found = stats(opened, limit=limit, workers=threads, shown=progress)
-        print_stats(found)
+        _print_stats(found)
     info(f"next: dinokit pretrain demo --data {source} --out runs/NAME; recipes: dinokit models")
     if out is not None:
         write_json(Path(out), {"source": source, **asdict(found)})
+
+
+def print_check(found: Check) -> None:
+    """Print what is in a source and what is broken."""
+    table = Table(show_header=False, title=f"{found.source}: {found.images:,} of {found.total:,} images", box=None)
+    for name in ("width", "height"):
+        spread = getattr(found, name)
+        table.add_row(name, f"{spread.least} to {spread.largest} px, median {spread.median}" if spread else "-")
+    for name in ("short_side", "formats", "modes", "channels", "depths"):
+        counts = getattr(found, name)
+        table.add_row(name.replace("_", " "), "   ".join(f"{key}: {count:,}" for key, count in counts.items()) or "-")
+    if found.values is not None:
+        low, high = found.values
+        deep = "float32" in found.depths and high < 1 / 8
+        hint = ": too dark? fewer bits than the files have? then --data.white 4095 or so" if deep else ""
+        hint = ": if 1 is not white, --data.white says what is" if high > 2 else hint
+        table.add_row("values", f"{low:.4g} to {high:.4g} of white{hint}")
+    table.add_row("duplicates", f"{found.duplicates:,}")
+    table.add_row("unreadable", f"{len(found.unreadable):,}")
+    table.add_row("speed", f"{found.images_per_second:,.0f} images/s at full size")
+    table.add_row("one pass", f"{found.seconds_per_pass:,.0f} s")
+    Console().print(table)
+    for remark in found.remarks:
+        print(remark)
+    for group in found.duplicate_groups[:LISTED]:
+        print(f"the same: {', '.join(group[:LISTED])}{', ...' if len(group) > LISTED else ''}")
+    if len(found.duplicate_groups) > LISTED:
+        print(f"... and {len(found.duplicate_groups) - LISTED:,} more groups of the same; --out FILE.json lists them")
+    for line in found.unreadable[:LISTED]:
+        print(f"{line.key}: {line.reason}")
+    if len(found.unreadable) > LISTED:
+        print(f"... and {len(found.unreadable) - LISTED:,} more; --out FILE.json lists all")
+
+
+def _print_stats(found: Stats) -> None:
+    """Print the statistics of every channel."""
+    values = {name: [float(f"{each:.6g}") for each in getattr(found, name)] for name in ("mean", "std", "low", "high")}
+    Console().print(
+        f"{found.images:,} images, {found.bad:,} bad ones left out; values {values['low']} to {values['high']}"
+    )
+    print(f"--data.pixels.mean '{values['mean']}' --data.pixels.std '{values['std']}'")

@@ -3,11 +3,15 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder
-from dinokit.commands.tables import print_replay
-from dinokit.core.errors import UserError
+from dinokit.commands.tables import print_table
+from dinokit.core.errors import LISTED, UserError
 from dinokit.core.files import check_result, write_json
+from dinokit.core.log import info
 from dinokit.run.replay import Replay
 from dinokit.run.replay import replay as replayed
 
@@ -33,7 +37,19 @@ def replay(
     if out is not None:
         check_result(Path(out))
     found = replayed(folder, recipes.find(str(folder.config)), step, device=device)
-    print_replay(found)
+    _print_replay(found)
     if out is not None:
         write_json(Path(out), asdict(found))
     return found
+
+
+def _print_replay(found: Replay) -> None:
+    """Print what a step looks like from within."""
+    print_table(f"step {found.step}, trained on from step {found.start}", {"value": found.report.values})
+    crops = Table("image", "lowest", "mean", "highest", "not finite", title="crops, normalised", box=None)
+    for each in found.crops:
+        crops.add_row(each.image, *(f"{x:.3f}" for x in (each.lowest, each.mean, each.highest)), str(each.odd))
+    Console().print(crops)
+    info(f"first odd output: {found.first or 'none'}")
+    info(f"odd gradients: {', '.join(found.parameters[:LISTED]) or 'none'}")
+    info(f"skipped: {found.report.fault}" if found.report.fault else "taken: loss and gradients are finite")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.commands.tables import print_check
+from dinokit.commands.data import print_check
 from dinokit.core.errors import UserError
 from dinokit.sources.check import Spread, Unreadable, check
 from dinokit.sources.source import in_memory, open_source, thinned
