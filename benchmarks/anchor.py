@@ -29,7 +29,7 @@ from dinokit.evaluation import knn, segmentation
 from dinokit.health import vitals
 from dinokit.health.places import mirrored, places
 from dinokit.health.probe import look, open_probe
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.recipes import find
 from dinokit.run import engine
 from dinokit.run.candidates import CLOSE

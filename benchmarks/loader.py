@@ -29,7 +29,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from dinokit.images import decode
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.views import multicrop
 
 _SIZES = {"500x375": (500, 375), "12 megapixels": (4000, 3000)}

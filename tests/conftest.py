@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dinokit.checkpoints.load import header
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.vit import Config, VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]

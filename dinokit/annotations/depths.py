@@ -23,8 +23,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.files import read_text
 from dinokit.core.hub import library
 from dinokit.images import intensity
-from dinokit.images.bad_image import BadImage, reasons
-from dinokit.images.decode import describe, stored
+from dinokit.images.decode import BadImage, describe, reasons, stored
 from dinokit.metrics.depth import Crop, counted
 from dinokit.sources.folders import existing_folder
 from dinokit.sources.splits import choose_split

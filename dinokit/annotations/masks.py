@@ -25,8 +25,7 @@ from dinokit.annotations.pairing import reading
 from dinokit.core.errors import UserError
 from dinokit.core.log import info
 from dinokit.images.arrays import Stored
-from dinokit.images.bad_image import BadImage, reasons
-from dinokit.images.decode import describe, stored
+from dinokit.images.decode import BadImage, describe, reasons, stored
 
 IGNORED = 255
 Colour = tuple[int, int, int]

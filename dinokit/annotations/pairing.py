@@ -18,8 +18,7 @@ from dinokit.core.errors import UserError, reason
 from dinokit.core.log import progress, warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
-from dinokit.images.bad_image import BadImage
-from dinokit.images.decode import EXTENSIONS, decode
+from dinokit.images.decode import EXTENSIONS, BadImage, decode
 from dinokit.sources.folders import walk
 from dinokit.sources.splits import SPLITS, split_folders
 

@@ -26,8 +26,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.files import read_text
 from dinokit.core.log import warn
 from dinokit.images import intensity
-from dinokit.images.bad_image import reasons
-from dinokit.images.decode import EXTENSIONS
+from dinokit.images.decode import EXTENSIONS, reasons
 from dinokit.sources.folders import existing_folder, walk
 from dinokit.sources.splits import choose_split
 

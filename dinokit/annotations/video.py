@@ -31,8 +31,8 @@ from dinokit.core.hub import library
 from dinokit.core.log import warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
+from dinokit.images.arrays import rotated
 from dinokit.images.decode import EXTENSIONS
-from dinokit.images.orientation import rotated
 from dinokit.metrics.video import Measure
 from dinokit.sources.folders import sub_folders
 from dinokit.sources.splits import choose_split, split_folders

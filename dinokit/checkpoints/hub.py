@@ -22,7 +22,7 @@ import torch
 from dinokit.core.errors import UserError
 from dinokit.core.hub import PATIENCE, fetching
 from dinokit.core.log import info
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 
 MIRROR = "DINOKIT_WEIGHTS"
 APACHE = "Apache-2.0"

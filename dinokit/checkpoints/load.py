@@ -28,7 +28,7 @@ from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_json
 from dinokit.core.log import info
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import init
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.architecture import described as architecture_of

@@ -27,7 +27,7 @@ from dinokit.core.log import info
 from dinokit.core.ownership import only_owner
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity
-from dinokit.images.prepare import multiple, prepare
+from dinokit.images.intensity import multiple, prepare
 from dinokit.models.features import Backbone, Features
 from dinokit.sources.source import BadImage, Source, open_source
 

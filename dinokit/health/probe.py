@@ -16,8 +16,7 @@ from dinokit.core import dist
 from dinokit.core.prefetch import ahead
 from dinokit.core.seed import generator
 from dinokit.images import intensity
-from dinokit.images.normalisation import Pixels
-from dinokit.images.prepare import multiple, prepare
+from dinokit.images.intensity import Pixels, multiple, prepare
 from dinokit.models.features import Features
 from dinokit.sources.source import BadImage, Source
 

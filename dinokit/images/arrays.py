@@ -8,21 +8,43 @@ nothing of the picture. Nothing is allocated on the word of a header.
 
 import io
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
-from PIL import Image
-
-from dinokit.images.bad_image import BadImage
+from PIL import Image, UnidentifiedImageError
 
 NPY = b"\x93NUMPY"
 LARGEST = 1e18  # of a float pixel: the squares of larger ones would leave float32
+ORIENTATION = 274  # tag of EXIF, also of TIFF
 _BYTES = 6  # per pixel of Pillow's limit: 0.5 GB, what the largest RGB image that Pillow opens takes
+_LONGEST = 200  # letters of a reason
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow
 
 Pixels = UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height width channel"]
+
+
+class BadImage(Exception):
+    """An image that cannot be used; the message is the reason, one line."""
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Turn whatever goes wrong with a file into one line; decoders raise almost anything on hostile bytes."""
+    try:
+        with _quiet():
+            yield
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image of a known format") from error
+    except Exception as error:  # one bad file must never end a run
+        raise BadImage(_one_line(f"{type(error).__name__}: {error}")) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +179,29 @@ def scaled(array: Shaped[np.ndarray, "height width channel"], *, white: float | 
     return pixels if white is None else pixels / np.float32(white)
 
 
+def turned(
+    array: Shaped[np.ndarray, "height width channel"], orientation: object
+) -> Shaped[np.ndarray, "rows columns channel"]:
+    """Turn and mirror an image as EXIF's orientation asks, 2 to 8; anything else leaves it alone."""
+    if not isinstance(orientation, int) or not 2 <= orientation <= 8:
+        return array
+    if orientation >= 5:  # the picture lies: rows were columns
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
+def rotated(
+    frame: Shaped[np.ndarray, "height width channel"], degrees: float | int
+) -> Shaped[np.ndarray, "rows columns channel"]:
+    """Turn a frame of a video counter-clockwise, by the nearest quarter: what PyAV's `frame.rotation` asks."""
+    quarters = round(degrees / 90) % 4
+    return np.ascontiguousarray(np.rot90(frame, quarters)) if quarters else frame
+
+
 def with_channels(
     pixels: Shaped[np.ndarray, "height width held"], channels: int | None
 ) -> UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height width channel"]:
@@ -197,3 +242,36 @@ def _filled(
         mean = known.mean(dtype=np.float64)
         filled[:, :, channel][holes[:, :, channel]] = round(mean) if values.dtype.kind in "iu" else mean
     return filled
+
+
+def _one_line(text: str) -> str:
+    """Make what a decoder quotes from a file fit for a terminal."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
+
+_lock = Lock()
+_within = 0
+_filters = warnings.catch_warnings()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ignore what Pillow warns of, odd metadata and large sizes: of no use to someone training on a million files.
+
+    Filters are shared by all threads: the first to come sets them, the last to go takes them back.
+    """
+    global _within, _filters
+    with _lock:
+        if _within == 0:
+            _filters = warnings.catch_warnings()
+            _filters.__enter__()
+            warnings.simplefilter("ignore")
+        _within += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _within -= 1
+            if _within == 0:
+                _filters.__exit__(None, None, None)

@@ -9,6 +9,7 @@ Pillow gives 8. Pillow reads what it reads right, tifffile the other TIFFs.
 
 import ctypes
 import io
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -19,11 +20,10 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from dinokit.images import arrays, intensity, orientation, png, tiff
-from dinokit.images.arrays import Stored
-from dinokit.images.bad_image import BadImage, reasons
+from dinokit.images import arrays, intensity, tiff
+from dinokit.images.arrays import BadImage, Stored, reasons
 
-__all__ = ["EXTENSIONS", "About", "BadImage", "decode", "describe", "stored"]
+__all__ = ["EXTENSIONS", "About", "BadImage", "decode", "describe", "reasons", "stored"]
 
 # read in any case: .JPG too
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".npy")
@@ -31,6 +31,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif",
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _SCANS = 100  # of a JPEG; ten are many, and with thousands a small file is decoded for hours
 _GRAY = ("1", "L", "LA", "La")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_EXIF_TEXT = b"Raw profile type exif\0"
+_LONGEST = 1 << 16  # bytes of an orientation
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if np.little_endian else "L"}
 # of mode I, where Pillow keeps what has no mode of its own: how the numbers lie in the file -> what they are
 _INTEGERS = {"I;16B": np.uint16, "I;16S": np.int16, "I;16BS": np.int16, "I;32N": np.uint32}
@@ -152,9 +155,7 @@ def _eight_bits(opened: Any, channels: int | None, *, indices: bool) -> Stored:
     pixels = np.array(image if image.mode == mode else image.convert(mode))  # converting would copy
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     turn = _turn(opened)
-    return Stored(
-        values=orientation.turned(pixels, turn), missing=None if missing is None else orientation.turned(missing, turn)
-    )
+    return Stored(values=arrays.turned(pixels, turn), missing=None if missing is None else arrays.turned(missing, turn))
 
 
 def _deep_gray(opened: Any) -> Stored:
@@ -165,7 +166,7 @@ def _deep_gray(opened: Any) -> Stored:
     values = np.asarray(opened)[:, :, None]  # [height, width, 1]
     if opened.mode == "I":
         values = values.astype(_INTEGERS.get(raw, np.int32))
-    values = orientation.turned(values.astype(values.dtype.newbyteorder("=")), _turn(opened))
+    values = arrays.turned(values.astype(values.dtype.newbyteorder("=")), _turn(opened))
     return Stored(
         values=values,
         white=4095.0 if raw == "I;12" else None,
@@ -191,7 +192,7 @@ def _deep_colours(opened: Any, data: bytes) -> Stored:
         values = np.asarray(opened).astype(np.uint16) * np.uint16(256)
         with _open(data) as again:
             values += np.asarray(_unpacked(again, raw[:-1] + _OTHER_ORDER[raw[-1]]))
-    values = orientation.turned(values, _turn(opened))
+    values = arrays.turned(values, _turn(opened))
     alpha = values.shape[2] in (2, 4)
     colours = values.shape[2] - alpha
     return Stored(
@@ -206,14 +207,53 @@ def _deep_colours(opened: Any, data: bytes) -> Stored:
 def _turn(loaded: Any) -> object:
     """Return the orientation of a loaded image; damaged metadata says nothing, and must not cost the picture."""
     with suppress(Exception):
-        return loaded.getexif().get(orientation.TAG)
+        return loaded.getexif().get(arrays.ORIENTATION)
     return None
 
 
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("empty file (0 bytes)")
-    return Image.open(io.BytesIO(png.plain(data) if data.startswith(png.SIGNATURE) else data), formats=_formats())
+    return Image.open(io.BytesIO(_plain_png(data) if data.startswith(_PNG) else data), formats=_formats())
+
+
+def _plain_png(data: bytes) -> bytes:
+    """Return a PNG without what a picture does not need: odd metadata must not cost what every viewer shows.
+
+    Kept are the critical chunks, and of the others, where their checksum is right, those that change what is seen: tRNS
+    (transparency) and the orientation, in eXIf or where older programs wrote it, as text "Raw profile type exif". All
+    else goes, as libpng does with what it cannot read: colour profiles and gamma, which are not applied here to any
+    format; texts; the further frames of an animation. What is broken otherwise stays as it is.
+    """
+    view, place = memoryview(data), len(_PNG)
+    kept = [view[:place]]
+    bits, colours = data[24:26] if len(data) > 25 else (8, 0)  # 0 gray, 2 RGB, 3 palette; with alpha there is no tRNS
+    while place + 12 <= len(data):
+        length, kind = int.from_bytes(view[place : place + 4]), bytes(view[place + 4 : place + 8])
+        end = place + 12 + length
+        if end > len(data) or not kind.isalpha():
+            break
+        if kind[:1].isupper() or _counts(kind, view[place + 8 : end - 4], view[end - 4 : end], colours):
+            kept.append(view[place:end])
+            if kind == b"tRNS" and colours == 0 and bits in (2, 4):  # Pillow compares it with values brought to 8 bits
+                clear = view[end - 5] * 255 // (2**bits - 1)
+                body = kind + bytes([0, clear % 256])
+                kept[-1] = memoryview(b"\0\0\0\2" + body + zlib.crc32(body).to_bytes(4))
+        place = end
+        if kind == b"IEND":
+            break
+    return b"".join([*kept, view[place:]])
+
+
+def _counts(kind: bytes, body: memoryview, checksum: memoryview, colours: int) -> bool:
+    """Tell whether a chunk that may be left out changes what is seen."""
+    if kind == b"tRNS":
+        fits = {0: len(body) == 2, 2: len(body) == 6, 3: 1 <= len(body) <= 256}.get(colours, False)
+    elif kind in (b"tEXt", b"zTXt"):
+        fits = len(body) <= _LONGEST and bytes(body[: len(_EXIF_TEXT)]) == _EXIF_TEXT
+    else:
+        fits = kind == b"eXIf" and len(body) <= _LONGEST
+    return fits and zlib.crc32(body, zlib.crc32(kind)) == int.from_bytes(checksum)
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -1,27 +1,64 @@
-"""The two kinds of pixels: uint8, where 255 is white, and float32, where 1.0 is and nothing forbids more or less.
+"""What a model sees of an image: pixels of two kinds, normalised, at a size that fits its patches.
 
-`normalised` is the one way from either to what a network sees; the warnings say once where that cannot be meant.
-Arithmetic on pixels must not change their range behind the user's back. An image keeps the wider of [0, 1] and its own
-values: photos stay within black and white whatever their depth, and a thermal image of -40 to 120 is not cut off at 1.
+uint8, where 255 is white, and float32, where 1.0 is and nothing forbids more or less. `normalised` is the one way from
+either to what a network sees; the warnings say once where that cannot be meant. Arithmetic on pixels must not change
+their range behind the user's back. An image keeps the wider of [0, 1] and its own values: photos stay within black and
+white whatever their depth, and a thermal image of -40 to 120 is not cut off at 1.
+
+Outside training an image is the centre square, resized (bicubic, antialiased) to the multiple of the patch nearest to
+the size that is wanted; at native size nothing is cut and each side goes to its own nearest multiple of the patch.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
+from torch.nn import functional
 
+from dinokit.core.bounds import above, between
+from dinokit.core.errors import UserError
 from dinokit.core.log import warn
-from dinokit.images.normalisation import Pixels
 
 Image = UInt8[Tensor, "channel height width"] | Float32[Tensor, "channel height width"]
 # one of several whose sizes have nothing to do with each other
 AnyImage = UInt8[Tensor, "channel _ _"] | Float32[Tensor, "channel _ _"]
 Images = UInt8[Tensor, "image channel height width"] | Float32[Tensor, "image channel height width"]
 
+LARGEST = 1 << 14  # side in pixels; above it a number in a weights file is damage, and would ask for gigabytes
 _FAR = 8.0  # mean size of normalised values beyond which they cannot be meant
 _DIM = 1 / 8  # of white
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What the images of a backbone must look like; the defaults are the statistics of ImageNet."""
+
+    mean: tuple[float, ...] = between(-1e18, 1e18, (0.485, 0.456, 0.406))  # of values in [0, 1]; one, or per channel
+    std: tuple[float, ...] = above(0, (0.229, 0.224, 0.225))  # divides what is left, as many
+    size: int | None = between(1, LARGEST, None)  # side in pixels for evaluation; null keeps the native size
+    white: float | None = above(0, None)  # what is 1.0 in files of more than 8 bits; null: by the kind of file
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise UserError(f"pixels need as many means as stds, got {len(self.mean)} and {len(self.std)}")
+
+    def check_channels(self, channels: int) -> None:
+        """Check that the normalisation fits images with this number of channels.
+
+        Raises:
+            UserError: names both numbers.
+        """
+        if len(self.mean) not in (1, channels):
+            have = f"pixels.mean and pixels.std have {len(self.mean)} values, the images {channels} channels"
+            raise UserError(f"{have}; give 1 or {channels} values")
+
+
+def default_pixels(channels: int) -> Pixels:
+    """Return ImageNet's statistics for three channels; for any other number, what takes [0, 1] to [-1, 1]."""
+    return Pixels() if channels == 3 else Pixels((0.5,), (0.5,))
 
 
 def to_unit(pixels: Tensor) -> Float32[Tensor, "*shape"]:
@@ -95,6 +132,31 @@ def for_display(images: Images) -> UInt8[Tensor, "image channel height width"]:
     ranges = torch.tensor([value_range(image) for image in images])[:, :, None, None, None]  # [image, 2, 1, 1, 1]
     low, high = ranges[:, 0], ranges[:, 1]
     return ((images - low) / (high - low) * 255).round_().to(torch.uint8)
+
+
+def prepare(image: Image, *, size: int | None, patch_size: int) -> Shaped[Tensor, "channel rows columns"]:
+    """Resize and crop one image by the size rule above; its type stays, and one that fits is not touched."""
+    height, width = image.shape[1:]
+    if size is None:
+        return _resized(image, multiple(height, patch_size), multiple(width, patch_size))
+    # cut first: the same picture up to the outermost pixels, and a panorama does not grow before it is cut
+    square = min(height, width)
+    top, left = (height - square) // 2, (width - square) // 2
+    side = multiple(size, patch_size)
+    return _resized(image[:, top : top + square, left : left + square], side, side)
+
+
+def multiple(side: int, patch_size: int) -> int:
+    """Return the multiple of the patch nearest to a side, at least one patch."""
+    return max(1, round(side / patch_size)) * patch_size
+
+
+def _resized(image: Image, height: int, width: int) -> Shaped[Tensor, "channel rows columns"]:
+    if image.shape[1:] == (height, width):
+        return image
+    # uint8 in, uint8 out: rounds and clamps as Pillow does, without a float copy of a large photo
+    resized = functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)[0]
+    return resized if image.dtype == torch.uint8 else resized.clamp_(*value_range(image))
 
 
 @cache

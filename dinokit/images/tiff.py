@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dinokit.images import arrays, orientation
-from dinokit.images.arrays import Stored
-from dinokit.images.bad_image import BadImage
+from dinokit.images import arrays
+from dinokit.images.arrays import BadImage, Stored
 
 SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 NODATA = 42113  # tag of GDAL: the number that stands for no data, as text
@@ -52,7 +51,7 @@ def read_tiff(data: bytes, *, channels: int | None, seen: Any = None) -> Stored 
         else:  # one page stands for all, which follow it in the file
             arrays.check_size(*size, channels=math.prod(series.shape) // math.prod(size), dtype=page.dtype)
             parts = list(series.asarray().reshape(-1, *page.shape)[: planes * stride : stride])
-        kind, turn, nodata = (page.tags.valueof(tag) for tag in (PHOTOMETRIC, orientation.TAG, NODATA))
+        kind, turn, nodata = (page.tags.valueof(tag) for tag in (PHOTOMETRIC, arrays.ORIENTATION, NODATA))
     for part in parts:
         if part.shape != page.shape or not part.size:
             raise BadImage(f"expected a TIFF of shape {page.shape}, its pixels have {part.shape}")
@@ -60,7 +59,7 @@ def read_tiff(data: bytes, *, channels: int | None, seen: Any = None) -> Stored 
         parts = [part[:, :, None] for part in parts]
     elif page.axes == "SYX":
         parts = [np.moveaxis(part, 0, 2) for part in parts]
-    values = orientation.turned(np.concatenate(parts, axis=2), turn)
+    values = arrays.turned(np.concatenate(parts, axis=2), turn)
     if kind not in (None, *_KINDS) and channels in (None, 1, 3):
         raise BadImage(f"colours of kind {getattr(page.photometric, 'name', kind)}; convert the TIFF to RGB or gray")
     extra = page.extrasamples

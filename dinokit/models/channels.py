@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import convnext, resnet, vit
 from dinokit.models.architecture import Architecture
 

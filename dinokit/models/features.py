@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from dinokit.core.errors import UserError, reason
 from dinokit.images import intensity
 from dinokit.images.decode import BadImage, decode
-from dinokit.images.normalisation import Pixels, default_pixels
-from dinokit.images.prepare import prepare
+from dinokit.images.intensity import Pixels, default_pixels, prepare
 from dinokit.models import init
 
 Picture = str | Path | Image.Image | numpy.ndarray | Tensor  # a file, Pillow's, or numbers as in a .npy file

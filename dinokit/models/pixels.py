@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
 
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.features import Backbone, Features, accepted
 
 

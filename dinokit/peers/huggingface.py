@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from dinokit.core.errors import UserError
 from dinokit.core.hub import fetching, library
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
 from dinokit.peers.peer import Build, Peer, assembled
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.hub import fetching, library
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
 from dinokit.peers.peer import Build, Peer
 from dinokit.peers.timm import Timm

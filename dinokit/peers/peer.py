@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dinokit.core.errors import UserError
 from dinokit.core.hub import line_of
 from dinokit.core.seed import derived
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.features import Backbone, Features, accepted, chosen_layers
 
 Build = Callable[[], nn.Module]

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.hub import fetching, library
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
 from dinokit.peers.peer import Build, Peer, assembled
 

@@ -1,7 +1,7 @@
 """The demo: DINOv3 in miniature, minutes on two CPU cores."""
 
 from dinokit.core.schedule import constant, cosine
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import head, vit
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.training import optim

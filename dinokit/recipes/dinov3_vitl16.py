@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dinokit.core.schedule import cosine, ramp
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import head
 from dinokit.models.variants import VARIANTS
 from dinokit.objectives import dino, ibot, koleo

@@ -7,7 +7,7 @@ from dinokit.checkpoints.load import load
 from dinokit.config import from_plain, read_yaml
 from dinokit.core.log import info
 from dinokit.core.schedule import constant, cosine
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import head
 from dinokit.models.features import Backbone
 from dinokit.objectives import dino, ibot, koleo

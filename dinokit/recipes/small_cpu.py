@@ -2,7 +2,7 @@
 
 from dinokit.config import to_plain
 from dinokit.core.schedule import Schedule, constant, cosine
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import head, vit
 from dinokit.objectives import dino, gram, ibot, koleo
 from dinokit.training import anchor, optim

@@ -24,8 +24,7 @@ from jaxtyping import Int32, Int64
 from dinokit.core.errors import UserError, reason
 from dinokit.core.files import write_atomic
 from dinokit.core.log import info, warn
-from dinokit.images.bad_image import BadImage
-from dinokit.images.decode import EXTENSIONS
+from dinokit.images.decode import EXTENSIONS, BadImage
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
 from dinokit.sources.files import passed_over

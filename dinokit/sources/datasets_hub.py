@@ -13,7 +13,7 @@ import numpy as np
 
 from dinokit.core.errors import UserError
 from dinokit.core.hub import fetching, library, line_of
-from dinokit.images.bad_image import BadImage
+from dinokit.images.decode import BadImage
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
 from dinokit.sources.folders import check_reachable

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinokit.core.errors import UserError, reason
-from dinokit.images.bad_image import BadImage
-from dinokit.images.decode import EXTENSIONS
+from dinokit.images.decode import EXTENSIONS, BadImage
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
 from dinokit.sources.folders import existing_folder, sub_folders, walk

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from dinokit.core.errors import LISTED, UserError
 from dinokit.core.order import evenly
-from dinokit.images.bad_image import BadImage
-from dinokit.images.decode import EXTENSIONS
+from dinokit.images.decode import EXTENSIONS, BadImage
 from dinokit.sources import datasets_hub, demo, folders, location, manifest, mixture, parquet, shards, zipped
 from dinokit.sources.base import Source, in_memory, labelled, thinned
 from dinokit.sources.files import open_folder, open_list, open_several

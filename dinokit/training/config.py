@@ -10,7 +10,7 @@ from dinokit.core.bounds import above, at_least, between
 from dinokit.core.device import Precision
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.schedule import Schedule
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import Architecture
 from dinokit.objectives import base as objectives
 from dinokit.sources.source import Source, open_source

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.seed import generator
 from dinokit.core.stopping import SIGNALS
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.sources.sampler import order
 from dinokit.sources.source import BadImage, Source
 from dinokit.views import masking, multicrop

@@ -23,7 +23,7 @@ from dinokit.core.bounds import above, at_least, between
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
 from dinokit.images import intensity
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.views import augment, crop
 
 _STREAM = 1  # keeps these random numbers apart from the order (0), the masks (2) and the replacements (3)

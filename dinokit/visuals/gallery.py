@@ -15,7 +15,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
 from dinokit.dense.embedding import encode, unit
 from dinokit.images import intensity
-from dinokit.images.prepare import multiple, prepare
+from dinokit.images.intensity import multiple, prepare
 from dinokit.models.features import Backbone
 from dinokit.sources.source import BadImage, Source, labelled, open_source, splits
 from dinokit.visuals.pca import pca_maps

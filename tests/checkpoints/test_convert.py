@@ -15,7 +15,7 @@ from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.layouts import huggingface, infer, keymap, official, timm
 from dinokit.checkpoints.load import header, load
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.variants import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
 

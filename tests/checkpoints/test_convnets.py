@@ -13,7 +13,7 @@ import dinokit
 from dinokit.checkpoints.layouts import infer
 from dinokit.checkpoints.load import header
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import convnext, resnet
 from dinokit.models.architecture import Network, build
 from dinokit.models.variants import CONVNETS

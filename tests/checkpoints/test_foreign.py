@@ -17,7 +17,7 @@ from dinokit.checkpoints import hub
 from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.load import header, load
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import vit
 from dinokit.models.vit import VisionTransformer
 

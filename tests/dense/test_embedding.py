@@ -12,7 +12,7 @@ from PIL import Image
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
 from dinokit.dense.embedding import embed, encode, extract, unit
-from dinokit.images.prepare import multiple, prepare
+from dinokit.images.intensity import multiple, prepare
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import in_memory, open_source

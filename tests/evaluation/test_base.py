@@ -7,7 +7,7 @@ import torch
 
 from dinokit.core.errors import UserError
 from dinokit.evaluation import base
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import resnet
 from dinokit.models.pixels import RawPixels
 from dinokit.models.resnet import ResNet

@@ -24,7 +24,7 @@ from dinokit.dense.heads import load_head, save_head
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
 from dinokit.dense.predict import apply
 from dinokit.evaluation.depth import Config, layers_of, run
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source

@@ -1,5 +1,6 @@
 """White is 255 in uint8 and 1.0 in float32, everywhere; where that cannot be meant, it is said once."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from dinokit.core.errors import UserError
 from dinokit.images import intensity
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import vit
 
 
@@ -82,3 +83,18 @@ def test_values_with_statistics_of_their_own_are_not_warned_of(capsys: pytest.Ca
     intensity.warn_of_values([torch.rand(1, 4, 4) * 20 + 290], Pixels((300.0,), (5.8,)))
     intensity.warn_of_values([torch.rand(1, 4, 4) * 0.05], Pixels((0.025,), (0.015,)))
     assert capsys.readouterr().err == ""
+
+
+def test_one_value_serves_any_number_of_channels_and_others_must_match() -> None:
+    Pixels((0.5,), (0.5,)).check_channels(7)
+    Pixels().check_channels(3)
+    with pytest.raises(UserError, match="3 values, the images 4 channels"):
+        Pixels().check_channels(4)
+
+
+@pytest.mark.parametrize(
+    "wrong", [((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((), ()), ((math.nan,), (0.5,)), ((0.5,), (math.nan,))]
+)
+def test_impossible_normalisations_are_refused(wrong: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+    with pytest.raises(UserError, match="pixels|mean|std"):
+        Pixels(*wrong)

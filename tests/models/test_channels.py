@@ -12,7 +12,7 @@ from torch import Tensor
 import dinokit
 from dinokit.checkpoints.load import header
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import convnext, resnet, vit
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.channels import inflated

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dinokit.core.errors import UserError
 from dinokit.images import intensity
-from dinokit.images.normalisation import Pixels
-from dinokit.images.prepare import prepare
+from dinokit.images.intensity import Pixels, prepare
 from dinokit.models import convnext, resnet, vit
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.peers.huggingface import Transformers
 from dinokit.peers.peer import Peer
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.peers.open_clip import OpenClip
 from dinokit.peers.timm import Timm
 

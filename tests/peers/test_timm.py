@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.peers.peer import Peer
 from dinokit.peers.timm import Timm
 

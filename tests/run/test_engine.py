@@ -21,7 +21,7 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
 from dinokit.core.schedule import constant
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import head, position, vit
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.run import engine, saving

@@ -17,7 +17,7 @@ from dinokit.core.schedule import constant, ramp
 from dinokit.health.probe import open_probe
 from dinokit.health.repeats import Repeats
 from dinokit.health.verdict import HEALTHY, Verdict, verdict
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import head, vit
 from dinokit.objectives import dino, koleo
 from dinokit.run import engine

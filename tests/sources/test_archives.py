@@ -21,7 +21,7 @@ from PIL import Image
 
 from dinokit.core.errors import UserError
 from dinokit.images.decode import BadImage
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.sources.archives import LARGEST, cached
 from dinokit.sources.base import from_table
 from dinokit.sources.datasets_hub import Rows

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.sources.mixture import read_mixture
 from dinokit.sources.sampler import POSITIONS, STEPS, Mix, MixedOrder
 from dinokit.sources.source import Source, labelled, open_source, splits

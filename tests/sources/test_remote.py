@@ -17,7 +17,7 @@ from PIL import Image
 
 from dinokit.core.errors import UserError
 from dinokit.images.decode import BadImage
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.sources import remote
 from dinokit.sources.source import Source, open_source, splits
 from dinokit.views import multicrop

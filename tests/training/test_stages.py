@@ -19,7 +19,7 @@ from dinokit.checkpoints.store import MODEL, RunFolder
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
 from dinokit.core.schedule import constant
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import build
 from dinokit.objectives import gram
 from dinokit.run import candidates, engine

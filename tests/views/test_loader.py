@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.sources.source import Source, in_memory, open_source
 from dinokit.views import masking, multicrop
 from dinokit.views.loader import Batch, Loader

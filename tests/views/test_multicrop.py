@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.views import augment, multicrop
 
 PLAIN = augment.Config(jitter=0.0, grayscale=0.0, blur=0.0)

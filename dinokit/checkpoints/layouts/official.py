@@ -28,7 +28,7 @@ from dinokit.checkpoints.layouts import infer, keymap
 from dinokit.checkpoints.layouts.keymap import Exported, Family, State, Table
 from dinokit.core.errors import UserError
 from dinokit.core.log import info
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import head, variants, vit
 from dinokit.models.architecture import Architecture, Network
 

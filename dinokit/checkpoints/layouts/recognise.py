@@ -10,7 +10,7 @@ from dinokit.checkpoints.layouts.keymap import CONFIG, LICENCE, PREPROCESSOR, St
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_json
 from dinokit.core.log import info
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import vit
 from dinokit.models.architecture import Architecture
 from dinokit.peers.huggingface import HALF

@@ -22,7 +22,7 @@ from torch import Tensor
 from dinokit.checkpoints.layouts import infer, keymap, official
 from dinokit.checkpoints.layouts.keymap import CONFIG, Exported, Family, State, Table
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import convnext, resnet, vit
 from dinokit.models.architecture import Architecture, Network
 from dinokit.models.convnet import STAGES

@@ -19,7 +19,7 @@ from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.layouts import huggingface, keymap, official, timm
 from dinokit.checkpoints.load import header, load
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import convnext, resnet
 from dinokit.models.architecture import Network, build
 from dinokit.models.variants import CONVNETS

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import position
 from dinokit.models.features import Features
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dinokit.checkpoints.layouts import official
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import head
 from dinokit.models.variants import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer

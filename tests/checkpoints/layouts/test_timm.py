@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dinokit.checkpoints.layouts.timm import DINOV2S, DINOV3S, VITS, recognise
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
-from dinokit.images.normalisation import Pixels
+from dinokit.images.intensity import Pixels
 from dinokit.models import position, vit
 from dinokit.models.features import Features
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinokit.images.arrays import rotated, turned
 from dinokit.images.decode import decode
-from dinokit.images.orientation import rotated, turned
 
 FRAME = np.arange(6).reshape(2, 3, 1)
 
