@@ -27,8 +27,8 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import override
 from dinokit.evaluation import knn, segmentation
 from dinokit.health import vitals
-from dinokit.health.places import mirrored, places
 from dinokit.health.probe import look, open_probe
+from dinokit.health.vitals import mirrored, places
 from dinokit.images.intensity import Pixels
 from dinokit.recipes import find
 from dinokit.run import engine

@@ -7,7 +7,7 @@
     Pascal VOC   JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val,trainaug}.txt;
                  masks of trainaug lie in SegmentationClassAug/
 
-What the masks of a folder mean is found out in classes.py.
+What the masks of a folder mean is found out in masks.py.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,8 +19,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from dinokit.annotations.classes import Meaning, black_and_white, class_ids, described, numbered
-from dinokit.annotations.masks import IGNORED, palette
+from dinokit.annotations.masks import IGNORED, Meaning, black_and_white, class_ids, described, numbered, palette
 from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image, reading
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_text

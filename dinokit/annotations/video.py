@@ -7,7 +7,7 @@
     file            .mp4 .avi .mov .mkv .webm .gif with a mask of the first frame; needs the extra `video`
 
 Masks hold the number of the object in every pixel, 0 where there is none, and 255 counts as none; but if all masks of a
-video are in black and white (classes.py), white is its one object. An object starts with the first mask that shows it.
+video are in black and white (masks.py), white is its one object. An object starts with the first mask that shows it.
 Where the masks of a whole set show every object once (YouTube-VOS `valid`), 0 is no label: nothing can be scored.
 Frames are in the order of their names, numbers by value, and of one size.
 """
@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from dinokit.annotations.classes import above_half, may_be_edges, white_of
-from dinokit.annotations.masks import IGNORED, Mask, read_mask
+from dinokit.annotations.masks import IGNORED, Mask, above_half, may_be_edges, read_mask, white_of
 from dinokit.annotations.pairing import check_size, read_image
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import read_text

@@ -3,11 +3,17 @@
 Collapse is known by a few signs. All images get one vector: the effective rank is 1 and neighbours touch. All images
 get one prototype: it is the choice of most, and the prototypes tell nothing of the image. The targets are uniform:
 their entropy is the largest there is.
+
+`places` judges how well patches tell places apart, the dense health. Long training makes patches worse while the CLS
+token still gains (DINOv3, arXiv:2508.10104, section 4.1): similarity maps grow noisy, and what is near is no longer
+alike. An anchor is chosen by `locality`; docs/log.md has the experiment that this rests on. Its second look is at the
+probe's images in a mirror, paler: a place keeps its content there, but neither its position nor its light.
 Sources: RankMe, Garrido et al. 2023 (arXiv:2210.02885) equation 1; the two collapses and entropy as their sign, DINO
 (arXiv:2104.14294) section 5.3; patches of outlying norm, Darcet et al. 2023 (arXiv:2309.16588) section 2.1.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +29,9 @@ NEIGHBOURS = 20  # of k-NN; fewer if there are fewer images
 _TEMPERATURE = 0.07  # of the votes, as in evaluation/knn.py
 _PATCHES = 4  # of each image for the rank: more of one image say little new, and the cost grows with their square
 _OUTLIER = 3.0  # times the median length; registers paper: artefacts are about ten times as long as other patches
+CONTRAST, LIGHT = 0.7, 0.2  # of the second look, on normalised pixels
 _TINY = 1e-12
+_ROUNDING = 1e-4  # of the way to 1: less says nothing
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,49 @@ def change(now: Float[Tensor, "image dim"], before: Float[Tensor, "image dim"]) 
     return float((now - before).norm() / before.norm().clamp_min(_TINY))
 
 
+def mirrored(
+    batches: Iterable[Float32[Tensor, "chunk channel side side"]],
+) -> Iterator[Float32[Tensor, "chunk channel side side"]]:
+    """Turn normalised images into what the second look is at."""
+    for images in batches:
+        yield CONTRAST * images.flip(-1) + LIGHT
+
+
+def places(look: Look, mirror: Look) -> dict[str, float]:
+    """Return the signs of dense health, all of cosines between patches of one image.
+
+    cls_patch: of patches with their CLS token; rises when patches forget what is local (DINOv3; not in our small runs).
+    locality: how much more alike neighbours are than patches at least half the image apart, of what is possible.
+    same_place: how much more alike one place is to itself in the mirror than to any place there, of what is possible.
+
+    A map without three patches in a row has no distances to speak of: nothing is returned.
+    """
+    rows, columns = look.features.grid
+    if max(rows, columns) < 3:
+        return {}
+    cls = functional.normalize(look.features.cls, dim=-1)
+    patches = functional.normalize(look.features.patches, dim=-1)
+    seen = functional.normalize(mirror.features.patches, dim=-1)
+    seen = seen.reshape(len(seen), rows, columns, -1).flip(2).flatten(1, 2)  # every patch back at its place
+    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    apart = (place[:, None] - place).abs().amax(dim=-1)  # [patch, patch], by the larger of the two coordinates
+    near, far = apart == 1, apart >= max(2, max(rows, columns) // 2)
+    near_cosine, far_cosine, same, any_place = torch.zeros(4, dtype=torch.float64)
+    for one, other in zip(patches, seen, strict=True):  # one image at a time: [patch, patch] of many would not fit
+        cosines = one @ one.T
+        near_cosine += cosines[near].double().mean()
+        far_cosine += cosines[far].double().mean()
+        across = one @ other.T
+        same += across.diagonal().double().mean()
+        any_place += across.double().mean()
+    count = len(patches)
+    return {
+        "cls_patch": float((patches @ cls[..., None]).double().mean()),
+        "locality": _beyond(near_cosine / count, far_cosine / count),
+        "same_place": _beyond(same / count, any_place / count),
+    }
+
+
 def opinions(
     student: Float32[Tensor, "sample prototype"],
     teacher: Float32[Tensor, "sample prototype"],
@@ -154,3 +205,8 @@ def _entropy(rows: Float[Tensor, "sample prototype"]) -> Float[Tensor, " sample"
 def _unit(features: Float[Tensor, "image dim"]) -> Float64[Tensor, "image dim"]:
     # float64: with LayerScale at its initial 1e-5 cosines differ from 1 in the tenth digit
     return functional.normalize(features.double(), dim=-1)
+
+
+def _beyond(value: Float[Tensor, ""], base: Float[Tensor, ""]) -> float:
+    """Return how far a cosine is above another, as a share of the way to 1."""
+    return float((value - base) / (1 - base).clamp_min(_ROUNDING))

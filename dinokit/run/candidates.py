@@ -1,6 +1,6 @@
 """The anchor that is chosen: of the teachers that a run has kept, the earliest whose patches are as good as they get.
 
-As good as they get is a locality (places.py) within 2 % of the largest. Locality comes up with the quality of patches,
+As good as they get is a locality (vitals.py) within 2 % of the largest. Locality comes up with the quality of patches,
 then hardly falls while that goes down, so that its maximum comes late (docs/log.md, "Gram anchoring of a small run");
 that early teachers anchor best is also what DINOv3 found (arXiv:2508.10104, section 4.3).
 """
@@ -17,8 +17,8 @@ from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import info, warn
-from dinokit.health.places import mirrored, places
 from dinokit.health.probe import Probe, look
+from dinokit.health.vitals import mirrored, places
 from dinokit.run.setup import Setup
 from dinokit.training.step import Trainer
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from dinokit.core import dist
 from dinokit.core.log import info, warn
 from dinokit.health import vitals
-from dinokit.health.places import mirrored, places
 from dinokit.health.probe import Look, Probe, look
 from dinokit.health.repeats import RECENT, Repeats
 from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict, judged_from, verdict
+from dinokit.health.vitals import mirrored, places
 from dinokit.objectives import assign
 from dinokit.objectives.base import Objective
 from dinokit.run.setup import Setup

@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 from dinokit.core.log import duration
 from dinokit.visuals import glossary
 from dinokit.visuals.chart import PERCENT, Baseline, Series, line_chart, number
-from dinokit.visuals.headline import COUNTS, NAMES, TITLES, Measurement, measurements, sentence
 from dinokit.visuals.page import details, facts, paragraph, table, text
-from dinokit.visuals.record import PIXELS, RANDOM, TEACHER, Record
+from dinokit.visuals.record import (
+    COUNTS,
+    NAMES,
+    PIXELS,
+    RANDOM,
+    TEACHER,
+    TITLES,
+    Measurement,
+    Record,
+    measurements,
+    sentence,
+)
 
 COLOURS = {TEACHER: 0, PIXELS: 1, RANDOM: 2}  # classes of the style sheet
 LISTED = 200  # bad images on the page

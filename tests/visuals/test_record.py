@@ -1,6 +1,6 @@
 from typing import Any
 
-from dinokit.visuals.headline import measurements, sentence
+from dinokit.visuals.record import measurements, sentence
 
 
 def line(model: str, step: int, value: float, **more: Any) -> dict[str, Any]:
