@@ -25,7 +25,7 @@ class OutOfBounds(UserError):
 
 @dataclass(eq=False)
 class Bound:
-    """A field's bounds and default, as a descriptor: a dataclass's own `__init__` runs into it."""
+    """A field's bounds and default, as a descriptor without `__get__`: an instance's own value is read at no cost."""
 
     text: str
     default: Any
@@ -37,14 +37,10 @@ class Bound:
         self.name = name
         self.text += ", or null" if "None" in str(owner.__annotations__[name]) else ""
 
-    def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is not None:
-            return instance.__dict__[self.name]
-        if self.default is MISSING:
-            raise AttributeError(self.name)  # dataclass takes it for a field without a default
-        return self.default
-
     def __set__(self, instance: Any, value: Any) -> None:
+        value = self.default if value is self else value  # to a dataclass the bound itself is the default
+        if value is MISSING:
+            raise OutOfBounds(self.name, "is missing; give it a value")
         given = list(value) if isinstance(value, tuple | list) else [value]
         numbers = [number for each in given for number in getattr(each, "values", (each,)) if number is not None]
         if not given or not all(map(self._holds, numbers)) or (RISING in self.text and sorted(numbers) != numbers):

@@ -1,6 +1,5 @@
 """A bounded field is checked whenever an instance is made, and stays an ordinary field of a dataclass."""
 
-import inspect
 import pickle
 from dataclasses import dataclass, replace
 
@@ -47,9 +46,8 @@ def test_a_value_outside_is_refused_with_its_bound(change: dict[str, object], me
 def test_a_bounded_field_is_a_field_like_any_other() -> None:
     made = Settings(steps=2, flip=None, k=[3, 4])  # type: ignore[arg-type]
     assert made == Settings(steps=2, flip=None, k=(3, 4)) == pickle.loads(pickle.dumps(made))
-    assert (Settings(steps=2).k, Settings.k, made.k) == ((10, 20), (10, 20), (3, 4))
-    assert list(inspect.signature(Settings).parameters.values())[1].default == 0.5
-    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'steps'"):
+    assert (Settings(steps=2).k, made.k) == ((10, 20), (3, 4))
+    with pytest.raises(UserError, match="^steps is missing; give it a value$"):
         Settings()
     with pytest.raises(UserError, match="steps must be at least 1"):
         replace(made, steps=-3)
