@@ -56,11 +56,11 @@ def plan(
     peak, bf16 = (tflops * 1e12, config.experiment.precision != "fp32") if tflops else planning.here(config.experiment)
     room = None if gpu_memory is None else gpu_memory * 1e9
     found = {}
-    for leg in config.experiment.legs():
-        found[leg.name] = planning.plan(
-            leg.experiment, config.runtime, ranks=gpus, room=room, rate=peak * mfu, bf16=bf16
+    for stage in config.experiment.all_stages:
+        found[stage.name] = planning.plan(
+            stage.experiment, config.runtime, ranks=gpus, room=room, rate=peak * mfu, bf16=bf16
         )
-        print_plan(found[leg.name], stage=leg.name, layout=planning.networks(leg.experiment) if layout else None)
+        print_plan(found[stage.name], stage=stage.name, layout=planning.networks(stage.experiment) if layout else None)
     hours = sum(each.hours for each in found.values())
     if len(found) > 1:
         info(f"all stages: {hours:,.1f} h on {gpus:,} GPUs")

@@ -160,9 +160,9 @@ def foresee(config: TrainConfig, *, anyway: bool) -> list[str]:
     room = devices.memory(device) / sharing
     bf16 = devices.uses_bf16(device, experiment.precision)
     known: dict[str, Any] = {"ranks": ranks, "rate": MFU * measured_rate(device, bf16=bf16) / sharing, "bf16": bf16}
-    legs = experiment.legs()
-    plans = [plan(leg.experiment, config.runtime, **known) for leg in legs]
-    largest, worst = max(zip(plans, legs, strict=True), key=lambda each: each[0].peak)
+    stages = experiment.all_stages
+    plans = [plan(stage.experiment, config.runtime, **known) for stage in stages]
+    largest, worst = max(zip(plans, stages, strict=True), key=lambda each: each[0].peak)
     needed, there = largest.peak / 1e9, room / 1e9
     seconds = 3600 * sum(each.hours for each in plans)
     lasting = f"about {seconds / 3600:,.0f} hours" if seconds > 7200 else f"about {seconds / 60:,.1f} minutes"

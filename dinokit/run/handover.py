@@ -18,14 +18,14 @@ from dinokit.run.candidates import choose, kept_at
 from dinokit.run.saving import restore
 from dinokit.run.setup import Setup
 from dinokit.training.anchor import AUTO, START
-from dinokit.training.config import DRAWN, Leg, TrainConfig
+from dinokit.training.config import DRAWN, RunStage, TrainConfig
 from dinokit.training.stages import Start, carried_over
 from dinokit.training.step import Trainer
 
 MASK = "mask_token"  # weights of a network from which nothing was hidden have none
 
 
-def resume_or_begin(setup: Setup) -> tuple[Leg, Trainer, Clock]:
+def resume_or_begin(setup: Setup) -> tuple[RunStage, Trainer, Clock]:
     """Continue from the newest checkpoint, in the stage that it is in; a fresh run begins with its first."""
     steps = setup.run.steps(with_state=True)
     stage = next(stage for stage in setup.stages if not steps or steps[-1] <= stage.last)
@@ -45,7 +45,9 @@ def resume_or_begin(setup: Setup) -> tuple[Leg, Trainer, Clock]:
     return (stage, trainer, clock) if following is None else (*following, clock)
 
 
-def next_stage(setup: Setup, stage: Leg, trainer: Trainer, *, note: bool = True) -> tuple[Leg, Trainer] | None:
+def next_stage(
+    setup: Setup, stage: RunStage, trainer: Trainer, *, note: bool = True
+) -> tuple[RunStage, Trainer] | None:
     """Build the stage after one that is done, with what that learned; None after the last.
 
     Args:

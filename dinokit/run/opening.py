@@ -31,7 +31,7 @@ from dinokit.run import ranks
 from dinokit.run.saving import newest
 from dinokit.run.setup import Setup
 from dinokit.sources.source import Source, same_source
-from dinokit.training.config import Leg, TrainConfig
+from dinokit.training.config import RunStage, TrainConfig
 from dinokit.training.step import Trainer
 
 
@@ -86,7 +86,7 @@ def check_start(run: RunFolder, config: TrainConfig) -> int:
     for folder in missing:
         folder.rmdir()  # a start that fails for want of images leaves nothing
     done = max(run.steps(with_state=True), default=None)
-    for stage in experiment.legs():
+    for stage in experiment.all_stages:
         begun = done is not None and done > stage.first  # then its anchor is in the checkpoint
         if stage.experiment.anchor is not None and stage.experiment.anchor.is_model and not begun:
             weights_file(stage.experiment.anchor.source)
@@ -156,7 +156,7 @@ def say_timeline(setup: Setup) -> None:
         )
 
 
-def say_what_runs(setup: Setup, trainer: Trainer, clock: Clock, stage: Leg) -> None:
+def say_what_runs(setup: Setup, trainer: Trainer, clock: Clock, stage: RunStage) -> None:
     """Say what goes on, and in a line what trains on what, and where."""
     if clock.step:
         info(f"continuing {setup.run.path} from step {clock.step}")
@@ -177,7 +177,7 @@ def say_what_runs(setup: Setup, trainer: Trainer, clock: Clock, stage: Leg) -> N
     )
 
 
-def _warn_of_other_lengths(stage: Leg) -> None:
+def _warn_of_other_lengths(stage: RunStage) -> None:
     """Say which schedules do not end with the run: the counts of steps that were given do not add up to it."""
     experiment = stage.experiment
     for name, schedule in {

@@ -69,14 +69,14 @@ def misfit(experiment: Experiment, runtime: Runtime, ranks: int) -> str:
     if ranks % teams:
         fitting = " or ".join(str(each * teams) for each in (ranks // teams, ranks // teams + 1) if each)
         return f"runtime.groups divides the processes among {teams} students, which {ranks} cannot be; take {fitting}"
-    for leg in experiment.legs():
-        data = leg.experiment.data
+    for stage in experiment.all_stages:
+        data = stage.experiment.data
         images = data.batch_size // data.accumulate
-        where = f"stage {leg.name}: " if leg.begin is not None else ""
+        where = f"stage {stage.name}: " if stage.begin is not None else ""
         if images % ranks:
             return f"{where}{ranks} processes cannot share the {images} images of a micro-batch equally"
         try:
-            for config in leg.experiment.objectives.values():
+            for config in stage.experiment.objectives.values():
                 config.check_batch(images, ranks=ranks // teams)
         except UserError as error:
             return f"{where}{error}"

@@ -60,20 +60,20 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     Raises:
         UserError: if there is no such step, or no whole state before it is kept.
     """
-    legs = config.experiment.legs()
-    if not 1 <= step <= legs[-1].last:
-        raise UserError(f"step must be 1 to {legs[-1].last}, got {step}")
-    wanted = next(leg for leg in legs if step <= leg.last)
+    stages = config.experiment.all_stages
+    if not 1 <= step <= stages[-1].last:
+        raise UserError(f"step must be 1 to {stages[-1].last}, got {step}")
+    wanted = next(stage for stage in stages if step <= stage.last)
     start = _start(run, step, first=wanted.first)
     experiment = config.experiment
     source = experiment.data.open(channels=experiment.backbone.channels)
     setup = Setup(run, replace(config, runtime=Runtime()), devices.choose(device), source)
-    leg = next(leg for leg in legs if start <= leg.last)
-    trainer = setup.build_trainer(leg)
+    stage = next(stage for stage in stages if start <= stage.last)
+    trainer = setup.build_trainer(stage)
     state, clock = run.load(start)
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
-    if start == leg.last and (following := next_stage(setup, leg, trainer, note=False)) is not None:
-        leg, trainer = following
+    if start == stage.last and (following := next_stage(setup, stage, trainer, note=False)) is not None:
+        stage, trainer = following
     noted = [line for line in read_jsonl(run.bad_steps) if line.get("step") == step]
     trainer.lr_factor = noted[-1]["lr_factor"] if noted else clock.lr_factor
     ahead = noted[-1]["ahead"] if noted else clock.ahead
@@ -84,7 +84,7 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
         if seen_then not in (None, source.fingerprint):
             warn(f"{source.name} has other images than at the run's last start, or lists them in another order")
 
-    loader, accumulate = feed(setup, trainer), leg.experiment.data.accumulate
+    loader, accumulate = feed(setup, trainer), stage.experiment.data.accumulate
     if start < step - 1:
         info(f"training from step {start} to {step - 1} in memory")
     for earlier in progress(range(start, step - 1), total=step - 1 - start):

@@ -9,7 +9,7 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.core import dist
 from dinokit.health.probe import Probe, open_probe
 from dinokit.sources.source import Source
-from dinokit.training.config import Leg, TrainConfig
+from dinokit.training.config import RunStage, TrainConfig
 from dinokit.training.step import Trainer
 
 
@@ -23,11 +23,11 @@ class Setup:
     images: Source
 
     @cached_property
-    def stages(self) -> tuple[Leg, ...]:
+    def stages(self) -> tuple[RunStage, ...]:
         """The stages of the run, each with the whole of its settings."""
-        return self.config.experiment.legs()
+        return self.config.experiment.all_stages
 
-    def build_trainer(self, stage: Leg) -> Trainer:
+    def build_trainer(self, stage: RunStage) -> Trainer:
         """Build what trains in a stage, with initial weights; if sharded, all ranks must call together."""
         runtime, several = self.config.runtime, dist.world_size() > 1
         return Trainer(

@@ -98,36 +98,39 @@ class Experiment:
             self._check_distillation(self.distil)
         self.data.pixels.check_channels(self.backbone.channels)
         self._check_anchor()
-        self.legs()  # a mistake in a stage is said before the first
+        _ = self.all_stages  # a mistake in a stage is said before the first
 
     @property
     def networks(self) -> dict[str, Architecture]:
         """What learns, by name: the students, or the backbone alone."""
         return {ALONE: self.backbone} if self.distil is None else dict(self.distil.students)
 
-    def legs(self) -> "tuple[Leg, ...]":
-        """Return the stages, each with the whole of its settings, the pretraining before them included."""
-        return self._legs
-
     @cached_property
-    def _legs(self) -> "tuple[Leg, ...]":
+    def all_stages(self) -> "tuple[RunStage, ...]":
+        """The stages, each with the whole of its settings, the pretraining before them included."""
         alone = replace(self, stages=Stages({})) if self.stages else self
-        legs = [Leg(FIRST, alone, first=0, begin=None)]
+        found = [RunStage(FIRST, alone, first=0, begin=None)]
         for name, stage in self.stages.items():
-            plain = changed(to_plain(legs[-1].experiment), to_plain(stage.changes))
+            before = found[-1]
+            plain = changed(to_plain(before.experiment), to_plain(stage.changes))
             try:
                 experiment = from_plain(Experiment, plain | {"steps": stage.steps, "start": None, "stages": {}})
-                _check_same_weights(legs[-1].experiment, experiment)
+                _check_same_weights(before.experiment, experiment)
             except UserError as error:
                 raise UserError(f"stages.{name}: {error}") from error
-            legs.append(Leg(name, experiment, first=legs[-1].last, begin=stage.begin))
-            _check_anchor_is_past(legs[-1])
-        return tuple(legs)
+            anchor = experiment.anchor
+            if anchor is not None and anchor.source.isdecimal() and int(anchor.source) > before.last:
+                raise UserError(
+                    f"stages.{name}: anchor.source {anchor.source} is a step after the stage begins; "
+                    f"give one up to {before.last}"
+                )
+            found.append(RunStage(name, experiment, first=before.last, begin=stage.begin))
+        return tuple(found)
 
     def candidates(self) -> frozenset[int]:
         """Return the steps whose teachers a run keeps, since the anchor of a later stage may be one of them."""
-        anchored = [leg for leg in self.legs() if leg.experiment.anchor is not None]
-        return frozenset(step for leg in anchored for step in leg.experiment.anchor.steps(leg.first))  # type: ignore[union-attr]
+        anchored = [(stage.experiment.anchor, stage.first) for stage in self.all_stages]
+        return frozenset(step for anchor, first in anchored if anchor is not None for step in anchor.steps(first))
 
     def alone(self, stage: str, *, start: str) -> "Experiment":
         """Return the experiment on other weights than random ones, or one stage of it.
@@ -136,14 +139,14 @@ class Experiment:
             stage: its name; empty: all of them.
             start: what the weights are of; empty: random, which only the first stage may begin with.
         """
-        legs = {leg.name: leg for leg in self.legs()}
-        if stage and stage not in legs:
-            raise unknown_name("stage", stage, legs)
-        leg = legs[stage or FIRST]
-        if leg.begin is not None and not start:
+        by_name = {each.name: each for each in self.all_stages}
+        if stage and stage not in by_name:
+            raise unknown_name("stage", stage, by_name)
+        chosen = by_name[stage or FIRST]
+        if chosen.begin is not None and not start:
             raise UserError(f"stage {stage} begins with the weights of the stage before it; give them with --from")
-        begin = Start(source=start, begin=leg.begin or "teacher") if start else None
-        return replace(leg.experiment if stage else self, start=begin)
+        begin = Start(source=start, begin=chosen.begin or "teacher") if start else None
+        return replace(chosen.experiment if stage else self, start=begin)
 
     def _check_distillation(self, distil: students.Config) -> None:
         distil.check_crops(self.data.views)
@@ -171,7 +174,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Leg:
+class RunStage:
     """A stage as it runs: steps `first` to `last` of the run."""
 
     name: str
@@ -183,15 +186,6 @@ class Leg:
     def last(self) -> int:
         """Steps done when it is over."""
         return self.first + self.experiment.steps
-
-
-def _check_anchor_is_past(leg: Leg) -> None:
-    anchor = leg.experiment.anchor
-    if anchor is not None and anchor.source.isdecimal() and int(anchor.source) > leg.first:
-        raise UserError(
-            f"stages.{leg.name}: anchor.source {anchor.source} is a step after the stage begins; "
-            f"give one up to {leg.first}"
-        )
 
 
 def _check_same_weights(before: Experiment, now: Experiment) -> None:

@@ -246,5 +246,5 @@ def teacher_run(teacher: str) -> TeacherRun | None:
         return None
     chosen = folder.steps()[-1] if step is None else step
     config = configuration.from_plain(TrainConfig, configuration.read_yaml(folder.config))
-    leg = next(leg for leg in config.experiment.legs() if chosen <= leg.last)
-    return None if leg.experiment.distil is not None else TeacherRun(folder, chosen, leg.experiment)
+    stage = next(stage for stage in config.experiment.all_stages if chosen <= stage.last)
+    return None if stage.experiment.distil is not None else TeacherRun(folder, chosen, stage.experiment)

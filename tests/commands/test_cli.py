@@ -300,7 +300,7 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
     words = ["pretrain", "small-cpu", "--data", str(photos), "--out", "run"]
     for source in ("old", "auto", "3"):
         assert cli.run([*words, "--stages.anchor.changes.anchor.source", source]) == 0
-    anchors = [config.experiment.legs()[1].experiment.anchor for config in configs]
+    anchors = [config.experiment.all_stages[1].experiment.anchor for config in configs]
     assert [each.source for each in anchors if each is not None] == [str(tmp_path / "old"), "auto", "3"]
 
 

@@ -21,7 +21,7 @@ from tests.training.test_execution import network
 
 def published_7b() -> Experiment:
     """DINOv3's first stage (arXiv:2508.10104): 256 GPUs, 4,096 images, 1 M steps."""
-    return recipes.find("dinov3-vit7b16").experiment.legs()[0].experiment
+    return recipes.find("dinov3-vit7b16").experiment.all_stages[0].experiment
 
 
 def planned(experiment: Experiment, **options: Any) -> planning.Plan:
@@ -91,8 +91,8 @@ def test_an_absurd_batch_is_planned_as_fast_as_any_other() -> None:
 
 
 def test_ranks_send_each_other_the_anchor_too() -> None:
-    pretrain, anchor, _ = recipes.find("dinov3-vit7b16").experiment.legs()
-    sent = [planned(leg.experiment, ranks=256, room=80e9).traffic["weights"] for leg in (pretrain, anchor)]
+    pretrain, anchor, _ = recipes.find("dinov3-vit7b16").experiment.all_stages
+    sent = [planned(stage.experiment, ranks=256, room=80e9).traffic["weights"] for stage in (pretrain, anchor)]
     assert sent[1] - sent[0] == pytest.approx(255 / 256 * 2 * 6_716e6, rel=0.01)  # in bfloat16, once
 
 
@@ -122,8 +122,8 @@ def test_kept_numbers_of_a_block_are_those_that_autograd_keeps() -> None:
 
 def test_the_later_stages_of_the_7b_are_planned_with_their_anchor_and_their_sizes() -> None:
     pretrain, anchor, high_res = (
-        planned(leg.experiment, ranks=256, room=80e9, rate=4e14)
-        for leg in recipes.find("dinov3-vit7b16").experiment.legs()
+        planned(stage.experiment, ranks=256, room=80e9, rate=4e14)
+        for stage in recipes.find("dinov3-vit7b16").experiment.all_stages
     )
     assert "anchor" not in pretrain.memory
     assert anchor.memory["anchor"] == anchor.memory["EMA teacher"] * 6_716_043_264 / sum(anchor.parameters.values())

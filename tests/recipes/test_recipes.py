@@ -65,8 +65,8 @@ def test_a_recipe_names_its_source_command_and_expectation(name: str) -> None:
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_trains_a_step_at_a_tiny_size(name: str) -> None:
-    for leg in recipes.find(name).experiment.legs():
-        _train_a_step(shrunk(leg.experiment))
+    for stage in recipes.find(name).experiment.all_stages:
+        _train_a_step(shrunk(stage.experiment))
 
 
 def _train_a_step(experiment: Experiment) -> None:
@@ -101,8 +101,8 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 
 
 def test_the_stages_of_the_7b_are_the_published_ones() -> None:
-    pretrain, anchor, high_res = recipes.find("dinov3-vit7b16").experiment.legs()
-    assert [(leg.first, leg.last, leg.begin) for leg in (pretrain, anchor, high_res)] == [
+    pretrain, anchor, high_res = recipes.find("dinov3-vit7b16").experiment.all_stages
+    assert [(stage.first, stage.last, stage.begin) for stage in (pretrain, anchor, high_res)] == [
         (0, 1_000_000, None),
         (1_000_000, 1_200_000, "continue"),
         (1_200_000, 1_230_000, "teacher"),
@@ -124,7 +124,7 @@ def test_the_stages_of_the_7b_are_the_published_ones() -> None:
 def test_high_resolution_is_the_same_without_the_gram_stage_before_it(name: str) -> None:
     whole = recipes.find(name)
     without = override(whole, {"stages.anchor": None}, hidden=HALVES)
-    one, other = (each.experiment.legs()[-1].experiment for each in (without, whole))
+    one, other = (each.experiment.all_stages[-1].experiment for each in (without, whole))
     assert one.data.views.variants() == other.data.views.variants()
     assert replace(one, data=other.data) == other
 

@@ -51,17 +51,17 @@ def test_a_stage_scales_alone_with_its_own_steps() -> None:
     recipe = recipes.find("dinov3-vit7b16")
     short = with_settings(recipe, {"stages.anchor.steps": 2_000})
     assert short.experiment.optim == recipe.experiment.optim
-    _, before, _ = recipe.experiment.legs()
-    _, after, last = short.experiment.legs()
+    _, before, _ = recipe.experiment.all_stages
+    _, after, last = short.experiment.all_stages
     assert lengths(after.experiment.objectives["gram"].scale) == (0, 0, 0, 10)
     assert before.experiment.anchor is not None
     assert after.experiment.anchor is not None
     assert (after.experiment.anchor.first, after.experiment.anchor.every) == (100, 100)
-    assert last.experiment == recipe.experiment.legs()[2].experiment
+    assert last.experiment == recipe.experiment.all_stages[2].experiment
 
 
 def test_an_anchor_that_is_a_step_of_the_run_moves_with_it() -> None:
-    anchor = with_settings(recipes.find("dinov3-vit7b16"), {"steps": 1_000}).experiment.legs()[1].experiment.anchor
+    anchor = with_settings(recipes.find("dinov3-vit7b16"), {"steps": 1_000}).experiment.all_stages[1].experiment.anchor
     assert anchor is not None
     assert anchor.source == "200"
 

@@ -71,13 +71,13 @@ def staged(photos: Path, *, begin: str = "continue", source: str = "start", **ru
 
 
 def test_the_timeline_and_the_settings_of_each_stage(photos: Path) -> None:
-    legs = staged(photos).experiment.legs()
-    assert [(leg.name, leg.first, leg.last, leg.begin) for leg in legs] == [
+    stages = staged(photos).experiment.all_stages
+    assert [(stage.name, stage.first, stage.last, stage.begin) for stage in stages] == [
         ("pretrain", 0, 3, None),
         ("anchor", 3, 6, "continue"),
         ("high_res", 6, 9, "teacher"),
     ]
-    pretrain, anchor, high_res = (leg.experiment for leg in legs)
+    pretrain, anchor, high_res = (stage.experiment for stage in stages)
     assert "gram" not in pretrain.objectives
     assert anchor.optim == replace(pretrain.optim, lr=constant(3e-4))
     assert high_res.optim == anchor.optim  # of the stage before, not of the first
@@ -95,7 +95,7 @@ def test_stages_go_through_yaml_and_take_dotted_settings(photos: Path, tmp_path:
         {"stages.anchor.steps": 5, "stages.anchor.changes.objectives.gram.weight": 1.5, "stages.high_res": None},
         hidden=("experiment", "runtime"),
     )
-    (_, anchor) = longer.experiment.legs()
+    (_, anchor) = longer.experiment.all_stages
     assert anchor.last == 8
     assert anchor.experiment.objectives["gram"].weight == 1.5
 
@@ -180,7 +180,7 @@ def test_continuing_keeps_moments_and_heads_and_beginning_from_the_teacher_does_
 
 def test_a_stage_runs_alone_from_a_run_a_checkpoint_or_a_model(photos: Path, tmp_path: Path) -> None:
     engine.pretrain(config(photos, steps=3, checkpoint_every=1), tmp_path / "first")
-    anchor = staged(photos).experiment.legs()[1].experiment
+    anchor = staged(photos).experiment.all_stages[1].experiment
     base = config(photos, steps=3)
     for name, source in (("run", tmp_path / "first"), ("checkpoint", tmp_path / "first" / "checkpoints" / "3")):
         alone = replace(base, experiment=replace(anchor, start=Start(source=str(source), begin="continue")))
@@ -374,7 +374,7 @@ def test_auto_leaves_out_a_teacher_that_is_damaged(
 
 
 def test_auto_without_a_past_and_a_step_that_is_to_come_are_refused(photos: Path, tmp_path: Path) -> None:
-    anchored = staged(photos, source="auto").experiment.legs()[1].experiment
+    anchored = staged(photos, source="auto").experiment.all_stages[1].experiment
     with pytest.raises(UserError, match="auto chooses from the checkpoints of earlier stages, and there is none"):
         engine.pretrain(replace(config(photos), experiment=anchored), tmp_path / "run")
     with pytest.raises(
