@@ -15,7 +15,9 @@ from dinokit.training.config import TrainConfig
 def names() -> list[str]:
     """List the recipes on disk, as the command line spells them."""
     files = {path.stem for path in Path(__file__).parent.glob("[!_]*.py")}
-    return sorted(name.replace("_", "-") for name in files - {"distilled"})  # which is for `dinokit distill`
+    return sorted(
+        name.replace("_", "-") for name in files - {"distilled", "words"}
+    )  # for `dinokit distill`, and what all use
 
 
 def find(name: str) -> TrainConfig:

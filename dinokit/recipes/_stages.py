@@ -6,12 +6,7 @@ side; then crops of two and three times the side, anchor crops 1.5 times those, 
 published for smaller networks: how many steps, the rate, and that the anchor is chosen (`auto`) instead of given.
 """
 
-from dinokit.config import to_plain
-from dinokit.core.schedule import Schedule, constant, cosine
-from dinokit.objectives import gram
-from dinokit.training import anchor
-from dinokit.training.stages import Changes, Stage, Stages
-from dinokit.views import multicrop
+from dinokit.recipes.words import *
 
 RATE = 0.2  # of the peak of the pretraining, where a stage begins to fall; its optimiser has seen the end of a cosine
 RAMP = 0.005  # of the steps of the pretraining, as the published 1,000 of 1,000,000 in the shorter runs here
@@ -38,6 +33,9 @@ def stages(
 ) -> Stages:
     """Return the stages `anchor` and `high_res` after a pretraining.
 
+    The first goes on with everything, while the patches are held to the similarities of the teacher that had the best;
+    the second begins anew from the teacher with crops of several sizes, and its anchor is that teacher and stays.
+
     Args:
         steps: of the pretraining; the stages take 20 and 3 % of that.
         batch: of the pretraining, in images; the last stage takes half of it.
@@ -47,51 +45,8 @@ def stages(
         weight_decay: with which the pretraining ended.
         patch: side of a patch in pixels, which the sizes of the last stage are multiples of.
     """
-    return Stages(
-        {
-            "anchor": _anchor(
-                steps // 5, ramp=round(RAMP * steps), peak=RATE * peak, end=end, crops=crops, decay=weight_decay
-            ),
-            "high_res": _high_res(
-                steps * 3 // 100,
-                batch=batch // 2,
-                peak=RATE * peak,
-                end=end,
-                crops=crops,
-                decay=weight_decay,
-                patch=patch,
-            ),
-        }
-    )
-
-
-def _anchor(steps: int, *, ramp: int, peak: float, end: float, crops: multicrop.Config, decay: float) -> Stage:
-    """Go on with everything, while the patches are held to the similarities of the teacher that had the best."""
-    return Stage(
-        steps=steps,
-        begin="continue",
-        changes=Changes(
-            to_plain(
-                {
-                    "objectives": anchored_objectives(ramp=ramp),
-                    "anchor": anchor.Config(source=anchor.AUTO),
-                    "data": {"views": {"anchor_size": 2 * crops.global_size}},
-                    "optim": {
-                        "lr": cosine(peak, end, steps=steps, warmup=steps // 10),
-                        "weight_decay": constant(decay),
-                        "freeze_last_layer": 0,
-                    },
-                    "momentum": constant(0.999),
-                }
-            )
-        ),
-    )
-
-
-def _high_res(
-    steps: int, *, batch: int, peak: float, end: float, crops: multicrop.Config, decay: float, patch: int
-) -> Stage:
-    """Begin anew from the teacher with crops of several sizes; the anchor is that teacher and stays."""
+    anchored, high_res = steps // 5, steps * 3 // 100
+    same = {"weight_decay": constant(weight_decay), "freeze_last_layer": 0}
 
     def size(times: int, local: float, share: float) -> multicrop.Sizes:
         side = times * crops.global_size
@@ -101,22 +56,26 @@ def _high_res(
         )
 
     sizes = (size(2, 1.0, 0.3), size(3, 1.0, 0.3), size(3, 1.5, 0.3), size(3, 2.0, 0.05), size(3, 3.0, 0.05))
-    return Stage(
-        steps=steps,
-        begin="teacher",
-        changes=Changes(
-            to_plain(
-                {
-                    "objectives": HIGH_RES_OBJECTIVES,
-                    "anchor": anchor.Config(),
-                    "data": {"batch_size": batch, "views": {"sizes": sizes}},
-                    "optim": {
-                        "lr": cosine(peak, end, steps=steps, warmup=steps // 3),
-                        "weight_decay": constant(decay),
-                        "freeze_last_layer": 0,
-                    },
-                    "momentum": constant(0.999),
-                }
-            )
+    first = Stage(
+        steps=anchored,
+        begin="continue",
+        changes=changes(
+            objectives=anchored_objectives(ramp=round(RAMP * steps)),
+            anchor=anchor.Config(source=anchor.AUTO),
+            data={"views": {"anchor_size": 2 * crops.global_size}},
+            optim={"lr": cosine(RATE * peak, end, steps=anchored, warmup=anchored // 10)} | same,
+            momentum=constant(0.999),
         ),
     )
+    second = Stage(
+        steps=high_res,
+        begin="teacher",
+        changes=changes(
+            objectives=HIGH_RES_OBJECTIVES,
+            anchor=anchor.Config(),
+            data={"batch_size": batch // 2, "views": {"sizes": sizes}},
+            optim={"lr": cosine(RATE * peak, end, steps=high_res, warmup=high_res // 3)} | same,
+            momentum=constant(0.999),
+        ),
+    )
+    return Stages({"anchor": first, "high_res": second})

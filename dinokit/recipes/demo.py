@@ -1,12 +1,6 @@
 """The demo: DINOv3 in miniature, minutes on two CPU cores."""
 
-from dinokit.core.schedule import constant, cosine
-from dinokit.images.intensity import Pixels
-from dinokit.models import head, vit
-from dinokit.objectives import dino, ibot, koleo
-from dinokit.training import optim
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.views import augment, masking, multicrop
+from dinokit.recipes.words import *
 
 STEPS = 1_850
 

@@ -1,15 +1,6 @@
 """DINO: ViT-S/16 on ImageNet-1k, 800 epochs."""
 
-from dataclasses import replace
-
-from dinokit.core.schedule import cosine, ramp
-from dinokit.images.intensity import Pixels
-from dinokit.models import head
-from dinokit.models.variants import VARIANTS
-from dinokit.objectives import dino
-from dinokit.training import optim
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.views import augment, multicrop
+from dinokit.recipes.words import *
 
 EPOCH = 1_251  # steps: 1,281,167 images in batches of 1024
 STEPS = 800 * EPOCH

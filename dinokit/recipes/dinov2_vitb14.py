@@ -1,15 +1,6 @@
 """DINOv2 at ImageNet-22k scale: ViT-B/14."""
 
-from dataclasses import replace
-
-from dinokit.core.schedule import cosine, ramp
-from dinokit.images.intensity import Pixels
-from dinokit.models import head
-from dinokit.models.variants import VARIANTS
-from dinokit.objectives import dino, ibot, koleo
-from dinokit.training import optim
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.views import augment, masking, multicrop
+from dinokit.recipes.words import *
 
 STEPS = 625_000  # 500 "epochs" of 1,250
 
@@ -25,23 +16,13 @@ def dinov2_vitb14() -> TrainConfig:
     Expected time: 3.3 days there for ViT-L.
     Expected metric: ViT-L on ImageNet-22k reaches ImageNet-1k k-NN 82.0 %, linear 84.5 %; not published for ViT-B.
     """
-    first, second, local = augment.published()
     temperature = ramp(0.04, 0.07, steps=37_500)
     return TrainConfig(
         experiment=Experiment(
             recipe="dinov2-vitb14",
             steps=STEPS,
             data=Data(
-                views=multicrop.Config(
-                    global_size=224,
-                    global_scale=(0.32, 1.0),
-                    local_count=8,
-                    local_size=98,
-                    local_scale=(0.05, 0.32),
-                    first=first,
-                    second=second,
-                    local=local,
-                ),
+                views=multicrop.Config(global_size=224, local_size=98),
                 masks=masking.Config(probability=0.5, ratio=(0.1, 0.5), style="dinov2"),
                 pixels=Pixels(size=224),
                 batch_size=3072,

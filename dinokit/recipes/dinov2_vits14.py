@@ -1,10 +1,7 @@
 """DINOv2 at ImageNet-22k scale: ViT-S/14."""
 
-from dataclasses import replace
-
-from dinokit.models.variants import VARIANTS
 from dinokit.recipes.dinov2_vitb14 import dinov2_vitb14
-from dinokit.training.config import TrainConfig
+from dinokit.recipes.words import *
 
 
 def dinov2_vits14() -> TrainConfig:

@@ -1,18 +1,7 @@
 """DINOv3's ViT-7B/16 in its three stages, as published."""
 
-from dataclasses import replace
-
-from dinokit.config import to_plain
-from dinokit.core.schedule import Schedule, constant, ramp
-from dinokit.images.intensity import Pixels
-from dinokit.models import head
-from dinokit.models.variants import VARIANTS
-from dinokit.objectives import dino, ibot, koleo
 from dinokit.recipes._stages import HIGH_RES_OBJECTIVES, anchored_objectives
-from dinokit.training import anchor, optim
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.training.stages import Changes, Stage, Stages
-from dinokit.views import augment, masking, multicrop
+from dinokit.recipes.words import *
 
 STEPS = 1_000_000
 RAMP = 1_000  # steps in which the Gram term comes and the local pairs lose half their weight
@@ -32,24 +21,13 @@ def dinov3_vit7b16() -> TrainConfig:
     Expected metric: ADE20K linear mIoU from 50.3 to 55.7 and NYUv2 RMSE from 0.307 to 0.281 by the Gram stage, at
         ImageNet-1k linear 88.2 to 88.0 %.
     """
-    first, second, local = augment.published()
     temperature = ramp(0.04, 0.07, steps=100_000, inclusive=True)
     return TrainConfig(
         experiment=Experiment(
             recipe="dinov3-vit7b16",
             steps=STEPS,
             data=Data(
-                views=multicrop.Config(
-                    global_size=256,
-                    global_scale=(0.32, 1.0),
-                    local_count=8,
-                    local_size=112,
-                    local_scale=(0.05, 0.32),
-                    flip=0.0,
-                    first=first,
-                    second=second,
-                    local=local,
-                ),
+                views=multicrop.Config(global_size=256, local_size=112, flip=0.0),
                 masks=masking.Config(probability=0.5, ratio=(0.1, 0.5), style="dinov3"),
                 pixels=Pixels(size=256),
                 batch_size=4096,
@@ -89,16 +67,12 @@ def _anchor() -> Stage:
     return Stage(
         steps=200_000,
         begin="continue",
-        changes=Changes(
-            to_plain(
-                {
-                    "objectives": anchored_objectives(ramp=RAMP),
-                    "anchor": anchor.Config(source=anchor.Place("200000"), first=10_000, every=10_000, most=3),
-                    "data": {"views": {"anchor_size": 512}},
-                    "optim": {"lr": constant(2.4e-4), "freeze_last_layer": 0},
-                    "momentum": constant(0.999),
-                }
-            )
+        changes=changes(
+            objectives=anchored_objectives(ramp=RAMP),
+            anchor=anchor.Config(source=anchor.Place("200000"), first=10_000, every=10_000, most=3),
+            data={"views": {"anchor_size": 512}},
+            optim={"lr": constant(2.4e-4), "freeze_last_layer": 0},
+            momentum=constant(0.999),
         ),
     )
 
@@ -117,15 +91,11 @@ def _high_res() -> Stage:
     return Stage(
         steps=30_000,  # 10,000 in the paper
         begin="teacher",
-        changes=Changes(
-            to_plain(
-                {
-                    "objectives": HIGH_RES_OBJECTIVES,
-                    "anchor": anchor.Config(),
-                    "data": {"batch_size": 2048, "views": {"sizes": sizes}},
-                    "optim": {"lr": rising, "freeze_last_layer": 0},
-                    "momentum": constant(0.999),
-                }
-            )
+        changes=changes(
+            objectives=HIGH_RES_OBJECTIVES,
+            anchor=anchor.Config(),
+            data={"batch_size": 2048, "views": {"sizes": sizes}},
+            optim={"lr": rising, "freeze_last_layer": 0},
+            momentum=constant(0.999),
         ),
     )

@@ -1,16 +1,7 @@
 """DINOv3 at ImageNet-1k scale: ViT-L/16, as published."""
 
-from dataclasses import replace
-
-from dinokit.core.schedule import cosine, ramp
-from dinokit.images.intensity import Pixels
-from dinokit.models import head
-from dinokit.models.variants import VARIANTS
-from dinokit.objectives import dino, ibot, koleo
 from dinokit.recipes._stages import stages
-from dinokit.training import optim
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.views import augment, masking, multicrop
+from dinokit.recipes.words import *
 
 STEPS = 125_000  # 100 "epochs" of 1,250
 
@@ -28,19 +19,9 @@ def dinov3_vitl16() -> TrainConfig:
     Expected time: 14 hours there for the first stage.
     Expected metric: after the first stage, ImageNet-1k k-NN 82.0 to 82.2 %, linear 83.3 to 83.5 %.
     """
-    first, second, local = augment.published()
     temperature = ramp(0.04, 0.07, steps=37_500)
     prototypes = head.Config(hidden=2048, bottleneck=256, prototypes=65_536)
-    crops = multicrop.Config(
-        global_size=224,
-        global_scale=(0.32, 1.0),
-        local_count=8,
-        local_size=96,
-        local_scale=(0.05, 0.32),
-        first=first,
-        second=second,
-        local=local,
-    )
+    crops = multicrop.Config(global_size=224, local_size=96)
     return TrainConfig(
         experiment=Experiment(
             recipe="dinov3-vitl16",

@@ -1,10 +1,7 @@
 """DINOv3 at ImageNet-1k scale: ViT-S/16."""
 
-from dataclasses import replace
-
-from dinokit.models.variants import VARIANTS
 from dinokit.recipes.dinov3_vitl16 import dinov3_vitl16
-from dinokit.training.config import TrainConfig
+from dinokit.recipes.words import *
 
 
 def dinov3_vits16() -> TrainConfig:

@@ -1,21 +1,14 @@
 """What a distillation begins with: the settings of its teacher's run, or what suits a published teacher."""
 
-from dataclasses import replace
 from math import ceil, lcm
 
 from dinokit.checkpoints.load import load
 from dinokit.config import from_plain, read_yaml
 from dinokit.core.log import info
-from dinokit.core.schedule import constant, cosine
-from dinokit.images.intensity import Pixels
-from dinokit.models import head
 from dinokit.models.features import Backbone
-from dinokit.objectives import dino, ibot, koleo
-from dinokit.training import optim, students
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.training.stages import Stages
+from dinokit.recipes.words import *
+from dinokit.training import students
 from dinokit.training.teacher import TeacherRun, teacher_run
-from dinokit.views import masking, multicrop
 
 STEPS = 10_000  # for a teacher that is no run of ours
 

@@ -1,14 +1,6 @@
 """DINOv3 with its Gram stage for a few thousand pictures and no GPU."""
 
-from dinokit.config import to_plain
-from dinokit.core.schedule import Schedule, constant, cosine
-from dinokit.images.intensity import Pixels
-from dinokit.models import head, vit
-from dinokit.objectives import dino, gram, ibot, koleo
-from dinokit.training import anchor, optim
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.training.stages import Changes, Stage, Stages
-from dinokit.views import augment, masking, multicrop
+from dinokit.recipes.words import *
 
 STEPS, ANCHORED = 1_200, 400
 RATE, LOWEST = 2e-3, 2e-5
@@ -81,15 +73,11 @@ def _anchor() -> Stage:
     rising = Schedule(peak=0.0, end=1.0, decay=40, shape="cosine", inclusive=True)
     return Stage(
         steps=ANCHORED,
-        changes=Changes(
-            to_plain(
-                {
-                    "objectives": {"gram": gram.Config(weight=20.0, scale=rising)},
-                    "anchor": anchor.Config(source=anchor.AUTO),
-                    "data": {"views": {"anchor_size": 96}},
-                    "optim": {"lr": cosine(RATE / 2, LOWEST, steps=ANCHORED, warmup=40)},
-                    "momentum": constant(0.998),
-                }
-            )
+        changes=changes(
+            objectives={"gram": gram.Config(weight=20.0, scale=rising)},
+            anchor=anchor.Config(source=anchor.AUTO),
+            data={"views": {"anchor_size": 96}},
+            optim={"lr": cosine(RATE / 2, LOWEST, steps=ANCHORED, warmup=40)},
+            momentum=constant(0.998),
         ),
     )

@@ -1,14 +1,8 @@
 """DINOv3 in three stages for up to 100,000 images and one GPU."""
 
-from dataclasses import replace
-
-from dinokit.core.schedule import cosine, ramp
-from dinokit.models import head
-from dinokit.models.variants import VARIANTS
-from dinokit.objectives import dino, ibot, koleo
 from dinokit.recipes._stages import stages
 from dinokit.recipes.dinov3_vitl16 import dinov3_vitl16
-from dinokit.training.config import ObjectiveConfigs, Runtime, TrainConfig
+from dinokit.recipes.words import *
 
 STEPS, BATCH = 50_000, 128
 RATE = 1.4e-3  # 4e-3 * sqrt(BATCH / 1024), the published rule
