@@ -22,6 +22,7 @@ from dinokit.annotations.pairing import Files, check_all, check_size, folders_of
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_text
 from dinokit.core.hub import library
+from dinokit.core.ownership import digest_of_files
 from dinokit.images import intensity
 from dinokit.images.decode import BadImage, describe, reasons, stored
 from dinokit.metrics.depth import Crop, counted
@@ -99,6 +100,10 @@ class Depths:
             image = image[:, top:, left : left + columns]
             metres = metres[top:, left : left + columns]
         return image, metres
+
+    def digest(self) -> object:
+        """Tell the data from others, by what the files hold and their numbers mean."""
+        return [self.units, digest_of_files((*self.images, *self.depths))]
 
     def check(self, indices: Iterable[int], *, low: float, high: float, crop: Crop = "none") -> None:
         """Read pairs before a long computation.

@@ -24,6 +24,7 @@ from dinokit.annotations.pairing import Files, check_all, check_size, folders_of
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_text
 from dinokit.core.log import warn
+from dinokit.core.ownership import digest_of_files
 from dinokit.images import intensity
 from dinokit.images.decode import EXTENSIONS, reasons
 from dinokit.sources.folders import existing_folder, walk
@@ -71,6 +72,10 @@ class Pairs:
         image, mask = read_image(path, channels=self.channels), class_ids(mask_path, self.meaning)
         check_size(path, image.shape[1:], mask_path, mask.shape, kind="mask")
         return image, mask
+
+    def digest(self) -> object:
+        """Tell the data from others, by what the files hold."""
+        return digest_of_files((*self.images, *self.masks))
 
     def check(self, indices: Iterable[int]) -> None:
         """Read pairs before a long computation.

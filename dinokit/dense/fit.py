@@ -2,7 +2,7 @@
 
 Published protocols see every image once per pass, in a new order each, as crops that the backbone encodes anew at every
 step (`crops`). The quick ones encode every image once, keep a random share of its patches, and learn from those alone
-(`gathered`, `patches`): the loss is of patches, not of pixels, and a step costs a thousandth.
+(`gathered`, `drawn`): the loss is of patches, not of pixels, and a step costs a thousandth.
 
 The schedules are those of the published linear evaluations. With step t of T, warm-up w and r = 1e-6:
 
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy
 import torch
@@ -30,8 +30,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinokit.annotations.depths import Depths
-from dinokit.annotations.pairs import Pairs
 from dinokit.config import to_plain
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import RunError, UserError
@@ -49,9 +47,6 @@ _STATE = "training.pt"
 _LONG = 600  # seconds of training; above, a quicker way is named
 
 
-Annotated = Pairs | Depths  # images with a value for every pixel: one split of masks or of depths
-
-
 @dataclass(frozen=True)
 class Batch:
     """What the heads see at a step, and what they should say."""
@@ -64,6 +59,37 @@ class Batch:
 Sample = Callable[[int], Batch]  # step -> its batch
 # values of every pixel or patch, their targets, step -> loss
 Loss = Callable[[Float[Tensor, "batch value rows columns"], Tensor, int], Float[Tensor, ""]]
+
+
+@runtime_checkable
+class Annotated(Protocol):
+    """Images with a value for every pixel: one split of masks or of depths."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[intensity.Image, numpy.ndarray]:
+        """Read an image and its values, of the same height and width."""
+
+    def digest(self) -> object:
+        """Tell the data from others, in plain values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What heads learn from: a split, how it is seen, and what its values say."""
+
+    train: Annotated
+    indices: Sequence[int]  # of the images whose patches are kept
+    # an image, its values and a key -> pixels as before normalisation, missing ones NaN, and targets
+    cut: Callable[[intensity.Image, numpy.ndarray, tuple[int, ...]], tuple[Tensor, Tensor]]
+    label: Callable[[Float[Tensor, "rows columns pixel"]], tuple[Tensor, Tensor]]  # of a patch, and whether it counts
+    loss: Loss
+    layers: Layers = 1
+    short: int | None  # pixels; short side to which images are resized; null: native size
+    missing: float  # value of what an image lacks to whole patches
+    most: int  # patches that are kept, of all images together
+    empty: str  # what is said where no patch counts
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +137,34 @@ class Member:
     lr: float | None
 
 
+def learn(
+    backbone: Backbone,
+    members: Sequence[Member],
+    lesson: Lesson,
+    training: Training,
+    *,
+    batch_size: int,
+    patches: int | None,
+    folder: Path | None,
+    settings: Sequence[Any],
+) -> Sequence[Member]:
+    """Train the heads in place on crops, or on patches that are encoded once.
+
+    Args:
+        batch_size: crops of a step.
+        patches: of a step, in place of a crop; None: crops.
+        folder: keeps the state, from which the same call continues; None keeps nothing.
+        settings: plain values that say how the data is seen.
+    """
+    stamp = {"settings": [*settings]} | ({} if folder is None else {"data": lesson.train.digest()})
+    if patches is None:
+        sample = crops(backbone, lesson, batch_size=batch_size)
+    else:
+        sample = drawn(*gathered(backbone, lesson), batch_size=batch_size * patches, seed=lesson.seed)
+    fit(backbone, members, training, sample=sample, loss=lesson.loss, folder=folder, stamp=stamp)
+    return members
+
+
 def fit(
     backbone: Backbone,
     members: Sequence[Member],
@@ -143,33 +197,17 @@ def fit(
     made_of = {"weights": weights, "training": plain, "rates": [member.lr for member in members], "heads": shapes}
     made_of |= stamp or {}
     first, recent = _resumed(state, heads, optimiser, stamp=made_of)
-    began = time.monotonic()
     for step in progress(range(first, training.iterations), training.iterations - first):
+        began = time.monotonic()
         batch = sample(step)
-        for group, member in zip(optimiser.param_groups, members):
-            assert member.lr is not None
-            group["lr"], group["betas"] = member.lr * training.factor(step), training.betas(step)
-        optimiser.zero_grad(set_to_none=True)
-        values = []
-        for index, head in enumerate(heads):
-            with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-                torch.manual_seed(derived(training.seed, step, index))  # of dropout
-                found = head(batch.features)
-                found = found if batch.frame is None else at_pixels(found, batch.frame)
-                term = loss(found, batch.targets, step)
-            if not torch.isfinite(term):
-                raise RunError(f"step {step}: the loss is {term.item()} at learning rate {members[index].lr}; lower it")
-            torch.autograd.backward(term)  # one by one: the graph of a single head exists at a time
-            if training.clip is not None:
-                nn.utils.clip_grad_norm_(head.parameters(), training.clip)
-            values.append(term.item())
-        optimiser.step()
-        recent = [*recent, values][-100:]
-        done, last = step + 1, step + 1 == training.iterations
-        if done == first + 2:  # the first step warms up
-            left = (time.monotonic() - began) / 2 * (training.iterations - done)
+        recent = [*recent, _stepped(members, optimiser, training, batch, loss, step=step)][-100:]
+        done, took = step + 1, time.monotonic() - began
+        # elsewhere, and where steps are short, the first ones warm up
+        if done - first == (1 if device.type == "cpu" and took > 1 else 3):
+            left = took * (training.iterations - done)
             quicker = "; --protocol quick takes minutes" if left > _LONG and batch.frame is not None else ""
             info(f"{training.iterations:,} steps of training, about {duration(left)} to go{quicker}")
+        last = done == training.iterations
         if last or done % max(1, training.iterations // 10) == 0:
             info(f"step {done:,} of {training.iterations:,} · loss {', '.join(f'{x:.4f}' for x in _means(recent))}")
         if state is not None and (last or done % training.save_every == 0):
@@ -179,6 +217,35 @@ def fit(
     for head in heads:
         head.eval().requires_grad_(False)
     return _means(recent)
+
+
+def _stepped(
+    members: Sequence[Member],
+    optimiser: torch.optim.Optimizer,
+    training: Training,
+    batch: Batch,
+    loss: Loss,
+    *,
+    step: int,
+) -> list[float]:
+    """Take one step with every head; return their losses."""
+    optimiser.zero_grad(set_to_none=True)
+    device, values = batch.targets.device, []
+    for index, (group, member) in enumerate(zip(optimiser.param_groups, members, strict=True)):
+        assert member.lr is not None
+        group["lr"], group["betas"] = member.lr * training.factor(step), training.betas(step)
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+            torch.manual_seed(derived(training.seed, step, index))  # of dropout
+            found = member.head(batch.features)
+            term = loss(found if batch.frame is None else at_pixels(found, batch.frame), batch.targets, step)
+        if not torch.isfinite(term):
+            raise RunError(f"step {step}: the loss is {term.item()} at learning rate {member.lr}; lower it")
+        torch.autograd.backward(term)  # one by one: the graph of a single head exists at a time
+        if training.clip is not None:
+            nn.utils.clip_grad_norm_(member.head.parameters(), training.clip)
+        values.append(term.item())
+    optimiser.step()
+    return values
 
 
 def _means(losses: Sequence[Sequence[float]]) -> list[float]:
@@ -202,76 +269,54 @@ def _resumed(
     return int(saved["step"]), saved["losses"]
 
 
-def crops(
-    backbone: Backbone,
-    train: Annotated,
-    cut: Callable[[intensity.Image, numpy.ndarray, tuple[int, ...]], tuple[Tensor, Tensor]],
-    *,
-    layers: Layers,
-    batch_size: int,
-    seed: int,
-) -> Sample:
-    """Return what draws and encodes the crops of a step: every image once per pass, in a new order each.
-
-    Args:
-        cut: an image, its values and a key -> pixels as before normalisation, missing ones NaN, and targets.
-    """
-
-    order = Passes(len(train), seed)
+def crops(backbone: Backbone, lesson: Lesson, *, batch_size: int) -> Sample:
+    """Return what draws and encodes the crops of a step: every image once per pass, in a new order each."""
+    train = lesson.train
+    order = Passes(len(train), lesson.seed)
 
     def sample(step: int) -> Batch:
         images, targets = [], []
         for place in range(step * batch_size, (step + 1) * batch_size):
             turn, position = divmod(place, len(train))
-            pixels, target = cut(*train.read(int(order.indices(place, 1)[0])), (seed, turn, position))
+            pixels, target = lesson.cut(*train.read(int(order.indices(place, 1)[0])), (lesson.seed, turn, position))
             images.append(pixels)
             targets.append(target)
         # missing pixels are 0 once normalised
         pixels = intensity.normalised(torch.stack(images), backbone.pixels).nan_to_num_(0.0)
         with frozen(backbone) as device:
-            features, frame = encode(backbone, pixels.to(device), layers=layers)
+            features, frame = encode(backbone, pixels.to(device), layers=lesson.layers)
         return Batch(features, frame, torch.stack(targets).to(device))
 
     return sample
 
 
-def gathered(
-    backbone: Backbone,
-    train: Annotated,
-    label: Callable[[Float[Tensor, "rows columns pixel"]], tuple[Tensor, Tensor]],
-    *,
-    indices: Sequence[int],
-    short: int | None,
-    missing: float,
-    most: int,
-    seed: int,
-) -> tuple[Float[Tensor, "known width"], Shaped[Tensor, " known"]]:
+def gathered(backbone: Backbone, lesson: Lesson) -> tuple[Float[Tensor, "known width"], Shaped[Tensor, " known"]]:
     """Encode every image once and keep a random share of its patches whose label counts.
 
-    Args:
-        label: the values of the pixels of every patch -> its label, and whether it counts.
-        missing: value of what an image lacks to whole patches.
-        most: patches that are kept, of all images together.
+    Raises:
+        UserError: if none counts.
     """
-    share, patch = max(1, most // len(indices)), backbone.patch_size
+    share, patch = max(1, lesson.most // len(lesson.indices)), backbone.patch_size
     bank, labels = [], []
     with frozen(backbone):
-        for index in progress(indices, len(indices)):
-            image, values = train.read(index)
-            seen = prepared(image, backbone, short=short)
+        for index in progress(lesson.indices, len(lesson.indices)):
+            image, values = lesson.train.read(index)
+            seen = prepared(image, backbone, short=lesson.short)
             wide = torch.from_numpy(values)[None, None].float()
             wide = F.interpolate(wide, size=tuple(seen.shape[2:]), mode="nearest-exact")
-            whole = pad(wide - missing, patch)[0][0, 0] + missing
-            found, counts = label(whole.unfold(0, patch, patch).unfold(1, patch, patch).flatten(2))
+            whole = pad(wide - lesson.missing, patch)[0][0, 0] + lesson.missing
+            found, counts = lesson.label(whole.unfold(0, patch, patch).unfold(1, patch, patch).flatten(2))
             (features,), _ = encode(backbone, seen)
             known = features.maps[0].float().permute(1, 2, 0)[counts.to(seen.device)]  # [known, width]
-            rows = torch.from_numpy(generator(seed, index).permutation(len(known))[:share])
+            rows = torch.from_numpy(generator(lesson.seed, index).permutation(len(known))[:share])
             bank.append(known[rows.to(seen.device)])
             labels.append(found[counts][rows].to(seen.device))
+    if not any(map(len, labels)):
+        raise UserError(lesson.empty)
     return torch.cat(bank), torch.cat(labels)
 
 
-def patches(
+def drawn(
     bank: Float[Tensor, "known width"], labels: Shaped[Tensor, " known"], *, batch_size: int, seed: int
 ) -> Sample:
     """Return what draws the patches of a step from a bank, as one row of an image."""

@@ -24,6 +24,7 @@ from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_atomic, write_json
 from dinokit.core.ownership import digest_of_weights
+from dinokit.dense.maps import Windows
 from dinokit.models.features import Backbone
 
 WEIGHTS, ABOUT = "head.safetensors", "head.json"
@@ -42,6 +43,12 @@ class About:
     crop: int | None = None  # pixels; side of a window, None sees images whole
     stride: int = 1  # pixels; from one window to the next
     details: Mapping[str, Any] = field(default_factory=dict)  # of the task: classes and colours, the range of depths
+
+    @classmethod
+    def of(cls, backbone: Backbone, task: str, windows: Windows, **how: Any) -> "About":
+        """Describe a head of a backbone that sees images by windows."""
+        weights = digest_of_weights(backbone)
+        return cls(task, backbone.name, weights, crop=windows.crop, stride=windows.stride, **how)
 
 
 def task_of(about: About) -> ModuleType:

@@ -8,7 +8,7 @@ An evaluation is a file of this folder with a frozen dataclass `Config` and
 accuracy, recall and average precision is in percent, from 0 to 100.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_json
 from dinokit.core.log import info, warn
+from dinokit.core.order import evenly
 from dinokit.dense.embedding import Embeddings, extract, unit
 from dinokit.dense.fit import Member
 from dinokit.dense.heads import About, save_head
@@ -38,6 +39,7 @@ TEST_SPLITS = ("val", "test")  # in this order
 NAMES = {"random-init": "untrained", "raw-pixels": "raw pixels"}  # of the baselines, for a person
 
 C = TypeVar("C")
+S = TypeVar("S", bound=Sized)
 QUICK = "quick"  # the protocol that learns from a bank of patches
 IMAGES = 500, 200  # of training, of test, at most, of the quick protocol
 
@@ -225,26 +227,40 @@ def settled(config: C, backbone: Backbone) -> C:
     return replace(settings, protocol=QUICK)  # type: ignore[no-any-return]
 
 
-def chosen_splits(
-    data: str, known: Sequence[str], *, train: str | None, test: str | None, prefers: Sequence[str], trains: bool = True
-) -> tuple[str | None, str | None]:
-    """Return the split to learn from and the one to measure on, where they are not given: train, and one of `prefers`.
+def halves(
+    config: Any,
+    opened: Callable[[str | None], S],
+    known: Sequence[str],
+    *,
+    prefers: Sequence[str],
+    trains: bool = True,
+) -> tuple[S, list[int], S, list[int]]:
+    """Open what is learnt from and what is measured on, and choose images of each; without training both are the same.
+
+    Args:
+        config: with data, protocol, train, test and limit.
+        known: splits of the data.
+        prefers: splits to measure on.
 
     Raises:
         UserError: if there is none: a head that is measured on what it has seen says nothing.
     """
-    judge = test or next((name for name in prefers if name in known), None)
+    judge = config.test or next((name for name in prefers if name in known), None)
     if judge is None and (trains or known):
-        raise UserError(f"expected a split to test on in {data}, found no split {' or '.join(prefers)}; add one")
-    learn = train or (SPLITS[0] if SPLITS[0] in known else None)
+        raise UserError(f"expected a split to test on in {config.data}, found no split {' or '.join(prefers)}; add one")
+    learn = config.train or (SPLITS[0] if SPLITS[0] in known else None)
     if trains and learn is None:
         raise UserError(
-            f"expected a split to train on in {data}, found no split train beside {', '.join(known)}; add one, or name "
-            "one with --train"
+            f"expected a split to train on in {config.data}, found no split train beside {', '.join(known)}; add one, "
+            "or name one with --train"
         )
-    if trains and learn is not None and judge is not None and split_name(learn) == split_name(judge):
+    if trains and split_name(str(learn)) == split_name(str(judge)):
         warn(f"trained and measured on the same images, of {judge}: the numbers say how well they are learnt by heart")
-    return learn, judge
+    train = opened(learn) if trains else None
+    test = opened(judge)
+    most, few = IMAGES if config.protocol == QUICK else (None, None)
+    train = test if train is None else train
+    return train, evenly(most, len(train)).tolist(), test, evenly(config.limit or few, len(test)).tolist()
 
 
 def keep_best(
@@ -254,7 +270,7 @@ def keep_best(
     name: str,
     better: Callable[[dict[str, float]], float],
     out: Path | None,
-    about: Callable[[nn.Module], About] | None,
+    about: Callable[[], About],
 ) -> dict[str, float]:
     """Measure every head; return the numbers of the best, and write them with what else was found, and its head.
 
@@ -262,15 +278,15 @@ def keep_best(
 
     Args:
         better: larger for the better numbers.
-        about: describes a head; None: it is not saved.
+        about: describes a head that was trained here.
     """
     measured = [measure(member.head) for member in members]
     best = max(range(len(members)), key=lambda place: better(measured[place][0]))
     (result, more), member = measured[best], members[best]
     if member.lr is not None:
         result["lr"] = member.lr
+        if out is not None:
+            save_head(out / "head", member.head, about())
     if out is not None:
-        if about is not None:
-            save_head(out / "head", member.head, about(member.head))
         write_json(out / f"{name}.json", {**result, **more})
     return result

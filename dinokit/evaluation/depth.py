@@ -13,6 +13,7 @@ Training crops are mirrored by half and made lighter or darker; the small turns 
 With `head` nothing is trained: a saved head is measured on other data (SUN RGB-D by a head of NYUv2).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,14 +27,12 @@ from dinokit.config import differences
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
 from dinokit.core.log import progress
-from dinokit.core.order import evenly
-from dinokit.core.ownership import digest_of_files, digest_of_weights
 from dinokit.dense.depth import crop, gradient_loss, mean_depths, seen, sigloss
 from dinokit.dense.depth_heads import DPT, Bins, DPTConfig, LinearConfig, LinearDepth
-from dinokit.dense.fit import Member, Training, crops, fit, gathered, patches
+from dinokit.dense.fit import Lesson, Member, Training, learn
 from dinokit.dense.heads import About, check_model, load_head
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried
-from dinokit.evaluation.base import IMAGES, QUICK, chosen_splits, keep_best, settled
+from dinokit.evaluation.base import QUICK, halves, keep_best, settled
 from dinokit.metrics.depth import Crop, counted, errors, mean
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels
@@ -86,19 +85,15 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     Args:
         out: folder that receives `depth.json` and the trained head as `head/`; an interrupted training in it goes on.
     """
-    config, trains = settled(config, backbone), config.head is None
-    learn, judge = chosen_splits(
-        config.data,
+    config, channels = settled(config, backbone), backbone.channels
+    train, learns, test, judges = halves(
+        config,
+        lambda split: open_depths(config.data, split=split, channels=channels, units=config.units),
         splits_of(config.data),
-        train=config.train,
-        test=config.test,
         prefers=("test", "val"),
-        trains=trains,
+        trains=config.head is None,
     )
-    test = open_depths(config.data, split=judge, channels=backbone.channels, units=config.units)
-    few = config.protocol == QUICK
-    judges = evenly(config.limit or (IMAGES[1] if few else None), len(test)).tolist()
-    low, high = config.low, test.layout.high if config.high is None else config.high
+    low, high = config.low, config.high or test.layout.high
     part = config.crop or cast("Crop", test.layout.crop)
     if config.head is not None:
         head, about = load_head(config.head)
@@ -106,26 +101,15 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
             raise UserError(f"{config.head} is a head of {about.task}; give one that `evaluate depth --save` wrote")
         check_model(about, backbone, model=backbone.name)
         high = high if config.high is not None or test.layout.lists else float(about.details["high"])
-        test.check(judges, low=low, high=high, crop=part)
-        members = [Member(head, None)]
+        members: Sequence[Member] = [Member(head, None)]
     else:
-        train = open_depths(config.data, split=learn, channels=backbone.channels, units=config.units)
-        learns = evenly(IMAGES[0] if few else None, len(train)).tolist()
-        bins = Bins(low=low, high=train.layout.high if config.high is None else config.high)
-        layers = layers_of(backbone, config)
+        bins, layers = Bins(low=low, high=config.high or train.layout.high), layers_of(backbone, config)
         windows = Windows() if config.tile is None else Windows(config.tile, max(1, config.tile * 2 // 3))
-        about = About(
-            task="depth",
-            model=backbone.name,
-            digest=digest_of_weights(backbone),
-            layers=layers,
-            short=config.short,
-            crop=windows.crop,
-            stride=windows.stride,
-            details={"low": bins.low, "high": bins.high},
-        )
+        details = {"low": low, "high": bins.high}
+        about = About.of(backbone, "depth", windows, layers=layers, short=config.short, details=details)
         train.check(learns, low=low, high=bins.high)
-        test.check(judges, low=low, high=high, crop=part)
+    test.check(judges, low=low, high=high, crop=part)
+    if config.head is None:
         members = _learnt(backbone, train, config, bins, indices=learns, layers=layers, out=out)
 
     def measure(head: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
@@ -143,8 +127,7 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
                     found.append(errors(metres[there], truth[there]))
         return mean(found) | {"images": float(len(found))}, {}
 
-    kept = (lambda _: about) if trains else None
-    return keep_best(members, measure, name="depth", better=lambda one: -one["RMSE"], out=out, about=kept)
+    return keep_best(members, measure, name="depth", better=lambda one: -one["RMSE"], out=out, about=lambda: about)
 
 
 def layers_of(backbone: Backbone, config: Config) -> Layers:
@@ -170,57 +153,53 @@ def _learnt(
     indices: list[int],
     layers: Layers,
     out: Path | None,
-) -> list[Member]:
-    seed, short, border = config.seed, config.short, train.layout.border
-    is_quick, is_new = config.protocol == QUICK, config.protocol in ("linear", QUICK)
+) -> Sequence[Member]:
+    short, border, is_quick = config.short, train.layout.border, config.protocol == QUICK
+    is_new = is_quick or config.protocol == "linear"
     first, _ = seen(*train.read(0), short=short, border=border)
     rows, columns = train.layout.window
     window = config.window or (min(rows, first.shape[1]), min(columns, first.shape[2]))
-    if is_quick:
-        bank, metres = gathered(
-            backbone,
-            train,
-            lambda cells: mean_depths(cells, low=bins.low, high=bins.high),
-            indices=indices,
-            short=short,
-            missing=0.0,
-            most=BANK,
-            seed=seed,
-        )
-        if not len(metres):
-            raise UserError(f"no patch of {train.name} has a depth on half of its pixels; take linear")
-        sample = patches(bank, metres, batch_size=config.batch_size * 256, seed=seed)
-    else:
-        sample = crops(
-            backbone,
-            train,
-            lambda image, metres, key: crop(image, metres, window, short=short, border=border, key=key),
-            layers=layers,
-            batch_size=config.batch_size,
-            seed=seed,
-        )
 
     def loss(found: Tensor, truth: Tensor, step: int) -> Float[Tensor, ""]:
         truth = torch.where((truth > bins.low) & (truth < bins.high), truth, 0.0)
         term = sigloss(found[:, 0], truth, warm=step < WARM)
         return term if is_new else term + GRADIENT * gradient_loss(found[:, 0], truth)
 
-    decay = config.weight_decay if config.weight_decay is not None else (1e-4 if is_new else 1e-2)
+    lesson = Lesson(
+        train=train,
+        indices=indices,
+        cut=lambda image, metres, key: crop(image, metres, window, short=short, border=border, key=key),
+        label=lambda cells: mean_depths(cells, low=bins.low, high=bins.high),
+        loss=loss,
+        layers=layers,
+        short=short,
+        missing=0.0,
+        most=BANK,
+        empty=f"no patch of {train.name} has a depth on half of its pixels; take linear",
+        seed=config.seed,
+    )
     training = Training(
         iterations=config.iterations or (1_000 if is_quick else 38_400),
         warmup=config.warmup,
         schedule="one-cycle" if is_new else "cosine",
-        weight_decay=decay,
+        weight_decay=config.weight_decay if config.weight_decay is not None else (1e-4 if is_new else 1e-2),
         clip=35.0,
-        seed=seed,
+        seed=config.seed,
     )
     rates = config.lr or ((1e-2,) if is_quick else (3e-4,))
     members = [Member(_head(backbone, config, bins, layers=layers), lr) for lr in rates]
-    stamp: dict[str, Any] = {"settings": [config.protocol, *window, short, config.batch_size, bins.low, bins.high]}
-    if out is not None:
-        stamp["data"] = [train.units, digest_of_files((*train.images, *train.depths))]
-    fit(backbone, members, training, sample=sample, loss=loss, folder=out, stamp=stamp)
-    return members
+    settings = [config.protocol, *window, short, config.batch_size, bins.low, bins.high]
+    patches = 256 if is_quick else None
+    return learn(
+        backbone,
+        members,
+        lesson,
+        training,
+        batch_size=config.batch_size,
+        patches=patches,
+        folder=out,
+        settings=settings,
+    )
 
 
 def _head(backbone: Backbone, config: Config, bins: Bins, *, layers: Layers) -> nn.Module:

@@ -21,11 +21,10 @@ from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
 from dinokit.core.log import progress, warn
-from dinokit.core.ownership import digest_of_weights
 from dinokit.dense.foreground import Config as HeadConfig
 from dinokit.dense.foreground import ForegroundHead, Solution, logistic
 from dinokit.dense.heads import About, save_head
-from dinokit.dense.maps import encode, frozen, pad, prepared
+from dinokit.dense.maps import Windows, encode, frozen, pad, prepared
 from dinokit.metrics.precision import average_precision
 from dinokit.models.features import Backbone
 
@@ -90,15 +89,9 @@ def learn(backbone: Backbone, config: Config) -> tuple[ForegroundHead, About, di
     head = ForegroundHead(HeadConfig(width=len(weights))).to(weights.device).eval().requires_grad_(False)
     head.linear.weight.copy_(weights[None])
     head.linear.bias.copy_(intercept)
-    about = About(
-        task="foreground",
-        model=backbone.name,
-        digest=digest_of_weights(backbone),
-        short=config.size,
-        crop=2 * config.size,  # an image of up to 1 : 2 is seen whole, a panorama by windows
-        stride=config.size,
-        details={"AP": found.tolist(), "c": c},
-    )
+    windows = Windows(2 * config.size, config.size)  # an image of up to 1 : 2 is seen whole, a panorama by windows
+    details = {"AP": found.tolist(), "c": c}
+    about = About.of(backbone, "foreground", windows, short=config.size, details=details)
     return head, about, {"AP": float(found.mean()), "AP/std": float(found.std()), "C": c, "images": float(len(pairs))}
 
 

@@ -11,6 +11,7 @@ Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, append
 is resized to the window.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +24,12 @@ from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
 from dinokit.core.log import progress
-from dinokit.core.order import evenly
-from dinokit.core.ownership import digest_of_files, digest_of_weights
-from dinokit.dense.fit import Member, Training, crops, fit, gathered, patches
+from dinokit.dense.fit import Lesson, Member, Training, gathered, learn
 from dinokit.dense.heads import About
 from dinokit.dense.maps import Windows, augmented, best_class, frozen, predictor, prepared, slide, tried
 from dinokit.dense.segmentation import Config as HeadConfig
 from dinokit.dense.segmentation import Crops, LinearHead, PatchVote, cell_labels, crop_pair, cross_entropy
-from dinokit.evaluation.base import IMAGES, QUICK, chosen_splits, keep_best, settled
+from dinokit.evaluation.base import QUICK, halves, keep_best, settled
 from dinokit.metrics.iou import confusion, scores
 from dinokit.models.features import Backbone
 
@@ -110,15 +109,14 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     """
     config = settled(config, backbone)
     assert config.protocol is not None
-    protocol, is_quick = PROTOCOLS[config.protocol], config.protocol == QUICK
-    learn, judge = chosen_splits(
-        config.data, pair_splits(config.data), train=config.train, test=config.test, prefers=("val", "test")
+    protocol, data, channels = PROTOCOLS[config.protocol], config.data, backbone.channels
+    train, learns, test, judges = halves(
+        config,
+        lambda split: open_pairs(data, split=split, channels=channels),
+        pair_splits(data),
+        prefers=("val", "test"),
     )
-    train = open_pairs(config.data, split=learn, channels=backbone.channels)
-    test = open_pairs(config.data, split=judge, channels=backbone.channels)
     size = config.size or protocol.size or WINDOW * backbone.patch_size
-    learns = evenly(IMAGES[0] if is_quick else None, len(train)).tolist()
-    judges = evenly(config.limit or (IMAGES[1] if is_quick else None), len(test)).tolist()
     try:
         width = sum(layer.patches.shape[-1] for layer in tried(backbone, layers=protocol.layers))
     except UserError as error:
@@ -126,32 +124,15 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         raise UserError(f"{config.protocol} reads the last {protocol.layers} layers; {depth}; take linear") from error
     train.check(learns)
     test.check(judges)
-    members = _learnt(backbone, train, config, protocol, indices=learns, size=size, width=width, out=out)
-
-    def measure(head: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
-        return measured(backbone, head, test, protocol, indices=judges, size=size)
-
-    def about(_: nn.Module) -> About:
-        windows = protocol.windows(size)
-        colours = [list(colour) for colour in train.meaning.colours]
-        return About(
-            task="segmentation",
-            model=backbone.name,
-            digest=digest_of_weights(backbone),
-            layers=protocol.layers,
-            short=size,
-            crop=windows.crop,
-            stride=windows.stride,
-            details={"classes": list(train.meaning.classes), "colours": colours},
-        )
-
+    details = {"classes": list(train.meaning.classes), "colours": [list(colour) for colour in train.meaning.colours]}
+    how: dict[str, Any] = {"layers": protocol.layers, "short": size, "details": details}
     return keep_best(
-        members,
-        measure,
+        _learnt(backbone, train, config, protocol, indices=learns, size=size, width=width, out=out),
+        lambda head: measured(backbone, head, test, protocol, indices=judges, size=size),
         name="segmentation",
         better=lambda numbers: numbers["mIoU"],
         out=out,
-        about=None if config.protocol == "knn" else about,
+        about=lambda: About.of(backbone, "segmentation", protocol.windows(size), **how),
     )
 
 
@@ -196,54 +177,40 @@ def _learnt(
     size: int,
     width: int,
     out: Path | None,
-) -> list[Member]:
+) -> Sequence[Member]:
     """Return the heads of the protocol, trained, or the patches that vote."""
-    classes, seed = len(train.meaning.classes), config.seed
-    if config.protocol in ("knn", QUICK):
-        bank, labels = gathered(
-            backbone,
-            train,
-            cell_labels,
-            indices=indices,
-            short=size,
-            missing=float(IGNORED),
-            most=config.bank,
-            seed=seed,
-        )
-        if not len(labels):
-            raise UserError(f"no patch of the masks of {train.name} counts: most of each is 255; give other masks")
-        if config.protocol == "knn":
-            return [Member(PatchVote(bank, labels, classes=classes, k=config.k, temperature=config.temperature), None)]
-        sample = patches(bank, labels, batch_size=config.batch_size * WINDOW**2 // 4, seed=seed)
-    else:
-        cut = Crops(size, protocol.scale, protocol.cap, protocol.hue)
-        sample = crops(
-            backbone,
-            train,
-            lambda image, mask, key: crop_pair(image, mask, cut, key=key),
-            layers=protocol.layers,
-            batch_size=config.batch_size,
-            seed=seed,
-        )
+    classes, cut = len(train.meaning.classes), Crops(size, protocol.scale, protocol.cap, protocol.hue)
+    lesson = Lesson(
+        train=train,
+        indices=indices,
+        cut=lambda image, mask, key: crop_pair(image, mask, cut, key=key),
+        label=cell_labels,
+        loss=lambda values, targets, _: cross_entropy(values, targets),
+        layers=protocol.layers,
+        short=size,
+        missing=float(IGNORED),
+        most=config.bank,
+        empty=f"no patch of the masks of {train.name} counts: most of each is 255; give other masks",
+        seed=config.seed,
+    )
+    if config.protocol == "knn":
+        votes = PatchVote(*gathered(backbone, lesson), classes=classes, k=config.k, temperature=config.temperature)
+        return [Member(votes, None)]
     shape = HeadConfig(width=width, outputs=classes, dropout=protocol.dropout)
-    members = [Member(LinearHead(shape, seed=seed), lr) for lr in config.lr or (protocol.lr,)]
     training = Training(
         iterations=config.iterations or protocol.iterations,
         warmup=config.warmup,
         schedule=protocol.schedule,
         weight_decay=protocol.weight_decay,
-        seed=seed,
+        seed=config.seed,
     )
-    stamp: dict[str, Any] = {"settings": [config.protocol, size, config.batch_size, config.bank]}
-    if out is not None:
-        stamp["data"] = digest_of_files((*train.images, *train.masks))
-    fit(
+    return learn(
         backbone,
-        members,
+        [Member(LinearHead(shape, seed=config.seed), lr) for lr in config.lr or (protocol.lr,)],
+        lesson,
         training,
-        sample=sample,
-        loss=lambda values, targets, _: cross_entropy(values, targets),
+        batch_size=config.batch_size,
+        patches=WINDOW**2 // 4 if config.protocol == QUICK else None,
         folder=out,
-        stamp=stamp,
+        settings=[config.protocol, size, config.batch_size, config.bank],
     )
-    return members

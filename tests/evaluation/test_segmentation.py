@@ -13,9 +13,9 @@ from PIL import Image
 
 from dinokit.annotations.pairs import open_pairs
 from dinokit.core.errors import UserError
-from dinokit.dense.fit import gathered
+from dinokit.dense.fit import Lesson, gathered
 from dinokit.dense.heads import load_head
-from dinokit.dense.segmentation import Crops, PatchVote, cell_labels, crop_pair
+from dinokit.dense.segmentation import Crops, PatchVote, cell_labels, crop_pair, cross_entropy
 from dinokit.evaluation import base, segmentation
 from dinokit.evaluation.segmentation import Config, run
 from dinokit.models.features import Features
@@ -147,7 +147,9 @@ def test_padding_and_ignored_patches_do_not_vote(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Image.fromarray(values).save(tmp_path / name / "1.png")
     pairs = open_pairs(str(tmp_path))
-    bank, labels = gathered(PIXELS, pairs, cell_labels, indices=[0], short=17, missing=255.0, most=100, seed=0)
+    how: dict[str, Any] = {"cut": crop_pair, "loss": cross_entropy, "empty": "", "seed": 0}  # of no use here
+    lesson = Lesson(train=pairs, indices=[0], label=cell_labels, short=17, missing=255.0, most=100, **how)
+    bank, labels = gathered(PIXELS, lesson)
     assert (len(bank), labels.unique().tolist()) == (len(labels), [1])
 
 
