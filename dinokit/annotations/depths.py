@@ -26,7 +26,7 @@ from dinokit.core.ownership import digest_of_files
 from dinokit.images import intensity
 from dinokit.images.decode import BadImage, describe, reasons, stored
 from dinokit.metrics.depth import Crop, counted
-from dinokit.sources.folders import existing_folder
+from dinokit.sources.location import existing_folder
 from dinokit.sources.splits import choose_split
 
 ENDINGS = (".png", ".tif", ".tiff", ".npy", ".exr")

@@ -19,7 +19,7 @@ from dinokit.core.log import progress, warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
 from dinokit.images.decode import EXTENSIONS, BadImage, decode
-from dinokit.sources.folders import walk
+from dinokit.sources.location import walk
 from dinokit.sources.splits import SPLITS, split_folders
 
 Files = tuple[tuple[Path, ...], tuple[Path, ...]]  # images, and what lies beside each

@@ -27,7 +27,7 @@ from dinokit.core.log import warn
 from dinokit.core.ownership import digest_of_files
 from dinokit.images import intensity
 from dinokit.images.decode import EXTENSIONS, reasons
-from dinokit.sources.folders import existing_folder, walk
+from dinokit.sources.location import existing_folder, walk
 from dinokit.sources.splits import choose_split
 
 ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".npy", ".webp", ".jpg", ".jpeg")  # JPEG: in black and white alone

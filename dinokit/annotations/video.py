@@ -33,7 +33,7 @@ from dinokit.images import intensity
 from dinokit.images.arrays import rotated
 from dinokit.images.decode import EXTENSIONS
 from dinokit.metrics.video import Measure
-from dinokit.sources.folders import sub_folders
+from dinokit.sources.location import entries
 from dinokit.sources.splits import choose_split, split_folders
 
 FIRST = "00000"  # frame of a file
@@ -166,7 +166,7 @@ def _set(base: Path, *, split: str | None) -> list[Clip]:
     lists = {path.stem: path for path in (base / "ImageSets" / "2017").glob("*.txt")}
     if lists and (split or "val") not in lists:
         raise unknown_name("split", split or "val", lists)
-    names = read_text(lists[split or "val"]).split() if lists else sorted(sub_folders(images), key=natural)
+    names = read_text(lists[split or "val"]).split() if lists else sorted(entries(images)[1], key=natural)
     if not names:
         raise UserError(f"no videos in {images}; expected a folder of frames for each")
     clips = list[Clip]()

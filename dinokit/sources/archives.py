@@ -12,8 +12,8 @@ import re
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,6 @@ _START, _SIZE, _WHOLE, _PACKING = range(4)
 LARGEST, DENSEST = 1 << 26, 100
 
 
-Known = Mapping[str, Any] | None  # of an image, by the names of columns
-
-
 @dataclass(frozen=True)
 class Index:
     """Where the images of one large file lie."""
@@ -63,14 +60,20 @@ class IndexBuilder:
     others: Counter[str] = field(default_factory=Counter)
 
     def add(
-        self, name: str, start: int, size: int, *, whole: int | None = None, packing: int = PLAIN, known: Known = None
+        self,
+        name: str,
+        start: int,
+        size: int,
+        *,
+        whole: int | None = None,
+        packing: int = PLAIN,
+        known: Mapping[Any, Any] | None = None,
     ) -> None:
         """Append an image, and what is known of it by the names of columns."""
         self.names.append(name)
         self.places.extend((start, size, size if whole is None else whole, packing))
         for wanted, builder in zip(NOTES, self.notes):
-            found = column(known, wanted) if known else None
-            builder.add("" if known is None or found is None else word_of(known[found]))
+            builder.add(word_of(known.get(column(known, wanted))) if known else "")
 
     def build(self) -> Index:
         """Return the index."""
@@ -166,11 +169,6 @@ def open_archives(
     return from_table(spec, table, parts.fetch, split=split, channels=channels)
 
 
-def inner_name(name: str) -> str:
-    """Return the name of a file in an archive as a path with '/'; some programs of Windows write backslashes."""
-    return name.replace("\\", "/").removeprefix("./")
-
-
 def cached(file: str, ending: str) -> Path:
     """Return where in the cache something about a file is kept."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -191,7 +189,7 @@ def find_files(spec: str, ending: str) -> tuple[list[str], str]:
         root, files = location.parent(spec), [spec]
     else:
         root = spec
-        files = [location.join(spec, name) for name in location.walk(spec) if location.suffix(name) == ending]
+        files = [location.join(spec, name) for name in sorted(location.walk(spec)) if location.suffix(name) == ending]
     if not files:
         raise UserError(f"no {ending} file fits {spec}")
     return files, root
@@ -201,7 +199,11 @@ def _indexed(file: str, build: Callable[[str], Index], copies: str) -> Index:
     """Return the index of a large file: that in the cache if the file has not changed since, else built and kept."""
     version = f"{_LAYOUT} {' '.join(map(str, location.version(file)))}"
     entry = cached(file, ".npz")
-    with _alone(entry):  # of several ranks one builds, the others wait and load
+    with ExitStack() as stack:
+        with suppress(OSError):  # where the disk can lock, one of several ranks builds, the others wait and load
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(entry.with_suffix(".lock").open("w"))
+            fcntl.lockf(lock, fcntl.LOCK_EX)
         with suppress(OSError, ValueError, KeyError):  # none, of another version, or damaged: it is built again
             if not copies or cached(file, copies).exists():
                 return _loaded(entry, version)
@@ -212,17 +214,6 @@ def _indexed(file: str, build: Callable[[str], Index], copies: str) -> Index:
         except OSError as error:
             warn(f"the index of {file} cannot be kept in {entry.parent}: {reason(error)}; set DINOKIT_CACHE")
         return index
-
-
-@contextmanager
-def _alone(entry: Path) -> Iterator[None]:
-    """Keep other processes from building the same entry, where the disk can lock."""
-    with ExitStack() as stack:
-        with suppress(OSError):
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(entry.with_suffix(".lock").open("w"))
-            fcntl.lockf(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _save(entry: Path, version: str, index: Index) -> None:

@@ -6,8 +6,9 @@ Every image is decoded whole, in threads. Per image some 40 bytes are kept, so t
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from dinokit.images.decode import BadImage, decode, describe
 from dinokit.sources.source import Source, remarks
 
 SIDES = (8, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # pixels; edges of the classes of the short side
+_CLASSES = (f"< {SIDES[0]}", *(f"{low}-{high - 1}" for low, high in pairwise(SIDES)), f">= {SIDES[-1]}")
 LISTED = 1000  # groups of duplicates; all are counted
 
 T = TypeVar("T")
@@ -74,6 +76,18 @@ class Check:
 
 
 @dataclass(frozen=True)
+class _Look:
+    """What is counted of one image."""
+
+    digest: bytes  # of its content
+    bytes: int
+    width: int
+    height: int
+    values: tuple[float, float]
+    kinds: tuple[str, ...]  # format, mode, channels, depth
+
+
+@dataclass(frozen=True)
 class Stats:
     """Mean and standard deviation of every channel: what a normalisation should be told of new kinds of images.
 
@@ -94,54 +108,34 @@ def check(
     channels: int | None = None,
     limit: int | None = None,
     workers: int = 2,
-    shown: Shown = lambda items, total: items,
+    shown: Shown | None = None,
 ) -> Check:
     """Look at all images of a source, or at `limit` evenly spaced ones.
 
     Args:
         channels: that every image must give; None takes each as it is.
         workers: threads that read.
-        shown: passes the images on, one by one, to show how far it is.
     """
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("formats", "modes", "channels", "depths")}
     widths, heights, rows, digests, size = array("I"), array("I"), array("q"), bytearray(), 0
     unreadable, low, high = [], np.inf, -np.inf
-
-    def look(index: int) -> tuple[intensity.Image, bytes, tuple[str, str]]:
-        data = source.encoded(index)
-        if data is None:
-            pixels = source.read(index)
-            return pixels, pixels.contiguous().numpy().tobytes() + repr(tuple(pixels.shape)).encode(), ("", "")
-        image, about = decode(data, channels=channels, white=source.white_of(index)), describe(data)
-        return image, data, (about.format, about.mode)
-
     began = time.monotonic()
     chosen = evenly(limit, len(source)).tolist()
-    for index, found in _each(look, chosen, workers=workers, shown=shown):
+    for index, found in _each(partial(_look, source, channels), chosen, workers=workers, shown=shown):
         if isinstance(found, str):
             unreadable.append(Unreadable(source.key(index), found))
             continue
-        image, data, about = found
-        channel, height, width = image.shape
-        size += len(data) if about[0] else image.numel() * image.element_size()
-        widths.append(width)
-        heights.append(height)
         rows.append(index)
-        digests += blake2b(data, digest_size=16).digest()
-        least, largest = torch.aminmax(image)
-        white = 255 if image.dtype == torch.uint8 else 1
-        low, high = min(low, float(least) / white), max(high, float(largest) / white)
-        depth = str(image.dtype).removeprefix("torch.")
-        for counter, value in zip(counts.values(), (*about, str(channel), depth), strict=True):
-            counter[value] += 1
+        widths.append(found.width)
+        heights.append(found.height)
+        digests += found.digest
+        size += found.bytes
+        low, high = min(low, found.values[0]), max(high, found.values[1])
+        for counter, kind in zip(counts.values(), found.kinds, strict=True):
+            counter[kind] += 1
     seconds = time.monotonic() - began
-    # groups of equal content, in the order of the first of each
-    _, first, inverse = np.unique(np.frombuffer(bytes(digests), dtype="V16"), return_index=True, return_inverse=True)
-    groups: dict[int, list[int]] = {}
-    for place in np.flatnonzero(np.bincount(inverse, minlength=1)[inverse] > 1).tolist():
-        groups.setdefault(int(first[inverse[place]]), []).append(rows[place])
-    sides = np.bincount(np.searchsorted(SIDES, np.minimum(widths, heights), side="right"), minlength=len(SIDES) + 1)
-    classes = (f"< {SIDES[0]}", *(f"{low}-{high - 1}" for low, high in pairwise(SIDES)), f">= {SIDES[-1]}")
+    groups = _groups(digests, rows)
+    sides = np.bincount(np.searchsorted(SIDES, np.minimum(widths, heights), side="right"), minlength=len(_CLASSES))
     return Check(
         source=source.name,
         images=len(chosen),
@@ -151,10 +145,10 @@ def check(
         values=(low, high) if rows else None,
         width=_spread(widths),
         height=_spread(heights),
-        short_side={name: count for name, count in zip(classes, sides.tolist(), strict=True) if count},
+        short_side={name: count for name, count in zip(_CLASSES, sides.tolist(), strict=True) if count},
         **{name: {value: n for value, n in counter.most_common() if value} for name, counter in counts.items()},
-        duplicates=sum(len(group) - 1 for group in groups.values()),
-        duplicate_groups=tuple(tuple(map(source.key, group)) for group in list(groups.values())[:LISTED]),
+        duplicates=sum(len(group) - 1 for group in groups),
+        duplicate_groups=tuple(tuple(map(source.key, group)) for group in groups[:LISTED]),
         unreadable=tuple(unreadable),
         remarks=tuple(remarks(source)),
         seconds=seconds,
@@ -163,9 +157,7 @@ def check(
     )
 
 
-def stats(
-    source: Source, *, limit: int | None = None, workers: int = 2, shown: Shown = lambda items, total: items
-) -> Stats:
+def stats(source: Source, *, limit: int | None = None, workers: int = 2, shown: Shown | None = None) -> Stats:
     """Measure all images of a source, or `limit` evenly spaced ones, at full size.
 
     Every image counts the same, whatever its size, as it does in training. The variance is that within images plus that
@@ -206,7 +198,33 @@ def stats(
     return Stats(found_mean, found_std, lowest, highest, images=images, bad=len(chosen) - images)
 
 
-def _each(look: Callable[[int], T], chosen: list[int], *, workers: int, shown: Shown) -> Iterator[tuple[int, T | str]]:
+def _look(source: Source, channels: int | None, index: int) -> _Look:
+    data = source.encoded(index)
+    if data is None:
+        image, format_and_mode = source.read(index), ("", "")
+        data = image.contiguous().numpy().tobytes() + repr(tuple(image.shape)).encode()
+        size = image.numel() * image.element_size()
+    else:
+        image, about, size = decode(data, channels=channels, white=source.white_of(index)), describe(data), len(data)
+        format_and_mode = about.format, about.mode
+    channel, height, width = image.shape
+    least, largest = (float(value) / (255 if image.dtype == torch.uint8 else 1) for value in torch.aminmax(image))
+    kinds = (*format_and_mode, str(channel), str(image.dtype).removeprefix("torch."))
+    return _Look(blake2b(data, digest_size=16).digest(), size, width, height, (least, largest), kinds)
+
+
+def _groups(digests: bytes | bytearray, rows: Sequence[int]) -> list[list[int]]:
+    """Return the rows of equal content, group by group, in the order of the first of each."""
+    _, first, inverse = np.unique(np.frombuffer(bytes(digests), dtype="V16"), return_index=True, return_inverse=True)
+    groups: dict[int, list[int]] = {}
+    for place in np.flatnonzero(np.bincount(inverse, minlength=1)[inverse] > 1).tolist():
+        groups.setdefault(int(first[inverse[place]]), []).append(rows[place])
+    return list(groups.values())
+
+
+def _each(
+    look: Callable[[int], T], chosen: list[int], *, workers: int, shown: Shown | None
+) -> Iterator[tuple[int, T | str]]:
     """Yield each index with what a look at its image found, in threads, or the reason why it cannot be used."""
 
     def tried(place: int) -> T | str:
@@ -215,8 +233,8 @@ def _each(look: Callable[[int], T], chosen: list[int], *, workers: int, shown: S
         except BadImage as error:
             return str(error)
 
-    found: Iterable[Any] = shown(ahead(tried, len(chosen), workers=workers), len(chosen))
-    yield from zip(chosen, found)
+    found: Iterable[Any] = ahead(tried, len(chosen), workers=workers)
+    yield from zip(chosen, found if shown is None else shown(found, len(chosen)))
 
 
 def _spread(values: "array[int]") -> Spread | None:

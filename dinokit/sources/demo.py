@@ -43,17 +43,6 @@ _FASHION_CLASSES = (
 _STYLES = ("noto", "twemoji")
 
 
-def demo_splits(spec: str) -> tuple[str, ...]:
-    """List the splits of a demo set, the default first; none for a set in one piece.
-
-    Raises:
-        UserError: for an unknown name.
-    """
-    if spec not in _SPLITS:
-        raise unknown_name("demo set", spec, _SPLITS)
-    return _SPLITS[spec]
-
-
 @lru_cache(maxsize=2)  # training, measuring and the report look at one set: to decode it takes seconds
 def open_demo(spec: str, *, split: str | None, channels: int) -> Source:
     """Open a demo set; gray images are repeated for 3 channels.
@@ -61,7 +50,9 @@ def open_demo(spec: str, *, split: str | None, channels: int) -> Source:
     Raises:
         UserError: if there is no such set or split, or the channels are neither 1 nor 3.
     """
-    chosen = choose_split(spec, split, demo_splits(spec))
+    if spec not in _SPLITS:
+        raise unknown_name("demo set", spec, _SPLITS)
+    chosen = choose_split(spec, split, _SPLITS[spec])
     if channels not in (1, 3):
         raise UserError(f"{spec} has images of 1 or 3 channels, not {channels}; give 1 or 3")
     return _emoji(spec, channels) if chosen is None else _fashion(spec, chosen, channels)
@@ -81,7 +72,7 @@ def _fashion(spec: str, split: str, channels: int) -> Source:
         gray = canvas
     images = torch.from_numpy(gray)[:, None].expand(-1, channels, -1, -1)
     keys = [f"{spec.removeprefix(PREFIX)}/{split}/{index:05d}" for index in range(samples)]
-    return in_memory(images, name=spec, keys=keys, labels=labels, classes=_FASHION_CLASSES)
+    return in_memory(images, name=spec, keys=keys, labels=labels, classes=_FASHION_CLASSES, splits=_SPLITS[spec])
 
 
 def _emoji(spec: str, channels: int) -> Source:

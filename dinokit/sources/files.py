@@ -1,10 +1,19 @@
-"""Images that are files of their own: a folder, a glob pattern, a list; on this machine or on a server."""
+"""Images that are files of their own: a folder, a glob pattern, a list, a manifest; on this machine or on a server.
 
+A manifest is a CSV or JSONL table (Parquet: `rows.py`) with a path per image and what is known of it. Its columns are
+recognised by name (`table.py`), in upper or lower case; others are passed over, which is said. Paths are relative to
+the folder of the list or manifest, absolute, or URLs.
+"""
+
+import csv
+import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -12,38 +21,43 @@ from dinokit.core.errors import UserError, reason
 from dinokit.images.decode import EXTENSIONS, BadImage
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
-from dinokit.sources.folders import existing_folder, sub_folders, walk
 from dinokit.sources.splits import choose_split, folder_splits
-from dinokit.sources.table import Column, Table, Texts, column_of, table_of_paths, word_of
+from dinokit.sources.table import (
+    NOTES,
+    PATHS,
+    WHITE,
+    Column,
+    ColumnBuilder,
+    Table,
+    Texts,
+    column,
+    column_of,
+    table_of_paths,
+    word_of,
+)
 
+MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 _SHOWN = 5  # endings in one remark
 # a path, and what follows it in its line
 _FOLLOWED = re.compile(rf"(.*?(?:{'|'.join(map(re.escape, EXTENSIONS))}))[\s,;]+(.+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Files:
-    """One image per file; the keys are the paths, relative to a root or absolute."""
+def _fetch(root: str, keys: Texts, row: int) -> bytes:
+    """Read the file of a row, by its path, relative to the root or absolute.
 
-    root: str
-    keys: Texts
-
-    def fetch(self, row: int) -> bytes:
-        """Read a file.
-
-        Raises:
-            BadImage: if it was deleted, is unreadable, or a disk or a server fails: that is one image.
-        """
-        try:
-            return location.read(location.join(self.root, self.keys[row]))
-        except (OSError, ValueError) as error:
-            why = reason(error) if isinstance(error, OSError) else str(error)
-            raise BadImage(f"cannot open: {why}") from error
+    Raises:
+        BadImage: if it was deleted, is unreadable, or a disk or a server fails: that is one image.
+    """
+    try:
+        return location.read(location.join(root, keys[row]))
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise BadImage(f"cannot open: {why}") from error
 
 
 def open_files(spec: str, root: str, table: Table, *, split: str | None, channels: int) -> Source:
     """Open the files of a table, whose keys are paths relative to a root, or absolute, or URLs."""
-    return from_table(spec, table, Files(root, table.keys).fetch, split=split, channels=channels)
+    return from_table(spec, table, partial(_fetch, root, table.keys), split=split, channels=channels)
 
 
 def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
@@ -51,18 +65,18 @@ def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
 
     Folders named as splits are splits; if all images lie in (two or more) sub-folders, these are the labels.
     """
-    top = existing_folder(spec)
+    top = location.existing_folder(spec)
     splits = folder_splits(top)
     chosen = choose_split(spec, split, tuple(splits)) if splits else None
     root = splits[chosen] if chosen else top
-    paths, remarks = images_among(walk(root), where=str(root))
+    paths, remarks = images_among(location.walk(root), where=str(root))
     paths = sorted(paths)
     if not chosen:
         table = table_of_paths(Texts(paths), where=spec, remarks=remarks)
         return open_files(spec, str(root), table, split=split, channels=channels)
     # the classes of all splits, so that a label means the same in train and in test
     tops = [path.split("/", 1)[0] for path in paths]
-    classes = tuple(sorted(set(tops).union(*map(sub_folders, splits.values()))))
+    classes = tuple(sorted(set(tops).union(*(location.entries(folder)[1] for folder in splits.values()))))
     label = None
     if all("/" in path for path in paths) and len(classes) > 1:
         place = {name: number for number, name in enumerate(classes)}
@@ -78,7 +92,7 @@ def open_several(spec: str, *, split: str | None, channels: int) -> Source:
         start = f"{root.rstrip('/')}/"
         paths = [path.removeprefix(start) for path in location.expand(spec)]
     else:
-        root, where, paths = spec, spec, location.walk(spec)
+        root, where, paths = spec, spec, list(location.walk(spec))
     images, remarks = images_among(paths, where=where)
     table = table_of_paths(Texts(images), where=spec, remarks=remarks)
     return open_files(spec, root, table, split=split, channels=channels)
@@ -107,6 +121,103 @@ def open_list(spec: str, *, split: str | None, channels: int) -> Source:
         raise UserError(f"{spec} is empty; it takes one path of an image per line")
     table = Table(keys=Texts(path for path, _ in found), label=column_of(word_of(word) for _, word in found))
     return open_files(spec, root, table, split=split, channels=channels)
+
+
+def open_manifest(spec: str, *, split: str | None, channels: int) -> Source:
+    """Open the images that a manifest lists.
+
+    Raises:
+        UserError: if it has no column of paths, no rows, or a row that cannot be read.
+    """
+    rows = _csv(spec) if location.suffix(spec) in (".csv", ".tsv") else _jsonl(spec)
+    root = location.parent(spec)
+    return open_files(spec, root, table_of_rows(spec, rows, root=root), split=split, channels=channels)
+
+
+def table_of_rows(spec: str, rows: Iterator[Sequence[Any]], *, root: str) -> Table:
+    """Build a table from rows, the first of which holds the names of the columns.
+
+    Args:
+        root: folder that the paths are relative to.
+
+    Raises:
+        UserError: if there is no column of paths, or a row without one, or a word that is no text.
+    """
+    names = list(next(rows))
+    path, *notes = (column(names, wanted) for wanted in (PATHS, *NOTES, WHITE))
+    if path is None:
+        raise UserError(f"{spec} has the columns {', '.join(map(str, names))}, none of paths; name one of them path")
+    builders = [(names.index(name), ColumnBuilder()) for name in notes if name is not None]
+    place = names.index(path)
+
+    def paths() -> Iterator[str]:
+        for number, row in enumerate(rows, start=1):
+            if not row[place] or not isinstance(row[place], str):
+                raise UserError(f"row {number} of {spec} has no path; give it one or take the row out")
+            for other, builder in builders:
+                builder.add(word_of(row[other]))
+            yield written_path(row[place], root)
+
+    keys = Texts(paths())
+    if not len(keys):
+        raise UserError(f"{spec} has no rows; it takes one image per row")
+    columns = {other: builder.build() for other, builder in builders}
+    for found in columns.values():
+        for word in found.words if found is not None else ():
+            if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
+                raise UserError(f"{spec} is no text of UTF-8, see {word!a}; save it as UTF-8")
+    label, domain, split, white = (None if name is None else columns[names.index(name)] for name in notes)
+    used = [path, *(name for name, found in zip(notes, (label, domain, split, white)) if found is not None)]
+    unused = [str(name) for name in names if name not in used and name not in notes]
+    remark = f"columns read: {', '.join(map(str, used))}; passed over: {', '.join(unused)}"
+    return Table(keys=keys, label=label, domain=domain, split=split, white=white, remarks=(remark,) if unused else ())
+
+
+def _csv(spec: str) -> Iterator[Sequence[str]]:
+    """Yield the names of the columns, then the rows."""
+    text = location.lines(spec)
+    header = next(text)
+    separator = max(",;\t", key=header.count)  # a spreadsheet writes what its country uses
+    reader = csv.reader(chain([header], text), delimiter=separator, skipinitialspace=True)
+    width = 0
+    try:
+        for row in reader:
+            if not width:
+                row = [name.strip() for name in row]
+                width = len(row)
+            if row and len(row) != width:
+                raise UserError(f"line {reader.line_num} of {spec} has {len(row)} fields, the header has {width}")
+            if row:
+                yield row
+    except csv.Error as error:
+        raise UserError(f"line {reader.line_num} of {spec} is no CSV: {error}") from error
+    if not width:
+        raise UserError(f"{spec} is empty; it takes a row with the names of the columns, then one image per row")
+
+
+def _jsonl(spec: str) -> Iterator[Sequence[Any]]:
+    """Yield the names of the fields, then their values."""
+    decode = json.JSONDecoder().raw_decode  # a third faster than json.loads, which looks for spaces first
+    names: list[str] = []
+    for number, line in enumerate(location.lines(spec), start=1):
+        line = line.strip().strip("\ufeff")
+        if not line:
+            continue
+        try:
+            value, end = decode(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"line {number} of {spec} is no JSON: {error}") from error
+        if end != len(line):
+            raise UserError(f"line {number} of {spec} is no JSON: more follows after the object")
+        if not isinstance(value, dict):
+            raise UserError(f"line {number} of {spec} is {type(value).__name__}, expected an object with a path")
+        if not names:
+            # a field that only later objects have still counts
+            names = [*value, *(wanted[0] for wanted in (*NOTES, WHITE) if column(value, wanted) is None)]
+            yield names if column(value, PATHS) else list(value)
+        yield [value.get(name) for name in names]
+    if not names:
+        raise UserError(f'{spec} is empty; it takes one object per line, such as {{"path": "a.jpg"}}')
 
 
 def written_path(path: str, root: str) -> str:

@@ -1,9 +1,10 @@
-"""Where bytes lie: a path of this machine or a URL (s3://, gs://, https://, ...), read in the same way.
+"""Where bytes lie: a path of this machine or a URL (s3://, gs://, https://, ...), listed and read in the same way.
 
 Nothing here keeps a connection: fsspec keeps them, one set per process. Local files that are read piece by piece stay
 open, a few at a time; a piece is read by its position, so threads and forked processes may share them.
 """
 
+import errno
 import glob
 import io
 import os
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dinokit.core.errors import UserError, reason
-from dinokit.sources import folders, remote
+from dinokit.sources import remote
 
 NO_PATHS = ("demo:", "hf:")  # what such a spec begins with
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
@@ -85,15 +86,82 @@ def expand(pattern: str) -> list[str]:
     return found
 
 
-def walk(folder: str) -> list[str]:
+def existing_folder(spec: str) -> Path:
+    """Return the folder that a spec names.
+
+    Raises:
+        UserError: if there is none, or the system does not let us look.
+    """
+    root = Path(spec).expanduser()
+    if os.path.isdir(root):  # to which a name that is too long is no folder
+        return root
+    check_reachable(spec)
+    where = "" if root.is_absolute() else f" (looked in the current folder {Path.cwd()})"
+    raise UserError(f"no folder {spec}{where}; give the path of a folder of images, or demo:fashion")
+
+
+def check_reachable(spec: str) -> None:
+    """Refuse a path at which the system does not let us look: that is not the same as nothing being there.
+
+    Raises:
+        UserError: names the system's reason.
+    """
+    try:
+        os.stat(os.path.expanduser(spec))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise UserError(f"cannot open {spec}: {reason(error)}") from error
+
+
+def hidden(path: str) -> bool:
+    """Tell what people do not see in their folders, such as the twins that macOS puts into archives."""
+    return any(part.startswith((".", "__MACOSX")) for part in path.split("/"))
+
+
+def walk(folder: str | Path) -> Iterator[str]:
     """List all files below a folder or a prefix, as paths relative to it, without hidden ones.
+
+    Links are followed, each real folder once (a link may point at its parent). Pipes and devices, which may never end,
+    are left out; a dead link is listed, to be reported as unreadable.
 
     Raises:
         UserError: if it cannot be listed.
     """
-    if is_remote(folder):
-        return [path for path in remote.listed(folder) if not folders.hidden(path)]
-    return sorted(folders.walk(Path(folder)))
+    if is_remote(str(folder)):
+        yield from (path for path in remote.listed(str(folder)) if not hidden(path))
+        return
+    pending, visited = [""], set()
+    while pending:
+        prefix = pending.pop()
+        status = os.stat(Path(folder) / prefix)
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        files, inner = entries(Path(folder) / prefix)
+        # reversed: the stack then gives the alphabetical first, which is the one that stays of two links to one folder
+        pending += [f"{prefix}{name}/" for name in reversed(inner)]
+        yield from (prefix + name for name in files)
+
+
+def entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the visible files and of the visible folders, sorted."""
+    files, inner = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    is_folder, is_file = entry.is_dir(), entry.is_file() or not os.path.exists(entry)
+                except OSError:  # a link that points at itself
+                    is_folder, is_file = False, True
+                if is_folder and not entry.name.startswith("."):
+                    inner.append(entry.name)
+                elif is_file and not entry.name.startswith("."):
+                    files.append(entry.name)
+    except OSError as error:
+        raise UserError(
+            f"cannot list the folder {folder}: {reason(error)}; make it readable or move it away"
+        ) from error
+    return sorted(files), sorted(inner)
 
 
 def read(location: str) -> bytes:
@@ -128,7 +196,11 @@ def open_file(location: str) -> Any:
         UserError: if there is no such file.
     """
     try:
-        return remote.open_file(location) if is_remote(location) else _regular(location)
+        return (
+            remote.asked(location, lambda files: files.open(location, "rb"))
+            if is_remote(location)
+            else _regular(location)
+        )
     except OSError as error:
         raise UserError(f"cannot open {location}: {reason(error)}") from error
 

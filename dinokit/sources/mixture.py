@@ -122,20 +122,21 @@ def read_mixture(spec: str) -> list[Part]:
         raise UserError(f"{spec} has no list of sources; it takes lines such as - {_EXAMPLE}")
     nodes = [value for name, value in node.value if name.value == "sources"]  # the last counts; none if merged by <<
     marks = [f"line {item.start_mark.line + 1}" for item in nodes[-1].value] if nodes else ["a source"] * len(lines)
-    return [_part(spec, f"{mark} of {spec}", line) for mark, line in zip(marks, lines, strict=True)]
-
-
-def _part(spec: str, where: str, line: Any) -> Part:
-    if not isinstance(line, dict) or not isinstance(line.get("source"), str) or not line["source"]:
-        raise UserError(f"{where} is {reprlib.repr(line)}, expected {_EXAMPLE}")
-    for name in line:
-        if name not in _FIELDS:
-            raise unknown_name(f"field in {where}", reprlib.repr(name).strip("'"), _FIELDS)
-    numbers = {"weight": line.get("weight"), "homogeneous": line.get("homogeneous", 0)}
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LARGEST:  # NaN is not
-            raise UserError(f"{where}: {name} is {reprlib.repr(value)}, expected a number from 0 on, as in {_EXAMPLE}")
-    if Path(line["source"]).suffix in SUFFIXES:
-        raise UserError(f"{where} is a mixture itself; list its sources here")
-    place = location.join(location.parent(spec), line["source"])
-    return Part(place, float(line["weight"]), float(line.get("homogeneous", 0)))
+    parts = []
+    for mark, line in zip(marks, lines, strict=True):
+        where = f"{mark} of {spec}"
+        if not isinstance(line, dict) or not isinstance(line.get("source"), str) or not line["source"]:
+            raise UserError(f"{where} is {reprlib.repr(line)}, expected {_EXAMPLE}")
+        for name in line:
+            if name not in _FIELDS:
+                raise unknown_name(f"field in {where}", reprlib.repr(name).strip("'"), _FIELDS)
+        numbers: dict[str, Any] = {"weight": line.get("weight"), "homogeneous": line.get("homogeneous", 0)}
+        for name, value in numbers.items():
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LARGEST:  # NaN: no
+                wanted = f"expected a number from 0 on, as in {_EXAMPLE}"
+                raise UserError(f"{where}: {name} is {reprlib.repr(value)}, {wanted}")
+        if Path(line["source"]).suffix in SUFFIXES:
+            raise UserError(f"{where} is a mixture itself; list its sources here")
+        place = location.join(location.parent(spec), line["source"])
+        parts.append(Part(place, float(numbers["weight"]), float(numbers["homogeneous"])))
+    return parts

@@ -23,21 +23,10 @@ def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
     Raises:
         OSError: if it cannot be read.
     """
-    files = filesystem(url)
-    data: bytes = _tried(lambda: files.cat_file(url, start=start, end=stop), url)
+    data: bytes = asked(url, lambda files: files.cat_file(url, start=start, end=stop))
     if start is not None and stop is not None and len(data) > stop - start:
         raise OSError("the server sends whole files only (no Range); download the shard")
     return data
-
-
-def open_file(url: str) -> Any:
-    """Open a file that can be read piece by piece.
-
-    Raises:
-        OSError: if it cannot be opened.
-    """
-    files = filesystem(url)
-    return _tried(lambda: files.open(url, "rb"), url)
 
 
 def version(url: str) -> tuple[int, str]:
@@ -46,8 +35,7 @@ def version(url: str) -> tuple[int, str]:
     Raises:
         OSError: if there is no such file.
     """
-    files = filesystem(url)
-    found = _tried(lambda: files.info(url), url)
+    found = asked(url, lambda files: files.info(url))
     tags = (found.get(name) for name in ("ETag", "etag", "LastModified", "updated", "mtime"))
     size = found.get("size")
     return -1 if size is None else int(size), str(next((tag for tag in tags if tag), ""))
@@ -60,16 +48,15 @@ def listed(url: str, *, pattern: bool = False) -> list[str]:
         UserError: if the server cannot be asked.
     """
     files = filesystem(url)
-    # find takes a server that is down for an empty one
-    ask = (lambda: files.glob(url)) if pattern else (lambda: files.find(url) or files.ls(url))
     try:
-        found = list(map(str, _tried(ask, url)))
+        # find takes a server that is down for an empty one
+        found = asked(url, lambda files: files.glob(url) if pattern else files.find(url) or files.ls(url))
     except OSError as error:
         raise UserError(f"cannot list {url}: {error}; check the address, the network and the keys") from error
     if pattern:
-        return sorted(str(files.unstrip_protocol(path)) for path in found)
+        return sorted(str(files.unstrip_protocol(str(path))) for path in found)
     root = str(files._strip_protocol(url)).rstrip("/") + "/"
-    return sorted(path[len(root) :] for path in found if path.startswith(root))
+    return sorted(path[len(root) :] for path in map(str, found) if path.startswith(root))
 
 
 def filesystem(url: str) -> Any:
@@ -91,10 +78,16 @@ def filesystem(url: str) -> Any:
         raise UserError(f"{scheme}:// needs another package: pip install 'dinokit[remote]' ({error})") from error
 
 
-def _tried(ask: Callable[[], T], url: str) -> T:
+def asked(url: str, question: Callable[[Any], T]) -> T:
+    """Ask the filesystem of a URL something, a few times if need be.
+
+    Raises:
+        OSError: if there is no answer.
+    """
+    files = filesystem(url)
     for attempt in range(ATTEMPTS):
         try:
-            return ask()
+            return question(files)
         except Exception as error:  # each kind of server has its own; none of them may end a run
             if _is_final(error):
                 raise OSError(_words(error, url)) from error

@@ -97,18 +97,14 @@ class MixedOrder:
         kind, before = self._alone.counted(step, 1)
         mixed_before, *alone_before = (before[0] * self.batch).tolist()
         parts, seen = self._shares.counted(mixed_before, self.batch if kind[0] == 0 else 1)
-        if kind[0] > 0:
-            part = int(kind[0]) - 1
-            first = alone_before[part] + int(seen[0, part])
-            return self._image(part, first + np.arange(self.batch))
+        if kind[0] > 0:  # the whole batch of one source
+            parts = np.repeat(kind - 1, self.batch)
+            seen = seen + np.arange(self.batch)[:, None]  # [place, kind]
         out = np.empty(self.batch, dtype=np.int64)
         for part in np.unique(parts).tolist():
-            chosen = parts == part
-            out[chosen] = self._image(part, alone_before[part] + seen[chosen, part])
+            chosen, images = parts == part, self._passes[part]
+            out[chosen] = self._ends[part] - images.length + images.at(alone_before[part] + seen[chosen, part])
         return out
-
-    def _image(self, part: int, turns: Int64[np.ndarray, "count"]) -> Int64[np.ndarray, "count"]:
-        return int(self._ends[part]) - self._passes[part].length + self._passes[part].at(turns)
 
 
 @final

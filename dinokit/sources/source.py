@@ -12,9 +12,8 @@ from pathlib import Path
 from dinokit.core.errors import LISTED, UserError
 from dinokit.core.order import evenly
 from dinokit.images.decode import EXTENSIONS, BadImage
-from dinokit.sources import datasets_hub, demo, folders, location, manifest, mixture, parquet, shards, zipped
+from dinokit.sources import containers, demo, files, location, mixture, rows
 from dinokit.sources.base import Source, in_memory, labelled, thinned
-from dinokit.sources.files import open_folder, open_list, open_several
 from dinokit.sources.splits import choose_split, folder_splits, split_folders
 
 __all__ = [
@@ -34,24 +33,19 @@ __all__ = [
 Opener = Callable[..., Source]  # (spec, *, split, channels): what every kind of source offers
 
 _LARGE_FILES: dict[str, Opener] = {
-    shards.SUFFIX: shards.open_shards,
-    parquet.SUFFIX: parquet.open_parquet,
-    zipped.SUFFIX: zipped.open_zip,
+    containers.TAR: containers.open_tars,
+    rows.PARQUET: rows.open_parquet,
+    containers.ZIP: containers.open_zips,
 }
 _FILES: dict[str, Opener] = {
     **_LARGE_FILES,
-    ".txt": open_list,
-    **dict.fromkeys(manifest.SUFFIXES, manifest.open_manifest),
+    ".txt": files.open_list,
+    **dict.fromkeys(files.MANIFESTS, files.open_manifest),
 }
 
 
 def open_source(
-    spec: str,
-    *,
-    split: str | None = None,
-    channels: int = 3,
-    labels: bool = True,
-    white: float | int | None = None,
+    spec: str, *, split: str | None = None, channels: int = 3, labels: bool = True, white: float | None = None
 ) -> Source:
     """Open images, wherever they are.
 
@@ -90,9 +84,7 @@ def splits(spec: str) -> tuple[str, ...]:
         each = [splits(part.source) for part in mixture.read_mixture(spec)]
         return tuple(name for name in each[0] if all(name in known for known in each))
     opener = _opener(spec)
-    if opener is demo.open_demo:
-        return demo.demo_splits(spec)
-    if opener is open_folder and (found := folder_splits(Path(spec))):
+    if opener is files.open_folder and (found := folder_splits(Path(spec))):
         return tuple(found)  # without a walk through all of it
     return opener(spec, split=None, channels=3).splits
 
@@ -119,7 +111,7 @@ def same_source(one: str, other: str) -> bool:
 
 def absolute(spec: str) -> str:
     """Write a spec so that it means the same from any working directory."""
-    prefix = datasets_hub.PREFIX if spec.startswith(datasets_hub.PREFIX) else ""
+    prefix = rows.HUB if spec.startswith(rows.HUB) else ""
     path = spec.removeprefix(prefix)
     if not spec or spec.startswith(demo.PREFIX) or (prefix and not os.path.exists(os.path.expanduser(path))):
         return spec
@@ -145,20 +137,20 @@ def _opener(spec: str) -> Opener:
     if not spec:  # Path("") would be the current folder
         raise UserError("no images are given; give the path of a folder of images, or demo:fashion")
     if spec.startswith(location.NO_PATHS):
-        return demo.open_demo if spec.startswith(demo.PREFIX) else datasets_hub.open_hub
+        return demo.open_demo if spec.startswith(demo.PREFIX) else rows.open_hub
     ending = location.suffix(spec)
     if location.is_pattern(spec):
-        return _LARGE_FILES.get(ending, open_several)
+        return _LARGE_FILES.get(ending, files.open_several)
     if location.is_remote(spec):
-        return _FILES.get(ending) or _by_content(location.walk(spec)) or open_several
+        return _FILES.get(ending) or _by_content(location.walk(spec)) or files.open_several
     if os.path.isdir(spec):
         # a look at the top is quick; the walk through a million images is left to whoever opens them
         root = Path(spec)
         tops = [root, *split_folders(root).values(), *([root / "data"] if (root / "data").is_dir() else [])]
-        large = any(location.suffix(name) in _LARGE_FILES for top in tops for name in folders.entries(top)[0])
-        return (large and _by_content(folders.walk(root))) or open_folder
+        large = any(location.suffix(name) in _LARGE_FILES for top in tops for name in location.entries(top)[0])
+        return (large and _by_content(location.walk(root))) or files.open_folder
     if not os.path.exists(spec):
-        folders.existing_folder(spec)  # raises
+        location.existing_folder(spec)  # raises
     if ending in (".gz", ".tgz", ".bz2", ".xz"):
         raise UserError(f"{spec} is packed as a whole, so that no image in it can be read alone; unpack it to a .tar")
     if ending not in _FILES:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dinokit.core.errors import UserError, unknown_name
-from dinokit.sources.folders import sub_folders
+from dinokit.sources.location import entries
 
 SPLITS = ("train", "val", "test")  # the default first
 _OTHER_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
@@ -62,7 +62,7 @@ def named_as_splits(folders: Iterable[str], *, where: str) -> dict[str, str]:
 
 def split_folders(root: Path) -> dict[str, Path]:
     """Return the sub-folders that are named as splits, by the name of the split, train first; perhaps a single one."""
-    folders = sub_folders(root) if root.is_dir() else ()
+    folders = entries(root)[1] if root.is_dir() else ()
     return {name: root / folder for name, folder in named_as_splits(folders, where=str(root)).items()}
 
 

@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ from dinokit.images.decode import BadImage
 from dinokit.images.intensity import Pixels
 from dinokit.sources.archives import LARGEST, cached
 from dinokit.sources.base import from_table
-from dinokit.sources.datasets_hub import Rows
-from dinokit.sources.shards import index_tar
+from dinokit.sources.containers import index_tar
+from dinokit.sources.rows import fetch_row
 from dinokit.sources.source import Source, open_source, splits
 from dinokit.sources.table import Table, Texts
 from dinokit.views import multicrop
@@ -318,7 +319,7 @@ def test_a_path_that_cannot_be_in_a_hugging_face_set_is_a_bad_image() -> None:
     features = Features({"image": ImageFeature(decode=False)})
     images = [{"bytes": None, "path": "nul\0.png"}, {"bytes": _png(5), "path": None}]
     part = Dataset.from_dict({"image": images}, features=features)
-    source = from_table("set", Table(keys=Texts("ab")), Rows([part]).fetch, split=None, channels=1)
+    source = from_table("set", Table(keys=Texts("ab")), partial(fetch_row, [part]), split=None, channels=1)
     assert int(source.read(1)[0, 0, 0]) == 5
     with pytest.raises(BadImage, match="cannot open"):
         source.read(0)

@@ -1,7 +1,8 @@
-"""Tar shards in the layout of WebDataset: 000123.jpg with 000123.cls or 000123.json beside it; plain tars too.
+"""Tar shards in the layout of WebDataset - 000123.jpg with 000123.cls or 000123.json beside it -, plain tars, and zips.
 
-A shard is read through once, header by header, to note where its images lie. One that is cut short or damaged keeps its
-images up to there, and one entry for the rest, which is reported as a bad image.
+A tar is read through once, header by header, to note where its images lie. One that is cut short or damaged keeps its
+images up to there, and one entry for the rest, which is reported as a bad image. A zip has a list at its end, which
+says where each image lies.
 
 A note belongs to the image of the same name up to the last dot. Where there is none, it belongs to all images of the
 same name up to the first dot, which is what WebDataset calls a key: 7.left.jpg and 7.right.jpg share 7.cls.
@@ -9,7 +10,9 @@ same name up to the first dot, which is what WebDataset calls a key: 7.left.jpg 
 
 import json
 import re
+import struct
 import tarfile
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -19,14 +22,16 @@ from dinokit.core.errors import UserError
 from dinokit.core.log import warn
 from dinokit.images.decode import EXTENSIONS
 from dinokit.sources import location
-from dinokit.sources.archives import BROKEN, Index, IndexBuilder, inner_name, open_archives
-from dinokit.sources.folders import hidden
+from dinokit.sources.archives import BROKEN, DEFLATED, OTHER, PLAIN, Index, IndexBuilder, open_archives
 from dinokit.sources.table import LABELS, NOTES, column, word_of
 
-SUFFIX = ".tar"
-_NOTES = (".cls", ".json")  # members that tell of the image beside them
+TAR, ZIP = ".tar", ".zip"
+_NOTES = (".cls", ".json")  # members of a tar that tell of the image beside them
 _AFTER_KEY = re.compile(r"\.[^/]*$")  # from the first dot of a name on
 _LARGEST_NOTE = 1 << 20  # bytes
+# of a file inside a zip: signature, ..., length of the name, length of the extra field
+_HEADER = struct.Struct("<4s22xHH")
+_ENCRYPTED = 1
 
 
 def index_tar(shard: str) -> Index:
@@ -36,13 +41,13 @@ def index_tar(shard: str) -> Index:
         UserError: if it cannot be read; one that is damaged can.
     """
     found, images = IndexBuilder(), list[tuple[str, int, int]]()
-    notes: dict[str, list[dict[str, Any]]] = defaultdict(list)  # by the name up to the last dot
+    notes: dict[str, list[dict[Any, Any]]] = defaultdict(list)  # by the name up to the last dot
     unread: list[str] = []
     with location.open_file(shard) as file:
         try:
             for member in _members(file, shard):
-                name = inner_name(member.name)
-                if not member.isreg() or hidden(name):
+                name = _inner_name(member.name)
+                if not member.isreg() or location.hidden(name):
                     continue
                 stem, ending = name.rpartition(".")[0], location.suffix(name)
                 if name.lower().endswith(EXTENSIONS):
@@ -74,16 +79,56 @@ def index_tar(shard: str) -> Index:
     return found.build()
 
 
-open_shards = partial(open_archives, ending=SUFFIX, build=index_tar)
+def index_zip(archive: str) -> Index:
+    """Find the images of a zip, in its order.
+
+    Raises:
+        UserError: if it is no zip, or its end, where the list of its files is, is missing.
+    """
+    found = IndexBuilder()
+    with location.open_file(archive) as file:
+        try:
+            with zipfile.ZipFile(file) as opened:
+                for entry in opened.infolist():
+                    name = _inner_name(entry.filename)
+                    if name.endswith("/") or location.hidden(name):
+                        continue
+                    if not name.lower().endswith(EXTENSIONS):
+                        found.others[location.suffix(name)] += 1
+                        continue
+                    file.seek(entry.header_offset)
+                    header = file.read(_HEADER.size)
+                    if len(header) < _HEADER.size or not header.startswith(b"PK\x03\x04"):
+                        found.add(name, 0, BROKEN)
+                        continue
+                    _, length, extra = _HEADER.unpack(header)
+                    known = entry.compress_type in (PLAIN, DEFLATED) and not entry.flag_bits & _ENCRYPTED
+                    packing = entry.compress_type if known else OTHER
+                    start = entry.header_offset + _HEADER.size + length + extra
+                    found.add(name, start, entry.compress_size, whole=entry.file_size, packing=packing)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"{archive} is no whole zip file: {error}; a zip that is cut short has lost its list"
+            ) from error
+    return found.build()
+
+
+open_tars = partial(open_archives, ending=TAR, build=index_tar)
+open_zips = partial(open_archives, ending=ZIP, build=index_zip)
+
+
+def _inner_name(name: str) -> str:
+    """Return the name of a file in an archive as a path with '/'; some programs of Windows write backslashes."""
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def _noted(
-    shard: str, images: list[tuple[str, int, int]], notes: dict[str, list[dict[str, Any]]]
+    shard: str, images: list[tuple[str, int, int]], notes: dict[str, list[dict[Any, Any]]]
 ) -> Iterator[tuple[tuple[str, int, int], dict[str, str]]]:
     """Yield each image with what its notes say by the names of columns; say where two notes differ."""
     stems = [name.rpartition(".")[0] for name, _, _ in images]
     own = set(stems)
-    shared: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    shared: dict[str, list[dict[Any, Any]]] = defaultdict(list)
     for stem, said in notes.items():
         if stem not in own:
             shared[_AFTER_KEY.sub("", stem)] += said
@@ -92,7 +137,7 @@ def _noted(
         known: dict[str, str] = {}
         for wanted in NOTES:
             for said in (notes.get(stem, []), shared.get(_AFTER_KEY.sub("", stem), [])):
-                words = [word_of(note[name]) for note in said if (name := column(note, wanted)) is not None]
+                words = [word_of(note.get(column(note, wanted))) for note in said]
                 words = list(dict.fromkeys(filter(None, words)))
                 if len(words) > 1:
                     differing.append(f"{image[0]}: {words[0]} and {words[1]}")
