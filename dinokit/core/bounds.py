@@ -43,15 +43,14 @@ class Bound:
             raise OutOfBounds(self.name, "is missing; give it a value")
         given = list(value) if isinstance(value, tuple | list) else [value]
         numbers = [number for each in given for number in getattr(each, "values", (each,)) if number is not None]
-        if not given or not all(map(self._holds, numbers)) or (RISING in self.text and sorted(numbers) != numbers):
+        fits = [each for each in numbers if hasattr(each, "__float__") and not isinstance(each, bool)]
+        fits = [
+            each for each in fits if self.low <= each <= self.high and each != self.without and abs(each) < math.inf
+        ]
+        if not given or fits != numbers or (RISING in self.text and sorted(fits) != fits):
             got = str(value) if not hasattr(value, "values") else f"{min(value.values)} to {max(value.values)}"
             raise OutOfBounds(self.name, f"must be {self.text}, got {got}")
         instance.__dict__[self.name] = tuple(value) if isinstance(value, list) else value
-
-    def _holds(self, number: Any) -> bool:
-        if isinstance(number, bool) or not hasattr(number, "__float__"):
-            return False
-        return bool(self.low <= number <= self.high and number != self.without and abs(number) != math.inf)
 
 
 def between(

@@ -26,9 +26,6 @@ def choose(name: str = "auto") -> torch.device:
     """Return the named device, or with "auto" the first of CUDA, MPS and CPU that this machine has.
 
     Of several GPUs a rank takes its own, by torchrun's LOCAL_RANK.
-
-    Raises:
-        UserError: if the device does not exist here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

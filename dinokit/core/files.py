@@ -117,11 +117,7 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Write to a folder, made if need be, and leave nothing: before the work is the time to learn that it cannot be.
-
-    Raises:
-        UserError: if the system refuses.
-    """
+    """Write to a folder, made if need be, and leave nothing: before the work is the time to learn that it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -36,14 +36,12 @@ def library(name: str, *, extra: str) -> Any:
 
 @contextmanager
 def fetching(what: str, *, instead: str, local: bool = False) -> Iterator[None]:
-    """Let a library load something from the hub: everything it raises becomes one line.
+    """Let a library load something from the hub; all it raises becomes a line: what was looked for, where, what to do.
 
     Args:
         what: the model or the images, as the user named it.
         instead: what to do where the files cannot be fetched, for the message.
         local: it is a folder; the hub is not asked for anything.
-    Raises:
-        UserError: says what was looked for, where, and what to do.
     """
     constants: Any = import_module("huggingface_hub.constants")  # here: it takes a tenth of a second
     before, muted = constants.HF_HUB_OFFLINE, logging.root.manager.disable

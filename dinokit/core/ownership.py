@@ -49,14 +49,11 @@ def only_owner(folder: Path, *, doing: str = "writes to", option: str = "--out")
 
 
 def check_same(kept: object, stamp: Mapping[str, object], *, place: Path) -> None:
-    """Refuse what was made by something else than what is at hand.
+    """Refuse what was made by something else than what is at hand, and name the parts that differ.
 
     Args:
         kept: the stamp that was found, or whatever lies in its place.
         stamp: part, such as weights, settings, data -> plain values or a digest.
-
-    Raises:
-        UserError: names the parts that differ.
     """
     if kept != stamp:
         found = kept if isinstance(kept, Mapping) else {}

@@ -177,11 +177,7 @@ def cached(file: str, ending: str) -> Path:
 
 
 def find_files(spec: str, ending: str) -> tuple[list[str], str]:
-    """List the files that a spec stands for (one, a pattern, a folder or prefix of them), and the folder above them.
-
-    Raises:
-        UserError: if there are none.
-    """
+    """List the files that a spec stands for (one, a pattern, a folder or prefix of them), and the folder above them."""
     if location.is_pattern(spec):
         root = location.fixed_folder(spec)
         files = [file for file in location.expand(spec) if location.suffix(file) == ending]

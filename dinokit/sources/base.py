@@ -54,11 +54,7 @@ class Source:
         return str(self.key_of(int(self.rows[index])))
 
     def encoded(self, index: int) -> bytes | None:
-        """Return the file of an image; None where there are only pixels.
-
-        Raises:
-            BadImage: if it cannot be had.
-        """
+        """Return the file of an image, or raise BadImage; None where there are only pixels."""
         found = self.fetch(int(self.rows[index]))
         return found if isinstance(found, bytes) else None
 
@@ -116,11 +112,7 @@ def labelled(source: Source) -> Source:
 
 
 def from_table(spec: str, table: Table, fetch: Fetch, *, split: str | None, channels: int) -> Source:
-    """Make a source of one split of a table of what is stored; None is the default split.
-
-    Raises:
-        UserError: if there is no such split, or an image belongs to none.
-    """
+    """Make a source of one split of a table of what is stored; None is the default split."""
     rows = table.rows(spec, split)
     classes, labels = table.labels(rows)
     domain = table.domain

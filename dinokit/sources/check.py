@@ -29,7 +29,7 @@ _CLASSES = (f"< {SIDES[0]}", *(f"{low}-{high - 1}" for low, high in pairwise(SID
 LISTED = 1000  # groups of duplicates; all are counted
 
 T = TypeVar("T")
-Shown = Callable[[Iterable[object], int], Iterable[object]]  # passes items on, to show how far it is
+Shown = Callable[[Iterable[object], int], Iterable[object]] | None  # passes items on, to show how far it is
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,7 @@ class Stats:
 
 
 def check(
-    source: Source,
-    *,
-    channels: int | None = None,
-    limit: int | None = None,
-    workers: int = 2,
-    shown: Shown | None = None,
+    source: Source, *, channels: int | None = None, limit: int | None = None, workers: int = 2, shown: Shown = None
 ) -> Check:
     """Look at all images of a source, or at `limit` evenly spaced ones.
 
@@ -157,7 +152,7 @@ def check(
     )
 
 
-def stats(source: Source, *, limit: int | None = None, workers: int = 2, shown: Shown | None = None) -> Stats:
+def stats(source: Source, *, limit: int | None = None, workers: int = 2, shown: Shown = None) -> Stats:
     """Measure all images of a source, or `limit` evenly spaced ones, at full size.
 
     Every image counts the same, whatever its size, as it does in training. The variance is that within images plus that
@@ -222,9 +217,7 @@ def _groups(digests: bytes | bytearray, rows: Sequence[int]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _each(
-    look: Callable[[int], T], chosen: list[int], *, workers: int, shown: Shown | None
-) -> Iterator[tuple[int, T | str]]:
+def _each(look: Callable[[int], T], chosen: list[int], *, workers: int, shown: Shown) -> Iterator[tuple[int, T | str]]:
     """Yield each index with what a look at its image found, in threads, or the reason why it cannot be used."""
 
     def tried(place: int) -> T | str:

@@ -65,15 +65,13 @@ def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
 
     Folders named as splits are splits; if all images lie in (two or more) sub-folders, these are the labels.
     """
-    top = location.existing_folder(spec)
-    splits = folder_splits(top)
-    chosen = choose_split(spec, split, tuple(splits)) if splits else None
-    root = splits[chosen] if chosen else top
-    paths, remarks = images_among(location.walk(root), where=str(root))
-    paths = sorted(paths)
-    if not chosen:
-        table = table_of_paths(Texts(paths), where=spec, remarks=remarks)
-        return open_files(spec, str(root), table, split=split, channels=channels)
+    splits = folder_splits(location.existing_folder(spec))
+    if not splits:
+        return open_several(spec, split=split, channels=channels)
+    chosen = choose_split(spec, split, tuple(splits))
+    assert chosen is not None
+    root = splits[chosen]
+    paths, remarks = images_among(sorted(location.walk(root)), where=str(root))
     # the classes of all splits, so that a label means the same in train and in test
     tops = [path.split("/", 1)[0] for path in paths]
     classes = tuple(sorted(set(tops).union(*(location.entries(folder)[1] for folder in splits.values()))))
@@ -86,13 +84,13 @@ def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
 
 
 def open_several(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open what fits a pattern, or lies below a URL such as s3://bucket/prefix; folders are splits and labels."""
+    """Open what fits a pattern, or lies below a folder or a URL (s3://bucket/prefix); folders are splits and labels."""
     if location.is_pattern(spec):
         root, where = location.fixed_folder(spec), f"the pattern {spec}"
         start = f"{root.rstrip('/')}/"
         paths = [path.removeprefix(start) for path in location.expand(spec)]
     else:
-        root, where, paths = spec, spec, list(location.walk(spec))
+        root, where, paths = spec, spec, sorted(location.walk(spec))
     images, remarks = images_among(paths, where=where)
     table = table_of_paths(Texts(images), where=spec, remarks=remarks)
     return open_files(spec, root, table, split=split, channels=channels)
@@ -124,11 +122,7 @@ def open_list(spec: str, *, split: str | None, channels: int) -> Source:
 
 
 def open_manifest(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open the images that a manifest lists.
-
-    Raises:
-        UserError: if it has no column of paths, no rows, or a row that cannot be read.
-    """
+    """Open the images that a manifest lists."""
     rows = _csv(spec) if location.suffix(spec) in (".csv", ".tsv") else _jsonl(spec)
     root = location.parent(spec)
     return open_files(spec, root, table_of_rows(spec, rows, root=root), split=split, channels=channels)
@@ -147,7 +141,7 @@ def table_of_rows(spec: str, rows: Iterator[Sequence[Any]], *, root: str) -> Tab
     path, *notes = (column(names, wanted) for wanted in (PATHS, *NOTES, WHITE))
     if path is None:
         raise UserError(f"{spec} has the columns {', '.join(map(str, names))}, none of paths; name one of them path")
-    builders = [(names.index(name), ColumnBuilder()) for name in notes if name is not None]
+    builders = [(None if name is None else names.index(name), ColumnBuilder()) for name in notes]
     place = names.index(path)
 
     def paths() -> Iterator[str]:
@@ -155,21 +149,21 @@ def table_of_rows(spec: str, rows: Iterator[Sequence[Any]], *, root: str) -> Tab
             if not row[place] or not isinstance(row[place], str):
                 raise UserError(f"row {number} of {spec} has no path; give it one or take the row out")
             for other, builder in builders:
-                builder.add(word_of(row[other]))
+                builder.add("" if other is None else word_of(row[other]))
             yield written_path(row[place], root)
 
     keys = Texts(paths())
     if not len(keys):
         raise UserError(f"{spec} has no rows; it takes one image per row")
-    columns = {other: builder.build() for other, builder in builders}
-    for found in columns.values():
+    columns = [builder.build() for _, builder in builders]
+    for found in columns:
         for word in found.words if found is not None else ():
             if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
                 raise UserError(f"{spec} is no text of UTF-8, see {word!a}; save it as UTF-8")
-    label, domain, split, white = (None if name is None else columns[names.index(name)] for name in notes)
-    used = [path, *(name for name, found in zip(notes, (label, domain, split, white)) if found is not None)]
+    used = [path, *(name for name, found in zip(notes, columns) if found is not None)]
     unused = [str(name) for name in names if name not in used and name not in notes]
     remark = f"columns read: {', '.join(map(str, used))}; passed over: {', '.join(unused)}"
+    label, domain, split, white = columns
     return Table(keys=keys, label=label, domain=domain, split=split, white=white, remarks=(remark,) if unused else ())
 
 
@@ -236,11 +230,7 @@ def written_path(path: str, root: str) -> str:
 
 
 def images_among(paths: Iterable[str], *, where: str) -> tuple[list[str], tuple[str, ...]]:
-    """Return the paths of images, and a remark on what was passed over, if anything was.
-
-    Raises:
-        UserError: if there are none.
-    """
+    """Return the paths of images, and a remark on what was passed over, if anything was."""
     images, others = list[str](), Counter[str]()
     for path in paths:
         if path.lower().endswith(EXTENSIONS):

@@ -101,11 +101,7 @@ def existing_folder(spec: str) -> Path:
 
 
 def check_reachable(spec: str) -> None:
-    """Refuse a path at which the system does not let us look: that is not the same as nothing being there.
-
-    Raises:
-        UserError: names the system's reason.
-    """
+    """Refuse a path at which the system does not let us look: that is not the same as nothing being there."""
     try:
         os.stat(os.path.expanduser(spec))
     except OSError as error:
@@ -123,9 +119,6 @@ def walk(folder: str | Path) -> Iterator[str]:
 
     Links are followed, each real folder once (a link may point at its parent). Pipes and devices, which may never end,
     are left out; a dead link is listed, to be reported as unreadable.
-
-    Raises:
-        UserError: if it cannot be listed.
     """
     if is_remote(str(folder)):
         yield from (path for path in remote.listed(str(folder)) if not hidden(path))
@@ -165,11 +158,7 @@ def entries(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def read(location: str) -> bytes:
-    """Read a whole file.
-
-    Raises:
-        OSError: if it cannot be read, from a server also after some attempts.
-    """
+    """Read a whole file; OSError if that fails, from a server also after some attempts."""
     if is_remote(location):
         return remote.read(location)
     with _regular(location) as file:
@@ -177,11 +166,7 @@ def read(location: str) -> bytes:
 
 
 def read_part(location: str, start: int, size: int) -> bytes:
-    """Read `size` bytes from `start` on, fewer at the end of the file.
-
-    Raises:
-        OSError: if they cannot be read.
-    """
+    """Read `size` bytes from `start` on, fewer at the end of the file; OSError if that fails."""
     if is_remote(location):
         return remote.read(location, start, start + size)
     opened = _Opened(location)  # by name: it must not close before it is read
@@ -190,11 +175,7 @@ def read_part(location: str, start: int, size: int) -> bytes:
 
 
 def open_file(location: str) -> Any:
-    """Open a file to be read: what `open(path, "rb")` returns, or fsspec's like of it.
-
-    Raises:
-        UserError: if there is no such file.
-    """
+    """Open a file to be read: what `open(path, "rb")` returns, or fsspec's like of it."""
     try:
         return (
             remote.asked(location, lambda files: files.open(location, "rb"))
@@ -221,11 +202,7 @@ def lines(location: str) -> Iterator[str]:
 
 
 def version(location: str) -> tuple[int, str]:
-    """Return the size in bytes and what changes with the content: time or tag.
-
-    Raises:
-        UserError: if there is no such file.
-    """
+    """Return the size in bytes and what changes with the content: time or tag."""
     try:
         if is_remote(location):
             return remote.version(location)

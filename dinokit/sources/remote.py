@@ -18,11 +18,7 @@ T = TypeVar("T")
 
 
 def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
-    """Read a file, or the bytes from start to stop.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
+    """Read a file, or the bytes from start to stop; OSError if that fails."""
     data: bytes = asked(url, lambda files: files.cat_file(url, start=start, end=stop))
     if start is not None and stop is not None and len(data) > stop - start:
         raise OSError("the server sends whole files only (no Range); download the shard")
@@ -30,11 +26,7 @@ def read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
 
 
 def version(url: str) -> tuple[int, str]:
-    """Return the size in bytes, -1 if the server does not tell, and what changes with the content.
-
-    Raises:
-        OSError: if there is no such file.
-    """
+    """Return the size in bytes, -1 if the server does not tell, and what changes with the content."""
     found = asked(url, lambda files: files.info(url))
     tags = (found.get(name) for name in ("ETag", "etag", "LastModified", "updated", "mtime"))
     size = found.get("size")
@@ -42,11 +34,7 @@ def version(url: str) -> tuple[int, str]:
 
 
 def listed(url: str, *, pattern: bool = False) -> list[str]:
-    """List the URLs that fit a pattern, or else all files below a prefix, as paths relative to it; sorted.
-
-    Raises:
-        UserError: if the server cannot be asked.
-    """
+    """List the URLs that fit a pattern, or else all files below a prefix, as paths relative to it; sorted."""
     files = filesystem(url)
     try:
         # find takes a server that is down for an empty one
@@ -79,11 +67,7 @@ def filesystem(url: str) -> Any:
 
 
 def asked(url: str, question: Callable[[Any], T]) -> T:
-    """Ask the filesystem of a URL something, a few times if need be.
-
-    Raises:
-        OSError: if there is no answer.
-    """
+    """Ask the filesystem of a URL something, a few times if need be; OSError if there is no answer."""
     files = filesystem(url)
     for attempt in range(ATTEMPTS):
         try:

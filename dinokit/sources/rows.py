@@ -72,7 +72,21 @@ def open_hub(spec: str, *, split: str | None, channels: int) -> Source:
         UserError: if it does not exist, the hub cannot be reached, or no column holds images.
     """
     datasets = library("datasets", extra="hf")
-    parts = _load(spec)
+    name = spec.removeprefix(HUB)
+    folder = os.path.expanduser(name)
+    local = os.path.exists(folder)
+    location.check_reachable(folder)
+    if not local and (name.startswith((".", "/", "~")) or not name):
+        raise UserError(f"no folder {name or '(nothing)'}; give hf:NAMESPACE/NAME or hf:FOLDER")
+    is_saved = any(os.path.exists(os.path.join(folder, file)) for file in ("dataset_dict.json", "state.json"))
+    with fetching(spec, local=local, instead="put its files into a folder, give hf:FOLDER"):
+        if is_saved:
+            loaded = datasets.load_from_disk(folder)
+        elif local:
+            loaded = datasets.load_dataset(folder)
+        else:
+            loaded = datasets.load_dataset("/".join(name.split("/")[:2]), "/".join(name.split("/")[2:]) or None)
+    parts = dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
     first = next(iter(parts.values()))
     images = [name for name, kind in first.features.items() if isinstance(kind, datasets.Image)]
     chosen = column(images, _IMAGES) or next(iter(images), None) or _image_column(first.features.arrow_schema)
@@ -93,11 +107,7 @@ def open_hub(spec: str, *, split: str | None, channels: int) -> Source:
 
 
 def fetch_row(parts: Sequence[Any], row: int) -> bytes:
-    """Read an image of the splits of a data set, each of the one column of images: inside it, or by its path.
-
-    Raises:
-        BadImage: if it cannot be had.
-    """
+    """Read an image of the splits of a data set, each of the one column of images: inside it, or by its path."""
     ends = np.cumsum([len(part) for part in parts])
     part = int(np.searchsorted(ends, row, side="right"))
     try:
@@ -107,25 +117,6 @@ def fetch_row(parts: Sequence[Any], row: int) -> bytes:
     except (OSError, ValueError) as error:  # what pyarrow says of damage is a ValueError
         raise BadImage(f"cannot open: {line_of(error)}") from error
     return bytes((found.get("bytes") if isinstance(found, dict) else found) or b"")
-
-
-def _load(spec: str) -> dict[str, Any]:
-    datasets = library("datasets", extra="hf")
-    name = spec.removeprefix(HUB)
-    folder = os.path.expanduser(name)
-    local = os.path.exists(folder)
-    location.check_reachable(folder)
-    if not local and (name.startswith((".", "/", "~")) or not name):
-        raise UserError(f"no folder {name or '(nothing)'}; give hf:NAMESPACE/NAME or hf:FOLDER")
-    is_saved = any(os.path.exists(os.path.join(folder, file)) for file in ("dataset_dict.json", "state.json"))
-    with fetching(spec, local=local, instead="put its files into a folder, give hf:FOLDER"):
-        if is_saved:
-            loaded = datasets.load_from_disk(folder)
-        elif local:
-            loaded = datasets.load_dataset(folder)
-        else:
-            loaded = datasets.load_dataset("/".join(name.split("/")[:2]), "/".join(name.split("/")[2:]) or None)
-    return dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
 
 
 def _words(part: Any, wanted: Sequence[str]) -> list[str]:

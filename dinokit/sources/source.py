@@ -118,10 +118,10 @@ def absolute(spec: str) -> str:
     return prefix + location.absolute(path)
 
 
-def is_gray(source: Source, *, looked_at: int = 32) -> bool:
+def is_gray(source: Source) -> bool:
     """Tell whether some evenly spaced images of a source of three channels are all gray; no if none is readable."""
     found = []
-    for index in evenly(looked_at, len(source)).tolist():
+    for index in evenly(32, len(source)).tolist():
         with suppress(BadImage):
             image = source.read(index, min_side=32)
             found.append(bool((image == image[:1]).all()))
@@ -129,11 +129,7 @@ def is_gray(source: Source, *, looked_at: int = 32) -> bool:
 
 
 def _opener(spec: str) -> Opener:
-    """Find the kind of source that a spec means.
-
-    Raises:
-        UserError: if there is no such file or folder, or it is of no kind that can be read.
-    """
+    """Find the kind of source that a spec means."""
     if not spec:  # Path("") would be the current folder
         raise UserError("no images are given; give the path of a folder of images, or demo:fashion")
     if spec.startswith(location.NO_PATHS):

@@ -28,11 +28,7 @@ def known_splits(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def choose_split(spec: str, split: str | None, known: tuple[str, ...]) -> str | None:
-    """Return the split that is asked for, or else the default one, or None where there are none.
-
-    Raises:
-        UserError: if there is no such split.
-    """
+    """Return the split that is asked for, or else the default one, or None where there are none."""
     if split is None:
         return known[0] if known else None
     if not known:
