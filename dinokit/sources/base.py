@@ -140,7 +140,6 @@ def in_memory(
     labels: Int64[np.ndarray, "sample"] | None = None,
     classes: tuple[str, ...] = (),
     domains: Shaped[np.ndarray, "sample"] | None = None,
-    splits: tuple[str, ...] = (),
 ) -> Source:
     """Make a source of images of one size that are decoded already."""
     texts = Texts(keys if keys is not None else map(str, range(len(images))))
@@ -154,7 +153,6 @@ def in_memory(
         classes=classes,
         labels=labels,
         domains=domains,
-        splits=splits,
         decoded=True,
     )
 

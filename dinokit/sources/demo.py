@@ -27,7 +27,7 @@ PREFIX = "demo:"
 CANVAS = 40  # pixels; side of a fashion-placed image
 _PLACEMENT_SEED = 28_40  # part of the definition of fashion-placed: never change
 _ASSETS = files("dinokit.sources") / "assets"
-_SPLITS = {"demo:fashion": ("train", "test"), "demo:fashion-placed": ("train", "test"), "demo:emoji": ()}
+SPLITS = {"demo:fashion": ("train", "test"), "demo:fashion-placed": ("train", "test"), "demo:emoji": ()}
 _FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -50,9 +50,9 @@ def open_demo(spec: str, *, split: str | None, channels: int) -> Source:
     Raises:
         UserError: if there is no such set or split, or the channels are neither 1 nor 3.
     """
-    if spec not in _SPLITS:
-        raise unknown_name("demo set", spec, _SPLITS)
-    chosen = choose_split(spec, split, _SPLITS[spec])
+    if spec not in SPLITS:
+        raise unknown_name("demo set", spec, SPLITS)
+    chosen = choose_split(spec, split, SPLITS[spec])
     if channels not in (1, 3):
         raise UserError(f"{spec} has images of 1 or 3 channels, not {channels}; give 1 or 3")
     return _emoji(spec, channels) if chosen is None else _fashion(spec, chosen, channels)
@@ -64,7 +64,7 @@ def _fashion(spec: str, split: str, channels: int) -> Source:
     samples, side, _ = gray.shape
     if spec == "demo:fashion-placed":
         # NumPy itself, not core.seed: the set stays the same pictures whatever becomes of the streams of training
-        generate = np.random.default_rng((_PLACEMENT_SEED, _SPLITS[spec].index(split)))
+        generate = np.random.default_rng((_PLACEMENT_SEED, SPLITS[spec].index(split)))
         top, left = generate.integers(0, CANVAS - side + 1, size=(2, samples, 1, 1))
         canvas = np.zeros((samples, CANVAS, CANVAS), dtype=np.uint8)
         rows, columns = top + np.arange(side)[:, None], left + np.arange(side)  # [sample, side, 1], [sample, 1, side]
@@ -72,7 +72,7 @@ def _fashion(spec: str, split: str, channels: int) -> Source:
         gray = canvas
     images = torch.from_numpy(gray)[:, None].expand(-1, channels, -1, -1)
     keys = [f"{spec.removeprefix(PREFIX)}/{split}/{index:05d}" for index in range(samples)]
-    return in_memory(images, name=spec, keys=keys, labels=labels, classes=_FASHION_CLASSES, splits=_SPLITS[spec])
+    return in_memory(images, name=spec, keys=keys, labels=labels, classes=_FASHION_CLASSES)
 
 
 def _emoji(spec: str, channels: int) -> Source:

@@ -83,6 +83,8 @@ def splits(spec: str) -> tuple[str, ...]:
     if _is_mixture(spec):
         each = [splits(part.source) for part in mixture.read_mixture(spec)]
         return tuple(name for name in each[0] if all(name in known for known in each))
+    if spec in demo.SPLITS:
+        return demo.SPLITS[spec]  # without decoding them
     opener = _opener(spec)
     if opener is files.open_folder and (found := folder_splits(Path(spec))):
         return tuple(found)  # without a walk through all of it
