@@ -125,7 +125,7 @@ def _answer(forward: Callable[[], Any]) -> None:
 
 def _built(side: str, model: str) -> tuple[torch.nn.Module, Callable[[torch.Tensor], Any]]:
     if side == "ours":
-        from dinokit.models.variants import VARIANTS
+        from dinokit.models.architecture import VARIANTS
         from dinokit.models.vit import VisionTransformer
 
         ours = VisionTransformer(VARIANTS[f"dinov3_vit{model}16"])
@@ -158,7 +158,7 @@ def _agreement(model: str) -> float:
 def _cold_start(model: str) -> float:
     """Measure a new Python process: import, load weights from the disk, one image at 224; median of three."""
     from dinokit.checkpoints.layouts import released
-    from dinokit.models.variants import VARIANTS
+    from dinokit.models.architecture import VARIANTS
     from dinokit.models.vit import VisionTransformer
 
     with tempfile.TemporaryDirectory() as folder:

@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dinokit import recipes
 from dinokit.config import override
 from dinokit.core import device as devices
-from dinokit.models.variants import VARIANTS
+from dinokit.models.architecture import VARIANTS
 from dinokit.training.config import TrainConfig
 from dinokit.training.step import Trainer
 from dinokit.views.multicrop import Views

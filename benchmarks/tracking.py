@@ -17,7 +17,7 @@ import torch
 from dinokit.dense.maps import frozen
 from dinokit.dense.tracking import Rule, Tracker, one_hot, read_out
 from dinokit.evaluation.tracking import patches
-from dinokit.models.variants import VARIANTS
+from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import VisionTransformer
 
 

@@ -36,7 +36,7 @@ FLOORS: list[set[str]] = [
 ]
 # What a room must not know of although it lies below.
 NEVER = {
-    "objectives": {"sources", "views", "annotations", "models.vit", "models.convnext", "models.resnet"},
+    "objectives": {"sources", "views", "annotations", "models.vit", "models.convnets"},
     "peers": {"sources", "views", "annotations"},
     "checkpoints": {"sources", "views", "annotations", "objectives"},
     "dense": {"objectives", "views.crop", "views.loader", "views.masking", "views.multicrop", "health"},

@@ -24,8 +24,7 @@ from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.core.files import sync, write_atomic, write_json
 from dinokit.core.log import info
 from dinokit.models import vit
-from dinokit.models.architecture import Architecture, Network
-from dinokit.models.variants import published_heads
+from dinokit.models.architecture import Architecture, Network, published_heads
 
 EXPORTS: dict[str, Callable[[Network], Exported]] = {
     "official": official.export,

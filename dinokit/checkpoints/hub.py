@@ -37,7 +37,7 @@ CACHED = [*DESCRIPTIONS, "model*.safetensors", f"{WHOLE[0]}.index.json"]  # what
 class Release:
     """Published weights of one backbone."""
 
-    architecture: str  # its name in models/variants.py
+    architecture: str  # its name in models/architecture.py
     licence: str  # of the weights
     file: str  # official name without its hash
     repository: str | None  # on the Hugging Face hub

@@ -30,11 +30,10 @@ from dinokit.core.files import read_json
 from dinokit.core.log import info
 from dinokit.images.intensity import Pixels
 from dinokit.models import init
-from dinokit.models.architecture import Architecture, Network, build
+from dinokit.models.architecture import Architecture, Network, build, is_a, nearest
 from dinokit.models.architecture import described as architecture_of
 from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
-from dinokit.models.variants import is_a, nearest
 from dinokit.peers import LIBRARIES
 
 FORMAT = "dinokit"

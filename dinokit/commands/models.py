@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dinokit.checkpoints.hub import RELEASES
-from dinokit.models.variants import ARCHITECTURES
+from dinokit.models.architecture import ARCHITECTURES
 
 # by the names of their files: to import them would import all that trains
 RECIPES = sorted(path.stem.replace("_", "-") for path in (Path(__file__).parent.parent / "recipes").glob("[!_]*.py"))

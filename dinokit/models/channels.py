@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dinokit.core.errors import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.models import convnext, resnet, vit
+from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture
 
 RGB = 3
@@ -81,9 +81,9 @@ def _first(architecture: Architecture) -> First:
         case vit.Config():
             name = "patch_embed.proj" if architecture.stem is None else "patch_embed.stem"
             return First(f"{name}.weight", f"{name}.bias")
-        case convnext.Config():
+        case convnets.ConvNeXtConfig():
             return First("downsample_layers.0.0.weight", "downsample_layers.0.0.bias")
-        case resnet.Config():  # no bias: the batch norm behind it subtracts its mean
+        case convnets.ResNetConfig():  # no bias: the batch norm behind it subtracts its mean
             return First("conv1.weight", "bn1.running_mean", -1)
 
 

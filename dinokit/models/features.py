@@ -77,7 +77,7 @@ class Backbone(nn.Module, ABC):
 
     Any height and width are welcome. A transformer sees whole patches only: pixels at the bottom and at the right that
     do not fill one are ignored, as if they had been cropped away. ConvNeXt's patches are counted the same way; those of
-    a ResNet cover every pixel, the last ones also padding (see convnext.py and resnet.py for what reaches a patch).
+    a ResNet cover every pixel, the last ones also padding (see convnets.py for what reaches a patch).
     """
 
     dim: int  # width of the CLS token

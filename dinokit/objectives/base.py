@@ -25,7 +25,7 @@ from dinokit.core.bounds import at_least
 from dinokit.core.errors import unknown_name
 from dinokit.models import head
 from dinokit.models.features import Features
-from dinokit.models.pair import Pair
+from dinokit.models.head import Pair
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,7 @@ from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule, constant
 from dinokit.models.head import Config as HeadConfig
-from dinokit.models.head import Head
-from dinokit.models.pair import Pair
+from dinokit.models.head import Head, Pair
 from dinokit.objectives import assign, base, prototypes
 
 

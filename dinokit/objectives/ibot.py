@@ -18,8 +18,7 @@ from torch import Tensor
 
 from dinokit.core.errors import UserError
 from dinokit.models.head import Config as HeadConfig
-from dinokit.models.head import Head
-from dinokit.models.pair import Pair
+from dinokit.models.head import Head, Pair
 from dinokit.objectives import assign, base, dino
 from dinokit.objectives.prototypes import cross_entropy
 

@@ -11,7 +11,7 @@ from dinokit.config import to_plain
 from dinokit.core.schedule import Schedule, constant, cosine, ramp
 from dinokit.images.intensity import Pixels
 from dinokit.models import head, vit
-from dinokit.models.variants import VARIANTS
+from dinokit.models.architecture import VARIANTS
 from dinokit.objectives import dino, gram, ibot, koleo
 from dinokit.training import anchor, optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig

@@ -20,7 +20,7 @@ from torch.nn import functional
 from dinokit.core.seed import derived
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
-from dinokit.models.pair import Pair
+from dinokit.models.head import Pair
 from dinokit.objectives.base import Inputs, Losses, Objective, find
 from dinokit.views.multicrop import Views
 

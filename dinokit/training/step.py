@@ -24,7 +24,7 @@ from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
 from dinokit.core.errors import UserError
 from dinokit.core.seed import derived
 from dinokit.models.architecture import Architecture, Network
-from dinokit.models.pair import running_statistics
+from dinokit.models.head import running_statistics
 from dinokit.objectives.base import Losses
 from dinokit.sources.source import Source
 from dinokit.training import optim, shard

@@ -8,8 +8,7 @@ from typing import Any, NewType
 from dinokit.config import converter
 from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
-from dinokit.models.architecture import Architecture
-from dinokit.models.variants import ARCHITECTURES, named
+from dinokit.models.architecture import ARCHITECTURES, Architecture, named
 from dinokit.views import multicrop
 
 RESERVED = ("model", "state", "heads", "optimizer")  # names that a run's files and state have already

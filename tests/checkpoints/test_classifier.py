@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import dinokit
 from dinokit.checkpoints.load import header
 from dinokit.core.errors import UserError
-from dinokit.models import convnext, resnet, vit
+from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, build
 from dinokit.models.features import Backbone
 
@@ -32,8 +32,8 @@ DINO = replace(DINOV2, layer_scale=None, mask_token=False, init="dino")
 REGISTERS = replace(LEARNED, position="antialias", init="dinov2")
 VITS = {"dino": DINO, "dinov2": DINOV2, "registers": REGISTERS, "dinov3": DINOV3}
 CONVNETS: dict[str, Architecture] = {
-    "convnext": convnext.Config(dims=(4, 6, 8, DIM), depths=(1, 1, 1, 1), layer_scale=0.5),
-    "resnet": resnet.Config(width=1, depths=(1, 1, 1, 1)),
+    "convnext": convnets.ConvNeXtConfig(dims=(4, 6, 8, DIM), depths=(1, 1, 1, 1), layer_scale=0.5),
+    "resnet": convnets.ResNetConfig(width=1, depths=(1, 1, 1, 1)),
 }
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 Wrap = Callable[[dict[str, Tensor]], dict[str, Any]]

@@ -16,7 +16,7 @@ from dinokit.checkpoints.layouts import huggingface, infer, keymap, official, ti
 from dinokit.checkpoints.load import header, load
 from dinokit.core.errors import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.models.variants import VARIANTS
+from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
 
 GOLDEN = Path(__file__).parent.parent / "golden"

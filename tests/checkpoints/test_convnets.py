@@ -14,21 +14,20 @@ from dinokit.checkpoints.layouts import infer
 from dinokit.checkpoints.load import header
 from dinokit.core.errors import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.models import convnext, resnet
-from dinokit.models.architecture import Network, build
-from dinokit.models.variants import CONVNETS
+from dinokit.models import convnets
+from dinokit.models.architecture import CONVNETS, Network, build
 
 State = dict[str, Tensor]
-Config = convnext.Config | resnet.Config
-CONVNEXT = convnext.Config(dims=(4, 6, 8, 10), depths=(1, 2, 3, 1))
-RESNET = resnet.Config(width=4, depths=(2, 1, 3, 1), channels=2)
+Config = convnets.ConvNeXtConfig | convnets.ResNetConfig
+CONVNEXT = convnets.ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 2, 3, 1))
+RESNET = convnets.ResNetConfig(width=4, depths=(2, 1, 3, 1), channels=2)
 CONFIGS = pytest.mark.parametrize("config", [CONVNEXT, RESNET], ids=["convnext", "resnet"])
 
 
 def official_file(config: Config, *, seed: int = 1) -> State:
     """Return a file as the releases have it: our names, and what we leave out."""
     state = dict(build(config, seed=seed).state_dict())
-    if isinstance(config, convnext.Config):
+    if isinstance(config, convnets.ConvNeXtConfig):
         return state | {f"norms.3.{kind}": state[f"norm.{kind}"].clone() for kind in ("weight", "bias")}
     return state
 
@@ -114,7 +113,7 @@ def test_blocks_with_a_gap_are_named_with_their_stage(tmp_path: Path) -> None:
 
 @CONFIGS
 def test_our_own_file_brings_back_architecture_pixels_and_features(tmp_path: Path, config: Config) -> None:
-    if isinstance(config, convnext.Config):
+    if isinstance(config, convnets.ConvNeXtConfig):
         config = replace(config, layer_scale=0.25)  # not in the weights of a trained model: only the header knows it
     backbone = build(config, seed=1).eval()
     backbone.pixels = Pixels((0.1,), (0.2,), 64)

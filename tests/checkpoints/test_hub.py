@@ -18,7 +18,7 @@ from dinokit.checkpoints.layouts import huggingface
 from dinokit.checkpoints.layouts.official import export
 from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
-from dinokit.models.variants import ARCHITECTURES, VARIANTS
+from dinokit.models.architecture import ARCHITECTURES, VARIANTS
 from dinokit.models.vit import VisionTransformer
 
 NAME, REPOSITORY = "vits14.dinov2_reg4", "facebook/dinov2-with-registers-small"

@@ -188,7 +188,7 @@ def test_calls_from_python_that_cannot_work_say_what_was_expected() -> None:
     script = """
 import torch, dinokit
 from dinokit.core.errors import UserError
-from dinokit.models.variants import VARIANTS
+from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import VisionTransformer
 vit = VisionTransformer(VARIANTS["vit_micro"])
 image = torch.zeros(1, 3, 32, 32)

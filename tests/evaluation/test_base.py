@@ -8,9 +8,9 @@ import torch
 from dinokit.core.errors import UserError
 from dinokit.evaluation import base
 from dinokit.images.intensity import Pixels
-from dinokit.models import resnet
+from dinokit.models import convnets
+from dinokit.models.convnets import ResNet
 from dinokit.models.pixels import RawPixels
-from dinokit.models.resnet import ResNet
 from dinokit.models.vit import VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]
@@ -67,7 +67,7 @@ def test_test_images_ask_and_train_images_answer(make_folder: MakeFolder) -> Non
 
 
 def test_a_convolutional_network_is_measured_like_any_other(make_folder: MakeFolder, tmp_path: Path) -> None:
-    backbone = ResNet(resnet.Config(width=2, depths=(1, 1, 1, 1)), seed=1).eval()
+    backbone = ResNet(convnets.ResNetConfig(width=2, depths=(1, 1, 1, 1)), seed=1).eval()
     backbone.pixels = Pixels((0.5,), (0.5,), 32)
     fresh = base.baselines(backbone, seed=5)["random-init"]
     assert isinstance(fresh, ResNet)

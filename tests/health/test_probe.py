@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dinokit.health.probe import look
-from dinokit.models import convnext, resnet, vit
+from dinokit.models import convnets, vit
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 BACKBONES = {
@@ -13,8 +13,8 @@ BACKBONES = {
     "vit of two norms": lambda: vit.VisionTransformer(
         vit.Config(patch_size=16, dim=16, depth=1, heads=2, registers=2, untie_cls_norm=True)
     ),
-    "convnext": lambda: convnext.ConvNeXt(convnext.Config(dims=(4, 4, 8, 16), depths=(1, 1, 1, 1))),
-    "resnet": lambda: resnet.ResNet(resnet.Config(width=4, depths=(1, 1, 1, 1))),
+    "convnext": lambda: convnets.ConvNeXt(convnets.ConvNeXtConfig(dims=(4, 4, 8, 16), depths=(1, 1, 1, 1))),
+    "resnet": lambda: convnets.ResNet(convnets.ResNetConfig(width=4, depths=(1, 1, 1, 1))),
 }
 
 

@@ -13,7 +13,7 @@ import dinokit
 from dinokit.checkpoints.load import header
 from dinokit.core.errors import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.models import convnext, resnet, vit
+from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.channels import inflated
 
@@ -21,8 +21,8 @@ VIT = vit.Config(patch_size=16, dim=16, depth=1, heads=2, registers=1, ffn_hidde
 KINDS: dict[str, Architecture] = {
     "vit": VIT,
     "stem": replace(VIT, stem=4),
-    "convnext": convnext.Config(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1), layer_scale=0.5),
-    "resnet": resnet.Config(width=4, depths=(1, 1, 1, 1)),
+    "convnext": convnets.ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1), layer_scale=0.5),
+    "resnet": convnets.ResNetConfig(width=4, depths=(1, 1, 1, 1)),
 }
 EVERY = pytest.mark.parametrize("kind", KINDS)
 ALIKE, UNLIKE = Pixels((0.4,) * 3, (0.2,) * 3, 64), Pixels((0.1, 0.5, 0.8), (0.1, 0.2, 0.4), 64)

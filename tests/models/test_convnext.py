@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import convnext as peer
 
-from dinokit.models.convnext import Config, ConvNeXt
+from dinokit.models.convnets import ConvNeXt, ConvNeXtConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "dinov3_convnext.safetensors"
 DIMS, DEPTHS = (16, 24, 32, 48), (2, 1, 3, 2)
@@ -21,7 +21,7 @@ def test_dinov3_reproduces_the_official_features() -> None:
     tensors = load_file(GOLDEN)
     weights = {key[2:]: value for key, value in tensors.items() if key.startswith("w.")}
     weights = {key: value for key, value in weights.items() if not key.startswith("norms.")}  # a copy of norm
-    model = ConvNeXt(Config(dims=DIMS, depths=(2, 2, 3, 2))).eval()
+    model = ConvNeXt(ConvNeXtConfig(dims=DIMS, depths=(2, 2, 3, 2))).eval()
     model.load_state_dict(weights)
     features = model(tensors["in.images"])
     # measured 2e-6; GELU by tanh and epsilon 1e-5 are off by 4e-4, CLS as the mean of normed patches by 0.5
@@ -43,7 +43,7 @@ def peer_name(key: str) -> str:
 
 def peer_pair() -> tuple[ConvNeXt, nn.Module]:
     """Build both with the same random weights, large enough for every branch to count."""
-    model = ConvNeXt(Config(dims=DIMS, depths=DEPTHS)).eval()
+    model = ConvNeXt(ConvNeXtConfig(dims=DIMS, depths=DEPTHS)).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

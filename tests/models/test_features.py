@@ -12,7 +12,7 @@ from torch import Tensor
 from dinokit.core.errors import UserError
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels, prepare
-from dinokit.models import convnext, resnet, vit
+from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
 from dinokit.models.pixels import RawPixels
@@ -23,8 +23,8 @@ BACKBONES: dict[str, Architecture] = {
     "rope": ROPE,
     "offset": replace(ROPE, position="offset", position_grid=3),
     "antialias": replace(ROPE, position="antialias", position_grid=3),
-    "convnext": convnext.Config(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1), layer_scale=0.5),
-    "resnet": resnet.Config(width=4, depths=(1, 1, 1, 1)),
+    "convnext": convnets.ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1), layer_scale=0.5),
+    "resnet": convnets.ResNetConfig(width=4, depths=(1, 1, 1, 1)),
 }
 EVERY = pytest.mark.parametrize("name", BACKBONES)
 

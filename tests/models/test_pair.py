@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dinokit.models import head
-from dinokit.models.pair import Pair
+from dinokit.models.head import Pair
 from dinokit.models.vit import Config, VisionTransformer
 
 CONFIG = Config(patch_size=4, dim=16, depth=1, heads=2, registers=1, ffn_hidden=32)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dinokit.models import convnext, vit
+from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, build
-from dinokit.models.position import RopeConfig
+from dinokit.models.block import RopeConfig
 
 SMALL = {"patch_size": 4, "dim": 16, "depth": 2, "heads": 2, "ffn_hidden": 32}
 TABLE = {"registers": 0, "position": "offset", "position_grid": 4}
@@ -19,7 +19,7 @@ NETWORKS: dict[str, Architecture] = {
     "offset": vit.Config(**SMALL, **TABLE),
     "antialias": vit.Config(**SMALL, **TABLE | {"registers": 1, "position": "antialias"}),
     "stem": vit.Config(**SMALL, stem=8),
-    "convnext": convnext.Config(dims=(4, 4, 8, 8), depths=(1, 1, 1, 1)),
+    "convnext": convnets.ConvNeXtConfig(dims=(4, 4, 8, 8), depths=(1, 1, 1, 1)),
 }
 # of the table's own grid, height and width swapped, as many patches in another shape, smaller, larger than was shown
 SIZES = [(2, 16, 16), (3, 24, 16), (2, 16, 24), (1, 8, 32), (5, 20, 12), (1, 40, 36)]

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from dinokit.models.resnet import Config, ResNet
+from dinokit.models.convnets import ResNet, ResNetConfig
 
 
 def peer_pair() -> tuple[ResNet, nn.Module]:
@@ -19,7 +19,7 @@ def peer_pair() -> tuple[ResNet, nn.Module]:
                 value.uniform_(0.5, 1.5, generator=generator)
             elif value.ndim == 1:
                 value.normal_(0.3, 0.3, generator=generator)
-    model = ResNet(Config())
+    model = ResNet(ResNetConfig())
     model.load_state_dict(theirs.state_dict())
     return model, theirs
 

@@ -15,7 +15,7 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import override, to_yaml
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
-from dinokit.models import position
+from dinokit.models import block
 from dinokit.objectives import koleo
 from dinokit.run import engine, ranks
 from dinokit.sources.source import open_source
@@ -25,7 +25,7 @@ from tests.run.test_engine import _during_step, assert_same, config, final, loss
 
 def without_draws(settings: TrainConfig) -> TrainConfig:
     """Switch off what every rank draws for itself: drop path and RoPE augmentation."""
-    backbone = replace(settings.experiment.backbone, drop_path=0.0, rope=position.RopeConfig())
+    backbone = replace(settings.experiment.backbone, drop_path=0.0, rope=block.RopeConfig())
     return replace(settings, experiment=replace(settings.experiment, backbone=backbone))
 
 

@@ -13,7 +13,7 @@ from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core.errors import UserError
-from dinokit.models import convnext, vit
+from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture
 from dinokit.models.features import Features
 from dinokit.objectives.assign import sinkhorn
@@ -32,7 +32,7 @@ from tests.run.test_engine import loader as fed
 CPU = torch.device("cpu")
 SMALL = vit.Config(patch_size=8, dim=8, depth=1, heads=1, ffn_hidden=16, drop_path=0.5)
 FINE = vit.Config(patch_size=4, dim=12, depth=2, heads=1, ffn_hidden=16)
-CONV = convnext.Config(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))
+CONV = convnets.ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))
 
 
 def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **runtime: object) -> TrainConfig:

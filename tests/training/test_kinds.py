@@ -13,10 +13,10 @@ from dinokit.checkpoints.load import load
 from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
-from dinokit.models import convnext, resnet
+from dinokit.models import convnets
 from dinokit.models.architecture import Architecture
-from dinokit.models.pair import running_statistics
-from dinokit.models.resnet import BatchNorm
+from dinokit.models.convnets import BatchNorm
+from dinokit.models.head import running_statistics
 from dinokit.objectives import koleo
 from dinokit.planning import plan
 from dinokit.run import engine
@@ -30,8 +30,8 @@ from tests.training.test_distil import learning
 from tests.training.test_step import CPU
 
 KINDS: dict[str, Architecture] = {
-    "convnext": convnext.Config(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1), layer_scale=0.1),
-    "resnet": resnet.Config(width=2, depths=(1, 1, 1, 1)),
+    "convnext": convnets.ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1), layer_scale=0.1),
+    "resnet": convnets.ResNetConfig(width=2, depths=(1, 1, 1, 1)),
 }
 LARGE = multicrop.Config(global_size=64, local_size=32, local_count=2)
 
@@ -134,8 +134,8 @@ def test_a_kind_or_a_name_replaces_the_settings_of_the_recipe(photos: Path) -> N
     kind = with_settings(base, {"backbone.depths": [1, 1, 1, 1], "backbone.kind": "resnet", "backbone.width": 2})
     assert kind.experiment.backbone == KINDS["resnet"]
     named = with_settings(base, {"backbone.kind": "dinov3_convnext_tiny", "backbone.layer_scale": 0.5})
-    assert named.experiment.backbone == convnext.Config(layer_scale=0.5)
-    assert with_settings(base, {"backbone": "convnext_tiny"}).experiment.backbone == convnext.Config()
+    assert named.experiment.backbone == convnets.ConvNeXtConfig(layer_scale=0.5)
+    assert with_settings(base, {"backbone": "convnext_tiny"}).experiment.backbone == convnets.ConvNeXtConfig()
     with pytest.raises(UserError, match="depthss.*did you mean.*depths"):
         with_settings(base, {"backbone.kind": "resnet", "backbone.depthss": [1]})
     with pytest.raises(UserError, match="dino_resnet50"):
@@ -165,7 +165,7 @@ def test_a_resnet_may_be_a_student_whose_average_has_average_statistics(photos: 
 def test_early_students_had_their_settings_in_a_group() -> None:
     plain = {"net": {"kind": "convnext", "settings": {"dims": [4, 6, 8, 10]}}, "other": {"kind": "resnet", "width": 2}}
     found = configuration.converter.structure(plain, Students)
-    assert found == {"net": convnext.Config(dims=(4, 6, 8, 10)), "other": resnet.Config(width=2)}
+    assert found == {"net": convnets.ConvNeXtConfig(dims=(4, 6, 8, 10)), "other": convnets.ResNetConfig(width=2)}
 
 
 def _half(rank: int, store: str, expected: dict[str, torch.Tensor]) -> None:

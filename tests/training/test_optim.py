@@ -9,12 +9,9 @@ from torch import nn
 
 from dinokit.core.errors import UserError
 from dinokit.core.schedule import constant, cosine
-from dinokit.models.convnext import Config as ConvNeXtConfig
-from dinokit.models.convnext import ConvNeXt
+from dinokit.models.convnets import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head
-from dinokit.models.resnet import Config as ResNetConfig
-from dinokit.models.resnet import ResNet
 from dinokit.models.vit import Config as VitConfig
 from dinokit.models.vit import VisionTransformer
 from dinokit.training import optim

@@ -6,7 +6,7 @@ models carry a prefix (`dinov2.`), which is found and taken off. config.json say
 RoPE. Where the definitions differ from the official ones, ours stay official (tests/checkpoints/test_huggingface.py
 measures each):
 
-- Dinov2Model and ViTModel resize the table of positions to the size, not by the official factor (see position.py);
+- Dinov2Model and ViTModel resize the table of positions to the size, not by the official factor (see models/vit.py);
 - DINOv3ViTModel computes exact RoPE periods, official files store rounded ones: our `rope_periods` in config.json;
 - the 1e-12 of ViTConfig is a default that the conversion of DINO left in place: DINO was trained with 1e-6.
 """
@@ -22,11 +22,10 @@ from torch import Tensor
 from dinokit.checkpoints.layouts import infer, keymap, official
 from dinokit.checkpoints.layouts.keymap import CONFIG, PREPROCESSOR, Exported, Family, State, Table
 from dinokit.core.errors import UserError
-from dinokit.models import convnext, resnet, vit
+from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, Network
-from dinokit.models.block import swiglu_hidden
-from dinokit.models.convnet import STAGES
-from dinokit.models.position import RopeConfig
+from dinokit.models.block import RopeConfig, swiglu_hidden
+from dinokit.models.convnets import STAGES
 
 # a tensor that every model has, behind the prefix of a task model; transformers says `model.` in memory, not in files
 ROOT = re.compile(
@@ -172,7 +171,7 @@ def recognise(
         ours = keymap.to_ours(theirs, TABLES[kind])
         config = infer.convnet(ours)
         scale = infer.positive(about, LAYER_SCALE)
-        if scale and isinstance(config, convnext.Config):
+        if scale and isinstance(config, convnets.ConvNeXtConfig):
             config = replace(config, layer_scale=scale)
     else:
         if kind == "dino" and MASK in theirs:  # of masked image modelling, which DINO does not do
@@ -206,7 +205,7 @@ def export(backbone: Network) -> Exported:
     about["image_size"] = grid if isinstance(config, vit.Config) else side
     if kind == "dinov2" and isinstance(config, vit.Config) and not config.registers:
         about["use_mask_token"] = config.mask_token
-    if isinstance(config, convnext.Config):
+    if isinstance(config, convnets.ConvNeXtConfig):
         about[LAYER_SCALE] = config.layer_scale
     own = {keymap.ROUNDED: keymap.rounding(config, state), keymap.LICENCE: backbone.licence}  # passed over by others
     about |= {name: value for name, value in own.items() if value is not None}
@@ -229,14 +228,14 @@ def _fields(config: Architecture) -> dict[str, object]:
     """Return what config.json says of a network: what is written, and what a file that is read must agree with."""
     kind = keymap.family(config)
     about: dict[str, object] = {"num_channels": config.channels, "hidden_act": "gelu"}
-    if isinstance(config, convnext.Config):
-        sizes = {"hidden_sizes": list(config.dims), "depths": list(config.depths), "layer_norm_eps": convnext.EPS}
+    if isinstance(config, convnets.ConvNeXtConfig):
+        sizes = {"hidden_sizes": list(config.dims), "depths": list(config.depths), "layer_norm_eps": convnets.EPS}
         return about | sizes | {"model_type": "dinov3_convnext"}
-    if isinstance(config, resnet.Config):
+    if isinstance(config, convnets.ResNetConfig):
         return about | {
             "model_type": "resnet",
             "embedding_size": config.width,
-            "hidden_sizes": [resnet.EXPANSION * config.width * 2**stage for stage in range(STAGES)],
+            "hidden_sizes": [convnets.EXPANSION * config.width * 2**stage for stage in range(STAGES)],
             "depths": list(config.depths),
             "layer_type": "bottleneck",
             "hidden_act": "relu",

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from dinokit.checkpoints.layouts.keymap import CONFIG
 from dinokit.core.errors import UserError
-from dinokit.models import convnext, head, resnet, variants, vit
-from dinokit.models.architecture import Architecture
-from dinokit.models.convnet import STAGES
-from dinokit.models.position import RopeConfig
+from dinokit.models import convnets, head, vit
+from dinokit.models.architecture import Architecture, published_heads
+from dinokit.models.block import RopeConfig
+from dinokit.models.convnets import STAGES
 
 CONVNEXT, RESNET = "downsample_layers.", "layer1."  # how names begin that no other network has
 SHOWN = 8  # keys per error message
@@ -38,17 +38,17 @@ def backbone(state: Mapping[str, Tensor], *, heads: int | None = None) -> Archit
     return transformer(state, heads=heads, rotary="rope_embed.periods" in state)
 
 
-def convnet(state: Mapping[str, Tensor]) -> convnext.Config | resnet.Config:
+def convnet(state: Mapping[str, Tensor]) -> convnets.ConvNeXtConfig | convnets.ResNetConfig:
     """Read the configuration of a convolutional network; see `backbone`."""
     if any(key.startswith(RESNET) for key in state):
-        return resnet.Config(
+        return convnets.ResNetConfig(
             channels=_channels(state, "conv1.weight"),
             width=_length(state, "conv1.weight", "bn1.weight", "layer1.0.conv1.weight"),
             depths=tuple(_depth(state, f"layer{stage + 1}", stage) for stage in range(STAGES)),
         )
     # the first convolution stands before its norm, the others behind theirs
     convolutions = [f"downsample_layers.{stage}.{min(stage, 1)}" for stage in range(STAGES)]
-    return convnext.Config(
+    return convnets.ConvNeXtConfig(
         channels=_channels(state, f"{convolutions[0]}.weight"),
         dims=tuple(
             _length(state, f"{name}.weight", f"{name}.bias", f"stages.{stage}.0.gamma")
@@ -207,7 +207,7 @@ def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None, *, rotary: 
         if heads not in (None, dim // width):
             raise UserError(f"the RoPE periods are those of {dim // width} heads, not of {heads}; leave heads= away")
         return dim // width
-    found = heads or variants.published_heads(dim, rotary=rotary)
+    found = heads or published_heads(dim, rotary=rotary)
     if found is None:
         raise UserError(
             f"no release has the width {dim}, so its heads of attention are not known; give them as heads= or --heads, "

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dinokit.core.errors import UserError
-from dinokit.models import convnext, position, resnet, vit
+from dinokit.models import block, convnets, vit
 from dinokit.models.architecture import Architecture, build
 from dinokit.peers import huggingface
 
@@ -63,9 +63,9 @@ def unnamed(state: Mapping[str, Tensor], table: Table) -> State:
 def family(config: Architecture) -> Family:
     """Say in which generation's layout a network belongs."""
     match config:
-        case convnext.Config():
+        case convnets.ConvNeXtConfig():
             return "convnext"
-        case resnet.Config():
+        case convnets.ResNetConfig():
             return "resnet"
     if config.position == "rope":
         return "dinov3"
@@ -90,7 +90,7 @@ def periods(config: Architecture, rounded: object) -> State:
         return {}
     if rounded not in (None, "bfloat16"):
         raise UserError(f"config.json: rope_periods must be 'bfloat16' or absent, got {rounded!r}")
-    exact = position.periods(config.dim // config.heads // 4, config.rope)
+    exact = block.periods(config.dim // config.heads // 4, config.rope)
     return {PERIODS: exact if rounded is None else exact.bfloat16().float()}
 
 

@@ -29,8 +29,8 @@ from dinokit.checkpoints.layouts.keymap import Exported, Family, State, Table
 from dinokit.core.errors import UserError
 from dinokit.core.log import info
 from dinokit.images.intensity import Pixels
-from dinokit.models import head, variants, vit
-from dinokit.models.architecture import Architecture, Network
+from dinokit.models import head, vit
+from dinokit.models.architecture import Architecture, Network, nearest
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 NESTED = ("model", "state_dict", "module")
@@ -203,7 +203,7 @@ def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, 
     }
     told = [f"{len(keys)} {fault}: {infer.listed(keys)}" for fault, keys in faults.items() if keys]
     if told:
-        near = variants.nearest(config) if isinstance(config, Architecture) else ""
+        near = nearest(config) if isinstance(config, Architecture) else ""
         tail = f"; the nearest architecture is {near}" if near else ""
         raise UserError(f"{file} does not fit the network it describes; keys {'; '.join(told)}{tail}")
 

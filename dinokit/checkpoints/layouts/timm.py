@@ -23,9 +23,9 @@ from dinokit.checkpoints.layouts import infer, keymap, official
 from dinokit.checkpoints.layouts.keymap import CONFIG, Exported, Family, State, Table
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.images.intensity import Pixels
-from dinokit.models import convnext, resnet, vit
+from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, Network
-from dinokit.models.convnet import STAGES
+from dinokit.models.convnets import STAGES
 
 QKV = "blocks.0.attn.qkv.weight"
 CONV = re.compile(r"stages\.\d+\.blocks\.\d+\.conv_dw\.")
@@ -195,7 +195,7 @@ def export(backbone: Network) -> Exported:
         UserError: if timm builds no such network.
     """
     config, state = backbone.config, backbone.state_dict()
-    if isinstance(config, resnet.Config) and config.width != 64:
+    if isinstance(config, convnets.ResNetConfig) and config.width != 64:
         raise UserError(f"timm cannot express this model: its ResNets begin with 64 channels, this one {config.width}")
     family, side = keymap.family(config), backbone.pixels.size or official.pixels(config).size
     size = "giant" if getattr(config, "ffn", "") == "swiglu" else "small"  # only the giant packs
@@ -244,9 +244,9 @@ def _model_args(about: Mapping[str, Any], harmless: set[str]) -> Mapping[str, An
 
 def _arguments(config: Architecture) -> dict[str, object]:
     """Return the model_args of a network: what is written, and what those of a file must agree with."""
-    if isinstance(config, convnext.Config):
+    if isinstance(config, convnets.ConvNeXtConfig):
         return {"in_chans": config.channels, "dims": list(config.dims), "depths": list(config.depths)}
-    if isinstance(config, resnet.Config):
+    if isinstance(config, convnets.ResNetConfig):
         return {"in_chans": config.channels, "layers": list(config.depths)}
     swiglu, rotary = config.ffn == "swiglu", config.position == "rope"
     inner = 2 * config.ffn_hidden if swiglu and not rotary else config.ffn_hidden
@@ -274,7 +274,7 @@ def _arguments(config: Architecture) -> dict[str, object]:
 
 def _weights(config: Architecture, state: Mapping[str, Tensor]) -> State:
     if not isinstance(config, vit.Config):
-        return keymap.to_theirs(state, CONVNEXT if isinstance(config, convnext.Config) else RESNET)
+        return keymap.to_theirs(state, CONVNEXT if isinstance(config, convnets.ConvNeXtConfig) else RESNET)
     rotary = config.position == "rope"
     table = _of_transformer(rotary=rotary, swiglu=config.ffn == "swiglu")
     if rotary and config.qkv_bias == "qkv":

@@ -20,9 +20,8 @@ from dinokit.checkpoints.layouts import huggingface, keymap, official, timm
 from dinokit.checkpoints.load import header, load
 from dinokit.core.errors import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.models import convnext, resnet
-from dinokit.models.architecture import Network, build
-from dinokit.models.variants import CONVNETS
+from dinokit.models import convnets
+from dinokit.models.architecture import CONVNETS, Network, build
 
 transformers = pytest.importorskip("transformers")
 peer = pytest.importorskip("timm")
@@ -30,9 +29,9 @@ hub = pytest.importorskip("timm.models._hub")
 
 SIZES = [(64, 64), (96, 64), (75, 100)]  # square, taller, no multiple of 32
 TOLERANCE = 1e-4
-CONVNEXT = convnext.Config(dims=(4, 6, 8, 10), depths=(1, 2, 1, 1), layer_scale=0.25)
-RESNET = resnet.Config(depths=(1, 2, 1, 1))  # 64 wide, as all of timm: 9M numbers, so it is converted seldom
-NARROW = resnet.Config(width=4, depths=(1, 2, 1, 1))
+CONVNEXT = convnets.ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 2, 1, 1), layer_scale=0.25)
+RESNET = convnets.ResNetConfig(depths=(1, 2, 1, 1))  # 64 wide, as all of timm: 9M numbers, so it is converted seldom
+NARROW = convnets.ResNetConfig(width=4, depths=(1, 2, 1, 1))
 TARGETS = {"official": "x.pth", "hf": "hf", "timm": "timm", "dinokit": "x.safetensors"}
 HF: dict[str, tuple[str, dict[str, Any]]] = {
     "convnext": ("DINOv3ConvNext", {"hidden_sizes": [4, 6, 8, 10], "depths": [1, 2, 1, 1]}),
@@ -77,7 +76,7 @@ def of_timm(kind: str, folder: Path, **settings: Any) -> nn.Module:
     return model
 
 
-def saved(folder: Path, config: convnext.Config | resnet.Config) -> Path:
+def saved(folder: Path, config: convnets.ConvNeXtConfig | convnets.ResNetConfig) -> Path:
     """A model of ours, random, with pixels that no default has."""
     model = randomised(build(config))
     path = folder / "model.safetensors"
@@ -195,7 +194,7 @@ def test_pixels_and_initial_values_are_those_of_the_files_beside(tmp_path: Path)
     rewrite(tmp_path, layer_scale_init_value=0.5)
     found = network(tmp_path)
     assert found.pixels == Pixels((0.43, 0.411, 0.296), (0.213, 0.156, 0.143), 64)
-    assert isinstance(found.config, convnext.Config)
+    assert isinstance(found.config, convnets.ConvNeXtConfig)
     assert found.config.layer_scale == 0.5
     of_timm("convnext", tmp_path / "timm")
     assert load(tmp_path / "timm").pixels == Pixels(size=224)  # what timm's description of the release says

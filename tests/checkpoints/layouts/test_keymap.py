@@ -5,7 +5,7 @@ import torch
 
 from dinokit.checkpoints.layouts import keymap
 from dinokit.core.errors import UserError
-from dinokit.models.variants import VARIANTS, nearest
+from dinokit.models.architecture import VARIANTS, nearest
 from dinokit.models.vit import Config, VisionTransformer
 
 TABLE = {

@@ -13,7 +13,7 @@ from dinokit.checkpoints.load import load
 from dinokit.core.errors import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models import head
-from dinokit.models.variants import VARIANTS
+from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
 
 TINY = Config(patch_size=4, dim=32, depth=2, heads=2, registers=2, ffn_hidden=64)

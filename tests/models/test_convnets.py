@@ -7,11 +7,7 @@ import torch
 from torch import nn
 
 from dinokit.core.errors import UserError
-from dinokit.models.convnet import ConvNet
-from dinokit.models.convnext import Config as ConvNeXtConfig
-from dinokit.models.convnext import ConvNeXt
-from dinokit.models.resnet import Config as ResNetConfig
-from dinokit.models.resnet import ResNet
+from dinokit.models.convnets import ConvNet, ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 
 # LayerScale 0.5: with 1e-6 every branch would be invisible to these tests
 CONVNEXT = ConvNeXtConfig(dims=(8, 12, 16, 24), depths=(1, 2, 1, 1), layer_scale=0.5)

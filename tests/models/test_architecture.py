@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from dinokit.models.architecture import build
-from dinokit.models.variants import ARCHITECTURES
+from dinokit.models.architecture import ARCHITECTURES, build
 
 # counted in the official files
 PUBLISHED = {
