@@ -12,7 +12,7 @@ from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_result, check_writable, read_json, write_json
 from dinokit.core.log import warn
-from dinokit.core.ownership import check_same, digest_of_weights, only_owner
+from dinokit.core.ownership import check_same, digest_of_model, only_owner
 from dinokit.evaluation import base as evaluations
 from dinokit.sources.source import absolute
 
@@ -68,7 +68,7 @@ def evaluate(
         config = module.settled(config, backbone)
     with only_owner(Path(save), option="--save") if save is not None else nullcontext():
         if save is not None:
-            stamp = {"task": task, "weights": digest_of_weights(backbone)}
+            stamp = {"task": task, "weights": digest_of_model(backbone)}
             stamp["settings"] = configuration.to_plain(config) | {"data": absolute(str(data))}
             if (Path(save) / STAMP).exists():
                 check_same(read_json(Path(save) / STAMP), stamp, place=Path(save))

@@ -72,6 +72,12 @@ def digest_of_weights(network: nn.Module) -> str:
     return found.hexdigest()
 
 
+def digest_of_model(network: nn.Module) -> str:
+    """Return a digest of a backbone: its weights and the heads of attention, of which weights alone need not tell."""
+    heads = getattr(getattr(network, "config", None), "heads", None)
+    return digest_of_weights(network) + ("" if heads is None else f"-{heads}")
+
+
 def digest_of_files(paths: Iterable[Path]) -> str:
     """Return a digest of what files hold, in their order."""
     found = blake2b(digest_size=16)

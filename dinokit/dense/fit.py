@@ -36,7 +36,7 @@ from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import write_atomic
 from dinokit.core.log import duration, info, progress
 from dinokit.core.order import Passes
-from dinokit.core.ownership import check_same, digest_of_weights
+from dinokit.core.ownership import check_same, digest_of_model
 from dinokit.core.seed import derived, generator
 from dinokit.dense.maps import Frame, Layers, at_pixels, encode, frozen, pad, prepared
 from dinokit.images import intensity
@@ -193,7 +193,7 @@ def fit(
     state = None if folder is None else folder / _STATE
     shapes = [{name: list(value.shape) for name, value in head.state_dict().items()} for head in heads]
     plain = {key: value for key, value in to_plain(training).items() if key != "save_every"}
-    weights = digest_of_weights(backbone) if state is not None else ""
+    weights = digest_of_model(backbone) if state is not None else ""
     made_of = {"weights": weights, "training": plain, "rates": [member.lr for member in members], "heads": shapes}
     made_of |= stamp or {}
     first, recent = _resumed(state, heads, optimiser, stamp=made_of)

@@ -23,7 +23,7 @@ from torch import nn
 from dinokit.config import from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_atomic, write_json
-from dinokit.core.ownership import digest_of_weights
+from dinokit.core.ownership import digest_of_model
 from dinokit.dense.maps import Windows
 from dinokit.models.features import Backbone
 
@@ -36,7 +36,7 @@ class About:
 
     task: str  # the evaluation that trained it
     model: str  # whose patches it reads, as the user wrote it
-    digest: str  # of that model's weights
+    digest: str  # of that model: its weights, and its heads of attention
     layers: int | tuple[int, ...] = 1  # the last so many, or their indices
     norm: bool = True  # the final norm on each of them
     short: int | None = None  # pixels; the short side of an image is resized to it, None keeps the size
@@ -47,7 +47,7 @@ class About:
     @classmethod
     def of(cls, backbone: Backbone, task: str, windows: Windows, **how: Any) -> "About":
         """Describe a head of a backbone that sees images by windows."""
-        weights = digest_of_weights(backbone)
+        weights = digest_of_model(backbone)
         return cls(task, backbone.name, weights, crop=windows.crop, stride=windows.stride, **how)
 
 
@@ -116,7 +116,8 @@ def check_model(about: About, backbone: Backbone, *, model: str) -> None:
     Raises:
         UserError: names both models.
     """
-    if digest_of_weights(backbone) != about.digest:
+    found = digest_of_model(backbone)
+    if about.digest not in (found, found.split("-")[0]):  # early heads say the weights alone
         raise UserError(
             f"the head was trained on {about.model}, whose weights are not those of {model}; give that model as --model"
         )

@@ -24,7 +24,7 @@ from dinokit.config import to_plain
 from dinokit.core.bounds import at_least
 from dinokit.core.files import write_json
 from dinokit.core.log import info, progress
-from dinokit.core.ownership import digest_of_files, digest_of_weights
+from dinokit.core.ownership import digest_of_files, digest_of_model
 from dinokit.dense.maps import frozen
 from dinokit.dense.tracking import Rule, Tracker, Writer, kept_masks, one_hot, read_out
 from dinokit.images import intensity
@@ -68,7 +68,7 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     made = {}
     if out is not None:
         settings = {"short": _short(config, backbone), "read_out": config.read_out, "rule": to_plain(config.rule)}
-        made = {"weights": digest_of_weights(backbone), "settings": settings}
+        made = {"weights": digest_of_model(backbone), "settings": settings}
     objects: dict[str, Series] = {}
     frames = 0
     for clip in progress(opened.each, total=len(opened.each)):

@@ -1,14 +1,16 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from dinokit.core.errors import UserError
-from dinokit.core.ownership import digest_of_weights
+from dinokit.core.ownership import digest_of_model, digest_of_weights
 from dinokit.dense.heads import About, check_model, load_head, save_head
 from dinokit.dense.segmentation import Config, LinearHead
+from dinokit.models import vit
 from dinokit.models.vit import VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]
@@ -34,6 +36,19 @@ def test_a_head_knows_the_model_it_belongs_to(make_vit: MakeVit) -> None:
     check_model(about, make_vit(), model="runs/copy")
     with pytest.raises(UserError, match="trained on runs/a, whose weights are not those of runs/b"):
         check_model(about, make_vit(seed=1), model="runs/b")
+
+
+def test_the_same_weights_with_other_heads_of_attention_are_another_model() -> None:
+    """Learned positions have no shape that tells the heads: four read as two give other features."""
+    config = vit.Config(patch_size=4, dim=16, depth=1, heads=2, ffn_hidden=32, position="offset", position_grid=4)
+    two, four = VisionTransformer(config), VisionTransformer(replace(config, heads=4))
+    assert digest_of_weights(two) == digest_of_weights(four)
+    about = About(task="depth", model="runs/a", digest=digest_of_model(two))
+    check_model(about, two, model="runs/a")
+    with pytest.raises(UserError, match="trained on runs/a"):
+        check_model(about, four, model="runs/a")
+    early = replace(about, digest=digest_of_weights(two))  # as it was written before heads were told apart
+    check_model(early, two, model="runs/a")
 
 
 def test_what_is_no_head_is_a_clear_mistake(tmp_path: Path) -> None:
