@@ -24,6 +24,14 @@ from dinokit.core.errors import RunError, UserError, unknown_name
 
 HALVES = ("experiment", "runtime")  # may be left out of a dotted key
 WIDTH, COLUMN = 120, 42  # of help, and of the names in it
+OVERVIEW = """dinokit {version}: self-supervised vision models of the DINO family, from a folder of images
+
+usage: dinokit COMMAND ...
+
+{rows}
+
+  dinokit pretrain demo --data demo:fashion --out runs/demo   a first run, in minutes, on a laptop
+  dinokit COMMAND --help                                      what a command takes"""
 
 
 def commands() -> dict[str, str]:
@@ -49,25 +57,29 @@ def run(words: list[str]) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        return _fail(f"error: {error}", code=2)
+        said, code = f"error: {error}", 2
     except RunError as error:
-        return _fail(f"stopped: {error}", code=3)
+        said, code = f"stopped: {error}", 3
     except OSError as error:
-        return _fail(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), code=2)
+        said, code = f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), 2
     except KeyboardInterrupt:
-        return _fail("interrupted", code=130)
+        said, code = "interrupted", 130
+    with suppress(OSError):  # a terminal that is gone must not change the exit code
+        print(" ".join(said.splitlines()), file=sys.stderr)  # a file's name may hold several
+    return code
 
 
 def _dispatch(words: list[str]) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
-        print(_overview())
+        rows = "\n".join(f"  {name:<10} {summary}" for name, summary in commands().items())
+        print(OVERVIEW.format(version=__version__, rows=rows))
         return 0
     if words[0] in ("-V", "--version"):
         print(f"dinokit {__version__}")
         return 0
-    name, rest = words[0], words[1:]
+    name, *rest = words
     if name not in commands():
         raise unknown_name("command", name, commands())
     module = import_module(f"dinokit.commands.{name}")  # here, not at the top: most import torch
@@ -155,16 +167,6 @@ def _typed(name: str, text: str, kind: Any) -> Any:
     return value
 
 
-def _overview() -> str:
-    rows = "\n".join(f"  {name:<10} {summary}" for name, summary in commands().items())
-    return (
-        f"dinokit {__version__}: self-supervised vision models of the DINO family, from a folder of images\n\n"
-        f"usage: dinokit COMMAND ...\n\n{rows}\n\n"
-        "  dinokit pretrain demo --data demo:fashion --out runs/demo   a first run, in minutes, on a laptop\n"
-        "  dinokit COMMAND --help                                      what a command takes"
-    )
-
-
 def _usage(function: Callable[..., Any]) -> str:
     parts = [f"dinokit {function.__name__}"]
     for key, each in _parameters(function).items():
@@ -179,18 +181,13 @@ def _help(module: ModuleType, name: str, words: Sequence[str]) -> Iterator[str]:
     about, _, rest = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:\n")
     described = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", rest.partition("\n\n")[0], re.MULTILINE)
     meanings = {key: " ".join(text.split()) for key, text in described}
-    shown = module.explained(words[:1]) if hasattr(module, "explained") else None
     yield f"usage: {_usage(function)} ...\n\n{about}\n"
     for key, each in _parameters(function).items():
         start = key.upper() if each.kind is each.POSITIONAL_OR_KEYWORD else _option(key)
         start = f"--[no-]{start[2:]}" if isinstance(each.default, bool) else start
-        default = (
-            ""
-            if each.default in (each.empty, None, "") or isinstance(each.default, bool)
-            else f" (default: {each.default})"
-        )
-        yield _row(start, meanings.get(key, "") + default)
-    if shown is None:
+        said = each.default not in (each.empty, None, "") and not isinstance(each.default, bool)
+        yield _row(start, meanings.get(key, "") + (f" (default: {each.default})" if said else ""))
+    if (shown := module.explained(words[:1]) if hasattr(module, "explained") else None) is None:
         return
     from dinokit import config as configuration
 
@@ -207,9 +204,3 @@ def _help(module: ModuleType, name: str, words: Sequence[str]) -> Iterator[str]:
 
 def _row(name: str, text: str) -> str:
     return textwrap.fill(text, width=WIDTH, initial_indent=f"  {name} ".ljust(COLUMN), subsequent_indent=" " * COLUMN)
-
-
-def _fail(message: str, *, code: int) -> int:
-    with suppress(OSError):  # a terminal that is gone must not change the exit code
-        print(" ".join(message.splitlines()), file=sys.stderr)  # a file's name may hold several
-    return code

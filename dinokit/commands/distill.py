@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dinokit import config as configuration
+from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.commands.running import train_and_report
 from dinokit.config import NO_SETTINGS, Settings
@@ -11,10 +12,11 @@ from dinokit.core import dist
 from dinokit.core import slurm as srun
 from dinokit.core.errors import UserError
 from dinokit.core.log import console, info, slow
+from dinokit.planning.plan import foresee
 from dinokit.recipes.distilled import distilled
 from dinokit.run.opening import check_start
 from dinokit.sources.source import absolute
-from dinokit.training.config import HALVES, TrainConfig, with_settings
+from dinokit.training.config import HALVES, with_settings
 
 
 def distill(
@@ -52,6 +54,8 @@ def distill(
     config = configuration.override(config, {"experiment.data.source": source_of}, hidden=HALVES)
     run = RunFolder(Path(out))
     check_start(run, config)
+    for line in foresee(config, anyway=False) if dist.is_main() else ():
+        info(line)
     with slow(f"looking for images in {source_of}"):
         images = config.experiment.data.open(channels=config.experiment.backbone.channels)
     for name, student in config.experiment.distil.students.items() if config.experiment.distil else ():
@@ -64,6 +68,5 @@ def _begun_with(teacher: str, out: RunFolder) -> str:
     folder, step = run_and_step(Path(teacher))
     if step is not None or not out.steps():
         return teacher
-    begun = configuration.from_plain(TrainConfig, configuration.read_yaml(out.config)).experiment.distil
-    same = begun is not None and run_and_step(Path(begun.teacher))[0] == folder
-    return begun.teacher if begun is not None and same else teacher
+    begun = recipes.find(str(out.config)).experiment.distil
+    return begun.teacher if begun is not None and run_and_step(Path(begun.teacher))[0] == folder else teacher

@@ -57,10 +57,9 @@ def plan(
     room = None if gpu_memory is None else gpu_memory * 1e9
     found = {}
     for stage in config.experiment.all_stages:
-        found[stage.name] = planning.plan(
-            stage.experiment, config.runtime, ranks=gpus, room=room, rate=peak * mfu, bf16=bf16
-        )
-        print_plan(found[stage.name], stage=stage.name, layout=planning.networks(stage.experiment) if layout else None)
+        one = planning.plan(stage.experiment, config.runtime, ranks=gpus, room=room, rate=peak * mfu, bf16=bf16)
+        print_plan(one, stage=stage.name, layout=planning.networks(stage.experiment) if layout else None)
+        found[stage.name] = one
     hours = sum(each.hours for each in found.values())
     if len(found) > 1:
         info(f"all stages: {hours:,.1f} h on {gpus:,} GPUs")

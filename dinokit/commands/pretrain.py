@@ -76,44 +76,33 @@ def pretrain(
     weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
     settings = {**settings, **named}
     given = {**settings, **({"experiment.data.source": data} if data else {})}
-    config = _with_settings(recipes.find(recipe), given, weights=weights, stage=stage)
-    if not config.experiment.data.source:
-        raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
-    # the run, its checkpoints and its report are looked at from other folders too
-    place = absolute(config.experiment.data.source)
-    config = configuration.override(config, {"experiment.data.source": place} | _anchors(config), hidden=HALVES)
-    run = RunFolder(Path(out))
+    config = _with_full_paths(_with_settings(recipes.find(recipe), given, weights=weights, stage=stage))
+    run, place = RunFolder(Path(out)), config.experiment.data.source
     if slurm is None and (nodes, gpus_per_node) != (1, 8):
         raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
     natural = recipe in recipes.names() and not any(key.endswith(("backbone", ".channels")) for key in settings)
     if natural and run.steps() and run.config.is_file():  # decided when it began
         natural = False
-        begun = configuration.from_plain(TrainConfig, configuration.read_yaml(run.config)).experiment.backbone.channels
+        begun = recipes.find(str(run.config)).experiment.backbone.channels
         config = configuration.override(config, {"experiment.backbone.channels": begun}, hidden=HALVES)
-    foreseen: Sequence[str] = ()
     if slurm is None:
         check_start(run, config)
-        foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else []
+        for line in foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else ():
+            info(line)
     with slow(f"looking for images in {place}"):
         images = config.experiment.data.open(channels=config.experiment.backbone.channels)
     # gray images get a network of one channel, where the recipe's normalisation fits any number of channels
     if natural and len(config.experiment.data.pixels.mean) == 1 and is_gray(images):
         config = configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
         images = config.experiment.data.open(channels=1)
-    if slurm is not None:
-        chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
-        job.write(
-            Path(slurm),
-            ["pretrain", chosen, "--data", place, "--out", str(run.path.absolute()), *_beginning(weights, stage)],
-            config,
-            settings,
-            nodes=nodes,
-            gpus_per_node=gpus_per_node,
-        )
-        return 0
-    for line in foreseen:
-        info(line)
-    return train_and_report(config, images, run)
+    if slurm is None:
+        return train_and_report(config, images, run)
+    chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
+    words = ["pretrain", chosen, "--data", place, "--out", str(run.path.absolute())]
+    words += ["--from", weights] if weights else []
+    words += ["--stage", stage] if stage else []
+    job.write(Path(slurm), words, config, settings, nodes=nodes, gpus_per_node=gpus_per_node)
+    return 0
 
 
 def _with_settings(config: TrainConfig, settings: Settings, *, weights: str, stage: str) -> TrainConfig:
@@ -142,17 +131,24 @@ def _with_network_of(weights: str, settings: Settings) -> Settings:
     return {key: to_plain(network.config) if key in asking else value for key, value in settings.items()}
 
 
-def _anchors(config: TrainConfig) -> dict[str, str]:
-    """Return settings that give anchors that lie here their full paths, by dotted key."""
-    plain = configuration.flat(configuration.to_plain(config))
-    places = {key: str(value) for key, value in plain.items() if key.endswith("anchor.source")}
-    here = {key: place for key, place in places.items() if anchor.Config(source=anchor.Place(place)).is_model}
-    return {key: str(Path(place).absolute()) for key, place in here.items() if Path(place).exists()}
+def _with_full_paths(config: TrainConfig) -> TrainConfig:
+    """Name images and anchors from the root: the run and its report are looked at from other folders too.
 
-
-def _beginning(weights: str, stage: str) -> list[str]:
-    given = {"--from": weights, "--stage": stage}
-    return [word for option, value in given.items() if value for word in (option, value)]
+    Raises:
+        UserError: if no images are given.
+    """
+    if not config.experiment.data.source:
+        raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
+    places = {"experiment.data.source": absolute(config.experiment.data.source)}
+    for key, value in configuration.flat(to_plain(config)).items():
+        place = str(value)
+        if (
+            key.endswith("anchor.source")
+            and anchor.Config(source=anchor.Place(place)).is_model
+            and Path(place).exists()
+        ):
+            places[key] = str(Path(place).absolute())
+    return configuration.override(config, places, hidden=HALVES)
 
 
 def explained(words: Sequence[str]) -> tuple[str, Any]:

@@ -1,5 +1,58 @@
-"""Signals that ask a run to stop; its main process answers them, the processes that serve it ignore them."""
+"""A wish to stop a run: the first signal lets the step end and the run save; a second one acts at once.
 
+The main process answers; the processes that serve it ignore the signals.
+"""
+
+import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+
+from dinokit.core import dist
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SIGUSR1: SLURM, before the time is up
+
+
+@dataclass
+class Stop:
+    """Whether somebody asked."""
+
+    requested: bool = False
+
+
+@contextmanager
+def stop_requests() -> Iterator[Stop]:
+    """Turn the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 into a wish to stop after this step.
+
+    A second SIGINT or SIGTERM acts at once; of the others it does nothing, as a terminal that closes may send several.
+    SIGUSR1 is what SLURM can be asked to send before the time is up.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread alone
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    if previous[signal.SIGHUP] == signal.SIG_IGN:  # nohup
+        del previous[signal.SIGHUP]
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            return
+        stop.requested = True
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, previous[each])
+        if dist.is_main():
+            # os.write: a handler may interrupt the console in the middle of a line, and stderr may be gone
+            with suppress(OSError):
+                os.write(2, b"stopping after this step; once more to stop at once without saving\n")
+
+    for number in previous:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

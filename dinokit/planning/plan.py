@@ -153,8 +153,9 @@ def foresee(config: TrainConfig, *, anyway: bool) -> list[str]:
         UserError: if a stage needs more memory than there is; the message names what fits.
     """
     experiment = config.experiment
-    if not experiment.backbone.whole_patches:
-        return [f"memory and time are not foreseen: plan knows transformers only, not a {experiment.backbone.kind}"]
+    if experiment.distil is not None or not experiment.backbone.whole_patches:
+        what = experiment.backbone.kind if experiment.distil is None else "distillation"
+        return [f"memory and time are not foreseen: plan knows the pretraining of transformers only, not a {what}"]
     device, ranks = devices.choose(config.runtime.device), count(experiment, config.runtime)
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if device.type == "cpu" else 1
     room = devices.memory(device) / sharing

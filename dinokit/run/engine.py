@@ -12,16 +12,14 @@ from typing import NoReturn
 from dinokit.core import dist
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.log import info
-from dinokit.run.bad_images import BadImages
-from dinokit.run.feed import Supplied, Supply, feed
-from dinokit.run.guard import Diverged, Guard, Place, last_is_bad
+from dinokit.core.stopping import Stop, stop_requests
+from dinokit.run.feed import BadImages, Supplied, Supply, feed
+from dinokit.run.guard import Diverged, Place, last_is_bad, lowered, skip
 from dinokit.run.handover import next_stage, resume_or_begin
 from dinokit.run.monitor import Monitor
 from dinokit.run.opening import open_run, record_start, say_timeline, say_what_runs
 from dinokit.run.progress import Journal
-from dinokit.run.saving import check_room, newest, save
-from dinokit.run.setup import Setup
-from dinokit.run.stop import Stop, stop_requests
+from dinokit.run.setup import Setup, check_room, newest, save
 from dinokit.sources.source import Source
 from dinokit.training.config import TrainConfig
 
@@ -59,7 +57,6 @@ class _Session:
         """Load or build what trains; all ranks must call together."""
         self.setup, self.on_checkpoint = setup, on_checkpoint
         self.run, self.runtime, experiment = setup.run, setup.config.runtime, setup.config.experiment
-        self.guard = Guard(self.run, self.runtime.rollback, seed=experiment.seed)
         self.steps = setup.stages[-1].last  # of the whole run
         self.candidates = experiment.candidates()
         self.stage, self.trainer, self.clock = resume_or_begin(setup)
@@ -96,9 +93,8 @@ class _Session:
         ahead = self.clock.ahead
         supply = Supply(feed(self.setup, self.trainer), start=self.clock.step + ahead, stop=last + ahead)
         # read before the first step, which needs all ranks: nobody writes yet
-        bad_images = BadImages(
-            self.run.bad_images, images=len(self.setup.images), max_ratio=self.runtime.data.max_bad_ratio
-        )
+        allowed = self.runtime.data.max_bad_ratio
+        bad_images = BadImages(self.run.bad_images, images=len(self.setup.images), max_ratio=allowed)
         with Journal(self.setup, start=self.clock.step).shown() as journal:
             monitor = Monitor(self.setup, self.trainer, history=journal.lines())
             journal.judge = monitor.judge
@@ -131,7 +127,7 @@ class _Session:
         # after a bad step what is due waits for a good one, unless this is the last word
         if not (stop or too_many or done or (self.due and not last_is_bad(self.clock))):
             return
-        journal.flush(step, clock=self.clock.seconds)
+        journal.flush(self.clock)
         save(self.setup, self.trainer, self.clock)
         if too_many:
             raise RunError(
@@ -152,9 +148,9 @@ class _Session:
     def _go_back(self, divergence: Diverged) -> None:
         back_to = self.run.clock(self.run.steps(with_state=True)[-1])
         dist.barrier()  # all have read it before rank 0 changes it
-        lowered = self.guard.lowered(self.clock, back_to=back_to, why=divergence)
+        clock = lowered(self.setup, self.clock, back_to=back_to, why=divergence)
         if dist.is_main():
-            self.run.amend(lowered)
+            self.run.amend(clock)
         dist.barrier()
         self.stage, self.trainer, self.clock = resume_or_begin(self.setup)
 
@@ -164,27 +160,20 @@ class _Session:
         report = self.trainer.step([batch.views for batch in micro_batches], step=self.clock.step)
         seconds = time.monotonic() - began + upcoming.waited
         supply.add(upcoming, seconds=seconds)
-        places: list[Place] = []
-        if not report.finite and (self.trainer.team is None or self.trainer.team.number == 0):  # one team names them
+        if not report.finite:
+            names = self.trainer.team is None or self.trainer.team.number == 0  # one team names the images
             places = [
                 Place(index, self.setup.images.key(index), dist.rank(), batch.micro)
                 for batch in micro_batches
                 for index in batch.indices.tolist()
             ]
-        self.guard.judge(report, self.clock, places)
+            skip(self.setup, report, self.clock, places if names else [])
         self.clock.step += 1
         self.clock.seconds += seconds
         values = report.values if report.finite else {}
         values = values | monitor.after(self.clock.step, micro_batches, seconds=seconds)
         images = self.stage.experiment.data.batch_size
-        journal.add(
-            self.clock.step,
-            values,
-            images=images,
-            seconds=seconds,
-            waited=upcoming.waited,
-            clock=self.clock.seconds,
-        )
+        journal.add(self.clock, values, images=images, seconds=seconds, waited=upcoming.waited)
 
     def _leave_without_images(self, upcoming: Supplied, journal: Journal) -> NoReturn:
         """Save what was learned before no batch came; images that never were there are a mistake."""
@@ -194,6 +183,6 @@ class _Session:
         if self.clock.step == 0 and mistaken:
             raise UserError(reason)
         if self.clock.step not in self.run.steps(with_state=True):
-            journal.flush(self.clock.step, clock=self.clock.seconds)
+            journal.flush(self.clock)
             save(self.setup, self.trainer, self.clock)
         raise RunError(f"{reason}; {newest(self.run)}; the same command continues")

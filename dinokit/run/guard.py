@@ -10,14 +10,13 @@ both be the cause. Source: PaLM (arXiv:2204.02311) section 5.1, which skipped th
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import final
 
-from dinokit.checkpoints.store import Clock, RunFolder
+from dinokit.checkpoints.store import Clock
 from dinokit.core import dist
 from dinokit.core.errors import RunError
 from dinokit.core.files import append_jsonl
 from dinokit.core.log import warn
-from dinokit.training.config import Rollback
+from dinokit.run.setup import Setup
 from dinokit.training.step import Report
 
 WINDOW = 100  # steps in which the bad ones are counted
@@ -42,71 +41,63 @@ class Place:
     micro: int  # which of the step's micro-batches
 
 
-@final
-class Guard:
-    """Counts bad steps; all ranks see the same reports, so all decide alike."""
+def skip(setup: Setup, report: Report, clock: Clock, images: Sequence[Place]) -> None:
+    """Count and write down a step that is not finite, before the clock moves on; all ranks must call together.
 
-    def __init__(self, run: RunFolder, config: Rollback, *, seed: int) -> None:
-        self.run, self.config, self.seed = run, config, seed
+    Args:
+        images: this rank's, in the order of its micro-batches.
 
-    def judge(self, report: Report, clock: Clock, images: Sequence[Place]) -> None:
-        """Count a step, before the clock moves on; all ranks must call together.
+    Raises:
+        Diverged: if it was one too many.
+    """
+    step, run, config = clock.step + 1, setup.run, setup.config
+    clock.recent = (*(bad for bad in clock.recent if bad > step - WINDOW), step)
+    clock.bad_steps += 1
+    everyone = dist.gather_lists(list(images))
+    if dist.is_main():
+        line: dict[str, object] = {
+            "step": step,
+            "rollbacks": clock.rollbacks,
+            "lr_factor": clock.lr_factor,
+            "seed": config.experiment.seed,
+            "fault": report.fault,
+            "values": {name: value if isfinite(value) else str(value) for name, value in report.values.items()},
+            "ahead": clock.ahead,
+            "images": [asdict(place) for place in everyone],
+        }
+        append_jsonl(run.bad_steps, line)
+    warn(
+        f"step {step} is skipped: {report.fault}; look with dinokit replay {run.path} {step}, as long as a "
+        "state from before it is kept (runtime.keep)"
+    )
+    if len(clock.recent) >= config.runtime.rollback.after:
+        raise Diverged(f"{len(clock.recent)} of the last {min(WINDOW, step)} steps had no finite loss or gradient")
 
-        Args:
-            images: this rank's, in the order of its micro-batches; needed for a bad step only.
 
-        Raises:
-            Diverged: if it was one too many.
-        """
-        step = clock.step + 1
-        clock.recent = tuple(bad for bad in clock.recent if bad > step - WINDOW)
-        if report.finite:
-            return
-        clock.bad_steps += 1
-        clock.recent += (step,)
-        everyone = dist.gather_lists(list(images))
-        if dist.is_main():
-            line: dict[str, object] = {
-                "step": step,
-                "rollbacks": clock.rollbacks,
-                "lr_factor": clock.lr_factor,
-                "seed": self.seed,
-                "fault": report.fault,
-                "values": {name: value if isfinite(value) else str(value) for name, value in report.values.items()},
-                "ahead": clock.ahead,
-                "images": [asdict(place) for place in everyone],
-            }
-            append_jsonl(self.run.bad_steps, line)
-        warn(
-            f"step {step} is skipped: {report.fault}; look with dinokit replay {self.run.path} {step}, as long as a "
-            "state from before it is kept (runtime.keep)"
+def lowered(setup: Setup, clock: Clock, *, back_to: Clock, why: Diverged) -> Clock:
+    """Return the clock of a run that goes back.
+
+    Raises:
+        RunError: if it has gone back often enough.
+    """
+    config = setup.config.runtime.rollback
+    if clock.rollbacks >= config.most:
+        raise RunError(
+            f"{why}, after {clock.rollbacks} times going back with a lower learning rate; saved is step "
+            f"{back_to.step}; look with dinokit replay {setup.run.path} {clock.step + 1}, then lower optim.lr in a "
+            "new run"
         )
-        if len(clock.recent) >= self.config.after:
-            raise Diverged(f"{len(clock.recent)} of the last {min(WINDOW, step)} steps had no finite loss or gradient")
-
-    def lowered(self, clock: Clock, *, back_to: Clock, why: Diverged) -> Clock:
-        """Return the clock of a run that goes back.
-
-        Raises:
-            RunError: if it has gone back often enough.
-        """
-        if clock.rollbacks >= self.config.most:
-            raise RunError(
-                f"{why}, after {clock.rollbacks} times going back with a lower learning rate; saved is step "
-                f"{back_to.step}; look with dinokit replay {self.run.path} {clock.step + 1}, then lower optim.lr in a "
-                "new run"
-            )
-        behind = clock.step + 1 + clock.ahead  # the batch that nobody has seen
-        lowered = replace(
-            back_to,
-            bad_steps=clock.bad_steps,
-            recent=(),
-            rollbacks=clock.rollbacks + 1,
-            lr_factor=clock.lr_factor * self.config.factor,
-            ahead=behind - back_to.step,
-        )
-        warn(
-            f"{why}: back to step {lowered.step} with {lowered.lr_factor:g} of the learning rate and other images "
-            f"({lowered.rollbacks} of at most {self.config.most} times)"
-        )
-        return lowered
+    behind = clock.step + 1 + clock.ahead  # the batch that nobody has seen
+    found = replace(
+        back_to,
+        bad_steps=clock.bad_steps,
+        recent=(),
+        rollbacks=clock.rollbacks + 1,
+        lr_factor=clock.lr_factor * config.factor,
+        ahead=behind - back_to.step,
+    )
+    warn(
+        f"{why}: back to step {found.step} with {found.lr_factor:g} of the learning rate and other images "
+        f"({found.rollbacks} of at most {config.most} times)"
+    )
+    return found

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dinokit import recipes
 from dinokit.checkpoints.load import is_finite, load
 from dinokit.checkpoints.store import Clock, run_and_step
-from dinokit.config import differences, from_plain, read_yaml
+from dinokit.config import differences
 from dinokit.core import dist
 from dinokit.core.errors import UserError
 from dinokit.core.log import info
 from dinokit.models.architecture import Architecture
 from dinokit.models.features import Built
 from dinokit.run.candidates import choose, kept_at
-from dinokit.run.saving import restore
-from dinokit.run.setup import Setup
+from dinokit.run.setup import Setup, restore
 from dinokit.training.anchor import AUTO, START
-from dinokit.training.config import DRAWN, RunStage, TrainConfig
+from dinokit.training.config import DRAWN, RunStage
 from dinokit.training.stages import Start, carried_over
 from dinokit.training.step import Trainer
 
@@ -87,7 +87,7 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
                 f"{start.source} is a distillation; give the file of one of its students, RUN/NAME.safetensors"
             )
         if own != {name: each.shape for name, each in trainer.backbone.teacher.state_dict().items()}:
-            theirs = from_plain(TrainConfig, read_yaml(folder.config)).experiment.backbone
+            theirs = recipes.find(str(folder.config)).experiment.backbone
             raise _misfit(start.source, theirs, trainer)  # what it lacks would stay random
         return {name: value.to(trainer.device) for name, value in state.items()}
     if start.begin == "continue":

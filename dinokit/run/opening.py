@@ -7,6 +7,7 @@ it holds, models to begin with.
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -28,8 +29,7 @@ from dinokit.core.hub import library
 from dinokit.core.log import info, warn
 from dinokit.core.ownership import only_owner
 from dinokit.run import ranks
-from dinokit.run.saving import newest
-from dinokit.run.setup import Setup
+from dinokit.run.setup import Setup, newest
 from dinokit.sources.source import Source, same_source
 from dinokit.training.config import RunStage, TrainConfig
 from dinokit.training.step import Trainer
@@ -131,10 +131,14 @@ def check_folder(run: RunFolder, config: TrainConfig) -> None:
         shown = {key: pair for key, pair in changed.items() if str(pair[0]) != str(pair[1])} or changed
         listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(shown.items())[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        place = shlex.quote(str(run.path))
+        begun = f"dinokit pretrain {shlex.quote(str(run.config))}"
+        anew = "choose another --out"
+        if config.experiment.distil is None:
+            anew = f"begin another with what it has learned: {begun} --from {place} --out ANOTHER"
         raise UserError(
             f"{run.path} holds another experiment: {listed}{more}; give these their old values back, go on as it began "
-            f"by dinokit pretrain {run.config} --out {run.path}, or choose another --out, where --from {run.path} "
-            "begins with what it has learned"
+            f"({begun} --out {place}), or {anew}"
         )
 
 

@@ -6,15 +6,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from dinokit.checkpoints.store import Clock
 from dinokit.core import dist
 from dinokit.core.files import append_jsonl, read_jsonl
 from dinokit.core.log import console, info
-from dinokit.health.verdict import Line, Verdict
-from dinokit.run.panel import Say, clock_time, live, losses, speed
+from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict
 from dinokit.run.setup import Setup
 from dinokit.run.trackers import Trackers
 
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal
+# steps done, means since the last line, how it is, seconds that are left
+Say = Callable[[int, Mapping[str, float], Verdict | None, float | None], None]
 
 
 @dataclass
@@ -60,29 +69,22 @@ class Journal:
         self.judge: Callable[[Line], Verdict | None] = lambda line: None
         self.first: tuple[int, float] | None = None  # step and time of the first line, from which on the pace is taken
 
-    def add(
-        self, step: int, values: dict[str, float], *, images: int, seconds: float, waited: float, clock: float
-    ) -> None:
-        """Record the step that just ended.
-
-        Args:
-            step: number of steps done.
-            clock: seconds of training since the run's first start.
-        """
+    def add(self, clock: Clock, values: dict[str, float], *, images: int, seconds: float, waited: float) -> None:
+        """Record the step that just ended."""
         self.window.add(values, images=images, seconds=seconds, waited=waited)
-        if step % self.every == 0 or step == self.steps:
-            self.flush(step, clock=clock)
+        if clock.step % self.every == 0 or clock.step == self.steps:
+            self.flush(clock)
 
-    def flush(self, step: int, *, clock: float) -> None:
+    def flush(self, clock: Clock) -> None:
         """Write the line of the steps since the last one; a checkpoint calls this, so that no step is lost with it."""
         if not self.window.steps:
             return
-        means = self.window.means()
+        step, means = clock.step, self.window.means()
         self.window = Window()
         if not dist.is_main():
             return
         finite = {name: value for name, value in means.items() if math.isfinite(value)}
-        line = {"step": step, "time": round(clock, 3)} | finite
+        line = {"step": step, "time": round(clock.seconds, 3)} | finite
         verdict = self.judge(line)
         append_jsonl(self.run.metrics, line | ({} if verdict is None else {"verdict": verdict.line}))
         if self.trackers is not None:
@@ -128,3 +130,89 @@ def _plain(steps: int) -> Say:
         info(f"step {step}/{steps} · loss {means.get('loss', math.nan):.3f} ({terms}) · {speed(means)}{remaining}")
 
     return say
+
+
+@contextmanager
+def live(name: str, *, steps: int, start: int) -> Iterator[Say]:
+    """Show the panel while the body runs, and hand over what fills it.
+
+    Args:
+        name: of the run.
+        steps: in all.
+        start: of them are done.
+    """
+    began = time.monotonic()
+    said: tuple[int, Mapping[str, float], Verdict | None, float | None] = (start, {}, None, None)
+
+    def drawn() -> Panel:
+        return panel(name, *said, steps=steps, passed=time.monotonic() - began)
+
+    def say(step: int, means: Mapping[str, float], verdict: Verdict | None, left: float | None) -> None:
+        nonlocal said
+        said = (step, means, verdict, left)
+
+    with Live(get_renderable=drawn, console=console, refresh_per_second=4):
+        yield say
+
+
+def panel(
+    name: str,
+    step: int,
+    means: Mapping[str, float],
+    verdict: Verdict | None,
+    left: float | None,
+    *,
+    steps: int,
+    passed: float,
+) -> Panel:
+    """Draw what is known, in lines that are read at 80 columns and at any more.
+
+    Args:
+        passed: seconds of this start.
+    """
+    bar = Table.grid(expand=True, padding=(0, 1))
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True)
+    times = f"{clock_time(passed)} passed" + ("" if left is None else f" · {clock_time(left)} left")
+    bar.add_row(ProgressBar(total=steps, completed=step), f"{step:,}/{steps:,} · {times}")
+    parts: list[RenderableType] = [bar]
+    if means:
+        parts += [_terms(means), Text(f"loss {means.get('loss', math.nan):.3f} · {speed(means)}")]
+    if verdict is not None:
+        parts.append(Text(verdict.line, style={HEALTHY: "green", STARTING: "dim"}.get(verdict.word, "yellow")))
+    return Panel(Group(*parts), title=name, title_align="left", border_style="dim")
+
+
+def _terms(means: Mapping[str, float]) -> Table:
+    """Write the terms of the loss below their names; of several students each has a row."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in losses(means).items():
+        student, _, term = name.rpartition("/")
+        rows.setdefault(student, {})[term] = value
+    names = list(dict.fromkeys(term for row in rows.values() for term in row))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    if "" not in rows:
+        table.add_column("student")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for student, row in rows.items():
+        numbers = [f"{row[name]:.3f}" if name in row else "" for name in names]
+        table.add_row(*([student] if student else []), *numbers)
+    return table
+
+
+def losses(means: Mapping[str, float]) -> dict[str, float]:
+    """Pick the terms of the loss, by their own names."""
+    return {name.removeprefix("loss/"): value for name, value in means.items() if name.startswith("loss/")}
+
+
+def speed(means: Mapping[str, float]) -> str:
+    """Say how fast it goes, and how much of the time it waits for data."""
+    return f"{means['images_per_second']:.1f} img/s · {100 * means['data_wait']:.0f}% data wait"
+
+
+def clock_time(seconds: float) -> str:
+    """Write a duration as minutes and seconds, or with hours."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

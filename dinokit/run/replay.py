@@ -23,8 +23,10 @@ from dinokit.core.log import info, progress, warn
 from dinokit.run.feed import feed
 from dinokit.run.handover import next_stage
 from dinokit.run.setup import Setup
+from dinokit.sources.source import Source
 from dinokit.training.config import Runtime, TrainConfig
 from dinokit.training.step import Report, Trainer
+from dinokit.views.loader import Batch
 
 
 @dataclass(frozen=True)
@@ -92,21 +94,16 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     micro_batches = [loader.build(step - 1 + ahead, micro) for micro in range(accumulate)]
     with _watched(trainer) as seen:
         report = trainer.step([batch.views for batch in micro_batches], step=step - 1)
-    crops = []
-    for batch in micro_batches:
-        views = batch.views.on(torch.device("cpu"))
-        for row, index in enumerate(batch.indices.tolist()):
-            values = torch.cat([views.global_crops[:, row].flatten(), views.local_crops[:, row].flatten()])
-            odd = int(values.numel() - values.isfinite().sum())
-            crops.append(Crops(source.key(index), float(values.min()), float(values.mean()), float(values.max()), odd))
-    return Replay(
-        step=step,
-        start=start,
-        report=report,
-        first=seen.first,
-        parameters=tuple(seen.parameters),
-        crops=tuple(crops),
-    )
+    crops = tuple(each for batch in micro_batches for each in _crops(batch, source))
+    return Replay(step, start, report, first=seen.first, parameters=tuple(seen.parameters), crops=crops)
+
+
+def _crops(batch: Batch, source: Source) -> Iterator[Crops]:
+    views = batch.views.on(torch.device("cpu"))
+    for row, index in enumerate(batch.indices.tolist()):
+        values = torch.cat([views.global_crops[:, row].flatten(), views.local_crops[:, row].flatten()])
+        odd = int(values.numel() - values.isfinite().sum())
+        yield Crops(source.key(index), float(values.min()), float(values.mean()), float(values.max()), odd)
 
 
 def _start(run: RunFolder, step: int, *, first: int) -> int:

@@ -1,5 +1,6 @@
 """What is kept and said of a run when it has been measured."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,4 +57,8 @@ def test_a_run_says_what_it_does_and_what_may_follow(
         assert part in said
     assert (out / BEST).exists()
     assert run("pretrain", "demo", "--data", photos, "--out", out, *TINY, "--seed", "4") == 2
-    assert f"or choose another --out, where --from {out} begins with what it has learned" in capsys.readouterr().err
+    named = f"dinokit pretrain '{out / 'config.yaml'}' --from '{out}' --out ANOTHER"
+    assert f"or begin another with what it has learned: {named}" in capsys.readouterr().err
+    words = [word.replace("ANOTHER", str(tmp_path / "another")) for word in shlex.split(named)[1:]]
+    assert run(*words) == 0
+    assert "all 2 steps are done" not in capsys.readouterr().err

@@ -153,6 +153,14 @@ def test_what_is_foreseen_is_memory_and_time() -> None:
     assert "1,850 steps" in time
 
 
+def test_what_is_not_foreseen_is_said_and_refuses_nothing() -> None:
+    base = recipes.find("demo")
+    distil = students.Config(teacher="runs/teacher", students=students.chosen("vit_tiny"))
+    distillation = replace(base, experiment=replace(base.experiment, distil=distil))
+    (line,) = planning.foresee(distillation, anyway=False)
+    assert line.endswith("not a distillation")
+
+
 def test_the_memory_of_this_machine_is_a_machines() -> None:
     assert 1e8 < devices.memory(torch.device("cpu")) < 1e15
 

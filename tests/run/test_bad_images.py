@@ -11,7 +11,7 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.core.errors import RunError
 from dinokit.core.files import read_jsonl
 from dinokit.run import engine
-from dinokit.run.bad_images import BadImages
+from dinokit.run.feed import BadImages
 from dinokit.training.config import Tolerance
 from dinokit.views.loader import BadRecord
 from tests.run.test_engine import assert_same, config

@@ -24,7 +24,7 @@ from dinokit.core.schedule import constant
 from dinokit.images.intensity import Pixels
 from dinokit.models import block, head, vit
 from dinokit.objectives import dino, ibot, koleo
-from dinokit.run import engine, saving
+from dinokit.run import engine, setup
 from dinokit.run.feed import feed
 from dinokit.run.setup import Setup
 from dinokit.sources.source import open_source
@@ -283,13 +283,13 @@ def test_a_disk_without_room_for_the_checkpoints_is_said_before_the_first_step(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(saving.shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+        patch.setattr(setup.shutil, "disk_usage", lambda path: usage._replace(free=100_000))
         with pytest.raises(UserError, match=r"run is on a disk with 0\.00 GB free.*--runtime.keep 1"):
             engine.pretrain(config(photos, steps=2), tmp_path / "run")
     engine.pretrain(config(photos, steps=2), tmp_path / "run")
     state = tmp_path / "run" / "checkpoints" / "2" / "state.safetensors"
     with monkeypatch.context() as patch:  # what is asked for is what is written, but for the header
-        patch.setattr(saving.shutil, "disk_usage", lambda path: usage._replace(free=3 * state.stat().st_size))
+        patch.setattr(setup.shutil, "disk_usage", lambda path: usage._replace(free=3 * state.stat().st_size))
         engine.pretrain(config(photos, steps=2), tmp_path / "other")
 
 
