@@ -308,8 +308,12 @@ def blur(
     """
     samples, channels, height, width = images.shape
     radius = taps // 2
-    matrix = _gaussian(sigma, taps=taps, length=_BLOCK)  # [sample, block, reach]
     reach = _BLOCK + 2 * radius
+    offsets = torch.arange(taps, device=sigma.device) - radius
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    band = F.pad(weights, (0, _BLOCK))  # rows of this length, shifted by one each when read as rows one shorter
+    matrix = band.repeat(1, _BLOCK)[:, : _BLOCK * reach].view(-1, _BLOCK, reach)
     right, bottom = -width % _BLOCK, -height % _BLOCK  # up to whole blocks; what comes of these pixels is cut off
     padded = F.pad(images, (radius,) * 4, mode="reflect")
     if right or bottom:
@@ -318,15 +322,6 @@ def blur(
     lines = (rows @ matrix.transpose(1, 2)).view(samples, channels, height + 2 * radius + bottom, width + right)
     columns = lines.unfold(2, reach, _BLOCK).transpose(3, 4)  # [sample, channel, block, reach, width]
     return (matrix[:, None, None] @ columns).flatten(2, 3)[..., :height, :width].contiguous()
-
-
-def _gaussian(sigma: Float[Tensor, "sample"], *, taps: int, length: int) -> Float[Tensor, "sample length reach"]:
-    """Make the matrix that blurs a line of length + taps - 1 pixels to `length` pixels."""
-    offsets = torch.arange(taps, device=sigma.device) - taps // 2
-    weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    band = F.pad(weights, (0, length))  # rows of this length, shifted by one each when read as rows one shorter
-    return band.repeat(1, length)[:, : length * (length + taps - 1)].view(-1, length, length + taps - 1)
 
 
 def _luminance(images: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample 1 height width"]:

@@ -67,14 +67,14 @@ def position(uniforms: Float[np.ndarray, "*sample draw"]) -> Float[np.ndarray, "
     return uniforms[..., 20:22]
 
 
-def flips(uniforms: Float[np.ndarray, "sample draw"], *, probability: float) -> Bool[np.ndarray, "sample"]:
+def flips(uniforms: Float[np.ndarray, "*sample draw"], *, probability: float) -> Bool[np.ndarray, "*sample"]:
     """Choose which crops are mirrored left to right."""
-    return uniforms[:, 22] < probability
+    return uniforms[..., 22] < probability
 
 
-def angles(uniforms: Float[np.ndarray, "sample draw"], *, rotate: float) -> Float[np.ndarray, "sample"]:
+def angles(uniforms: Float[np.ndarray, "*sample draw"], *, rotate: float) -> Float[np.ndarray, "*sample"]:
     """Choose how far each crop is turned, in radians, uniform within `rotate` degrees to either side."""
-    return math.radians(rotate) * (2 * uniforms[:, 23] - 1)
+    return math.radians(rotate) * (2 * uniforms[..., 23] - 1)
 
 
 def canvas(size: int, *, rotate: float) -> int:

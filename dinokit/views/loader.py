@@ -10,12 +10,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -53,67 +53,40 @@ class Batch:
     seconds: float = 0.0  # that it took to build, in whatever process
 
     def pin_memory(self) -> "Batch":
-        """Copy to page-locked memory; the hook by which torch's DataLoader pins."""
-        return Batch(self.step, self.micro, self.views.pin_memory(), self.indices, self.bad, self.seconds)
+        """Copy to page-locked memory, whence copies overlap computing; the hook by which torch pins."""
+        return replace(self, views=multicrop.with_each(self.views, Tensor.pin_memory))
 
 
 @final
+@dataclass(eq=False)
 class Loader:
     """Batches of views from any source, from any step on.
-
-    Args:
-        views_config: crops and distortions.
-        masking_config: None = no masks (DINO v1).
-        pixels: normalisation of the crops.
-        patch_size: of the backbone, pixels; crop sizes must be multiples of it.
-        min_side: pixels; an image with a shorter side is bad.
-        batch: images per forward pass, a rank's part of a micro batch; the global batch is batch * accumulate * world.
-        accumulate: micro batches per step and rank.
-        workers: loader processes; 0 = build the batches in this process. Never changes a number.
-        prefetch: batches that every worker prepares in advance.
-        distort: False leaves the distortion to whoever takes the crops to a device (`views.Cut`).
 
     Raises:
         UserError: if a crop size is not a multiple of the patch size, or the normalisation does not fit the channels.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        views_config: multicrop.Config,
-        masking_config: masking.Config | None,
-        pixels: Pixels,
-        *,
-        patch_size: int,
-        batch: int,
-        seed: int,
-        min_side: int = 1,
-        accumulate: int = 1,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 0,
-        prefetch: int = 2,
-        pin_memory: bool = False,
-        distort: bool = True,
-    ) -> None:
-        multicrop.check_sizes(views_config, patch_size=patch_size)
-        pixels.check_channels(source.channels)
-        self.source = source
-        self.views_config = views_config
-        self.masking_config = masking_config
-        self.pixels = pixels
-        self.patch_size = patch_size
-        self.min_side = min_side
-        self.batch = batch
-        self.accumulate = accumulate
-        self.rank = rank
-        self.world = world
-        self.seed = seed
-        self.workers = workers
-        self.prefetch = prefetch
-        self.pin_memory = pin_memory
-        self.distort = distort
-        self._order = order(len(source), source.mix, seed=seed, batch=self.global_batch)
+    source: Source
+    views_config: multicrop.Config  # crops and distortions
+    masking_config: masking.Config | None  # null: no masks (DINO v1)
+    pixels: Pixels  # normalisation of the crops
+    _: KW_ONLY
+    patch_size: int  # of the backbone, pixels; crop sizes must be multiples of it
+    batch: int  # images per forward pass, a rank's part of a micro batch
+    seed: int
+    min_side: int = 1  # pixels; an image with a shorter side is bad
+    accumulate: int = 1  # micro batches per step and rank
+    rank: int = 0
+    world: int = 1
+    workers: int = 0  # loader processes; 0 = build the batches in this process. Never changes a number
+    prefetch: int = 2  # batches that every worker prepares in advance
+    pin_memory: bool = False
+    distort: bool = True  # false leaves the distortion to whoever takes the crops to a device (`multicrop.Cut`)
+
+    def __post_init__(self) -> None:
+        multicrop.check_sizes(self.views_config, patch_size=self.patch_size)
+        self.pixels.check_channels(self.source.channels)
+        self._order = order(len(self.source), self.source.mix, seed=self.seed, batch=self.global_batch)
 
     @property
     def global_batch(self) -> int:
@@ -167,59 +140,48 @@ class Loader:
         """Build this rank's part of one micro batch in this process."""
         began = time.perf_counter()
         first = (micro * self.world + self.rank) * self.batch
-        images, indices, bad = self._read(step, first)
-        masks = None
-        if self.masking_config is not None:
-            masks = self._masks(self.masking_config, step, micro)[:, self.rank * self.batch :][:, : self.batch]
+        indices = self._order.indices(step * self.global_batch + first, self.batch)
+        images, bad = list[Tensor](), list[BadRecord]()
+        for position, index in enumerate(indices.tolist()):
+            image, indices[position] = self._read(index, step, first + position, bad)
+            images.append(image)
         config = self.views_config.at(self.seed, step)
         cut = multicrop.cut(images, config, self.pixels, seed=self.seed, step=step, first=first)
-        cut = replace(cut, masks=masks)
+        if self.masking_config is not None:  # balanced over the whole micro batch, of which this rank takes its part
+            batch, side = self.batch * self.world, config.global_size // self.patch_size
+            masks = masking.sample_masks(
+                self.masking_config,
+                views=2,
+                batch=batch,
+                grid=(side, side),
+                seed=self.seed,
+                step=step,
+                first=micro * batch,
+            )
+            cut = replace(cut, masks=masks[:, self.rank * self.batch :][:, : self.batch])
         made = cut.on(torch.device("cpu")) if self.distort else cut
         return Batch(step, micro, made, indices, tuple(bad), time.perf_counter() - began)
 
-    def _masks(self, config: masking.Config, step: int, micro: int) -> Bool[Tensor, "view batch patch"]:
-        """Sample the masks of a whole micro batch, all ranks' parts of it."""
-        batch = self.batch * self.world
-        first = micro * batch
-        side = self.views_config.at(self.seed, step).global_size // self.patch_size
-        return masking.sample_masks(
-            config, views=2, batch=batch, grid=(side, side), seed=self.seed, step=step, first=first
-        )
-
-    def _read(self, step: int, first: int) -> tuple[list[Tensor], Int64[np.ndarray, "batch"], list[BadRecord]]:
-        indices = self._order.indices(step * self.global_batch + first, self.batch)
-        images: list[Tensor] = []
-        bad: list[BadRecord] = []
-        for position, index in enumerate(indices.tolist()):
-            image, used, failed = self._read_one(index, step, first + position)
-            images.append(image)
-            indices[position] = used
-            bad += failed
-        return images, indices, bad
-
-    def _read_one(self, index: int, step: int, position: int) -> tuple[Tensor, int, list[BadRecord]]:
-        """Read an image or else random others in its place: a function of seed, step and position like everything."""
-        bad: list[BadRecord] = []
-        while True:
+    def _read(self, index: int, step: int, position: int, bad: list[BadRecord]) -> tuple[Tensor, int]:
+        """Read an image or else random others in its place, a function of seed, step and position; add to the bad."""
+        # asked for no less than is demanded, else a large JPEG decoded small would be too small
+        min_side = max(self.views_config.min_side, self.min_side)
+        for failed in range(1, _ATTEMPTS + 2):
             try:
-                return self._read_large_enough(index), index, bad
+                image = self.source.read(index, min_side=min_side)
+                height, width = image.shape[1:]
+                if min(height, width) < self.min_side:
+                    raise BadImage(f"too small: {width} x {height} pixels, data.min_side is {self.min_side}")
+                return image, index
             except BadImage as error:
                 bad.append(BadRecord(index, self.source.key(index), str(error)))
-            if len(bad) > _ATTEMPTS:
-                raise UserError(
-                    f"{len(bad)} images in a row of {self.source.name} could not be read, "
-                    f"e.g. {bad[0].key}: {bad[0].reason}; check that the files are whole"
-                )
-            first, last = self.source.alike(index)
-            index = first + int(generator(self.seed, _STREAM, step, position, len(bad)).integers(last - first))
-
-    def _read_large_enough(self, index: int) -> Tensor:
-        # asked for no less than is demanded, else a large JPEG decoded small would be too small
-        image = self.source.read(index, min_side=max(self.views_config.min_side, self.min_side))
-        height, width = image.shape[1:]
-        if min(height, width) < self.min_side:
-            raise BadImage(f"too small: {width} x {height} pixels, data.min_side is {self.min_side}")
-        return image
+            start, stop = self.source.alike(index)
+            index = start + int(generator(self.seed, _STREAM, step, position, failed).integers(stop - start))
+        example = bad[-_ATTEMPTS - 1]
+        raise UserError(
+            f"{_ATTEMPTS + 1} images in a row of {self.source.name} could not be read, "
+            f"e.g. {example.key}: {example.reason}; check that the files are whole"
+        )
 
 
 class _Built(Dataset[Batch | UserError]):

@@ -29,9 +29,7 @@ class Config:
 
     probability: float = between(0, 1, 0.5)  # fraction of the global crops that are masked, exact per batch
     ratio: tuple[float, float] = between(0, 1, (0.1, 0.5), rising=True)  # of the patches of a masked crop
-    style: Literal["dinov2", "dinov3"] = (
-        "dinov3"  # dinov3: exact counts; dinov2: random target, blocks may fall short of it
-    )
+    style: Literal["dinov2", "dinov3"] = "dinov3"  # exact counts; dinov2: random target, blocks may fall short of it
     roll: bool = False  # shift every mask by a random offset, round the edges (DINOv3 option, off in its releases)
 
 
@@ -54,7 +52,9 @@ def sample_masks(
     if config.style == "dinov3":
         masks = _completed(masks, targets, generate)
     if config.roll:
-        masks = _rolled(masks, generate)
+        row = (np.arange(grid[0]) + generate.integers(grid[0], size=(masked, 1))) % grid[0]  # [mask, row]
+        column = (np.arange(grid[1]) + generate.integers(grid[1], size=(masked, 1))) % grid[1]
+        masks = masks[np.arange(masked)[:, None, None], row[:, :, None], column[:, None, :]]
     out = np.zeros((crops, patches), dtype=bool)
     out[generate.permutation(crops)[:masked]] = masks.reshape(masked, patches)
     return torch.from_numpy(out).view(views, batch, patches)
@@ -75,9 +75,8 @@ def _blocks(
     while len(growing):
         cap = np.minimum(targets[growing] - masks[growing].sum(axis=(1, 2)), largest)
         draws = generate.random((4, len(growing)))
-        area = (
-            _MIN_AREA + (cap - _MIN_AREA) * draws[0]
-        )  # with less than 4 missing the range is reversed, as in the original
+        # with less than 4 missing the range is reversed, as in the original
+        area = _MIN_AREA + (cap - _MIN_AREA) * draws[0]
         aspect = np.exp(math.log(_MAX_ASPECT) * (2 * draws[1] - 1))
         height, width = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
         top, left = np.floor(draws[2] * (rows - height + 1)), np.floor(draws[3] * (columns - width + 1))
@@ -106,13 +105,3 @@ def _completed(
     priority = np.where(flat, -1.0, generate.random(flat.shape))  # what is hidden stays so and comes first
     rank = priority.argsort(axis=1).argsort(axis=1)
     return (rank < targets[:, None]).reshape(masks.shape)
-
-
-def _rolled(
-    masks: Bool[np.ndarray, "mask row column"], generate: np.random.Generator
-) -> Bool[np.ndarray, "mask row column"]:
-    count, rows, columns = masks.shape
-    row = (np.arange(rows) + generate.integers(rows, size=(count, 1))) % rows  # [mask, row]
-    column = (np.arange(columns) + generate.integers(columns, size=(count, 1))) % columns
-    rolled: np.ndarray = masks[np.arange(count)[:, None, None], row[:, :, None], column[:, None, :]]
-    return rolled

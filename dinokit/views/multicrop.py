@@ -32,7 +32,7 @@ _SIZES = 5  # those of the sizes
 _CHUNK = {"cpu": 1 << 17}
 _LARGE_CHUNK = 1 << 27
 
-Batch = TypeVar("Batch", "Views", "Cut")
+Batch = TypeVar("Batch", bound="Views | Cut")
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,7 @@ class Views:
 
     def on(self, device: torch.device) -> "Views":
         """Copy to a device."""
-        return _with_each(self, lambda part: part.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Views":
-        """Copy to page-locked memory, from where copies to a device can overlap with computing."""
-        return _with_each(self, Tensor.pin_memory)
+        return with_each(self, lambda part: part.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Cut:
 
     def on(self, device: torch.device) -> Views:
         """Copy to a device and distort there."""
-        there = _with_each(self, lambda part: part.to(device, non_blocking=True))
+        there = with_each(self, lambda part: part.to(device, non_blocking=True))
         ranges = None if self.ranges is None else self.ranges.to(device)
         whole, small = (torch.empty(crops.shape, device=device) for crops in (self.global_crops, self.local_crops))
         _distort(there.global_crops[0], self.draws[0], self.config.first, self.pixels, ranges, out=whole[0])
@@ -85,10 +81,6 @@ class Cut:
             crops = intensity.to_unit(there.anchor_crops)
             anchors = torch.stack([_normalised(view, self.pixels, ranges) for view in crops])
         return Views(whole, small, there.masks, anchors)
-
-    def pin_memory(self) -> "Cut":
-        """Copy to page-locked memory, from where copies to a device can overlap with computing."""
-        return _with_each(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,18 +103,14 @@ class Config:
     local_size: int = at_least(1, 96)  # pixels; a multiple of the patch size
     local_scale: tuple[float, float] = between(0, 1, (0.05, 0.32), without=0, rising=True)  # of the image area
     ratio: tuple[float, float] = above(0, (3 / 4, 4 / 3), rising=True)  # width / height of the window in the image
-    kernel: crop.Kernel = (
-        "bicubic"  # of the resizing; bilinear is smoother, which helps on images of a few dozen pixels
-    )
+    kernel: crop.Kernel = "bicubic"  # of the resizing; bilinear is smoother, which helps on images of few dozen pixels
     fit: crop.Fit = "retry"  # of a window that sticks out: drawn again (torchvision's rule), or clipped to the image
     flip: float = between(0, 1, 0.5)  # probability of mirroring a crop left to right
     rotate: float = between(0, 180, 0.0)  # degrees by which crops are turned at most; not in the published recipes
     local_grid: int = at_least(0, 0)  # pixels; local crops lie in the global ones, at multiples of this; 0: anywhere
     anchor_size: int = at_least(0, 0)  # pixels; side of undistorted global crops for a Gram anchor; 0 = none
     sizes: tuple[Sizes, ...] = ()  # every step draws one of these instead of the three sizes above; empty = it does not
-    share_jitter: bool = (
-        False  # one draw of jitter and grayscale for all crops of an image (DINOv3's share_color_jitter)
-    )
+    share_jitter: bool = False  # one draw of jitter and grayscale for all crops of an image (share_color_jitter)
     first: augment.Config = field(default_factory=lambda: augment.published()[0])  # distortion of global crop 1
     second: augment.Config = field(default_factory=lambda: augment.published()[1])  # distortion of global crop 2
     local: augment.Config = field(default_factory=lambda: augment.published()[2])  # distortion of the local crops
@@ -251,21 +239,18 @@ def _cut(
         cuts = [_cut([images[row] for row in part], geometry[:, part], scale, size, config) for part in parts]
         together = torch.cat([intensity.to_unit(crops) for crops in cuts], dim=1)
         return together[:, torch.tensor([row for part in parts for row in part]).argsort()]
-    height = np.array([image.shape[1] for image in images])
-    width = np.array([image.shape[2] for image in images])
+    height, width = (np.array([image.shape[axis] for image in images]) for axis in (1, 2))
     windows = [
         crop.boxes(view, height=height, width=width, scale=scale, ratio=config.ratio, fit=config.fit)
         for view in geometry
     ]
-    mirrored = [crop.flips(view, probability=config.flip) for view in geometry]
-    shape = (len(geometry), len(images))  # spelled out, for there may be no views at all
-    boxes, mirror = np.reshape(windows, (*shape, 4)), np.reshape(mirrored, shape).astype(bool)
+    boxes = np.reshape(windows, (*geometry.shape[:2], 4))  # spelled out, for there may be no views at all
+    mirrored = crop.flips(geometry, probability=config.flip)
     if config.rotate == 0:
-        return crop.cut(images, boxes, mirror, size=size, kernel=config.kernel)
+        return crop.cut(images, boxes, mirrored, size=size, kernel=config.kernel)
     canvas = crop.canvas(size, rotate=config.rotate)
-    crops = crop.cut(images, crop.grown(boxes, canvas / size), mirror, size=canvas, kernel=config.kernel)
-    angles = np.reshape([crop.angles(view, rotate=config.rotate) for view in geometry], shape)
-    return crop.turn(crops, angles, size=size)
+    crops = crop.cut(images, crop.grown(boxes, canvas / size), mirrored, size=canvas, kernel=config.kernel)
+    return crop.turn(crops, crop.angles(geometry, rotate=config.rotate), size=size)
 
 
 def _within_global(
@@ -320,7 +305,7 @@ def _normalised(
     return intensity.normalised(values, pixels)
 
 
-def _with_each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+def with_each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     """Change the tensors that a batch consists of."""
     names = ("global_crops", "local_crops", "anchor_crops", "masks")
     parts = {name: getattr(batch, name) for name in names}

@@ -1,4 +1,10 @@
-"""The images a report shows, read once and prepared once, and what each stage of a model makes of them."""
+"""The images a report shows, read once and prepared once, and what each stage of a model makes of them.
+
+What patches have in common is shown as colour: the three main components of patch features as red, green and blue, of
+one decomposition over all images together, so that a colour means the same in each (DINOv2, arXiv:2304.07193, section
+7.5). A component's sign is free; here it points away from the pictures' borders, so that backgrounds are dark and the
+colours of two models can be laid side by side.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +24,6 @@ from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
 from dinokit.models.features import Backbone
 from dinokit.sources.source import BadImage, Source, labelled, open_source, splits
-from dinokit.visuals.pca import pca_maps
 
 SHOWN = 8  # pictures with PCA maps
 ASKED = 6  # of these, pictures whose neighbours are shown
@@ -28,6 +33,7 @@ SEARCHED_PATCHES = 128_000  # patches of all of them together: bounds the time o
 NATIVE = 224  # pixels; side for models without one of their own
 GRID = 12  # patches; a smaller map shows too little and is computed from an enlarged picture
 BATCH = 64
+QUANTILES = (0.02, 0.98)  # scaled to 0 and 1: a few outlying patches must not grey all the others
 
 
 @dataclass(frozen=True)
@@ -137,25 +143,58 @@ def map_side(side: int, patch_size: int) -> int:
     return side * factor
 
 
+def pca_maps(
+    patches: Float[Tensor, "image patch dim"], grid: tuple[int, int]
+) -> UInt8[Tensor, "image rows columns rgb"]:
+    """Colour every patch by its three main components over all images.
+
+    Args:
+        grid: rows and columns of the row-major patches.
+    """
+    images, count, _ = patches.shape
+    scores = components(patches.flatten(0, 1), count=3).reshape(images, count, 3)  # [image, patch, component]
+    border = torch.ones(grid, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    inside, outside = scores[:, ~border.flatten()], scores[:, border.flatten()]
+    # the pictures' borders come on the low side; where there is no inside, the skew decides
+    towards = (scores**3).mean(dim=(0, 1))
+    if inside.shape[1]:
+        towards = inside.mean(dim=(0, 1)) - outside.mean(dim=(0, 1))
+    scores = scores * torch.where(towards < 0, -1.0, 1.0)
+    low, high = torch.quantile(scores.flatten(0, 1), torch.tensor(QUANTILES, dtype=scores.dtype), dim=0)  # [component]
+    spread = high - low
+    # a component that does not vary (a collapsed model) is mid-grey, not amplified noise
+    scaled = torch.where(spread > 1e-6, (scores - low) / spread.clamp(min=1e-6), 0.5)
+    return (scaled.clamp(0, 1) * 255).round().to(torch.uint8).reshape(images, *grid, 3)
+
+
+def components(rows: Float[Tensor, "row dim"], *, count: int) -> Float[Tensor, "row component"]:
+    """Project centred rows on their `count` directions of largest variance, in order; missing ones are zero.
+
+    float64 and an eigen-decomposition of the covariance: exact, without a random start.
+    """
+    centred = rows.double() - rows.double().mean(dim=0)
+    vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(-1)[:, :count]  # [dim, component]
+    scores = centred @ vectors
+    return torch.nn.functional.pad(scores, (0, count - scores.shape[1]))
+
+
 def nearest(
     queries: Float[Tensor, "query dim"],
     gallery: Float[Tensor, "gallery dim"],
     *,
     count: int,
-    exclude: Int64[Tensor, " query"] | None = None,
+    exclude: Int64[Tensor, " query"],
 ) -> Int64[Tensor, "query neighbour"]:
-    """Return the rows of the gallery most similar to each query, most similar first.
+    """Return the rows of the gallery most similar to each query, most similar first; fewer of a small gallery.
 
     Args:
-        count: neighbours wanted; a smaller gallery gives all it has.
         exclude: a row of the gallery per query that must not answer (the query itself); -1 excludes nothing.
     """
     similarity = unit(queries) @ unit(gallery).T  # [query, gallery]
-    available = len(gallery)
-    if exclude is not None:
-        asked = (exclude >= 0).nonzero()[:, 0]
-        similarity[asked, exclude[asked]] = -float("inf")
-        available -= int(len(asked) > 0)
+    asked = (exclude >= 0).nonzero()[:, 0]
+    similarity[asked, exclude[asked]] = -float("inf")
+    available = len(gallery) - int(len(asked) > 0)
     return similarity.sort(dim=1, descending=True, stable=True).indices[:, : min(count, available)]
 
 
