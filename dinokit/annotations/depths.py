@@ -75,6 +75,7 @@ class Depths:
     images: tuple[Path, ...]
     depths: tuple[Path, ...]
     channels: int
+    white: float | int | None  # of deeper images
     units: float | None  # of every depth, a metre; null: what the set says
 
     def __len__(self) -> int:
@@ -87,7 +88,7 @@ class Depths:
             UserError: if one cannot be read, or their sizes differ.
         """
         path, depth_path = self.images[index], self.depths[index]
-        image, values = read_image(path, channels=self.channels), read_numbers(depth_path)
+        image, values = read_image(path, channels=self.channels, white=self.white), read_numbers(depth_path)
         check_size(path, image.shape[1:], depth_path, values.shape, kind="depth")
         if self.layout.rotated:
             values = ((values.astype(numpy.uint16) >> 3) | (values.astype(numpy.uint16) << 13)).astype(numpy.int64)
@@ -125,7 +126,14 @@ def splits_of(data: str) -> tuple[str, ...]:
     return tuple(name for name in folders_of(root, "depth") if name)
 
 
-def open_depths(data: str, *, split: str | None = None, channels: int = 3, units: float | None = None) -> Depths:
+def open_depths(
+    data: str,
+    *,
+    split: str | None = None,
+    channels: int = 3,
+    white: float | int | None = None,
+    units: float | None = None,
+) -> Depths:
     """Open a split; None is the first, or everything where there are no splits.
 
     Args:
@@ -137,12 +145,12 @@ def open_depths(data: str, *, split: str | None = None, channels: int = 3, units
     root, chosen = existing_folder(data), choose_split(data, split, splits_of(data)) or ""
     layout = _layout(root)
     if layout is not None:
-        return Depths(data, layout, *_listed(root, layout, chosen), channels, units)
+        return Depths(data, layout, *_listed(root, layout, chosen), channels, white, units)
     places = folders_of(root, "depth")
     if not places:
         names = ", ".join(layout.name for layout in LAYOUTS)
         raise UserError(f"expected {root} to hold images/ and depth/ with files of the same names, or {names}")
-    return Depths(data, FOLDER, *matched(*places[chosen], kind="depth", endings=ENDINGS), channels, units)
+    return Depths(data, FOLDER, *matched(*places[chosen], kind="depth", endings=ENDINGS), channels, white, units)
 
 
 def _layout(root: Path) -> Layout | None:

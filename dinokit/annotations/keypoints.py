@@ -55,13 +55,13 @@ class PointPair:
     points: tuple[Points, Points]  # (x, y) in pixels, whole numbers at the centres
     box: Box | None  # left, top, right, bottom of the object in the second image
 
-    def read(self, channels: int) -> tuple[intensity.AnyImage, intensity.AnyImage]:
+    def read(self, channels: int, white: float | int | None = None) -> tuple[intensity.AnyImage, intensity.AnyImage]:
         """Read both images.
 
         Raises:
             UserError: if one cannot be read, or a point lies beyond it.
         """
-        first, second = (read_image(path, channels=channels) for path in self.images)
+        first, second = (read_image(path, channels=channels, white=white) for path in self.images)
         for path, image, points in zip(self.images, (first, second), self.points, strict=True):
             height, width = image.shape[1:]
             # a pixel of grace: published points count from 0 or from 1

@@ -41,13 +41,13 @@ class View:
     translation: Float[numpy.ndarray, " 3"]  # millimetres
     focal: float  # as a share of the width of the image
 
-    def read(self, channels: int) -> "Surface":
+    def read(self, channels: int, white: float | int | None = None) -> "Surface":
         """Read the image and the depth of the object in it.
 
         Raises:
             UserError: if one cannot be read, or their shapes differ.
         """
-        image, values = read_image(self.image, channels=channels), read_numbers(self.depth)
+        image, values = read_image(self.image, channels=channels, white=white), read_numbers(self.depth)
         height, width = image.shape[1:]
         if abs(values.shape[0] * width - values.shape[1] * height) > max(height, width):
             raise UserError(f"{self.depth} is no depth of {self.image}: {values.shape} is no {height, width}")

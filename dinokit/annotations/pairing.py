@@ -85,14 +85,17 @@ def reading(kind: str, path: Path) -> Iterator[None]:
         raise UserError(f"cannot read the {kind} {path}: {why}; repair it or take the pair away") from error
 
 
-def read_image(path: Path, *, channels: int) -> intensity.Image:
+def read_image(path: Path, *, channels: int, white: float | int | None) -> intensity.Image:
     """Read an image that something belongs to.
+
+    Args:
+        white: the value of deeper files that stands for 1.0; None: by the kind of file.
 
     Raises:
         UserError: if it cannot be read.
     """
     with reading("image", path):
-        return decode(path.read_bytes(), channels=channels)
+        return decode(path.read_bytes(), channels=channels, white=white)
 
 
 def check_size(path: Path, size: Sequence[int], other: Path, shape: Sequence[int], *, kind: str) -> None:

@@ -52,6 +52,7 @@ class Pairs:
     masks: tuple[Path, ...]
     meaning: Meaning
     channels: int
+    white: float | int | None  # of deeper images
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,7 +70,7 @@ class Pairs:
         path, mask_path = self.images[index], self.masks[index]
         if path == mask_path:
             return _cut_out(path, channels=self.channels)
-        image, mask = read_image(path, channels=self.channels), class_ids(mask_path, self.meaning)
+        image, mask = read_image(path, channels=self.channels, white=self.white), class_ids(mask_path, self.meaning)
         check_size(path, image.shape[1:], mask_path, mask.shape, kind="mask")
         return image, mask
 
@@ -96,7 +97,7 @@ def pair_splits(data: str) -> tuple[str, ...]:
     return tuple(name for name, place in layout.splits.items() if (root / place).exists())
 
 
-def open_pairs(data: str, *, split: str | None = None, channels: int = 3) -> Pairs:
+def open_pairs(data: str, *, split: str | None = None, channels: int = 3, white: float | int | None = None) -> Pairs:
     """Open a split of pairs; None is the first, or everything where there are no splits.
 
     Raises:
@@ -112,14 +113,14 @@ def open_pairs(data: str, *, split: str | None = None, channels: int = 3) -> Pai
                     raise UserError(f"expected the {kind} {path}, which is not there; the set is not complete")
         if not images:
             raise UserError(f"expected pairs of images and masks in {root}, found no image")
-        return Pairs(data, root, images, masks, meaning, channels)
+        return Pairs(data, root, images, masks, meaning, channels, white)
     found = {name: matched(*place, kind="mask", endings=ENDINGS) for name, place in folders_of(root, "masks").items()}
     if not found:
         cut_outs = _cut_outs(root)
-        return Pairs(data, root, cut_outs, cut_outs, black_and_white(), channels)
+        return Pairs(data, root, cut_outs, cut_outs, black_and_white(), channels, white)
     # the classes of all splits: an id means the same in each
     meaning = described(root, [mask for _, masks in found.values() for mask in masks])
-    return Pairs(data, root, *found[chosen], meaning, channels)
+    return Pairs(data, root, *found[chosen], meaning, channels, white)
 
 
 def _ade20k(root: Path, split: str) -> tuple[Files, Meaning]:

@@ -55,13 +55,13 @@ class Clip:
     repeated: bool  # whether a mask shows an object again
     white: int | None = None  # of masks in black and white
 
-    def read(self, channels: int = 3) -> Iterator[tuple[str, intensity.Image]]:
+    def read(self, channels: int = 3, white: float | int | None = None) -> Iterator[tuple[str, intensity.Image]]:
         """Yield the name of each frame and its image, in order.
 
         Raises:
             UserError: if a frame cannot be read or has another size than those before.
         """
-        stored = ((frame.stem, read_image(frame, channels=channels)) for frame in self.frames)
+        stored = ((frame.stem, read_image(frame, channels=channels, white=white)) for frame in self.frames)
         size = None
         for name, image in stored if self.frames else _decoded(self.place, channels):
             size = size or image.shape
@@ -185,7 +185,7 @@ def _set(base: Path, *, split: str | None) -> list[Clip]:
 def _looked_at(name: str, place: Path, frames: tuple[Path, ...], masks: Mapping[str, Path]) -> Clip:
     """Look at all masks of a video: their sizes, what their values mean, and where objects start."""
     seen, soft = dict[Path, set[int]](), list[Path]()
-    first = (frames[0], tuple(read_image(frames[0], channels=3).shape[1:])) if frames else None
+    first = (frames[0], tuple(read_image(frames[0], channels=3, white=None).shape[1:])) if frames else None
     for path in masks.values():
         mask = read_mask(path)
         numbers = Mask(mask.numbers(path), lossy=mask.lossy)

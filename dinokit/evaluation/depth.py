@@ -85,10 +85,10 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     Args:
         out: folder that receives `depth.json` and the trained head as `head/`; an interrupted training in it goes on.
     """
-    config, channels = settled(config, backbone), backbone.channels
+    config, channels, white = settled(config, backbone), backbone.channels, backbone.pixels.white
     train, learns, test, judges = halves(
         config,
-        lambda split: open_depths(config.data, split=split, channels=channels, units=config.units),
+        lambda split: open_depths(config.data, split=split, channels=channels, white=white, units=config.units),
         splits_of(config.data),
         prefers=("test", "val"),
         trains=config.head is None,

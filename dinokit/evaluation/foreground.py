@@ -72,7 +72,7 @@ def learn(backbone: Backbone, config: Config) -> tuple[ForegroundHead, About, di
     Raises:
         UserError: if there are fewer than two images, or no patch of one kind.
     """
-    pairs = open_pairs(config.data, split=config.split, channels=backbone.channels)
+    pairs = open_pairs(config.data, split=config.split, channels=backbone.channels, white=backbone.pixels.white)
     if len(pairs) < 2:
         raise UserError(f"expected masks of at least 2 images in {config.data}, got {len(pairs)}: one judges the other")
     samples, cs = _samples(backbone, pairs, size=config.size), sorted(config.c)

@@ -107,7 +107,9 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         write_json(out / "matching.json", result | {"each": best.each})
         for index in evenly(DRAWN, len(best.matches)).tolist():
             one = best.matches[index]
-            first, second = (read_image(path, channels=backbone.channels) for path in one.images)
+            first, second = (
+                read_image(path, channels=backbone.channels, white=backbone.pixels.white) for path in one.images
+            )
             save(joined((first, second), one.points, one.right), out / f"{index:05d}.png")
     return result
 
@@ -160,7 +162,7 @@ def _keypoints(pairs: Sequence[PointPair], config: Config, backbone: Backbone, n
         return latest[path]
 
     for pair in progress(pairs, len(pairs)):
-        first, second = pair.read(backbone.channels)
+        first, second = pair.read(backbone.channels, backbone.pixels.white)
         asked = (torch.from_numpy(pair.points[0]) + 0.5) / max(first.shape[1:])
         index, _ = nearest(sampled(seen(pair.images[0], first), asked), seen(pair.images[1], second), candidates)
         found = (candidates[index.cpu()] * max(second.shape[1:]) - 0.5).numpy()
@@ -184,7 +186,8 @@ def _surfaces(pairs: Sequence[ViewPair], config: Config, backbone: Backbone, nor
     matches, each = [], dict[str, list[list[float]]]()
     for pair in progress(pairs, len(pairs)):
         first, second = (
-            _object(backbone, view.read(backbone.channels), config, size=size, norm=norm) for view in pair.views
+            _object(backbone, view.read(backbone.channels, backbone.pixels.white), config, size=size, norm=norm)
+            for view in pair.views
         )
         asked = sampled(first.maps, first.places, mode="bicubic")
         index, cosine = nearest(asked, second.maps, second.places, mode="bicubic")

@@ -109,10 +109,10 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     """
     config = settled(config, backbone)
     assert config.protocol is not None
-    protocol, data, channels = PROTOCOLS[config.protocol], config.data, backbone.channels
+    protocol, data = PROTOCOLS[config.protocol], config.data
     train, learns, test, judges = halves(
         config,
-        lambda split: open_pairs(data, split=split, channels=channels),
+        lambda split: open_pairs(data, split=split, channels=backbone.channels, white=backbone.pixels.white),
         pair_splits(data),
         prefers=("val", "test"),
     )

@@ -103,7 +103,7 @@ def track(backbone: Backbone, clip: Clip, config: Config, writer: Writer | None 
     found = dict[str, Numbers]()
     trackers, objects = list[Tracker](), [0]
     with frozen(backbone) as device:
-        for name, image in clip.read(backbone.channels):
+        for name, image in clip.read(backbone.channels, backbone.pixels.white):
             entering = [number for number, frame in clip.starts.items() if frame == name]
             if not trackers and not entering:
                 continue

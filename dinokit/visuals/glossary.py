@@ -20,10 +20,7 @@ TERMS: dict[str, tuple[str, str]] = {  # pattern of the name in the log -> (titl
         "Low when the images of a batch are spread evenly; keeps features from crowding together.",
     ),
     r"loss/gram": ("Gram", "How far the similarities between patches have drifted from those of an earlier teacher."),
-    r"loss/.+": (
-        "Term of the loss",
-        "What it measures, the objective of this name says; smaller is better.",
-    ),
+    r"loss/.+": ("Term of the loss", "What it measures, the objective of this name says; smaller is better."),
     r"lr": ("Learning rate", "The size of the optimiser's steps."),
     r"weight_decay": ("Weight decay", "How strongly weights are pulled towards zero."),
     r"momentum": (
@@ -108,10 +105,7 @@ CONCEPTS: tuple[tuple[str, str], ...] = (
         "The baseline with the same architecture and random weights. What it reaches owes nothing to training.",
     ),
     ("Percent points", "The plain difference of two percentages: from 60 % to 66 % are 6 points."),
-    (
-        "PCA of patch features",
-        "The three directions in which patch features vary most, shown as red, green and blue.",
-    ),
+    ("PCA of patch features", "The three directions in which patch features vary most, shown as red, green and blue."),
     ("Nearest neighbours", "The images whose CLS features have the largest cosine with those of the query."),
 )
 

@@ -83,10 +83,9 @@ def details(summary: str, body: str) -> str:
     return f"<details><summary>{text(summary)}</summary>{body}</details>"
 
 
-def picture(source: str, *, alt: str, sharp: bool = False, kind: str = "") -> str:
+def picture(source: str, *, alt: str, sharp: bool = False) -> str:
     """Return an <img>; `sharp` shows its pixels as squares when it is enlarged."""
-    kinds = " ".join(part for part in ("sharp" if sharp else "", kind) if part)
-    return f'<img src="{text(source)}" alt="{text(alt)}" title="{text(alt)}"' + (f' class="{kinds}">' if kinds else ">")
+    return f'<img src="{text(source)}" alt="{text(alt)}" title="{text(alt)}"' + (' class="sharp">' if sharp else ">")
 
 
 def data_uri(pixels: UInt8[Tensor, "height width channel"], *, side: int = 160) -> str:

@@ -64,14 +64,13 @@ class Record:
     @property
     def seconds(self) -> float | None:
         """Training time at the last logged step."""
-        times = [line["time"] for line in self.log if isinstance(line.get("time"), int | float)]
-        return float(times[-1]) if times else None
+        times = [float(line["time"]) for line in self.log if isinstance(line.get("time"), int | float)]
+        return times[-1] if times else None
 
     @property
     def verdict(self) -> str:
         """What the run last said of its health; empty if it said nothing."""
-        said = [line["verdict"] for line in self.log if isinstance(line.get("verdict"), str)]
-        return str(said[-1]) if said else ""
+        return next((line["verdict"] for line in reversed(self.log) if isinstance(line.get("verdict"), str)), "")
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Return steps and values of one logged quantity, finite values only."""
@@ -150,22 +149,23 @@ def measurements(lines: Iterable[Mapping[str, Any]]) -> list[Measurement]:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for line in lines:
         groups.setdefault(str(line["evaluation"]), []).append(line)
-    found = [_measurement(name, group) for name, group in groups.items()]
-    return sorted((one for one in found if one is not None), key=lambda one: (one.evaluation != "knn", one.evaluation))
+    found = [one for name, group in groups.items() if (one := _measurement(name, group)) is not None]
+    return sorted(found, key=lambda one: (one.evaluation != "knn", one.evaluation))
 
 
 def sentence(result: Measurement) -> str:
     """Say what the final value is worth."""
-    final = result.values[-1]
-    comparisons = [
-        f"{difference(final - result.baselines[name], noise=result.noise)} {text} ({result.baselines[name]:.1f} %)"
-        for name, text in ((PIXELS, "raw pixels"), (RANDOM, "the same model untrained"))
-        if name in result.baselines
-    ]
+    final, comparisons, below = result.values[-1], list[str](), list[str]()
+    for name, whose in ((PIXELS, "raw pixels"), (RANDOM, "the same model untrained")):
+        if name in result.baselines:
+            points = final - result.baselines[name]
+            how = f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+            how = "level with" if abs(points) <= result.noise else how
+            comparisons.append(f"{how} {whose} ({result.baselines[name]:.1f} %)")
+            below += [name] if points < -result.noise else []
     if not comparisons:
         return f"{result.title} {final:.1f} %. No baseline was measured, so this number stands alone."
     text = f"{result.title} {final:.1f} %: {' and '.join(comparisons)}."
-    below = [name for name in result.baselines if final - result.baselines[name] < -result.noise]
     if PIXELS in below:
         text += " On this data, comparing the pixels themselves still works better than these features."
     elif RANDOM in below:
@@ -173,26 +173,15 @@ def sentence(result: Measurement) -> str:
     return text
 
 
-def difference(points: float, *, noise: float) -> str:
-    """Put a difference in percent points into words; one within the noise is none."""
-    if abs(points) <= noise:
-        return "level with"
-    return f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
-
-
 def _measurement(name: str, lines: list[Mapping[str, Any]]) -> Measurement | None:
     """Follow one number over the run: top-1 at k = 20 or the nearest k, else mAP, else the first there is."""
-    numbers = list(
-        dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, float | int))
-    )
+    numbers = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, float | int))
     top1 = [key for key in numbers if key.startswith("top1@") and key[5:].isdigit()]
     others = ["mAP"] if "mAP" in numbers else [key for key in numbers if key not in COUNTS]
     chosen = sorted(top1, key=lambda key: abs(int(key[5:]) - 20)) or others
     if not chosen:
         return None
-    metric = chosen[0]
-    curve: dict[int, float] = {}
-    measured: dict[str, float] = {}
+    metric, curve, measured = chosen[0], dict[int, float](), dict[str, float]()
     for line in lines:
         model = str(line.get("model", TEACHER))
         if model == TEACHER and metric in line:

@@ -12,7 +12,7 @@ from dinokit.core.files import write_text
 from dinokit.visuals import sections
 from dinokit.visuals.chart import number
 from dinokit.visuals.gallery import ASKED, Images, Pictures, Stage, choose_pictures, look, map_side
-from dinokit.visuals.page import LOSSLESS, Section, data_uri, document, paragraph, picture, text
+from dinokit.visuals.page import LOSSLESS, Section, data_uri, details, document, paragraph, picture, text
 from dinokit.visuals.record import Record, read_record
 
 FILE = "report.html"
@@ -36,6 +36,7 @@ def write_report(run: Path) -> Path:
         UserError: if the folder is no run or cannot be written to.
     """
     record = read_record(run)
+    settings = f"<pre><code>{text(record.config_text)}</code></pre>"
     seen, found, classes = _pictures(record)
     page = document(
         title=f"{run.resolve().name} · dinokit",
@@ -48,7 +49,11 @@ def write_report(run: Path) -> Path:
             Section("Neighbours", "What it finds similar", found),
             Section("Run", "The run", sections.facts_of(record)),
             Section("Bad images", "Images that could not be read", sections.bad_images(record)),
-            Section("Settings", "All settings", sections.settings(record)),
+            Section(
+                "Settings",
+                "All settings",
+                details("config.yaml, whole", settings),
+            ),
             Section("Words", "What the words mean", sections.words(record)),
         ),
     )

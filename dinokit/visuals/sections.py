@@ -34,6 +34,10 @@ UNMEASURED = (
     "No measurement: the data has no labels, or no evaluation has run. The loss alone does not say how good features "
     "are; look at the pictures below."
 )
+BY_CLASS = (
+    "A picture counts as right by its class, one of {count}: {named}. Where classes are folders that say where "
+    "pictures come from, not what they show, this measures just that."
+)
 CURVES = (
     "Thin: what was logged; bold: its running mean. A DINO loss that stays at log(number of prototypes), or falls to "
     "almost nothing at once, means that the features have collapsed; a slow fall, also after a rise, is healthy."
@@ -51,15 +55,7 @@ WATCHED = (
     "anchoring repairs."
 )
 
-MACHINE = {
-    "images": "Images",
-    "started": "Started",
-    "device": "Device",
-    "processor": "Processor",
-    "cores": "Cores",
-    "threads": "Threads",
-    "system": "System",
-}
+MACHINE = ("images", "started", "device", "processor", "cores", "threads", "system")  # of the environment
 
 
 def header(record: Record, *, classes: Sequence[str] = ()) -> str:
@@ -92,13 +88,7 @@ def header(record: Record, *, classes: Sequence[str] = ()) -> str:
         parts.append(f'<div class="result">{paragraph(sentence(result), kind="headline")}{bars}</div>')
     if results and classes:
         named = ", ".join(classes[:CLASSES]) + (", ..." if len(classes) > CLASSES else "")
-        parts.append(
-            paragraph(
-                f"A picture counts as right by its class, one of {number(len(classes))}: {named}. Where classes are "
-                "folders that say where pictures come from, not what they show, this measures just that.",
-                kind="lead",
-            )
-        )
+        parts.append(paragraph(BY_CLASS.format(count=number(len(classes)), named=named), kind="lead"))
     return "".join(parts)
 
 
@@ -127,11 +117,8 @@ def learning(record: Record) -> str:
     others = [name for name in names if name not in losses and not name.startswith(HEALTH)]
     if not losses:
         return paragraph("Nothing was logged yet.", kind="none")
-    body = paragraph(CURVES) + f'<div class="charts">{"".join(_curve(record, name) for name in losses)}</div>'
-    if others:
-        rest = f'<div class="charts">{"".join(_curve(record, name) for name in others)}</div>'
-        body += details("Speed, schedules and gradients", rest)
-    return body
+    rest = details("Speed, schedules and gradients", _curves(record, others)) if others else ""
+    return paragraph(CURVES) + _curves(record, losses) + rest
 
 
 def health(record: Record) -> str:
@@ -140,9 +127,9 @@ def health(record: Record) -> str:
     first = [name for sign in SIGNS for name in names if re.fullmatch(sign, name)]
     if not first:
         return ""
-    rest = "".join(_curve(record, name) for name in names if name not in first)
-    body = paragraph(WATCHED) + f'<div class="charts">{"".join(_curve(record, name) for name in first)}</div>'
-    return body + (details("All vital signs", f'<div class="charts">{rest}</div>') if rest else "")
+    others = [name for name in names if name not in first]
+    rest = details("All vital signs", _curves(record, others)) if others else ""
+    return paragraph(WATCHED) + _curves(record, first) + rest
 
 
 def facts_of(record: Record) -> str:
@@ -161,7 +148,7 @@ def facts_of(record: Record) -> str:
         ("Seed", record.setting("experiment.seed")),
         ("Training time", None if record.seconds is None else duration(record.seconds)),
     ]
-    machine = [(title, record.environment.get(key)) for key, title in MACHINE.items()]
+    machine = [(key.capitalize(), record.environment.get(key)) for key in MACHINE]
     versions = [
         f"{k} {v}" for k, v in record.environment.items() if k not in (*MACHINE, "command", "source", "earlier")
     ]
@@ -187,11 +174,6 @@ def bad_images(record: Record) -> str:
     return paragraph(note) + why + (details(f"Show {min(count, LISTED)}", listing + more) if count > 10 else listing)
 
 
-def settings(record: Record) -> str:
-    """Show config.yaml as it is."""
-    return details("config.yaml, whole", f"<pre><code>{text(record.config_text)}</code></pre>")
-
-
 def words(record: Record) -> str:
     """Explain every quantity on the page."""
     logged = [(glossary.title(name), glossary.meaning(name)) for name in record.quantities()]
@@ -212,18 +194,22 @@ def _numbers(record: Record, result: Measurement) -> str:
     lines = {str(line.get("model", TEACHER)): line for line in ours}
     keys = [k for k, v in lines.get(TEACHER, {}).items() if isinstance(v, int | float) and k not in COUNTS]
     models = [name for name in (TEACHER, PIXELS, RANDOM) if name in lines]
-    values = {
-        name: {key: value for key, value in lines[name].items() if isinstance(value, int | float)} for name in models
-    }
-    rows = [(key, *(f"{values[name][key]:.1f}" if key in values[name] else "-" for name in models)) for key in keys]
+    rows = []
+    for key in keys:
+        values = [lines[name].get(key) for name in models]
+        rows.append((key, *(f"{value:.1f}" if isinstance(value, int | float) else "-" for value in values)))
     title = f"All numbers of {TITLES.get(result.evaluation, result.evaluation)}, in percent"
     return details(title, table(["", *(NAMES[name] for name in models)], rows, kind="numbers"))
 
 
-def _curve(record: Record, name: str) -> str:
-    x, y = record.curve(name)
-    # the first steps of a loss can dwarf all that follows
-    log = name.startswith("grad_norm/") and min(y) > 0
-    colour = 0 if name == "loss" else 3 if name.startswith("loss/") else 4
-    curve = Series("last", x, y, colour, smooth=name.startswith(("loss", "grad_norm")))
-    return line_chart([curve], title=glossary.title(name), log=log)
+def _curves(record: Record, names: Sequence[str]) -> str:
+    """Draw a chart of each quantity."""
+    charts = ""
+    for name in names:
+        x, y = record.curve(name)
+        # the first steps of a loss can dwarf all that follows
+        log = name.startswith("grad_norm/") and min(y) > 0
+        colour = 0 if name == "loss" else 3 if name.startswith("loss/") else 4
+        curve = Series("last", x, y, colour, smooth=name.startswith(("loss", "grad_norm")))
+        charts += line_chart([curve], title=glossary.title(name), log=log)
+    return f'<div class="charts">{charts}</div>'

@@ -5,6 +5,7 @@ import numpy
 import pytest
 from PIL import Image
 
+from dinokit.annotations.depths import open_depths
 from dinokit.annotations.masks import palette
 from dinokit.annotations.pairs import open_pairs, pair_splits
 from dinokit.core.errors import UserError
@@ -175,3 +176,14 @@ def test_a_mask_of_a_picture_that_lies_says_why_it_does_not_fit(tmp_path: Path) 
     Image.new("RGB", (3, 2)).save(tmp_path / "images" / "1.jpg", exif=exif)
     with pytest.raises(UserError, match="got 2 x 3 and 3 x 2 pixels; the image is shown as its EXIF orientation says"):
         open_pairs(str(tmp_path)).read(0)
+
+
+def test_white_of_deeper_images_is_what_the_model_says(tmp_path: Path) -> None:
+    for name, value in (("images", 4095), ("depth", 1000)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(numpy.full(VALUES.shape, value, dtype=numpy.uint16)).save(tmp_path / name / "1.png")
+    image, metres = open_depths(str(tmp_path), channels=1, white=4095).read(0)
+    assert (image.unique().tolist(), metres.max()) == ([1], 1)  # a depth has no white
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(VALUES).save(tmp_path / "masks/1.png")
+    assert open_pairs(str(tmp_path), channels=1, white=4095).read(0)[0].unique().tolist() == [1]
