@@ -64,11 +64,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON that a person or another program wrote.
-
-    Raises:
-        UserError: if it cannot be opened, or is no JSON.
-    """
+    """Read a JSON that a person or another program wrote, or raise UserError."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -148,11 +144,7 @@ def _umask() -> int:
 
 
 def check_result(out: Path) -> None:
-    """Refuse a place where one file cannot be written.
-
-    Raises:
-        UserError: if it is a folder, or lies where nothing can be written.
-    """
+    """Refuse a place where one file cannot be written: it is a folder, or lies where nothing can be written."""
     if out.is_dir():
         raise UserError(f"{out} is a folder; --out takes a file such as {out / 'result.json'}")
     check_writable(out.parent)

@@ -23,11 +23,7 @@ from dinokit.core.errors import UserError, reason
 
 @contextmanager
 def only_owner(folder: Path, *, doing: str = "writes to", option: str = "--out") -> Iterator[None]:
-    """Keep a second process out of a folder, made if need be; the lock goes with the process, however it ends.
-
-    Raises:
-        UserError: if another process is in it, or it cannot be written to.
-    """
+    """Keep a second process out of a folder, made if need be; the lock goes with the process, however it ends."""
     path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
