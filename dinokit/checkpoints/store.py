@@ -17,6 +17,7 @@ Everything is safetensors and JSON: nothing here can run code when it is read.
 import json
 import re
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinokit.checkpoints import checksum, sharded
+from dinokit.checkpoints import sharded
 from dinokit.checkpoints.sharded import Layout
 from dinokit.config import from_plain
 from dinokit.core import dist
@@ -34,6 +35,7 @@ from dinokit.core.files import sync, write_atomic, write_json, write_text
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
 PARTS = "state"  # folder in place of STATE
+SUMS = "checksums.json"  # name -> CRC-32
 _SUM = "crc32"  # in CLOCK, of the rest of it
 
 
@@ -131,8 +133,7 @@ class RunFolder:
         Rank 0 writes; of a sharded state all ranks write, so all must call together.
 
         Args:
-            models: by the name of their file, one of which is MODEL: weights, and the header that lets them be loaded
-                on their own.
+            models: by the name of their file, one of which is MODEL: weights, and their header.
 
         Raises:
             RunError: if the disk refuses (full, gone); what was there before is untouched.
@@ -151,12 +152,12 @@ class RunFolder:
                 return final
             for name, (model, about) in models.items():
                 _save(model, partial / name, about)
-            checksum.write(partial)
+            files = sorted(path for path in partial.rglob("*") if path.is_file())
+            write_json(partial / SUMS, {path.relative_to(partial).as_posix(): _crc32(path) for path in files})
             _write_clock(partial / CLOCK, clock)
             for path in (*partial.rglob("*"), partial):
                 sync(path)
-            if final.exists():
-                shutil.rmtree(final)
+            shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             sync(final.parent)
             self.publish(step)
@@ -164,13 +165,12 @@ class RunFolder:
             shutil.rmtree(partial, ignore_errors=True)
             kept = self.steps(with_state=True)
             newest = f"the newest checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
-            raise RunError(
-                f"cannot write the checkpoint {final}: {error}; {newest}; free space, same command"
-            ) from error
-        for old in self.steps(with_state=True)[:-keep]:
-            (self.checkpoint(old) / CLOCK).unlink()  # first: without it nobody will try to continue from here
-            (self.checkpoint(old) / STATE).unlink(missing_ok=True)
-            shutil.rmtree(self.checkpoint(old) / PARTS, ignore_errors=True)
+            said = f"cannot write the checkpoint {final}: {error}; {newest}; free space, same command"
+            raise RunError(said) from error
+        for old in map(self.checkpoint, self.steps(with_state=True)[:-keep]):
+            (old / CLOCK).unlink()  # first: without it nobody will try to continue from here
+            (old / STATE).unlink(missing_ok=True)
+            shutil.rmtree(old / PARTS, ignore_errors=True)
         return final
 
     def amend(self, clock: Clock) -> None:
@@ -247,7 +247,7 @@ class RunFolder:
     def fault(self, step: int) -> str:
         """Say what is wrong with a checkpoint, nothing if it can be continued from."""
         try:
-            checksum.verify(self.checkpoint(step))
+            _verify(self.checkpoint(step))
             if (self.checkpoint(step) / PARTS).is_dir():
                 sharded.contents(self.checkpoint(step) / PARTS)
             else:
@@ -264,7 +264,7 @@ class RunFolder:
         """Read the clocks of a checkpoint; a ValueError or OSError says what is wrong with them."""
         plain = json.loads((self.checkpoint(step) / CLOCK).read_text(encoding="utf-8"))
         noted = plain.pop(_SUM, None) if isinstance(plain, dict) else None
-        if noted not in (None, checksum.of_plain(plain)):  # early versions noted none
+        if noted not in (None, _crc32_of(plain)):  # early versions noted none
             raise ValueError(f"{CLOCK} was changed")
         clock = from_plain(Clock, plain)
         if clock.step != step:
@@ -304,7 +304,7 @@ def run_and_step(path: Path) -> tuple[RunFolder, int | None]:
 
 def _write_clock(path: Path, clock: Clock) -> None:
     plain = asdict(clock)
-    write_json(path, plain | {_SUM: checksum.of_plain(plain)})
+    write_json(path, plain | {_SUM: _crc32_of(plain)})
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:
@@ -312,3 +312,30 @@ def _save(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | 
     save_file(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path, dict(about or {})
     )
+
+
+def _verify(folder: Path) -> None:
+    """Read every file that has a checksum; a folder without checksums passes, as early versions noted none."""
+    if not (folder / SUMS).exists():
+        return
+    noted = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+    if not isinstance(noted, dict):
+        raise ValueError(f"{SUMS} is not of this kind")
+    for name, value in noted.items():
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{name} is missing")
+        if _crc32(folder / name) != value:
+            raise ValueError(f"{name} is not what was written: its checksum differs")
+
+
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _crc32_of(plain: object) -> int:
+    """Return the CRC-32 of plain values, whatever the order of their keys and the spaces between them."""
+    return zlib.crc32(json.dumps(plain, sort_keys=True).encode())

@@ -228,20 +228,8 @@ def _fields(config: Architecture) -> dict[str, object]:
     """Return what config.json says of a network: what is written, and what a file that is read must agree with."""
     kind = keymap.family(config)
     about: dict[str, object] = {"num_channels": config.channels, "hidden_act": "gelu"}
-    if isinstance(config, convnets.ConvNeXtConfig):
-        sizes = {"hidden_sizes": list(config.dims), "depths": list(config.depths), "layer_norm_eps": convnets.EPS}
-        return about | sizes | {"model_type": "dinov3_convnext"}
-    if isinstance(config, convnets.ResNetConfig):
-        return about | {
-            "model_type": "resnet",
-            "embedding_size": config.width,
-            "hidden_sizes": [convnets.EXPANSION * config.width * 2**stage for stage in range(STAGES)],
-            "depths": list(config.depths),
-            "layer_type": "bottleneck",
-            "hidden_act": "relu",
-            "downsample_in_first_stage": False,
-            "downsample_in_bottleneck": False,
-        }
+    if not isinstance(config, vit.Config):
+        return about | _convnet_fields(config)
     swiglu, biased = config.ffn == "swiglu", config.qkv_bias != "none"
     about |= {
         "hidden_size": config.dim,
@@ -278,6 +266,22 @@ def _fields(config: Architecture) -> dict[str, object]:
         "mlp_ratio": next((ratio for ratio, hidden in widths.items() if hidden == config.ffn_hidden), None),
         "qkv_bias": biased,
         "use_swiglu_ffn": swiglu,
+    }
+
+
+def _convnet_fields(config: convnets.ConvNeXtConfig | convnets.ResNetConfig) -> dict[str, object]:
+    if isinstance(config, convnets.ConvNeXtConfig):
+        sizes = {"hidden_sizes": list(config.dims), "depths": list(config.depths), "layer_norm_eps": convnets.EPS}
+        return sizes | {"model_type": "dinov3_convnext"}
+    return {
+        "model_type": "resnet",
+        "embedding_size": config.width,
+        "hidden_sizes": [convnets.EXPANSION * config.width * 2**stage for stage in range(STAGES)],
+        "depths": list(config.depths),
+        "layer_type": "bottleneck",
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
     }
 
 
