@@ -28,7 +28,6 @@ DIM, BATCH, ROWS, COLUMNS = 16, 4, 2, 3
 OTHER_VALUES: dict[tuple[str, str], Any] = {("ibot", "head"): None, ("koleo", "group"): 2}
 # (objective, field) -> the settings under which the field is read
 READ_UNDER: dict[tuple[str, str], dict[str, Any]] = {
-    ("gram", "patches"): {"scope": "batch"},
     ("dino", "centre_momentum"): {"targets": "centring"},
     ("ibot", "centre_momentum"): {"targets": "centring"},
 }

@@ -34,15 +34,7 @@ class Config(base.Config):
 
     weight: float = at_least(0, 2.0)  # of the mean over entries
     scale: Schedule = field(default_factory=lambda: constant(1.0))  # on the weight, per step of the stage
-    scope: Literal["image", "batch"] = "image"  # similarities within an image, or also between the images of a rank
     clamp: Clamp = "none"  # similarities below 0 count as 0: on neither side, on both, or the anchor's
-    patches: Literal["all", "hidden", "visible"] = "all"  # which of the student's count; all but "all" need scope batch
-
-    def __post_init__(self) -> None:
-        if self.patches != "all" and self.scope != "batch":
-            raise UserError(
-                f"gram.patches {self.patches} needs gram.scope batch: images hide different numbers of patches"
-            )
 
     def for_students(self) -> None:
         """Say that students have no use for it: a frozen teacher's patches stay what they are."""
@@ -57,26 +49,13 @@ class Objective(base.Objective):
 
     needs = frozenset({"student_global", "anchor_global"})
 
-    @classmethod
-    def needed(cls, config: Config) -> frozenset[str]:
-        """Add the masks where they choose the patches."""
-        return cls.needs if config.patches == "all" else cls.needs | {"masks"}
-
     def forward(self, inputs: base.Inputs, *, step: int) -> base.Losses:
         """Compute `gram` over both global crops."""
         assert inputs.student_global is not None
         assert inputs.anchor_global is not None
         student = inputs.student_global.flatten()  # [view * batch, ...]
         anchor = on_grid(inputs.anchor_global.flatten(), student.grid)
-        ours, theirs = student.patches, anchor
-        if self.config.scope == "batch":
-            ours, theirs = (patches.flatten(0, 1)[None] for patches in (ours, theirs))  # [1, view * batch * patch, dim]
-        if self.config.patches != "all":
-            assert inputs.masks is not None
-            hidden = inputs.masks.flatten()
-            chosen = hidden if self.config.patches == "hidden" else ~hidden
-            ours, theirs = ours[:, chosen], theirs[:, chosen]
-        loss = gram(ours, theirs, clamp=self.config.clamp)
+        loss = gram(student.patches, anchor, clamp=self.config.clamp)
         return base.Losses(terms={"gram": loss}, weights={"gram": self.config.weight * self.config.scale.at(step)})
 
 

@@ -17,7 +17,7 @@ from dinokit.sources.source import Source, open_source
 from dinokit.training import anchor as anchors
 from dinokit.training import optim, students
 from dinokit.training.execution import Recompute
-from dinokit.training.stages import FIRST, Begin, Stages, Start, changed
+from dinokit.training.stages import FIRST, Begin, Stages, Start, changed, current
 from dinokit.views import masking, multicrop
 
 ALONE = ""  # name of the network of a pretraining, which has no others beside it
@@ -182,7 +182,7 @@ class RunStage:
     first: int  # steps done when it begins
     begin: Begin | None  # null: nothing comes before it
 
-    @property
+    @cached_property
     def last(self) -> int:
         """Steps done when it is over."""
         return self.first + self.experiment.steps
@@ -332,3 +332,7 @@ def _objective(name: str, config: Any) -> Any:
 
 
 converter.register_structure_hook(ObjectiveConfigs, _structure_objectives)
+_as_written = converter.get_structure_hook(Experiment)
+converter.register_structure_hook(
+    Experiment, lambda value, kind: _as_written(current(value) if isinstance(value, Mapping) else value, kind)
+)

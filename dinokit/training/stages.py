@@ -6,6 +6,7 @@ schedules count its own steps.
 Source: DINOv3 (arXiv:2508.10104) sections 3.2, 4.2 and 5.1.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
@@ -18,6 +19,14 @@ from dinokit.core.errors import UserError
 
 FIRST = "pretrain"  # name of what comes before the stages
 Begin = Literal["continue", "teacher"]
+# settings that earlier versions wrote into config.yaml, and the value that all of them had in every recipe
+RETIRED = {
+    "data.masks.roll": False,
+    "data.views.local_grid": 0,
+    "data.views.share_jitter": False,
+    "objectives.gram.patches": "all",
+    "objectives.gram.scope": "image",
+}
 Changes = NewType("Changes", dict[str, Any])  # settings of the experiment, as in config.yaml
 
 
@@ -41,6 +50,23 @@ class Start:
 
     source: str  # a run, RUN/checkpoints/STEP, or a model's file or name
     begin: Begin = "teacher"  # as of a stage; a model's file has no more than a teacher
+
+
+def current(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of an experiment, or some of them, without those that are retired.
+
+    Raises:
+        UserError: if one has another value than the one that is left.
+    """
+    result = copy.deepcopy(dict(plain))
+    for path, value in RETIRED.items():
+        *groups, name = path.split(".")
+        node: Any = result
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.pop(name, value) != value:
+            raise UserError(f"setting {path} is retired and was always {value}; leave it out")
+    return result
 
 
 def changed(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +108,7 @@ def carried_over(before: Mapping[str, Tensor], fresh: Mapping[str, Tensor], *, b
 def _structure_changes(value: Any, _: Any) -> Changes:
     if not isinstance(value, Mapping):
         raise TypeError(f"expected settings of the experiment that differ, got {value!r}")
-    return Changes(to_plain(value))
+    return Changes(current(to_plain(value)))
 
 
 def _structure_stages(value: Any, _: Any) -> Stages:

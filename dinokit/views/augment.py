@@ -28,7 +28,6 @@ from dinokit.core.bounds import above, at_least, between
 from dinokit.core.errors import UserError
 
 DRAWS = 13  # uniforms per image: jitter or not, 4 for the order, 4 strengths, gray, blur, sigma, solarise
-COLOUR_DRAWS = 10  # the first of them, down to gray
 LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R BT.601
 _BLOCK = 32  # pixels blurred by one product of matrices; longer wastes products with 0, shorter reads edges twice
 

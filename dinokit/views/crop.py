@@ -62,11 +62,6 @@ def boxes(
     return np.where(fits.any(axis=1)[:, None], drawn, centred).astype(np.int64)
 
 
-def position(uniforms: Float[np.ndarray, "*sample draw"]) -> Float[np.ndarray, "*sample 2"]:
-    """Choose where a window of given size lies: (top, left) as fractions in [0, 1) of the free room."""
-    return uniforms[..., 20:22]
-
-
 def flips(uniforms: Float[np.ndarray, "*sample draw"], *, probability: float) -> Bool[np.ndarray, "*sample"]:
     """Choose which crops are mirrored left to right."""
     return uniforms[..., 22] < probability

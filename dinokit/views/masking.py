@@ -30,7 +30,6 @@ class Config:
     probability: float = between(0, 1, 0.5)  # fraction of the global crops that are masked, exact per batch
     ratio: tuple[float, float] = between(0, 1, (0.1, 0.5), rising=True)  # of the patches of a masked crop
     style: Literal["dinov2", "dinov3"] = "dinov3"  # exact counts; dinov2: random target, blocks may fall short of it
-    roll: bool = False  # shift every mask by a random offset, round the edges (DINOv3 option, off in its releases)
 
 
 def sample_masks(
@@ -51,10 +50,6 @@ def sample_masks(
     masks = _blocks(targets, grid, generate)
     if config.style == "dinov3":
         masks = _completed(masks, targets, generate)
-    if config.roll:
-        row = (np.arange(grid[0]) + generate.integers(grid[0], size=(masked, 1))) % grid[0]  # [mask, row]
-        column = (np.arange(grid[1]) + generate.integers(grid[1], size=(masked, 1))) % grid[1]
-        masks = masks[np.arange(masked)[:, None, None], row[:, :, None], column[:, None, :]]
     out = np.zeros((crops, patches), dtype=bool)
     out[generate.permutation(crops)[:masked]] = masks.reshape(masked, patches)
     return torch.from_numpy(out).view(views, batch, patches)

@@ -107,20 +107,13 @@ class Config:
     fit: crop.Fit = "retry"  # of a window that sticks out: drawn again (torchvision's rule), or clipped to the image
     flip: float = between(0, 1, 0.5)  # probability of mirroring a crop left to right
     rotate: float = between(0, 180, 0.0)  # degrees by which crops are turned at most; not in the published recipes
-    local_grid: int = at_least(0, 0)  # pixels; local crops lie in the global ones, at multiples of this; 0: anywhere
     anchor_size: int = at_least(0, 0)  # pixels; side of undistorted global crops for a Gram anchor; 0 = none
     sizes: tuple[Sizes, ...] = ()  # every step draws one of these instead of the three sizes above; empty = it does not
-    share_jitter: bool = False  # one draw of jitter and grayscale for all crops of an image (share_color_jitter)
     first: augment.Config = field(default_factory=lambda: augment.published()[0])  # distortion of global crop 1
     second: augment.Config = field(default_factory=lambda: augment.published()[1])  # distortion of global crop 2
     local: augment.Config = field(default_factory=lambda: augment.published()[2])  # distortion of the local crops
 
     def __post_init__(self) -> None:
-        if self.local_grid and self.local_count and self.local_size > self.global_size:
-            raise UserError(
-                f"local_grid cuts local crops of {self.local_size} pixels from global ones of {self.global_size}; "
-                "use a smaller local_size, or local_grid 0"
-            )
         if len({size.anchor_size > 0 for size in self.sizes}) > 1:
             raise UserError("views.sizes must have an anchor_size each, or none of them")
         self.variants()  # each is checked as it is made
@@ -136,7 +129,7 @@ class Config:
         sides = []
         for config in self.variants():
             sides.append(max(config.global_size, config.anchor_size) / math.sqrt(config.global_scale[0]))
-            if config.local_count and not config.local_grid:
+            if config.local_count:
                 sides.append(config.local_size / math.sqrt(config.local_scale[0]))
         return math.ceil(max(sides))
 
@@ -200,10 +193,7 @@ def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, 
         for image, (low, high) in zip(images, bounds, strict=True)
     ]
     global_crops = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
-    if config.local_grid:
-        local_crops = _within_global(global_crops, geometry[2:], config)
-    else:
-        local_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
+    local_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
     anchors = None
     if config.anchor_size:
         anchors = _cut(images, geometry[:2], config.global_scale, config.anchor_size, config)
@@ -219,9 +209,6 @@ def _draws(
     assert isinstance(generate.bit_generator, np.random.PCG64)
     generate.bit_generator.advance(first * draws)  # one 64-bit number per uniform: straight to this row of the table
     table = generate.random((samples, draws)).reshape(samples, count, -1).transpose(1, 0, 2)  # [crop, sample, draw]
-    if config.share_jitter:
-        shared = slice(crop.DRAWS, crop.DRAWS + augment.COLOUR_DRAWS)
-        table[..., shared] = table[:1, :, shared].copy()
     return table[..., : crop.DRAWS], table[..., crop.DRAWS :]
 
 
@@ -251,25 +238,6 @@ def _cut(
     canvas = crop.canvas(size, rotate=config.rotate)
     crops = crop.cut(images, crop.grown(boxes, canvas / size), mirrored, size=canvas, kernel=config.kernel)
     return crop.turn(crops, crop.angles(geometry, rotate=config.rotate), size=size)
-
-
-def _within_global(
-    global_crops: Shaped[Tensor, "2 sample channel size size"],
-    geometry: Float[np.ndarray, "local sample draw"],
-    config: Config,
-) -> Shaped[Tensor, "local sample channel small small"]:
-    """Cut half of the local crops from the first global one before its distortion, the others from the second.
-
-    Unlike in the DINOv3 code, the last place of the grid is drawn too.
-    """
-    locals_, samples, _ = geometry.shape
-    size, places = config.local_size, (config.global_size - config.local_size) // config.local_grid + 1
-    out = global_crops.new_empty(locals_, samples, global_crops.shape[2], size, size)
-    for view, sample in np.ndindex(locals_, samples):
-        top, left = config.local_grid * (crop.position(geometry[view, sample]) * places).astype(int)
-        whole = global_crops[int(2 * view >= locals_), sample]
-        out[view, sample] = whole[:, top : top + size, left : left + size]
-    return out
 
 
 def _distort(

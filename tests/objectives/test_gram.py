@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule
 from dinokit.models.features import Features
 from dinokit.objectives import base
@@ -77,50 +76,15 @@ def test_larger_maps_are_brought_to_the_grid_before_they_are_normalised() -> Non
     torch.testing.assert_close(on_grid(Features.from_maps(maps), (4, 4)), expected)
 
 
-def inputs(*, masks: Tensor | None = None) -> base.Inputs:
+def inputs() -> base.Inputs:
     student = Features.from_maps(tokens(6, 5, 3, 3)).unflatten(2)
     return base.Inputs(
-        student_global=student, anchor_global=Features.from_maps(tokens(6, 5, 6, 6, seed=1)).unflatten(2), masks=masks
+        student_global=student, anchor_global=Features.from_maps(tokens(6, 5, 6, 6, seed=1)).unflatten(2)
     )
 
 
 def objective(config: Config) -> Objective:
     return Objective(config, dim=5, seed=0, siblings={})
-
-
-def test_the_batch_is_one_matrix_in_that_scope() -> None:
-    given = inputs()
-    assert given.student_global is not None
-    assert given.anchor_global is not None
-    student = given.student_global.flatten().patches.flatten(0, 1)[None]
-    anchor = on_grid(given.anchor_global.flatten(), (3, 3)).flatten(0, 1)[None]
-    loss = objective(Config(scope="batch"))(given, step=0).terms["gram"]
-    assert loss.item() == pytest.approx(defined(student, anchor).item(), rel=1e-5)
-    assert loss.item() != pytest.approx(objective(Config())(given, step=0).terms["gram"].item(), rel=1e-3)
-
-
-def test_hidden_and_visible_patches_are_chosen_by_the_masks() -> None:
-    masks = torch.rand(2, 3, 9, generator=torch.Generator().manual_seed(2)) < 0.4
-    given = inputs(masks=masks)
-    assert given.student_global is not None
-    assert given.anchor_global is not None
-    for chosen, rows in (("hidden", masks.flatten()), ("visible", ~masks.flatten())):
-        student = given.student_global.flatten().patches.flatten(0, 1)[rows][None]
-        anchor = on_grid(given.anchor_global.flatten(), (3, 3)).flatten(0, 1)[rows][None]
-        loss = objective(Config(scope="batch", patches=chosen))(given, step=0).terms["gram"]  # type: ignore[arg-type]
-        assert loss.item() == pytest.approx(defined(student, anchor).item(), rel=1e-5)
-
-
-def test_masks_are_asked_for_only_where_they_choose() -> None:
-    assert "masks" not in objective(Config()).needs
-    assert "masks" in objective(Config(scope="batch", patches="hidden")).needs
-    with pytest.raises(UserError, match=r"gram\.patches hidden needs gram\.scope batch"):
-        Config(patches="hidden")
-
-
-def test_no_hidden_patch_in_a_batch_is_no_nan() -> None:
-    given = inputs(masks=torch.zeros(2, 3, 9, dtype=torch.bool))
-    assert objective(Config(scope="batch", patches="hidden"))(given, step=0).terms["gram"].item() == 0
 
 
 def test_the_weight_follows_its_scale() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from dinokit import recipes
+from dinokit.config import from_plain, to_plain
+from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule
 from dinokit.training.config import TrainConfig, with_settings
 
@@ -72,3 +74,14 @@ def test_other_counts_of_steps_scale_too_and_never_vanish() -> None:
     assert short.experiment.optim.freeze_last_layer == 10
     assert short.experiment.objectives["dino"].teacher_temperature.warmup == 300
     assert with_settings(large, {"steps": 10}).experiment.optim.freeze_last_layer == 1
+
+
+def test_a_retired_setting_loads_at_the_value_it_always_had_and_is_refused_at_another() -> None:
+    plain = to_plain(recipes.find("small-cpu"))
+    known = from_plain(TrainConfig, plain)
+    plain["experiment"]["data"]["masks"]["roll"] = False
+    plain["experiment"]["stages"]["anchor"]["changes"]["objectives"]["gram"]["scope"] = "image"
+    assert from_plain(TrainConfig, plain) == known
+    plain["experiment"]["stages"]["anchor"]["changes"]["objectives"]["gram"]["scope"] = "batch"
+    with pytest.raises(UserError, match=r"objectives\.gram\.scope is retired and was always image; leave it out$"):
+        from_plain(TrainConfig, plain)

@@ -110,7 +110,6 @@ def test_sizes_must_fit_the_patches() -> None:
 def test_min_side_keeps_the_smallest_crop_sharp() -> None:
     assert multicrop.Config().min_side == 430  # 96 / sqrt(0.05)
     assert replace(multicrop.Config(), local_count=0).min_side == 396  # 224 / sqrt(0.32)
-    assert replace(multicrop.Config(), local_grid=16).min_side == 396
     assert replace(multicrop.Config(), anchor_size=448).min_side == 792  # 448 / sqrt(0.32)
 
 
@@ -124,7 +123,6 @@ def test_min_side_keeps_the_smallest_crop_sharp() -> None:
         {"local_count": -1},
         {"local_size": 4},
         {"anchor_size": -1},
-        {"local_grid": 4, "local_size": 240},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
@@ -162,42 +160,6 @@ def test_anchors_are_not_distorted_and_change_nothing_else() -> None:
         changed = make(images, replace(plain, anchor_size=size), PIXELS, **arguments)[0]
         assert torch.equal(changed, undistorted)
     assert make_anchors(images, CONFIG, PIXELS, **arguments) is None
-
-
-def test_local_crops_within_the_global_ones() -> None:
-    config = replace(CONFIG, local_count=4, local_grid=4, first=PLAIN, second=PLAIN, local=PLAIN)
-    global_crops, local_crops = make(_images(40), config, PIXELS, seed=0, step=0, first=0)
-    places = set()
-    for view in range(4):
-        for sample in range(40):
-            windows = global_crops[view // 2, sample].unfold(1, 8, 4).unfold(2, 8, 4)  # [channel, 3, 3, 8, 8]
-            same = (windows == local_crops[view, sample][:, None, None]).all(dim=(0, 3, 4))
-            assert same.any()
-            places.add(int(same.flatten().int().argmax()))
-    assert len(places) == 9
-
-
-def test_local_crops_within_the_global_ones_have_their_own_distortion() -> None:
-    config = replace(CONFIG, local_grid=16, local_size=16, first=PLAIN, second=PLAIN)
-    inverted = replace(PLAIN, solarise=1.0, solarise_threshold=0.0)
-    plain = Pixels((0.0,), (1.0,))
-    for first, local in ((PLAIN, inverted), (inverted, PLAIN)):
-        changed = replace(config, first=first, local=local)
-        global_crops, local_crops = make(_images(3), changed, plain, seed=0, step=0, first=0)
-        torch.testing.assert_close(local_crops[0], 1 - global_crops[0], atol=1e-6, rtol=0)
-
-
-def test_shared_jitter_is_one_draw_per_image() -> None:
-    whole = {"global_scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}  # of square images: all crops are the same
-    strong = augment.Config(jitter=0.5, grayscale=0.5, blur=0.0)
-    config = replace(CONFIG, **whole, share_jitter=True, first=strong, second=strong)
-    images = [_images(1)[0]] * 12
-    first, second = make(images, config, PIXELS, seed=0, step=0, first=0)[0]
-    assert torch.equal(first, second)
-    assert not torch.equal(first[0], first[1])
-    alone = make(images, replace(config, share_jitter=False), PIXELS, seed=0, step=0, first=0)[0]
-    assert torch.equal(alone[0], first)
-    assert not torch.equal(alone[1], second)
 
 
 def _twins(count: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
