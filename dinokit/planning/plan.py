@@ -57,13 +57,7 @@ class Plan:
 
 
 def plan(
-    experiment: Experiment,
-    runtime: Runtime,
-    *,
-    ranks: int = 1,
-    room: float | None = None,
-    rate: float,
-    bf16: bool,
+    experiment: Experiment, runtime: Runtime, *, ranks: int = 1, room: float | None = None, rate: float, bf16: bool
 ) -> Plan:
     """Predict a run as it is set, or as it fits.
 
@@ -86,6 +80,7 @@ def plan(
         ways = [(experiment.data.accumulate, runtime.recompute, runtime.sharding == "fsdp" and ranks > 1)]
     for accumulate, recompute, sharded in ways:
         images = experiment.data.batch_size // accumulate // ranks
+        how: dict[str, Any] = {"ranks": ranks, "sharded": sharded, "bf16": bf16}
         parts = [(share, work.of_step(each, recompute)) for share, each in shares]
         needed = {name: sum(share * each[name] for share, each in parts) for name in parts[0][1]}
         found = Plan(
@@ -96,10 +91,8 @@ def plan(
             sharded=sharded,
             images=images,
             work=needed,
-            memory=memory.of_rank(
-                largest, built, images=images, ranks=ranks, sharded=sharded, recompute=recompute, bf16=bf16
-            ),
-            traffic=traffic.of_step(largest, built, ranks=ranks, accumulate=accumulate, sharded=sharded, bf16=bf16),
+            memory=memory.of_rank(largest, built, images=images, recompute=recompute, **how),
+            traffic=traffic.of_step(largest, built, accumulate=accumulate, **how),
             rate=rate,
             seconds=sum(needed.values()) * experiment.data.batch_size / ranks / rate,
             steps=experiment.steps,

@@ -1,5 +1,6 @@
 """A plan as tables on the terminal."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -7,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from dinokit.planning.layout import layout as cut
 from dinokit.planning.plan import Plan
 
 
@@ -35,6 +35,12 @@ def print_plan(plan: Plan, *, stage: str, layout: Mapping[str, nn.Module] | None
     console.print(plan.settings, soft_wrap=True)
 
 
+def held(shape: tuple[int, ...], rank: int, *, ranks: int) -> int:
+    """Return how many numbers of a tensor a rank holds when it is sharded: rows as torch.chunk cuts the first axis."""
+    rows = -(-shape[0] // ranks)
+    return min(rows, max(shape[0] - rank * rows, 0)) * math.prod(shape[1:])
+
+
 def _table(title: str, rows: Iterable[tuple[str, float]], *, unit: str, scale: float) -> Table:
     rows = list(rows)
     table = Table(title, unit, box=None)
@@ -49,11 +55,11 @@ def _rows(networks: Mapping[str, nn.Module], ranks: int) -> Table:
     """List the tensors of all blocks once, with how many there are of each."""
     groups: dict[tuple[str, tuple[int, ...], int], int] = {}
     for network, module in networks.items():
-        for each in cut(module, ranks):
-            name = f"{network}.{re.sub(r'[.][0-9]+[.]', '.*.', each.name)}"
-            key = (name, each.shape, each.held(0))
+        for inner, parameter in module.named_parameters():
+            shape = tuple(parameter.shape)
+            key = (f"{network}.{re.sub(r'[.][0-9]+[.]', '.*.', inner)}", shape, held(shape, 0, ranks=ranks))
             groups[key] = groups.get(key, 0) + 1
     table = Table("tensor", "how many", "shape", f"numbers on the first of {ranks}", "MB", box=None)
-    for (name, shape, held), count in groups.items():
-        table.add_row(name, str(count), " x ".join(map(str, shape)), f"{held:,}", f"{4e-6 * held * count:,.2f}")
+    for (name, shape, own), count in groups.items():
+        table.add_row(name, str(count), " x ".join(map(str, shape)), f"{own:,}", f"{4e-6 * own * count:,.2f}")
     return table

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from dinokit.sources.source import Source
 from dinokit.training import optim, shard
 from dinokit.training.anchor import TEACHER
 from dinokit.training.config import ALONE, Experiment
-from dinokit.training.execution import Recompute, set_recompute
+from dinokit.training.execution import Recompute, execute
 from dinokit.training.learner import Learner
 from dinokit.training.teacher import Teacher
 from dinokit.views.multicrop import Cut, Views
@@ -88,35 +88,24 @@ class Trainer:
         # of what a mask hides or chooses
         self.patch_size = min(each.patch_size for each in experiment.networks.values())
         self.teacher: Teacher | None = None
+        common: dict[str, Any] = {"seed": experiment.seed, "device": device, "outline": sharded}
+        common["anchored"] = experiment.anchor is not None and experiment.anchor.source != TEACHER
         if distil is not None:
             self.teacher = Teacher(experiment, device, finest=self.patch_size, autocast=self.autocast)
+            common["heads"] = self.teacher.heads
         self.learners = {
-            name: Learner(
-                architecture,
-                experiment.objectives,
-                seed=experiment.seed,
-                heads=None if self.teacher is None else self.teacher.heads,
-                anchored=experiment.anchor is not None and experiment.anchor.source != TEACHER,
-                device=device,
-                outline=sharded,
-            )
-            for name, architecture in experiment.networks.items()
+            name: Learner(each, experiment.objectives, **common) for name, each in experiment.networks.items()
         }
         shown = self.learners[ALONE if distil is None else distil.shown]
         self.backbone, self.anchor, self.needs = shown.backbone, shown.anchor, shown.needs  # shown and measured
         self.objectives = shown.named if distil is None else {}  # whose prototypes the health of `backbone` is told by
         for learner in self.learners.values():
-            set_recompute(learner.backbone.student, recompute)
-            for network in learner.backbones() if compiled else ():
-                for block in network.residuals():
-                    block.compile()  # a new size of images compiles again, at its first step
-        if sharded:
-            bf16 = uses_bf16(device, experiment.precision)
-            for each in self.networks():
-                shard.shard(each, device, bf16=bf16)
-            for backbone in shown.backbones():
-                backbone.to_empty(device=device)
-                backbone.initialise(experiment.seed)
+            execute(learner.backbones(), recompute, compiled=compiled)
+        for each in self.networks() if sharded else ():
+            shard.shard(each, device, bf16=uses_bf16(device, experiment.precision))
+        for backbone in shown.backbones() if sharded else ():
+            backbone.to_empty(device=device)
+            backbone.initialise(experiment.seed)
         self.team = dist.teams(len(self.learners)) if teams else None
         # what this rank trains; the others' numbers are those of the last `catch_up`
         own = slice(None) if self.team is None else slice(self.team.number, self.team.number + 1)

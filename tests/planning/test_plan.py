@@ -11,9 +11,9 @@ from dinokit import recipes
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.planning import plan as planning
-from dinokit.planning.layout import layout
 from dinokit.planning.memory import activations
 from dinokit.planning.shape import networks, shapes
+from dinokit.planning.show import held
 from dinokit.training import students
 from dinokit.training.config import Experiment, Runtime
 from tests.training.test_execution import network
@@ -40,12 +40,11 @@ def test_vit_7b_on_256_gpus() -> None:
 
 def test_a_sharded_layout_holds_everything_once_and_nobody_much_more_than_others() -> None:
     built = networks(published_7b())
-    for each in (tensor for module in built.values() for tensor in layout(module, 256)):
-        held = [each.held(rank) for rank in range(256)]
-        whole = torch.Size(each.shape).numel()
-        assert sum(held) == whole, each.name
-        row = whole // each.shape[0]
-        assert max(held) - whole / 256 < row, each.name  # a share differs from the even one by less than a row
+    for name, each in (pair for module in built.values() for pair in module.named_parameters()):
+        own = [held(tuple(each.shape), rank, ranks=256) for rank in range(256)]
+        assert sum(own) == each.numel(), name
+        row = each.numel() // each.shape[0]
+        assert max(own) - each.numel() / 256 < row, name  # a share differs from the even one by less than a row
     for name, module in built.items():
         assert sum(p.numel() for p in module.parameters()) == planned(published_7b()).parameters[name]
 
