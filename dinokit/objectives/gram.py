@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import UserError
 from dinokit.core.schedule import Schedule, constant
 from dinokit.models.features import Features
 from dinokit.objectives import base
@@ -85,8 +84,7 @@ def gram(
     if form is None:
         patches, dim = student.shape[1:]
         form = "dims" if clamp == "none" and 5 * dim < 3 * patches else "patches"
-    if form == "dims" and clamp != "none":
-        raise UserError("gram.clamp needs the matrix of all patches")
+    assert form == "patches" or clamp == "none", "clamping needs the matrix of all patches"
     with torch.autocast(student.device.type, enabled=False):
         wide = torch.promote_types(student.dtype, torch.float32)
         ours, theirs = (functional.normalize(patches.to(wide), dim=-1) for patches in (student, anchor.detach()))
