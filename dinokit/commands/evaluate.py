@@ -1,7 +1,7 @@
 """`dinokit evaluate`: measure frozen features beside honest baselines: knn, retrieval, segmentation, ..."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from dinokit.core.files import check_result, check_writable, read_json, write_js
 from dinokit.core.log import warn
 from dinokit.core.ownership import check_same, digest_of_model, only_owner
 from dinokit.evaluation import base as evaluations
+from dinokit.models.features import Backbone
 from dinokit.sources.source import absolute
 
 STAMP = "evaluate.json"  # of a folder: what made it
@@ -66,27 +67,31 @@ def evaluate(
     rivals = evaluations.baselines(backbone, dense=getattr(module, "PATCHES", False)) if baselines else {}
     if hasattr(module, "settled"):
         config = module.settled(config, backbone)
-    with only_owner(Path(save), option="--save") if save is not None else nullcontext():
-        if save is not None:
-            stamp = {"task": task, "weights": digest_of_model(backbone)}
-            stamp["settings"] = configuration.to_plain(config) | {"data": absolute(str(data))}
-            if (Path(save) / STAMP).exists():
-                check_same(read_json(Path(save) / STAMP), stamp, place=Path(save))
+    with nullcontext() if save is None else _kept(Path(save), task, backbone, config):
         rows = {model: module.run(backbone, config, None if save is None else Path(save))}
-        if save is not None:
-            write_json(Path(save) / STAMP, stamp)
-    units = tuple(getattr(module, "UNITS", {}))
-    if units and not any(name.startswith(units) for name in rows[model]):
+    units = getattr(module, "UNITS", {})
+    if units and not any(name.startswith(tuple(units)) for name in rows[model]):
         rivals = {}  # counts alone, such as of a video without truth: nothing to compare
     rows |= {name: module.run(rival.to(where), config) for name, rival in rivals.items()}
     shown = {evaluations.NAMES.get(name, name): row for name, row in rows.items()}
-    written = getattr(module, "UNITS", {})
-    print_table(f"{task} on {data}", shown, written)
-    if outdone(shown, written):
-        warn(outdone(shown, written))
+    print_table(f"{task} on {data}", shown, units)
+    if outdone(shown, units):
+        warn(outdone(shown, units))
     if out is not None:
         write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
     return rows
+
+
+@contextmanager
+def _kept(save: Path, task: str, backbone: Backbone, config: Any) -> Iterator[None]:
+    """Own a folder while an evaluation writes to it; afterwards it says what made it, and nothing else may."""
+    with only_owner(save, option="--save"):
+        settings = configuration.to_plain(config) | {"data": absolute(config.data)}
+        stamp = {"task": task, "weights": digest_of_model(backbone), "settings": settings}
+        if (save / STAMP).exists():
+            check_same(read_json(save / STAMP), stamp, place=save)
+        yield
+        write_json(save / STAMP, stamp)
 
 
 def explained(words: Sequence[str]) -> tuple[str, Any] | None:

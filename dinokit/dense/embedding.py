@@ -85,25 +85,12 @@ def extract(
         RunError: if a feature is not finite.
     """
     device = torch.device(device) if device is not None else backbone.device
-    backbone.to(device)
-    was_training = backbone.training
+    was_training = backbone.to(device).training
     backbone.eval()
-    bad: list[Skipped] = []
+    bad, twins = list[Skipped](), dict[int, int]()
     rows: dict[int, Float32[numpy.ndarray, " dim"]] = {}
     patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]] = {}
-    firsts: dict[bytes, int] = {}  # pixels -> the first image that has them
-    twins: dict[int, int] = {}
-
-    def seen_first() -> Iterator[tuple[int, intensity.Image]]:
-        for index, image in _readable(source, backbone, workers=workers, bad=bad):
-            kind = f"{image.dtype} {list(image.shape)}".encode()
-            first = firsts.setdefault(blake2b(kind + image.numpy().tobytes(), digest_size=16).digest(), index)
-            if first == index:
-                yield index, image
-            else:
-                twins[index] = first
-
-    for batch in _batches(seen_first(), batch_size):
+    for batch in _batches(_readable(source, backbone, workers=workers, bad=bad, twins=twins), batch_size):
         images = torch.stack([image for _, image in batch]).to(device)
         if not rows:
             intensity.warn_of_values([image for _, image in batch], backbone.pixels)
@@ -128,11 +115,8 @@ def embed(
     data: str,
     out: str | Path,
     *,
-    split: str | None = None,
     heads: int | None = None,
-    batch_size: int = 256,
     device: torch.device | str | None = None,
-    workers: int = 2,
     patches: bool = False,
     precision: Precision = "auto",
 ) -> Embeddings:
@@ -146,29 +130,20 @@ def embed(
     Args:
         model: whatever `load` takes: a run folder, a checkpoint folder, a weights file, timm/NAME, ...
         data: a folder of images or a `demo:` name.
-        split: one split of the data; None: train, or everything where there are no splits.
         heads: of attention, see `load`.
         precision: see `extract`.
     """
     out = Path(out)
     backbone = load(str(model), heads=heads)
-    source = open_source(data, split=split, channels=backbone.channels, white=backbone.pixels.white)
+    source = open_source(data, channels=backbone.channels, white=backbone.pixels.white)
     _check_folder(out)
     with only_owner(out):
-        result = extract(
-            backbone,
-            source,
-            batch_size=batch_size,
-            device=device,
-            workers=workers,
-            patches=patches,
-            precision=precision,
-        )
+        result = extract(backbone, source, device=device, patches=patches, precision=precision)
         images, dim = result.cls.shape
         summary = {
             "model": str(model),
             "data": data,
-            "split": split,
+            "split": None,
             "images": images,
             "skipped": len(result.bad),
             "dim": dim,
@@ -207,11 +182,15 @@ def unit(vectors: Float[Tensor, "image dim"]) -> Float64[Tensor, "image dim"]:
 
 
 def _readable(
-    source: Source, backbone: Backbone, *, workers: int, bad: list[Skipped]
+    source: Source, backbone: Backbone, *, workers: int, bad: list[Skipped], twins: dict[int, int]
 ) -> Iterator[tuple[int, intensity.Image]]:
-    """Yield (index, prepared image) in order; append what cannot be read to `bad`."""
+    """Yield (index, prepared image) in order; note what cannot be read in `bad`, in `twins` which image equals which.
+
+    Of equal images the first is yielded.
+    """
     size = backbone.pixels.size
     min_side = None if size is None else multiple(size, backbone.patch_size)
+    firsts: dict[bytes, int] = {}  # pixels -> the first image that has them
 
     def read(index: int) -> intensity.Image | BadImage:
         try:
@@ -222,8 +201,13 @@ def _readable(
     for index, image in enumerate(ahead(read, len(source), workers=workers)):
         if isinstance(image, BadImage):
             bad.append(Skipped(index=index, key=source.key(index), reason=str(image)))
-        else:
+            continue
+        kind = f"{image.dtype} {list(image.shape)}".encode()
+        first = firsts.setdefault(blake2b(kind + image.numpy().tobytes(), digest_size=16).digest(), index)
+        if first == index:
             yield index, image
+        else:
+            twins[index] = first
 
 
 def _batches(images: Iterable[tuple[int, Tensor]], batch_size: int) -> Iterator[list[tuple[int, Tensor]]]:

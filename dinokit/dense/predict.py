@@ -9,6 +9,7 @@ window.
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from torch import nn
 
@@ -54,8 +55,7 @@ def apply(
     Raises:
         UserError: if nothing is drawn for its task, or OUT holds the pictures of another head.
     """
-    task = task_of(about)
-    white = backbone.pixels.white
+    task, white = task_of(about), backbone.pixels.white
     source = open_source(data, split=split, channels=backbone.channels, white=white)
     # a person looks at the picture itself, not at what a gray model sees of it
     shown = open_source(data, split=split, channels=3, white=white) if backbone.channels == 1 else source
@@ -64,12 +64,7 @@ def apply(
     written, there, bad = 0, 0, list[Skipped]()
     check_writable(out)
     with only_owner(out), frozen(backbone):
-        if (out / ABOUT).exists():
-            kept = read_json(out / ABOUT)
-            check_same(
-                kept | {"data": absolute(str(kept.get("data")))} if isinstance(kept, dict) else kept, stamp, place=out
-            )
-        write_json(out / ABOUT, stamp)
+        _claim(out, stamp)
         if keep_head:
             save_head(out / "head", head, about)
         task.legend(out / "legend.png", about)
@@ -78,9 +73,7 @@ def apply(
         for index in progress(range(len(source)), len(source)):
             places = {folder: out / folder / names[index] for folder in task.FOLDERS}
             try:
-                encoded = source.encoded(index)
-                held = digest(source.read(index).numpy() if encoded is None else encoded)
-                line = {"file": names[index], "key": source.key(index), "image": held, "by": made_by}
+                line = {"file": names[index], "key": source.key(index), "image": _held(source, index), "by": made_by}
                 if record.get(names[index]) == line and all(place.is_file() for place in places.values()):
                     there += 1
                     continue
@@ -96,10 +89,23 @@ def apply(
         if bad:
             write_jsonl(out / "bad_images.jsonl", [{"key": one.key, "reason": one.reason} for one in bad])
     if not written + there:
-        raise UserError(
-            f"expected images in {data}, got none that can be read; the first: {bad[0].key}: {bad[0].reason}"
-        )
+        first = f"{bad[0].key}: {bad[0].reason}"
+        raise UserError(f"expected images in {data}, got none that can be read; the first: {first}")
     return Written(written, there, tuple(bad))
+
+
+def _claim(out: Path, stamp: dict[str, Any]) -> None:
+    """Say whose pictures these are; refuse a folder that holds those of another head."""
+    if (out / ABOUT).exists():
+        kept = read_json(out / ABOUT)
+        kept = kept | {"data": absolute(str(kept.get("data")))} if isinstance(kept, dict) else kept
+        check_same(kept, stamp, place=out)
+    write_json(out / ABOUT, stamp)
+
+
+def _held(source: Source, index: int) -> str:
+    encoded = source.encoded(index)
+    return digest(source.read(index).numpy() if encoded is None else encoded)
 
 
 def _names(source: Source) -> list[str]:

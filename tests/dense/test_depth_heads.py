@@ -47,8 +47,8 @@ HEADS = {
     "linear": LinearDepth(LinearConfig(width=12)),
     "linear-v2": LinearDepth(LinearConfig(width=12, cls=True, cls_width=12, enlarge=4, batch_norm=False)),
     "linear4": LinearDepth(LinearConfig(width=48, cls=True, cls_width=48, enlarge=4, batch_norm=False)),
-    "dpt": DPT(DPTConfig(widths=(12,) * 4, fused=16)),
-    "dpt-ignore": DPT(DPTConfig(widths=(12,) * 4, fused=16, readout="ignore")),
+    "dpt": DPT(DPTConfig(widths=(12,) * 4, fused=16, bins=Bins(count=16))),
+    "dpt-ignore": DPT(DPTConfig(widths=(12,) * 4, fused=16, readout="ignore", bins=Bins(count=16))),
 }
 CELLS = {"linear": 1, "linear-v2": 4, "linear4": 4, "dpt": 16, "dpt-ignore": 16}
 

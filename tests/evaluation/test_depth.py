@@ -54,7 +54,9 @@ def bright_is_far(root: Path, *, images: int = 3, suffix: str = "png") -> Path:
     return root
 
 
-@pytest.mark.parametrize("protocol", ["linear", "linear-v2", "quick"])
+@pytest.mark.parametrize(
+    "protocol", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("linear", "linear-v2")), "quick"]
+)
 def test_what_brightness_tells_is_learnt(protocol: str, tmp_path: Path) -> None:
     # the first hundred steps only find the mean
     quick = QUICK | {"iterations": 220, "lr": (0.3 if protocol == "linear-v2" else 0.03,)}

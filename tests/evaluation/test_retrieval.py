@@ -57,6 +57,7 @@ def test_of_equal_images_the_first_answers(chunk: int, monkeypatch: pytest.Monke
     assert first.tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_domains_search_each_other_in_both_directions() -> None:
     config = retrieval.Config(data="demo:emoji")
     result = retrieval.run(RawPixels(size=8), config)
