@@ -137,10 +137,16 @@ def picture(stored: Stored, channels: int | None, *, white: float | int | None =
     if channels in (None, 1, 3) and stored.colours:
         colour = pixels[:, :, : stored.colours]
         if stored.alpha:
-            full = np.float32(255 if pixels.dtype == np.uint8 else 1)
-            alpha = scaled(values[:, :, -1:], white=stored.white) / full
+            # as colours are stored, but in the whole type where it goes beyond, or up to 1 as floats may be beside them
+            own = stored.white or (1 if values.dtype.kind == "f" else np.iinfo(values.dtype).max)
+            said, top = own if values.dtype == np.uint8 else white or own, values[:, :, -1].max()
+            opaque = next((one for one in sorted((own, said)) if top < 1.5 * one), top)
+            alpha = (values[:, :, -1:] / np.float32(opaque)).astype(np.float32).clip(0, 1)
+            full = np.float32(
+                255 if pixels.dtype == np.uint8 else opaque if values.dtype.kind == "f" and not white else 1
+            )
             mixed = (colour if stored.alpha == "premultiplied" else colour * alpha) + full * (1 - alpha)
-            colour = mixed if full == 1 else np.rint(mixed).clip(0, 255).astype(np.uint8)
+            colour = np.rint(mixed).clip(0, 255).astype(np.uint8) if pixels.dtype == np.uint8 else mixed
         pixels = colour
     pixels = with_channels(pixels, channels)
     if holes and missing is not None:

@@ -2,7 +2,7 @@
 
 Read with tifffile, the extra `tiff`. Of several pages the file says what they are (OME, ImageJ, tifffile's own): those
 along C are the channels, of all other axes (time, focus, levels, pages of a document) the first counts. Pages of an
-axis without a name are channels if there are as many as wanted.
+axis without a name are channels if there are as many as wanted and each holds one number per pixel.
 """
 
 import io
@@ -99,7 +99,7 @@ def _channel_pages(series: Any, *, wanted: int) -> tuple[int, int]:
     """Return how many pages are the channels of the first image, and how many pages lie from one to the next."""
     outer = [(axis, length) for axis, length in zip(series.axes, series.shape, strict=True) if axis not in "YXS"]
     for place, (axis, length) in enumerate(outer):
-        if axis == "C" or (axis == "Q" and length == wanted > 1):
+        if axis == "C" or (axis == "Q" and length == wanted > 1 and series.keyframe.samplesperpixel == 1):
             return length, math.prod(each for _, each in outer[place + 1 :])
     return 1, 1
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageFilter
 
 from dinokit.annotations.video import open_clips
@@ -77,6 +78,14 @@ def test_a_folder_of_frames_is_in_the_order_of_its_numbers(tmp_path: Path) -> No
     (clip,) = open_clips(str(tmp_path / "frames"), mask=str(tmp_path / "first.png")).each
     assert [int(image.max()) for _, image in clip.read()] == [1, 2, 10]
     assert list(clip.masks) == ["1"]
+
+
+def test_frames_may_be_of_a_depth_whose_white_must_be_said(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    tifffile.imwrite(tmp_path / "frames" / "1.tif", np.full((8, 12), 500, np.uint32))
+    mask(tmp_path / "mask.png")
+    (clip,) = open_clips(str(tmp_path / "frames"), mask=str(tmp_path / "mask.png")).each
+    assert [image.max().item() for _, image in clip.read(white=1000)] == [0.5]
 
 
 def test_a_video_file_is_decoded_frame_by_frame(tmp_path: Path) -> None:

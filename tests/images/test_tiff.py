@@ -158,6 +158,29 @@ def test_white_can_be_said() -> None:
     assert intensity.to_unit(decode(tiff(np.array([[3e9]], np.uint32)), channels=1, white=3e9)).item() == 1
 
 
+@pytest.mark.parametrize("scale", [255, 4095, 65535])
+def test_transparency_has_the_white_of_its_colours(scale: int) -> None:
+    rgba = np.array([[[0.25, 0.5, 1, 1], [0, 0.5, 1, 0.5], [0, 0, 0, 0]]]) * scale
+    kept = np.array([[[0.25, 0.5, 1], [0.5, 0.75, 1], [1, 1, 1]]])
+    for dtype in (np.float32, np.uint16):
+        data = tiff(rgba.astype(dtype), photometric="rgb", extrasamples=["unassalpha"])
+        found = decode(data, channels=3, white=scale).permute(1, 2, 0)
+        assert np.allclose(found, kept, atol=3 / scale)
+    floats = tiff(rgba.astype(np.float32), photometric="rgb", extrasamples=["unassalpha"])
+    assert np.allclose(decode(floats, channels=3).permute(1, 2, 0), kept * scale)  # floats stay
+    for opaque, dtype in ((1, np.float32), (65535, np.uint16)):  # colours have a white, transparency its own
+        rgba[..., 3] = opaque
+        data = tiff(rgba.astype(dtype), photometric="rgb", extrasamples=["unassalpha"])
+        found = decode(data, channels=3, white=scale).permute(1, 2, 0)
+        assert np.allclose(found, rgba[..., :3] / scale, atol=1 / scale)
+
+
+@pytest.mark.parametrize("pages", [2, 3, 4])
+def test_of_pages_in_colour_the_first_counts(pages: int) -> None:
+    values = np.arange(pages * 12, dtype=np.uint8).reshape(pages, 2, 2, 3)
+    assert (decode(tiff(values, photometric="rgb"), channels=3).permute(1, 2, 0).numpy() == values[0]).all()
+
+
 def _saved(image: Image.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "TIFF", **options)
