@@ -3,9 +3,10 @@
 What stands in a pixel, whatever the file format made of it:
 
     1 bit, true and false    0 and 255: white is 255 in every depth; 16 bits that are 8 bits widened are 8 bits again
-    palette                  the index; but the colour where a program that keeps pictures alone renumbered it: the
-                             palette holds colours of VOC and DAVIS or of YouTube-VOS at other places, or grays that
-                             nobody chose to be seen, as optimisers of PNG and writers of GIF leave them
+    palette                  the index; but the colour where a program that keeps pictures alone renumbered it: grays
+                             that nobody chose to be seen, as optimisers of PNG and writers of GIF leave them, or
+                             colours of VOC and DAVIS or of YouTube-VOS at other places. In a folder these are the
+                             owner's if all palettes agree, black is 0 and VOC's border no class: the index
     colours                  0xRRGGBB, unless all are gray
     transparency             what cannot be seen is 0; where the colour is one everywhere the mask is the alpha
     -1, not a number         255
@@ -26,7 +27,7 @@ object that gives each name its colour [red, green, blue], and "ignored" one col
 
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class Mask:
     coloured: bool = False
     shades: Integer[numpy.ndarray, " index"] | None = None  # 0xRRGGBB of every number, of a palette
     lossy: bool = False
+    known: bool = False  # the palette holds colours of VOC or YouTube-VOS alone
 
     @cached_property
     def levels(self) -> list[int]:
@@ -111,8 +113,11 @@ class Mask:
         return found
 
 
-def read_mask(path: Path) -> Mask:
+def read_mask(path: Path, *, places: bool = False) -> Mask:
     """Read a mask.
+
+    Args:
+        places: the index counts where a palette holds colours of a known set at other places.
 
     Raises:
         UserError: if it cannot be read, or holds no whole numbers.
@@ -128,7 +133,7 @@ def read_mask(path: Path) -> Mask:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode == "P":
-                return _paletted(image, path.parent)
+                return _paletted(image, path.parent, places)
             seen = numpy.array(image.convert("RGBA")).astype(numpy.int32)
     colours, alpha = seen[..., :3] @ _BASE, seen[..., 3]
     if alpha.max() > 0 and alpha.min() < IGNORED:
@@ -156,36 +161,30 @@ def _whole(found: Stored) -> Values:
     return values
 
 
-def _paletted(image: Image.Image, folder: Path) -> Mask:
+def _paletted(image: Image.Image, folder: Path, places: bool) -> Mask:
     indices = numpy.asarray(image).astype(numpy.int32)
     flat = numpy.array(image.getpalette("RGB"), dtype=numpy.int32).reshape(-1, 3)
     shades = numpy.zeros(256, dtype=numpy.int32)
     shades[: len(flat)] = flat @ _BASE
     used = numpy.flatnonzero(numpy.bincount(indices.ravel()))
-    numbers = used
+    numbers, known = used, next((one for one in (VOC, YOUTUBE) if one.keys() >= set((flat @ _BASE).tolist())), None)
     if (flat == flat[:, :1]).all():
         grays = flat[used, 0]
         steps = numpy.diff(numpy.sort(grays))
         made_to_be_seen = len(steps) and steps.min() >= _SEEN and steps.max() - steps.min() < 3
         if set(grays.tolist()) <= {0, IGNORED} or image.format == "GIF" or not made_to_be_seen:
             numbers = grays
-    elif not any(all(known.get(int(shades[index])) == index for index in used) for known in (VOC, YOUTUBE)):
-        known = next((one for one in (VOC, YOUTUBE) if one.keys() >= set((flat @ _BASE).tolist())), None)
-        if known is not None:
-            numbers = numpy.array([known[int(shades[index])] for index in used])
+    elif known and not places and not any(all(one.get(int(shades[n])) == n for n in used) for one in (VOC, YOUTUBE)):
+        numbers = numpy.array([known[int(shades[index])] for index in used])
     if (numbers == used).all():
-        return Mask(indices, shades=shades)
+        return Mask(indices, shades=shades, known=known is not None)
     say_once(f"palettes of masks in {folder} were renumbered by a program that keeps the picture: their colours count")
-    places = numpy.zeros(256, dtype=numpy.int32)
-    places[used], again = numbers, numpy.zeros(256, dtype=numpy.int32)
-    again[numbers] = shades[used]
-    return Mask(places[indices], shades=again)
+    table, again = numpy.zeros((2, 256), dtype=numpy.int32)
+    table[used], again[numbers] = numbers, shades[used]
+    return Mask(table[indices], shades=again)
 
 
-@cache
-def say_once(message: str) -> None:
-    """Say what is assumed of a set, though it is opened for every split and every baseline."""
-    info(message)
+say_once = cache(info)  # what is assumed of a set, though it is opened for every split and every baseline
 
 
 @dataclass(frozen=True)
@@ -197,6 +196,7 @@ class Meaning:
     ids: Mapping[int, int]  # value, or 0xRRGGBB in colours -> class or 255
     coloured: bool = False
     white: int | None = None  # of masks in black and white, where nothing else is said
+    places: bool = False  # of `read_mask`
 
 
 def black_and_white(white: int = 255, classes: tuple[str, ...] = ("background", "foreground")) -> Meaning:
@@ -216,7 +216,7 @@ def class_ids(path: Path, meaning: Meaning) -> UInt8[numpy.ndarray, "height widt
     Raises:
         UserError: if it cannot be read, or holds a value that is no class.
     """
-    mask = read_mask(path)
+    mask = read_mask(path, places=meaning.places)
     if meaning.white is not None:
         return above_half(mask.numbers(path), meaning.white).astype(numpy.uint8)
     if mask.lossy:
@@ -255,20 +255,19 @@ def white_of(levels: Mapping[Path, set[int]], soft: Collection[Path]) -> int | N
     whites = {value: path for path, value in single.items() if _MIDDLE <= value <= IGNORED}
     numbers = [path for path in telling if (path not in soft and path not in single) or single.get(path, 255) < _MIDDLE]
     known = {0, IGNORED}.union(*(levels[path] for path in (*numbers, *single)))
-    edges = [
-        path for path in soft if path in telling and path not in single and not (numbers and levels[path] <= known)
-    ]
+    edges = [one for one in soft if one in telling and one not in single and not (numbers and levels[one] <= known)]
     if numbers and edges:
         raise UserError(
             f"{edges[0]} has soft or lossy edges, whose values are no classes, but {numbers[0]} holds numbers; save "
             "masks without smoothing, as PNG"
         )
-    if not numbers and len(whites) > 1:
+    if not numbers and not edges and len(whites) > 1:
         both = " and ".join(f"{value} in {path}" for value, path in sorted(whites.items()))
         raise UserError(f"masks hold one value beside 0: {both}; say in classes.json what each is")
     if numbers or not (whites or edges):
         return None
-    white = next(iter(whites), IGNORED)
+    brightest = max(max(found) for found in telling.values())  # beside it a small thing may have soft pixels alone
+    white = brightest if _MIDDLE <= brightest <= IGNORED else IGNORED
     if edges:
         more = f" and {len(edges) - 1} more" if len(edges) > 1 else ""
         say_once(f"masks with soft edges ({edges[0].name}{more}): what is above {white // 2} is foreground")
@@ -286,8 +285,11 @@ def may_be_edges(mask: Mask) -> bool:
     return bool(count < values.size / 2 and numpy.count_nonzero(flat) < count / 5)
 
 
-def described(folder: Path, masks: Sequence[Path]) -> Meaning:
+def described(folder: Path, masks: Sequence[Path], *, places: bool = True) -> Meaning:
     """Find out what masks mean: by classes.txt or classes.json in the folder, and by looking at all of them.
+
+    Args:
+        places: of `read_mask`, until palettes disagree.
 
     Raises:
         UserError: if the file is none of these, or there are more values than classes can be.
@@ -299,12 +301,13 @@ def described(folder: Path, masks: Sequence[Path]) -> Meaning:
         named = numbered(_checked(names, text))
     elif table.is_file():
         named = _from_json(table)
-    if named is not None and (named.coloured or len(named.classes) != 2):
+    if named is not None and named.coloured:
         return named
     values, soft, colours = dict[Path, set[int]](), list[Path](), set[int]()
     coloured, by_colour, renumbered = False, dict[int, int](), None
+    place_of, colour_at = {0: 0, _BORDER: IGNORED}, dict[int, int]()  # in palettes of known colours
     for path in masks:
-        mask = read_mask(path)
+        mask = read_mask(path, places=places)
         shades = levels = mask.levels
         if mask.coloured:
             coloured = True
@@ -314,6 +317,10 @@ def described(folder: Path, masks: Sequence[Path]) -> Meaning:
             shades = [int(mask.shades[level]) if mask.shades is not None else level * 0x010101 for level in levels]
             if mask.shades is not None and any(by_colour.setdefault(*pair) != pair[1] for pair in zip(shades, levels)):
                 renumbered = renumbered or path
+            if places and mask.known:
+                for place, colour in zip(levels, shades):
+                    if place_of.setdefault(colour, place) != place or colour_at.setdefault(place, colour) != colour:
+                        return described(folder, masks, places=False)
         colours |= set(shades)
         if coloured and len(colours) > MOST + 1:
             raise UserError(f"{path} brings the masks to over {MOST} colours: photos, or lossy files; use PNG")
@@ -321,15 +328,15 @@ def described(folder: Path, masks: Sequence[Path]) -> Meaning:
         if renumbered and not coloured:
             say_once(f"palettes number the same colours differently, such as that of {renumbered}: colours count")
         return _coloured({f"#{value:06x}": value for value in sorted(colours)})
-    white = white_of(values, soft)
+    white = white_of(values, soft) if named is None or len(named.classes) == 2 else None
     if white is not None:
-        return black_and_white(white, named.classes if named else ("background", "foreground"))
+        named = black_and_white(white, *([named.classes] if named else []))
     if named is not None:
-        return named
+        return replace(named, places=places)
     largest = max(set[int]().union(*values.values()) - {IGNORED}, default=0)
     if largest >= MOST:
         raise UserError(f"masks in {folder} hold the value {largest}; classes are 0 to {MOST - 1}, 255 is ignored")
-    return numbered([str(value) for value in range(largest + 1)])
+    return replace(numbered([str(value) for value in range(largest + 1)]), places=places)
 
 
 def _coloured(colours: Mapping[str, int], ignored: Iterable[int] = ()) -> Meaning:

@@ -57,7 +57,7 @@ class Config:
     test: str | None = None  # split to measure on; null: test, or else val
     low: float = above(0, 1e-3)  # metres; what is nearer does not count
     high: float | None = above(0, None)  # metres; nor what is further; null: 10, KITTI 80, of a folder the head's
-    units: float | None = above(0, None)  # of integer depths, a metre; null: 1000, KITTI 256
+    units: float | None = above(0, None)  # of a depth, a metre; null: of integers 1000, KITTI 256, of floats 1
     crop: Literal["none", "nyu", "garg", "eigen"] | None = None  # pixels that count; null: nyu and garg on their sets
     window: tuple[int, int] | None = at_least(1, None)  # rows, columns of crops; null: 416 x 544, KITTI 352 x 704
     short: int | None = at_least(1, None)  # pixels; short side to which images are resized first; null: native size

@@ -75,9 +75,10 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         found: Mapping[str, Numbers] | None = None
         writer = None
         if out is not None:
-            data = digest_of_files([*(clip.frames or [clip.place]), *clip.masks.values()])
-            found = kept_masks(out / clip.name, made | {"data": data})
-            writer = Writer(out / clip.name, made | {"data": data}) if found is None else None
+            names = [frame.stem for frame in clip.frames] + [*clip.masks]
+            stamp = made | {"data": [names, digest_of_files([*(clip.frames or [clip.place]), *clip.masks.values()])]}
+            found = kept_masks(out / clip.name, stamp)
+            writer = Writer(out / clip.name, stamp) if found is None else None
         if found is None:
             found = track(backbone, clip, config, writer)
         frames += len(found)

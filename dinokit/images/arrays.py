@@ -51,7 +51,7 @@ def reasons() -> Iterator[None]:
 class Stored:
     """The numbers of the first image of a file, upright, and what the file says of them."""
 
-    values: Shaped[np.ndarray, "height width channel"]
+    values: Shaped[np.ndarray, "height width channel"]  # as stored: what depths are read from
     white: float | int | None = None  # the integer that stands for 1.0; null: the largest of the type
     negative: bool = False  # 0 is white and `white` black
     colours: int = 0  # leading channels that make one colour, gray or RGB; 0: every channel is a band of its own
@@ -61,13 +61,11 @@ class Stored:
 
     @property
     def numbers(self) -> Shaped[np.ndarray, "height width channel"]:
-        """What depths and masks are read from: the numbers themselves, 255 for the white of one bit."""
-        if self.values.dtype == bool:
-            return self.values.astype(np.uint8) * np.uint8(255)
-        if self.negative and self.values.dtype.kind == "u":
-            inverted: np.ndarray = self.values.dtype.type(self.white or np.iinfo(self.values.dtype).max) - self.values
-            return inverted
-        return self.values
+        """What masks are read from: the numbers with 0 black, 255 for the white of one bit."""
+        values = self.values.astype(np.uint8) * np.uint8(255) if self.values.dtype == bool else self.values
+        if self.negative and values.dtype.kind == "u":
+            values = values.dtype.type(self.white or np.iinfo(values.dtype).max) - values
+        return values
 
 
 def read_npy(data: bytes, *, channels: int | None) -> Stored:

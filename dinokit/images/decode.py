@@ -136,11 +136,12 @@ def _eight_bits(opened: Any, channels: int | None, *, indices: bool) -> Stored:
     """Convert to the channels that are wanted; with `indices`, to what a mask holds."""
     opened.load()
     image: Image.Image = opened
-    nodata = opened.tag_v2.get(tiff.NODATA) if opened.format == "TIFF" else None
-    missing = None
-    if nodata is not None:
-        values = np.asarray(image)
-        missing = arrays.without_data(values.reshape(*values.shape[:2], -1), nodata, colours=len(image.getbands()))
+    tags = opened.tag_v2 if opened.format == "TIFF" else {}
+    negative, missing = image.mode in ("1", "L") and tags.get(tiff.PHOTOMETRIC) == 0, None  # as Pillow has inverted it
+    if tiff.NODATA in tags:
+        values = ~np.asarray(image) if negative else np.asarray(image)
+        colours = sum(band not in "Aa" for band in image.getbands())
+        missing = arrays.without_data(values.reshape(*values.shape[:2], -1), tags[tiff.NODATA], colours=colours)
     if indices:
         mode = image.mode if image.mode in ("P", "1") else "L" if image.mode in _GRAY else "RGB"
     elif channels not in (None, 1, 3):
@@ -153,9 +154,9 @@ def _eight_bits(opened: Any, channels: int | None, *, indices: bool) -> Stored:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.array(image if image.mode == mode else image.convert(mode))  # converting would copy
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    turn = _turn(opened)
-    return Stored(values=arrays.turned(pixels, turn), missing=None if missing is None else arrays.turned(missing, turn))
+    pixels, turn = pixels.reshape(*pixels.shape[:2], -1), _turn(opened)
+    values, missing = (each if each is None else arrays.turned(each, turn) for each in (pixels, missing))
+    return Stored(values=~values if negative else values, negative=negative, missing=missing)
 
 
 def _deep_gray(opened: Any) -> Stored:

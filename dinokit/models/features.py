@@ -146,7 +146,7 @@ class Backbone(nn.Module, ABC):
 
         Args:
             pictures: one or several: the path of a file, a Pillow image, or an array or tensor of numbers as a .npy
-                file may hold, of uint8 (255 is white) or floats (1.0 is white), channels last or first.
+                file may hold, of uint8 (255 is white) or floats (1.0, or `pixels.white`), channels last or first.
         Raises:
             UserError: if one cannot be read, or several have different sizes and the model resizes none.
         """
@@ -154,7 +154,7 @@ class Backbone(nn.Module, ABC):
         found = []
         for picture in several:
             try:
-                image = decode(_bytes_of(picture), channels=self.channels)
+                image = decode(_bytes_of(picture), channels=self.channels, white=self.pixels.white)
             except BadImage as error:
                 name = picture if isinstance(picture, str | Path) else f"the {type(picture).__name__}"
                 raise UserError(f"{name} cannot be read: {error}") from error

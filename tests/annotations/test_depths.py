@@ -71,3 +71,10 @@ def test_depths_out_of_range_are_found_before_training(tmp_path: Path, capsys: p
     numpy.save(tmp_path / "depth" / "2.npy", numpy.zeros((1, 3)))
     open_depths(str(tmp_path), units=1000.0).check([0, 1], low=1e-3, high=10.0)
     assert "1 of 2 have no pixel that counts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_depths_are_as_stored_though_white_be_zero(dtype: str, tmp_path: Path) -> None:
+    numbers = numpy.array([[150, 0, 30]], dtype=dtype)
+    tifffile.imwrite(tmp_path / "1.tif", numbers, photometric="miniswhite", extratags=[(42113, "s", 0, "30", False)])
+    assert read_numbers(tmp_path / "1.tif").tolist() == [[150, 0, 0]]

@@ -295,3 +295,36 @@ def test_a_jpeg_is_no_mask_of_classes(tmp_path: Path) -> None:
     jpeg(tmp_path, SQUARE)
     with pytest.raises(UserError, match="is a JPEG, which changes values"):
         class_ids(tmp_path / "lossy.jpg", described(tmp_path, [tmp_path / "lossy.jpg"]))
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("palettes", "expected"),
+    [
+        ([(0, 15, 9), (0, 15, 9)], [0, 1, 2]),  # the owner's order
+        ([(0, 15, 9), (0, 9, 15)], [0, 15, 9]),
+        ([(0, 15, 9), (0, 1, 2)], [0, 15, 9]),  # one was renumbered
+        ([(15, 9, 0), (15, 9, 0)], [15, 9, 0]),
+        ([(0, 255, 9), (0, 255, 9)], [0, 255, 9]),
+    ],
+)
+def test_known_colours_in_one_order_of_their_own_count_by_place(
+    palettes: list[tuple[int, ...]], expected: list[int], named: bool, tmp_path: Path
+) -> None:
+    if named:
+        (tmp_path / "classes.txt").write_text("\n".join(f"c{number}" for number in range(21)))
+    masks = [Image.fromarray(numpy.array([[0, 1, 2]], dtype=numpy.uint8)) for _ in palettes]
+    for mask, order in zip(masks, palettes, strict=True):
+        mask.putpalette([channel for number in order for channel in palette(256)[number]])
+    paths = written(tmp_path, *masks)
+    assert class_ids(paths[0], described(tmp_path, paths)).tolist() == [expected]
+
+
+def test_a_small_soft_thing_does_not_move_what_is_white(tmp_path: Path) -> None:
+    soft = Image.fromarray(SQUARE * 255).filter(ImageFilter.GaussianBlur(0.6))
+    tiny = [SQUARE * 0, SQUARE * 0]
+    tiny[0][5, 5], tiny[1][5, 5] = 100, 140
+    paths = written(tmp_path, soft, *tiny)
+    meaning = described(tmp_path, paths)
+    assert meaning.white == 255
+    assert [int(class_ids(path, meaning).sum()) for path in paths[1:]] == [0, 1]

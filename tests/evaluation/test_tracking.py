@@ -192,6 +192,10 @@ def test_what_lies_in_a_folder_is_used_for_what_made_it_alone(tmp_path: Path) ->
     (out / "square" / "masks" / "00001.png").unlink()
     with pytest.raises(UserError, match="other masks; delete it"):
         run(network, config, out)
+    for path in [*data.rglob("square/*.*")]:
+        path.rename(path.with_stem(f"x{path.stem}"))
+    with pytest.raises(UserError, match="other data"):
+        run(network, config, out)
 
 
 @pytest.mark.parametrize("what", ["JPEGImages", "Annotations"])

@@ -73,6 +73,12 @@ def test_white_is_zero_in_eight_bits_and_floats() -> None:
         255,
         200,
     ]
+    assert stored(tiff(np.array([[0, 55]], np.uint8), photometric="miniswhite")).numbers.flatten().tolist() == [
+        255,
+        200,
+    ]
+    bits = stored(tiff(np.array([[False, True]]), photometric="miniswhite"))
+    assert bits.numbers.flatten().tolist() == [255, 0]
     floats = tiff(np.array([[0, 0.25]], np.float32), photometric="miniswhite")
     assert decode(floats, channels=1).flatten().tolist() == [1, 0.75]
 
@@ -146,6 +152,17 @@ def test_a_colour_is_missing_as_a_whole_and_a_band_by_itself() -> None:
     assert bands.tolist() == [[50, 80, 135], [50, 100, 200], [50, 60, 70]]
     with pytest.raises(BadImage, match="no pixel has data"):
         decode(_with_nodata(np.zeros((2, 2), np.uint8), "0"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_no_data_is_what_the_file_stores(dtype: type) -> None:
+    inverted = stored(_with_nodata(np.array([[0, 7, np.iinfo(dtype).max]], dtype), "0", photometric="miniswhite"))
+    assert inverted.missing is not None
+    assert inverted.missing.flatten().tolist() == [True, False, False]
+    opaque = np.array([[[0, 0, 0, 255], [0, 9, 9, 255]]], dtype)
+    found = stored(_with_nodata(opaque, "0", photometric="rgb", extrasamples=["unassalpha"])).missing
+    assert found is not None
+    assert found.flatten().tolist() == [True, False]
 
 
 def test_white_can_be_said() -> None:
