@@ -154,10 +154,7 @@ def open_depths(
 
 
 def _layout(root: Path) -> Layout | None:
-    for layout in LAYOUTS:
-        if any((root / name).is_file() for names in layout.lists.values() for name in names):
-            return layout
-    return None
+    return next((one for one in LAYOUTS if any((root / name).is_file() for name in sum(one.lists.values(), ()))), None)
 
 
 def _listed(root: Path, layout: Layout, split: str) -> Files:

@@ -114,10 +114,7 @@ class Mask:
 
 
 def read_mask(path: Path, *, places: bool = False) -> Mask:
-    """Read a mask.
-
-    Args:
-        places: the index counts where a palette holds colours of a known set at other places.
+    """Read a mask; with `places` by the index also where a palette holds colours of a known set at other places.
 
     Raises:
         UserError: if it cannot be read, or holds no whole numbers.
@@ -288,17 +285,13 @@ def may_be_edges(mask: Mask) -> bool:
 def described(folder: Path, masks: Sequence[Path], *, places: bool = True) -> Meaning:
     """Find out what masks mean: by classes.txt or classes.json in the folder, and by looking at all of them.
 
-    Args:
-        places: of `read_mask`, until palettes disagree.
-
     Raises:
         UserError: if the file is none of these, or there are more values than classes can be.
     """
     text, table = folder / "classes.txt", folder / "classes.json"
     named = None
     if text.is_file():
-        names = [line.strip() for line in read_text(text).splitlines() if line.strip()]
-        named = numbered(_checked(names, text))
+        named = numbered(_checked([*filter(None, map(str.strip, read_text(text).splitlines()))], text))
     elif table.is_file():
         named = _from_json(table)
     if named is not None and named.coloured:
@@ -320,7 +313,7 @@ def described(folder: Path, masks: Sequence[Path], *, places: bool = True) -> Me
             if places and mask.known:
                 for place, colour in zip(levels, shades):
                     if place_of.setdefault(colour, place) != place or colour_at.setdefault(place, colour) != colour:
-                        return described(folder, masks, places=False)
+                        return described(folder, masks, places=False)  # they disagree
         colours |= set(shades)
         if coloured and len(colours) > MOST + 1:
             raise UserError(f"{path} brings the masks to over {MOST} colours: photos, or lossy files; use PNG")

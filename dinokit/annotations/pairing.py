@@ -85,7 +85,7 @@ def reading(kind: str, path: Path) -> Iterator[None]:
         raise UserError(f"cannot read the {kind} {path}: {why}; repair it or take the pair away") from error
 
 
-def read_image(path: Path, *, channels: int, white: float | int | None) -> intensity.Image:
+def read_image(path: Path, *, channels: int | None, white: float | int | None) -> intensity.Image:
     """Read an image that something belongs to.
 
     Args:

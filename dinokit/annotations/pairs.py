@@ -11,7 +11,7 @@ What the masks of a folder mean is found out in masks.py.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy
@@ -26,7 +26,8 @@ from dinokit.core.files import read_text
 from dinokit.core.log import warn
 from dinokit.core.ownership import digest_of_files
 from dinokit.images import intensity
-from dinokit.images.decode import EXTENSIONS, reasons
+from dinokit.images.arrays import picture
+from dinokit.images.decode import EXTENSIONS, describe, reasons, stored
 from dinokit.sources.location import existing_folder, walk
 from dinokit.sources.splits import choose_split
 
@@ -69,7 +70,7 @@ class Pairs:
         """
         path, mask_path = self.images[index], self.masks[index]
         if path == mask_path:
-            return _cut_out(path, channels=self.channels)
+            return _cut_out(path, channels=self.channels, white=self.white)
         image, mask = read_image(path, channels=self.channels, white=self.white), class_ids(mask_path, self.meaning)
         check_size(path, image.shape[1:], mask_path, mask.shape, kind="mask")
         return image, mask
@@ -182,14 +183,13 @@ def _layout(root: Path) -> Layout | None:
 
 def _cut_outs(root: Path) -> tuple[Path, ...]:
     """List the images with an alpha channel that lie in a folder."""
-    found, others = list[Path](), list[str]()
+    found, others = list[Path](), list[Path]()
     for path in sorted(path for path in walk(root) if path.lower().endswith(EXTENSIONS)):
         has_alpha = path.lower().endswith((".png", ".webp"))
         if has_alpha:
             with reading("image", root / path), reasons(), Image.open(root / path) as image:
                 has_alpha = image.has_transparency_data
-        found += [root / path] if has_alpha else []
-        others += [] if has_alpha else [path]
+        (found if has_alpha else others).append(root / path)
     if not found:
         raise UserError(
             f"expected pairs in {root}: images/ and masks/ with files of the same names, PNGs with an alpha channel, "
@@ -200,10 +200,14 @@ def _cut_outs(root: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _cut_out(path: Path, *, channels: int) -> tuple[intensity.Image, UInt8[numpy.ndarray, "height width"]]:
+def _cut_out(
+    path: Path, *, channels: int, white: float | int | None
+) -> tuple[intensity.Image, UInt8[numpy.ndarray, "height width"]]:
     """Read an image that hides its background by alpha: what is hidden is still there."""
     with reading("image", path), reasons(), Image.open(path) as image:
         pixels = numpy.array(ImageOps.exif_transpose(image).convert("RGBA"))
         colours = numpy.array(Image.fromarray(pixels[..., :3]).convert("L" if channels == 1 else "RGB"))
+        if describe(path.read_bytes()).mode.endswith(";16"):
+            colours = picture(replace(stored(path.read_bytes()), alpha="", clear=None), channels, white=white)
     mask = (pixels[..., 3] > 127).astype(numpy.uint8)
     return torch.from_numpy(colours.reshape(*mask.shape, -1)).permute(2, 0, 1), mask

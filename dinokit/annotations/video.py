@@ -186,7 +186,7 @@ def _looked_at(name: str, place: Path, frames: tuple[Path, ...], masks: Mapping[
     """Look at all masks of a video: their sizes, what their values mean, and where objects start."""
     seen, soft = dict[Path, set[int]](), list[Path]()
     # any white will do: the size alone counts here
-    first = (frames[0], tuple(read_image(frames[0], channels=3, white=1).shape[1:])) if frames else None
+    first = (frames[0], tuple(read_image(frames[0], channels=None, white=1).shape[1:])) if frames else None
     for path in masks.values():
         mask = read_mask(path)
         numbers = Mask(mask.numbers(path), lossy=mask.lossy)

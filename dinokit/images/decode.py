@@ -155,8 +155,8 @@ def _eight_bits(opened: Any, channels: int | None, *, indices: bool) -> Stored:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.array(image if image.mode == mode else image.convert(mode))  # converting would copy
     pixels, turn = pixels.reshape(*pixels.shape[:2], -1), _turn(opened)
-    values, missing = (each if each is None else arrays.turned(each, turn) for each in (pixels, missing))
-    return Stored(values=~values if negative else values, negative=negative, missing=missing)
+    values = arrays.turned(~pixels if negative else pixels, turn)
+    return Stored(values=values, negative=negative, missing=None if missing is None else arrays.turned(missing, turn))
 
 
 def _deep_gray(opened: Any) -> Stored:

@@ -9,6 +9,7 @@ from dinokit.annotations.depths import open_depths
 from dinokit.annotations.masks import palette
 from dinokit.annotations.pairs import open_pairs, pair_splits
 from dinokit.core.errors import UserError
+from tests.images.hostile import deep_png
 
 VALUES = numpy.array([[0, 1, 2], [2, 255, 1]], dtype=numpy.uint8)
 
@@ -187,3 +188,10 @@ def test_white_of_deeper_images_is_what_the_model_says(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     Image.fromarray(VALUES).save(tmp_path / "masks/1.png")
     assert open_pairs(str(tmp_path), channels=1, white=4095).read(0)[0].unique().tolist() == [1]
+
+
+def test_a_deep_cut_out_has_the_white_of_the_model_and_keeps_what_it_hides(tmp_path: Path) -> None:
+    pixels = numpy.array([[[4095, 4095, 4095, 65535], [4095, 0, 4095, 0]]], dtype=numpy.uint16)
+    (tmp_path / "1.png").write_bytes(deep_png(pixels))
+    image, mask = open_pairs(str(tmp_path), white=4095).read(0)
+    assert (image.flatten(1).T.tolist(), mask.tolist()) == ([[1, 1, 1], [1, 0, 1]], [[1, 0]])

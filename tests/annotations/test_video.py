@@ -88,6 +88,14 @@ def test_frames_may_be_of_a_depth_whose_white_must_be_said(tmp_path: Path) -> No
     assert [image.max().item() for _, image in clip.read(white=1000)] == [0.5]
 
 
+def test_frames_may_have_any_number_of_channels(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    np.save(tmp_path / "frames" / "1.npy", np.full((8, 12, 4), 4095, dtype=np.int32))
+    mask(tmp_path / "first.png")
+    (clip,) = open_clips(str(tmp_path / "frames"), mask=str(tmp_path / "first.png")).each
+    assert [image.unique().tolist() for _, image in clip.read(4, 4095)] == [[1]]
+
+
 def test_a_video_file_is_decoded_frame_by_frame(tmp_path: Path) -> None:
     film(tmp_path / "clip.mp4", [np.full((16, 32, 3), 40 * number, dtype=np.uint8) for number in range(5)])
     mask(tmp_path / "first.png")

@@ -157,7 +157,7 @@ def test_pictures_become_what_evaluations_show_a_model(tmp_path: Path, make_vit:
     for kind in (tmp_path / "a.png", str(tmp_path / "a.png"), picture, numpy.asarray(picture), pixels, pixels / 255):
         torch.testing.assert_close(model.transform(kind), expected, atol=0.04, rtol=0)  # floats are not rounded
         assert torch.equal(model.transform([kind, kind]), model.transform(kind).repeat(2, 1, 1, 1))
-    model.pixels, before = replace(model.pixels, white=4095), model.pixels
+    model.pixels, before = replace(model.pixels, white=4095.0), model.pixels
     deep = model.transform(numpy.full((8, 8, 1), 4095, dtype=numpy.uint16))
     assert torch.equal(deep, intensity.normalised(torch.ones(1, 3, 8, 8), before))
     model.pixels = before
