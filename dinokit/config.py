@@ -5,6 +5,7 @@ unknown keys fail with the nearest valid one, and every error names the dotted p
 """
 
 import ast
+import copy
 import inspect
 import io
 import re
@@ -55,6 +56,25 @@ def from_plain(kind: type[T], value: Any) -> T:
         raise UserError(_explanation(error, path="")) from error
     except RecursionError as error:
         raise UserError("the settings are nested too deeply") from error
+
+
+def current(plain: Mapping[str, Any], retired: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as an earlier version wrote them, or some of them, without those that are retired.
+
+    Args:
+        retired: by dotted key, the value that all had.
+    Raises:
+        UserError: if one has another value than the one that is left.
+    """
+    result = copy.deepcopy(dict(plain))
+    for path, value in retired.items():
+        *groups, name = path.split(".")
+        node: Any = result
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.pop(name, value) != value:
+            raise UserError(f"setting {path} is retired and was always {value}; leave it out")
+    return result
 
 
 def to_yaml(config: Any) -> str:

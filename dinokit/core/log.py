@@ -39,9 +39,9 @@ def info(message: str) -> None:
 
 
 @contextmanager
-def slow(message: str, *, after: float = 2.0) -> Iterator[None]:
-    """Say one line if what the body does takes longer than so many seconds."""
-    timer = threading.Timer(after, info, [message])
+def slow(message: str) -> Iterator[None]:
+    """Say one line if what the body does takes longer than two seconds."""
+    timer = threading.Timer(2.0, info, [message])
     timer.daemon = True
     timer.start()
     try:

@@ -29,6 +29,8 @@ from dinokit.images import intensity
 HEADS = {"linear-depth": (LinearConfig, LinearDepth), "dpt": (DPTConfig, DPT)}
 FOLDERS = ("depth", "colours")
 DETAILS = ("low", "high")  # of a head, in metres
+# settings that earlier versions wrote into head.json, and the value that all heads had
+RETIRED = {"bins.count": 256, "bins.spacing": "uniform", "bins.link": "linear", "levels": None, "readout": "project"}
 STRIDES = (1, 2, 4, 6)
 _TINY = 1e-3
 _MEAN = 0.15  # weight of the squared mean

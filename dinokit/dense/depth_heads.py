@@ -3,11 +3,10 @@
     DINOv3   patches of the last layer -> batch norm -> 1 x 1 convolution -> bins
     DINOv2   patches and the CLS of one or four layers, enlarged four times -> 1 x 1 convolution -> bins
 
-    bins     b_k = evenly spaced from low to high, or evenly in log     p_k = link(z)_k / sum_j link(z)_j
-             depth = sum_k p_k b_k                                      linear link: max(z, 0) + 0.1
-             with a single value per pixel there are no bins: depth = max(z, 0) + low
+    bins     b_k = 256, evenly spaced from low to high     p_k = w_k / sum_j w_j     w = max(z, 0) + 0.1
+             depth = sum_k p_k b_k
 
-    DPT      level l   [patch, CLS] -> linear, GELU          or the patches alone (readout "ignore")
+    DPT      level l   [patch, CLS] -> linear, GELU
                        1 x 1 conv to the level's width -> enlarged 4 or 2 times, kept, halved -> 3 x 3 conv to `fused`
              fuse      x <- unit(x + unit(lateral)), twice as large, 1 x 1 conv; unit(x) = x + conv(relu(conv(relu(x))))
              output    3 x 3, 3 x 3 to half, twice as large, 3 x 3 to 32, relu, 1 x 1 -> bins
@@ -16,10 +15,8 @@ Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, append
 section 3.3) with fixed bins; DPT: Ranftl et al. 2021 (arXiv:2103.13413, section 3).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -33,18 +30,16 @@ from dinokit.dense.maps import joined
 from dinokit.models.features import Features
 
 LEVELS = 4  # of a DPT
-_FLOOR = 0.1  # of the linear link: no bin is ever without a share
+BINS = 256
+_FLOOR = 0.1  # no bin is ever without a share
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bins:
-    """The range of depths and how it is divided."""
+    """The range of depths that is divided."""
 
     low: float = above(0, 1e-3)  # metres; nothing is nearer
     high: float = above(0, 10.0)  # metres; nothing is further
-    count: int = at_least(1, 256)  # bins; 1: a value is a depth
-    spacing: Literal["uniform", "log"] = "uniform"  # of the bins
-    link: Literal["linear", "softmax", "sigmoid"] = "linear"  # from values to shares
 
     def __post_init__(self) -> None:
         if self.low >= self.high:
@@ -53,18 +48,8 @@ class Bins:
 
 def decode(values: Float[Tensor, "batch bin rows columns"], bins: Bins) -> Float[Tensor, "batch 1 rows columns"]:
     """Return depth in metres."""
-    if bins.count == 1:
-        return values.relu() + bins.low
-    match bins.link:
-        case "linear":
-            weights = values.relu() + _FLOOR
-        case "sigmoid":
-            weights = values.sigmoid()
-        case "softmax":
-            weights = values.softmax(dim=1)
-    centres = torch.linspace(bins.low, bins.high, bins.count)
-    if bins.spacing == "log":
-        centres = torch.linspace(math.log(bins.low), math.log(bins.high), bins.count).exp()
+    weights = values.relu() + _FLOOR
+    centres = torch.linspace(bins.low, bins.high, values.shape[1])
     shares = weights / weights.sum(dim=1, keepdim=True)
     return torch.einsum("bkrc,k->brc", shares, centres.to(values))[:, None]
 
@@ -97,7 +82,7 @@ class LinearDepth(nn.Module):
         super().__init__()
         self.config = config
         self.norm = nn.BatchNorm2d(config.inputs) if config.batch_norm else nn.Identity()
-        self.regress = nn.Conv2d(config.inputs, config.bins.count, kernel_size=1)
+        self.regress = nn.Conv2d(config.inputs, BINS, kernel_size=1)
         nn.init.normal_(self.regress.weight, std=0.01, generator=torch.Generator().manual_seed(derived(seed)))
         assert self.regress.bias is not None
         nn.init.zeros_(self.regress.bias)
@@ -124,20 +109,18 @@ class DPTConfig:
     """Sizes of a DPT head."""
 
     widths: tuple[int, ...] = at_least(1)  # numbers per patch of each of the four layers
-    levels: tuple[int, ...] | None = at_least(1, None)  # of the pyramid; null: 1/8, 1/4, 1/2, 1 of the last layer's
     fused: int = at_least(2, 256)  # width while it is fused
-    readout: Literal["project", "ignore"] = "project"  # what becomes of the CLS: DINOv2, DINOv3
-    cls_widths: tuple[int, ...] = ()  # of the CLS of each layer, if it is projected; empty: as the patches
+    cls_widths: tuple[int, ...] = ()  # of the CLS of each layer; empty: as the patches
     bins: Bins = field(default_factory=Bins)
 
     def __post_init__(self) -> None:
-        if len(self.widths) != LEVELS or len(self.pyramid) != LEVELS or min(self.pyramid) < 1:
-            raise UserError(f"a DPT head takes {LEVELS} layers, got widths {self.widths} and levels {self.levels}")
+        if len(self.widths) != LEVELS:
+            raise UserError(f"a DPT head takes {LEVELS} layers, got widths {self.widths}")
 
     @property
     def pyramid(self) -> tuple[int, ...]:
-        """Widths of the four levels."""
-        return self.levels or tuple(max(1, self.widths[-1] // part) for part in (8, 4, 2, 1))
+        """Widths of the four levels: 1/8, 1/4, 1/2, 1 of the last layer's."""
+        return tuple(max(1, self.widths[-1] // part) for part in (8, 4, 2, 1))
 
 
 class Unit(nn.Module):
@@ -189,7 +172,6 @@ class DPT(nn.Module):
             self.readouts = nn.ModuleList(
                 nn.Sequential(nn.Linear(width + extra, width), nn.GELU())
                 for width, extra in zip(config.widths, cls, strict=True)
-                if config.readout == "project"
             )
             self.narrow = nn.ModuleList(nn.Conv2d(w, level, 1) for w, level in zip(config.widths, config.pyramid))
             a, b, _, d = config.pyramid
@@ -207,9 +189,7 @@ class DPT(nn.Module):
             self.fuse = nn.ModuleList(Fusion(config.fused, deepest=not place) for place in range(LEVELS))
             self.project = nn.Conv2d(config.fused, config.fused, 3, padding=1)
             self.halve = nn.Conv2d(config.fused, config.fused // 2, 3, padding=1)
-            self.last = nn.Sequential(
-                nn.Conv2d(config.fused // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, config.bins.count, 1)
-            )
+            self.last = nn.Sequential(nn.Conv2d(config.fused // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, BINS, 1))
 
     def forward(self, features: Sequence[Features]) -> Float[Tensor, "batch 1 rows columns"]:
         """Return depth.
@@ -230,9 +210,8 @@ class DPT(nn.Module):
 
     def _level(self, index: int, layer: Features) -> Float[Tensor, "batch fused rows columns"]:
         patches = layer.patches.float()
-        if self.config.readout == "project":
-            cls = layer.cls.float()[:, None].expand(-1, patches.shape[1], -1)
-            patches = self.readouts[index](torch.cat([patches, cls], dim=-1))
+        cls = layer.cls.float()[:, None].expand(-1, patches.shape[1], -1)
+        patches = self.readouts[index](torch.cat([patches, cls], dim=-1))
         maps = patches.transpose(1, 2).reshape(len(patches), -1, *layer.grid)
         level: Tensor = self.lateral[index](self.resize[index](self.narrow[index](maps)))
         return level

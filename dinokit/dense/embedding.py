@@ -181,6 +181,19 @@ def unit(vectors: Float[Tensor, "image dim"]) -> Float64[Tensor, "image dim"]:
     return functional.normalize(vectors.double(), dim=-1)
 
 
+def nearest(
+    similarity: Float[Tensor, "query gallery"], k: int
+) -> tuple[Float[Tensor, "query k"], Int64[Tensor, "query k"]]:
+    """Return the k largest similarities of each query, largest first, and where they are; equal ones by their order."""
+    values, places = similarity.topk(k)
+    crowded = (similarity >= values[:, -1:]).sum(dim=1) > k  # more equal the last one than there is room for
+    for query in crowded.nonzero().flatten().tolist():
+        places[query] = similarity[query].sort(descending=True, stable=True).indices[:k]
+    places = places.sort(dim=1).values
+    values, order = similarity.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return values, places.gather(1, order)
+
+
 def _readable(
     source: Source, backbone: Backbone, *, workers: int, bad: list[Skipped], twins: dict[int, int]
 ) -> Iterator[tuple[int, intensity.Image]]:

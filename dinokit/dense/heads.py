@@ -5,7 +5,7 @@ of its weights, layers) and how images are shown to it, so that it can be used a
 
 A task is a file of this folder that speaks for itself: HEADS, kind -> (its settings, the module); FOLDERS, each of
 which receives a PNG per image; DETAILS, what `About.details` must hold; `write`, which draws what a head found;
-`legend`, which explains the colours.
+`legend`, which explains the colours; RETIRED, if it has any, the settings of old heads that are none today.
 """
 
 import json
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from dinokit.config import from_plain, to_plain
+from dinokit.config import current, from_plain, to_plain
 from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_atomic, write_json
 from dinokit.core.ownership import digest_of_model
@@ -96,7 +96,7 @@ def load_head(folder: str | Path) -> tuple[nn.Module, About]:
         if kind not in heads:
             raise unknown_name("kind of head", str(kind), heads)
         settings, module = heads[kind]
-        head = module(from_plain(settings, config))
+        head = module(from_plain(settings, current(config, getattr(task, "RETIRED", {}))))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         lacks = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{place / ABOUT} does not describe a head: {lacks}; train it again") from error

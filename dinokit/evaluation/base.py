@@ -190,19 +190,6 @@ def similarities(task: Task, part: slice) -> Float[Tensor, "query gallery"]:
     return similarity
 
 
-def nearest(
-    similarity: Float[Tensor, "query gallery"], k: int
-) -> tuple[Float[Tensor, "query k"], Int64[Tensor, "query k"]]:
-    """Return the k largest similarities of each query, largest first, and where they are; equal ones by their order."""
-    values, places = similarity.topk(k)
-    crowded = (similarity >= values[:, -1:]).sum(dim=1) > k  # more equal the last one than there is room for
-    for query in crowded.nonzero().flatten().tolist():
-        places[query] = similarity[query].sort(descending=True, stable=True).indices[:k]
-    places = places.sort(dim=1).values
-    values, order = similarity.gather(1, places).sort(dim=1, descending=True, stable=True)
-    return values, places.gather(1, order)
-
-
 def raw_pixels(backbone: Backbone) -> RawPixels:
     """Build the raw-pixel baseline for a backbone: images up to 48 px as they are, larger ones at 32 px.
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dinokit.core.bounds import above, at_least
 from dinokit.core.files import write_json
-from dinokit.evaluation.base import chunks, nearest, sides, similarities, task
+from dinokit.dense.embedding import nearest
+from dinokit.evaluation.base import chunks, sides, similarities, task
 from dinokit.models.features import Backbone
 
 UNITS = {"top1": "%", "top5": "%"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NewType
 
-from dinokit.config import assigned, converter, differences, from_plain, to_plain
+from dinokit.config import assigned, converter, current, differences, from_plain, to_plain
 from dinokit.core.bounds import above, at_least, between
 from dinokit.core.device import Precision
 from dinokit.core.errors import UserError, unknown_name
@@ -17,7 +17,7 @@ from dinokit.sources.source import Source, open_source
 from dinokit.training import anchor as anchors
 from dinokit.training import optim, students
 from dinokit.training.execution import Recompute
-from dinokit.training.stages import FIRST, Begin, Stages, Start, changed, current
+from dinokit.training.stages import FIRST, RETIRED, Begin, Stages, Start, changed
 from dinokit.views import masking, multicrop
 
 ALONE = ""  # name of the network of a pretraining, which has no others beside it
@@ -334,5 +334,5 @@ def _objective(name: str, config: Any) -> Any:
 converter.register_structure_hook(ObjectiveConfigs, _structure_objectives)
 _as_written = converter.get_structure_hook(Experiment)
 converter.register_structure_hook(
-    Experiment, lambda value, kind: _as_written(current(value) if isinstance(value, Mapping) else value, kind)
+    Experiment, lambda value, kind: _as_written(current(value, RETIRED) if isinstance(value, Mapping) else value, kind)
 )

@@ -6,14 +6,13 @@ schedules count its own steps.
 Source: DINOv3 (arXiv:2508.10104) sections 3.2, 4.2 and 5.1.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
 from torch import Tensor
 
-from dinokit.config import converter, to_plain
+from dinokit.config import converter, current, to_plain
 from dinokit.core.bounds import at_least
 from dinokit.core.errors import UserError
 
@@ -50,23 +49,6 @@ class Start:
 
     source: str  # a run, RUN/checkpoints/STEP, or a model's file or name
     begin: Begin = "teacher"  # as of a stage; a model's file has no more than a teacher
-
-
-def current(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of an experiment, or some of them, without those that are retired.
-
-    Raises:
-        UserError: if one has another value than the one that is left.
-    """
-    result = copy.deepcopy(dict(plain))
-    for path, value in RETIRED.items():
-        *groups, name = path.split(".")
-        node: Any = result
-        for group in groups:
-            node = node.get(group) if isinstance(node, dict) else None
-        if isinstance(node, dict) and node.pop(name, value) != value:
-            raise UserError(f"setting {path} is retired and was always {value}; leave it out")
-    return result
 
 
 def changed(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +90,7 @@ def carried_over(before: Mapping[str, Tensor], fresh: Mapping[str, Tensor], *, b
 def _structure_changes(value: Any, _: Any) -> Changes:
     if not isinstance(value, Mapping):
         raise TypeError(f"expected settings of the experiment that differ, got {value!r}")
-    return Changes(current(to_plain(value)))
+    return Changes(current(to_plain(value), RETIRED))
 
 
 def _structure_stages(value: Any, _: Any) -> Stages:

@@ -79,7 +79,6 @@ class Loader:
     rank: int = 0
     world: int = 1
     workers: int = 0  # loader processes; 0 = build the batches in this process. Never changes a number
-    prefetch: int = 2  # batches that every worker prepares in advance
     pin_memory: bool = False
     distort: bool = True  # false leaves the distortion to whoever takes the crops to a device (`multicrop.Cut`)
 
@@ -108,7 +107,6 @@ class Loader:
             batch_size=None,
             sampler=numbers,
             num_workers=self.workers,
-            prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # else the DataLoader would take a number from torch's global generator
             worker_init_fn=_quiet_worker,

@@ -19,7 +19,7 @@ from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
 from dinokit.core.errors import UserError
 from dinokit.core.seed import generator
-from dinokit.dense.embedding import encode, unit
+from dinokit.dense.embedding import encode, nearest, unit
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
 from dinokit.models.features import Backbone
@@ -119,7 +119,7 @@ def look(folder: Path, step: int, pictures: Pictures) -> Stage:
     backbone = load(folder).to(devices.choose("auto"))
     shown, searched = pictures.shown.pixels, pictures.searched.pixels
     place = {index: row for row, index in enumerate(pictures.searched.indices)}
-    own = [place.get(index, -1) if pictures.same_source else -1 for index in pictures.shown.indices[:ASKED]]
+    own = [place.get(index) if pictures.same_source else None for index in pictures.shown.indices[:ASKED]]
     side, patch_size = map_side(pictures.side, pictures.patch_size), pictures.patch_size
     enlarged = torch.stack([prepare(image, size=side, patch_size=patch_size) for image in shown])
     device = backbone.device
@@ -131,7 +131,7 @@ def look(folder: Path, step: int, pictures: Pictures) -> Stage:
     return Stage(
         step=step,
         maps=pca_maps(features.patches.cpu(), features.grid),
-        neighbours=nearest(queries, gallery, count=NEIGHBOURS, exclude=torch.tensor(own)),
+        neighbours=neighbours(queries, gallery, own=own, count=NEIGHBOURS),
     )
 
 
@@ -179,23 +179,20 @@ def components(rows: Float[Tensor, "row dim"], *, count: int) -> Float[Tensor, "
     return torch.nn.functional.pad(scores, (0, count - scores.shape[1]))
 
 
-def nearest(
-    queries: Float[Tensor, "query dim"],
-    gallery: Float[Tensor, "gallery dim"],
-    *,
-    count: int,
-    exclude: Int64[Tensor, " query"],
+def neighbours(
+    queries: Float[Tensor, "query dim"], gallery: Float[Tensor, "gallery dim"], *, own: Sequence[int | None], count: int
 ) -> Int64[Tensor, "query neighbour"]:
     """Return the rows of the gallery most similar to each query, most similar first; fewer of a small gallery.
 
     Args:
-        exclude: a row of the gallery per query that must not answer (the query itself); -1 excludes nothing.
+        own: the row of the gallery that is the query itself and must not answer, if it is there.
     """
     similarity = unit(queries) @ unit(gallery).T  # [query, gallery]
-    asked = (exclude >= 0).nonzero()[:, 0]
-    similarity[asked, exclude[asked]] = -float("inf")
-    available = len(gallery) - int(len(asked) > 0)
-    return similarity.sort(dim=1, descending=True, stable=True).indices[:, : min(count, available)]
+    for query, row in enumerate(own):
+        if row is not None:
+            similarity[query, row] = -torch.inf
+    available = len(gallery) - any(row is not None for row in own)
+    return nearest(similarity, min(count, available))[1]
 
 
 def _spread(source: Source, candidates: Int64[numpy.ndarray, " image"]) -> list[int]:

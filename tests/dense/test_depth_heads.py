@@ -1,6 +1,7 @@
 """Bins, the linear depth heads and DPT: ranges, sizes, and that they can learn an image."""
 
-import math
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from dinokit.core.errors import UserError
 from dinokit.dense.depth import sigloss
 from dinokit.dense.depth_heads import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, decode
+from dinokit.dense.heads import About, load_head, save_head
 from dinokit.models.features import Features
 
 
@@ -26,37 +28,40 @@ def layers(count: int, dim: int = 12, grid: tuple[int, int] = (3, 5)) -> list[Fe
 
 
 def test_depth_is_the_expectation_over_the_bins() -> None:
-    config = Bins(low=1.0, high=3.0, count=3)
+    config = Bins(low=1.0, high=3.0)
     values = torch.tensor([0.9, -5.0, 0.0]).reshape(1, 3, 1, 1)
     shares = [1.0 / 1.2, 0.1 / 1.2, 0.1 / 1.2]
     assert decode(values, config).item() == pytest.approx(shares[0] * 1 + shares[1] * 2 + shares[2] * 3)
-    spread = Bins(low=0.01, high=100.0, count=5, spacing="log")
-    ones = 1e9 * torch.eye(5).view(5, 5, 1, 1)  # all in one bin
-    assert decode(ones, spread).flatten().tolist() == pytest.approx([0.01, 0.1, 1, 10, 100], rel=1e-4)
-    softmax = decode(values, Bins(low=1.0, high=3.0, count=3, link="softmax"))
-    exps = [math.exp(0.9), math.exp(-5), 1]
-    assert softmax.item() == pytest.approx((exps[0] + 2 * exps[1] + 3 * exps[2]) / sum(exps))
 
 
-def test_a_single_value_is_a_depth_above_the_nearest() -> None:
-    config = Bins(low=0.5, high=3.0, count=1)
-    assert decode(torch.tensor([-1.0, 2.0]).reshape(2, 1, 1, 1), config).flatten().tolist() == [0.5, 2.5]
+def test_a_head_with_the_settings_of_old_ones_loads_and_another_choice_is_refused(tmp_path: Path) -> None:
+    about = About("depth", "runs/a", "", layers=(0, 1, 2, 3), details={"low": 0.001, "high": 10.0})
+    save_head(tmp_path, HEADS["dpt"], about)
+    plain = json.loads((tmp_path / "head.json").read_text())
+    old = {"count": 256, "spacing": "uniform", "link": "linear"}
+    plain["config"] |= {"readout": "project", "levels": None, "bins": plain["config"]["bins"] | old}
+    (tmp_path / "head.json").write_text(json.dumps(plain))
+    with torch.no_grad():
+        assert torch.equal(load_head(tmp_path)[0](layers(4)), HEADS["dpt"].eval()(layers(4)))
+    plain["config"]["bins"]["spacing"] = "log"
+    (tmp_path / "head.json").write_text(json.dumps(plain))
+    with pytest.raises(UserError, match=r"bins\.spacing is retired and was always uniform"):
+        load_head(tmp_path)
 
 
 HEADS = {
     "linear": LinearDepth(LinearConfig(width=12)),
     "linear-v2": LinearDepth(LinearConfig(width=12, cls=True, cls_width=12, enlarge=4, batch_norm=False)),
     "linear4": LinearDepth(LinearConfig(width=48, cls=True, cls_width=48, enlarge=4, batch_norm=False)),
-    "dpt": DPT(DPTConfig(widths=(12,) * 4, fused=16, bins=Bins(count=16))),
-    "dpt-ignore": DPT(DPTConfig(widths=(12,) * 4, fused=16, readout="ignore", bins=Bins(count=16))),
+    "dpt": DPT(DPTConfig(widths=(12,) * 4, fused=16)),
 }
-CELLS = {"linear": 1, "linear-v2": 4, "linear4": 4, "dpt": 16, "dpt-ignore": 16}
+CELLS = {"linear": 1, "linear-v2": 4, "linear4": 4, "dpt": 16}
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_gives_depths_within_the_range_and_overfits_an_image(name: str) -> None:
     head: nn.Module = HEADS[name]
-    seen = layers(4 if name in ("linear4", "dpt", "dpt-ignore") else 1)
+    seen = layers(4 if name in ("linear4", "dpt") else 1)
     truth = 2 + 3 * torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(1))
     optimiser = torch.optim.AdamW(head.parameters(), lr=1e-2)
 
@@ -76,7 +81,7 @@ def test_a_head_gives_depths_within_the_range_and_overfits_an_image(name: str) -
 
 
 def test_the_cls_reaches_every_patch_where_the_protocol_says_so() -> None:
-    for name, changes in (("linear", False), ("linear-v2", True), ("dpt", True), ("dpt-ignore", False)):
+    for name, changes in (("linear", False), ("linear-v2", True), ("dpt", True)):
         head = HEADS[name].eval()
         seen = layers(4 if "dpt" in name else 1)
         other = [Features(layer.cls + 5, layer.registers, layer.patches, layer.grid) for layer in seen]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
-from dinokit.dense.embedding import embed, encode, extract, unit
+from dinokit.dense.embedding import embed, encode, extract, nearest, unit
 from dinokit.images.intensity import multiple, prepare
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
@@ -262,3 +262,10 @@ def test_equal_images_have_equal_rows_whatever_the_batch(make_folder: MakeFolder
         assert (found.cls[copy] == found.cls[0]).all()
         assert (found.patches[copy] == found.patches[0]).all()
     assert not (found.cls[1] == found.cls[0]).all()
+
+
+def test_the_nearest_are_the_first_of_equals() -> None:
+    similarity = torch.tensor([[0.5, 1.0, 0.5, 0.5, 1.0], [0.1, 0.2, 0.3, 0.4, 0.5]])
+    values, places = nearest(similarity, 3)
+    assert places.tolist() == [[1, 4, 0], [4, 3, 2]]
+    assert torch.equal(values, similarity.gather(1, places))

@@ -100,13 +100,6 @@ def test_equal_images_keep_their_order_whatever_the_chunk(
     assert found[0]["top1@1"] == found[0]["top1@7"] == pytest.approx(100 * 6 / 18)
 
 
-def test_the_nearest_are_the_first_of_equals() -> None:
-    similarity = torch.tensor([[0.5, 1.0, 0.5, 0.5, 1.0], [0.1, 0.2, 0.3, 0.4, 0.5]])
-    values, places = base.nearest(similarity, 3)
-    assert places.tolist() == [[1, 4, 0], [4, 3, 2]]
-    assert torch.equal(values, similarity.gather(1, places))
-
-
 def test_the_same_split_on_both_sides_leaves_one_out(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     data = str(make_folder(*SPLIT))
     result = knn.run(make_vit(), knn.Config(data=data, gallery="train", query="train", k=(1,)))

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinokit.checkpoints.layouts import official
 from dinokit.core.errors import UserError
 from dinokit.models.head import Config, Head
 
@@ -21,10 +20,10 @@ def vectors(*shape: int) -> torch.Tensor:
 
 def test_the_head_reproduces_the_official_logits() -> None:
     tensors = load_file(GOLDEN)
-    checkpoint = {f"dino_head.{key[2:]}": value for key, value in tensors.items() if key.startswith("w.")}
-    config, state = official.recognise_head(checkpoint, "dino_head")
-    head = Head(24, config, seed=0)
-    official.load_strictly(head, state, file="golden")
+    state = {key[2:]: value for key, value in tensors.items() if key.startswith("w.")}
+    hidden, (prototypes, bottleneck) = len(state["mlp.0.weight"]), state["last_layer.weight"].shape
+    head = Head(24, Config(hidden=hidden, bottleneck=bottleneck, prototypes=prototypes, weight_norm="none"), seed=0)
+    head.load_state_dict(state)
     torch.testing.assert_close(head(tensors["in.x"]), tensors["out.logits"], atol=1e-5, rtol=0)
 
 

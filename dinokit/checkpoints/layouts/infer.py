@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dinokit.checkpoints.layouts.keymap import CONFIG
 from dinokit.core.errors import UserError
-from dinokit.models import convnets, head, vit
+from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, published_heads
 from dinokit.models.block import RopeConfig
 from dinokit.models.convnets import STAGES
@@ -87,22 +87,6 @@ def transformer(state: Mapping[str, Tensor], *, heads: int | None, rotary: bool)
         untie_local_cls_norm="local_cls_norm.weight" in state,
         rope=RopeConfig(rescale=2.0) if rotary else RopeConfig(),
         init="dinov3" if rotary else "dinov2" if scaled else "dino",
-    )
-
-
-def projection(state: Mapping[str, Tensor]) -> head.Config:
-    """Read the configuration of a projection head.
-
-    Weight normalisation is reported as trainable: whether the lengths were fixed is not in the file.
-    """
-    normed = "last_layer.weight_v" in state
-    prototypes, bottleneck = shape(state, "last_layer.weight_v" if normed else "last_layer.weight", axes=2)
-    return head.Config(
-        hidden=shape(state, "mlp.0.weight", axes=2)[0],
-        bottleneck=bottleneck,
-        prototypes=prototypes,
-        layers=sum(re.fullmatch(r"mlp\.\d+\.weight", key) is not None for key in state),
-        weight_norm="trainable" if normed else "none",
     )
 
 

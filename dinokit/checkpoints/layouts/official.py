@@ -22,14 +22,14 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinokit.checkpoints.layouts import infer, keymap
 from dinokit.checkpoints.layouts.keymap import Exported, Family, State, Table
 from dinokit.core.errors import UserError
 from dinokit.core.log import info
 from dinokit.images.intensity import Pixels
-from dinokit.models import head, vit
+from dinokit.models import vit
 from dinokit.models.architecture import Architecture, Network, nearest
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -135,21 +135,6 @@ def pixels(architecture: Architecture) -> Pixels:
     return Pixels(size=256 if family in ("dinov3", "convnext") else 224)
 
 
-def recognise_head(
-    checkpoint: Mapping[str, object],
-    name: Literal["head", "dino_head", "ibot_head"],
-    *,
-    network: Literal["teacher", "student"] = "teacher",
-) -> tuple[head.Config, State]:
-    """Return the configuration and the weights of a projection head in a training checkpoint.
-
-    Raises:
-        UserError: if there is no such head.
-    """
-    state = part(checkpoint, name, network=network)
-    return infer.projection(state), state
-
-
 def export(backbone: Network) -> Exported:
     """Rename a model's weights; a name that no table holds stays as it is."""
     config, state = backbone.config, dict(backbone.state_dict())
@@ -164,20 +149,6 @@ def export(backbone: Network) -> Exported:
         mask[1] = 0
         found |= {f"blocks.{block}.attn.qkv.bias_mask": mask.flatten() for block in range(config.depth)}
     return Exported(found, {})
-
-
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], *, file: str) -> None:
-    """Load weights that fit a model exactly.
-
-    Args:
-        model: changed in place, only if everything fits.
-        state: under our names.
-        file: where the weights are from, for the message.
-    Raises:
-        UserError: naming the keys that are missing, unexpected or of another shape.
-    """
-    check_shapes(model.state_dict(), state, config=getattr(model, "config", None), file=file)
-    model.load_state_dict(dict(state))
 
 
 def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, config: object, file: str) -> None:
