@@ -76,8 +76,10 @@ class Pairs:
         return image, mask
 
     def digest(self) -> object:
-        """Tell the data from others, by what the files hold."""
-        return digest_of_files((*self.images, *self.masks))
+        """Tell the data from others, by what the files hold and their values mean."""
+        said = self.meaning
+        meaning = [list(said.classes), sorted(map(list, said.ids.items())), said.coloured, said.white]
+        return [meaning, digest_of_files((*self.images, *self.masks))]
 
     def check(self, indices: Iterable[int]) -> None:
         """Read pairs before a long computation.

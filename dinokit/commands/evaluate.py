@@ -60,7 +60,7 @@ def evaluate(
     if out is not None:
         check_result(Path(out))
     if save is not None:
-        check_writable(Path(save))
+        check_writable(Path(save), option="--save")
     backbone = load(model, heads=heads).to(where)
     backbone.name = absolute(model)
     baselines = baselines and getattr(config, "head", None) is None

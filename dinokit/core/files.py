@@ -112,14 +112,14 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
         write_jsonl(path, kept)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, *, option: str = "--out") -> None:
     """Write to a folder, made if need be, and leave nothing: before the work is the time to learn that it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))  # an empty file fits on a full disk
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {reason(error)}; give --out another place") from error
+        raise UserError(f"cannot write to {folder}: {reason(error)}; give {option} another place") from error
 
 
 def sync(path: Path) -> None:

@@ -12,6 +12,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -19,6 +20,10 @@ import torch
 from torch import nn
 
 from dinokit.core.errors import UserError, reason
+
+# settings that change no feature: of training, of the first weights, and the size of a whole image; RoPE's are weights
+_OTHER = {"drop_path", "drop_path_shape", "init", "layer_scale", "base", "min_period", "max_period"}
+_OTHER |= {"shift", "jitter", "rescale", "size"}
 
 
 @contextmanager
@@ -69,9 +74,16 @@ def digest_of_weights(network: nn.Module) -> str:
 
 
 def digest_of_model(network: nn.Module) -> str:
-    """Return a digest of a backbone: its weights and the heads of attention, of which weights alone need not tell."""
-    heads = getattr(getattr(network, "config", None), "heads", None)
-    return digest_of_weights(network) + ("" if heads is None else f"-{heads}")
+    """Return a digest of a backbone: of its weights and, after a dash, of its settings and of how it sees pixels."""
+    told = [getattr(network, name, None) for name in ("config", "pixels")]
+    plain = [asdict(each, dict_factory=_that_count) if is_dataclass(each) else each for each in told]
+    if plain[0] is None:  # a network of another library
+        plain[0] = getattr(network, "name", "")
+    return f"{digest_of_weights(network)}-{blake2b(repr(plain).encode(), digest_size=8).hexdigest()}"
+
+
+def _that_count(settings: list[tuple[str, object]]) -> dict[str, object]:
+    return {name: value for name, value in settings if name not in _OTHER}
 
 
 def digest_of_files(paths: Iterable[Path]) -> str:

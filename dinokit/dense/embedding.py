@@ -22,9 +22,9 @@ from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
 from dinokit.core.device import Precision
 from dinokit.core.errors import RunError, UserError, reason
-from dinokit.core.files import check_writable, write_atomic, write_json, write_jsonl
+from dinokit.core.files import check_writable, read_json, write_atomic, write_json, write_jsonl
 from dinokit.core.log import info
-from dinokit.core.ownership import only_owner
+from dinokit.core.ownership import check_same, digest_of_model, only_owner
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
@@ -124,8 +124,8 @@ def embed(
 
     Writes `embeddings.npy` (float32, one row per readable image), `manifest.jsonl` (row, key, label of each),
     `bad_images.jsonl` if there are any, `patches.npy` if asked for, and last `embed.json`, so that a folder with
-    `embed.json` is complete. An earlier result in `out` is replaced once the new one is whole; any other folder with
-    content is refused.
+    `embed.json` is complete. An earlier result of the same model in `out` is replaced once the new one is whole; any
+    other folder with content is refused.
 
     Args:
         model: whatever `load` takes: a run folder, a checkpoint folder, a weights file, timm/NAME, ...
@@ -137,11 +137,15 @@ def embed(
     backbone = load(str(model), heads=heads)
     source = open_source(data, channels=backbone.channels, white=backbone.pixels.white)
     _check_folder(out)
+    weights, kept = digest_of_model(backbone), read_json(out / LAST) if (out / LAST).exists() else {}
+    if "weights" in kept:
+        check_same({"weights": kept["weights"]}, {"weights": weights}, place=out)
     with only_owner(out):
         result = extract(backbone, source, device=device, patches=patches, precision=precision)
         images, dim = result.cls.shape
         summary = {
             "model": str(model),
+            "weights": weights,
             "data": data,
             "split": None,
             "images": images,

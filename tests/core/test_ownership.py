@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from dinokit.core.errors import UserError
-from dinokit.core.ownership import check_same, digest_of_files, digest_of_weights, only_owner
+from dinokit.core.ownership import check_same, digest_of_files, digest_of_model, digest_of_weights, only_owner
+from dinokit.models.vit import Config, VisionTransformer
 
 HOLD = """
 import sys, pathlib
@@ -63,3 +66,12 @@ def test_weights_are_told_by_every_bit() -> None:
     with torch.no_grad():
         network.weight[0, 0] = torch.nextafter(network.weight[0, 0], torch.tensor(9.0))
     assert digest_of_weights(network) != found
+
+
+def test_a_model_is_told_by_what_its_weights_do() -> None:
+    small = Config(patch_size=4, dim=16, depth=1, heads=2, ffn_hidden=32, position="offset", position_grid=4)
+    same = digest_of_model(VisionTransformer(small))
+    assert digest_of_model(VisionTransformer(replace(small, drop_path=0.1))) == same
+    several: tuple[dict[str, Any], ...] = ({"heads": 4}, {"position": "antialias"}, {"norm_eps": 1e-6})
+    for changes in several:
+        assert digest_of_model(VisionTransformer(replace(small, **changes))) != same

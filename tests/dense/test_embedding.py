@@ -178,6 +178,8 @@ def test_an_earlier_result_is_replaced_whole(make_run: MakeFolder, make_folder: 
     embed(model, str(data), tmp_path / "out", patches=True)
     embed(model, str(data), tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["embed.json", "embeddings.npy", "manifest.jsonl"]
+    with pytest.raises(UserError, match="out was made with other weights; delete it, or give another folder"):
+        embed(model.with_name("100"), str(data), tmp_path / "out")
 
 
 def test_a_full_disk_leaves_the_earlier_result(

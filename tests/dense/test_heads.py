@@ -10,6 +10,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.ownership import digest_of_model, digest_of_weights
 from dinokit.dense.heads import About, check_model, load_head, save_head
 from dinokit.dense.segmentation import Config, LinearHead
+from dinokit.images.intensity import Pixels
 from dinokit.models import vit
 from dinokit.models.vit import VisionTransformer
 
@@ -47,6 +48,9 @@ def test_the_same_weights_with_other_heads_of_attention_are_another_model() -> N
     check_model(about, two, model="runs/a")
     with pytest.raises(UserError, match="trained on runs/a"):
         check_model(about, four, model="runs/a")
+    two.pixels = Pixels(white=4095.0)
+    with pytest.raises(UserError, match="trained on runs/a"):
+        check_model(about, two, model="runs/a")
     early = replace(about, digest=digest_of_weights(two))  # as it was written before heads were told apart
     check_model(early, two, model="runs/a")
 

@@ -217,6 +217,15 @@ def test_changed_masks_are_another_training(tmp_path: Path) -> None:
         run(PIXELS, config, tmp_path / "out")
 
 
+def test_masks_that_mean_something_else_are_other_data(tmp_path: Path) -> None:
+    found = []
+    squares(tmp_path, splits=False)
+    for names in ({"ground": [0, 0, 0], "square": [1, 1, 1]}, {"square": [1, 1, 1], "ground": [0, 0, 0]}):
+        (tmp_path / "classes.json").write_text(json.dumps(names))
+        found.append(open_pairs(str(tmp_path)).digest())
+    assert found[0] != found[1]
+
+
 def test_a_cpu_takes_the_quick_protocol_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(data=str(squares(tmp_path)), size=24, iterations=60, batch_size=1)
     found = run(PIXELS, config)
