@@ -72,6 +72,12 @@ def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
     assert chosen is not None
     root = splits[chosen]
     paths, remarks = images_among(sorted(location.walk(root)), where=str(root))
+    for folder in location.entries(root.parent)[1]:
+        inside = location.walk(root.parent / folder) if root.parent / folder not in splits.values() else ()
+        one = next((path for path in inside if path.lower().endswith(EXTENSIONS)), None)
+        if one is not None:
+            among = ", ".join(splits)
+            remarks += (f"images beside the folders {among} are passed over, such as {folder}/{one}",)
     # the classes of all splits, so that a label means the same in train and in test
     tops = [path.split("/", 1)[0] for path in paths]
     classes = tuple(sorted(set(tops).union(*(location.entries(folder)[1] for folder in splits.values()))))

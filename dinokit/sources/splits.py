@@ -3,6 +3,7 @@
 Folders, archives, patterns, columns of tables and data sets of others: whoever reads the name of a split asks here.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,13 +11,19 @@ from dinokit.core.errors import UserError, unknown_name
 from dinokit.sources.location import entries
 
 SPLITS = ("train", "val", "test")  # the default first
-_OTHER_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+_OTHER_NAMES = {"training": "train", "testing": "test"} | dict.fromkeys(
+    ("validation", "validate", "valid", "dev", "eval", "evaluation", "holdout"), "val"
+)
+_AROUND = re.compile(r"(?:seg[-_ ])?([a-z]+?)[-_ ]?(?:set|\d{4})?")  # train2017, test_set, seg_train
 
 
 def split_name(word: str) -> str:
     """Return the name that a split has everywhere here: train, val, test, or its own in lower case."""
     word = word.strip().lower()
-    return _OTHER_NAMES.get(word, word)
+    inner = _AROUND.fullmatch(word)
+    name = inner[1] if inner else word
+    name = _OTHER_NAMES.get(name, name)
+    return name if name in SPLITS else word
 
 
 def known_splits(words: Iterable[str]) -> tuple[str, ...]:

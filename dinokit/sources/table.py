@@ -156,13 +156,15 @@ class Table:
 
     def labels(self, rows: Int64[np.ndarray, "row"]) -> tuple[tuple[str, ...], Int64[np.ndarray, "row"] | None]:
         """Return the classes, those of all splits, so that a label means the same in each, and the labels of rows."""
-        if self.label is None or (self.label.codes[rows] < 0).all():
+        if self.label is None:
             return (), None
         words = self.label.words
-        used = sorted(words, key=natural if all(word.isdecimal() for word in words) else None)
+        named = [word for word in words if word != "-1"]
+        used = sorted(named, key=natural if all(word.isdecimal() for word in named) else None)
         place = {word: number for number, word in enumerate(used)}
-        number = np.array([*map(place.__getitem__, words), -1], dtype=np.int64)  # -1 stays -1
-        return tuple(used), number[self.label.codes[rows]]
+        number = np.array([*(place.get(word, -1) for word in words), -1], dtype=np.int64)  # -1 stays -1, as a word too
+        found = number[self.label.codes[rows]]
+        return ((), None) if (found < 0).all() else (tuple(used), found)
 
 
 def column_of(words: Iterable[str]) -> Column | None:

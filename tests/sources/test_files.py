@@ -354,3 +354,15 @@ def test_a_table_in_latin_1_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(("path\n" if name == "m.csv" else "").encode() + "Müll.png\n".encode("latin-1"))
     with pytest.raises(UserError, match="Müll.png is named in Latin-1, .* save it as UTF-8"):
         open_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.csv", _csv), ("a.jsonl", _jsonl), ("a.parquet", _parquet)])
+def test_minus_one_is_no_label(tmp_path: Path, name: str, write: Write) -> None:
+    _images(tmp_path, "0.png", "1.png", "2.png")
+    write(tmp_path / name, [{"path": f"{row}.png", "label": label} for row, label in enumerate((-1, 10, 9))])
+    source = open_source(str(tmp_path / name))
+    assert source.labels is not None
+    assert (source.classes, source.labels.tolist()) == (("9", "10"), [-1, 1, 0])
+    write(tmp_path / name, [{"path": f"{row}.png", "label": -1} for row in range(3)])
+    source = open_source(str(tmp_path / name))
+    assert (source.classes, source.labels) == ((), None)

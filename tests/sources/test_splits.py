@@ -10,7 +10,7 @@ from dinokit.annotations.depths import splits_of
 from dinokit.annotations.pairs import open_pairs, pair_splits
 from dinokit.core.errors import UserError
 from dinokit.evaluation.base import sides
-from dinokit.sources.source import Source, open_source, splits
+from dinokit.sources.source import Source, open_source, remarks, splits
 
 COLOURS = ("blue", "green", "red")
 
@@ -96,3 +96,21 @@ def test_annotated_folders_know_the_same_splits(tmp_path: Path) -> None:
         assert pair_splits(str(tmp_path / root)) == ("train", "val")
         assert len(open_pairs(str(tmp_path / root), split="valid")) == 1
     assert splits_of(str(tmp_path / "a")) == ("train", "val")
+
+
+@pytest.mark.parametrize("second", ["eval", "evaluation", "validate", "holdout", "val2017", "val_set", "seg_val"])
+@pytest.mark.parametrize("first", ["train", "train2017", "train-set"])
+def test_a_split_may_have_a_year_or_a_word_around_it(first: str, second: str, tmp_path: Path) -> None:
+    root = _tree(tmp_path, first, second)
+    assert splits(str(root)) == ("train", "val")
+    assert _found(open_source(str(root))) == (3, COLOURS, [0, 1, 2])
+
+
+def test_other_words_with_a_split_in_them_stay_classes(tmp_path: Path) -> None:
+    for names in (("trainers", "sunset"), ("train2", "tests"), ("dataset", "train_ticket")):
+        assert splits(str(_tree(tmp_path / names[0], *names))) == ()
+
+
+def test_images_beside_the_splits_are_said(tmp_path: Path) -> None:
+    source = open_source(str(_tree(tmp_path, "train", "test", "unlabeled")))
+    assert [each for each in remarks(source) if "unlabeled/" in each]
