@@ -300,7 +300,7 @@ def _stretch(plain: dict[str, Any], before: int, given: Mapping[str, Any], *, st
     """
     now = given.get(steps)
     times = now / before if type(now) is int and 0 < now < 2**63 else 1.0
-    for name in list(plain) if times != 1 else ():
+    for name in list(plain) if steps in given else ():
         if isinstance(plain[name], dict):
             _stretch(plain[name], before, given, steps=steps, path=f"{path}{name}.")
         elif name in COUNTS and type(plain[name]) is int and plain[name]:
@@ -309,7 +309,7 @@ def _stretch(plain: dict[str, Any], before: int, given: Mapping[str, Any], *, st
     fixed = [given[path + part] for part in counts if type(given.get(path + part)) is int]
     free = {part: count for part, count in counts.items() if type(given.get(path + part)) is not int}
     left, first, last = max(0, round(times * sum(counts.values())) - sum(fixed)), 0, sum(free.values()) or 1
-    for part, count in free.items() if times != 1 else ():  # by their ends, so that rounding adds nothing
+    for part, count in free.items() if steps in given else ():  # by their ends, so that rounding adds nothing
         plain[part] = round(left * (first + count) / last) - round(left * first / last)
         first += count
     return times

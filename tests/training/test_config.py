@@ -46,6 +46,9 @@ def test_parts_keep_their_shares_and_what_is_given_stays() -> None:
     assert lengths(
         with_settings(demo, {"steps": 12, "optim.lr.warmup": 3, "optim.lr.decay": 9}).experiment.optim.lr
     ) == (0, 3, 0, 9)
+    assert lengths(
+        with_settings(demo, {"steps": demo.experiment.steps, "optim.lr.warmup": 450}).experiment.optim.lr
+    ) == (0, 450, 986, 414)  # 1400 left, in shares 1233 and 517 of 1750
     assert lengths(with_settings(demo, {"optim.lr.warmup": 30}).experiment.optim.lr) == (0, 30, 1233, 517)
 
 
