@@ -3,7 +3,8 @@
 A file of ours carries its architecture and its pixel statistics in the safetensors header; any other is recognised by
 its keys and the config.json beside it (recognise.py), and what none of them says is assumed, in one line. Only
 safetensors and `torch.load(weights_only=True)` are used, so no file can run code: besides tensors and plain values a
-pickle may hold the Namespace of arguments, the numpy scalars and the paths that DINO's and MAE's own scripts save.
+pickle may hold the Namespace of arguments, the numbers and arrays of numpy and the paths that DINO's and MAE's own
+scripts save.
 """
 
 import argparse
@@ -38,6 +39,16 @@ from dinokit.peers import LIBRARIES
 
 FORMAT = "dinokit"
 INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
+
+
+class NumpyArray:
+    """Stands for an array beside the weights, which is not read: numpy itself would take addresses from a pickle."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
 # what a pickle may hold besides tensors, also as other versions name it: none of these does anything when it is made
 _PATHS = {"PosixPath": pathlib.PurePosixPath, "WindowsPath": pathlib.PureWindowsPath}
 PLAIN: list[Any] = [
@@ -47,7 +58,12 @@ PLAIN: list[Any] = [
     *((numpy.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     codecs.encode,  # of the bytes of a scalar
     numpy.dtype,
-    *{type(numpy.dtype(code)) for code in "?bBhHiIlLqQefdFD"},
+    *{type(numpy.dtype(code)) for code in "?bBhHiIlLqQefdFDgGSUMm"},
+    NumpyArray,
+    *((NumpyArray, f"numpy.{name}multiarray._reconstruct") for name in ("core.", "_core.")),
+    (NumpyArray, "numpy.ndarray"),
+    (lambda *_: {}, "collections.defaultdict"),
+    *(list, dict, int, float, set),  # which make its values
 ]
 
 
@@ -89,6 +105,8 @@ def load(
     Raises:
         UserError: if there is nothing to load, or it is not what it should be; the message lists what did not fit.
     """
+    if heads is not None and type(heads) is not int:
+        raise UserError(f"expected heads to be a whole number, got {heads!r}")
     source, _, name = str(model).partition("/")
     if source in LIBRARIES and name and not os.path.exists(model):
         if channels is not None or heads is not None or exact_periods:

@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 
@@ -76,9 +76,8 @@ def digest_of_weights(network: nn.Module) -> str:
 def digest_of_model(network: nn.Module) -> str:
     """Return a digest of a backbone: of its weights and, after a dash, of its settings and of how it sees pixels."""
     told = [getattr(network, name, None) for name in ("config", "pixels")]
-    plain = [asdict(each, dict_factory=_that_count) if is_dataclass(each) else each for each in told]
-    if plain[0] is None:  # a network of another library
-        plain[0] = getattr(network, "name", "")
+    plain: list[object] = [asdict(each, dict_factory=_that_count) for each in told if each is not None]
+    plain += [getattr(network, "name", "")] if told[0] is None else []  # a network of another library
     return f"{digest_of_weights(network)}-{blake2b(repr(plain).encode(), digest_size=8).hexdigest()}"
 
 

@@ -5,17 +5,19 @@ import os
 import re
 import subprocess
 import sys
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinokit.checkpoints.load import header, load
+from dinokit.checkpoints.load import NumpyArray, header, load, read
 from dinokit.core import device
 from dinokit.core.errors import UserError
 from dinokit.models.vit import VisionTransformer
@@ -44,6 +46,22 @@ def test_a_file_of_something_else_is_no_weights(tmp_path: Path, content: bytes) 
 def test_a_pth_without_named_weights_says_what_it_holds(tmp_path: Path, value: object) -> None:
     torch.save(value, tmp_path / "x.pth")
     assert f"holds a {type(value).__name__}; expected weights by name" in refusal(tmp_path / "x.pth")
+
+
+def test_plain_values_of_python_and_numpy_may_lie_beside_weights(tmp_path: Path) -> None:
+    values = [numpy.str_("a"), numpy.bytes_(b"a"), numpy.longdouble(3), numpy.datetime64("2020-01-01")]
+    values += [numpy.random.get_state(), numpy.ones(2), defaultdict(list, a=[1]), OrderedDict(a=1)]
+    torch.save({"weight": torch.ones(2), "values": values}, tmp_path / "x.pth")
+    assert read(tmp_path / "x.pth")[0]["weight"].tolist() == [1, 1]
+
+
+def test_an_array_of_addresses_is_not_made(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return numpy.ndarray, ((1,), "O", bytes(8))
+
+    torch.save({"x": Evil()}, tmp_path / "x.pth")
+    assert isinstance(read(tmp_path / "x.pth")[0]["x"], NumpyArray)
 
 
 def test_objects_that_could_run_code_are_named_and_refused(tmp_path: Path) -> None:
@@ -196,6 +214,7 @@ calls = [
     lambda: dinokit.load(None), lambda: vit(image[0]), lambda: vit(image.byte()), lambda: vit(None),
     lambda: vit.intermediate([image], 1), lambda: vit(image[:0]), lambda: vit(image, masks=torch.zeros(1, 64)),
     lambda: vit.intermediate(image, 1.5), lambda: vit.intermediate(image, "1"), lambda: vit.intermediate(image, 99),
+    lambda: dinokit.load("x.pth", heads="3"),
 ]
 for call in calls:
     try:
@@ -217,4 +236,5 @@ for call in calls:
         "expected a number of blocks or a list of their indices, got 1.5",
         "expected a number of blocks or a list of their indices, got '1'",
         "the model has 6 blocks, 0 to 5; got 99",
+        "expected heads to be a whole number, got '3'",
     ]

@@ -35,7 +35,7 @@ from dinokit.models.architecture import Architecture, Network, nearest
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 NESTED = ("model", "state_dict", "module")
 AVERAGE = re.compile(
-    r"(^|_)(ema|teacher|averaged?|shadow)(_|$)|^(target|momentum)_"
+    r"(^|_)(ema|swa|teacher|avg|averaged?|shadow)(_|$)|^(target|momentum)_"
 )  # names of what follows by average
 DEEPEST = 4  # mappings within each other
 PARTS = ("backbone", "head", "dino_head", "ibot_head", "linear_head")
@@ -65,6 +65,8 @@ def parts(checkpoint: Mapping[str, object], *, network: Literal["teacher", "stud
     """
     named: State = {}
     for key, value in _unwrapped(checkpoint, network).items():
+        if key == "n_averaged":  # how many, in torch.optim.swa_utils.AveragedModel
+            continue
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(f"expected a state dict, but '{key}' is a {type(value).__name__}, not a tensor")
         path = [name for name in key.split(".") if name not in WRAPPERS] or [key]
@@ -75,7 +77,9 @@ def parts(checkpoint: Mapping[str, object], *, network: Literal["teacher", "stud
     for name in named:
         first, _, rest = name.partition(".")
         rests[first].add(rest)
-    averages = ((a, b) for a in rests if AVERAGE.search(a) for b in rests if a != b and rests[a] <= rests[b])
+    averages = (
+        (a, b) for a in rests if AVERAGE.search(a) and any(rests[a]) for b in rests if a != b and rests[a] <= rests[b]
+    )
     average, other = next(averages, ("", ""))
     if average:
         info(f"of {other} and {average}, its average, {average} is taken")
@@ -192,8 +196,9 @@ def _unwrapped(checkpoint: Mapping[str, object], network: str) -> Mapping[str, o
             chosen = chosen if len(chosen) == 1 else []
         if not chosen:
             break
-        if averages and plain and chosen[0] in averages:
-            info(f"of {plain[0]} and {chosen[0]}, its average, {chosen[0]} is taken")
+        raw = [*plain, *(key for key in inner if key not in averages and any(map(_is_tensor, inner[key].values())))]
+        if raw and chosen[0] in averages:
+            info(f"of {raw[0]} and {chosen[0]}, its average, {chosen[0]} is taken")
         passed.add(id(checkpoint))
         checkpoint = inner[chosen[0]]
         if id(checkpoint) in passed:

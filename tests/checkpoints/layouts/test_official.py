@@ -153,3 +153,12 @@ def test_heads_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
 def test_each_release_wants_its_own_image_size() -> None:
     assert official.pixels(VARIANTS["dinov3_vits16"]) == Pixels(size=256)
     assert official.pixels(VARIANTS["dinov2_vits14"]) == Pixels(size=224)
+
+
+def test_an_averaged_model_of_torch_is_the_average(capsys: pytest.CaptureFixture[str]) -> None:
+    mean = {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in tiny().items()}
+    raw = {name: value + 1 for name, value in tiny().items()}
+    assert same(official.part(mean, "backbone"))
+    for first, second in (("model", "model_ema"), ("net", "swa_model"), ("model", "avg_model")):
+        assert same(official.part({first: raw, second: mean}, "backbone"))
+        assert f"of {first} and {second}, its average, {second} is taken" in capsys.readouterr().err
