@@ -17,8 +17,9 @@ A set is read in one way, found out by looking at all of its masks:
 
     colours            any mask is in colours, or their palettes number the same colours differently; VOC's border
                        (224, 224, 192) among colours of VOC is 255
-    black and white    no mask holds anything but 0 and 255, also with soft or lossy edges, or 0 and one other value of
-                       64 or more; masks of 0 and 1 beside them say the same. Foreground is what is above half of white
+    black and white    no mask holds anything but 0 and one other value of 64 or more, also with soft or lossy edges
+                       (edges.py), which are refused in other sets; masks of 0 and 1 beside them say the same.
+                       Foreground is what is above half of white
     numbers            the value is the class, 255 is none
 
 The folder may name them: classes.txt, one name per line, the first for 0; or classes.json, a list of such names or an
@@ -36,6 +37,7 @@ import numpy
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageOps
 
+from dinokit.annotations.edges import MIDDLE, fills, mixtures, on_slopes
 from dinokit.annotations.pairing import reading
 from dinokit.core.errors import UserError
 from dinokit.core.files import read_json, read_text
@@ -70,7 +72,9 @@ _TEN = (0xEC5F67, 0xF99157, 0xFAC863, 0x99C794, 0x62B3B2, 0x6699CC, 0xC594C5, 0x
 YOUTUBE = {colour: number for number, colour in enumerate((0, *_TEN))}
 MOST = 255  # classes 0 to 254
 _BORDER = packed(palette(256)[IGNORED])
-_MIDDLE = 64  # a value from here on, alone beside 0, is a kind of white
+_TINGE = 24  # between the channels of a gray that was saved as JPEG or lossy WebP
+_MANY = 32  # values of a mask, none of them flat, are no classes
+_MIXED = 3  # colours of a set that fill no place and lie between two that do are no classes
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def read_mask(path: Path, *, places: bool = False) -> Mask:
     with reading("mask", path):
         data = path.read_bytes()
         about = describe(data)
-        lossy = about.format in ("JPEG", "MPO")
+        lossy = about.format in ("JPEG", "MPO") or (about.format == "WEBP" and b"VP8L" not in data)
         if about.mode in ("", "1", "L", "F") or about.mode.startswith("I"):
             return Mask(_whole(stored(data)), lossy=lossy)
         # from bytes: Pillow 12 maps a TIFF that lies on its side into memory with rows of a wrong length
@@ -137,8 +141,9 @@ def read_mask(path: Path, *, places: bool = False) -> Mask:
         if (colours == colours[0, 0]).all():
             return Mask(alpha)
         colours[alpha < 128] = 0
-    gray = (colours == (colours & 255) * 0x010101).all()
-    return Mask(colours & 255 if gray else colours, coloured=not gray, lossy=lossy)
+    spread = numpy.ptp([colours >> 16, colours >> 8 & 255, colours & 255], axis=0).max()
+    gray = spread <= (_TINGE if lossy else 0)
+    return Mask(colours >> 8 & 255 if gray else colours, coloured=not gray, lossy=lossy)
 
 
 def _whole(found: Stored) -> Values:
@@ -164,6 +169,8 @@ def _paletted(image: Image.Image, folder: Path, places: bool) -> Mask:
     shades = numpy.zeros(256, dtype=numpy.int32)
     shades[: len(flat)] = flat @ _BASE
     used = numpy.flatnonzero(numpy.bincount(indices.ravel()))
+    if used[-1] >= len(flat) or len(set(shades[used].tolist())) < len(used):  # nobody gave it colours
+        return Mask(indices, shades=shades)
     numbers, known = used, next((one for one in (VOC, YOUTUBE) if one.keys() >= set((flat @ _BASE).tolist())), None)
     if (flat == flat[:, :1]).all():
         grays = flat[used, 0]
@@ -217,7 +224,7 @@ def class_ids(path: Path, meaning: Meaning) -> UInt8[numpy.ndarray, "height widt
     if meaning.white is not None:
         return above_half(mask.numbers(path), meaning.white).astype(numpy.uint8)
     if mask.lossy:
-        raise UserError(f"the mask {path} is a JPEG, which changes values; save masks of classes as PNG")
+        raise UserError(f"the mask {path} is a JPEG or lossy WebP, which change values; save masks of classes as PNG")
     values = mask.colours() if meaning.coloured else mask.numbers(path)
     known = numpy.array(sorted(meaning.ids))
     classes = numpy.array([meaning.ids[value] for value in known.tolist()], dtype=numpy.uint8)
@@ -248,9 +255,11 @@ def white_of(levels: Mapping[Path, set[int]], soft: Collection[Path]) -> int | N
     """
     # masks of nothing but these say nothing: 255 everywhere may be all white or all ignored
     telling = {path: found for path, found in levels.items() if found not in ({0}, {1}, {0, 1}, {IGNORED})}
-    single = {path: max(found) for path, found in telling.items() if len(found) == 2 and 0 in found}
-    whites = {value: path for path, value in single.items() if _MIDDLE <= value <= IGNORED}
-    numbers = [path for path in telling if (path not in soft and path not in single) or single.get(path, 255) < _MIDDLE]
+    single = {
+        path: max(found) for path, found in telling.items() if path not in soft and len(found) == 2 and 0 in found
+    }
+    whites = {value: path for path, value in single.items() if MIDDLE <= value <= IGNORED}
+    numbers = [path for path in telling if (path not in soft and path not in single) or single.get(path, 255) < MIDDLE]
     known = {0, IGNORED}.union(*(levels[path] for path in (*numbers, *single)))
     edges = [one for one in soft if one in telling and one not in single and not (numbers and levels[one] <= known)]
     if numbers and edges:
@@ -264,7 +273,7 @@ def white_of(levels: Mapping[Path, set[int]], soft: Collection[Path]) -> int | N
     if numbers or not (whites or edges):
         return None
     brightest = max(max(found) for found in telling.values())  # beside it a small thing may have soft pixels alone
-    white = brightest if _MIDDLE <= brightest <= IGNORED else IGNORED
+    white = brightest if MIDDLE <= brightest <= IGNORED else IGNORED
     if edges:
         more = f" and {len(edges) - 1} more" if len(edges) > 1 else ""
         say_once(f"masks with soft edges ({edges[0].name}{more}): what is above {white // 2} is foreground")
@@ -272,14 +281,8 @@ def white_of(levels: Mapping[Path, set[int]], soft: Collection[Path]) -> int | N
 
 
 def may_be_edges(mask: Mask) -> bool:
-    """Tell whether what lies between black and white may be edges: lossy, or little of it, and none of it flat."""
-    values, inner = mask.values, [level for level in mask.levels if 0 < level < IGNORED]
-    if mask.lossy or len(inner) < 2 or inner[-1] < _MIDDLE or mask.levels[-1] > IGNORED:
-        return mask.lossy
-    between, corner = (values > 0) & (values < IGNORED), values[:-1, :-1]
-    flat = between[:-1, :-1] & (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
-    count = numpy.count_nonzero(between)
-    return bool(count < values.size / 2 and numpy.count_nonzero(flat) < count / 5)
+    """Tell whether what lies between black and white may be edges: lossy, or little of it, and all of it on slopes."""
+    return mask.lossy or (not mask.coloured and 0 < 2 * on_slopes(mask.values, mask.levels) < mask.values.size)
 
 
 def described(folder: Path, masks: Sequence[Path], *, places: bool = True) -> Meaning:
@@ -297,18 +300,25 @@ def described(folder: Path, masks: Sequence[Path], *, places: bool = True) -> Me
     if named is not None and named.coloured:
         return named
     values, soft, colours = dict[Path, set[int]](), list[Path](), set[int]()
-    coloured, by_colour, renumbered = False, dict[int, int](), None
     place_of, colour_at = {0: 0, _BORDER: IGNORED}, dict[int, int]()  # in palettes of known colours
+    coloured, by_colour, renumbered, smooth = False, dict[int, int](), None, None
+    areas, holders, lossy = set[int](), dict[int, Path](), None  # colours that fill a place; where each is first
     for path in masks:
         mask = read_mask(path, places=places)
         shades = levels = mask.levels
         if mask.coloured:
             coloured = True
+            areas |= set(mask.values[:-1, :-1][fills(mask.values)].tolist())
+            for level in levels:
+                holders.setdefault(level, path)
+            lossy = path if mask.lossy else lossy
         else:
             values[path] = set(levels)
+            smooth = path if len(levels) > _MANY and on_slopes(mask.values, levels) else smooth
             soft += [path] if may_be_edges(mask) else []
             shades = [int(mask.shades[level]) if mask.shades is not None else level * 0x010101 for level in levels]
-            if mask.shades is not None and any(by_colour.setdefault(*pair) != pair[1] for pair in zip(shades, levels)):
+            told_apart = mask.shades is not None and len(set(shades)) == len(shades)
+            if told_apart and any(by_colour.setdefault(*pair) != pair[1] for pair in zip(shades, levels)):
                 renumbered = renumbered or path
             if places and mask.known:
                 for place, colour in zip(levels, shades):
@@ -317,6 +327,10 @@ def described(folder: Path, masks: Sequence[Path], *, places: bool = True) -> Me
         colours |= set(shades)
         if coloured and len(colours) > MOST + 1:
             raise UserError(f"{path} brings the masks to over {MOST} colours: photos, or lossy files; use PNG")
+    mixed = mixtures(holders, areas) if not VOC.keys() >= holders.keys() else set()  # these lie between each other
+    blurred = lossy or (holders[min(mixed)] if len(mixed) >= _MIXED else None)
+    if blurred:
+        raise UserError(f"{blurred} has soft or lossy edges, whose colours are no classes; save as PNG, unsmoothed")
     if named is None and (coloured or renumbered):
         if renumbered and not coloured:
             say_once(f"palettes number the same colours differently, such as that of {renumbered}: colours count")
@@ -326,6 +340,8 @@ def described(folder: Path, masks: Sequence[Path], *, places: bool = True) -> Me
         named = black_and_white(white, *([named.classes] if named else []))
     if named is not None:
         return replace(named, places=places)
+    if smooth:
+        raise UserError(f"{smooth} has over {_MANY} values and none of them flat: no classes; save masks unsmoothed")
     largest = max(set[int]().union(*values.values()) - {IGNORED}, default=0)
     if largest >= MOST:
         raise UserError(f"masks in {folder} hold the value {largest}; classes are 0 to {MOST - 1}, 255 is ignored")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy
 import pytest
 import tifffile
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from dinokit.annotations.masks import IGNORED, class_ids, described, palette, read_mask
 from dinokit.core.errors import UserError
@@ -178,6 +178,64 @@ def test_zero_and_128_is_black_and_white_too(tmp_path: Path) -> None:
         described(tmp_path, [*paths, *written(tmp_path, SQUARE * 128, SQUARE * 128, SQUARE * 255)[2:]])
 
 
+DISC = Image.new("L", (96, 96))
+ImageDraw.Draw(DISC).ellipse([20, 25, 70, 80], fill=1)
+
+
+@pytest.mark.parametrize("how", ["bilinear", "lanczos"])
+@pytest.mark.parametrize("white", [64, 100, 128, 200, 254, 255])
+def test_edges_are_soft_whatever_white_is(white: int, how: str, tmp_path: Path) -> None:
+    hard = numpy.asarray(DISC.resize((48, 48), Image.Resampling.NEAREST)) * white
+    kind = Image.Resampling.LANCZOS if how == "lanczos" else Image.Resampling.BILINEAR
+    soft = numpy.asarray(DISC.point(lambda level: level * white).resize((48, 48), kind))
+    paths = written(tmp_path, hard, hard, soft)
+    meaning = described(tmp_path, paths)
+    assert meaning.classes == ("background", "foreground")
+    assert (class_ids(paths[0], meaning) == hard // white).all()
+    inside = numpy.asarray(DISC.resize((48, 48), Image.Resampling.NEAREST))
+    assert (class_ids(paths[2], meaning) != inside).mean() < 0.04
+
+
+def test_a_picture_is_no_mask_of_classes(tmp_path: Path) -> None:
+    noise = numpy.random.default_rng(0).integers(0, 2, (6, 6)).astype(numpy.uint8) * 255
+    picture = Image.fromarray(noise).resize((48, 48), Image.Resampling.BICUBIC)
+    with pytest.raises(UserError, match=r"1\.png has over 32 values and none of them flat"):
+        described(tmp_path, written(tmp_path, SQUARE * 3, picture))
+
+
+@pytest.mark.parametrize("how", ["soft", "webp", "hard"])
+def test_mixtures_of_colours_are_no_classes(how: str, tmp_path: Path) -> None:
+    red = Image.merge(
+        "RGB", [DISC.point(lambda level: level * 255), Image.new("L", (96, 96)), Image.new("L", (96, 96))]
+    )
+    other = red.resize((48, 48), Image.Resampling.BILINEAR if how == "soft" else Image.Resampling.NEAREST)
+    paths = written(tmp_path, red, other)
+    if how == "webp":
+        other.save(paths[1], "WEBP", quality=60)
+    if how == "hard":
+        assert described(tmp_path, paths).classes == ("#000000", "#ff0000")
+    else:
+        with pytest.raises(UserError, match=r"1\.png (has soft or lossy edges|brings the masks to over)"):
+            described(tmp_path, paths)
+
+
+def test_white_of_a_lossy_webp_is_white(tmp_path: Path) -> None:
+    paths = written(tmp_path, SQUARE * 255, SQUARE * 255)
+    Image.fromarray(SQUARE * 255).convert("RGB").save(paths[1], "WEBP", quality=60)
+    meaning = described(tmp_path, paths)
+    assert meaning.classes == ("background", "foreground")
+    assert (class_ids(paths[1], meaning) != SQUARE).mean() < 0.02
+
+
+def test_the_index_is_the_class_where_the_palette_is_shorter(tmp_path: Path) -> None:
+    image = Image.fromarray(SQUARE * 2)
+    image.putpalette([0, 0, 0])
+    image.save(tmp_path / "0.png", bits=8)
+    paths = [tmp_path / "0.png"]
+    assert described(tmp_path, paths).classes == ("0", "1", "2")
+    assert (class_ids(paths[0], described(tmp_path, paths)) == SQUARE * 2).all()
+
+
 def test_255_is_void_where_any_mask_holds_it_beside_classes(tmp_path: Path) -> None:
     void = SQUARE.copy()
     void[0] = 255
@@ -293,7 +351,7 @@ def test_palettes_that_differ_in_colour_alone_keep_their_numbers(tmp_path: Path)
 def test_a_jpeg_is_no_mask_of_classes(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
     jpeg(tmp_path, SQUARE)
-    with pytest.raises(UserError, match="is a JPEG, which changes values"):
+    with pytest.raises(UserError, match="is a JPEG or lossy WebP, which change values"):
         class_ids(tmp_path / "lossy.jpg", described(tmp_path, [tmp_path / "lossy.jpg"]))
 
 

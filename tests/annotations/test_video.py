@@ -148,14 +148,14 @@ def test_frames_are_in_the_order_of_their_numbers(names: list[str], tmp_path: Pa
     assert list(clip.masks) == expected[:1]
 
 
-@pytest.mark.parametrize("kind", ["hard", "soft", "1 bit", "jpeg"])
+@pytest.mark.parametrize("kind", ["hard", "soft", "soft 100", "1 bit", "jpeg"])
 def test_black_and_white_is_one_object(kind: str, tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     Image.new("RGB", (36, 24)).save(tmp_path / "frames" / "0.png")
     values = np.zeros((24, 36), dtype=np.uint8)
-    values[6:18, 9:27] = 255
+    values[6:18, 9:27] = 100 if kind == "soft 100" else 255
     picture = Image.fromarray(values if kind != "1 bit" else values > 0)
-    if kind == "soft":
+    if "soft" in kind:
         picture = picture.filter(ImageFilter.GaussianBlur(0.5))
     picture.save(tmp_path / "m.png", "JPEG" if kind == "jpeg" else "PNG")
     (clip,) = open_clips(str(tmp_path / "frames"), mask=str(tmp_path / "m.png")).each
