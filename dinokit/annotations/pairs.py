@@ -81,14 +81,21 @@ class Pairs:
         meaning = [list(said.classes), sorted(map(list, said.ids.items())), said.coloured, said.white]
         return [meaning, digest_of_files((*self.images, *self.masks))]
 
-    def check(self, indices: Iterable[int]) -> None:
-        """Read pairs before a long computation.
+    def check(self, indices: Iterable[int]) -> set[int]:
+        """Read pairs before a long computation; return the classes that their masks show.
 
         Raises:
             UserError: if one cannot be read or is of two sizes, or no pixel of any is of a class.
         """
-        why = f"no pixel of the masks of {self.name} counts: all are 255"
-        check_all(self.read, self.masks, indices, counts=lambda mask: bool((mask != IGNORED).any()), why=why)
+        why, shown = f"no pixel of the masks of {self.name} counts: all are 255", set[int]()
+
+        def counts(mask: UInt8[numpy.ndarray, "height width"]) -> bool:
+            here = set(numpy.flatnonzero(numpy.bincount(mask.ravel())).tolist()) - {IGNORED}
+            shown.update(here)
+            return bool(here)
+
+        check_all(self.read, self.masks, indices, counts=counts, why=why)
+        return shown
 
 
 def pair_splits(data: str) -> tuple[str, ...]:

@@ -118,6 +118,7 @@ def check_model(about: About, backbone: Backbone, *, model: str) -> None:
     """
     found = digest_of_model(backbone)
     if about.digest not in (found, found.split("-")[0]):  # early heads say the weights alone
+        other = "settings or pixels" if about.digest.split("-")[0] == found.split("-")[0] else "weights"
         raise UserError(
-            f"the head was trained on {about.model}, whose weights are not those of {model}; give that model as --model"
+            f"the head was trained on {about.model}, whose {other} are not those of {model}; give that model as --model"
         )

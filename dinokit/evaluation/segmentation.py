@@ -23,7 +23,7 @@ from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
 from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import UserError
-from dinokit.core.log import progress
+from dinokit.core.log import progress, warn
 from dinokit.dense.fit import Lesson, Member, Training, gathered, learn
 from dinokit.dense.heads import About
 from dinokit.dense.maps import Windows, augmented, best_class, frozen, predictor, prepared, slide, tried
@@ -122,8 +122,11 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
     except UserError as error:
         depth = str(error).split(",", maxsplit=1)[0]
         raise UserError(f"{config.protocol} reads the last {protocol.layers} layers; {depth}; take linear") from error
-    train.check(learns)
-    test.check(judges)
+    learnt = train.check(learns)
+    strange = [train.meaning.classes[index] for index in sorted(test.check(judges) - learnt)]
+    if strange:
+        some = ", ".join(strange[:3]) + ("..." if len(strange) > 3 else "")
+        warn(f"no training mask shows {some}, which masks to measure on do: never found, it counts as 0 in mIoU")
     details = {"classes": list(train.meaning.classes), "colours": [list(colour) for colour in train.meaning.colours]}
     how: dict[str, Any] = {"layers": protocol.layers, "short": size, "details": details}
     return keep_best(

@@ -49,7 +49,7 @@ def test_the_same_weights_with_other_heads_of_attention_are_another_model() -> N
     with pytest.raises(UserError, match="trained on runs/a"):
         check_model(about, four, model="runs/a")
     two.pixels = Pixels(white=4095.0)
-    with pytest.raises(UserError, match="trained on runs/a"):
+    with pytest.raises(UserError, match="trained on runs/a, whose settings or pixels are not those"):
         check_model(about, two, model="runs/a")
     early = replace(about, digest=digest_of_weights(two))  # as it was written before heads were told apart
     check_model(early, two, model="runs/a")

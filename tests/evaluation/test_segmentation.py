@@ -206,6 +206,12 @@ def test_what_is_wrong_with_the_masks_is_known_before_the_training(
         run(PIXELS, Config(data=str(tmp_path), **LINEAR | {"iterations": 10**6}))
 
 
+def test_a_class_that_cannot_be_learnt_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (32, 24), 4).save(squares(tmp_path) / "val" / "masks" / "2.png")
+    run(PIXELS, Config(data=str(tmp_path), **LINEAR | {"iterations": 1}))
+    assert "no training mask shows 4, which" in capsys.readouterr().err
+
+
 def test_changed_masks_are_another_training(tmp_path: Path) -> None:
     config = Config(data=str(squares(tmp_path / "data")), **LINEAR | {"iterations": 2})
     run(PIXELS, config, tmp_path / "out")
