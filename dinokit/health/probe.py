@@ -108,7 +108,8 @@ def look(network: nn.Module, batches: Iterable[Float32[Tensor, "chunk channel si
         for images in batches:
             entered.clear()
             seen.append(network(images))
-            lengths.append(torch.cat(entered, dim=1))  # [image, token]
+            bare = torch.cat([seen[-1].cls[:, None], seen[-1].patches], dim=1).float().norm(dim=-1)  # without a norm
+            lengths.append(torch.cat(entered or [bare], dim=1))  # [image, token]
     finally:
         for handle in handles:
             handle.remove()

@@ -34,3 +34,12 @@ def test_features_and_the_lengths_before_their_norm(kind: str) -> None:
     torch.testing.assert_close(found.features.patches, features.patches)
     torch.testing.assert_close(found.cls_lengths, raw.cls.norm(dim=-1))
     torch.testing.assert_close(found.patch_lengths, raw.patches.norm(dim=-1))
+
+
+def test_a_network_without_a_norm_has_the_lengths_of_its_features() -> None:
+    network = BACKBONES["resnet"]()
+    del network.norm
+    network.norm = lambda tokens: tokens  # no module: nothing to look into
+    found = look(network, iter(IMAGES.split(2)))
+    torch.testing.assert_close(found.cls_lengths, found.features.cls.norm(dim=-1))
+    torch.testing.assert_close(found.patch_lengths, found.features.patches.norm(dim=-1))
