@@ -55,31 +55,45 @@ def evaluate(
         device: auto, cpu, cuda or mps.
     """
     model, where = str(model), devices.choose(device)
-    module = evaluations.find(task)
-    config = configuration.override(module.Config(data=str(data)), {**settings, **named})
+    config = configuration.override(evaluations.find(task).Config(data=str(data)), {**settings, **named})
     if out is not None:
         check_result(Path(out))
     if save is not None:
         check_writable(Path(save), option="--save")
     backbone = load(model, heads=heads).to(where)
     backbone.name = absolute(model)
+    config, rows = _measured(task, config, backbone, name=model, save=save, baselines=baselines)
+    if out is not None:
+        write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
+    return rows
+
+
+def _measured(
+    task: str,
+    config: Any,
+    backbone: Backbone,
+    *,
+    name: str,
+    save: Path | None,
+    baselines: bool,
+) -> tuple[Any, dict[str, dict[str, float]]]:
+    """Measure a model and its baselines, and print them; return the settled settings and a row of numbers of each."""
+    module = evaluations.find(task)
     baselines = baselines and getattr(config, "head", None) is None
     rivals = evaluations.baselines(backbone, dense=getattr(module, "PATCHES", False)) if baselines else {}
     if hasattr(module, "settled"):
         config = module.settled(config, backbone)
     with nullcontext() if save is None else _kept(Path(save), task, backbone, config):
-        rows = {model: module.run(backbone, config, None if save is None else Path(save))}
+        rows = {name: module.run(backbone, config, None if save is None else Path(save))}
     units = getattr(module, "UNITS", {})
-    if units and not any(name.startswith(tuple(units)) for name in rows[model]):
+    if units and not any(number.startswith(tuple(units)) for number in rows[name]):
         rivals = {}  # counts alone, such as of a video without truth: nothing to compare
-    rows |= {name: module.run(rival.to(where), config) for name, rival in rivals.items()}
-    shown = {evaluations.NAMES.get(name, name): row for name, row in rows.items()}
-    print_table(f"{task} on {data}", shown, units)
+    rows |= {rival: module.run(one.to(backbone.device), config) for rival, one in rivals.items()}
+    shown = {evaluations.NAMES.get(one, one): row for one, row in rows.items()}
+    print_table(f"{task} on {config.data}", shown, units)
     if outdone(shown, units):
         warn(outdone(shown, units))
-    if out is not None:
-        write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
-    return rows
+    return config, rows
 
 
 @contextmanager

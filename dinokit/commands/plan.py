@@ -45,10 +45,7 @@ def plan(
         named: in Python, settings without a dot.
         out: file that receives all numbers as JSON.
     """
-    if gpus < 1 or not 0 < mfu <= 1 or not all(0 < each < inf for each in (gpu_memory, tflops) if each is not None):
-        raise UserError(
-            f"gpus, gpu_memory and tflops must be positive and mfu in (0, 1], got {gpus}, {gpu_memory}, {tflops}, {mfu}"
-        )
+    _check(gpus, gpu_memory, tflops, mfu)
     if out is not None:
         check_result(Path(out))
     source = {"experiment.data.source": data} if data else {}
@@ -68,6 +65,13 @@ def plan(
         stages = {name: asdict(each) | {"peak": each.peak, "hours": each.hours} for name, each in found.items()}
         write_json(Path(out), {"stages": stages, "hours": hours})
     return found
+
+
+def _check(gpus: int, gpu_memory: float | None, tflops: float | None, mfu: float) -> None:
+    if gpus < 1 or not 0 < mfu <= 1 or not all(0 < each < inf for each in (gpu_memory, tflops) if each is not None):
+        raise UserError(
+            f"gpus, gpu_memory and tflops must be positive and mfu in (0, 1], got {gpus}, {gpu_memory}, {tflops}, {mfu}"
+        )
 
 
 def explained(words: Sequence[str]) -> tuple[str, Any]:

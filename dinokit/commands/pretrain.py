@@ -19,7 +19,7 @@ from dinokit.models.features import Built
 from dinokit.planning.plan import foresee
 from dinokit.run import job
 from dinokit.run.opening import check_start
-from dinokit.sources.source import absolute, is_gray
+from dinokit.sources.source import Source, absolute, is_gray
 from dinokit.training import anchor
 from dinokit.training.config import HALVES, TrainConfig, with_settings
 
@@ -89,20 +89,29 @@ def pretrain(
         check_start(run, config)
         for line in foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else ():
             info(line)
-    with slow(f"looking for images in {place}"):
-        images = config.experiment.data.open(channels=config.experiment.backbone.channels)
-    # gray images get a network of one channel, where the recipe's normalisation fits any number of channels
-    if natural and len(config.experiment.data.pixels.mean) == 1 and is_gray(images):
-        config = configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
-        images = config.experiment.data.open(channels=1)
+    config, images = _opened(config, natural=natural)
     if slurm is None:
         return train_and_report(config, images, run)
     chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
-    words = ["pretrain", chosen, "--data", place, "--out", str(run.path.absolute())]
-    words += ["--from", weights] if weights else []
-    words += ["--stage", stage] if stage else []
+    options = {"--data": place, "--out": str(run.path.absolute()), "--from": weights, "--stage": stage}
+    words = ["pretrain", chosen, *(word for pair in options.items() if pair[1] for word in pair)]
     job.write(Path(slurm), words, config, settings, nodes=nodes, gpus_per_node=gpus_per_node)
     return 0
+
+
+def _opened(config: TrainConfig, *, natural: bool) -> tuple[TrainConfig, Source]:
+    """Open the images; gray ones get a network of one channel, where the normalisation fits any number of channels.
+
+    Args:
+        natural: the images may choose the network's channels.
+    """
+    data = config.experiment.data
+    with slow(f"looking for images in {data.source}"):
+        images = data.open(channels=config.experiment.backbone.channels)
+    if natural and len(data.pixels.mean) == 1 and is_gray(images):
+        config = configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
+        images = config.experiment.data.open(channels=1)
+    return config, images
 
 
 def _with_settings(config: TrainConfig, settings: Settings, *, weights: str, stage: str) -> TrainConfig:

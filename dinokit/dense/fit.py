@@ -191,11 +191,7 @@ def fit(
     groups = [{"params": list(member.head.parameters()), "lr": member.lr} for member in members]
     optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     state = None if folder is None else folder / _STATE
-    shapes = [{name: list(value.shape) for name, value in head.state_dict().items()} for head in heads]
-    plain = {key: value for key, value in to_plain(training).items() if key != "save_every"}
-    weights = digest_of_model(backbone) if state is not None else ""
-    made_of = {"weights": weights, "training": plain, "rates": [member.lr for member in members], "heads": shapes}
-    made_of |= stamp or {}
+    made_of = {} if state is None else _made_of(backbone, members, training) | dict(stamp or {})
     first, recent = _resumed(state, heads, optimiser, stamp=made_of)
     for step in progress(range(first, training.iterations), training.iterations - first):
         began = time.monotonic()
@@ -217,6 +213,16 @@ def fit(
     for head in heads:
         head.eval().requires_grad_(False)
     return _means(recent)
+
+
+def _made_of(backbone: Backbone, members: Sequence[Member], training: Training) -> dict[str, Any]:
+    """Return what a training is of, but for its data."""
+    return {
+        "weights": digest_of_model(backbone),
+        "training": {key: value for key, value in to_plain(training).items() if key != "save_every"},
+        "rates": [member.lr for member in members],
+        "heads": [{key: list(value.shape) for key, value in member.head.state_dict().items()} for member in members],
+    }
 
 
 def _stepped(

@@ -29,7 +29,7 @@ from dinokit.core.errors import UserError
 from dinokit.core.log import progress
 from dinokit.dense.depth import crop, gradient_loss, mean_depths, seen, sigloss
 from dinokit.dense.depth_heads import DPT, Bins, DPTConfig, LinearConfig, LinearDepth
-from dinokit.dense.fit import Lesson, Member, Training, learn
+from dinokit.dense.fit import Lesson, Loss, Member, Training, learn
 from dinokit.dense.heads import About, check_model, load_head
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried
 from dinokit.evaluation.base import QUICK, halves, keep_best, settled
@@ -159,18 +159,12 @@ def _learnt(
     first, _ = seen(*train.read(0), short=short, border=border)
     rows, columns = train.layout.window
     window = config.window or (min(rows, first.shape[1]), min(columns, first.shape[2]))
-
-    def loss(found: Tensor, truth: Tensor, step: int) -> Float[Tensor, ""]:
-        truth = torch.where((truth > bins.low) & (truth < bins.high), truth, 0.0)
-        term = sigloss(found[:, 0], truth, warm=step < WARM)
-        return term if is_new else term + GRADIENT * gradient_loss(found[:, 0], truth)
-
     lesson = Lesson(
         train=train,
         indices=indices,
         cut=lambda image, metres, key: crop(image, metres, window, short=short, border=border, key=key),
         label=lambda cells: mean_depths(cells, low=bins.low, high=bins.high),
-        loss=loss,
+        loss=_loss(bins, gradient=not is_new),
         layers=layers,
         short=short,
         missing=0.0,
@@ -189,17 +183,25 @@ def _learnt(
     rates = config.lr or ((1e-2,) if is_quick else (3e-4,))
     members = [Member(_head(backbone, config, bins, layers=layers), lr) for lr in rates]
     settings = [config.protocol, *window, short, config.batch_size, bins.low, bins.high]
-    patches = 256 if is_quick else None
     return learn(
         backbone,
         members,
         lesson,
         training,
         batch_size=config.batch_size,
-        patches=patches,
+        patches=256 if is_quick else None,
         folder=out,
         settings=settings,
     )
+
+
+def _loss(bins: Bins, *, gradient: bool) -> Loss:
+    def loss(found: Tensor, truth: Tensor, step: int) -> Float[Tensor, ""]:
+        truth = torch.where((truth > bins.low) & (truth < bins.high), truth, 0.0)
+        term = sigloss(found[:, 0], truth, warm=step < WARM)
+        return term + GRADIENT * gradient_loss(found[:, 0], truth) if gradient else term
+
+    return loss
 
 
 def _head(backbone: Backbone, config: Config, bins: Bins, *, layers: Layers) -> nn.Module:

@@ -44,13 +44,7 @@ def read_tiff(data: bytes, *, channels: int | None, seen: Any = None) -> Stored 
             raise BadImage(f"expected a TIFF of rows, columns and channels, got the axes {page.axes}")
         size, samples = (page.imagelength, page.imagewidth), page.samplesperpixel
         arrays.check_size(*size, channels=samples * planes, dtype=page.dtype)
-        if planes == 1:
-            parts = [page.asarray()]
-        elif len(series.pages) == math.prod(series.shape) // math.prod(page.shape):
-            parts = [series.pages[number * stride].asarray() for number in range(planes)]
-        else:  # one page stands for all, which follow it in the file
-            arrays.check_size(*size, channels=math.prod(series.shape) // math.prod(size), dtype=page.dtype)
-            parts = list(series.asarray().reshape(-1, *page.shape)[: planes * stride : stride])
+        parts = [page.asarray()] if planes == 1 else _pages(series, page, planes, stride=stride)
         kind, turn, nodata = (page.tags.valueof(tag) for tag in (PHOTOMETRIC, arrays.ORIENTATION, NODATA))
     for part in parts:
         if part.shape != page.shape or not part.size:
@@ -76,6 +70,16 @@ def read_tiff(data: bytes, *, channels: int | None, seen: Any = None) -> Stored 
         alpha=alpha,
         missing=arrays.without_data(values, nodata, colours=colours),
     )
+
+
+def _pages(series: Any, page: Any, count: int, *, stride: int) -> list[Any]:
+    """Read the pages that are channels."""
+    if len(series.pages) == math.prod(series.shape) // math.prod(page.shape):
+        return [series.pages[number * stride].asarray() for number in range(count)]
+    # one page stands for all, which follow it in the file
+    size = page.imagelength, page.imagewidth
+    arrays.check_size(*size, channels=math.prod(series.shape) // math.prod(size), dtype=page.dtype)
+    return list(series.asarray().reshape(-1, *page.shape)[: count * stride : stride])
 
 
 def _is_plain(image: Any, channels: int | None) -> bool:

@@ -101,11 +101,8 @@ class Trainer:
         self.objectives = shown.named if distil is None else {}  # whose prototypes the health of `backbone` is told by
         for learner in self.learners.values():
             execute(learner.backbones(), recompute, compiled=compiled)
-        for each in self.networks() if sharded else ():
-            shard.shard(each, device, bf16=uses_bf16(device, experiment.precision))
-        for backbone in shown.backbones() if sharded else ():
-            backbone.to_empty(device=device)
-            backbone.initialise(experiment.seed)
+        if sharded:
+            self._shard(shown)
         self.team = dist.teams(len(self.learners)) if teams else None
         # what this rank trains; the others' numbers are those of the last `catch_up`
         own = slice(None) if self.team is None else slice(self.team.number, self.team.number + 1)
@@ -115,6 +112,14 @@ class Trainer:
         self.running = running_statistics(nn.ModuleList(self.own.values()))  # of batch norms
         self.parts = _parts(self.own)  # what this rank's optimiser moves
         self.optimizer = optim.optimizer(_parts(self.learners), experiment.optim)
+
+    def _shard(self, shown: Learner) -> None:
+        """Keep this rank's rows alone of every network, which is an outline until then."""
+        for each in self.networks():
+            shard.shard(each, self.device, bf16=uses_bf16(self.device, self.experiment.precision))
+        for backbone in shown.backbones():
+            backbone.to_empty(device=self.device)
+            backbone.initialise(self.experiment.seed)
 
     def step(self, micro_batches: Sequence[Views | Cut], *, step: int) -> Report:
         """Learn from one global batch, given as this rank's micro-batches; skip it untouched if it is not finite.
