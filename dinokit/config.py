@@ -229,7 +229,8 @@ def _assign(plain: dict[str, Any], keys: list[str], value: Any, *, known: Iterab
         node = node[key]
     if not isinstance(node, dict) or (node and keys[-1] not in node and not isinstance(node, _Open)):
         raise unknown_name("setting", path, known)
-    if isinstance(node.get(keys[-1]), dict) and not isinstance(value, Mapping | None):
+    group = node.get(keys[-1])
+    if isinstance(group, dict) and "kind" not in group and not isinstance(value, Mapping | None):
         raise UserError(f"setting '{path}': {NO_GROUP.format(shortened(value))}")
     node[keys[-1]] = value
 

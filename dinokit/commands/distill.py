@@ -54,10 +54,11 @@ def distill(
     config = configuration.override(config, {"experiment.data.source": source_of}, hidden=HALVES)
     run = RunFolder(Path(out))
     check_start(run, config)
-    for line in foresee(config, anyway=False) if dist.is_main() else ():
-        info(line)
+    foreseen = foresee(config, anyway=False) if dist.is_main() else ()
     with slow(f"looking for images in {source_of}"):
         images = config.experiment.data.open(channels=config.experiment.backbone.channels)
+    for line in foreseen:
+        info(line)
     for name, student in config.experiment.distil.students.items() if config.experiment.distil else ():
         info(f"student {name}: {student.kind} of width {student.dim}, file {name}.safetensors")
     return train_and_report(config, images, run)

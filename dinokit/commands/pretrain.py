@@ -87,10 +87,11 @@ def pretrain(
         config = configuration.override(config, {"experiment.backbone.channels": begun}, hidden=HALVES)
     if slurm is None:
         check_start(run, config)
-        for line in foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else ():
-            info(line)
+        foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else ()
     config, images = _opened(config, natural=natural)
     if slurm is None:
+        for line in foreseen:
+            info(line)
         return train_and_report(config, images, run)
     chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
     options = {"--data": place, "--out": str(run.path.absolute()), "--from": weights, "--stage": stage}

@@ -120,7 +120,7 @@ def test_groups_of_koleo_must_suit_the_ranks(photos: Path, tmp_path: Path) -> No
     grouped = ObjectiveConfigs({"koleo": koleo.Config(group=4)})
     cut = replace(settings.experiment, data=data, objectives=grouped)
     with pytest.raises(
-        UserError, match=r"koleo.group 4 must divide the 6 images of each of 2 ranks.*runtime.processes"
+        UserError, match=r"koleo.group 4 must divide the 6 images of a rank's micro-batch.*runtime.processes"
     ):
         engine.pretrain(replace(settings, experiment=cut), tmp_path / "run")
     assert not (tmp_path / "run").exists()
