@@ -35,9 +35,8 @@ from dinokit.core.bounds import above, at_least
 from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import write_atomic
 from dinokit.core.log import duration, info, progress
-from dinokit.core.order import Passes
 from dinokit.core.ownership import check_same, digest_of_model
-from dinokit.core.seed import derived, generator
+from dinokit.core.seed import Passes, derived, generator
 from dinokit.dense.maps import Frame, Layers, at_pixels, encode, frozen, pad, prepared
 from dinokit.images import intensity
 from dinokit.models.features import Backbone, Features

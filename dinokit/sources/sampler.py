@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from dinokit.core.errors import UserError
-from dinokit.core.order import Passes
-from dinokit.core.seed import generator
+from dinokit.core.seed import Passes, generator
 
 _STREAM = 0  # keeps these random numbers apart from the views (1), the masks (2) and the replacements (3)
 _SHARES, _ALONE = 4, 5

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinokit.core.order import Passes, evenly, natural
+from dinokit.core.order import evenly, natural
+from dinokit.core.seed import Passes
 
 
 @pytest.mark.parametrize(
