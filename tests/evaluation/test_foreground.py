@@ -89,6 +89,7 @@ def test_masks_that_teach_nothing_are_clear_mistakes(tmp_path: Path) -> None:
         run(PIXELS, Config(data=str(root), size=24))
 
 
+@pytest.mark.slow
 def test_a_c_that_marks_nothing_is_not_taken_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = str(squares(tmp_path, train=3, splits=False))
     assert run(PIXELS, Config(data=data, size=24, c=(1e-9, 1.0)))["C"] == 1.0  # both rank all patches right

@@ -66,6 +66,7 @@ def test_an_interrupted_run_of_two_processes_continues_bit_by_bit(photos: Path, 
     assert_same(whole, broken)
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_another_number_of_processes(photos: Path, tmp_path: Path) -> None:
     """The global batches stay the same, and so do the losses."""
     alone, mixed = without_draws(config(photos)), without_draws(config(photos, processes=2))

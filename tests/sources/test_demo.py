@@ -57,6 +57,7 @@ def test_the_splits_are_placed_differently() -> None:
     assert ((train.max(axis=2) > 0).argmax(axis=1) != (test.max(axis=2) > 0).argmax(axis=1)).any()
 
 
+@pytest.mark.slow
 def test_emoji_pairs_two_styles() -> None:
     source = open_source("demo:emoji", channels=1)
     assert len(source) == 3_822

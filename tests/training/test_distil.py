@@ -185,6 +185,7 @@ def test_without_masks_every_patch_counts(photos: Path, teacher: Path) -> None:
     assert found.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [True, False])
 def test_two_processes_distil_as_one(heads: bool, photos: Path, teacher: Path, tmp_path: Path) -> None:
     """Targets are balanced over the images of both, and prototypes found among them: rounding is all that differs."""

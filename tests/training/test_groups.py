@@ -74,6 +74,7 @@ def test_groups_of_ranks_distil_as_one_process(count: int, photos: Path, teacher
         assert torch.allclose(theirs, load(alone / f"{name}.safetensors")(images).cls, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_without_groups_and_with_them(
     first: int, then: int, photos: Path, teacher: Path, tmp_path: Path

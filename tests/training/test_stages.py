@@ -134,7 +134,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
 
 # auto: chosen again at the boundary; a stop between two candidates leaves a checkpoint that is none
 @pytest.mark.parametrize(
-    ("source", "stop"), [("start", 2), ("auto", 3), ("start", 4), ("auto", 5), ("auto", 6), ("start", 8)]
+    ("source", "stop"),
+    [
+        *(("start", 2), ("auto", 5), ("start", 8)),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("auto", 3), ("start", 4), ("auto", 6))),
+    ],
 )
 def test_a_run_stopped_in_any_stage_ends_with_the_same_weights(
     whole: Callable[[str], tuple[Path, Path]], tmp_path: Path, source: str, stop: int
