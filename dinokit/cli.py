@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dinokit import __version__
-from dinokit.core.errors import RunError, UserError, unknown_name
+from dinokit.core.messages import RunError, UserError, unknown_name
 
 HALVES = ("experiment", "runtime")  # may be left out of a dotted key
 WIDTH, COLUMN = 120, 42  # of help, and of the names in it

@@ -23,7 +23,7 @@ import yaml
 from cattrs.gen import make_dict_structure_fn
 
 from dinokit.core.bounds import Bound, OutOfBounds
-from dinokit.core.errors import UserError, reason, unknown_name
+from dinokit.core.messages import UserError, reason, unknown_name
 
 T = TypeVar("T")
 Settings = Mapping[str, Any]  # of a command: what the user wrote behind its own options, by dotted key

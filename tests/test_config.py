@@ -18,8 +18,8 @@ from dinokit.config import (
     to_plain,
     to_yaml,
 )
-from dinokit.core.errors import UserError
 from dinokit.core.files import write_text
+from dinokit.core.messages import UserError
 from dinokit.training.config import HALVES, TrainConfig
 
 

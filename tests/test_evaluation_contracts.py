@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.evaluation import base
 from tests.conftest import MakeFolder, MakeVit
 

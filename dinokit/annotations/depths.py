@@ -19,9 +19,9 @@ import numpy
 from jaxtyping import Float32, Shaped
 
 from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image, reading
-from dinokit.core.errors import UserError
 from dinokit.core.files import read_text
 from dinokit.core.hub import library
+from dinokit.core.messages import UserError
 from dinokit.core.ownership import digest_of_files
 from dinokit.images import intensity
 from dinokit.images.decode import BadImage, describe, reasons, stored

@@ -22,8 +22,8 @@ import numpy
 from jaxtyping import Float
 
 from dinokit.annotations.pairing import read_image
-from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import read_json, read_text
+from dinokit.core.messages import UserError, unknown_name
 from dinokit.images import intensity
 
 LISTS = ("pairs.jsonl", "pairs.csv")  # in a folder

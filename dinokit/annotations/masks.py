@@ -39,9 +39,8 @@ from PIL import Image, ImageOps
 
 from dinokit.annotations.edges import MIDDLE, fills, mixtures, on_slopes
 from dinokit.annotations.pairing import reading
-from dinokit.core.errors import UserError
 from dinokit.core.files import read_json, read_text
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info
 from dinokit.images.arrays import BadImage, Stored, reasons
 from dinokit.images.decode import describe, stored
 

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike
 
 from dinokit.annotations.depths import read_numbers
 from dinokit.annotations.pairing import read_image
-from dinokit.core.errors import UserError
 from dinokit.core.files import read_json
+from dinokit.core.messages import UserError
 from dinokit.images import intensity
 
 EVERY, WIDEST, SEED = 4, 120.0, 8  # views, degrees

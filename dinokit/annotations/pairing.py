@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy
 from jaxtyping import Shaped
 
-from dinokit.core.errors import UserError, reason
-from dinokit.core.log import progress, warn
+from dinokit.core.messages import UserError, progress, reason, warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
 from dinokit.images.decode import EXTENSIONS, BadImage, decode

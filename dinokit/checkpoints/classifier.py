@@ -24,7 +24,7 @@ from dinokit.checkpoints.layouts import infer, keymap, official, timm
 from dinokit.checkpoints.layouts.keymap import CONFIG
 from dinokit.checkpoints.layouts.recognise import beside
 from dinokit.checkpoints.load import is_finite, load, opened, read, weights_file
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models import vit
 from dinokit.models.classifier import Classifier, Reading
 from dinokit.models.features import Backbone

@@ -20,9 +20,8 @@ from dinokit.checkpoints.layouts.keymap import Exported, State
 from dinokit.checkpoints.layouts.recognise import recognise
 from dinokit.checkpoints.load import header, load
 from dinokit.checkpoints.store import MODEL
-from dinokit.core.errors import UserError, reason, unknown_name
 from dinokit.core.files import sync, write_atomic, write_json
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info, reason, unknown_name
 from dinokit.models import vit
 from dinokit.models.architecture import Architecture, Network, published_heads
 

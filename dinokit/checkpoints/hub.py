@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 
-from dinokit.core.errors import UserError
 from dinokit.core.hub import PATIENCE, fetching
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info
 from dinokit.images.intensity import Pixels
 
 MIRROR = "DINOKIT_WEIGHTS"

@@ -26,9 +26,8 @@ from dinokit.checkpoints import hub
 from dinokit.checkpoints.layouts import keymap, official, recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
-from dinokit.core.errors import UserError
 from dinokit.core.files import read_json
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info
 from dinokit.images.intensity import Pixels
 from dinokit.models import init
 from dinokit.models.architecture import Architecture, Network, build, is_a, nearest

@@ -30,8 +30,8 @@ from dinokit.checkpoints import sharded
 from dinokit.checkpoints.sharded import Layout
 from dinokit.config import from_plain
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import sync, write_atomic, write_json, write_text
+from dinokit.core.messages import RunError, UserError, reason
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
 PARTS = "state"  # folder in place of STATE

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dinokit.checkpoints import convert as conversion
-from dinokit.core.log import info
+from dinokit.core.messages import info
 
 
 def convert(source: Path, out: Path, *, to: str, heads: int | None = None, exact_periods: bool = False) -> None:

@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dinokit.core import device as devices
-from dinokit.core.errors import LISTED, UserError
 from dinokit.core.files import check_result, write_json
-from dinokit.core.log import info, progress
+from dinokit.core.messages import LISTED, UserError, info, progress
 from dinokit.sources.check import Check, Stats, check, stats
 from dinokit.sources.source import open_source
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dinokit.core import device as devices
-from dinokit.core.log import info
+from dinokit.core.messages import info
 from dinokit.dense.embedding import Embeddings
 from dinokit.dense.embedding import embed as embed_source
 

@@ -11,7 +11,7 @@ from dinokit.commands.tables import outdone, print_table
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_result, check_writable, read_json, write_json
-from dinokit.core.log import warn
+from dinokit.core.messages import warn
 from dinokit.core.ownership import check_same, digest_of_model, only_owner
 from dinokit.evaluation import base as evaluations
 from dinokit.models.features import Backbone

@@ -8,9 +8,8 @@ from typing import Any
 
 from dinokit import recipes
 from dinokit.config import NO_SETTINGS, Settings
-from dinokit.core.errors import UserError
 from dinokit.core.files import check_result, write_json
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info
 from dinokit.planning import plan as planning
 from dinokit.planning.show import print_plan
 from dinokit.training.config import with_settings

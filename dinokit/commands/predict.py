@@ -8,9 +8,8 @@ from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
-from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import check_writable
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info, unknown_name
 from dinokit.dense.heads import check_model, load_head
 from dinokit.dense.predict import Written, apply
 from dinokit.evaluation import foreground

@@ -13,8 +13,7 @@ from dinokit.commands.running import train_and_report
 from dinokit.config import NO_SETTINGS, Settings, to_plain
 from dinokit.core import dist
 from dinokit.core import slurm as srun
-from dinokit.core.errors import UserError
-from dinokit.core.log import console, info, slow
+from dinokit.core.messages import UserError, console, info, slow
 from dinokit.models.features import Built
 from dinokit.planning.plan import foresee
 from dinokit.run import job

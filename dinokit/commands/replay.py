@@ -9,9 +9,8 @@ from rich.table import Table
 from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder
 from dinokit.commands.tables import print_table
-from dinokit.core.errors import LISTED, UserError
 from dinokit.core.files import check_result, write_json
-from dinokit.core.log import info
+from dinokit.core.messages import LISTED, UserError, info
 from dinokit.run.replay import Replay
 from dinokit.run.replay import replay as replayed
 

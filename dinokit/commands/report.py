@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dinokit.core.log import info
+from dinokit.core.messages import info
 from dinokit.visuals.report import write_report
 
 

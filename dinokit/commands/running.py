@@ -10,9 +10,8 @@ from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import MODEL, RunFolder
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, read_jsonl, write_atomic
-from dinokit.core.log import info, warn
+from dinokit.core.messages import RunError, UserError, info, warn
 from dinokit.evaluation import base as evaluations
 from dinokit.models.features import Backbone
 from dinokit.run.engine import Interrupted

@@ -9,7 +9,7 @@ import math
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 Number = int | float
 RISING = ", rising"

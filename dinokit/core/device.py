@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 Precision = Literal["auto", "bf16", "fp32"]
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dinokit.core.errors import UserError, reason
+from dinokit.core.messages import UserError, reason
 
 ODD_BYTES = "backslashreplace"
 

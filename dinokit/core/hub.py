@@ -14,7 +14,7 @@ from http.client import HTTPException
 from importlib import import_module
 from typing import Any
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 PATIENCE = 5.0  # seconds that the hub has to answer
 LONGEST = 300  # letters of what a library says

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dinokit.core.errors import UserError, reason
+from dinokit.core.messages import UserError, reason
 
 # settings that change no feature: of training, of the first weights, and the size of a whole image; RoPE's are weights
 _OTHER = {"drop_path", "drop_path_shape", "init", "layer_scale", "base", "min_period", "max_period"}

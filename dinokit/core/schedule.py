@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinokit.core.bounds import above, at_least
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.seed import derived
 from dinokit.dense.maps import joined
 from dinokit.models.features import Features

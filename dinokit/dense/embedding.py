@@ -21,9 +21,8 @@ from torch.nn import functional
 from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
 from dinokit.core.device import Precision
-from dinokit.core.errors import RunError, UserError, reason
 from dinokit.core.files import check_writable, read_json, write_atomic, write_json, write_jsonl
-from dinokit.core.log import info
+from dinokit.core.messages import RunError, UserError, info, reason
 from dinokit.core.ownership import check_same, digest_of_model, only_owner
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity

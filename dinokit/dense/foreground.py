@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense import draw
 from dinokit.dense.heads import About
 from dinokit.dense.maps import resized

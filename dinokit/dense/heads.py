@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from dinokit.config import current, from_plain, to_plain
-from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_atomic, write_json
+from dinokit.core.messages import UserError, unknown_name
 from dinokit.core.ownership import digest_of_model
 from dinokit.dense.maps import Windows
 from dinokit.models.features import Backbone

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinokit.core.errors import RunError, UserError
+from dinokit.core.messages import RunError, UserError
 from dinokit.images import intensity
 from dinokit.models.features import Backbone, Features
 

@@ -14,9 +14,8 @@ from typing import Any
 from torch import nn
 
 from dinokit.config import to_plain
-from dinokit.core.errors import UserError
 from dinokit.core.files import append_jsonl, check_writable, read_json, read_jsonl, write_json, write_jsonl
-from dinokit.core.log import progress
+from dinokit.core.messages import UserError, progress
 from dinokit.core.ownership import check_same, digest_of_weights, only_owner
 from dinokit.dense.embedding import Skipped
 from dinokit.dense.heads import About, save_head, task_of

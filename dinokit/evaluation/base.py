@@ -22,9 +22,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import write_json
-from dinokit.core.log import info, warn
+from dinokit.core.messages import UserError, info, unknown_name, warn
 from dinokit.core.order import evenly
 from dinokit.dense.embedding import Embeddings, extract, unit
 from dinokit.dense.fit import Member

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from dinokit.annotations.depths import Depths, open_depths, splits_of
 from dinokit.config import differences
 from dinokit.core.bounds import above, at_least
-from dinokit.core.errors import UserError
-from dinokit.core.log import progress
+from dinokit.core.messages import UserError, progress
 from dinokit.dense.depth import crop, gradient_loss, mean_depths, seen, sigloss
 from dinokit.dense.depth_heads import DPT, Bins, DPTConfig, LinearConfig, LinearDepth
 from dinokit.dense.fit import Lesson, Loss, Member, Training, learn

@@ -28,9 +28,8 @@ from dinokit.annotations.navi import Surface, ViewPair, open_view_pairs
 from dinokit.annotations.pairing import read_image
 from dinokit.config import differences
 from dinokit.core.bounds import above, at_least
-from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
-from dinokit.core.log import progress
+from dinokit.core.messages import UserError, progress
 from dinokit.core.order import evenly
 from dinokit.dense.draw import save
 from dinokit.dense.maps import encode, frozen, prepared

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
+from dinokit.core.messages import UserError
 from dinokit.evaluation.base import Task, chunks, similarities, task
 from dinokit.metrics.precision import average_precision
 from dinokit.models.features import Backbone

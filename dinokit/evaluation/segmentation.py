@@ -22,8 +22,7 @@ from torch import nn
 from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
 from dinokit.core.bounds import above, at_least
-from dinokit.core.errors import UserError
-from dinokit.core.log import progress, warn
+from dinokit.core.messages import UserError, progress, warn
 from dinokit.dense.fit import Lesson, Member, Training, gathered, learn
 from dinokit.dense.heads import About
 from dinokit.dense.maps import Windows, augmented, best_class, frozen, predictor, prepared, slide, tried

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.core.bounds import above, between
-from dinokit.core.errors import UserError
-from dinokit.core.log import warn
+from dinokit.core.messages import UserError, warn
 
 Image = UInt8[Tensor, "channel height width"] | Float32[Tensor, "channel height width"]
 # one of several whose sizes have nothing to do with each other

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from dinokit.config import converter, from_plain, to_plain
-from dinokit.core.errors import unknown_name
+from dinokit.core.messages import unknown_name
 from dinokit.models.block import RopeConfig, swiglu_hidden
 from dinokit.models.convnets import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from dinokit.models.vit import Config as VitConfig

@@ -33,7 +33,7 @@ from torch.autograd.function import once_differentiable
 
 from dinokit.core.bounds import above
 from dinokit.core.device import slices
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.features import is_recorded
 
 Bias = Literal["qkv", "qv", "none"]

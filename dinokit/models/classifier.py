@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.features import Backbone
 
 

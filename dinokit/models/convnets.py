@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from dinokit.core import dist
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.features import Built, Features, accepted, chosen_layers
 from dinokit.models.init import ConvStyle
 

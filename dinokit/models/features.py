@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from dinokit.core.errors import UserError, reason
+from dinokit.core.messages import UserError, reason
 from dinokit.images import intensity
 from dinokit.images.decode import BadImage, decode
 from dinokit.images.intensity import Pixels, default_pixels, prepare

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import unknown_name
+from dinokit.core.messages import unknown_name
 from dinokit.models import head
 from dinokit.models.features import Features
 from dinokit.models.head import Pair

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.schedule import Schedule, constant
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head, Pair

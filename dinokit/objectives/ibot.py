@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head, Pair
 from dinokit.objectives import assign, base, dino

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dinokit.core import dist
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.objectives import base
 
 _TINY = 1e-8  # keeps lengths, distances and their gradients finite, also between two equal images

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dinokit.core import device as devices
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.planning import memory, shape, traffic, work
 from dinokit.planning.shape import networks as networks
 from dinokit.run.ranks import count

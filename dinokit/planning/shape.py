@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.architecture import build
 from dinokit.models.head import Head
 from dinokit.models.vit import Config as VitConfig

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dinokit.config import from_plain, read_yaml
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.messages import UserError, unknown_name
 from dinokit.training.config import TrainConfig
 
 

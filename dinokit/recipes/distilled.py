@@ -4,7 +4,7 @@ from math import ceil, lcm
 
 from dinokit.checkpoints.load import load
 from dinokit.config import from_plain, read_yaml
-from dinokit.core.log import info
+from dinokit.core.messages import info
 from dinokit.models.features import Backbone
 from dinokit.recipes.words import *
 from dinokit.training import students

@@ -14,9 +14,8 @@ import torch
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.core import dist
-from dinokit.core.errors import UserError
 from dinokit.core.files import write_json
-from dinokit.core.log import info, warn
+from dinokit.core.messages import UserError, info, warn
 from dinokit.health.probe import Probe, look
 from dinokit.health.vitals import mirrored, places
 from dinokit.run.setup import Setup

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError
-from dinokit.core.log import info
+from dinokit.core.messages import RunError, UserError, info
 from dinokit.core.stopping import Stop, stop_requests
 from dinokit.run.feed import BadImages, Supplied, Supply, feed
 from dinokit.run.guard import Diverged, Place, last_is_bad, lowered, skip

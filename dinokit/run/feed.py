@@ -13,9 +13,8 @@ from typing import final
 
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import append_jsonl, read_jsonl
-from dinokit.core.log import warn
+from dinokit.core.messages import RunError, UserError, warn
 from dinokit.run.setup import Setup
 from dinokit.training.step import Trainer
 from dinokit.views.loader import BadRecord, Batch, Loader

@@ -13,9 +13,8 @@ from math import isfinite
 
 from dinokit.checkpoints.store import Clock
 from dinokit.core import dist
-from dinokit.core.errors import RunError
 from dinokit.core.files import append_jsonl
-from dinokit.core.log import warn
+from dinokit.core.messages import RunError, warn
 from dinokit.run.setup import Setup
 from dinokit.training.step import Report
 

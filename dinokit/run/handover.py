@@ -11,8 +11,7 @@ from dinokit.checkpoints.load import is_finite, load
 from dinokit.checkpoints.store import Clock, run_and_step
 from dinokit.config import differences
 from dinokit.core import dist
-from dinokit.core.errors import UserError
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info
 from dinokit.models.architecture import Architecture
 from dinokit.models.features import Built
 from dinokit.run.candidates import choose, kept_at

@@ -7,9 +7,8 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from dinokit.core.errors import UserError
 from dinokit.core.files import write_text
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info
 from dinokit.run import ranks
 from dinokit.training.config import TrainConfig
 

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from dinokit.core import dist
-from dinokit.core.log import info, warn
+from dinokit.core.messages import info, warn
 from dinokit.health import vitals
 from dinokit.health.probe import Look, Probe, look
 from dinokit.health.repeats import RECENT, Repeats

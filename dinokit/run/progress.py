@@ -16,7 +16,7 @@ from rich.text import Text
 from dinokit.checkpoints.store import Clock
 from dinokit.core import dist
 from dinokit.core.files import append_jsonl, read_jsonl
-from dinokit.core.log import console, info
+from dinokit.core.messages import console, info
 from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict
 from dinokit.run.setup import Setup
 from dinokit.run.trackers import Trackers

@@ -22,7 +22,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 import dinokit
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError
+from dinokit.core.messages import RunError, UserError
 from dinokit.training.config import Experiment, Runtime
 
 PORT = "DINOKIT_PORT"  # of rank 0's store, in the environment of the ranks that it starts

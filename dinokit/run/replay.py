@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core import device as devices
-from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
-from dinokit.core.log import info, progress, warn
+from dinokit.core.messages import UserError, info, progress, warn
 from dinokit.run.feed import feed
 from dinokit.run.handover import next_stage
 from dinokit.run.setup import Setup

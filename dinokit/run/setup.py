@@ -10,8 +10,8 @@ from dinokit.checkpoints.load import header
 from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.config import to_yaml
 from dinokit.core import dist
-from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import keep_lines
+from dinokit.core.messages import RunError, UserError
 from dinokit.health.probe import Probe, open_probe
 from dinokit.sources.source import Source
 from dinokit.training import shard

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from dinokit.core.errors import UserError, reason
 from dinokit.core.files import write_atomic
-from dinokit.core.log import info, warn
+from dinokit.core.messages import UserError, info, reason, warn
 from dinokit.images.decode import EXTENSIONS, BadImage
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table

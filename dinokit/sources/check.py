@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.order import evenly
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity

@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from dinokit.core.errors import UserError
-from dinokit.core.log import warn
+from dinokit.core.messages import UserError, warn
 from dinokit.images.decode import EXTENSIONS
 from dinokit.sources import location
 from dinokit.sources.archives import BROKEN, DEFLATED, OTHER, PLAIN, Index, IndexBuilder, open_archives

@@ -18,7 +18,7 @@ from importlib.resources import files
 import numpy as np
 import torch
 
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.messages import UserError, unknown_name
 from dinokit.images.decode import decode
 from dinokit.sources.base import Source, in_memory
 from dinokit.sources.splits import choose_split

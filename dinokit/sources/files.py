@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dinokit.core.errors import UserError, reason
+from dinokit.core.messages import UserError, reason
 from dinokit.images.decode import EXTENSIONS, BadImage
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from dinokit.core.errors import UserError, reason
+from dinokit.core.messages import UserError, reason
 from dinokit.sources import remote
 
 NO_PATHS = ("demo:", "hf:")  # what such a spec begins with

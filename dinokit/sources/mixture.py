@@ -19,8 +19,8 @@ import numpy as np
 import yaml
 from jaxtyping import Int64
 
-from dinokit.core.errors import UserError, unknown_name
 from dinokit.core.files import read_text
+from dinokit.core.messages import UserError, unknown_name
 from dinokit.images import intensity
 from dinokit.sources import location
 from dinokit.sources.base import Source, digest

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 SCHEMES = ("s3", "gs", "https", "http", "az", "abfs")
 ATTEMPTS = 3

@@ -13,7 +13,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Int64
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.seed import Passes, generator
 
 _STREAM = 0  # keeps these random numbers apart from the views (1), the masks (2) and the replacements (3)

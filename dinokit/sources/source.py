@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from dinokit.core.errors import LISTED, UserError
+from dinokit.core.messages import LISTED, UserError
 from dinokit.core.order import evenly
 from dinokit.images.decode import EXTENSIONS, BadImage
 from dinokit.sources import containers, demo, files, location, mixture, rows

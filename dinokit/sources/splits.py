@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.messages import UserError, unknown_name
 from dinokit.sources.location import entries
 
 SPLITS = ("train", "val", "test")  # the default first

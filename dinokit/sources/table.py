@@ -14,7 +14,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.order import natural
 from dinokit.sources.splits import choose_split, known_splits, named_as_splits, split_name
 

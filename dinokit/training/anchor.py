@@ -9,7 +9,7 @@ from typing import Any, NewType
 
 from dinokit.config import converter
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 Place = NewType("Place", str)
 TEACHER, START, AUTO = Place("teacher"), Place("start"), Place("auto")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.block import Block
 from dinokit.models.head import Head
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinokit.config import converter, current, to_plain
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 FIRST = "pretrain"  # name of what comes before the stages
 Begin = Literal["continue", "teacher"]

@@ -21,7 +21,7 @@ from dinokit.checkpoints import sharded as parts_of_state
 from dinokit.checkpoints.store import MODEL
 from dinokit.core import dist
 from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.seed import derived
 from dinokit.models.architecture import Architecture, Network
 from dinokit.models.head import running_statistics

@@ -7,7 +7,7 @@ from typing import Any, NewType
 
 from dinokit.config import converter
 from dinokit.core.bounds import at_least
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.architecture import ARCHITECTURES, Architecture, named
 from dinokit.views import multicrop
 

@@ -22,8 +22,7 @@ from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.core import dist
-from dinokit.core.errors import UserError
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info
 from dinokit.core.ownership import digest_of_weights
 from dinokit.core.seed import generator
 from dinokit.health import vitals

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dinokit.core.errors import RunError, UserError
+from dinokit.core.messages import RunError, UserError
 from dinokit.core.seed import generator
 from dinokit.core.stopping import SIGNALS
 from dinokit.images.intensity import Pixels

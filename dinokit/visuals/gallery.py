@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.seed import generator
 from dinokit.dense.embedding import encode, nearest, unit
 from dinokit.images import intensity

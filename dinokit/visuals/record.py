@@ -13,8 +13,8 @@ from typing import Any
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import read_yaml
-from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import UserError
 
 TEACHER, RANDOM, PIXELS = "teacher", "random-init", "raw-pixels"
 NAMES = {TEACHER: "trained", PIXELS: "raw pixels", RANDOM: "untrained"}

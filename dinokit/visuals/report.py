@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError, reason
 from dinokit.core.files import write_text
+from dinokit.core.messages import UserError, reason
 from dinokit.visuals import sections
 from dinokit.visuals.chart import number
 from dinokit.visuals.gallery import ASKED, Images, Pictures, Stage, choose_pictures, look, map_side

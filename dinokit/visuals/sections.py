@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from dinokit.core.log import duration
+from dinokit.core.messages import duration
 from dinokit.visuals import glossary
 from dinokit.visuals.chart import PERCENT, Baseline, Series, line_chart, number
 from dinokit.visuals.page import details, facts, paragraph, table, text

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from dinokit.annotations.depths import open_depths, read_numbers
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 STORED = numpy.array([[1500, 0, 2500]])
 

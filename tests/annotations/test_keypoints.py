@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dinokit.annotations.keypoints import open_point_pairs
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 GOOD: dict[str, Any] = {"image_a": "a.png", "image_b": "b.png", "points_a": [[1, 2]], "points_b": [[3, 4.5]]}
 

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image, ImageDraw, ImageFilter
 
 from dinokit.annotations.masks import IGNORED, class_ids, described, palette, read_mask
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 VALUES = numpy.array([[0, 1, 2], [15, 255, 1]], dtype=numpy.uint8)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dinokit.annotations.navi import Surface, View, ViewPair, angles, open_view_pairs, rotation
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 HALF = 0.5**0.5
 QUARTER_Z = [HALF, 0.0, 0.0, HALF]  # 90 degrees about z

@@ -8,7 +8,7 @@ from PIL import Image
 from dinokit.annotations.depths import open_depths
 from dinokit.annotations.masks import palette
 from dinokit.annotations.pairs import open_pairs, pair_splits
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from tests.images.hostile import deep_png
 
 VALUES = numpy.array([[0, 1, 2], [2, 255, 1]], dtype=numpy.uint8)

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageFilter
 
 from dinokit.annotations.video import open_clips
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 
 
 def frame(path: Path, value: int = 0) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dinokit
 from dinokit.checkpoints.load import header
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, build
 from dinokit.models.features import Backbone

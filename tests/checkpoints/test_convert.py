@@ -14,7 +14,7 @@ from dinokit import cli
 from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.layouts import huggingface, infer, keymap, official, timm
 from dinokit.checkpoints.load import header, load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer

@@ -12,7 +12,7 @@ from torch import Tensor
 import dinokit
 from dinokit.checkpoints.layouts import infer
 from dinokit.checkpoints.load import header
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models import convnets
 from dinokit.models.architecture import CONVNETS, Network, build

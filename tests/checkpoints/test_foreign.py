@@ -16,7 +16,7 @@ from torch import Tensor
 from dinokit.checkpoints import hub
 from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.load import header, load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models import vit
 from dinokit.models.vit import VisionTransformer

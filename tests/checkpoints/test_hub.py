@@ -17,7 +17,7 @@ from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.layouts import huggingface
 from dinokit.checkpoints.layouts.official import export
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.architecture import ARCHITECTURES, VARIANTS
 from dinokit.models.vit import VisionTransformer
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dinokit.checkpoints.load import NumpyArray, header, load, read
 from dinokit.core import device
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.vit import VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]
@@ -205,7 +205,7 @@ def test_calls_from_python_that_cannot_work_say_what_was_expected() -> None:
     """In another process: here the type checker of the tests would speak first."""
     script = """
 import torch, dinokit
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import VisionTransformer
 vit = VisionTransformer(VARIANTS["vit_micro"])

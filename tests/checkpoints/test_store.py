@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinokit.checkpoints.store import MODEL, Clock, RunFolder
-from dinokit.core.errors import RunError
+from dinokit.core.messages import RunError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from dinokit.config import from_plain, to_plain
 from dinokit.core.bounds import above, at_least, between
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.schedule import Schedule, constant, cosine, ramp
 from dinokit.recipes import find
 from dinokit.training.config import TrainConfig

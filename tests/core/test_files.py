@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from dinokit.core.errors import UserError
 from dinokit.core.files import (
     append_jsonl,
     check_writable,
@@ -20,6 +19,7 @@ from dinokit.core.files import (
     write_jsonl,
     write_text,
 )
+from dinokit.core.messages import UserError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

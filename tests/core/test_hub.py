@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError
 from dinokit.core.hub import LONGEST, fetching, library
+from dinokit.core.messages import UserError
 from dinokit.sources.source import open_source
 
 NOWHERE = "http://127.0.0.1:9"  # closed on this machine: no name is looked up, no packet leaves it

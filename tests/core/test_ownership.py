@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.ownership import check_same, digest_of_files, digest_of_model, digest_of_weights, only_owner
 from dinokit.models.vit import Config, VisionTransformer
 

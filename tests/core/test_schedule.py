@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.schedule import Schedule, constant, cosine, ramp
 
 GOLDEN = load_file(Path(__file__).parent.parent / "golden" / "schedules.safetensors")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense.depth import sigloss
 from dinokit.dense.depth_heads import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, decode
 from dinokit.dense.heads import About, load_head, save_head

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import RunError, UserError
 from dinokit.dense.embedding import embed, encode, extract, nearest, unit
 from dinokit.images.intensity import multiple, prepare
 from dinokit.models.pixels import RawPixels

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinokit.core.errors import RunError, UserError
+from dinokit.core.messages import RunError, UserError
 from dinokit.dense.fit import Batch, Member, Training, fit
 from dinokit.dense.maps import encode, frozen, predictor
 from dinokit.dense.segmentation import Config, LinearHead, cross_entropy

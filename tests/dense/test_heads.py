@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.ownership import digest_of_model, digest_of_weights
 from dinokit.dense.heads import About, check_model, load_head, save_head
 from dinokit.dense.segmentation import Config, LinearHead

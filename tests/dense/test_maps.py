@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense import maps
 from dinokit.dense.maps import Windows, augmented, best_class, resized, slide, starts
 from dinokit.dense.segmentation import Config, LinearHead

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.ownership import digest_of_weights
 from dinokit.dense.foreground import Config as ForegroundConfig
 from dinokit.dense.foreground import ForegroundHead, median

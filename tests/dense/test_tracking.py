@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense.tracking import Rule, Tracker, propagated
 
 ROWS, COLUMNS, LABELS = 11, 9, 3

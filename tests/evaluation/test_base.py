@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.evaluation import base
 from dinokit.images.intensity import Pixels
 from dinokit.models import convnets

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from dinokit.annotations.depths import open_depths, splits_of
 from dinokit.checkpoints.load import header
 from dinokit.cli import run as command
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense.depth import crop, seen, units
 from dinokit.dense.depth_heads import LinearDepth
 from dinokit.dense.heads import load_head, save_head

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dinokit.annotations.pairs import open_pairs
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense.heads import load_head
 from dinokit.dense.maps import frozen, predictor, prepared
 from dinokit.evaluation.foreground import Config, cell_shares, learn, run

@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense.embedding import extract
 from dinokit.evaluation import base, knn
 from dinokit.models.pixels import RawPixels

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from dinokit import cli
 from dinokit.checkpoints.load import header
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.evaluation.matching import Config, run
 from dinokit.models.features import Features
 from dinokit.models.pixels import PatchPixels

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense.embedding import unit
 from dinokit.evaluation import base, retrieval
 from dinokit.models.pixels import RawPixels

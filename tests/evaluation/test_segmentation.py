@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dinokit.annotations.pairs import open_pairs
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense.fit import Lesson, gathered
 from dinokit.dense.heads import load_head
 from dinokit.dense.segmentation import Crops, PatchVote, cell_labels, crop_pair, cross_entropy

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from dinokit import cli
 from dinokit.checkpoints.load import header
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.dense import tracking as masks
 from dinokit.dense.tracking import Rule, one_hot, read_out
 from dinokit.evaluation import tracking

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels
 from dinokit.models import vit

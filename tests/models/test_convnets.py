@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.convnets import ConvNet, ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 
 # LayerScale 0.5: with 1e-6 every branch would be invisible to these tests

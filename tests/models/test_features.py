@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels, prepare
 from dinokit.models import convnets, vit

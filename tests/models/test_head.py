@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.head import Config, Head
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "dinov3_head.safetensors"

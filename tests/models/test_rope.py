@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models import block
 from dinokit.models.init import initialise
 

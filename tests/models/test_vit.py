@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.architecture import VARIANTS
 from dinokit.models.block import RopeConfig
 from dinokit.models.vit import Config, VisionTransformer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dinokit.core import device
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.schedule import Schedule, constant, ramp
 from dinokit.objectives import assign
 

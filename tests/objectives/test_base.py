@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.objectives import base, koleo
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.schedule import constant
 from dinokit.models.features import Features
 from dinokit.models.head import Config as HeadConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.objectives.koleo import Config, koleo
 
 

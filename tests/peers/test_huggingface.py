@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.peers.huggingface import Transformers
 from dinokit.peers.peer import Peer

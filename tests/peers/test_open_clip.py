@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.peers.open_clip import OpenClip
 from dinokit.peers.timm import Timm

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import dinokit
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.vit import VisionTransformer
 from dinokit.peers.peer import assembled
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.peers.peer import Peer
 from dinokit.peers.timm import Timm

@@ -9,7 +9,7 @@ import torch
 import dinokit
 from dinokit import recipes
 from dinokit.core import device as devices
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.planning import plan as planning
 from dinokit.planning.memory import activations
 from dinokit.planning.shape import networks, shapes

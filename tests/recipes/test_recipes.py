@@ -9,7 +9,7 @@ import torch
 
 from dinokit import recipes
 from dinokit.config import from_plain, override, read_yaml, to_plain, to_yaml
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, Experiment, ObjectiveConfigs, TrainConfig
 from dinokit.training.step import Trainer

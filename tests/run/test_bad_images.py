@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from dinokit.checkpoints.store import RunFolder
-from dinokit.core.errors import RunError
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import RunError
 from dinokit.run import engine
 from dinokit.run.feed import BadImages
 from dinokit.training.config import Tolerance

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dinokit.checkpoints.store import RunFolder
-from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import RunError, UserError
 from dinokit.core.schedule import constant
 from dinokit.images.intensity import Pixels
 from dinokit.models import block, head, vit

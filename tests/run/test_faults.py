@@ -14,8 +14,8 @@ import pytest
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import to_yaml
-from dinokit.core.errors import RunError
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import RunError
 from dinokit.run import engine
 from tests.run.test_engine import assert_same, config
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dinokit.checkpoints.store import RunFolder
-from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import RunError, UserError
 from dinokit.core.schedule import constant
 from dinokit.run import engine
 from dinokit.run.replay import replay

@@ -13,8 +13,8 @@ import torch
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import override, to_yaml
-from dinokit.core.errors import RunError, UserError
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import RunError, UserError
 from dinokit.models import block
 from dinokit.objectives import koleo
 from dinokit.run import engine, ranks

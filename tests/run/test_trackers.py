@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from dinokit.checkpoints.store import RunFolder
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.run.trackers import KINDS, Trackers
 from tests.run.test_engine import config
 

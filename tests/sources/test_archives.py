@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.decode import BadImage
 from dinokit.images.intensity import Pixels
 from dinokit.sources.archives import LARGEST, cached

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dinokit.commands.data import print_check
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.sources.check import Spread, Unreadable, check
 from dinokit.sources.source import in_memory, open_source, thinned
 from tests.images.hostile import deep_png, npy

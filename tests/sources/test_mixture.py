@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.sources.mixture import read_mixture
 from dinokit.sources.sampler import POSITIONS, STEPS, Mix, MixedOrder

@@ -15,7 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.decode import BadImage
 from dinokit.images.intensity import Pixels
 from dinokit.sources import remote

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dinokit.annotations.depths import splits_of
 from dinokit.annotations.pairs import open_pairs, pair_splits
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.evaluation.base import sides
 from dinokit.sources.source import Source, open_source, remarks, splits
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.sources.check import stats
 from dinokit.sources.source import in_memory, open_source
 from tests.images.hostile import npy, tiff

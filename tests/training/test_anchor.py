@@ -2,7 +2,7 @@
 
 import pytest
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.training.anchor import Config
 
 

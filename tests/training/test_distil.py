@@ -12,7 +12,7 @@ from torch.nn import functional
 from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture
 from dinokit.models.features import Features

@@ -11,8 +11,8 @@ import torch.multiprocessing as processes
 from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.core import dist
-from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import UserError
 from dinokit.models.architecture import Architecture
 from dinokit.objectives import koleo
 from dinokit.run import engine, ranks

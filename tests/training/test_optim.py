@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.schedule import constant, cosine
 from dinokit.models.convnets import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from dinokit.models.head import Config as HeadConfig

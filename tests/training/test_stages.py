@@ -16,8 +16,8 @@ from dinokit import cli
 from dinokit import config as configuration
 from dinokit.checkpoints.load import header
 from dinokit.checkpoints.store import MODEL, RunFolder
-from dinokit.core.errors import UserError
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import UserError
 from dinokit.core.schedule import constant
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import build

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dinokit.checkpoints.layouts import official
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.core.schedule import constant
 from dinokit.models import head, vit
 from dinokit.objectives import dino, gram, ibot, koleo

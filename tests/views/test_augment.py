@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.views import augment
 
 functional = pytest.importorskip("torchvision.transforms.v2.functional")

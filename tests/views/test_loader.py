@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.sources.source import Source, in_memory, open_source
 from dinokit.views import masking, multicrop

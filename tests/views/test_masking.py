@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.views import masking
 
 V3, V2 = masking.Config(), masking.Config(style="dinov2")

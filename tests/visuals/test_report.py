@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.visuals.report import write_report
 
 MakeFolder = Callable[..., Path]

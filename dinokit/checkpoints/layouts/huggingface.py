@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dinokit.checkpoints.layouts import infer, keymap, official
 from dinokit.checkpoints.layouts.keymap import CONFIG, PREPROCESSOR, Exported, Family, State, Table
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, Network
 from dinokit.models.block import RopeConfig, swiglu_hidden

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from dinokit.checkpoints.layouts.keymap import CONFIG
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, published_heads
 from dinokit.models.block import RopeConfig

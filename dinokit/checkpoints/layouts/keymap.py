@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models import block, convnets, vit
 from dinokit.models.architecture import Architecture, build
 from dinokit.peers import huggingface

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from dinokit.checkpoints.layouts import infer, keymap
 from dinokit.checkpoints.layouts.keymap import Exported, Family, State, Table
-from dinokit.core.errors import UserError
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info
 from dinokit.images.intensity import Pixels
 from dinokit.models import vit
 from dinokit.models.architecture import Architecture, Network, nearest

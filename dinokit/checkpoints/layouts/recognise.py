@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from dinokit.checkpoints.layouts import huggingface, infer, official, timm
 from dinokit.checkpoints.layouts.keymap import CONFIG, LICENCE, PREPROCESSOR, State
-from dinokit.core.errors import UserError
 from dinokit.core.files import read_json
-from dinokit.core.log import info
+from dinokit.core.messages import UserError, info
 from dinokit.images.intensity import Pixels
 from dinokit.models import vit
 from dinokit.models.architecture import Architecture

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dinokit.checkpoints.layouts import infer, keymap, official
 from dinokit.checkpoints.layouts.keymap import CONFIG, Exported, Family, State, Table
-from dinokit.core.errors import UserError, unknown_name
+from dinokit.core.messages import UserError, unknown_name
 from dinokit.images.intensity import Pixels
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, Network

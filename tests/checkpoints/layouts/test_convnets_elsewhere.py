@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.layouts import huggingface, keymap, official, timm
 from dinokit.checkpoints.load import header, load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models import convnets
 from dinokit.models.architecture import CONVNETS, Network, build

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dinokit.checkpoints.layouts import keymap
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.models.architecture import VARIANTS, nearest
 from dinokit.models.vit import Config, VisionTransformer
 

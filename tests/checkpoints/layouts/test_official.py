@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinokit.checkpoints.layouts import official
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models import head
 from dinokit.models.architecture import VARIANTS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints.layouts.timm import DINOV2S, DINOV3S, VITS, recognise
 from dinokit.checkpoints.load import load
-from dinokit.core.errors import UserError
+from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models import vit
 from dinokit.models.features import Features

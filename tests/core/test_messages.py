@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from dinokit.core.log import slow
+from dinokit.core.messages import slow
 
 
 def test_what_takes_long_is_said_and_what_does_not_is_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,17 +1,48 @@
-"""What the program says to a person: on standard error, so that standard output stays data; rank 0 alone talks."""
+"""What the program says to a person: lines, how far it is, and the two kinds of failure with the exit code of each.
 
+All of it goes to standard error, so that standard output stays data, and rank 0 alone talks. The message of an error
+is one line: what was expected, what came, what to do.
+"""
+
+import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import track
 
-from dinokit.core import dist
-
 T = TypeVar("T")
+
+LISTED = 12  # names in one message, at most
+
+
+class UserError(ValueError):
+    """A mistake of the user: a typo, a missing path, settings that contradict each other. Exit code 2."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on through no fault of the command. Exit code 3."""
+
+
+def reason(error: OSError) -> str:
+    """Say why the system refused; not every OSError carries the system's words."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that does not exist: the nearest valid ones, or all if there are few."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return UserError(f"unknown {kind} '{name}'; did you mean {' or '.join(repr(n) for n in near)}?")
+    if len(names) <= LISTED:
+        return UserError(f"unknown {kind} '{name}'; known are: {', '.join(names)}")
+    nearest = get_close_matches(name, names, n=5, cutoff=0.0)
+    return UserError(f"unknown {kind} '{name}'; of the {len(names)} known the nearest are: {', '.join(nearest)}")
 
 
 class _Stderr:
@@ -30,7 +61,9 @@ class _Stderr:
         return getattr(getattr(sys.stderr, "rich_proxied_file", sys.stderr), name)  # a live line puts itself in between
 
 
-console = Console(file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True, quiet=not dist.is_main())
+console = Console(
+    file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0"
+)
 
 
 def info(message: str) -> None:
