@@ -3,7 +3,7 @@
 python benchmarks/plan.py
 
 Each configuration is a process that takes two steps of the DINOv3 recipe on random crops, in float32 unless said
-otherwise, and reports its largest resident memory. The base of a process is a constant of planning/memory.py.
+otherwise, and reports its largest resident memory. The base of a process is a constant of planning/cost.py.
 """
 
 import json

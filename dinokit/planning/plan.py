@@ -10,8 +10,7 @@ import torch
 
 from dinokit.core import device as devices
 from dinokit.core.messages import UserError
-from dinokit.planning import memory, shape, traffic, work
-from dinokit.planning.shape import networks as networks
+from dinokit.planning import cost
 from dinokit.run.ranks import count
 from dinokit.training.config import Experiment, Runtime, TrainConfig
 from dinokit.training.execution import Recompute
@@ -71,7 +70,7 @@ def plan(
     """
     if experiment.distil is not None:
         raise UserError("a distillation cannot be planned; plan takes a recipe or run of pretraining")
-    shares, built = shape.shapes(experiment), networks(experiment)
+    shares, built = cost.shapes(experiment), cost.networks(experiment)
     largest = max((each for _, each in shares), key=lambda each: each.tokens + each.anchor_tokens)
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in built.items()}
     tried: list[Plan] = []
@@ -81,7 +80,7 @@ def plan(
     for accumulate, recompute, sharded in ways:
         images = experiment.data.batch_size // accumulate // ranks
         how: dict[str, Any] = {"ranks": ranks, "sharded": sharded, "bf16": bf16}
-        parts = [(share, work.of_step(each, recompute)) for share, each in shares]
+        parts = [(share, cost.operations(each, recompute)) for share, each in shares]
         needed = {name: sum(share * each[name] for share, each in parts) for name in parts[0][1]}
         found = Plan(
             parameters=counts,
@@ -91,8 +90,8 @@ def plan(
             sharded=sharded,
             images=images,
             work=needed,
-            memory=memory.of_rank(largest, built, images=images, recompute=recompute, **how),
-            traffic=traffic.of_step(largest, built, accumulate=accumulate, **how),
+            memory=cost.memory(largest, built, images=images, recompute=recompute, **how),
+            traffic=cost.traffic(largest, built, accumulate=accumulate, **how),
             rate=rate,
             seconds=sum(needed.values()) * experiment.data.batch_size / ranks / rate,
             steps=experiment.steps,

@@ -8,12 +8,11 @@ import torch
 
 import dinokit
 from dinokit import recipes
+from dinokit.commands.plan import held
 from dinokit.core import device as devices
 from dinokit.core.messages import UserError
 from dinokit.planning import plan as planning
-from dinokit.planning.memory import activations
-from dinokit.planning.shape import networks, shapes
-from dinokit.planning.show import held
+from dinokit.planning.cost import activations, networks, shapes
 from dinokit.training import students
 from dinokit.training.config import Experiment, Runtime
 from tests.training.test_execution import network

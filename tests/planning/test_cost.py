@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dinokit.models import vit
 from dinokit.objectives import gram
-from dinokit.planning import shape, work
+from dinokit.planning.cost import operations, shapes
 from dinokit.training.anchor import Config as AnchorConfig
 from dinokit.training.config import Data, Experiment
 from dinokit.training.step import Trainer
@@ -74,12 +74,12 @@ def experiment(*, local: int = 4, masked: bool = True, anchor: int = 0, **backbo
 )
 def test_operations_of_a_step_are_those_that_torch_counts(changes: dict[str, Any]) -> None:
     chosen = experiment(**changes)
-    predicted = sum(work.of_step(shape.shapes(chosen)[0][1], "none").values())
+    predicted = sum(operations(shapes(chosen)[0][1], "none").values())
     # KoLeo, and the masks that are drawn around their mean, are not predicted
     assert predicted == pytest.approx(counted(chosen), rel=0.02)
 
 
 def test_full_recomputation_costs_another_forward_pass_of_the_blocks() -> None:
     chosen = experiment()
-    predicted = [sum(work.of_step(shape.shapes(chosen)[0][1], how).values()) for how in ("none", "full")]
+    predicted = [sum(operations(shapes(chosen)[0][1], how).values()) for how in ("none", "full")]
     assert predicted[1] - predicted[0] == pytest.approx(counted(chosen, "full") - counted(chosen), rel=0.02)
