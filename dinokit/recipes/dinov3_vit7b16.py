@@ -1,6 +1,5 @@
 """DINOv3's ViT-7B/16 in its three stages, as published."""
 
-from dinokit.recipes._stages import HIGH_RES_OBJECTIVES, anchored_objectives
 from dinokit.recipes.words import *
 
 STEPS = 1_000_000

@@ -1,6 +1,5 @@
 """DINOv3 at ImageNet-1k scale: ViT-L/16, as published."""
 
-from dinokit.recipes._stages import stages
 from dinokit.recipes.words import *
 
 STEPS = 125_000  # 100 "epochs" of 1,250
@@ -13,7 +12,7 @@ def dinov3_vitl16() -> TrainConfig:
 
     Source: DINOv3 (arXiv:2508.10104) and the values of its released ImageNet-1k configuration: no registers, key bias
         kept, LayerNorm eps 1e-6, base rate 1e-3 scaled by 4 * sqrt(2048 / 1024), blur probabilities as that code has
-        them. The stages after it: proportions of the 7B model (recipes/_stages.py).
+        them. The stages after it: proportions of the 7B model (recipes/words.py).
     Command: dinokit pretrain dinov3-vitl16 --data imagenet/train --out runs/dinov3-vitl16
     Hardware: published on 32 H100, 64 images each.
     Expected time: 14 hours there for the first stage.

@@ -1,6 +1,5 @@
 """DINOv3 in three stages for up to 100,000 images and one GPU."""
 
-from dinokit.recipes._stages import stages
 from dinokit.recipes.dinov3_vitl16 import dinov3_vitl16
 from dinokit.recipes.words import *
 
