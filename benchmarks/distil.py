@@ -26,7 +26,7 @@ from dinokit.evaluation import knn
 from dinokit.models import vit
 from dinokit.run import engine
 from dinokit.training.config import Experiment, ObjectiveConfigs, TrainConfig
-from dinokit.training.students import Config, Students
+from dinokit.training.course import Distillation, Students
 
 HALVES = ("experiment", "runtime")
 SIZES: Mapping[str, Mapping[str, Any]] = {
@@ -88,7 +88,7 @@ def shortened(config: TrainConfig, steps: int) -> TrainConfig:
 
 def learning(base: TrainConfig, teacher: Path, students: Mapping[str, vit.Config]) -> TrainConfig:
     """Return the distillation."""
-    distil = Config(teacher=str(teacher), students=Students(dict(students)))
+    distil = Distillation(teacher=str(teacher), students=Students(dict(students)))
     return replace(base, experiment=replace(as_students(base.experiment), recipe="distil", distil=distil))
 
 

@@ -19,8 +19,8 @@ from dinokit.planning.plan import foresee
 from dinokit.run import job
 from dinokit.run.opening import check_start
 from dinokit.sources.source import Source, absolute, is_gray
-from dinokit.training import anchor
 from dinokit.training.config import HALVES, TrainConfig, with_settings
+from dinokit.training.course import Anchor, Place
 
 FIRST = (  # of the settings, in --help
     "steps",
@@ -151,11 +151,7 @@ def _with_full_paths(config: TrainConfig) -> TrainConfig:
     places = {"experiment.data.source": absolute(config.experiment.data.source)}
     for key, value in configuration.flat(to_plain(config)).items():
         place = str(value)
-        if (
-            key.endswith("anchor.source")
-            and anchor.Config(source=anchor.Place(place)).is_model
-            and Path(place).exists()
-        ):
+        if key.endswith("anchor.source") and Anchor(source=Place(place)).is_model and Path(place).exists():
             places[key] = str(Path(place).absolute())
     return configuration.override(config, places, hidden=HALVES)
 

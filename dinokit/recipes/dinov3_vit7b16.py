@@ -68,7 +68,7 @@ def _anchor() -> Stage:
         begin="continue",
         changes=changes(
             objectives=anchored_objectives(ramp=RAMP),
-            anchor=anchor.Config(source=anchor.Place("200000"), first=10_000, every=10_000, most=3),
+            anchor=Anchor(source=Place("200000"), first=10_000, every=10_000, most=3),
             data={"views": {"anchor_size": 512}},
             optim={"lr": constant(2.4e-4), "freeze_last_layer": 0},
             momentum=constant(0.999),
@@ -92,7 +92,7 @@ def _high_res() -> Stage:
         begin="teacher",
         changes=changes(
             objectives=HIGH_RES_OBJECTIVES,
-            anchor=anchor.Config(),
+            anchor=Anchor(),
             data={"batch_size": 2048, "views": {"sizes": sizes}},
             optim={"lr": rising, "freeze_last_layer": 0},
             momentum=constant(0.999),

@@ -7,7 +7,7 @@ from dinokit.config import from_plain, read_yaml
 from dinokit.core.messages import info
 from dinokit.models.features import Backbone
 from dinokit.recipes.words import *
-from dinokit.training import students
+from dinokit.training.course import Distillation, Students, chosen
 from dinokit.training.teacher import TeacherRun, teacher_run
 
 STEPS = 10_000  # for a teacher that is no run of ours
@@ -21,16 +21,16 @@ def distilled(teacher: str, names: str) -> TrainConfig:
         names: architectures of the students, by comma.
     """
     network = load(teacher)
-    found = {name: replace(each, channels=network.channels) for name, each in students.chosen(names).items()}
-    chosen = students.Config(teacher=teacher, students=students.Students(found))
+    found = {name: replace(each, channels=network.channels) for name, each in chosen(names).items()}
+    distil = Distillation(teacher=teacher, students=Students(found))
     run = teacher_run(teacher)
     if run is None:
-        return _plain(network, chosen)
+        return _plain(network, distil)
     # the step is named, so that the run may go on training while its students learn
-    return _like(run, replace(chosen, teacher=str(run.folder.checkpoint(run.step))))
+    return _like(run, replace(distil, teacher=str(run.folder.checkpoint(run.step))))
 
 
-def _like(run: TeacherRun, chosen: students.Config) -> TrainConfig:
+def _like(run: TeacherRun, distil: Distillation) -> TrainConfig:
     """Keep the settings of the teacher's first stage, but for what belongs to its anchor."""
     config = from_plain(TrainConfig, read_yaml(run.folder.config))
     before, crops = config.experiment, config.experiment.data.views
@@ -39,14 +39,14 @@ def _like(run: TeacherRun, chosen: students.Config) -> TrainConfig:
     experiment = replace(
         before,
         recipe="distil",
-        backbone=chosen.students[chosen.shown],
-        data=replace(before.data, views=_fitting(replace(crops, anchor_size=0, sizes=sizes), chosen)),
+        backbone=distil.students[distil.shown],
+        data=replace(before.data, views=_fitting(replace(crops, anchor_size=0, sizes=sizes), distil)),
         objectives=ObjectiveConfigs({name: config for name, config in objectives.items() if config is not None}),
         optim=quicker(before.optim),
         anchor=None,
         start=None,
         stages=Stages({}),
-        distil=chosen,
+        distil=distil,
     )
     runtime = replace(config.runtime, sharding="none", compile=False, recompute="none")
     return replace(config, experiment=experiment, runtime=runtime)
@@ -61,9 +61,9 @@ def quicker(settings: optim.Config) -> optim.Config:
     return replace(settings, lr=replace(rate, start=2 * rate.start, peak=2 * rate.peak, end=2 * rate.end))
 
 
-def _fitting(crops: multicrop.Config, chosen: students.Config) -> multicrop.Config:
+def _fitting(crops: multicrop.Config, distil: Distillation) -> multicrop.Config:
     """Bring sizes to the nearest that every student can look at; a convolution takes any local crop it fits into."""
-    networks = list(chosen.students.values())
+    networks = list(distil.students.values())
     coarsest = max(network.patch_size for network in networks)
     all_of, of_transformers = (
         lcm(*(network.patch_size for network in some))
@@ -88,10 +88,10 @@ def _fitting(crops: multicrop.Config, chosen: students.Config) -> multicrop.Conf
     return found
 
 
-def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
+def _plain(teacher: Backbone, distil: Distillation) -> TrainConfig:
     """Return settings for a published backbone: DINOv3's crops and losses, a rate for a batch of 64."""
     side = teacher.pixels.size or 224
-    crops = _fitting(multicrop.Config(global_size=side, local_size=round(0.43 * side), local_count=4), chosen)
+    crops = _fitting(multicrop.Config(global_size=side, local_size=round(0.43 * side), local_count=4), distil)
     prototypes = head.Config(prototypes=1024)
     sharp = constant(0.05)
     return TrainConfig(
@@ -104,7 +104,7 @@ def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
                 pixels=Pixels(teacher.pixels.mean, teacher.pixels.std, crops.global_size),
                 batch_size=64,
             ),
-            backbone=chosen.students[chosen.shown],
+            backbone=distil.students[distil.shown],
             objectives=ObjectiveConfigs(
                 {
                     "dino": dino.Config(head=prototypes, teacher_temperature=sharp).for_students(),
@@ -116,7 +116,7 @@ def _plain(teacher: Backbone, chosen: students.Config) -> TrainConfig:
                 lr=cosine(1e-3, 1e-6, steps=STEPS, warmup=STEPS // 10), weight_decay=constant(0.04), clip=3.0
             ),
             momentum=constant(0.994),
-            distil=chosen,
+            distil=distil,
         ),
         runtime=Runtime(),
     )

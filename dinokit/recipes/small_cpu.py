@@ -75,7 +75,7 @@ def _anchor() -> Stage:
         steps=ANCHORED,
         changes=changes(
             objectives={"gram": gram.Config(weight=20.0, scale=rising)},
-            anchor=anchor.Config(source=anchor.AUTO),
+            anchor=Anchor(source=AUTO),
             data={"views": {"anchor_size": 96}},
             optim={"lr": cosine(RATE / 2, LOWEST, steps=ANCHORED, warmup=40)},
             momentum=constant(0.998),

@@ -19,15 +19,15 @@ from dinokit.images.intensity import Pixels
 from dinokit.models import head, vit
 from dinokit.models.architecture import VARIANTS
 from dinokit.objectives import dino, gram, ibot, koleo
-from dinokit.training import anchor, optim
+from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.training.stages import Changes, Stage, Stages
+from dinokit.training.course import AUTO, Anchor, Changes, Place, Stage, Stages
 from dinokit.views import augment, masking, multicrop
 
 __all__ = ["VARIANTS", "Data", "Experiment", "ObjectiveConfigs", "Pixels", "Runtime", "TrainConfig", "head", "vit"]
-__all__ += ["anchor", "augment", "dino", "gram", "ibot", "koleo", "masking", "multicrop", "optim", "replace"]
-__all__ += ["Schedule", "Stage", "Stages", "changes", "constant", "cosine", "ramp"]
-__all__ += ["HIGH_RES_OBJECTIVES", "anchored_objectives", "stages"]
+__all__ += ["augment", "dino", "gram", "ibot", "koleo", "masking", "multicrop", "optim", "replace", "stages"]
+__all__ += ["AUTO", "Anchor", "Place", "Schedule", "Stage", "Stages", "changes", "constant", "cosine", "ramp"]
+__all__ += ["HIGH_RES_OBJECTIVES", "anchored_objectives"]
 
 RATE = 0.2  # of the peak of the pretraining, where a stage begins to fall; its optimiser has seen the end of a cosine
 RAMP = 0.005  # of the steps of the pretraining, as the published 1,000 of 1,000,000 in the shorter runs here
@@ -87,7 +87,7 @@ def stages(
         begin="continue",
         changes=changes(
             objectives=anchored_objectives(ramp=round(RAMP * steps)),
-            anchor=anchor.Config(source=anchor.AUTO),
+            anchor=Anchor(source=AUTO),
             data={"views": {"anchor_size": 2 * crops.global_size}},
             optim={"lr": cosine(RATE * peak, end, steps=anchored, warmup=anchored // 10)} | same,
             momentum=constant(0.999),
@@ -98,7 +98,7 @@ def stages(
         begin="teacher",
         changes=changes(
             objectives=HIGH_RES_OBJECTIVES,
-            anchor=anchor.Config(),
+            anchor=Anchor(),
             data={"batch_size": batch // 2, "views": {"sizes": sizes}},
             optim={"lr": cosine(RATE * peak, end, steps=high_res, warmup=high_res // 3)} | same,
             momentum=constant(0.999),

@@ -16,9 +16,8 @@ from dinokit.models.architecture import Architecture
 from dinokit.models.features import Built
 from dinokit.run.candidates import choose, kept_at
 from dinokit.run.setup import Setup, restore
-from dinokit.training.anchor import AUTO, START
 from dinokit.training.config import DRAWN, RunStage
-from dinokit.training.stages import Start, carried_over
+from dinokit.training.course import AUTO, START, Begin, Start
 from dinokit.training.step import Trainer
 
 MASK = "mask_token"  # weights of a network from which nothing was hidden have none
@@ -63,6 +62,32 @@ def next_stage(
     trainer.load_state(carried_over(before, trainer.state(), begin=stage.begin))
     set_anchor(setup, trainer, note=note)
     return stage, trainer
+
+
+def carried_over(before: Mapping[str, Tensor], fresh: Mapping[str, Tensor], *, begin: Begin) -> dict[str, Tensor]:
+    """Return the state that a stage begins with.
+
+    Args:
+        before: state of the stage before, or of another run.
+        fresh: state of a trainer that has not trained; names that `before` does not know keep these values.
+
+    Raises:
+        UserError: if a tensor has another shape.
+    """
+    result = dict(fresh)
+    for name, value in fresh.items():
+        source = name.replace(".student.", ".teacher.") if begin == "teacher" else name
+        if name.startswith("anchor.") or source not in before:
+            continue
+        if before[source].shape != value.shape:
+            raise UserError(
+                f"{name} has the shape {list(value.shape)} here and {list(before[source].shape)} in what the stage "
+                "begins with; give the backbone and the heads the settings they had"
+            )
+        result[name] = before[source]
+    if begin == "continue":  # moments of what is not trained any more are left lying by who loads them
+        result |= {name: value for name, value in before.items() if name.startswith("optimizer.")}
+    return result
 
 
 def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:

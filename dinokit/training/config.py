@@ -14,10 +14,9 @@ from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import Architecture
 from dinokit.objectives import base as objectives
 from dinokit.sources.source import Source, open_source
-from dinokit.training import anchor as anchors
-from dinokit.training import optim, students
+from dinokit.training import optim
+from dinokit.training.course import FIRST, RETIRED, TEACHER, Anchor, Begin, Distillation, Stages, Start, changed
 from dinokit.training.execution import Recompute
-from dinokit.training.stages import FIRST, RETIRED, Begin, Stages, Start, changed
 from dinokit.views import masking, multicrop
 
 ALONE = ""  # name of the network of a pretraining, which has no others beside it
@@ -71,11 +70,11 @@ class Experiment:
     objectives: ObjectiveConfigs  # dino, ibot, koleo, ...: every file of dinokit/objectives
     optim: optim.Config
     momentum: Schedule = between(0, 1)  # of the teacher's exponential moving average, per step
-    anchor: anchors.Config | None = None  # the earlier network that objective gram looks at
+    anchor: Anchor | None = None  # the earlier network that objective gram looks at
     seed: int = at_least(0, 0)  # of everything that is drawn
     precision: Precision = "auto"  # of the matrix products; auto: bf16 where the hardware multiplies it natively
     start: Start | None = None  # weights to begin with; null: random ones
-    distil: students.Config | None = None  # a frozen teacher and its students, instead of `backbone` and its average
+    distil: Distillation | None = None  # a frozen teacher and its students, instead of `backbone` and its average
     stages: Stages = field(default_factory=lambda: Stages({}))  # what follows after `steps`, by name and in order
 
     def __post_init__(self) -> None:
@@ -148,7 +147,7 @@ class Experiment:
         begin = Start(source=start, begin=chosen.begin or "teacher") if start else None
         return replace(chosen.experiment if stage else self, start=begin)
 
-    def _check_distillation(self, distil: students.Config) -> None:
+    def _check_distillation(self, distil: Distillation) -> None:
         distil.check_crops(self.data.views)
         for name in ("anchor", "start", "stages"):
             if getattr(self, name):
@@ -165,7 +164,7 @@ class Experiment:
             raise UserError(f"objective '{wanted}' needs an anchor; set anchor.source to start, teacher or a path")
         if self.anchor is not None and not wanted:
             raise UserError("an anchor is set, but no objective looks at it; set anchor to null, or objectives.gram")
-        own_crops = self.anchor is not None and self.anchor.source != anchors.TEACHER
+        own_crops = self.anchor is not None and self.anchor.source != TEACHER
         if own_crops and not size:
             side = self.data.views.variants()[0].global_size
             raise UserError(f"the anchor needs crops of its own; set data.views.anchor_size to {side} or {2 * side}")

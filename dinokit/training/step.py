@@ -28,8 +28,8 @@ from dinokit.models.head import running_statistics
 from dinokit.objectives.base import Losses
 from dinokit.sources.source import Source
 from dinokit.training import optim, shard
-from dinokit.training.anchor import TEACHER
 from dinokit.training.config import ALONE, Experiment
+from dinokit.training.course import TEACHER
 from dinokit.training.execution import Recompute, execute
 from dinokit.training.learner import Learner
 from dinokit.training.teacher import Teacher

@@ -10,8 +10,8 @@ from dinokit import config as configuration
 from dinokit.commands import distill
 from dinokit.recipes import distilled
 from dinokit.run import engine
-from dinokit.training import students
 from dinokit.training.config import TrainConfig
+from dinokit.training.course import Distillation, chosen
 from dinokit.views import multicrop
 from tests.run.test_engine import config
 
@@ -59,10 +59,10 @@ def test_sizes_that_fit_stay_and_others_move_little(
     sizes: tuple[int, int], names: str, expected: tuple[int, int]
 ) -> None:
     crops = multicrop.Config(global_size=sizes[0], local_size=sizes[1], local_count=2)
-    chosen = students.Config(teacher="teacher", students=students.chosen(names))
-    found = distilled._fitting(crops, chosen)
+    distil = Distillation(teacher="teacher", students=chosen(names))
+    found = distilled._fitting(crops, distil)
     assert (found.global_size, found.local_size) == expected
-    chosen.check_crops(found)
+    distil.check_crops(found)
 
 
 def test_the_same_command_goes_on_when_the_teacher_has_trained_on(

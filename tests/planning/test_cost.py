@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dinokit.models import vit
 from dinokit.objectives import gram
 from dinokit.planning.cost import operations, shapes
-from dinokit.training.anchor import Config as AnchorConfig
 from dinokit.training.config import Data, Experiment
+from dinokit.training.course import Anchor
 from dinokit.training.step import Trainer
 from dinokit.views import masking, multicrop
 from dinokit.views.multicrop import Views
@@ -54,7 +54,7 @@ def experiment(*, local: int = 4, masked: bool = True, anchor: int = 0, **backbo
     if not anchor:
         return replace(base, data=data, backbone=config, objectives=kept)  # type: ignore[arg-type]
     kept["gram"] = gram.Config()
-    return replace(base, data=data, backbone=config, objectives=kept, anchor=AnchorConfig())  # type: ignore[arg-type]
+    return replace(base, data=data, backbone=config, objectives=kept, anchor=Anchor())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from dinokit.core import device as devices
 from dinokit.core.messages import UserError
 from dinokit.planning import plan as planning
 from dinokit.planning.cost import activations, networks, shapes
-from dinokit.training import students
 from dinokit.training.config import Experiment, Runtime
+from dinokit.training.course import Distillation, chosen
 from tests.training.test_execution import network
 
 
@@ -69,7 +69,7 @@ def test_gpus_that_cannot_share_a_batch_are_a_mistake() -> None:
 
 
 def test_a_distillation_is_not_planned_as_a_pretraining() -> None:
-    distil = students.Config(teacher="runs/teacher", students=students.chosen("vit_tiny"))
+    distil = Distillation(teacher="runs/teacher", students=chosen("vit_tiny"))
     with pytest.raises(UserError, match="a distillation cannot be planned"):
         planned(replace(recipes.find("demo").experiment, distil=distil))
 
@@ -153,7 +153,7 @@ def test_what_is_foreseen_is_memory_and_time() -> None:
 
 def test_what_is_not_foreseen_is_said_and_refuses_nothing() -> None:
     base = recipes.find("demo")
-    distil = students.Config(teacher="runs/teacher", students=students.chosen("vit_tiny"))
+    distil = Distillation(teacher="runs/teacher", students=chosen("vit_tiny"))
     distillation = replace(base, experiment=replace(base.experiment, distil=distil))
     (line,) = planning.foresee(distillation, anyway=False)
     assert line.endswith("not a distillation")

@@ -29,7 +29,7 @@ from dinokit.run.feed import feed
 from dinokit.run.setup import Setup
 from dinokit.sources.source import open_source
 from dinokit.training.config import Data, ObjectiveConfigs, Rollback, Runtime, TrainConfig
-from dinokit.training.stages import Start
+from dinokit.training.course import Start
 from dinokit.training.step import Trainer
 from dinokit.views import masking, multicrop
 from dinokit.views.loader import Loader

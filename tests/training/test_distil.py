@@ -20,10 +20,9 @@ from dinokit.objectives.assign import sinkhorn
 from dinokit.run import engine
 from dinokit.sources.source import open_source
 from dinokit.training.config import TrainConfig
+from dinokit.training.course import Distillation, Stages, Students, chosen
 from dinokit.training.learner import masks_on_grid, on_grid
-from dinokit.training.stages import Stages
 from dinokit.training.step import Trainer
-from dinokit.training.students import Config, Students, chosen
 from dinokit.training.teacher import Centroids, spherical_kmeans
 from dinokit.views import multicrop
 from tests.run.test_engine import assert_same, config, final, losses
@@ -44,7 +43,7 @@ def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **r
         base.experiment,
         data=replace(base.experiment.data, views=crops),
         stages=Stages({}),
-        distil=Config(teacher=str(teacher), students=Students(students), fit_images=8),
+        distil=Distillation(teacher=str(teacher), students=Students(students), fit_images=8),
     )
     return replace(base, experiment=experiment)
 

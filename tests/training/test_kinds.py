@@ -21,8 +21,8 @@ from dinokit.objectives import koleo
 from dinokit.planning import plan
 from dinokit.run import engine
 from dinokit.training.config import HALVES, ObjectiveConfigs, TrainConfig, with_settings
+from dinokit.training.course import Students
 from dinokit.training.step import Trainer
-from dinokit.training.students import Students
 from dinokit.views import multicrop
 from dinokit.views.multicrop import Views
 from tests.run.test_engine import assert_same, config, losses

@@ -23,10 +23,10 @@ from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import build
 from dinokit.objectives import gram
 from dinokit.run import candidates, engine
+from dinokit.run.handover import carried_over
 from dinokit.run.replay import replay
-from dinokit.training.anchor import Config as AnchorConfig
 from dinokit.training.config import TrainConfig
-from dinokit.training.stages import Changes, Stage, Stages, Start, carried_over
+from dinokit.training.course import Anchor, Changes, Stage, Stages, Start
 from tests.conftest import few_photos
 from tests.run.test_engine import assert_same, config, losses
 
@@ -42,7 +42,7 @@ def staged(photos: Path, *, begin: str = "continue", source: str = "start", **ru
                 configuration.to_plain(
                     {
                         "objectives": {"gram": gram.Config()},
-                        "anchor": AnchorConfig(source=source, candidates=3, images=4, every=2, most=1),
+                        "anchor": Anchor(source=source, candidates=3, images=4, every=2, most=1),
                         "data": {"views": {"anchor_size": 32}},
                         "optim": {"lr": constant(3e-4)},
                     }

@@ -13,8 +13,9 @@ from dinokit.core.messages import UserError
 from dinokit.core.schedule import constant
 from dinokit.models import head, vit
 from dinokit.objectives import dino, gram, ibot, koleo
-from dinokit.training import anchor, optim
+from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs
+from dinokit.training.course import Anchor
 from dinokit.training.step import Trainer
 from dinokit.views import masking, multicrop
 from dinokit.views.multicrop import Views
@@ -77,7 +78,7 @@ def anchored(**changes: object) -> Experiment:
         base,
         data=replace(base.data, views=replace(base.data.views, anchor_size=96)),
         objectives=ObjectiveConfigs(base.objectives | {"gram": gram.Config()}),
-        anchor=anchor.Config(**changes),  # type: ignore[arg-type]
+        anchor=Anchor(**changes),  # type: ignore[arg-type]
     )
 
 
@@ -248,7 +249,7 @@ def test_the_anchor_goes_into_the_state_and_back() -> None:
 def test_the_teacher_itself_may_be_the_anchor() -> None:
     base = anchored()
     views_config = replace(base.data.views, anchor_size=0)
-    experiment = replace(base, data=replace(base.data, views=views_config), anchor=anchor.Config(source="teacher"))
+    experiment = replace(base, data=replace(base.data, views=views_config), anchor=Anchor(source="teacher"))
     trainer = Trainer(experiment, CPU)
     assert not any(name.startswith("anchor.") for name in trainer.state())
     hidden_nothing = replace(make_views(), masks=torch.zeros(2, 4, 36, dtype=torch.bool))
@@ -261,7 +262,7 @@ def test_the_teacher_itself_may_be_the_anchor() -> None:
     ("changes", "said"),
     [
         ({"anchor": None}, "objective 'gram' needs an anchor"),
-        ({"anchor": anchor.Config(source="teacher")}, "nobody looks at the crops of data.views.anchor_size 96"),
+        ({"anchor": Anchor(source="teacher")}, "nobody looks at the crops of data.views.anchor_size 96"),
         ({"objectives": tiny().objectives}, "an anchor is set, but no objective looks at it"),
         ({"data": tiny().data}, "the anchor needs crops of its own; set data.views.anchor_size to 48 or 96"),
     ],

@@ -3,20 +3,20 @@
 import pytest
 
 from dinokit.core.messages import UserError
-from dinokit.training.anchor import Config
+from dinokit.training.course import Anchor
 
 
-def renewals(config: Config, *, steps: int) -> list[int]:
+def renewals(config: Anchor, *, steps: int) -> list[int]:
     return [done for done in range(1, steps + 1) if config.due(done)]
 
 
 def test_it_is_renewed_at_multiples_from_the_first_on_so_many_times() -> None:
     # DINOv3: from 1,010,000 on, every 10,000, three times, in a stage that begins at 1,000,000
-    published = Config(first=10, every=10, most=3)
+    published = Anchor(first=10, every=10, most=3)
     assert renewals(published, steps=100) == [10, 20, 30]
-    assert renewals(Config(first=15, every=10, most=2), steps=100) == [20, 30]
-    assert renewals(Config(every=7, most=99), steps=20) == [7, 14]
-    assert renewals(Config(), steps=50) == []
+    assert renewals(Anchor(first=15, every=10, most=2), steps=100) == [20, 30]
+    assert renewals(Anchor(every=7, most=99), steps=20) == [7, 14]
+    assert renewals(Anchor(), steps=50) == []
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_it_is_renewed_at_multiples_from_the_first_on_so_many_times() -> None:
 )
 def test_settings_that_contradict_themselves_are_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        Config(**settings)  # type: ignore[arg-type]
+        Anchor(**settings)  # type: ignore[arg-type]
