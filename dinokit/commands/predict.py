@@ -10,8 +10,7 @@ from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_writable
 from dinokit.core.messages import UserError, info, unknown_name
-from dinokit.dense.heads import check_model, load_head
-from dinokit.dense.predict import Written, apply
+from dinokit.dense.heads import Written, apply, check_model, load_head
 from dinokit.evaluation import foreground
 from dinokit.sources.source import absolute, open_source
 

@@ -10,7 +10,7 @@ Sources: Eigen et al. 2014 (arXiv:1406.2283) section 3.2, in the form of AdaBins
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -20,9 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.core.seed import generator
-from dinokit.dense import draw
 from dinokit.dense.depth_heads import DPT, DPTConfig, LinearConfig, LinearDepth
-from dinokit.dense.heads import About
 from dinokit.dense.maps import resized, scaled
 from dinokit.images import intensity
 
@@ -134,20 +132,20 @@ def units(high: float) -> float:
     return next((steps for steps in (1000.0, 256.0, 100.0, 10.0, 1.0) if high * steps <= _MOST), _MOST / high)
 
 
-def write(
-    values: Float[Tensor, "1 1 rows columns"], image: intensity.Image, places: Mapping[str, Path], about: About
-) -> None:
-    """Write the depth of every pixel as a 16-bit PNG, and in colours, on a log scale."""
-    low, high = about.details["low"], about.details["high"]
+def pictures(
+    values: Float[Tensor, "1 1 rows columns"], image: intensity.Image, details: Mapping[str, Any]
+) -> dict[str, Image.Image]:
+    """Draw the depth of every pixel in 16 bits, and in colours, on a log scale."""
+    low, high = details["low"], details["high"]
     metres = resized(values, (image.shape[1], image.shape[2]))[0, 0].clamp(low, high).cpu().numpy()
     steps = (metres * units(high)).round().clip(1, _MOST).astype(numpy.uint16)  # 0 would say: not known
-    draw.save(Image.fromarray(steps), places["depth"])
-    draw.save(Image.fromarray(coloured(metres, low=max(low, high / _SPAN), high=high)), places["colours"])
+    shown = coloured(metres, low=max(low, high / _SPAN), high=high)
+    return {"depth": Image.fromarray(steps), "colours": Image.fromarray(shown)}
 
 
-def legend(path: Path, about: About) -> None:
-    """Write which colour is which distance, and what a step of the PNG is."""
-    low, high = about.details["low"], about.details["high"]
+def legend(details: Mapping[str, Any]) -> Image.Image:
+    """Draw which colour is which distance, and what a step of the PNG is."""
+    low, high = details["low"], details["high"]
     near = max(low, high / _SPAN)
     scale = numpy.geomspace(near, high, _WIDTH)[None].repeat(16, axis=0)
     page = Image.new("RGB", (_WIDTH + 40, _HEIGHT), "white")
@@ -157,7 +155,7 @@ def legend(path: Path, about: About) -> None:
         share = mark / (_MARKS - 1)
         pen.text((20 + share * _WIDTH, 20), f"{near * (high / near) ** share:.3g} m", fill="black", anchor="ma")
     pen.text((20 + _WIDTH / 2, 33), f"depth/: 1 m = {units(high):g}, 16 bits", fill="black", anchor="ma")
-    draw.save(page, path)
+    return page
 
 
 def coloured(

@@ -1,13 +1,11 @@
-"""What all pictures of predictions share: a legend, overlays, the image as a screen shows it; all PNG."""
+"""What all pictures of predictions share: a legend, overlays, the image as a screen shows it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from dinokit.core.files import write_atomic
 from dinokit.images import intensity
 
 Colour = Sequence[int]
@@ -27,12 +25,6 @@ def legend(names: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
         # the built-in font knows Latin letters only
         pen.text((left + 32, top), text.encode("latin-1", "replace").decode("latin-1"), fill="black")
     return page
-
-
-def save(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that is whole or absent."""
-    with write_atomic(path) as temporary:
-        picture.save(temporary, "PNG")
 
 
 def rgb(image: intensity.Image) -> UInt8[numpy.ndarray, "height width 3"]:

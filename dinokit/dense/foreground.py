@@ -5,7 +5,7 @@ Source: the foreground segmentation published with DINOv3 (arXiv:2508.10104).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from dinokit.core.messages import UserError
 from dinokit.dense import draw
-from dinokit.dense.heads import About
 from dinokit.dense.maps import resized
 from dinokit.images import intensity
 from dinokit.models.features import Features
@@ -110,18 +109,19 @@ def logistic(
     return parameters.detach()[:-1], parameters.detach()[-1]
 
 
-def write(
-    values: Float[Tensor, "1 1 rows columns"], image: intensity.Image, places: Mapping[str, Path], about: About
-) -> None:
-    """Write the probability of foreground, 255 = 1, and the image with what is above 0.5 marked."""
-    del about
+def pictures(
+    values: Float[Tensor, "1 1 rows columns"], image: intensity.Image, details: Mapping[str, Any]
+) -> dict[str, Image.Image]:
+    """Draw the probability of foreground, 255 = 1, and the image with what is above 0.5 marked."""
+    del details
     probability = resized(values, (image.shape[1], image.shape[2]))[0, 0].cpu().numpy()
-    draw.save(Image.fromarray((255 * probability).round().astype(numpy.uint8)), places["probabilities"])
+    gray = (255 * probability).round().astype(numpy.uint8)
     colour = numpy.broadcast_to(numpy.array(COLOUR, dtype=numpy.uint8), (*probability.shape, 3))
-    draw.save(Image.fromarray(draw.mixed(draw.rgb(image), colour, 0.5 * (probability > 0.5))), places["overlays"])
+    overlay = draw.mixed(draw.rgb(image), colour, 0.5 * (probability > 0.5))
+    return {"probabilities": Image.fromarray(gray), "overlays": Image.fromarray(overlay)}
 
 
-def legend(path: Path, about: About) -> None:
-    """Write what the mark of the overlays means."""
-    del about
-    draw.save(draw.legend(["foreground: probability above 0.5"], [COLOUR]), path)
+def legend(details: Mapping[str, Any]) -> Image.Image:
+    """Draw what the mark of the overlays means."""
+    del details
+    return draw.legend(["foreground: probability above 0.5"], [COLOUR])

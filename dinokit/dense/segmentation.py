@@ -16,7 +16,7 @@ hue. Source: as of the heads. Saturation here mixes with the luminance, where th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -29,7 +29,6 @@ from dinokit.annotations.masks import IGNORED
 from dinokit.core.bounds import at_least, between
 from dinokit.core.seed import derived, generator
 from dinokit.dense import draw
-from dinokit.dense.heads import About
 from dinokit.dense.maps import best_class, joined
 from dinokit.images import intensity
 from dinokit.models.features import Features
@@ -182,19 +181,18 @@ def _distorted(
     return pixels if chosen[4] else (pixels * contrast).clamp_(0, 1)
 
 
-def write(
-    values: Float[Tensor, "1 class rows columns"], image: intensity.Image, places: Mapping[str, Path], about: About
-) -> None:
-    """Write the class of every pixel, as indices of a palette, and its colour laid half over the image."""
+def pictures(
+    values: Float[Tensor, "1 class rows columns"], image: intensity.Image, details: Mapping[str, Any]
+) -> dict[str, Image.Image]:
+    """Draw the class of every pixel, as indices of a palette, and its colour laid half over the image."""
     found = best_class(values, (image.shape[1], image.shape[2])).cpu().numpy().astype(numpy.uint8)
-    colours = numpy.array(about.details["colours"], dtype=numpy.uint8)
+    colours = numpy.array(details["colours"], dtype=numpy.uint8)
     mask = Image.fromarray(found)
     mask.putpalette(colours.flatten().tolist())
-    draw.save(mask, places["masks"])
     overlay = draw.mixed(draw.rgb(image), colours[found], numpy.full(found.shape, 0.5))
-    draw.save(Image.fromarray(overlay), places["overlays"])
+    return {"masks": mask, "overlays": Image.fromarray(overlay)}
 
 
-def legend(path: Path, about: About) -> None:
-    """Write the colour and the name of every class."""
-    draw.save(draw.legend(about.details["classes"], about.details["colours"]), path)
+def legend(details: Mapping[str, Any]) -> Image.Image:
+    """Draw the colour and the name of every class."""
+    return draw.legend(details["classes"], details["colours"])

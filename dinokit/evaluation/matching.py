@@ -28,10 +28,9 @@ from dinokit.annotations.navi import Surface, ViewPair, open_view_pairs
 from dinokit.annotations.pairing import read_image
 from dinokit.config import differences
 from dinokit.core.bounds import above, at_least
-from dinokit.core.files import write_json
+from dinokit.core.files import write_atomic, write_json
 from dinokit.core.messages import UserError, progress
 from dinokit.core.order import evenly
-from dinokit.dense.draw import save
 from dinokit.dense.maps import encode, frozen, prepared
 from dinokit.dense.matching import Points, joined, lattice, nearest, sampled
 from dinokit.images import intensity
@@ -109,7 +108,8 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
             first, second = (
                 read_image(path, channels=backbone.channels, white=backbone.pixels.white) for path in one.images
             )
-            save(joined((first, second), one.points, one.right), out / f"{index:05d}.png")
+            with write_atomic(out / f"{index:05d}.png") as temporary:
+                joined((first, second), one.points, one.right).save(temporary, "PNG")
     return result
 
 

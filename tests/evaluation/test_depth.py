@@ -20,9 +20,8 @@ from dinokit.cli import run as command
 from dinokit.core.messages import UserError
 from dinokit.dense.depth import crop, seen, units
 from dinokit.dense.depth_heads import LinearDepth
-from dinokit.dense.heads import load_head, save_head
+from dinokit.dense.heads import apply, load_head, save_head
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
-from dinokit.dense.predict import apply
 from dinokit.evaluation.depth import Config, layers_of, run
 from dinokit.images.intensity import Pixels
 from dinokit.models.pixels import PatchPixels
