@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy
 import torch
@@ -23,10 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.annotations.keypoints import LISTS, PointPair, open_point_pairs
-from dinokit.annotations.navi import Surface, ViewPair, open_view_pairs
-from dinokit.annotations.pairing import read_image
-from dinokit.config import differences
+from dinokit.annotations.matching import PointPair, Surface, ViewPair, open_matching, read_both
 from dinokit.core.bounds import above, at_least
 from dinokit.core.files import write_atomic, write_json
 from dinokit.core.messages import UserError, progress
@@ -44,8 +41,6 @@ CENTIMETRES = (1, 2, 5)
 SHOWN = 2  # of CENTIMETRES: what is right in a drawing
 DRAWN = 12  # pairs
 LATEST = 8  # images whose patches are kept: lists ask for one several times in a row
-
-Pair = TypeVar("Pair", PointPair, ViewPair)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,42 +100,30 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         write_json(out / "matching.json", result | {"each": best.each})
         for index in evenly(DRAWN, len(best.matches)).tolist():
             one = best.matches[index]
-            first, second = (
-                read_image(path, channels=backbone.channels, white=backbone.pixels.white) for path in one.images
-            )
+            both = read_both(one.images, backbone.channels, backbone.pixels.white)
             with write_atomic(out / f"{index:05d}.png") as temporary:
-                joined((first, second), one.points, one.right).save(temporary, "PNG")
+                joined(both, one.points, one.right).save(temporary, "PNG")
     return result
 
 
 def _opened(config: Config) -> Callable[[Backbone, bool], Outcome]:
-    root = Path(config.data).expanduser()
-    if not root.exists():
-        raise UserError(f"{config.data} does not exist; give SPair-71k, NAVI or a list of pairs .jsonl or .csv")
-    points, views = open_point_pairs(root, split=config.split), None
-    if points is None:
-        views = open_view_pairs(root)
-        if views is None:
-            expected = f"PairAnnotation/ (SPair-71k), OBJECT/wild_set/ (NAVI), {' or '.join(LISTS)}"
-            raise UserError(f"expected {expected} in {config.data}; found none of these")
+    pairs: Sequence[PointPair | ViewPair] = open_matching(config.data, split=config.split)
+    points = [pair for pair in pairs if isinstance(pair, PointPair)]
     # settings that mean nothing for these pairs
     senseless = {"split": "NAVI has no splits", "alpha": "NAVI is judged in centimetres", "by": "NAVI has no boxes"}
-    for name, why in senseless.items() if points is None else (("keep", "it is of NAVI"),):
-        if name in differences(Config(data=config.data), config):
+    usual = Config(data=config.data)
+    for name, why in senseless.items() if not points else (("keep", "it is of NAVI"),):
+        if getattr(config, name) != getattr(usual, name):
             raise UserError(f"{name} says nothing about {config.data}: {why}; leave it out")
-    if points is not None:
-        return partial(_keypoints, _limited(points, config.limit), config)
-    assert views is not None
-    return partial(_surfaces, _limited(views, config.limit), config)
-
-
-def _limited(pairs: Sequence[Pair], limit: int | None) -> list[Pair]:
-    """Take so many pairs of each category, evenly spaced, in their order."""
     kinds: dict[str, list[int]] = {}
     for index, pair in enumerate(pairs):
         kinds.setdefault(pair.name, []).append(index)
-    chosen = sorted(each[place] for each in kinds.values() for place in evenly(limit, len(each)).tolist())
-    return [pairs[index] for index in chosen]
+    # so many pairs of each category, evenly spaced, in their order
+    chosen = sorted(each[place] for each in kinds.values() for place in evenly(config.limit, len(each)).tolist())
+    if points:
+        return partial(_keypoints, [points[index] for index in chosen], config)
+    views = [pair for pair in pairs if isinstance(pair, ViewPair)]
+    return partial(_surfaces, [views[index] for index in chosen], config)
 
 
 def _keypoints(pairs: Sequence[PointPair], config: Config, backbone: Backbone, norm: bool) -> Outcome:
