@@ -26,8 +26,18 @@ from dinokit.annotations.depths import Depths, open_depths, splits_of
 from dinokit.config import differences
 from dinokit.core.bounds import above, at_least
 from dinokit.core.messages import UserError, progress
-from dinokit.dense.depth import crop, gradient_loss, mean_depths, seen, sigloss
-from dinokit.dense.depth_heads import DPT, Bins, DPTConfig, LinearConfig, LinearDepth
+from dinokit.dense.depth import (
+    DPT,
+    Bins,
+    DPTConfig,
+    LinearConfig,
+    LinearDepth,
+    crop,
+    gradient_loss,
+    mean_depths,
+    seen,
+    sigloss,
+)
 from dinokit.dense.fit import Lesson, Loss, Member, Training, learn
 from dinokit.dense.heads import About, check_model, load_head
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried

@@ -18,8 +18,7 @@ from dinokit.annotations.depths import open_depths, splits_of
 from dinokit.checkpoints.load import header
 from dinokit.cli import run as command
 from dinokit.core.messages import UserError
-from dinokit.dense.depth import crop, seen, units
-from dinokit.dense.depth_heads import LinearDepth
+from dinokit.dense.depth import LinearDepth, crop, seen, units
 from dinokit.dense.heads import apply, load_head, save_head
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
 from dinokit.evaluation.depth import Config, layers_of, run
