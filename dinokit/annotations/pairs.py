@@ -21,9 +21,8 @@ from PIL import Image, ImageOps
 
 from dinokit.annotations.masks import IGNORED, Meaning, black_and_white, class_ids, described, numbered, palette
 from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image, reading
-from dinokit.core.files import read_text
+from dinokit.core.files import digest_of_files, read_text
 from dinokit.core.messages import UserError, warn
-from dinokit.core.ownership import digest_of_files
 from dinokit.images import intensity
 from dinokit.images.arrays import picture
 from dinokit.images.decode import EXTENSIONS, describe, reasons, stored

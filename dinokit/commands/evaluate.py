@@ -10,9 +10,16 @@ from dinokit.checkpoints.load import load
 from dinokit.commands.tables import outdone, print_table
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
-from dinokit.core.files import check_result, check_writable, read_json, write_json
+from dinokit.core.files import (
+    check_result,
+    check_same,
+    check_writable,
+    digest_of_model,
+    only_owner,
+    read_json,
+    write_json,
+)
 from dinokit.core.messages import warn
-from dinokit.core.ownership import check_same, digest_of_model, only_owner
 from dinokit.evaluation import base as evaluations
 from dinokit.models.features import Backbone
 from dinokit.sources.source import absolute

@@ -21,9 +21,17 @@ from torch.nn import functional
 from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
 from dinokit.core.device import Precision
-from dinokit.core.files import check_writable, read_json, write_atomic, write_json, write_jsonl
+from dinokit.core.files import (
+    check_same,
+    check_writable,
+    digest_of_model,
+    only_owner,
+    read_json,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
 from dinokit.core.messages import RunError, UserError, info, reason
-from dinokit.core.ownership import check_same, digest_of_model, only_owner
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare

@@ -30,7 +30,11 @@ from torch import nn
 from dinokit.config import current, from_plain, to_plain
 from dinokit.core.files import (
     append_jsonl,
+    check_same,
     check_writable,
+    digest_of_model,
+    digest_of_weights,
+    only_owner,
     read_json,
     read_jsonl,
     write_atomic,
@@ -38,7 +42,6 @@ from dinokit.core.files import (
     write_jsonl,
 )
 from dinokit.core.messages import UserError, progress, unknown_name
-from dinokit.core.ownership import check_same, digest_of_model, digest_of_weights, only_owner
 from dinokit.dense.embedding import Skipped
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
 from dinokit.models.features import Backbone

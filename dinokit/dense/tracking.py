@@ -7,7 +7,7 @@ the last few, not farther than a radius from its own place:
 
 Labels stay soft on their way; nothing is trained. On disk a video is OUT/VIDEO/masks/00000.png (a palette),
 overlay/00000.jpg and a film: overlay.mp4, or without the extra `video` overlay.webp, whose frames are held in memory.
-The folder has its name once it is whole, and is used again only for what its stamp says (core/ownership.py).
+The folder has its name once it is whole, and is used again only for what its stamp says (core/files.py).
 
 Source: Jabri et al. 2020 (arXiv:2006.14613), section 3; DINO (arXiv:2104.14294), section 4.2.2; DINOv3
 (arXiv:2508.10104), appendix D.5.
@@ -30,10 +30,9 @@ from torch.nn import functional as F
 from dinokit.annotations.masks import palette
 from dinokit.annotations.video import Numbers
 from dinokit.core.bounds import above, at_least
-from dinokit.core.files import read_json, write_json
+from dinokit.core.files import check_same, digest_of_files, read_json, write_json
 from dinokit.core.hub import library
 from dinokit.core.order import natural
-from dinokit.core.ownership import check_same, digest_of_files
 from dinokit.dense import draw
 from dinokit.dense.maps import resized
 from dinokit.images import intensity

@@ -23,10 +23,9 @@ from dinokit.checkpoints.load import weights_file
 from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.files import check_writable, write_json
+from dinokit.core.files import check_writable, only_owner, write_json
 from dinokit.core.hub import library
 from dinokit.core.messages import RunError, UserError, info, reason, warn
-from dinokit.core.ownership import only_owner
 from dinokit.run import ranks
 from dinokit.run.setup import Setup, newest
 from dinokit.sources.source import Source, same_source

@@ -22,8 +22,8 @@ from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.core import dist
+from dinokit.core.files import digest_of_weights
 from dinokit.core.messages import UserError, info
-from dinokit.core.ownership import digest_of_weights
 from dinokit.core.seed import generator
 from dinokit.health import vitals
 from dinokit.health.probe import open_probe

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from dinokit.core.files import digest_of_model, digest_of_weights
 from dinokit.core.messages import UserError
-from dinokit.core.ownership import digest_of_model, digest_of_weights
 from dinokit.dense.foreground import Config as ForegroundConfig
 from dinokit.dense.foreground import ForegroundHead, median
 from dinokit.dense.heads import About, apply, check_model, load_head, save_head
