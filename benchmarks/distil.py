@@ -21,7 +21,7 @@ import torch
 from dinokit.checkpoints.load import load
 from dinokit.commands.distill import quicker
 from dinokit.config import from_plain, override, read_yaml
-from dinokit.core.schedule import cosine
+from dinokit.core.numbers import cosine
 from dinokit.evaluation import knn
 from dinokit.models import vit
 from dinokit.run import engine

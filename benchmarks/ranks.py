@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dinokit import recipes
 from dinokit.core import dist
-from dinokit.core.schedule import constant
+from dinokit.core.numbers import constant
 from dinokit.training.config import Experiment, ObjectiveConfigs
 from dinokit.training.step import Trainer
 from dinokit.views.multicrop import Views

@@ -22,8 +22,8 @@ import cattrs
 import yaml
 from cattrs.gen import make_dict_structure_fn
 
-from dinokit.core.bounds import Bound, OutOfBounds
 from dinokit.core.messages import UserError, reason, unknown_name
+from dinokit.core.numbers import Bound, OutOfBounds
 
 T = TypeVar("T")
 Settings = Mapping[str, Any]  # of a command: what the user wrote behind its own options, by dotted key

@@ -16,7 +16,7 @@ import torch.distributed as group
 import torch.multiprocessing as processes
 from torch import Tensor
 
-from dinokit.core.schedule import Schedule, constant
+from dinokit.core.numbers import Schedule, constant
 from dinokit.models.features import Features
 from dinokit.models.head import Config as HeadConfig
 from dinokit.objectives import base

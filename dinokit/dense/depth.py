@@ -34,8 +34,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinokit.core.bounds import above, at_least
 from dinokit.core.messages import UserError
+from dinokit.core.numbers import above, at_least
 from dinokit.core.seed import derived, generator
 from dinokit.dense.maps import joined, resized, scaled
 from dinokit.images import intensity

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinokit.config import to_plain
-from dinokit.core.bounds import above, at_least
 from dinokit.core.files import check_same, digest_of_model, write_atomic
 from dinokit.core.messages import RunError, UserError, duration, info, progress
+from dinokit.core.numbers import above, at_least
 from dinokit.core.seed import Passes, derived, generator
 from dinokit.dense.maps import Frame, Layers, at_pixels, encode, frozen, pad, prepared
 from dinokit.images import intensity

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinokit.annotations.masks import IGNORED
-from dinokit.core.bounds import at_least, between
+from dinokit.core.numbers import at_least, between
 from dinokit.core.seed import derived, generator
 from dinokit.dense import draw
 from dinokit.dense.maps import best_class, joined

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from dinokit.annotations.depths import Depths, open_depths, splits_of
 from dinokit.config import differences
-from dinokit.core.bounds import above, at_least
 from dinokit.core.messages import UserError, progress
+from dinokit.core.numbers import above, at_least
 from dinokit.dense.depth import (
     DPT,
     Bins,

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs
-from dinokit.core.bounds import above, at_least
 from dinokit.core.files import write_json
 from dinokit.core.messages import UserError, progress, warn
+from dinokit.core.numbers import above, at_least
 from dinokit.dense.foreground import Config as HeadConfig
 from dinokit.dense.foreground import ForegroundHead, Solution, logistic
 from dinokit.dense.heads import About, save_head

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dinokit.core.bounds import above, at_least
 from dinokit.core.files import write_json
+from dinokit.core.numbers import above, at_least
 from dinokit.dense.embedding import nearest
 from dinokit.evaluation.base import chunks, sides, similarities, task
 from dinokit.models.features import Backbone

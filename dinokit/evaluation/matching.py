@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.annotations.matching import PointPair, Surface, ViewPair, open_matching, read_both
-from dinokit.core.bounds import above, at_least
 from dinokit.core.files import write_atomic, write_json
 from dinokit.core.messages import UserError, progress
+from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.dense.maps import encode, frozen, prepared
 from dinokit.dense.matching import Points, joined, lattice, nearest, sampled

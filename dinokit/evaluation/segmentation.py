@@ -21,8 +21,8 @@ from torch import nn
 
 from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
-from dinokit.core.bounds import above, at_least
 from dinokit.core.messages import UserError, progress, warn
+from dinokit.core.numbers import above, at_least
 from dinokit.dense.fit import Lesson, Member, Training, gathered, learn
 from dinokit.dense.heads import About
 from dinokit.dense.maps import Windows, augmented, best_class, frozen, predictor, prepared, slide, tried

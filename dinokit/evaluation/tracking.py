@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from dinokit.annotations.pairing import check_size
 from dinokit.annotations.video import Clip, Numbers, open_clips
 from dinokit.config import to_plain
-from dinokit.core.bounds import at_least
 from dinokit.core.files import digest_of_files, digest_of_model, write_json
 from dinokit.core.messages import info, progress
+from dinokit.core.numbers import at_least
 from dinokit.dense.maps import frozen
 from dinokit.dense.tracking import Rule, Tracker, Writer, kept_masks, one_hot, read_out
 from dinokit.images import intensity

@@ -18,8 +18,8 @@ from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from dinokit.core.bounds import above, between
 from dinokit.core.messages import UserError, warn
+from dinokit.core.numbers import above, between
 
 Image = UInt8[Tensor, "channel height width"] | Float32[Tensor, "channel height width"]
 # one of several whose sizes have nothing to do with each other

@@ -31,9 +31,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dinokit.core.bounds import above
 from dinokit.core.device import slices
 from dinokit.core.messages import UserError
+from dinokit.core.numbers import above
 from dinokit.models.features import is_recorded
 
 Bias = Literal["qkv", "qv", "none"]

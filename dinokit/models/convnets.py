@@ -40,8 +40,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.bounds import at_least
 from dinokit.core.messages import UserError
+from dinokit.core.numbers import at_least
 from dinokit.models.features import Built, Features, accepted, chosen_layers
 from dinokit.models.init import ConvStyle
 

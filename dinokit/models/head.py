@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.bounds import at_least
+from dinokit.core.numbers import at_least
 from dinokit.models import init
 from dinokit.models.init import Style
 

@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dinokit.core.bounds import above, at_least, between
 from dinokit.core.messages import UserError
+from dinokit.core.numbers import above, at_least, between
 from dinokit.models.block import Bias, Block, Mlp, Rope, RopeConfig, Rotation, SwiGlu
 from dinokit.models.features import Built, Features, accepted, chosen_layers, is_recorded
 from dinokit.models.init import Style

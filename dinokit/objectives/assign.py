@@ -20,9 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dinokit.core import dist
-from dinokit.core.bounds import above, at_least, between
 from dinokit.core.device import slices
-from dinokit.core.schedule import Schedule, ramp
+from dinokit.core.numbers import Schedule, above, at_least, between, ramp
 from dinokit.objectives import base
 
 # Added to the mass of a prototype: one that no sample can see in float32 has none, and 0 / 0 is not a number.

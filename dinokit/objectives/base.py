@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dinokit.core.bounds import at_least
 from dinokit.core.messages import unknown_name
+from dinokit.core.numbers import at_least
 from dinokit.models import head
 from dinokit.models.features import Features
 from dinokit.models.head import Pair

@@ -16,9 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dinokit.core.bounds import at_least
 from dinokit.core.messages import UserError
-from dinokit.core.schedule import Schedule, constant
+from dinokit.core.numbers import Schedule, at_least, constant
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head, Pair
 from dinokit.objectives import assign, base, prototypes

@@ -18,8 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from dinokit.core.bounds import at_least
-from dinokit.core.schedule import Schedule, constant
+from dinokit.core.numbers import Schedule, at_least, constant
 from dinokit.models.features import Features
 from dinokit.objectives import base
 

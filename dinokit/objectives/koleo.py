@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.core import dist
-from dinokit.core.bounds import at_least
 from dinokit.core.messages import UserError
+from dinokit.core.numbers import at_least
 from dinokit.objectives import base
 
 _TINY = 1e-8  # keeps lengths, distances and their gradients finite, also between two equal images

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from dinokit.config import to_plain
-from dinokit.core.schedule import Schedule, constant, cosine, ramp
+from dinokit.core.numbers import Schedule, constant, cosine, ramp
 from dinokit.images.intensity import Pixels
 from dinokit.models import head, vit
 from dinokit.models.architecture import VARIANTS

@@ -6,10 +6,9 @@ from functools import cached_property
 from typing import Any, Literal, NewType
 
 from dinokit.config import assigned, converter, current, differences, from_plain, to_plain
-from dinokit.core.bounds import above, at_least, between
 from dinokit.core.device import Precision
 from dinokit.core.messages import UserError, unknown_name
-from dinokit.core.schedule import Schedule
+from dinokit.core.numbers import Schedule, above, at_least, between
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import Architecture
 from dinokit.objectives import base as objectives

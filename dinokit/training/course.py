@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
 from dinokit.config import converter, current, to_plain
-from dinokit.core.bounds import at_least
 from dinokit.core.messages import UserError
+from dinokit.core.numbers import at_least
 from dinokit.models.architecture import ARCHITECTURES, Architecture, named
 from dinokit.views import multicrop
 

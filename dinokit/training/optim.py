@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from dinokit.core import dist
-from dinokit.core.bounds import above, at_least, between
-from dinokit.core.schedule import Schedule
+from dinokit.core.numbers import Schedule, above, at_least, between
 from dinokit.models.features import Built
 
 

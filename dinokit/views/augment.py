@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from dinokit.core.bounds import above, at_least, between
 from dinokit.core.messages import UserError
+from dinokit.core.numbers import above, at_least, between
 
 DRAWS = 13  # uniforms per image: jitter or not, 4 for the order, 4 strengths, gray, blur, sigma, solarise
 LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R BT.601

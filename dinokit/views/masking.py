@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from dinokit.core.bounds import between
+from dinokit.core.numbers import between
 from dinokit.core.seed import generator
 
 _STREAM = 2  # keeps these random numbers apart from the order (0), the views (1) and the replacements (3)

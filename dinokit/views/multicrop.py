@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Shaped
 from torch import Tensor
 
-from dinokit.core.bounds import above, at_least, between
 from dinokit.core.messages import UserError
+from dinokit.core.numbers import above, at_least, between
 from dinokit.core.seed import generator
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels

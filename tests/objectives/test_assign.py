@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinokit.core import device
 from dinokit.core.messages import UserError
-from dinokit.core.schedule import Schedule, constant, ramp
+from dinokit.core.numbers import Schedule, constant, ramp
 from dinokit.objectives import assign
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dinokit.core.messages import UserError
-from dinokit.core.schedule import constant
+from dinokit.core.numbers import constant
 from dinokit.models.features import Features
 from dinokit.models.head import Config as HeadConfig
 from dinokit.objectives import assign, dino

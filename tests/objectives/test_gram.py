@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dinokit.core.schedule import Schedule
+from dinokit.core.numbers import Schedule
 from dinokit.models.features import Features
 from dinokit.objectives import base
 from dinokit.objectives.gram import Config, Objective, gram, on_grid

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dinokit.core.schedule import constant
+from dinokit.core.numbers import constant
 from dinokit.objectives import assign, dino, ibot
 from dinokit.objectives.gram import gram
 from dinokit.objectives.koleo import koleo

@@ -20,7 +20,7 @@ from torch import Tensor
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core.files import read_jsonl
 from dinokit.core.messages import RunError, UserError
-from dinokit.core.schedule import constant
+from dinokit.core.numbers import constant
 from dinokit.images.intensity import Pixels
 from dinokit.models import block, head, vit
 from dinokit.objectives import dino, ibot, koleo

@@ -11,7 +11,7 @@ import torch
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core.files import read_jsonl
 from dinokit.core.messages import RunError, UserError
-from dinokit.core.schedule import constant
+from dinokit.core.numbers import constant
 from dinokit.run import engine
 from dinokit.run.replay import replay
 from dinokit.sources.source import open_source

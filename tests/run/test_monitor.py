@@ -13,7 +13,7 @@ from torch import Tensor
 from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core.files import read_jsonl
-from dinokit.core.schedule import constant, ramp
+from dinokit.core.numbers import constant, ramp
 from dinokit.health.probe import open_probe
 from dinokit.health.repeats import Repeats
 from dinokit.health.verdict import HEALTHY, Verdict, verdict

@@ -7,7 +7,7 @@ import pytest
 from dinokit import recipes
 from dinokit.config import from_plain, to_plain
 from dinokit.core.messages import UserError
-from dinokit.core.schedule import Schedule
+from dinokit.core.numbers import Schedule
 from dinokit.training.config import TrainConfig, with_settings
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dinokit.core.messages import UserError
-from dinokit.core.schedule import constant, cosine
+from dinokit.core.numbers import constant, cosine
 from dinokit.models.convnets import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head

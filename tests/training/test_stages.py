@@ -18,7 +18,7 @@ from dinokit.checkpoints.load import header
 from dinokit.checkpoints.store import MODEL, RunFolder
 from dinokit.core.files import read_jsonl
 from dinokit.core.messages import UserError
-from dinokit.core.schedule import constant
+from dinokit.core.numbers import constant
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import build
 from dinokit.objectives import gram

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinokit.checkpoints.layouts import official
 from dinokit.core.messages import UserError
-from dinokit.core.schedule import constant
+from dinokit.core.numbers import constant
 from dinokit.models import head, vit
 from dinokit.objectives import dino, gram, ibot, koleo
 from dinokit.training import optim
