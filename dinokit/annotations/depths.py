@@ -20,8 +20,7 @@ from jaxtyping import Float32, Shaped
 
 from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image, reading
 from dinokit.core.files import digest_of_files, read_text
-from dinokit.core.hub import library
-from dinokit.core.messages import UserError
+from dinokit.core.messages import UserError, library
 from dinokit.images import intensity
 from dinokit.images.decode import BadImage, describe, reasons, stored
 from dinokit.metrics.depth import Crop, counted

@@ -25,8 +25,7 @@ from jaxtyping import UInt8
 from dinokit.annotations.masks import IGNORED, Mask, above_half, may_be_edges, read_mask, white_of
 from dinokit.annotations.pairing import check_size, read_image
 from dinokit.core.files import read_text
-from dinokit.core.hub import library
-from dinokit.core.messages import UserError, unknown_name, warn
+from dinokit.core.messages import UserError, library, unknown_name, warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
 from dinokit.images.arrays import rotated

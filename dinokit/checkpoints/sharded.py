@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dinokit.core import dist
 from dinokit.core.files import write_json
+from dinokit.core.messages import is_main
 
 INDEX = "index.json"
 
@@ -48,7 +49,7 @@ def save(state: Mapping[str, Tensor], folder: Path) -> None:
         write(dict(state), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except CheckpointException as error:  # not an Exception
         raise OSError(_reason(error)) from None
-    if dist.is_main():
+    if is_main():
         write_json(folder / INDEX, {name: list(value.shape) for name, value in state.items()})
 
 

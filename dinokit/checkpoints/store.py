@@ -31,7 +31,7 @@ from dinokit.checkpoints.sharded import Layout
 from dinokit.config import from_plain
 from dinokit.core import dist
 from dinokit.core.files import sync, write_atomic, write_json, write_text
-from dinokit.core.messages import RunError, UserError, reason
+from dinokit.core.messages import RunError, UserError, is_main, reason
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
 PARTS = "state"  # folder in place of STATE
@@ -141,14 +141,14 @@ class RunFolder:
         final = self.checkpoint(step)
         partial = final.with_name(f".{step}.part")
         try:
-            if dist.is_main():
+            if is_main():
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
             if sharded.is_sharded(state):
                 sharded.save(state, partial / PARTS)
             else:
                 _save(state, partial / STATE)
-            if not dist.is_main():
+            if not is_main():
                 return final
             for name, (model, about) in models.items():
                 _save(model, partial / name, about)

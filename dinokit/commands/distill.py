@@ -8,9 +8,8 @@ from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.commands.running import train_and_report
 from dinokit.config import NO_SETTINGS, Settings
-from dinokit.core import dist
 from dinokit.core import slurm as srun
-from dinokit.core.messages import UserError, console, info, slow
+from dinokit.core.messages import UserError, console, info, is_main, slow
 from dinokit.planning.plan import foresee
 from dinokit.recipes.distilled import distilled
 from dinokit.run.opening import check_start
@@ -44,7 +43,7 @@ def distill(
         named: in Python, settings without a dot.
     """
     srun.adopt()
-    console.quiet = not dist.is_main()  # known only now
+    console.quiet = not is_main()  # known only now
     place = str(Path(teacher).absolute()) if Path(teacher).exists() else teacher
     config = with_settings(distilled(_begun_with(place, RunFolder(Path(out))), students), {**settings, **named})
     source_of = absolute(data or config.experiment.data.source)
@@ -53,7 +52,7 @@ def distill(
     config = configuration.override(config, {"experiment.data.source": source_of}, hidden=HALVES)
     run = RunFolder(Path(out))
     check_start(run, config)
-    foreseen = foresee(config, anyway=False) if dist.is_main() else ()
+    foreseen = foresee(config, anyway=False) if is_main() else ()
     with slow(f"looking for images in {source_of}"):
         images = config.experiment.data.open(channels=config.experiment.backbone.channels)
     for line in foreseen:

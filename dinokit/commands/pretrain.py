@@ -11,9 +11,8 @@ from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.commands.running import train_and_report
 from dinokit.config import NO_SETTINGS, Settings, to_plain
-from dinokit.core import dist
 from dinokit.core import slurm as srun
-from dinokit.core.messages import UserError, console, info, slow
+from dinokit.core.messages import UserError, console, info, is_main, slow
 from dinokit.models.features import Built
 from dinokit.planning.plan import foresee
 from dinokit.run import job
@@ -71,7 +70,7 @@ def pretrain(
         anyway: start although this machine's memory is too small by what `dinokit plan` foresees.
     """
     srun.adopt()
-    console.quiet = not dist.is_main()  # known only now
+    console.quiet = not is_main()  # known only now
     weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
     settings = {**settings, **named}
     given = {**settings, **({"experiment.data.source": data} if data else {})}
@@ -86,7 +85,7 @@ def pretrain(
         config = configuration.override(config, {"experiment.backbone.channels": begun}, hidden=HALVES)
     if slurm is None:
         check_start(run, config)
-        foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if dist.is_main() else ()
+        foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if is_main() else ()
     config, images = _opened(config, natural=natural)
     if slurm is None:
         for line in foreseen:

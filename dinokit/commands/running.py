@@ -9,9 +9,8 @@ from pathlib import Path
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import MODEL, RunFolder
 from dinokit.core import device as devices
-from dinokit.core import dist
 from dinokit.core.files import append_jsonl, read_jsonl, write_atomic
-from dinokit.core.messages import RunError, UserError, info, warn
+from dinokit.core.messages import RunError, UserError, info, is_main, warn
 from dinokit.evaluation import base as evaluations
 from dinokit.models.features import Backbone
 from dinokit.run.engine import Interrupted
@@ -47,7 +46,7 @@ def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int
     except Interrupted as stop:
         info(str(stop))
         return 130
-    if not dist.is_main():
+    if not is_main():
         return 0
     page = write_report(run.path)
     info(_headline(run) or unmeasured or "not measured: see the warnings above")

@@ -28,11 +28,6 @@ _waiting: Any = None  # the group whose members may wait for long; torch's own g
 _team: Any = None  # the ranks that are counted, see `within`; None: all
 
 
-def is_main() -> bool:
-    """Tell whether this process is the one that writes and talks: rank 0, also before there is a process group."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def join(**rendezvous: Any) -> None:
     """Become one of the ranks.
 

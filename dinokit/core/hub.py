@@ -1,4 +1,4 @@
-"""The Hugging Face hub and the optional libraries that ask it: what goes wrong there becomes one line, at once.
+"""The Hugging Face hub, asked by the libraries of others: what goes wrong there becomes one line, at once.
 
 The libraries ask the hub again and again: on a machine without network a single load took 55 seconds. Here it is asked
 once, briefly; if it does not answer, only its cache is looked at.
@@ -14,24 +14,9 @@ from http.client import HTTPException
 from importlib import import_module
 from typing import Any
 
-from dinokit.core.messages import UserError
+from dinokit.core.messages import UserError, line_of
 
 PATIENCE = 5.0  # seconds that the hub has to answer
-LONGEST = 300  # letters of what a library says
-
-
-def library(name: str, *, extra: str) -> Any:
-    """Import an optional library when it is needed.
-
-    Raises:
-        UserError: if it is not installed, naming the extra, or if it cannot be imported.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == name:
-            raise UserError(f"{name} is not installed; run: pip install 'dinokit[{extra}]'") from error
-        raise UserError(f"{name} cannot be imported ({line_of(error)}); run: pip install 'dinokit[{extra}]'") from error
 
 
 @contextmanager
@@ -85,9 +70,3 @@ def _answers(endpoint: str) -> bool:
         return isinstance(error.reason, ssl.SSLError)  # the library may trust other certificates
     except (OSError, ValueError, HTTPException):  # the endpoint may be no address at all
         return False
-
-
-def line_of(error: BaseException) -> str:
-    """Return what the error says, as one line of bounded length."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."

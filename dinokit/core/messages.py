@@ -1,7 +1,7 @@
 """What the program says to a person: lines, how far it is, and the two kinds of failure with the exit code of each.
 
-All of it goes to standard error, so that standard output stays data, and rank 0 alone talks. The message of an error
-is one line: what was expected, what came, what to do.
+All of it goes to standard error, so that standard output stays data, and rank 0 alone talks (`is_main`). The message
+of an error is one line, also where the system or a library refuses: what was expected, what came, what to do.
 """
 
 import os
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from importlib import import_module
 from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.progress import track
 T = TypeVar("T")
 
 LISTED = 12  # names in one message, at most
+LONGEST = 300  # letters of what a library says
 
 
 class UserError(ValueError):
@@ -33,6 +35,26 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+def line_of(error: BaseException) -> str:
+    """Return what the error says, as one line of bounded length."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
+
+
+def library(name: str, *, extra: str) -> Any:
+    """Import an optional library when it is needed.
+
+    Raises:
+        UserError: if it is not installed, naming the extra, or if it cannot be imported.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise UserError(f"{name} is not installed; run: pip install 'dinokit[{extra}]'") from error
+        raise UserError(f"{name} cannot be imported ({line_of(error)}); run: pip install 'dinokit[{extra}]'") from error
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that does not exist: the nearest valid ones, or all if there are few."""
     names = sorted(known)
@@ -43,6 +65,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         return UserError(f"unknown {kind} '{name}'; known are: {', '.join(names)}")
     nearest = get_close_matches(name, names, n=5, cutoff=0.0)
     return UserError(f"unknown {kind} '{name}'; of the {len(names)} known the nearest are: {', '.join(nearest)}")
+
+
+def is_main() -> bool:
+    """Tell whether this process is the one that writes and talks: rank 0, also before there is a process group."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _Stderr:
@@ -61,9 +88,7 @@ class _Stderr:
         return getattr(getattr(sys.stderr, "rich_proxied_file", sys.stderr), name)  # a live line puts itself in between
 
 
-console = Console(
-    file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0"
-)
+console = Console(file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True, quiet=not is_main())
 
 
 def info(message: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
-from dinokit.core import dist
+from dinokit.core.messages import is_main
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SIGUSR1: SLURM, before the time is up
 
@@ -44,7 +44,7 @@ def stop_requests() -> Iterator[Stop]:
         stop.requested = True
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, previous[each])
-        if dist.is_main():
+        if is_main():
             # os.write: a handler may interrupt the console in the middle of a line, and stderr may be gone
             with suppress(OSError):
                 os.write(2, b"stopping after this step; once more to stop at once without saving\n")

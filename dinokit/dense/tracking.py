@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from dinokit.annotations.masks import palette
 from dinokit.annotations.video import Numbers
 from dinokit.core.files import check_same, digest_of_files, read_json, write_json
-from dinokit.core.hub import library
+from dinokit.core.messages import library
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import natural
 from dinokit.dense import draw

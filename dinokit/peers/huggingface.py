@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinokit.core.hub import fetching, library
-from dinokit.core.messages import UserError
+from dinokit.core.hub import fetching
+from dinokit.core.messages import UserError, library
 from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
 from dinokit.peers.peer import Build, Peer, assembled

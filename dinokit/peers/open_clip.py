@@ -15,8 +15,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinokit.core.hub import fetching, library
-from dinokit.core.messages import UserError, unknown_name
+from dinokit.core.hub import fetching
+from dinokit.core.messages import UserError, library, unknown_name
 from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
 from dinokit.peers.peer import Build, Peer

@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dinokit.core.hub import line_of
-from dinokit.core.messages import UserError
+from dinokit.core.messages import UserError, line_of
 from dinokit.core.seed import derived
 from dinokit.images.intensity import Pixels
 from dinokit.models.features import Backbone, Features, accepted, chosen_layers

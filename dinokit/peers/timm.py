@@ -21,8 +21,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dinokit.core.hub import fetching, library
-from dinokit.core.messages import UserError, unknown_name
+from dinokit.core.hub import fetching
+from dinokit.core.messages import UserError, library, unknown_name
 from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
 from dinokit.peers.peer import Build, Peer, assembled

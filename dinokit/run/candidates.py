@@ -13,9 +13,8 @@ import torch
 
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder, run_and_step
-from dinokit.core import dist
 from dinokit.core.files import write_json
-from dinokit.core.messages import UserError, info, warn
+from dinokit.core.messages import UserError, info, is_main, warn
 from dinokit.health.probe import Probe, look
 from dinokit.health.vitals import mirrored, places
 from dinokit.run.setup import Setup
@@ -60,7 +59,7 @@ def choose(setup: Setup, trainer: Trainer, *, note: bool) -> Path:
     most = max(localities, key=lambda path: localities[path]["locality"])
     largest = localities[most]["locality"]
     best = next(path for path, signs in localities.items() if signs["locality"] >= largest - CLOSE * abs(largest))
-    if note and dist.is_main():
+    if note and is_main():
         compared = {path.name: signs for path, signs in localities.items()}
         write_json(run.anchor, {"stage_begins": trainer.first, "chosen": str(best), "candidates": compared})
     reason = f"the largest locality, {largest:.3f}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dinokit.core import dist
-from dinokit.core.messages import RunError, UserError, info
+from dinokit.core.messages import RunError, UserError, info, is_main
 from dinokit.core.stopping import Stop, stop_requests
 from dinokit.run.feed import BadImages, Supplied, Supply, feed
 from dinokit.run.guard import Diverged, Place, last_is_bad, lowered, skip
@@ -64,7 +64,7 @@ class _Session:
         """Train stage after stage to the end; after too many bad steps go back and try with a lower rate."""
         say_timeline(self.setup)
         check_room(self.setup, self.trainer)
-        if dist.is_main():
+        if is_main():
             record_start(self.setup)
         with stop_requests() as wish:
             while True:
@@ -82,7 +82,7 @@ class _Session:
     def _train_stage(self, wish: Stop) -> None:
         last = self.stage.last
         self.due = False  # a checkpoint is; after a bad step it waits for a good one
-        (fresh,) = dist.any_rank(dist.is_main() and not self.run.steps())
+        (fresh,) = dist.any_rank(is_main() and not self.run.steps())
         if fresh:
             save(self.setup, self.trainer, self.clock)
         self._hand_over_checkpoint()
@@ -140,7 +140,7 @@ class _Session:
 
     def _hand_over_checkpoint(self) -> None:
         """Let rank 0 look at the newest checkpoint: the one place where the others may wait for long."""
-        if dist.is_main():
+        if is_main():
             self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
         dist.barrier()
 
@@ -148,7 +148,7 @@ class _Session:
         back_to = self.run.clock(self.run.steps(with_state=True)[-1])
         dist.barrier()  # all have read it before rank 0 changes it
         clock = lowered(self.setup, self.clock, back_to=back_to, why=divergence)
-        if dist.is_main():
+        if is_main():
             self.run.amend(clock)
         dist.barrier()
         self.stage, self.trainer, self.clock = resume_or_begin(self.setup)

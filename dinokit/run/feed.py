@@ -14,7 +14,7 @@ from typing import final
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.files import append_jsonl, read_jsonl
-from dinokit.core.messages import RunError, UserError, warn
+from dinokit.core.messages import RunError, UserError, is_main, warn
 from dinokit.run.setup import Setup
 from dinokit.training.step import Trainer
 from dinokit.views.loader import BadRecord, Batch, Loader
@@ -121,7 +121,7 @@ class BadImages:
             if record.key in self._keys:
                 continue
             self._keys.add(record.key)
-            if dist.is_main():
+            if is_main():
                 append_jsonl(self.path, {"key": record.key, "reason": record.reason, "step": step})
                 warn(f"replaced {record.key}: {record.reason}")
 

@@ -14,7 +14,7 @@ from math import isfinite
 from dinokit.checkpoints.store import Clock
 from dinokit.core import dist
 from dinokit.core.files import append_jsonl
-from dinokit.core.messages import RunError, warn
+from dinokit.core.messages import RunError, is_main, warn
 from dinokit.run.setup import Setup
 from dinokit.training.step import Report
 
@@ -53,7 +53,7 @@ def skip(setup: Setup, report: Report, clock: Clock, images: Sequence[Place]) ->
     clock.recent = (*(bad for bad in clock.recent if bad > step - WINDOW), step)
     clock.bad_steps += 1
     everyone = dist.gather_lists(list(images))
-    if dist.is_main():
+    if is_main():
         line: dict[str, object] = {
             "step": step,
             "rollbacks": clock.rollbacks,

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from dinokit.core import dist
-from dinokit.core.messages import info, warn
+from dinokit.core.messages import info, is_main, warn
 from dinokit.health import vitals
 from dinokit.health.probe import Look, Probe, look
 from dinokit.health.repeats import RECENT, Repeats
@@ -104,7 +104,7 @@ class Monitor:
         if not logged:
             return False
         due = step == self.steps
-        if dist.is_main() and not due:  # which has the history
+        if is_main() and not due:  # which has the history
             ready = judged_from(self.history)
             waited_for = ready is not None and self.looked < ready <= step
             due = waited_for or self.spent + self.last <= SHARE * self.trained
@@ -144,7 +144,7 @@ def measure(
             found = _opinions(objective, *own, step=step)
         values |= {f"{name}/{sign}": value for sign, value in found.items()}
     now = (student.features.cls, teacher.features.cls)
-    if not dist.is_main():
+    if not is_main():
         return values, now
     for sign in vitals.MEASURES:
         values |= sign(vitals.Seen(student, teacher, probe.labels))

@@ -24,8 +24,7 @@ from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.files import check_writable, only_owner, write_json
-from dinokit.core.hub import library
-from dinokit.core.messages import RunError, UserError, info, reason, warn
+from dinokit.core.messages import RunError, UserError, info, is_main, library, reason, warn
 from dinokit.run import ranks
 from dinokit.run.setup import Setup, newest
 from dinokit.sources.source import Source, same_source
@@ -44,7 +43,7 @@ def open_run(config: TrainConfig, out: Path, images: Source | None = None) -> It
         UserError: if the data, the folder or the settings do not fit.
         RunError: if a rank is lost or the system refuses; the message says what was saved.
     """
-    run, main = RunFolder(out), dist.is_main()
+    run, main = RunFolder(out), is_main()
     world = check_start(run, config)
     experiment = config.experiment
     if images is None:
@@ -74,7 +73,7 @@ def check_start(run: RunFolder, config: TrainConfig) -> int:
     experiment, runtime = config.experiment, config.runtime
     devices.choose(runtime.device)
     world = ranks.count(experiment, runtime)
-    if not dist.is_main():
+    if not is_main():
         return world
     check_folder(run, config)
     for name in runtime.trackers:

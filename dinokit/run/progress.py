@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dinokit.checkpoints.store import Clock
-from dinokit.core import dist
 from dinokit.core.files import append_jsonl, read_jsonl
-from dinokit.core.messages import console, info
+from dinokit.core.messages import console, info, is_main
 from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict
 from dinokit.run.setup import Setup
 from dinokit.run.trackers import Trackers
@@ -63,7 +62,7 @@ class Journal:
     def __init__(self, setup: Setup, *, start: int) -> None:
         self.run, self.start, self.steps = setup.run, start, setup.stages[-1].last
         self.every = setup.config.runtime.log_every
-        self.trackers = Trackers(setup.run, setup.config, start=start + 1) if dist.is_main() else None
+        self.trackers = Trackers(setup.run, setup.config, start=start + 1) if is_main() else None
         self.window = Window()
         self.say: Say = lambda step, means, verdict, left: None
         self.judge: Callable[[Line], Verdict | None] = lambda line: None
@@ -81,7 +80,7 @@ class Journal:
             return
         step, means = clock.step, self.window.means()
         self.window = Window()
-        if not dist.is_main():
+        if not is_main():
             return
         finite = {name: value for name, value in means.items() if math.isfinite(value)}
         line = {"step": step, "time": round(clock.seconds, 3)} | finite
@@ -99,7 +98,7 @@ class Journal:
 
     def lines(self) -> list[Line]:
         """Return the lines of steps that the log holds already; measurements of checkpoints are left out."""
-        return [line for line in read_jsonl(self.run.metrics) if "evaluation" not in line] if dist.is_main() else []
+        return [line for line in read_jsonl(self.run.metrics) if "evaluation" not in line] if is_main() else []
 
     @contextmanager
     def shown(self) -> Iterator["Journal"]:

@@ -11,7 +11,7 @@ from dinokit.checkpoints.store import Clock, RunFolder
 from dinokit.config import to_yaml
 from dinokit.core import dist
 from dinokit.core.files import keep_lines
-from dinokit.core.messages import RunError, UserError
+from dinokit.core.messages import RunError, UserError, is_main
 from dinokit.health.probe import Probe, open_probe
 from dinokit.sources.source import Source
 from dinokit.training import shard
@@ -68,7 +68,7 @@ def newest(run: RunFolder) -> str:
 def save(setup: Setup, trainer: Trainer, clock: Clock) -> None:
     """Write a checkpoint; all ranks must call together."""
     trainer.catch_up()
-    if not dist.is_main() and not trainer.sharded:  # all ranks hold the same state
+    if not is_main() and not trainer.sharded:  # all ranks hold the same state
         return
     setup.run.save(
         clock.step,
@@ -101,7 +101,7 @@ def restore(setup: Setup, trainer: Trainer) -> Clock:
         return clock
     trainer.lr_factor = clock.lr_factor
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
-    if dist.is_main():
+    if is_main():
         run.publish(clock.step)  # a kill may have come between the checkpoint and its publication
         for log in (run.metrics, run.bad_images):
             keep_lines(log, lambda line: line.get("step", 0) <= clock.step)
@@ -123,7 +123,7 @@ def check_room(setup: Setup, trainer: Trainer) -> None:
         sizes += [2 * parameter.numel() * parameter.element_size() for parameter in learned]
     there = len(setup.run.steps(with_state=True))
     wanted = sum(sizes) * max(setup.config.runtime.keep + 1 - there, 1)
-    free = shutil.disk_usage(setup.run.path).free if dist.is_main() else wanted
+    free = shutil.disk_usage(setup.run.path).free if is_main() else wanted
     if free < wanted:
         raise UserError(
             f"{setup.run.path} is on a disk with {free / 1e9:.2f} GB free, and the checkpoints that are kept at a time "

@@ -23,8 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import flat, to_plain
 from dinokit.core.files import write_json
-from dinokit.core.hub import library, line_of
-from dinokit.core.messages import UserError, warn
+from dinokit.core.messages import UserError, library, line_of, warn
 from dinokit.training.config import TrackerName, TrainConfig
 
 PROJECT = "dinokit"  # if the environment names no other

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from dinokit.core.files import write_atomic
-from dinokit.core.hub import fetching, library, line_of
-from dinokit.core.messages import UserError, reason
+from dinokit.core.hub import fetching
+from dinokit.core.messages import UserError, library, line_of, reason
 from dinokit.images.decode import BadImage
 from dinokit.sources import location
 from dinokit.sources.archives import DENSEST, GONE, LARGEST, Index, IndexBuilder, cached, find_files, open_archives

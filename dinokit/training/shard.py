@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.messages import UserError
+from dinokit.core.messages import UserError, is_main
 from dinokit.models.block import Block
 from dinokit.models.head import Head
 
@@ -71,6 +71,6 @@ def whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     gathered: dict[str, Tensor] = {}
     for name, value in state.items():
         full: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value  # all rows
-        if dist.is_main():
+        if is_main():
             gathered[name] = full.cpu()
     return gathered

@@ -23,7 +23,7 @@ from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.core import dist
 from dinokit.core.files import digest_of_weights
-from dinokit.core.messages import UserError, info
+from dinokit.core.messages import UserError, info, is_main
 from dinokit.core.seed import generator
 from dinokit.health import vitals
 from dinokit.health.probe import open_probe
@@ -191,7 +191,7 @@ class Centroids(nn.Module):
                 f"objectives.{name}.head.prototypes, or raise distil.fit_images if there are more images"
             )
         found = {name: torch.zeros_like(value) for name, value in self.named_buffers()}
-        if dist.is_main():
+        if is_main():
             mean = features.mean(dim=0)
             unit = functional.normalize(features - mean, dim=-1)
             centres = spherical_kmeans(unit, len(self.centres), seed=seed)

@@ -10,8 +10,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from dinokit.checkpoints.load import load
-from dinokit.core.hub import LONGEST, fetching, library
-from dinokit.core.messages import UserError
+from dinokit.core.hub import fetching
+from dinokit.core.messages import LONGEST, UserError
 from dinokit.sources.source import open_source
 
 NOWHERE = "http://127.0.0.1:9"  # closed on this machine: no name is looked up, no packet leaves it
@@ -65,10 +65,3 @@ def test_what_a_library_says_is_one_line_of_bounded_length() -> None:
 def test_the_network_is_not_blamed_for_what_is_wrong_on_disk() -> None:
     with pytest.raises(UserError, match="x cannot be loaded"), fetching("x", local=True, instead="go"):
         raise OfflineModeIsEnabled("a folder needs no hub")
-
-
-def test_a_library_that_is_broken_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "shattered.py").write_text("import a_part_that_is_not_there")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match=r"shattered cannot be imported \(No module named 'a_part_that_is_not_there'\)"):
-        library("shattered", extra="timm")

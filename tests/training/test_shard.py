@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dinokit.checkpoints.store import MODEL, Clock, RunFolder
 from dinokit.core import dist
+from dinokit.core.messages import is_main
 from dinokit.models.head import Config, Head
 from dinokit.run import engine
 from dinokit.training import shard
@@ -173,7 +174,7 @@ def _read(trainer: Trainer, folder: Path, step: int, expected: dict[str, Tensor]
 
 def _write(trainer: Trainer, folder: Path, step: int, reference: Path) -> None:
     whole = shard.whole(trainer.state())
-    if dist.is_main():
+    if is_main():
         torch.save(whole, reference)
     RunFolder(folder).save(step, state=trainer.state(), clock=Clock(step=step), models={MODEL: ({}, {})}, keep=9)
     dist.barrier()
