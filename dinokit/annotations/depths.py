@@ -20,12 +20,11 @@ from jaxtyping import Float32, Shaped
 
 from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image, reading
 from dinokit.core.files import digest_of_files, read_text
-from dinokit.core.messages import UserError, library
+from dinokit.core.messages import BadImage, UserError, library
 from dinokit.images import intensity
-from dinokit.images.decode import BadImage, describe, reasons, stored
+from dinokit.images.decode import describe, reasons, stored
 from dinokit.metrics.depth import Crop, counted
-from dinokit.sources.location import existing_folder
-from dinokit.sources.splits import choose_split
+from dinokit.sources.location import choose_split, existing_folder
 
 ENDINGS = (".png", ".tif", ".tiff", ".npy", ".exr")
 

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy
 from jaxtyping import Shaped
 
-from dinokit.core.messages import UserError, progress, reason, warn
+from dinokit.core.messages import BadImage, UserError, progress, reason, warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
-from dinokit.images.decode import EXTENSIONS, BadImage, decode
-from dinokit.sources.location import walk
-from dinokit.sources.splits import SPLITS, split_folders
+from dinokit.images.decode import decode
+from dinokit.sources.location import EXTENSIONS, SPLITS, split_folders, walk
 
 Files = tuple[tuple[Path, ...], tuple[Path, ...]]  # images, and what lies beside each
 

@@ -24,10 +24,8 @@ from dinokit.annotations.pairing import Files, check_all, check_size, folders_of
 from dinokit.core.files import digest_of_files, read_text
 from dinokit.core.messages import UserError, warn
 from dinokit.images import intensity
-from dinokit.images.arrays import picture
-from dinokit.images.decode import EXTENSIONS, describe, reasons, stored
-from dinokit.sources.location import existing_folder, walk
-from dinokit.sources.splits import choose_split
+from dinokit.images.decode import describe, reasons, stored
+from dinokit.sources.location import choose_split, existing_folder, is_image, walk
 
 ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".npy", ".webp", ".jpg", ".jpeg")  # JPEG: in black and white alone
 VOC_CLASSES = (
@@ -191,7 +189,7 @@ def _layout(root: Path) -> Layout | None:
 def _cut_outs(root: Path) -> tuple[Path, ...]:
     """List the images with an alpha channel that lie in a folder."""
     found, others = list[Path](), list[Path]()
-    for path in sorted(path for path in walk(root) if path.lower().endswith(EXTENSIONS)):
+    for path in sorted(path for path in walk(root) if is_image(path)):
         has_alpha = path.lower().endswith((".png", ".webp"))
         if has_alpha:
             with reading("image", root / path), reasons(), Image.open(root / path) as image:
@@ -215,6 +213,6 @@ def _cut_out(
         pixels = numpy.array(ImageOps.exif_transpose(image).convert("RGBA"))
         colours = numpy.array(Image.fromarray(pixels[..., :3]).convert("L" if channels == 1 else "RGB"))
         if describe(path.read_bytes()).mode.endswith(";16"):
-            colours = picture(replace(stored(path.read_bytes()), alpha="", clear=None), channels, white=white)
+            colours = replace(stored(path.read_bytes()), alpha="", clear=None).picture(channels, white=white)
     mask = (pixels[..., 3] > 127).astype(numpy.uint8)
     return torch.from_numpy(colours.reshape(*mask.shape, -1)).permute(2, 0, 1), mask

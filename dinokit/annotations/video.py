@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 from dinokit.annotations.masks import IGNORED, Mask, above_half, may_be_edges, read_mask, white_of
 from dinokit.annotations.pairing import check_size, read_image
@@ -28,11 +28,8 @@ from dinokit.core.files import read_text
 from dinokit.core.messages import UserError, library, unknown_name, warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
-from dinokit.images.arrays import rotated
-from dinokit.images.decode import EXTENSIONS
 from dinokit.metrics.video import Measure
-from dinokit.sources.location import entries
-from dinokit.sources.splits import choose_split, split_folders
+from dinokit.sources.location import choose_split, entries, is_image, split_folders
 
 FIRST = "00000"  # frame of a file
 FILES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
@@ -207,10 +204,17 @@ def _looked_at(name: str, place: Path, frames: tuple[Path, ...], masks: Mapping[
 
 def _frames(folder: Path) -> tuple[Path, ...]:
     """Return the images of a folder in the order of their names, numbers by value."""
-    images = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")]
+    images = [path for path in folder.iterdir() if is_image(path.name) and not path.name.startswith(".")]
     if len({path.stem for path in images}) < len(images):
         raise UserError(f"{folder} holds several frames of one name; keep one of each")
     return tuple(sorted(images, key=lambda path: natural(path.stem)))
+
+
+def rotated(
+    frame: Shaped[np.ndarray, "height width channel"], degrees: float | int
+) -> Shaped[np.ndarray, "rows columns channel"]:
+    """Turn a frame counter-clockwise, by the nearest quarter: what PyAV's `frame.rotation` asks."""
+    return np.ascontiguousarray(np.rot90(frame, round(degrees / 90) % 4))
 
 
 def _decoded(file: Path, channels: int) -> Iterator[tuple[str, intensity.Image]]:

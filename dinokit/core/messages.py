@@ -1,4 +1,4 @@
-"""What the program says to a person: lines, how far it is, and the two kinds of failure with the exit code of each.
+"""What the program says to a person: lines, how far it is, and what is wrong with a command, a run or an image.
 
 All of it goes to standard error, so that standard output stays data, and rank 0 alone talks (`is_main`). The message
 of an error is one line, also where the system or a library refuses: what was expected, what came, what to do.
@@ -28,6 +28,10 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on through no fault of the command. Exit code 3."""
+
+
+class BadImage(Exception):
+    """An image that cannot be used; the message is the reason, one line."""
 
 
 def reason(error: OSError) -> str:

@@ -31,12 +31,12 @@ from dinokit.core.files import (
     write_json,
     write_jsonl,
 )
-from dinokit.core.messages import RunError, UserError, info, reason
+from dinokit.core.messages import BadImage, RunError, UserError, info, reason
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
 from dinokit.models.features import Backbone, Features
-from dinokit.sources.source import BadImage, Source, open_source
+from dinokit.sources.source import Source, open_source
 
 FILES = ("embeddings.npy", "patches.npy", "manifest.jsonl", "bad_images.jsonl", "embed.json")
 LAST = FILES[-1]  # a folder that holds it is complete

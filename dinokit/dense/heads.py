@@ -41,12 +41,12 @@ from dinokit.core.files import (
     write_json,
     write_jsonl,
 )
-from dinokit.core.messages import UserError, progress, unknown_name
+from dinokit.core.messages import BadImage, UserError, progress, unknown_name
 from dinokit.dense.embedding import Skipped
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
 from dinokit.models.features import Backbone
 from dinokit.sources.base import digest
-from dinokit.sources.source import BadImage, Source, absolute, open_source
+from dinokit.sources.source import Source, absolute, open_source
 
 WEIGHTS, ABOUT = "head.safetensors", "head.json"
 MADE_BY, RECORD = "predict.json", "written.jsonl"

@@ -30,8 +30,8 @@ from dinokit.dense.fit import Member
 from dinokit.dense.heads import About, save_head
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels, RawPixels
+from dinokit.sources.location import SPLITS, split_name
 from dinokit.sources.source import labelled, open_source, splits, thinned
-from dinokit.sources.splits import SPLITS, split_name
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order

@@ -13,12 +13,13 @@ from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor, nn
 
 from dinokit.core import dist
+from dinokit.core.messages import BadImage
 from dinokit.core.prefetch import ahead
 from dinokit.core.seed import generator
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels, multiple, prepare
 from dinokit.models.features import Features
-from dinokit.sources.source import BadImage, Source
+from dinokit.sources.source import Source
 
 CHUNK = 32  # images in one pass through a network; a training step holds more
 PER_CLASS = 8  # images of a class, about, so that its neighbours can be asked for

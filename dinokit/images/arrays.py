@@ -8,43 +8,22 @@ nothing of the picture. Nothing is allocated on the word of a header.
 
 import io
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from dinokit.core.messages import BadImage
 
 NPY = b"\x93NUMPY"
 LARGEST = 1e18  # of a float pixel: the squares of larger ones would leave float32
 ORIENTATION = 274  # tag of EXIF, also of TIFF
 _BYTES = 6  # per pixel of Pillow's limit: 0.5 GB, what the largest RGB image that Pillow opens takes
-_LONGEST = 200  # letters of a reason
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow
 
 Pixels = UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height width channel"]
-
-
-class BadImage(Exception):
-    """An image that cannot be used; the message is the reason, one line."""
-
-
-@contextmanager
-def reasons() -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one line; decoders raise almost anything on hostile bytes."""
-    try:
-        with _quiet():
-            yield
-    except BadImage:
-        raise
-    except UnidentifiedImageError as error:
-        raise BadImage("not an image of a known format") from error
-    except Exception as error:  # one bad file must never end a run
-        raise BadImage(_one_line(f"{type(error).__name__}: {error}")) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +45,43 @@ class Stored:
         if self.negative and values.dtype.kind == "u":
             values = values.dtype.type(self.white or np.iinfo(values.dtype).max) - values
         return values
+
+    def picture(self, channels: int | None, *, white: float | int | None = None, holes: bool = False) -> Pixels:
+        """Make an image of the numbers.
+
+        Args:
+            channels: wanted; None keeps what there is, but for transparency.
+            white: the value of deeper files that stands for 1.0, where the user says so.
+            holes: leave NaN where there is no data; the image is then float32.
+        """
+        values, missing = self.values, self.missing
+        if missing is not None:
+            values = _filled(values, missing)
+        pixels = scaled(values, white=white or self.white)
+        if self.negative:
+            pixels = (255 if pixels.dtype == np.uint8 else np.float32(1)) - pixels
+        if self.clear is not None:
+            pixels[self.clear] = 255 if pixels.dtype == np.uint8 else 1
+        if channels in (None, 1, 3) and self.colours:
+            colour = pixels[:, :, : self.colours]
+            if self.alpha:
+                # as colours are stored; but in the whole type where it goes beyond, or up to 1 beside floats
+                own = self.white or (1 if values.dtype.kind == "f" else np.iinfo(values.dtype).max)
+                said, top = own if values.dtype == np.uint8 else white or own, values[:, :, -1].max()
+                opaque = next((one for one in sorted((own, said)) if top < 1.5 * one), top)
+                alpha = (values[:, :, -1:] / np.float32(opaque)).astype(np.float32).clip(0, 1)
+                full = np.float32(
+                    255 if pixels.dtype == np.uint8 else opaque if values.dtype.kind == "f" and not white else 1
+                )
+                mixed = (colour if self.alpha == "premultiplied" else colour * alpha) + full * (1 - alpha)
+                colour = np.rint(mixed).clip(0, 255).astype(np.uint8) if pixels.dtype == np.uint8 else mixed
+            pixels = colour
+        pixels = with_channels(pixels, channels)
+        if holes and missing is not None:
+            bands = missing if missing.shape[2] in (1, pixels.shape[2]) else missing.any(axis=2, keepdims=True)
+            unit = pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
+            pixels = np.where(bands, np.float32(np.nan), unit)
+        return np.ascontiguousarray(pixels)
 
 
 def read_npy(data: bytes, *, channels: int | None) -> Stored:
@@ -116,44 +132,6 @@ def without_data(
     return found if found.any() else None
 
 
-def picture(stored: Stored, channels: int | None, *, white: float | int | None = None, holes: bool = False) -> Pixels:
-    """Make an image of what a file holds.
-
-    Args:
-        channels: wanted; None keeps what there is, but for transparency.
-        white: the value of deeper files that stands for 1.0, where the user says so.
-        holes: leave NaN where there is no data; the image is then float32.
-    """
-    values, missing = stored.values, stored.missing
-    if missing is not None:
-        values = _filled(values, missing)
-    pixels = scaled(values, white=white or stored.white)
-    if stored.negative:
-        pixels = (255 if pixels.dtype == np.uint8 else np.float32(1)) - pixels
-    if stored.clear is not None:
-        pixels[stored.clear] = 255 if pixels.dtype == np.uint8 else 1
-    if channels in (None, 1, 3) and stored.colours:
-        colour = pixels[:, :, : stored.colours]
-        if stored.alpha:
-            # as colours are stored, but in the whole type where it goes beyond, or up to 1 as floats may be beside them
-            own = stored.white or (1 if values.dtype.kind == "f" else np.iinfo(values.dtype).max)
-            said, top = own if values.dtype == np.uint8 else white or own, values[:, :, -1].max()
-            opaque = next((one for one in sorted((own, said)) if top < 1.5 * one), top)
-            alpha = (values[:, :, -1:] / np.float32(opaque)).astype(np.float32).clip(0, 1)
-            full = np.float32(
-                255 if pixels.dtype == np.uint8 else opaque if values.dtype.kind == "f" and not white else 1
-            )
-            mixed = (colour if stored.alpha == "premultiplied" else colour * alpha) + full * (1 - alpha)
-            colour = np.rint(mixed).clip(0, 255).astype(np.uint8) if pixels.dtype == np.uint8 else mixed
-        pixels = colour
-    pixels = with_channels(pixels, channels)
-    if holes and missing is not None:
-        bands = missing if missing.shape[2] in (1, pixels.shape[2]) else missing.any(axis=2, keepdims=True)
-        unit = pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
-        pixels = np.where(bands, np.float32(np.nan), unit)
-    return np.ascontiguousarray(pixels)
-
-
 def scaled(array: Shaped[np.ndarray, "height width channel"], *, white: float | int | None = None) -> Pixels:
     """Bring numbers of any type to the two kinds that images have here.
 
@@ -198,14 +176,6 @@ def turned(
     return np.ascontiguousarray(array)
 
 
-def rotated(
-    frame: Shaped[np.ndarray, "height width channel"], degrees: float | int
-) -> Shaped[np.ndarray, "rows columns channel"]:
-    """Turn a frame of a video counter-clockwise, by the nearest quarter: what PyAV's `frame.rotation` asks."""
-    quarters = round(degrees / 90) % 4
-    return np.ascontiguousarray(np.rot90(frame, quarters)) if quarters else frame
-
-
 def with_channels(
     pixels: Shaped[np.ndarray, "height width held"], channels: int | None
 ) -> UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height width channel"]:
@@ -246,36 +216,3 @@ def _filled(
         mean = known.mean(dtype=np.float64)
         filled[:, :, channel][holes[:, :, channel]] = round(mean) if values.dtype.kind in "iu" else mean
     return filled
-
-
-def _one_line(text: str) -> str:
-    """Make what a decoder quotes from a file fit for a terminal."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
-
-
-_lock = Lock()
-_within = 0
-_filters = warnings.catch_warnings()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ignore what Pillow warns of, odd metadata and large sizes: of no use to someone training on a million files.
-
-    Filters are shared by all threads: the first to come sets them, the last to go takes them back.
-    """
-    global _within, _filters
-    with _lock:
-        if _within == 0:
-            _filters = warnings.catch_warnings()
-            _filters.__enter__()
-            warnings.simplefilter("ignore")
-        _within += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _within -= 1
-            if _within == 0:
-                _filters.__exit__(None, None, None)

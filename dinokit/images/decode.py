@@ -9,24 +9,24 @@ Pillow gives 8. Pillow reads what it reads right, tifffile the other TIFFs.
 
 import ctypes
 import io
+import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from logging import NullHandler, getLogger
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from dinokit.core.messages import BadImage
 from dinokit.images import arrays, intensity, tiff
-from dinokit.images.arrays import BadImage, Stored, reasons
+from dinokit.images.arrays import Stored
 
-__all__ = ["EXTENSIONS", "About", "BadImage", "decode", "describe", "reasons", "stored"]
-
-# read in any case: .JPG too
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".npy")
 # by content; leaves out PostScript, which runs code
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _SCANS = 100  # of a JPEG; ten are many, and with thousands a small file is decoded for hours
@@ -34,6 +34,7 @@ _GRAY = ("1", "L", "LA", "La")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF_TEXT = b"Raw profile type exif\0"
 _LONGEST = 1 << 16  # bytes of an orientation
+_REASON = 200  # letters
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if np.little_endian else "L"}
 # of mode I, where Pillow keeps what has no mode of its own: how the numbers lie in the file -> what they are
 _INTEGERS = {"I;16B": np.uint16, "I;16S": np.int16, "I;16BS": np.int16, "I;32N": np.uint32}
@@ -65,7 +66,7 @@ def decode(
         found = _stored(data, channels=channels, min_side=min_side)
         if 0 in found.values.shape:
             raise BadImage("an image without pixels")
-        pixels = arrays.picture(found, channels, white=white, holes=holes)
+        pixels = found.picture(channels, white=white, holes=holes)
     return torch.from_numpy(pixels).permute(2, 0, 1)  # [channel, height, width], channels last in memory
 
 
@@ -79,6 +80,22 @@ def stored(data: bytes) -> Stored:
     """
     with reasons():
         return _stored(data, channels=None, min_side=None, indices=True)
+
+
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Turn whatever goes wrong with a file into one line; decoders raise almost anything on hostile bytes."""
+    try:
+        with _quiet():
+            yield
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image of a known format") from error
+    except Exception as error:  # one bad file must never end a run
+        quoted = " ".join(f"{type(error).__name__}: {error}".split())  # from the file, to be shown on a terminal
+        line = "".join(letter if letter.isprintable() else "?" for letter in quoted)
+        raise BadImage(line if len(line) <= _REASON else f"{line[:_REASON]}...") from error
 
 
 @dataclass(frozen=True)
@@ -290,3 +307,30 @@ def _formats() -> tuple[str, ...]:
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
     return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+_lock = Lock()
+_within = 0
+_filters = warnings.catch_warnings()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ignore what Pillow warns of, odd metadata and large sizes: of no use to someone training on a million files.
+
+    Filters are shared by all threads: the first to come sets them, the last to go takes them back.
+    """
+    global _within, _filters
+    with _lock:
+        if _within == 0:
+            _filters = warnings.catch_warnings()
+            _filters.__enter__()
+            warnings.simplefilter("ignore")
+        _within += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _within -= 1
+            if _within == 0:
+                _filters.__exit__(None, None, None)

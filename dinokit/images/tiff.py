@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from dinokit.core.messages import BadImage
 from dinokit.images import arrays
-from dinokit.images.arrays import BadImage, Stored
+from dinokit.images.arrays import Stored
 
 SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 NODATA = 42113  # tag of GDAL: the number that stands for no data, as text

@@ -21,9 +21,9 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from dinokit.core.messages import UserError, reason
+from dinokit.core.messages import BadImage, UserError, reason
 from dinokit.images import intensity
-from dinokit.images.decode import BadImage, decode
+from dinokit.images.decode import decode
 from dinokit.images.intensity import Pixels, default_pixels, prepare
 from dinokit.models import init
 

@@ -22,12 +22,11 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from dinokit.core.files import write_atomic
-from dinokit.core.messages import UserError, info, reason, warn
-from dinokit.images.decode import EXTENSIONS, BadImage
+from dinokit.core.messages import BadImage, UserError, info, reason, warn
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
 from dinokit.sources.files import passed_over
-from dinokit.sources.splits import SPLITS, known_splits, split_name
+from dinokit.sources.location import EXTENSIONS, SPLITS, known_splits, split_name
 from dinokit.sources.table import NOTES, Column, ColumnBuilder, Table, Texts, column, table_of_paths, word_of
 
 _LAYOUT = 2  # of an entry of the cache

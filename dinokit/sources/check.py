@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from dinokit.core.messages import UserError
+from dinokit.core.messages import BadImage, UserError
 from dinokit.core.order import evenly
 from dinokit.core.prefetch import ahead
 from dinokit.images import intensity
-from dinokit.images.decode import BadImage, decode, describe
+from dinokit.images.decode import decode, describe
 from dinokit.sources.source import Source, remarks
 
 SIDES = (8, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # pixels; edges of the classes of the short side

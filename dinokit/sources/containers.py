@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any
 
 from dinokit.core.messages import UserError, warn
-from dinokit.images.decode import EXTENSIONS
 from dinokit.sources import location
 from dinokit.sources.archives import BROKEN, DEFLATED, OTHER, PLAIN, Index, IndexBuilder, open_archives
 from dinokit.sources.table import LABELS, NOTES, column, word_of
@@ -49,7 +48,7 @@ def index_tar(shard: str) -> Index:
                 if not member.isreg() or location.hidden(name):
                     continue
                 stem, ending = name.rpartition(".")[0], location.suffix(name)
-                if name.lower().endswith(EXTENSIONS):
+                if location.is_image(name):
                     images.append((name, member.offset_data, member.size))
                 elif ending not in _NOTES:
                     found.others[ending] += 1
@@ -92,7 +91,7 @@ def index_zip(archive: str) -> Index:
                     name = _inner_name(entry.filename)
                     if name.endswith("/") or location.hidden(name):
                         continue
-                    if not name.lower().endswith(EXTENSIONS):
+                    if not location.is_image(name):
                         found.others[location.suffix(name)] += 1
                         continue
                     file.seek(entry.header_offset)

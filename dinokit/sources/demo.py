@@ -21,7 +21,7 @@ import torch
 from dinokit.core.messages import UserError, unknown_name
 from dinokit.images.decode import decode
 from dinokit.sources.base import Source, in_memory
-from dinokit.sources.splits import choose_split
+from dinokit.sources.location import choose_split
 
 PREFIX = "demo:"
 CANVAS = 40  # pixels; side of a fashion-placed image

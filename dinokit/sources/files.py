@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from dinokit.core.messages import UserError, reason
-from dinokit.images.decode import EXTENSIONS, BadImage
+from dinokit.core.messages import BadImage, UserError, reason
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
-from dinokit.sources.splits import choose_split, folder_splits
+from dinokit.sources.location import EXTENSIONS, choose_split, folder_splits
 from dinokit.sources.table import (
     NOTES,
     PATHS,
@@ -74,7 +73,7 @@ def open_folder(spec: str, *, split: str | None, channels: int) -> Source:
     paths, remarks = images_among(sorted(location.walk(root)), where=str(root))
     for folder in location.entries(root.parent)[1]:
         inside = location.walk(root.parent / folder) if root.parent / folder not in splits.values() else ()
-        one = next((path for path in inside if path.lower().endswith(EXTENSIONS)), None)
+        one = next((path for path in inside if location.is_image(path)), None)
         if one is not None:
             among = ", ".join(splits)
             remarks += (f"images beside the folders {among} are passed over, such as {folder}/{one}",)
@@ -111,7 +110,7 @@ def open_list(spec: str, *, split: str | None, channels: int) -> Source:
     root, found = location.parent(spec), list[tuple[str, str]]()
     for number, line in enumerate(location.lines(spec), start=1):
         path, word = line.strip(), ""
-        followed = None if path.lower().endswith(EXTENSIONS) else _FOLLOWED.fullmatch(path)
+        followed = None if location.is_image(path) else _FOLLOWED.fullmatch(path)
         if followed is not None and not os.path.exists(location.join(root, path)):
             path, word = followed[1], followed[2].strip()
         if path and (len(word.split()) > 1 or bool(word) != bool(found[0][1] if found else word)):
@@ -239,7 +238,7 @@ def images_among(paths: Iterable[str], *, where: str) -> tuple[list[str], tuple[
     """Return the paths of images, and a remark on what was passed over, if anything was."""
     images, others = list[str](), Counter[str]()
     for path in paths:
-        if path.lower().endswith(EXTENSIONS):
+        if location.is_image(path):
             images.append(path)
         else:
             others[location.suffix(path)] += 1

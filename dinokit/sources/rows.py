@@ -21,8 +21,7 @@ import numpy as np
 
 from dinokit.core.files import write_atomic
 from dinokit.core.hub import fetching
-from dinokit.core.messages import UserError, library, line_of, reason
-from dinokit.images.decode import BadImage
+from dinokit.core.messages import BadImage, UserError, library, line_of, reason
 from dinokit.sources import location
 from dinokit.sources.archives import DENSEST, GONE, LARGEST, Index, IndexBuilder, cached, find_files, open_archives
 from dinokit.sources.base import Source, from_table

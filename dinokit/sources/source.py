@@ -9,15 +9,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from dinokit.core.messages import LISTED, UserError
+from dinokit.core.messages import LISTED, BadImage, UserError
 from dinokit.core.order import evenly
-from dinokit.images.decode import EXTENSIONS, BadImage
 from dinokit.sources import containers, demo, files, location, mixture, rows
 from dinokit.sources.base import Source, in_memory, labelled, thinned
-from dinokit.sources.splits import choose_split, folder_splits, split_folders
+from dinokit.sources.location import choose_split, folder_splits, split_folders
 
 __all__ = [
-    "BadImage",
     "Source",
     "absolute",
     "in_memory",
@@ -162,7 +160,7 @@ def _by_content(paths: Iterable[str]) -> Opener | None:
     """Choose by the files of a folder: tars, Parquet or zips count only where there is no image beside them."""
     endings = set[str]()
     for path in paths:
-        if path.lower().endswith(EXTENSIONS):
+        if location.is_image(path):
             return None
         endings.add(location.suffix(path))
     return next((opener for ending, opener in _LARGE_FILES.items() if ending in endings), None)

@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int32, Int64
 
 from dinokit.core.messages import UserError
 from dinokit.core.order import natural
-from dinokit.sources.splits import choose_split, known_splits, named_as_splits, split_name
+from dinokit.sources.location import choose_split, known_splits, named_as_splits, split_name
 
 # in any case; of several, the first
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "url")

@@ -19,12 +19,12 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dinokit.core.messages import RunError, UserError
+from dinokit.core.messages import BadImage, RunError, UserError
 from dinokit.core.seed import generator
 from dinokit.core.stopping import SIGNALS
 from dinokit.images.intensity import Pixels
 from dinokit.sources.sampler import order
-from dinokit.sources.source import BadImage, Source
+from dinokit.sources.source import Source
 from dinokit.views import masking, multicrop
 
 _STREAM = 3  # keeps these random numbers apart from the order (0), the views (1) and the masks (2)

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
-from dinokit.core.messages import UserError
+from dinokit.core.messages import BadImage, UserError
 from dinokit.core.seed import generator
 from dinokit.dense.embedding import encode, nearest, unit
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
 from dinokit.models.features import Backbone
-from dinokit.sources.source import BadImage, Source, labelled, open_source, splits
+from dinokit.sources.source import Source, labelled, open_source, splits
 
 SHOWN = 8  # pictures with PCA maps
 ASKED = 6  # of these, pictures whose neighbours are shown

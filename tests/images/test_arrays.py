@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinokit.images.arrays import rotated, turned
+from dinokit.images.arrays import turned
 from dinokit.images.decode import decode
 
 FRAME = np.arange(6).reshape(2, 3, 1)
@@ -20,11 +20,6 @@ def test_the_eight_orientations_are_those_of_pillow() -> None:
         assert np.array_equal(turned(FRAME, orientation)[:, :, 0], expected)
     for nothing in (None, 0, 1, 9, "6", 6.5):
         assert turned(FRAME, nothing) is FRAME
-
-
-@pytest.mark.parametrize(("degrees", "first"), [(0, 0), (90, 2), (-90, 3), (180, 5), (-180, 5), (-89.6, 3)])
-def test_a_frame_is_turned_counter_clockwise(degrees: float, first: int) -> None:
-    assert rotated(FRAME, degrees)[0, 0, 0] == first
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])

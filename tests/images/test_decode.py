@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from dinokit.core.messages import BadImage
 from dinokit.images import intensity
-from dinokit.images.decode import BadImage, decode
+from dinokit.images.decode import decode
 from tests.images.hostile import deep_png, npy, tiff, tiff_file
 
 RED = (255, 0, 0)

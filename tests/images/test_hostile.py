@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.images.decode import BadImage, decode, describe
+from dinokit.core.messages import BadImage
+from dinokit.images.decode import decode, describe
 from tests.images.hostile import corpus, originals, png_file
 
 

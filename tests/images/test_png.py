@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinokit.images.decode import BadImage, decode, describe
+from dinokit.core.messages import BadImage
+from dinokit.images.decode import decode, describe
 from tests.images.hostile import png_file
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(2, 6)  # 2 x 2 of RGB

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinokit.core.messages import BadImage
 from dinokit.images import intensity
-from dinokit.images.decode import BadImage, decode, stored
+from dinokit.images.decode import decode, stored
 from tests.images.hostile import tiff
 
 

@@ -20,8 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dinokit.core.messages import UserError
-from dinokit.images.decode import BadImage
+from dinokit.core.messages import BadImage, UserError
 from dinokit.images.intensity import Pixels
 from dinokit.sources.archives import LARGEST, cached
 from dinokit.sources.base import from_table

@@ -14,8 +14,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from dinokit.core.messages import UserError
-from dinokit.images.decode import BadImage
+from dinokit.core.messages import BadImage, UserError
 from dinokit.sources.source import Source, absolute, open_source, remarks, same_source, splits
 
 Write = Callable[[Path, list[dict[str, object]]], None]

@@ -15,8 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from dinokit.core.messages import UserError
-from dinokit.images.decode import BadImage
+from dinokit.core.messages import BadImage, UserError
 from dinokit.images.intensity import Pixels
 from dinokit.sources import remote
 from dinokit.sources.source import Source, open_source, splits

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.core.messages import UserError
-from dinokit.images.decode import BadImage
+from dinokit.core.messages import BadImage, UserError
 from dinokit.sources.source import in_memory, is_gray, open_source, same_source, splits
 
 
