@@ -12,7 +12,12 @@ BANNED = {"utils", "util", "helpers", "helper", "common", "misc"}
 LAZY = {"__init__", "cli"}  # the front door imports what is asked for, when it is asked for
 # imported inside functions: what need not be installed, and what is slow to import and seldom used
 OPTIONAL = {"datasets", "fsspec", "huggingface_hub", "pyarrow", "tifffile", "timm", "torchvision", "transformers"}
-SLOW = ("torch.distributed.checkpoint.", "torch.distributed.device_mesh.", "torch.distributed.fsdp.")
+SLOW = (
+    "torch.distributed.checkpoint.",
+    "torch.distributed.device_mesh.",
+    "torch.distributed.fsdp.",
+    "torch.utils.tensorboard.",
+)
 
 # Rooms from the cellar up. A room may import itself and every room of a lower floor.
 FLOORS: list[set[str]] = [

@@ -18,8 +18,6 @@ from io import StringIO
 from json import loads
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import flat, to_plain
 from dinokit.core.files import write_json
@@ -47,6 +45,8 @@ class TensorBoard(Tracker):
     """Event files in RUN/events; written always, unless it is switched off."""
 
     def __init__(self, run: RunFolder, *, start: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(run.events), purge_step=start)
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
