@@ -24,8 +24,9 @@ from tests.images.hostile import deep_png
 
 TINY = [
     *("--steps", "2", "--data.batch_size", "4", "--data.views.local_count", "1", "--checkpoint_every", "1"),
-    *("--workers", "0", "--tensorboard", "false", "--device", "cpu"),
+    *("--workers", "0", "--tensorboard", "false", "--device", "cpu", "--processes", "1"),
 ]
+TWO_PROCESSES = [*TINY[:-1], "2"]
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_models_lists_architectures_and_recipes_as_json(capsys: pytest.CaptureFi
 
 def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert run("pretrain", "demo", "--data", photos, "--out", out, *TINY) == 0
+    assert run("pretrain", "demo", "--data", photos, "--out", out, *TWO_PROCESSES) == 0
     assert (out / "report.html").exists()
     assert (
         run("evaluate", "knn", "--model", out, "--data", photos, "--out", tmp_path / "knn.json", "--k", "[1, 3]") == 0
