@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as group
-import torch.multiprocessing as processes
 from torch import Tensor
 
 from dinokit.core.numbers import Schedule, constant
 from dinokit.models.features import Features
 from dinokit.models.head import Config as HeadConfig
 from dinokit.objectives import base
+from tests.ranks import on_ranks
 
 OBJECTIVES = base.names()
 DIM, BATCH, ROWS, COLUMNS = 16, 4, 2, 3
@@ -267,4 +267,4 @@ def _compare(rank: int, store: str, expected: list[list[Tensor]]) -> None:
 
 def test_two_ranks_with_half_the_batch_equal_one_with_the_whole(tmp_path: Path) -> None:
     expected = [_outcome(name, changes, _with_gradient(inputs())) for name, changes in SAME_ON_RANKS]
-    processes.spawn(_compare, args=(str(tmp_path / "store"), expected), nprocs=2)
+    on_ranks(_compare, str(tmp_path / "store"), expected)

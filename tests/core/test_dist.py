@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as group
-import torch.multiprocessing as processes
 
 from dinokit.core import dist
+from tests.ranks import on_ranks
 
 
 def test_without_a_process_group_collectives_are_the_identity() -> None:
@@ -72,8 +72,8 @@ def _team_up_on(rank: int, store: str) -> None:
 
 
 def test_a_team_is_the_world_while_it_is_entered(tmp_path: Path) -> None:
-    processes.spawn(_team_up_on, args=(str(tmp_path / "store"),), nprocs=4)
+    on_ranks(_team_up_on, str(tmp_path / "store"), count=4)
 
 
 def test_gathered_rows_are_in_rank_order_and_carry_gradient(tmp_path: Path) -> None:
-    processes.spawn(_gather_on, args=(str(tmp_path / "store"),), nprocs=2)
+    on_ranks(_gather_on, str(tmp_path / "store"))

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as group
-import torch.multiprocessing as processes
 
 from dinokit.objectives import assign
 from dinokit.objectives.koleo import koleo
+from tests.ranks import on_ranks
 
 
 def _draw(*shape: int) -> torch.Tensor:
@@ -53,4 +53,4 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
         "koleo": loss.detach(),
         "koleo_gradient": images.grad,
     }
-    processes.spawn(_check, args=(str(tmp_path / "store"), expected), nprocs=2)
+    on_ranks(_check, str(tmp_path / "store"), expected)

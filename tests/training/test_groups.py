@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as processes
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import load
@@ -19,6 +18,7 @@ from dinokit.run import engine, ranks
 from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, Health, ObjectiveConfigs, TrainConfig
 from dinokit.training.step import Report, Trainer
+from tests.ranks import on_ranks
 from tests.run.test_engine import assert_same, config, final, losses
 from tests.run.test_engine import loader as fed
 from tests.training.test_distil import CONV, SMALL, learning
@@ -141,7 +141,7 @@ def _look_on(rank: int, store: str, written: str) -> None:
 def test_the_teacher_looks_at_each_image_once_overall(photos: Path, teacher: Path, tmp_path: Path) -> None:
     written = tmp_path / "config.yaml"
     written.write_text(configuration.to_yaml(settings(photos, teacher, processes=2)))
-    processes.spawn(_look_on, args=(str(tmp_path / "store"), str(written)), nprocs=2)
+    on_ranks(_look_on, str(tmp_path / "store"), str(written))
 
 
 def test_groups_want_as_many_ranks_for_each_student(photos: Path, teacher: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as processes
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import load
@@ -25,6 +24,7 @@ from dinokit.training.course import Students
 from dinokit.training.step import Trainer
 from dinokit.views import multicrop
 from dinokit.views.multicrop import Views
+from tests.ranks import on_ranks
 from tests.run.test_engine import assert_same, config, losses
 from tests.training.test_distil import learning
 from tests.training.test_step import CPU
@@ -192,7 +192,7 @@ def _batch_norm(rank: int | None) -> dict[str, torch.Tensor]:
 
 
 def test_batch_norm_of_two_ranks_is_that_of_one(tmp_path: Path) -> None:
-    processes.spawn(_half, args=(str(tmp_path / "store"), _batch_norm(None)), nprocs=2)
+    on_ranks(_half, str(tmp_path / "store"), _batch_norm(None))
 
 
 def test_koleo_of_a_single_cell_is_no_reason_to_fail(photos: Path) -> None:

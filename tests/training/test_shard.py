@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as group
-import torch.multiprocessing as processes
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from dinokit.training import shard
 from dinokit.training.config import Experiment
 from dinokit.training.step import Trainer
 from dinokit.views.multicrop import Views
+from tests.ranks import on_ranks
 from tests.run.test_engine import config, final, losses
 from tests.run.test_ranks import without_draws
 from tests.training.test_step import CPU
@@ -68,7 +68,7 @@ def test_sharded_processes_take_the_steps_of_one_and_hand_their_state_on(tmp_pat
     _steps(alone, 0, 1)
     torch.save(alone.state(), tmp_path / "before.pt")
     RunFolder(tmp_path).save(1, state=alone.state(), clock=Clock(step=1), models={MODEL: ({}, {})}, keep=9)
-    processes.spawn(_pass_on, args=(tmp_path,), nprocs=3)
+    on_ranks(_pass_on, tmp_path, count=3)
     after = torch.load(tmp_path / "after.pt")
     for step in (4, 5):  # written by two and by three
         assert_equal(RunFolder(tmp_path).load(step)[0], after)
