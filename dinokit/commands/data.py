@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dinokit.core import device as devices
 from dinokit.core.files import check_result, write_json
-from dinokit.core.messages import LISTED, UserError, info, progress
+from dinokit.core.messages import LISTED, UserError, info
 from dinokit.sources.check import Check, Stats, check, stats
 from dinokit.sources.source import open_source
 
@@ -48,10 +48,10 @@ def data(
     threads = workers or devices.cores()
     found: Check | Stats
     if verb == "check":
-        found = check(opened, channels=channels, limit=limit, workers=threads, shown=progress)
+        found = check(opened, channels=channels, limit=limit, workers=threads)
         print_check(found)
     else:
-        found = stats(opened, limit=limit, workers=threads, shown=progress)
+        found = stats(opened, limit=limit, workers=threads)
         _print_stats(found)
     info(f"next: dinokit pretrain demo --data {source} --out runs/NAME; recipes: dinokit models")
     if out is not None:

@@ -31,24 +31,14 @@ from dinokit.core.files import (
     write_json,
     write_jsonl,
 )
-from dinokit.core.messages import BadImage, RunError, UserError, info, reason
-from dinokit.core.prefetch import ahead
+from dinokit.core.messages import RunError, UserError, info, reason
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
 from dinokit.models.features import Backbone, Features
-from dinokit.sources.source import Source, open_source
+from dinokit.sources.source import Source, Unusable, open_source
 
 FILES = ("embeddings.npy", "patches.npy", "manifest.jsonl", "bad_images.jsonl", "embed.json")
 LAST = FILES[-1]  # a folder that holds it is complete
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be read, and why."""
-
-    index: int  # its place in the source
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ class Embeddings:
     labels: Int64[numpy.ndarray, " image"] | None
     classes: tuple[str, ...]
     domains: numpy.ndarray | None
-    bad: tuple[Skipped, ...]
+    bad: tuple[Unusable, ...]
 
 
 def extract(
@@ -94,7 +84,7 @@ def extract(
     device = torch.device(device) if device is not None else backbone.device
     was_training = backbone.to(device).training
     backbone.eval()
-    bad, twins = list[Skipped](), dict[int, int]()
+    bad, twins = list[Unusable](), dict[int, int]()
     rows: dict[int, Float32[numpy.ndarray, " dim"]] = {}
     patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]] = {}
     for batch in _batches(_readable(source, backbone, workers=workers, bad=bad, twins=twins), batch_size):
@@ -206,7 +196,7 @@ def nearest(
 
 
 def _readable(
-    source: Source, backbone: Backbone, *, workers: int, bad: list[Skipped], twins: dict[int, int]
+    source: Source, backbone: Backbone, *, workers: int, bad: list[Unusable], twins: dict[int, int]
 ) -> Iterator[tuple[int, intensity.Image]]:
     """Yield (index, prepared image) in order; note what cannot be read in `bad`, in `twins` which image equals which.
 
@@ -216,15 +206,12 @@ def _readable(
     min_side = None if size is None else multiple(size, backbone.patch_size)
     firsts: dict[bytes, int] = {}  # pixels -> the first image that has them
 
-    def read(index: int) -> intensity.Image | BadImage:
-        try:
-            return prepare(source.read(index, min_side=min_side), size=size, patch_size=backbone.patch_size)
-        except BadImage as error:
-            return error
+    def read(index: int) -> intensity.Image:
+        return prepare(source.read(index, min_side=min_side), size=size, patch_size=backbone.patch_size)
 
-    for index, image in enumerate(ahead(read, len(source), workers=workers)):
-        if isinstance(image, BadImage):
-            bad.append(Skipped(index=index, key=source.key(index), reason=str(image)))
+    for index, image in source.each(read, range(len(source)), workers=workers):
+        if isinstance(image, Unusable):
+            bad.append(image)
             continue
         kind = f"{image.dtype} {list(image.shape)}".encode()
         first = firsts.setdefault(blake2b(kind + image.numpy().tobytes(), digest_size=16).digest(), index)
@@ -254,7 +241,7 @@ def _assembled(
     rows: dict[int, Float32[numpy.ndarray, " dim"]],
     patch_rows: dict[int, Float32[numpy.ndarray, "patch dim"]] | None,
     twins: dict[int, int],
-    bad: list[Skipped],
+    bad: list[Unusable],
 ) -> Embeddings:
     rows |= {index: rows[first] for index, first in twins.items()}
     indices = numpy.array(sorted(rows), dtype=numpy.int64)

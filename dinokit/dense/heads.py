@@ -42,11 +42,10 @@ from dinokit.core.files import (
     write_jsonl,
 )
 from dinokit.core.messages import BadImage, UserError, progress, unknown_name
-from dinokit.dense.embedding import Skipped
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
 from dinokit.models.features import Backbone
 from dinokit.sources.base import digest
-from dinokit.sources.source import Source, absolute, open_source
+from dinokit.sources.source import Source, Unusable, absolute, open_source
 
 WEIGHTS, ABOUT = "head.safetensors", "head.json"
 MADE_BY, RECORD = "predict.json", "written.jsonl"
@@ -152,7 +151,7 @@ class Written:
 
     images: int  # written by this call
     there: int  # written before
-    bad: tuple[Skipped, ...]
+    bad: tuple[Unusable, ...]
 
 
 def apply(
@@ -179,7 +178,7 @@ def apply(
     shown = open_source(data, split=split, channels=3, white=white) if backbone.channels == 1 else source
     stamp = {"data": absolute(data), "split": split, "weights": digest_of_weights(head), "head": to_plain(about)}
     made_by, names = digest(repr(sorted(stamp.items()))), _names(source)
-    written, there, bad = 0, 0, list[Skipped]()
+    written, there, bad = 0, 0, list[Unusable]()
     check_writable(out)
     with only_owner(out), frozen(backbone):
         _claim(out, stamp)
@@ -199,7 +198,7 @@ def apply(
                 image = source.read(index)
                 picture = image if shown is source else shown.read(index)
             except BadImage as error:
-                bad.append(Skipped(index=index, key=source.key(index), reason=str(error)))
+                bad.append(Unusable(index=index, key=source.key(index), reason=str(error)))
                 continue
             seen = prepared(image, backbone, short=about.short)
             values = slide(seen, values_of, Windows(about.crop, about.stride))

@@ -6,6 +6,7 @@ image per class no neighbour could be of the same. Each rank holds and sees its 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -13,8 +14,6 @@ from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.messages import BadImage
-from dinokit.core.prefetch import ahead
 from dinokit.core.seed import generator
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels, multiple, prepare
@@ -68,20 +67,18 @@ def open_probe(source: Source, pixels: Pixels, *, side: int, patch_size: int, im
     """
     side = multiple(side, patch_size)
 
-    def read(index: int) -> list[tuple[int, intensity.Image]]:
-        try:
-            return [(index, prepare(source.read(index, min_side=side), size=side, patch_size=patch_size))]
-        except BadImage:
-            return []  # the loader reports it
+    def read(index: int) -> intensity.Image:
+        return prepare(source.read(index, min_side=side), size=side, patch_size=patch_size)
 
     each = max(1, min(images, len(source)) // dist.world_size())
     own = _order(source, images=images, seed=seed)[dist.rank() :: dist.world_size()].tolist()
-    first = ahead(lambda place: read(own[place]), min(each, len(own)), workers=0 if source.decoded else 4)
-    found = [one for maybe in first for one in maybe]
-    for index in own[each:]:
+    first = source.each(read, own[:each], workers=0 if source.decoded else 4)
+    found: list[tuple[int, intensity.Image]] = []
+    for index, image in chain(first, source.each(read, own[each:], workers=0)):
+        if isinstance(image, Tensor):  # of others the loader speaks
+            found.append((index, image))
         if len(found) == each:
             break
-        found += read(index)
     intensity.warn_of_values([image for _, image in found[:8]], pixels)
     fewest = min(dist.gather_lists([len(found)]))  # ranks hold equally many
     if fewest * dist.world_size() < 2:

@@ -16,8 +16,9 @@ from dinokit.core import dist
 from dinokit.core.files import append_jsonl, read_jsonl
 from dinokit.core.messages import RunError, UserError, is_main, warn
 from dinokit.run.setup import Setup
+from dinokit.sources.source import Unusable
 from dinokit.training.step import Trainer
-from dinokit.views.loader import BadRecord, Batch, Loader
+from dinokit.views.loader import Batch, Loader
 
 WAITING = 0.2  # share of the time from which on the loader is the bottleneck
 ENOUGH_SEEN = 1000  # images, or all there are, before a share of them means anything
@@ -115,7 +116,7 @@ class BadImages:
         self.max_ratio = max_ratio
         self._keys = {str(line.get("key")) for line in read_jsonl(path)}
 
-    def add(self, records: Sequence[BadRecord], *, step: int) -> None:
+    def add(self, records: Sequence[Unusable], *, step: int) -> None:
         """List what is new; all ranks call with the records of all ranks."""
         for record in records:
             if record.key in self._keys:

@@ -5,24 +5,38 @@ from a row of a data set, from memory - and in nothing else, so that order, spli
 all. A source is picklable, holds no open file, and is cheap to copy into loader processes.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from operator import getitem
-from typing import Any, cast, final
+from typing import Any, TypeVar, cast, final
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor
 
+from dinokit.core.messages import BadImage
 from dinokit.core.order import evenly
 from dinokit.images import intensity
 from dinokit.images.decode import decode
-from dinokit.sources.sampler import Mix
+from dinokit.sources.sampler import Mix, Order, order
 from dinokit.sources.table import Table, Texts
 
+T = TypeVar("T")
 Fetch = Callable[[int], bytes | intensity.Image]  # what lies in a row: a file, or else pixels; raises BadImage
+_AHEAD = 32  # images read ahead, per thread
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An image that cannot be used, and why."""
+
+    index: int  # in the source
+    key: str
+    reason: str
 
 
 @final
@@ -77,6 +91,42 @@ class Source:
         if not isinstance(found, bytes):
             return found
         return decode(found, channels=self.channels, min_side=min_side, white=self.white_of(index), holes=holes)
+
+    def each(
+        self, work: Callable[[int], T], indices: Iterable[int], *, workers: int
+    ) -> Iterator[tuple[int, T | Unusable]]:
+        """Yield each index with what some work on its image gives, or with why the image cannot be used, in this order.
+
+        Args:
+            workers: threads, which work a bounded number of images ahead: decoders and numpy leave the interpreter free
+                for each other. 0: the caller's own.
+        """
+
+        def tried(index: int) -> tuple[int, T | Unusable]:
+            try:
+                return index, work(index)
+            except BadImage as error:
+                return index, Unusable(index, self.key(index), str(error))
+
+        if workers == 0:
+            yield from map(tried, indices)
+            return
+        pending: deque[Future[tuple[int, T | Unusable]]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for index in indices:
+                pending.append(pool.submit(tried, index))
+                if len(pending) == _AHEAD * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def order(self, *, seed: int, batch: int) -> Order:
+        """Return the endless sequence in which a run sees the images.
+
+        Args:
+            batch: images per step, over all ranks; matters only where whole batches come from one source.
+        """
+        return order(len(self), self.mix, seed=seed, batch=batch)
 
     def alike(self, index: int) -> tuple[int, int]:
         """Return the range of images of which one may stand in for an image: of several sources those of its own."""

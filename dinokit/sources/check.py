@@ -6,30 +6,27 @@ Every image is decoded whole, in threads. Per image some 40 bytes are kept, so t
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
-from dinokit.core.messages import BadImage, UserError
-from dinokit.core.order import evenly
-from dinokit.core.prefetch import ahead
+from dinokit.core.messages import UserError, progress
 from dinokit.images import intensity
 from dinokit.images.decode import decode, describe
-from dinokit.sources.source import Source, remarks
+from dinokit.sources.source import Source, Unusable, remarks, thinned
 
 SIDES = (8, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # pixels; edges of the classes of the short side
 _CLASSES = (f"< {SIDES[0]}", *(f"{low}-{high - 1}" for low, high in pairwise(SIDES)), f">= {SIDES[-1]}")
 LISTED = 1000  # groups of duplicates; all are counted
 
 T = TypeVar("T")
-Shown = Callable[[Iterable[object], int], Iterable[object]] | None  # passes items on, to show how far it is
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,7 @@ class Stats:
     bad: int  # left out
 
 
-def check(
-    source: Source, *, channels: int | None = None, limit: int | None = None, workers: int = 2, shown: Shown = None
-) -> Check:
+def check(source: Source, *, channels: int | None = None, limit: int | None = None, workers: int = 2) -> Check:
     """Look at all images of a source, or at `limit` evenly spaced ones.
 
     Args:
@@ -115,10 +110,11 @@ def check(
     widths, heights, rows, digests, size = array("I"), array("I"), array("q"), bytearray(), 0
     unreadable, low, high = [], np.inf, -np.inf
     began = time.monotonic()
-    chosen = evenly(limit, len(source)).tolist()
-    for index, found in _each(partial(_look, source, channels), chosen, workers=workers, shown=shown):
-        if isinstance(found, str):
-            unreadable.append(Unreadable(source.key(index), found))
+    some = thinned(source, limit)
+    looks = some.each(partial(_look, some, channels), range(len(some)), workers=workers)
+    for index, found in progress(looks, len(some)):
+        if isinstance(found, Unusable):
+            unreadable.append(Unreadable(found.key, found.reason))
             continue
         rows.append(index)
         widths.append(found.width)
@@ -133,7 +129,7 @@ def check(
     sides = np.bincount(np.searchsorted(SIDES, np.minimum(widths, heights), side="right"), minlength=len(_CLASSES))
     return Check(
         source=source.name,
-        images=len(chosen),
+        images=len(some),
         total=len(source),
         readable=len(rows),
         bytes=size,
@@ -143,16 +139,16 @@ def check(
         short_side={name: count for name, count in zip(_CLASSES, sides.tolist(), strict=True) if count},
         **{name: {value: n for value, n in counter.most_common() if value} for name, counter in counts.items()},
         duplicates=sum(len(group) - 1 for group in groups),
-        duplicate_groups=tuple(tuple(map(source.key, group)) for group in groups[:LISTED]),
+        duplicate_groups=tuple(tuple(map(some.key, group)) for group in groups[:LISTED]),
         unreadable=tuple(unreadable),
         remarks=tuple(remarks(source)),
         seconds=seconds,
-        images_per_second=len(chosen) / seconds,
-        seconds_per_pass=seconds / len(chosen) * len(source),
+        images_per_second=len(some) / seconds,
+        seconds_per_pass=seconds / len(some) * len(source),
     )
 
 
-def stats(source: Source, *, limit: int | None = None, workers: int = 2, shown: Shown = None) -> Stats:
+def stats(source: Source, *, limit: int | None = None, workers: int = 2) -> Stats:
     """Measure all images of a source, or `limit` evenly spaced ones, at full size.
 
     Every image counts the same, whatever its size, as it does in training. The variance is that within images plus that
@@ -164,21 +160,20 @@ def stats(source: Source, *, limit: int | None = None, workers: int = 2, shown: 
     """
     mean, within, between = (np.zeros(source.channels) for _ in range(3))
     low, high = np.full(source.channels, np.inf), np.full(source.channels, -np.inf)
-    images, first = 0, ""
+    images, first, some = 0, "", thinned(source, limit)
 
     def moments(index: int) -> Float64[np.ndarray, "4 channel"]:
         rows = []
-        for channel in source.read(index, holes=True):  # one by one: float64 of a whole photo would be 8 times its size
+        for channel in some.read(index, holes=True):  # one by one: float64 of a whole photo would be 8 times its size
             values = intensity.to_unit(channel).double()
             values = values[values.isfinite()]  # pixels without data are NaN
             variance, mean = torch.var_mean(values, correction=0)
             rows.append([float(mean), float(variance), *map(float, torch.aminmax(values))])
         return np.array(rows).T
 
-    chosen = evenly(limit, len(source)).tolist()
-    for index, found in _each(moments, chosen, workers=workers, shown=shown):
-        if isinstance(found, str):
-            first = first or f"{source.key(index)}: {found}"
+    for _, found in progress(some.each(moments, range(len(some)), workers=workers), len(some)):
+        if isinstance(found, Unusable):
+            first = first or f"{found.key}: {found.reason}"
             continue
         images += 1
         step = found[0] - mean
@@ -190,7 +185,7 @@ def stats(source: Source, *, limit: int | None = None, workers: int = 2, shown: 
         raise UserError(f"no image of {source.name} can be used, the first is {first}")
     std = np.sqrt((within + between) / images)
     found_mean, found_std, lowest, highest = (tuple(each.tolist()) for each in (mean, std, low, high))
-    return Stats(found_mean, found_std, lowest, highest, images=images, bad=len(chosen) - images)
+    return Stats(found_mean, found_std, lowest, highest, images=images, bad=len(some) - images)
 
 
 def _look(source: Source, channels: int | None, index: int) -> _Look:
@@ -215,19 +210,6 @@ def _groups(digests: bytes | bytearray, rows: Sequence[int]) -> list[list[int]]:
     for place in np.flatnonzero(np.bincount(inverse, minlength=1)[inverse] > 1).tolist():
         groups.setdefault(int(first[inverse[place]]), []).append(rows[place])
     return list(groups.values())
-
-
-def _each(look: Callable[[int], T], chosen: list[int], *, workers: int, shown: Shown) -> Iterator[tuple[int, T | str]]:
-    """Yield each index with what a look at its image found, in threads, or the reason why it cannot be used."""
-
-    def tried(place: int) -> T | str:
-        try:
-            return look(chosen[place])
-        except BadImage as error:
-            return str(error)
-
-    found: Iterable[Any] = ahead(tried, len(chosen), workers=workers)
-    yield from zip(chosen, found if shown is None else shown(found, len(chosen)))
 
 
 def _spread(values: "array[int]") -> Spread | None:

@@ -1,6 +1,6 @@
 """In which order images are seen: a pure function of the seed and the position, with no state to save.
 
-One source: there are no epochs and no remainders, but one endless sequence of passes (`core.order.Passes`).
+One source: there are no epochs and no remainders, but one endless sequence of passes (`core.seed.Passes`).
 
 Several sources: each has its own such sequence, and is shared out so that counting stays arithmetic. Every 10,000
 positions hold each source as often as its weight says, in random order; so do every 1,000 steps hold the steps whose
@@ -64,15 +64,6 @@ class Mix:
         return tuple(round(one * STEPS) for one in self.alone)
 
 
-def order(length: int, mix: Mix | None, *, seed: int, batch: int) -> "Passes | MixedOrder":
-    """Return the endless sequence in which a run sees the images of a source.
-
-    Args:
-        batch: images per step, over all ranks; matters only where whole batches come from one source.
-    """
-    return Passes(length, seed, _STREAM) if mix is None else MixedOrder(mix, seed=seed, batch=batch)
-
-
 @final
 class MixedOrder:
     """The endless sequence of several sources; every source goes through permutations of its own."""
@@ -131,3 +122,11 @@ class _Blocks:
             kinds.append(self._known[number][0][part])
             before.append(self._known[number][1][part])
         return np.concatenate(kinds), np.concatenate(before)
+
+
+Order = Passes | MixedOrder
+
+
+def order(length: int, mix: Mix | None, *, seed: int, batch: int) -> Order:
+    """Return the endless sequence of one source or of several, `Source.order`."""
+    return Passes(length, seed, _STREAM) if mix is None else MixedOrder(mix, seed=seed, batch=batch)

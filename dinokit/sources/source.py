@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from dinokit.core.messages import LISTED, BadImage, UserError
-from dinokit.core.order import evenly
 from dinokit.sources import containers, demo, files, location, mixture, rows
-from dinokit.sources.base import Source, in_memory, labelled, thinned
+from dinokit.sources.base import Source, Unusable, in_memory, labelled, thinned
 from dinokit.sources.location import choose_split, folder_splits, split_folders
 
 __all__ = [
     "Source",
+    "Unusable",
     "absolute",
     "in_memory",
     "is_gray",
@@ -121,9 +121,10 @@ def absolute(spec: str) -> str:
 def is_gray(source: Source) -> bool:
     """Tell whether some evenly spaced images of a source of three channels are all gray; no if none is readable."""
     found = []
-    for index in evenly(32, len(source)).tolist():
+    some = thinned(source, 32)
+    for index in range(len(some)):
         with suppress(BadImage):
-            image = source.read(index, min_side=32)
+            image = some.read(index, min_side=32)
             found.append(bool((image == image[:1]).all()))
     return bool(found) and all(found)
 

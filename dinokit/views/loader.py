@@ -23,22 +23,12 @@ from dinokit.core.messages import BadImage, RunError, UserError
 from dinokit.core.seed import generator
 from dinokit.core.stopping import SIGNALS
 from dinokit.images.intensity import Pixels
-from dinokit.sources.sampler import order
-from dinokit.sources.source import Source
+from dinokit.sources.source import Source, Unusable
 from dinokit.views import masking, multicrop
 
 _STREAM = 3  # keeps these random numbers apart from the order (0), the views (1) and the masks (2)
 _ATTEMPTS = 32  # replacements tried for one image before the source is given up
 _ENDLESS = 1 << 62
-
-
-@dataclass(frozen=True)
-class BadRecord:
-    """An image that could not be used and was replaced."""
-
-    index: int  # in the source
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ class Batch:
     micro: int  # 0 .. accumulate - 1
     views: multicrop.Views | multicrop.Cut
     indices: Int64[np.ndarray, "batch"]  # of the images actually seen, after replacement
-    bad: tuple[BadRecord, ...]
+    bad: tuple[Unusable, ...]  # which others have replaced
     seconds: float = 0.0  # that it took to build, in whatever process
 
     def pin_memory(self) -> "Batch":
@@ -85,7 +75,7 @@ class Loader:
     def __post_init__(self) -> None:
         multicrop.check_sizes(self.views_config, patch_size=self.patch_size)
         self.pixels.check_channels(self.source.channels)
-        self._order = order(len(self.source), self.source.mix, seed=self.seed, batch=self.global_batch)
+        self._order = self.source.order(seed=self.seed, batch=self.global_batch)
 
     @property
     def global_batch(self) -> int:
@@ -139,7 +129,7 @@ class Loader:
         began = time.perf_counter()
         first = (micro * self.world + self.rank) * self.batch
         indices = self._order.indices(step * self.global_batch + first, self.batch)
-        images, bad = list[Tensor](), list[BadRecord]()
+        images, bad = list[Tensor](), list[Unusable]()
         for position, index in enumerate(indices.tolist()):
             image, indices[position] = self._read(index, step, first + position, bad)
             images.append(image)
@@ -160,7 +150,7 @@ class Loader:
         made = cut.on(torch.device("cpu")) if self.distort else cut
         return Batch(step, micro, made, indices, tuple(bad), time.perf_counter() - began)
 
-    def _read(self, index: int, step: int, position: int, bad: list[BadRecord]) -> tuple[Tensor, int]:
+    def _read(self, index: int, step: int, position: int, bad: list[Unusable]) -> tuple[Tensor, int]:
         """Read an image or else random others in its place, a function of seed, step and position; add to the bad."""
         # asked for no less than is demanded, else a large JPEG decoded small would be too small
         min_side = max(self.views_config.min_side, self.min_side)
@@ -172,7 +162,7 @@ class Loader:
                     raise BadImage(f"too small: {width} x {height} pixels, data.min_side is {self.min_side}")
                 return image, index
             except BadImage as error:
-                bad.append(BadRecord(index, self.source.key(index), str(error)))
+                bad.append(Unusable(index, self.source.key(index), str(error)))
             start, stop = self.source.alike(index)
             index = start + int(generator(self.seed, _STREAM, step, position, failed).integers(stop - start))
         example = bad[-_ATTEMPTS - 1]

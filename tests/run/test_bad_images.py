@@ -12,8 +12,8 @@ from dinokit.core.files import read_jsonl
 from dinokit.core.messages import RunError
 from dinokit.run import engine
 from dinokit.run.feed import BadImages
+from dinokit.sources.source import Unusable
 from dinokit.training.config import Tolerance
-from dinokit.views.loader import BadRecord
 from tests.run.test_engine import assert_same, config
 
 
@@ -27,8 +27,8 @@ def _mixed(folder: Path, *, good: int, bad: int) -> Path:
     return folder
 
 
-def _records(count: int) -> list[BadRecord]:
-    return [BadRecord(index, f"{index}.png", "empty") for index in range(count)]
+def _records(count: int) -> list[Unusable]:
+    return [Unusable(index, f"{index}.png", "empty") for index in range(count)]
 
 
 @pytest.mark.parametrize(
