@@ -20,14 +20,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dinokit.checkpoints.layouts import infer, keymap, official, timm
-from dinokit.checkpoints.layouts.keymap import CONFIG
-from dinokit.checkpoints.layouts.recognise import beside
+from dinokit.checkpoints.layouts import timm
+from dinokit.checkpoints.layouts.names import CONFIG, listed
+from dinokit.checkpoints.layouts.recognise import beside, parts
 from dinokit.checkpoints.load import is_finite, load, opened, read, weights_file
 from dinokit.core.messages import UserError
-from dinokit.models import vit
 from dinokit.models.classifier import Classifier, Reading
-from dinokit.models.features import Backbone
+from dinokit.models.features import Backbone, Built
 
 # before "weight" and "bias"
 NAMES = ("", "linear.", "linear_head.", "head.", "head.fc.", "classifier.", "classifier.1.", "fc.")
@@ -67,15 +66,15 @@ def _head_of(file: Path) -> tuple[Tensor, Tensor]:
 
 def _flat(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
     """Take off wrappers and prefixes; a head keeps its name before its weights."""
-    parts = official.parts(checkpoint)
-    backbone = parts.pop("backbone", {})
-    return backbone | {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
+    found = parts(checkpoint)
+    backbone = found.pop("backbone", {})
+    return backbone | {f"{part}.{name}": value for part, state in found.items() for name, value in state.items()}
 
 
 def _found(state: Mapping[str, Tensor], file: Path) -> tuple[Tensor, Tensor]:
     present = [name for name in NAMES if f"{name}weight" in state]
     if len(present) != 1:
-        several = ", ".join(f"{name}weight" for name in present) or f"only {infer.listed(sorted(state))}"
+        several = ", ".join(f"{name}weight" for name in present) or f"only {listed(sorted(state))}"
         raise UserError(f"expected one linear head in {file}, got {several}; give the file of one as head=")
     weight = state[f"{present[0]}weight"]
     bias = state.get(f"{present[0]}bias")
@@ -105,9 +104,9 @@ def _classifier(backbone: Backbone, weight: Tensor, bias: Tensor, *, file: Path)
 
 def _readings(backbone: Backbone) -> list[Reading]:
     """List what heads have been trained on, for this kind of backbone."""
-    if not isinstance(backbone, vit.VisionTransformer):
+    if not isinstance(backbone, Built) or backbone.config.kind != "vit":
         return [Reading(), Reading(mean_patch=True)]
-    interleaved = keymap.family(backbone.config) == "dino"
+    interleaved = backbone.config.family == "dino"
     found = [Reading(), Reading(mean_patch=True, interleaved=interleaved)]
     if backbone.config.depth >= 4:
         found += [Reading(blocks=4), Reading(blocks=4, mean_patch=True)]

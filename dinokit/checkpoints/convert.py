@@ -6,7 +6,6 @@ one. What the target cannot express is refused. Only what training alone uses ma
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,21 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinokit.checkpoints.layouts import huggingface, keymap, official, timm
-from dinokit.checkpoints.layouts.keymap import Exported, State
-from dinokit.checkpoints.layouts.recognise import recognise
+from dinokit.checkpoints.layouts.names import FOR_TRAINING, PERIODS, Exported, State
+from dinokit.checkpoints.layouts.recognise import EXPORTS, recognise
 from dinokit.checkpoints.load import header, load
 from dinokit.checkpoints.store import MODEL
 from dinokit.core.files import sync, write_atomic, write_json
 from dinokit.core.messages import UserError, info, reason, unknown_name
-from dinokit.models import vit
 from dinokit.models.architecture import Architecture, Network, published_heads
 
-EXPORTS: dict[str, Callable[[Network], Exported]] = {
-    "official": official.export,
-    "hf": huggingface.export,
-    "timm": timm.export,
-}
 SUFFIX = {"official": ".pth", "dinokit": ".safetensors"}  # the others are folders
 # settings that change no feature in evaluation, or that the comparison of the weights covers
 FREE = {"rope", "init", "drop_path", "drop_path_shape", "mask_token", "untie_local_cls_norm", "layer_scale"}
@@ -105,14 +97,14 @@ def _read_back(backbone: Network, exported: Exported, to: str) -> list[str]:
     assert type(mine) is type(found)  # no network is written under the names of another kind
     names = [field.name for field in fields(mine) if field.name not in FREE]
     pairs = [(name, getattr(found, name), getattr(mine, name)) for name in names]
-    if isinstance(mine, vit.Config) and isinstance(found, vit.Config):
+    if mine.kind == "vit" and found.kind == "vit":
         rope = ("coordinates", "dtype")
         pairs += [(f"rope.{name}", getattr(found.rope, name), getattr(mine.rope, name)) for name in rope]
     changed = [f"{name} {theirs} for {ours}" for name, theirs, ours in pairs if theirs != ours]
     if changed:
         raise UserError(f"{to} cannot express this model: it would be read with {', '.join(changed)}")
     before, after = _effective(mine, backbone.state_dict()), _effective(found, state)
-    left = [key for key in before if key not in after and keymap.FOR_TRAINING.fullmatch(key)]
+    left = [key for key in before if key not in after and FOR_TRAINING.fullmatch(key)]
     lost = [key for key in before if key not in left and not _same(key, before[key], after.get(key))]
     if lost:
         raise UserError(f"{to} cannot express this model: it would lose {', '.join(lost[:8])}")
@@ -121,7 +113,7 @@ def _read_back(backbone: Network, exported: Exported, to: str) -> list[str]:
 
 def _unsaid_heads(config: Architecture, to: str) -> int | None:
     """Return how many heads a network has, where its layout does not say it and nobody could know."""
-    if to != "official" or not isinstance(config, vit.Config) or config.position == "rope":
+    if to != "official" or config.kind != "vit" or config.position == "rope":
         return None
     return None if published_heads(config.dim, rotary=False) else config.heads
 
@@ -132,7 +124,7 @@ def _effective(config: Architecture, state: State) -> State:
     if "pos_embed" in found:
         found["cls_token"] = found["cls_token"] + found["pos_embed"][:, :1]
         found["pos_embed"] = found["pos_embed"][:, 1:]
-    if isinstance(config, vit.Config) and config.qkv_bias == "qv":
+    if config.kind == "vit" and config.qkv_bias == "qv":
         for key in [key for key in found if key.endswith("attn.qkv.bias")]:
             queries, keys, values = found[key].chunk(3)
             found[key] = torch.cat([queries, torch.zeros_like(keys), values])
@@ -142,7 +134,7 @@ def _effective(config: Architecture, state: State) -> State:
 def _same(key: str, before: Tensor, after: Tensor | None) -> bool:
     if after is None:
         return False
-    if key == keymap.PERIODS:  # computed anew, perhaps on another machine: see `keymap.rounding`
+    if key == PERIODS:  # computed anew, perhaps on another machine: see `names.rounding`
         return torch.allclose(before, after, rtol=1e-6, atol=0)
     return torch.equal(before, after)
 

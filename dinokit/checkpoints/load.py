@@ -23,14 +23,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dinokit.checkpoints import hub
-from dinokit.checkpoints.layouts import keymap, official, recognise
+from dinokit.checkpoints.layouts import names, recognise
 from dinokit.checkpoints.store import MODEL
 from dinokit.config import from_plain, to_plain
 from dinokit.core.files import read_json
 from dinokit.core.messages import UserError, info
 from dinokit.images.intensity import Pixels
 from dinokit.models import init
-from dinokit.models.architecture import Architecture, Network, build, is_a, nearest
+from dinokit.models.architecture import Architecture, Network, build, is_a, nearest, outline
 from dinokit.models.architecture import described as architecture_of
 from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
@@ -144,7 +144,7 @@ def opened(
     else:
         files = recognise.beside(file)
         architecture, state, pixels, assumed = recognise.recognise(state, files, file=str(file), heads=heads)
-        licence = recognise.licence(files.get(keymap.CONFIG, {}))
+        licence = recognise.licence(files.get(names.CONFIG, {}))
         if assumed and release is None:
             info(f"{file} does not say it all; assumed: {'; '.join(assumed)}")
     _check(architecture, state, file)
@@ -157,7 +157,7 @@ def opened(
         if hub.is_name(name):
             info(f"{name}: {licence}, {file}")
             if licence == hub.DINOV3 and not exact_periods:  # as official files store them, also where a copy has none
-                state = dict(state) | keymap.periods(architecture, "bfloat16")
+                state = dict(state) | names.periods(architecture, "bfloat16")
     if channels is not None:
         architecture, state, pixels = inflated(architecture, state, pixels, channels=channels)
     with torch.device("meta"):
@@ -174,13 +174,12 @@ def _check(architecture: Architecture, state: Mapping[str, Tensor], file: Path) 
     if architecture.depth > len(state):  # a block has several tensors
         raise UserError(f"{file} describes {architecture.depth} blocks and holds {len(state)} tensors; it is damaged")
     try:
-        with torch.device("meta"):
-            outline = build(architecture)
+        wanted = outline(architecture)
     except (RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{file} describes a network that cannot exist: {str(error).splitlines()[0]}") from error
-    official.check_shapes(outline.state_dict(), state, config=architecture, file=str(file))
-    for name, wanted in outline.state_dict().items():
-        value, no_numbers = state[name], wanted.is_floating_point() and not state[name].is_floating_point()
+    names.check_shapes(wanted, state, config=architecture, file=str(file))
+    for name, empty in wanted.items():
+        value, no_numbers = state[name], empty.is_floating_point() and not state[name].is_floating_point()
         if value.is_meta or value.layout != torch.strided or no_numbers:
             kind = "no data" if value.is_meta else f"{str(value.layout).removeprefix('torch.')} {value.dtype}"
             raise UserError(f"{file} holds {kind} in {name}; expected plain floating point numbers")
@@ -202,10 +201,10 @@ def is_finite(value: Tensor) -> bool:
 
 
 def _compute_periods(backbone: Network, file: Path) -> None:
-    found = keymap.periods(backbone.config, None)
+    found = names.periods(backbone.config, None)
     if not found:
         raise UserError(f"{file} holds a network without RoPE; there are no periods to compute")
-    keymap.rounding(backbone.config, backbone.state_dict())  # refuses those that are of another base
+    names.rounding(backbone.config, backbone.state_dict())  # refuses those that are of another base
     for name, value in found.items():
         backbone.get_buffer(name).copy_(value)
 
@@ -256,8 +255,8 @@ def read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
-                names = opened.keys()
-                return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
+                keys = opened.keys()
+                return {key: opened.get_tensor(key) for key in keys}, dict(opened.metadata() or {})
         with torch.serialization.safe_globals(PLAIN):
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises almost anything on bytes that are no pickle
@@ -272,8 +271,8 @@ def read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 def _parts(index: Path) -> list[Path]:
     """List the files that an index names, all beside it."""
     try:
-        names = sorted(set(read_json(index)["weight_map"].values()))
-        paths = [index.parent / Path(name).name for name in names]
+        files = sorted(set(read_json(index)["weight_map"].values()))
+        paths = [index.parent / Path(name).name for name in files]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged: expected a weight_map from keys to file names") from error
     missing = [path.name for path in paths if path.suffix != ".safetensors" or not path.is_file()]

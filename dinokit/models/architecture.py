@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dinokit.config import converter, from_plain, to_plain
 from dinokit.core.messages import unknown_name
 from dinokit.models.block import RopeConfig, swiglu_hidden
@@ -33,6 +36,12 @@ def build(architecture: Architecture, *, seed: int = 0) -> Network:
     return built
 
 
+def outline(architecture: Architecture) -> dict[str, Tensor]:
+    """Return the weights of an architecture without memory: names and shapes."""
+    with torch.device("meta"):
+        return dict(build(architecture).state_dict())
+
+
 def described(plain: Mapping[str, Any]) -> Architecture:
     """Read settings; those that name no kind are a transformer's, as before there were others.
 
@@ -44,6 +53,9 @@ def described(plain: Mapping[str, Any]) -> Architecture:
         raise unknown_name("kind of backbone", kind, list(KINDS))
     architecture: Architecture = from_plain(KINDS[kind][0], plain)
     return architecture
+
+
+ROTARY = RopeConfig(rescale=2.0)  # of DINOv3
 
 
 def _dino(dim: int, patch_size: int) -> VitConfig:
@@ -87,7 +99,7 @@ def _dinov3(dim: int, depth: int, *, swiglu_ratio: float | None = None) -> VitCo
         heads=dim // 64,
         ffn="mlp" if swiglu_ratio is None else "swiglu",
         ffn_hidden=4 * dim if swiglu_ratio is None else swiglu_hidden(dim, ratio=swiglu_ratio),
-        rope=RopeConfig(rescale=2.0),
+        rope=ROTARY,
     )
 
 
@@ -101,7 +113,7 @@ def _small(dim: int, depth: int, *, heads: int, patch_size: int) -> VitConfig:
         registers=0,
         ffn_hidden=4 * dim,
         layer_scale=0.1,
-        rope=RopeConfig(rescale=2.0),
+        rope=ROTARY,
     )
 
 

@@ -64,6 +64,17 @@ class RopeConfig:
                 f"min_period={self.min_period}, max_period={self.max_period}; set the others to null"
             )
 
+    def periods(self, count: int) -> Float[Tensor, "{count}"]:
+        """Compute the geometric series of periods; rounded to `dtype`, kept in float32."""
+        steps = torch.arange(count, dtype=torch.float32, device="cpu")
+        if self.base is not None:
+            series = self.base ** (steps / count)
+        else:
+            assert self.min_period is not None
+            assert self.max_period is not None
+            series = self.min_period * (self.max_period / self.min_period) ** (steps / max(count - 1, 1))
+        return series.to(getattr(torch, self.dtype)).float()
+
 
 @dataclass(frozen=True)
 class Rotation:
@@ -130,7 +141,7 @@ class Rope(nn.Module):
 
     def constants(self) -> dict[str, Tensor]:
         """Values of the buffers, for the initialiser."""
-        return {"periods": periods(self.head_dim // 4, self.config)}
+        return {"periods": self.config.periods(self.head_dim // 4)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rope":
         exact = self.periods
@@ -163,18 +174,6 @@ class Rope(nn.Module):
         angles = torch.cat([angles.new_zeros(prefix, angles.shape[1]), angles])  # [token, head_dim/2]
         cos, sin = angles.cos(), angles.sin()
         return Rotation(torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1))
-
-
-def periods(count: int, config: RopeConfig) -> Float[Tensor, "{count}"]:
-    """Compute the geometric series of periods; rounded to the dtype of the config, kept in float32."""
-    steps = torch.arange(count, dtype=torch.float32, device="cpu")
-    if config.base is not None:
-        series = config.base ** (steps / count)
-    else:
-        assert config.min_period is not None
-        assert config.max_period is not None
-        series = config.min_period * (config.max_period / config.min_period) ** (steps / max(count - 1, 1))
-    return series.to(getattr(torch, config.dtype)).float()
 
 
 def coordinates(

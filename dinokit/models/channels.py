@@ -20,7 +20,6 @@ from torch import Tensor
 
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture
 
 RGB = 3
@@ -77,14 +76,12 @@ def inflated(
 
 
 def _first(architecture: Architecture) -> First:
-    match architecture:
-        case vit.Config():
-            name = "patch_embed.proj" if architecture.stem is None else "patch_embed.stem"
-            return First(f"{name}.weight", f"{name}.bias")
-        case convnets.ConvNeXtConfig():
-            return First("downsample_layers.0.0.weight", "downsample_layers.0.0.bias")
-        case convnets.ResNetConfig():  # no bias: the batch norm behind it subtracts its mean
-            return First("conv1.weight", "bn1.running_mean", -1)
+    if architecture.kind == "resnet":  # no bias: the batch norm behind it subtracts its mean
+        return First("conv1.weight", "bn1.running_mean", -1)
+    name = "downsample_layers.0.0"
+    if architecture.kind == "vit":
+        name = "patch_embed.proj" if architecture.stem is None else "patch_embed.stem"
+    return First(f"{name}.weight", f"{name}.bias")
 
 
 def _extended(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

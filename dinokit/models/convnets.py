@@ -46,7 +46,6 @@ from dinokit.models.features import Built, Features, accepted, chosen_layers
 from dinokit.models.init import ConvStyle
 
 STAGES = 4
-EPS = 1e-6  # of every LayerNorm
 EXPANSION = 4  # a bottleneck's output is so many times wider than its inside
 
 
@@ -106,12 +105,14 @@ class ConvNeXtConfig:
     kind: Literal["convnext"] = "convnext"  # of network: vit, convnext, resnet; or the name of an architecture
     patch_size: ClassVar[int] = ConvNet.patch_size
     init: ClassVar[ConvStyle] = "convnext"
+    family: ClassVar[Literal["convnext"]] = "convnext"  # of layouts
     whole_patches: ClassVar[bool] = False  # windows overlap: a crop may be of any size from a patch on
     mask_token: ClassVar[bool] = False  # nothing can stand for a hidden patch
     batch_norm: ClassVar[bool] = False  # features of an image are its own
     channels: int = at_least(1, 3)  # of the images
     dims: tuple[int, ...] = at_least(1, (96, 192, 384, 768))  # width of each of the four stages
     depths: tuple[int, ...] = at_least(1, (3, 3, 9, 3))  # blocks of each
+    norm_eps: ClassVar[float] = 1e-6  # of every LayerNorm
     layer_scale: float = 1e-6  # initial factor of each residual channel
 
     def __post_init__(self) -> None:
@@ -201,7 +202,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 def _norm(dim: int) -> nn.LayerNorm:
-    return nn.LayerNorm(dim, eps=EPS)
+    return nn.LayerNorm(dim, eps=ConvNeXtConfig.norm_eps)
 
 
 def _convolved(maps: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -216,6 +217,7 @@ class ResNetConfig:
     kind: Literal["resnet"] = "resnet"  # of network: vit, convnext, resnet; or the name of an architecture
     patch_size: ClassVar[int] = ConvNet.patch_size
     init: ClassVar[ConvStyle] = "resnet"
+    family: ClassVar[Literal["resnet"]] = "resnet"  # of layouts
     whole_patches: ClassVar[bool] = False  # windows overlap: a crop may be of any size from a patch on
     mask_token: ClassVar[bool] = False  # nothing can stand for a hidden patch
     batch_norm: ClassVar[bool] = True  # features of an image depend on the others in training

@@ -87,6 +87,13 @@ class Config:
         if self.rope != RopeConfig():
             raise UserError(f"rope options have no use with position {self.position}; remove them or use position rope")
 
+    @property
+    def family(self) -> Literal["dino", "dinov2", "dinov3"]:
+        """The generation of networks in whose layouts its weights are kept."""
+        if self.position == "rope":
+            return "dinov3"
+        return "dino" if self.layer_scale is None else "dinov2"
+
 
 class VisionTransformer(Built):
     """Images of any size -> Features."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinokit import cli
 from dinokit.checkpoints.convert import convert
-from dinokit.checkpoints.layouts import huggingface, infer, keymap, official, timm
+from dinokit.checkpoints.layouts import huggingface, names, recognise, timm
 from dinokit.checkpoints.load import header, load
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
@@ -111,18 +111,18 @@ def load_any(path: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.parametrize("export", [official.export, huggingface.export, timm.export])
-def test_every_release_has_a_place_in_every_layout(name: str, export: Callable[..., keymap.Exported]) -> None:
+@pytest.mark.parametrize("export", [recognise.official, huggingface.export, timm.export])
+def test_every_release_has_a_place_in_every_layout(name: str, export: Callable[..., names.Exported]) -> None:
     """At full size, without memory: what is written for each is recognised as the same architecture."""
     with torch.device("meta"):
         model = VisionTransformer(VARIANTS[name])
     if model.rope_embed is not None:
-        model.rope_embed.periods = keymap.periods(model.config, None)[keymap.PERIODS]
+        model.rope_embed.periods = names.periods(model.config, None)[names.PERIODS]
     written = export(model)
     about = written.files.get("config.json", {})
-    module = {"official": official, "huggingface": huggingface, "timm": timm}[export.__module__.rsplit(".", 1)[1]]
-    if module is official:
-        config = official.recognise(written.weights)[0]
+    module = {"recognise": recognise, "huggingface": huggingface, "timm": timm}[export.__module__.rsplit(".", 1)[1]]
+    if module is recognise:
+        config = recognise.recognise(written.weights, {}, file="x").architecture
     else:
         config = module.recognise(written.weights, about, file="x")[0]
     assert (
@@ -138,8 +138,8 @@ def test_official_periods_survive_a_layout_without_them(tmp_path: Path, name: st
     file = {key[2:]: value for key, value in load_file(GOLDEN / f"{name}.safetensors").items() if key.startswith("w.")}
     for key in [key for key in file if key.endswith("bias_mask")]:
         file[key] = torch.zeros_like(file[key])
-    config = infer.backbone(official.parts(file)["backbone"])
-    file["rope_embed.periods"] = keymap.periods(config, "bfloat16")[keymap.PERIODS]
+    config = names.backbone(recognise.parts(file)["backbone"])
+    file["rope_embed.periods"] = names.periods(config, "bfloat16")[names.PERIODS]
     torch.save(file, tmp_path / "official.pth")
     left = convert(tmp_path / "official.pth", tmp_path / to, to=to)
     assert set(left) <= {"mask_token", "local_cls_norm.weight", "local_cls_norm.bias"}
@@ -162,10 +162,10 @@ def test_official_names_are_the_official_ones() -> None:
                         ("dinov2_vit_giant_style", 3), ("dinov2_vit_registers", 3), ("dino_v1_vit", 3)):  # fmt: skip
         golden = load_file(GOLDEN / f"{name}.safetensors")
         file = {key[2:]: value for key, value in golden.items() if key.startswith("w.")}
-        config, state = official.recognise(file, heads=heads)
+        config, state, *_ = recognise.recognise(file, {}, file=name, heads=heads)
         model = VisionTransformer(config)
         model.load_state_dict(state)
-        written = official.export(model).weights
+        written = recognise.official(model).weights
         assert {k: v.shape for k, v in written.items()} == {k: v.shape for k, v in file.items()}
         assert all(torch.equal(written[key], file[key]) for key in file if not key.endswith("bias_mask"))
 
@@ -224,7 +224,7 @@ def test_a_wrong_rename_would_be_found(tmp_path: Path, monkeypatch: pytest.Monke
     """Gate and value exchanged on one side only: shapes fit, features do not."""
     source = saved(tmp_path, tiny("dinov2_vitg14"))
     swapped = {"blocks.#.mlp.w2.* + blocks.#.mlp.w1.*": "blocks.#.mlp.w12.*"}
-    monkeypatch.setitem(official.TABLES, "dinov2", swapped)
+    monkeypatch.setitem(recognise.TABLES, "dinov2", swapped)
     with pytest.raises(UserError, match=r"it would lose blocks\.0\.mlp\.w1\.weight"):
         convert(source, tmp_path / "x.pth", to="official")
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import dinokit
-from dinokit.checkpoints.layouts import infer
+from dinokit.checkpoints.layouts import names
 from dinokit.checkpoints.load import header
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
@@ -47,7 +47,7 @@ def same(backbone: object, config: Config, *, seed: int = 1) -> bool:
 def test_the_configuration_of_every_release_is_read_off_its_file(name: str) -> None:
     with torch.device("meta"):
         state = dict(build(CONVNETS[name]).state_dict())
-    assert infer.backbone(state) == CONVNETS[name]
+    assert names.backbone(state) == CONVNETS[name]
 
 
 @CONFIGS

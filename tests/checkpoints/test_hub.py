@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from dinokit.checkpoints import hub
 from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.layouts import huggingface
-from dinokit.checkpoints.layouts.official import export
+from dinokit.checkpoints.layouts.recognise import official as export
 from dinokit.checkpoints.load import load
 from dinokit.core.messages import UserError
 from dinokit.models.architecture import ARCHITECTURES, VARIANTS

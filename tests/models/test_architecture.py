@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dinokit.models.architecture import ARCHITECTURES, build
+from dinokit.models.architecture import ARCHITECTURES, VARIANTS, build, nearest, outline
+from dinokit.models.vit import Config, VisionTransformer
 
 # counted in the official files
 PUBLISHED = {
@@ -45,3 +46,15 @@ def test_parameters_are_as_many_as_published(name: str) -> None:
 
 def test_every_published_model_is_there() -> None:
     assert ARCHITECTURES.keys() == PUBLISHED.keys() | OURS.keys()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_nearest_architecture_of_a_published_one_is_itself(name: str) -> None:
+    assert nearest(VARIANTS[name]) == name
+
+
+def test_the_outline_asks_for_no_memory() -> None:
+    assert all(value.is_meta for value in outline(VARIANTS["dinov3_vit7b16"]).values())
+    small = Config(patch_size=4, dim=16, depth=1, heads=1, ffn_hidden=8)
+    found = {key: value.shape for key, value in VisionTransformer(small).state_dict().items()}
+    assert {key: value.shape for key, value in outline(small).items()} == found

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dinokit.checkpoints.layouts import official
+from dinokit.checkpoints.layouts.recognise import recognise
 from dinokit.models.features import Features
 from dinokit.models.vit import VisionTransformer
 
@@ -27,7 +27,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 def build(name: str, *, heads: int | None = None) -> tuple[VisionTransformer, dict[str, Tensor]]:
     tensors = load_file(GOLDEN / f"{name}.safetensors")
     weights = {key.removeprefix("w."): value for key, value in tensors.items() if key.startswith("w.")}
-    config, state = official.recognise(weights, heads=heads)
+    config, state, *_ = recognise(weights, {}, file=name, heads=heads)
     model = VisionTransformer(config, seed=0).eval()
     model.load_state_dict(state)
     return model, tensors

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dinokit.checkpoints.layouts import official
+from dinokit.checkpoints.layouts.recognise import parts
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import constant
 from dinokit.models import head, vit
@@ -87,11 +87,9 @@ def _official_trainer(golden: dict[str, Tensor]) -> Trainer:
     weights = {name.removeprefix("w."): value for name, value in golden.items() if name.startswith("w.")}
     gram_teacher = {name.replace("gram.", "teacher.", 1): value for name, value in weights.items() if "gram." in name}
     assert trainer.anchor is not None
-    trainer.anchor.load_state_dict(official.parts(gram_teacher)["backbone"])
+    trainer.anchor.load_state_dict(parts(gram_teacher)["backbone"])
     for network in ("student", "teacher"):
-        found = official.parts(
-            {name: value for name, value in weights.items() if name.startswith(network)}, network=network
-        )
+        found = parts({f"teacher{name[7:]}": value for name, value in weights.items() if name.startswith(network)})
         getattr(trainer.backbone, network).load_state_dict(found["backbone"])
         for name in ("dino", "ibot"):
             getattr(trainer.objectives[name].head, network).load_state_dict(found[f"{name}_head"])

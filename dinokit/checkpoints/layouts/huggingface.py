@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinokit.checkpoints.layouts import infer, keymap, official
-from dinokit.checkpoints.layouts.keymap import CONFIG, PREPROCESSOR, Exported, Family, State, Table
+from dinokit.checkpoints.layouts import names
+from dinokit.checkpoints.layouts.names import CONFIG, PREPROCESSOR, Exported, Family, State, Table
 from dinokit.core.messages import UserError
-from dinokit.models import convnets, vit
-from dinokit.models.architecture import Architecture, Network
-from dinokit.models.block import RopeConfig, swiglu_hidden
-from dinokit.models.convnets import STAGES
+from dinokit.models.architecture import Architecture, Network, outline
+from dinokit.models.block import swiglu_hidden
+from dinokit.models.vit import Config as VitConfig
 
 # a tensor that every model has, behind the prefix of a task model; transformers says `model.` in memory, not in files
 ROOT = re.compile(
@@ -98,7 +97,7 @@ TABLES: dict[Family, Table] = {
     "resnet": {"conv1.*": "embedder.embedder.convolution.*", "bn1.*": "embedder.embedder.normalization.*"}
     | {
         f"layer{stage + 1}.#.{ours}.*": f"encoder.stages.{stage}.layers.#.{theirs}.*"
-        for stage in range(STAGES)
+        for stage in range(4)
         for ours, theirs in BOTTLENECK.items()
     },
 }
@@ -168,18 +167,18 @@ def recognise(
         about = {name: value for name, value in about.items() if name != "layer_norm_eps"}
     config: Architecture
     if kind in ("convnext", "resnet"):
-        ours = keymap.to_ours(theirs, TABLES[kind])
-        config = infer.convnet(ours)
-        scale = infer.positive(about, LAYER_SCALE)
-        if scale and isinstance(config, convnets.ConvNeXtConfig):
+        ours = names.to_ours(theirs, TABLES[kind])
+        config = names.convnet(ours)
+        scale = names.positive(about, LAYER_SCALE)
+        if scale and config.kind == "convnext":
             config = replace(config, layer_scale=scale)
     else:
         if kind == "dino" and MASK in theirs:  # of masked image modelling, which DINO does not do
             left.append(MASK)
             del theirs[MASK]
         config, ours = _transformer(kind, theirs, about, heads)
-    infer.agree(about, {name: value for name, value in _fields(config).items() if value is not None})
-    official.check_shapes(_weights(config, keymap.outline(config)), theirs, config=config, file=file)
+    names.agree(about, {name: value for name, value in _fields(config).items() if value is not None})
+    names.check_shapes(_weights(config, outline(config)), theirs, config=config, file=file)
     return config, ours, left
 
 
@@ -193,7 +192,7 @@ def export(backbone: Network) -> Exported:
             result back and compares.
     """
     config, state = backbone.config, backbone.state_dict()
-    kind, side = keymap.family(config), backbone.pixels.size or official.pixels(config).size
+    kind, side = config.family, backbone.pixels.size or names.pixels(config).size
     about = _fields(config)
     if about.get("mlp_ratio", 0) is None:
         raise UserError(
@@ -202,12 +201,12 @@ def export(backbone: Network) -> Exported:
         )
     grid = (getattr(config, "position_grid", None) or 14) * config.patch_size
     about |= {"architectures": [MODELS[str(about["model_type"])][1]], "dtype": "float32"}
-    about["image_size"] = grid if isinstance(config, vit.Config) else side
-    if kind == "dinov2" and isinstance(config, vit.Config) and not config.registers:
+    about["image_size"] = grid if config.kind == "vit" else side
+    if kind == "dinov2" and config.kind == "vit" and not config.registers:
         about["use_mask_token"] = config.mask_token
-    if isinstance(config, convnets.ConvNeXtConfig):
+    if config.kind == "convnext":
         about[LAYER_SCALE] = config.layer_scale
-    own = {keymap.ROUNDED: keymap.rounding(config, state), keymap.LICENCE: backbone.licence}  # passed over by others
+    own = {names.ROUNDED: names.rounding(config, state), names.LICENCE: backbone.licence}  # passed over by others
     about |= {name: value for name, value in own.items() if value is not None}
     newest = kind in ("dinov3", "convnext")
     preprocessor = {
@@ -226,10 +225,21 @@ def export(backbone: Network) -> Exported:
 
 def _fields(config: Architecture) -> dict[str, object]:
     """Return what config.json says of a network: what is written, and what a file that is read must agree with."""
-    kind = keymap.family(config)
     about: dict[str, object] = {"num_channels": config.channels, "hidden_act": "gelu"}
-    if not isinstance(config, vit.Config):
-        return about | _convnet_fields(config)
+    if config.kind == "convnext":
+        sizes = {"hidden_sizes": list(config.dims), "depths": list(config.depths), "layer_norm_eps": config.norm_eps}
+        return about | sizes | {"model_type": "dinov3_convnext"}
+    if config.kind == "resnet":
+        return about | {
+            "model_type": "resnet",
+            "embedding_size": config.width,
+            "hidden_sizes": [config.dim // 8, config.dim // 4, config.dim // 2, config.dim],
+            "depths": list(config.depths),
+            "layer_type": "bottleneck",
+            "hidden_act": "relu",
+            "downsample_in_first_stage": False,
+            "downsample_in_bottleneck": False,
+        }
     swiglu, biased = config.ffn == "swiglu", config.qkv_bias != "none"
     about |= {
         "hidden_size": config.dim,
@@ -238,9 +248,9 @@ def _fields(config: Architecture) -> dict[str, object]:
         "patch_size": config.patch_size,
         "layer_norm_eps": config.norm_eps,
     }
-    if kind == "dino":
+    if config.family == "dino":
         return about | {"model_type": "vit", "intermediate_size": config.ffn_hidden, "qkv_bias": biased}
-    if kind == "dinov3":
+    if config.family == "dinov3":
         return about | {
             "model_type": "dinov3_vit",
             "hidden_act": "silu" if swiglu else "gelu",
@@ -269,49 +279,33 @@ def _fields(config: Architecture) -> dict[str, object]:
     }
 
 
-def _convnet_fields(config: convnets.ConvNeXtConfig | convnets.ResNetConfig) -> dict[str, object]:
-    if isinstance(config, convnets.ConvNeXtConfig):
-        sizes = {"hidden_sizes": list(config.dims), "depths": list(config.depths), "layer_norm_eps": convnets.EPS}
-        return sizes | {"model_type": "dinov3_convnext"}
-    return {
-        "model_type": "resnet",
-        "embedding_size": config.width,
-        "hidden_sizes": [convnets.EXPANSION * config.width * 2**stage for stage in range(STAGES)],
-        "depths": list(config.depths),
-        "layer_type": "bottleneck",
-        "hidden_act": "relu",
-        "downsample_in_first_stage": False,
-        "downsample_in_bottleneck": False,
-    }
-
-
-def _transformer(kind: Family, theirs: State, about: Mapping[str, Any], heads: int | None) -> tuple[vit.Config, State]:
+def _transformer(kind: Family, theirs: State, about: Mapping[str, Any], heads: int | None) -> tuple[VitConfig, State]:
     """Return the architecture, and the weights with what transformers does not store."""
     ffn = "swiglu" if "layer.0.mlp.gate_proj.weight" in theirs else "mlp"
-    ours = keymap.to_ours(theirs, _table(kind, ffn=ffn, bias="qkv" if KEY_BIAS in theirs else "qv"))
+    ours = names.to_ours(theirs, _table(kind, ffn=ffn, bias="qkv" if KEY_BIAS in theirs else "qv"))
     if "mask_token" in ours:
         ours["mask_token"] = ours["mask_token"].reshape(1, -1)  # DINOv3's has one axis more
     if "register_tokens" in ours and not ours["register_tokens"].numel():
         del ours["register_tokens"]
-    config = infer.transformer(ours, heads=infer.heads_of(about, heads), rotary=kind == "dinov3")
-    eps = infer.positive(about, "layer_norm_eps")
+    config = names.transformer(ours, heads=names.heads_of(about, heads), rotary=kind == "dinov3")
+    eps = names.positive(about, "layer_norm_eps")
     if eps is not None:
         config = replace(config, norm_eps=eps)
     if kind == "dinov3" and about:
-        shift, jitter, rescale = (infer.positive(about, f"pos_embed_{name}") for name in ("shift", "jitter", "rescale"))
-        base = infer.positive(about, "rope_theta") or 100.0
-        config = replace(config, rope=RopeConfig(base=base, shift=shift, jitter=jitter, rescale=rescale))
+        shift, jitter, rescale = (names.positive(about, f"pos_embed_{name}") for name in ("shift", "jitter", "rescale"))
+        base = names.positive(about, "rope_theta") or 100.0
+        config = replace(config, rope=replace(config.rope, base=base, shift=shift, jitter=jitter, rescale=rescale))
     if kind == "dinov3" and KEY_BIAS in theirs:
         config = replace(config, qkv_bias="qkv")
-    return config, ours | keymap.periods(config, about.get(keymap.ROUNDED))
+    return config, ours | names.periods(config, about.get(names.ROUNDED))
 
 
 def _weights(config: Architecture, state: Mapping[str, Tensor]) -> State:
     """Rename our weights and add what transformers always has."""
-    kind = keymap.family(config)
-    if not isinstance(config, vit.Config):
-        return keymap.to_theirs(state, TABLES[kind])
-    found = keymap.to_theirs(state, _table(kind, ffn=config.ffn, bias=config.qkv_bias))
+    kind = config.family
+    if config.kind != "vit":
+        return names.to_theirs(state, TABLES[kind])
+    found = names.to_theirs(state, _table(kind, ffn=config.ffn, bias=config.qkv_bias))
     like = state["cls_token"]
     if kind == "dino":
         found.pop(MASK, None)

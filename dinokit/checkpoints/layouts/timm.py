@@ -19,13 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinokit.checkpoints.layouts import infer, keymap, official
-from dinokit.checkpoints.layouts.keymap import CONFIG, Exported, Family, State, Table
+from dinokit.checkpoints.layouts import names
+from dinokit.checkpoints.layouts.names import CONFIG, Exported, Family, State, Table
 from dinokit.core.messages import UserError, unknown_name
-from dinokit.images.intensity import Pixels
-from dinokit.models import convnets, vit
-from dinokit.models.architecture import Architecture, Network
-from dinokit.models.convnets import STAGES
+from dinokit.models.architecture import Architecture, Network, outline
 
 QKV = "blocks.0.attn.qkv.weight"
 CONV = re.compile(r"stages\.\d+\.blocks\.\d+\.conv_dw\.")
@@ -62,7 +59,7 @@ SPLIT: Table = {
 }
 CONVNEXT: Table = {
     "downsample_layers.0.#.*": "stem.#.*",
-    **{f"downsample_layers.{stage}.#.*": f"stages.{stage}.downsample.#.*" for stage in range(1, STAGES)},
+    **{f"downsample_layers.{stage}.#.*": f"stages.{stage}.downsample.#.*" for stage in (1, 2, 3)},
     "stages.#.#.dwconv.*": "stages.#.blocks.#.conv_dw.*",
     "stages.#.#.norm.*": "stages.#.blocks.#.norm.*",
     "stages.#.#.pwconv1.*": "stages.#.blocks.#.mlp.fc1.*",
@@ -112,7 +109,7 @@ def matches(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> bool:
     """Say whether these are weights of timm: by their names, or, where those are official as well, by config.json."""
     if any(CONV.match(key) for key in state):
         return True
-    if "architecture" in about and (QKV in state or any(key.startswith(infer.RESNET) for key in state)):
+    if "architecture" in about and (QKV in state or any(key.startswith(names.RESNET) for key in state)):
         return True
     if QKV not in state or "storage_tokens" in state or "register_tokens" in state:
         return False
@@ -137,37 +134,27 @@ def recognise(
     if transformer:
         table: Table = _of_transformer(rotary=rotary, swiglu="blocks.0.mlp.fc1_g.weight" in theirs or _packed(theirs))
     else:
-        table = RESNET if any(key.startswith(infer.RESNET) for key in theirs) else CONVNEXT
-    ours = keymap.to_ours(theirs, table)
+        table = RESNET if any(key.startswith(names.RESNET) for key in theirs) else CONVNEXT
+    ours = names.to_ours(theirs, table)
     arguments = _model_args(about, HARMLESS if transformer else HARMLESS_CONVNET)
     config: Architecture
     if transformer:
         if not rotary and "register_tokens" in ours and ours["pos_embed"].ndim == 3:
             ours["pos_embed"] = torch.cat([torch.zeros_like(ours["pos_embed"][:, :1]), ours["pos_embed"]], dim=1)
-        told = infer.heads_of(arguments, heads, "num_heads")
+        told = names.heads_of(arguments, heads, "num_heads")
         if told is None and "architecture" in about:  # one of `SAME_NETWORK`
             told = len(theirs[QKV][0]) // (128 if "_7b_" in str(about["architecture"]) else 64) or None
-        config = infer.transformer(ours, heads=told, rotary=rotary)
-        ours |= keymap.periods(config, about.get(keymap.ROUNDED))
+        config = names.transformer(ours, heads=told, rotary=rotary)
+        ours |= names.periods(config, about.get(names.ROUNDED))
     else:
-        config = infer.convnet(ours)
-    known, name = SAME_NETWORK[keymap.family(config)], about.get("architecture")
+        config = names.convnet(ours)
+    known, name = SAME_NETWORK[config.family], about.get("architecture")
     if name is not None and name not in known:
         raise unknown_name(f"architecture in {CONFIG} for these weights", str(name), known)
-    names = AGREED if transformer else HARMLESS_CONVNET
-    infer.agree(arguments, {name: value for name, value in _arguments(config).items() if name in names})
-    official.check_shapes(_weights(config, keymap.outline(config)), theirs, config=config, file=file)
+    told_of = AGREED if transformer else HARMLESS_CONVNET
+    names.agree(arguments, {name: value for name, value in _arguments(config).items() if name in told_of})
+    names.check_shapes(_weights(config, outline(config)), theirs, config=config, file=file)
     return config, ours
-
-
-def pixels(data: Any, usual: Pixels) -> Pixels:
-    """Return what the `pretrained_cfg` of config.json says of images, or else what is usual."""
-    try:
-        mean, std = data.get("mean", usual.mean), data.get("std", usual.std)
-        size = data["input_size"][-1] if "input_size" in data else usual.size
-        return Pixels(tuple(map(float, mean)), tuple(map(float, std)), None if size is None else int(size))
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
-        raise UserError(f"{CONFIG} is damaged: {error}") from error
 
 
 def check_pooling(state: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str) -> None:
@@ -195,9 +182,9 @@ def export(backbone: Network) -> Exported:
         UserError: if timm builds no such network.
     """
     config, state = backbone.config, backbone.state_dict()
-    if isinstance(config, convnets.ResNetConfig) and config.width != 64:
+    if config.kind == "resnet" and config.width != 64:
         raise UserError(f"timm cannot express this model: its ResNets begin with 64 channels, this one {config.width}")
-    family, side = keymap.family(config), backbone.pixels.size or official.pixels(config).size
+    family, side = config.family, backbone.pixels.size or names.pixels(config).size
     size = "giant" if getattr(config, "ffn", "") == "swiglu" else "small"  # only the giant packs
     architecture = {
         "convnext": "convnext_tiny",
@@ -223,12 +210,12 @@ def export(backbone: Network) -> Exported:
             "num_classes": 0,
             "first_conv": first,
             "classifier": classifier,
-            **({} if backbone.licence is None else {keymap.LICENCE: backbone.licence}),
+            **({} if backbone.licence is None else {names.LICENCE: backbone.licence}),
         },
     }
-    rounded = keymap.rounding(config, state)
+    rounded = names.rounding(config, state)
     if rounded is not None:
-        about[keymap.ROUNDED] = rounded  # read by us; timm computes exact ones
+        about[names.ROUNDED] = rounded  # read by us; timm computes exact ones
     return Exported(_weights(config, state), {CONFIG: about})
 
 
@@ -244,9 +231,9 @@ def _model_args(about: Mapping[str, Any], harmless: set[str]) -> Mapping[str, An
 
 def _arguments(config: Architecture) -> dict[str, object]:
     """Return the model_args of a network: what is written, and what those of a file must agree with."""
-    if isinstance(config, convnets.ConvNeXtConfig):
+    if config.kind == "convnext":
         return {"in_chans": config.channels, "dims": list(config.dims), "depths": list(config.depths)}
-    if isinstance(config, convnets.ResNetConfig):
+    if config.kind == "resnet":
         return {"in_chans": config.channels, "layers": list(config.depths)}
     swiglu, rotary = config.ffn == "swiglu", config.position == "rope"
     inner = 2 * config.ffn_hidden if swiglu and not rotary else config.ffn_hidden
@@ -273,13 +260,13 @@ def _arguments(config: Architecture) -> dict[str, object]:
 
 
 def _weights(config: Architecture, state: Mapping[str, Tensor]) -> State:
-    if not isinstance(config, vit.Config):
-        return keymap.to_theirs(state, CONVNEXT if isinstance(config, convnets.ConvNeXtConfig) else RESNET)
+    if config.kind != "vit":
+        return names.to_theirs(state, CONVNEXT if config.kind == "convnext" else RESNET)
     rotary = config.position == "rope"
     table = _of_transformer(rotary=rotary, swiglu=config.ffn == "swiglu")
     if rotary and config.qkv_bias == "qkv":
         del table["blocks.#.attn.qkv.bias"]  # Eva has no key bias
-    found = keymap.to_theirs(state, table)
+    found = names.to_theirs(state, table)
     if not rotary and config.registers:
         table_of_positions = found["pos_embed"]
         found["cls_token"] = found["cls_token"] + table_of_positions[:, :1]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dinokit.checkpoints.convert import convert
-from dinokit.checkpoints.layouts import huggingface, keymap, official, timm
+from dinokit.checkpoints.layouts import huggingface, names, recognise, timm
 from dinokit.checkpoints.load import header, load
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
@@ -300,15 +300,15 @@ def test_every_layout_into_every_other_is_bit_exact(tmp_path: Path, kind: str, t
 
 
 @pytest.mark.parametrize("name", CONVNETS)
-@pytest.mark.parametrize("export", [official.export, huggingface.export, timm.export])
-def test_every_release_has_a_place_in_every_layout(name: str, export: Callable[..., keymap.Exported]) -> None:
+@pytest.mark.parametrize("export", [recognise.official, huggingface.export, timm.export])
+def test_every_release_has_a_place_in_every_layout(name: str, export: Callable[..., names.Exported]) -> None:
     """At full size, without memory: what is written for each is recognised as the same architecture."""
     with torch.device("meta"):
         written = export(build(CONVNETS[name]))
     about = written.files.get("config.json", {})
-    if export is official.export:
+    if export is recognise.official:
         weights = {key: value for key, value in written.weights.items() if not key.startswith("norms")}
-        assert official.recognise(weights)[0] == CONVNETS[name]
+        assert recognise.recognise(weights, {}, file="x").architecture == CONVNETS[name]
     else:
         module = huggingface if export is huggingface.export else timm
         assert module.recognise(written.weights, about, file="x")[0] == CONVNETS[name]
@@ -351,7 +351,7 @@ def test_what_a_layout_cannot_express_is_refused(tmp_path: Path) -> None:
 def test_a_wrong_rename_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second norm that is no copy, and a line that is lost."""
     source = saved(tmp_path, CONVNEXT)
-    monkeypatch.setattr(official, "COPIES", {"norms.3.weight": "norm.bias"})
+    monkeypatch.setattr(recognise, "COPIES", {"norms.3.weight": "norm.bias"})
     convert(source, tmp_path / "x.pth", to="official")
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"1 unexpected: norms\.3\.weight"):

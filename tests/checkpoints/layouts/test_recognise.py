@@ -1,4 +1,4 @@
-"""Official checkpoints: names, wrappers, the configuration they imply, and errors that list keys."""
+"""Official checkpoints and others: names, wrappers, the configuration they imply, and errors that list keys."""
 
 import re
 from dataclasses import replace
@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinokit.checkpoints.layouts import official
+from dinokit.checkpoints.layouts import recognise
 from dinokit.checkpoints.load import load
 from dinokit.core.messages import UserError
-from dinokit.images.intensity import Pixels
 from dinokit.models import head
 from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
@@ -39,6 +38,11 @@ def tiny() -> dict[str, Tensor]:
     return dinov3_names(VisionTransformer(TINY, seed=1))
 
 
+def recognised(checkpoint: object, *, heads: int | None = None) -> tuple[Config, dict[str, Tensor]]:
+    config, state, *_ = recognise.recognise(checkpoint, {}, file="weights.pth", heads=heads)
+    return config, state
+
+
 def same(state: dict[str, Tensor], seed: int = 1) -> bool:
     expected = VisionTransformer(TINY, seed=seed).state_dict()
     return state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in expected)
@@ -49,7 +53,7 @@ def test_the_configuration_of_every_release_is_read_off_its_file(name: str) -> N
     with torch.device("meta"):
         model = VisionTransformer(VARIANTS[name])
         state = dinov3_names(model) if "dinov3" in name else dinov2_names(model)
-    config, ours = official.recognise(state)
+    config, ours = recognised(state)
     assert config == VARIANTS[name]
     assert {key: value.shape for key, value in ours.items()} == {k: v.shape for k, v in model.state_dict().items()}
 
@@ -69,7 +73,7 @@ def test_the_configuration_of_every_release_is_read_off_its_file(name: str) -> N
     ids=["flat", "teacher", "backbone", "nested", "compiled", "prefixed", "checkpointed", "chunked"],
 )
 def test_wrappers_are_taken_off(wrap: object) -> None:
-    config, state = official.recognise(wrap(tiny()))
+    config, state = recognised(wrap(tiny()))
     assert same(state)
     assert config.depth == 2
 
@@ -77,25 +81,24 @@ def test_wrappers_are_taken_off(wrap: object) -> None:
 def test_teacher_and_student_are_kept_apart() -> None:
     other = dinov3_names(VisionTransformer(TINY, seed=2))
     both = {"teacher": tiny(), "student": other}
-    assert same(official.recognise(both)[1])
-    assert same(official.recognise(both, network="student")[1], seed=2)
+    assert same(recognised(both)[1])
     flat = {f"{network}.{key}": value for network, state in both.items() for key, value in state.items()}
-    assert same(official.recognise(flat)[1])
+    assert same(recognised(flat)[1])
     with pytest.raises(UserError, match="no teacher, only a student"):
-        official.recognise({"student": other})
+        recognised({"student": other})
 
 
 def test_packed_gate_and_value_are_split_gate_first() -> None:
     config = replace(TINY, ffn="swiglu", position="offset", position_grid=3, qkv_bias="qkv", init="dinov2")
     model = VisionTransformer(config, seed=1)
-    _, state = official.recognise(dinov2_names(model), heads=2)
+    _, state = recognised(dinov2_names(model), heads=2)
     assert torch.equal(state["blocks.1.mlp.w1.weight"], model.blocks[1].mlp.w1.weight)
     assert torch.equal(state["blocks.1.mlp.w2.bias"], model.blocks[1].mlp.w2.bias)
 
 
 def test_the_stored_key_bias_mask_is_not_used() -> None:
     """Released files hold zeros, which would switch off all biases for good."""
-    config, state = official.recognise(tiny())
+    config, state = recognised(tiny())
     model = VisionTransformer(config)
     model.load_state_dict(state)
     assert model.blocks[0].attn.bias_mask.sum() == 2 * 32
@@ -106,23 +109,10 @@ def test_heads_are_separated() -> None:
     module = head.Head(32, config, seed=0)
     checkpoint = {"teacher": {f"backbone.{key}": value for key, value in tiny().items()}}
     checkpoint["teacher"] |= {f"ibot_head.{key}": value for key, value in module.state_dict().items()}
-    assert same(official.recognise(checkpoint)[1])
-    head.Head(32, config, seed=1).load_state_dict(official.part(checkpoint, "ibot_head"))
-    with pytest.raises(UserError, match="no dino_head, only: backbone, ibot_head"):
-        official.part(checkpoint, "dino_head")
-
-
-def test_keys_that_do_not_fit_are_all_listed() -> None:
-    config, state = official.recognise(tiny())
-    state["surprise"] = state.pop("blocks.1.norm2.weight")
-    state["norm.weight"] = torch.zeros(31)
-    model = VisionTransformer(config, seed=7)
-    expected = (
-        r"tiny\.pth.*1 missing: blocks\.1\.norm2\.weight; 1 unexpected: surprise; "
-        r"1 of another shape: norm\.weight \(31,\) instead of \(32,\)"
-    )
-    with pytest.raises(UserError, match=expected):
-        official.check_shapes(model.state_dict(), state, config=config, file="tiny.pth")
+    assert same(recognised(checkpoint)[1])
+    head.Head(32, config, seed=1).load_state_dict(recognise.parts(checkpoint)["ibot_head"])
+    with pytest.raises(UserError, match="no backbone, only: ibot_head"):
+        recognised({name: value for name, value in checkpoint["teacher"].items() if "head" in name})
 
 
 @pytest.mark.parametrize(
@@ -135,7 +125,7 @@ def test_keys_that_do_not_fit_are_all_listed() -> None:
 )
 def test_other_files_are_refused_with_what_was_found(state: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        official.recognise(state)
+        recognised(state)
 
 
 def test_heads_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
@@ -150,15 +140,10 @@ def test_heads_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
     assert backbone.config.heads == 2
 
 
-def test_each_release_wants_its_own_image_size() -> None:
-    assert official.pixels(VARIANTS["dinov3_vits16"]) == Pixels(size=256)
-    assert official.pixels(VARIANTS["dinov2_vits14"]) == Pixels(size=224)
-
-
 def test_an_averaged_model_of_torch_is_the_average(capsys: pytest.CaptureFixture[str]) -> None:
     mean = {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in tiny().items()}
     raw = {name: value + 1 for name, value in tiny().items()}
-    assert same(official.part(mean, "backbone"))
+    assert same(recognise.parts(mean)["backbone"])
     for first, second in (("model", "model_ema"), ("net", "swa_model"), ("model", "avg_model")):
-        assert same(official.part({first: raw, second: mean}, "backbone"))
+        assert same(recognise.parts({first: raw, second: mean})["backbone"])
         assert f"of {first} and {second}, its average, {second} is taken" in capsys.readouterr().err

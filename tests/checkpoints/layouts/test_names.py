@@ -1,11 +1,12 @@
-"""A table of names, written out and applied in both directions."""
+"""A table of names, written out and applied in both directions; what names and shapes say of a network."""
 
 import pytest
 import torch
 
-from dinokit.checkpoints.layouts import keymap
+from dinokit.checkpoints.layouts import names
 from dinokit.core.messages import UserError
-from dinokit.models.architecture import VARIANTS, nearest
+from dinokit.images.intensity import Pixels
+from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
 
 TABLE = {
@@ -22,7 +23,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def test_names_are_split_packed_and_left_out_in_order() -> None:
-    theirs = keymap.to_theirs(state(), TABLE)
+    theirs = names.to_theirs(state(), TABLE)
     assert set(theirs) == {f"layer.{i}.{k}" for i in (0, 11) for k in ("n.weight", "n.bias", "q", "v", "packed")}
     assert torch.equal(theirs["layer.11.v"], state()["block.11.qkv"][4:])
     assert torch.equal(theirs["layer.11.packed"][:3], state()["block.11.gate"])
@@ -30,7 +31,7 @@ def test_names_are_split_packed_and_left_out_in_order() -> None:
 
 def test_there_and_back_is_the_same_but_for_what_is_not_stored() -> None:
     table = TABLE
-    back = keymap.to_ours(keymap.to_theirs(state(), table), table)
+    back = names.to_ours(names.to_theirs(state(), table), table)
     assert back.keys() == state().keys()
     for key, value in state().items():
         expected = torch.cat([value[:2], torch.zeros(2, 2), value[4:]]) if key.endswith("qkv") else value
@@ -40,7 +41,7 @@ def test_there_and_back_is_the_same_but_for_what_is_not_stored() -> None:
 @pytest.mark.parametrize("change", [{"layer.0.q": torch.zeros(2, 5)}, {"layer.0.packed": torch.zeros(5, 2)}])
 def test_tensors_that_do_not_belong_together_are_left_out_not_stacked(change: dict[str, torch.Tensor]) -> None:
     table = TABLE
-    back = keymap.to_ours(keymap.to_theirs(state(), table) | change, table)
+    back = names.to_ours(names.to_theirs(state(), table) | change, table)
     lost = {"block.0.qkv"} if "layer.0.q" in change else {"block.0.gate", "block.0.value"}
     assert not lost & back.keys()
     assert "block.0.norm.weight" in back
@@ -49,20 +50,26 @@ def test_tensors_that_do_not_belong_together_are_left_out_not_stacked(change: di
 @pytest.mark.parametrize("rounded", [None, "bfloat16"])
 def test_the_rounding_of_periods_is_recognised(rounded: str | None) -> None:
     config = Config(patch_size=4, dim=64, depth=1, heads=1, ffn_hidden=8)
-    periods = keymap.periods(config, rounded)
-    assert keymap.rounding(config, periods) == rounded
+    periods = names.periods(config, rounded)
+    assert names.rounding(config, periods) == rounded
     with pytest.raises(UserError, match="RoPE periods"):
-        keymap.rounding(config, {keymap.PERIODS: periods[keymap.PERIODS] * 1.02})
+        names.rounding(config, {names.PERIODS: periods[names.PERIODS] * 1.02})
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_nearest_architecture_of_a_published_one_is_itself(name: str) -> None:
-    assert nearest(VARIANTS[name]) == name
+def test_keys_that_do_not_fit_are_all_listed() -> None:
+    config = Config(patch_size=4, dim=32, depth=2, heads=2, registers=2, ffn_hidden=64)
+    state = dict(VisionTransformer(config).state_dict())
+    state["surprise"] = state.pop("blocks.1.norm2.weight")
+    state["norm.weight"] = torch.zeros(31)
+    model = VisionTransformer(config, seed=7)
+    expected = (
+        r"tiny\.pth.*1 missing: blocks\.1\.norm2\.weight; 1 unexpected: surprise; "
+        r"1 of another shape: norm\.weight \(31,\) instead of \(32,\)"
+    )
+    with pytest.raises(UserError, match=expected):
+        names.check_shapes(model.state_dict(), state, config=config, file="tiny.pth")
 
 
-def test_the_outline_asks_for_no_memory() -> None:
-    outline = keymap.outline(VARIANTS["dinov3_vit7b16"])
-    assert all(value.is_meta for value in outline.values())
-    small = Config(patch_size=4, dim=16, depth=1, heads=1, ffn_hidden=8)
-    found = {key: value.shape for key, value in VisionTransformer(small).state_dict().items()}
-    assert {key: value.shape for key, value in keymap.outline(small).items()} == found
+def test_each_release_wants_its_own_image_size() -> None:
+    assert names.pixels(VARIANTS["dinov3_vits16"]) == Pixels(size=256)
+    assert names.pixels(VARIANTS["dinov2_vits14"]) == Pixels(size=224)
