@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from dinokit.checkpoints.load import header
+from dinokit.checkpoints.store import header
 from dinokit.images.intensity import Pixels
 from dinokit.models.vit import Config, VisionTransformer
 

@@ -20,9 +20,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dinokit.checkpoints.layouts import timm
 from dinokit.checkpoints.layouts.names import CONFIG, listed
-from dinokit.checkpoints.layouts.recognise import beside, parts
+from dinokit.checkpoints.layouts.recognise import beside, check_pooling, parts
 from dinokit.checkpoints.load import is_finite, load, opened, read, weights_file
 from dinokit.core.messages import UserError
 from dinokit.models.classifier import Classifier, Reading
@@ -55,7 +54,7 @@ def load_classifier(
     state, about = read(file)
     state = _flat(state)
     weight, bias = _found(state, file)
-    timm.check_pooling(state, beside(file).get(CONFIG, {}), file=str(file))
+    check_pooling(state, beside(file).get(CONFIG, {}), file=str(file))
     rest = {name: value for name, value in state.items() if value is not weight and value is not bias}
     return _classifier(opened(file, rest, about, name=str(model), heads=heads), weight, bias, file=file)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dinokit.checkpoints.layouts.names import FOR_TRAINING, PERIODS, Exported, State
 from dinokit.checkpoints.layouts.recognise import EXPORTS, recognise
-from dinokit.checkpoints.load import header, load
-from dinokit.checkpoints.store import MODEL
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import MODEL, header
 from dinokit.core.files import sync, write_atomic, write_json
 from dinokit.core.messages import UserError, info, reason, unknown_name
 from dinokit.models.architecture import Architecture, Network, published_heads

@@ -24,19 +24,17 @@ from torch import Tensor
 
 from dinokit.checkpoints import hub
 from dinokit.checkpoints.layouts import names, recognise
-from dinokit.checkpoints.store import MODEL
-from dinokit.config import from_plain, to_plain
+from dinokit.checkpoints.store import FORMAT, MODEL
+from dinokit.config import from_plain
 from dinokit.core.files import read_json
 from dinokit.core.messages import UserError, info
 from dinokit.images.intensity import Pixels
-from dinokit.models import init
 from dinokit.models.architecture import Architecture, Network, build, is_a, nearest, outline
 from dinokit.models.architecture import described as architecture_of
 from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
 from dinokit.peers import LIBRARIES
 
-FORMAT = "dinokit"
 INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
 
 
@@ -64,22 +62,6 @@ PLAIN: list[Any] = [
     (lambda *_: {}, "collections.defaultdict"),
     *(list, dict, int, float, set),  # which make its values
 ]
-
-
-def header(architecture: Architecture, pixels: Pixels, *, step: int, licence: str | None = None) -> dict[str, str]:
-    """Return what a weights file says of itself, so that it can be loaded on its own.
-
-    Args:
-        licence: of weights that others published; the user's own carry none.
-    """
-    about = {
-        "architecture": to_plain(architecture),
-        "pixels": to_plain(pixels),
-        "step": step,
-    }
-    if licence is not None:
-        about["licence"] = licence
-    return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
 def load(
@@ -162,7 +144,7 @@ def opened(
         architecture, state, pixels = inflated(architecture, state, pixels, channels=channels)
     with torch.device("meta"):
         backbone = build(architecture)
-    init.restore(backbone, state)
+    backbone.restore(state)
     if exact_periods:
         _compute_periods(backbone, file)
     backbone.pixels, backbone.licence = pixels, licence

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,12 +29,13 @@ from torch import Tensor
 
 from dinokit.checkpoints import sharded
 from dinokit.checkpoints.sharded import Layout
-from dinokit.config import from_plain
+from dinokit.config import from_plain, to_plain
 from dinokit.core import dist
 from dinokit.core.files import sync, write_atomic, write_json, write_text
 from dinokit.core.messages import RunError, UserError, is_main, reason
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
+FORMAT = "dinokit"  # entry of a header
 PARTS = "state"  # folder in place of STATE
 SUMS = "checksums.json"  # name -> CRC-32
 _SUM = "crc32"  # in CLOCK, of the rest of it
@@ -185,7 +187,7 @@ class RunFolder:
         """Return the step of a model of the run, by its header; 0 if there is none that can be read."""
         try:
             with safe_open(self.path / name, framework="pt") as file:
-                about = (file.metadata() or {}).get("dinokit", '{"step": 1}')  # what is not ours is not to be lost
+                about = (file.metadata() or {}).get(FORMAT, '{"step": 1}')  # what is not ours is not to be lost
             return int(json.loads(about)["step"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return 0
@@ -304,6 +306,20 @@ def run_and_step(path: Path) -> tuple[RunFolder, int | None]:
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return RunFolder(path.parent.parent), int(path.name)
     return RunFolder(path), None
+
+
+def header(architecture: Any, pixels: Any, *, step: int, licence: str | None = None) -> dict[str, str]:
+    """Return what a weights file says of itself, so that it can be loaded on its own.
+
+    Args:
+        architecture: settings of the network.
+        pixels: of the images that it wants.
+        licence: of weights that others published; the user's own carry none.
+    """
+    about = {"architecture": to_plain(architecture), "pixels": to_plain(pixels), "step": step}
+    if licence is not None:
+        about["licence"] = licence
+    return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
 def _write_clock(path: Path, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dinokit.config import converter, from_plain, to_plain
 from dinokit.core.messages import unknown_name
-from dinokit.models.block import RopeConfig, swiglu_hidden
+from dinokit.models.block import RopeConfig
 from dinokit.models.convnets import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
 from dinokit.models.vit import Config as VitConfig
 from dinokit.models.vit import VisionTransformer
@@ -53,6 +53,12 @@ def described(plain: Mapping[str, Any]) -> Architecture:
         raise unknown_name("kind of backbone", kind, list(KINDS))
     architecture: Architecture = from_plain(KINDS[kind][0], plain)
     return architecture
+
+
+def swiglu_hidden(dim: int, *, ratio: float) -> int:
+    """Width of a SwiGLU with the parameters of an MLP of `ratio`: 2/3 of it, rounded up to a multiple of 8."""
+    reduced = int(int(dim * ratio) * 2 / 3)
+    return reduced + -reduced % 8
 
 
 ROTARY = RopeConfig(rescale=2.0)  # of DINOv3

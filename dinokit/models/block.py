@@ -302,12 +302,6 @@ class SwiGlu(nn.Module):
         return out
 
 
-def swiglu_hidden(dim: int, *, ratio: float) -> int:
-    """Width of a SwiGLU with the parameters of an MLP of `ratio`: 2/3 of it, rounded up to a multiple of 8."""
-    reduced = int(int(dim * ratio) * 2 / 3)
-    return reduced + -reduced % 8
-
-
 class LayerScale(nn.Module):
     """Multiply every channel by a learned factor that starts small."""
 

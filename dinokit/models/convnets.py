@@ -43,7 +43,6 @@ from dinokit.core import dist
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import at_least
 from dinokit.models.features import Built, Features, accepted, chosen_layers
-from dinokit.models.init import ConvStyle
 
 STAGES = 4
 EXPANSION = 4  # a bottleneck's output is so many times wider than its inside
@@ -104,8 +103,8 @@ class ConvNeXtConfig:
 
     kind: Literal["convnext"] = "convnext"  # of network: vit, convnext, resnet; or the name of an architecture
     patch_size: ClassVar[int] = ConvNet.patch_size
-    init: ClassVar[ConvStyle] = "convnext"
-    family: ClassVar[Literal["convnext"]] = "convnext"  # of layouts
+    init: ClassVar[Literal["convnext"]] = "convnext"  # initial values
+    family: ClassVar[Literal["convnext"]] = "convnext"  # of networks with the same layouts
     whole_patches: ClassVar[bool] = False  # windows overlap: a crop may be of any size from a patch on
     mask_token: ClassVar[bool] = False  # nothing can stand for a hidden patch
     batch_norm: ClassVar[bool] = False  # features of an image are its own
@@ -216,8 +215,8 @@ class ResNetConfig:
 
     kind: Literal["resnet"] = "resnet"  # of network: vit, convnext, resnet; or the name of an architecture
     patch_size: ClassVar[int] = ConvNet.patch_size
-    init: ClassVar[ConvStyle] = "resnet"
-    family: ClassVar[Literal["resnet"]] = "resnet"  # of layouts
+    init: ClassVar[Literal["resnet"]] = "resnet"  # initial values
+    family: ClassVar[Literal["resnet"]] = "resnet"  # of networks with the same layouts
     whole_patches: ClassVar[bool] = False  # windows overlap: a crop may be of any size from a patch on
     mask_token: ClassVar[bool] = False  # nothing can stand for a hidden patch
     batch_norm: ClassVar[bool] = True  # features of an image depend on the others in training

@@ -10,7 +10,7 @@ import operator
 import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -237,6 +237,10 @@ class Built(Backbone):
     def initialise(self, seed: int) -> None:
         """Set all parameters and buffers in place."""
         init.initialise(self, self.config.init, seed=seed)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over weights where the network was built on the meta device, see `init.restore`."""
+        init.restore(self, state)
 
 
 def is_recorded() -> bool:

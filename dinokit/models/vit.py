@@ -58,7 +58,7 @@ class Config:
     stem: int | None = at_least(1, None)  # channels of a convolution before the patches; null: none, as published
     mask_token: bool = True  # a learned vector in place of hidden patches; needed by masked objectives
     ffn: Literal["mlp", "swiglu"] = "mlp"  # feed-forward network of a block
-    ffn_hidden: int = at_least(1, 1536)  # its inner width; mlp: usually 4 * dim, swiglu: see block.swiglu_hidden
+    ffn_hidden: int = at_least(1, 1536)  # its inner width; mlp: usually 4 * dim, swiglu: see architecture.swiglu_hidden
     qkv_bias: Bias = "qv"  # attention bias of queries, keys, values; "qv" masks the useless one of the keys
     position: Literal["rope", "offset", "antialias"] = "rope"  # rotary, or a learned table and how it is resized
     position_grid: int | None = None  # side of the learned table in patches; null with rope

@@ -6,8 +6,7 @@ from functools import cached_property
 
 import torch
 
-from dinokit.checkpoints.load import header
-from dinokit.checkpoints.store import Clock, RunFolder
+from dinokit.checkpoints.store import Clock, RunFolder, header
 from dinokit.config import to_yaml
 from dinokit.core import dist
 from dinokit.core.files import keep_lines

@@ -9,7 +9,7 @@ and, of students that learn side by side, each by ranks of its own, section 5.2.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,7 +17,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from dinokit.checkpoints import sharded as parts_of_state
 from dinokit.checkpoints.store import MODEL
 from dinokit.core import dist
 from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
@@ -260,11 +259,11 @@ class Trainer:
         self._learn_from(state)
 
     @property
-    def layout(self) -> parts_of_state.Layout:
+    def layout(self) -> Callable[[str, torch.Size, torch.dtype], Tensor]:
         """What makes room for a tensor of a saved state: this rank's rows if the trainer is sharded, else all."""
-        if not self.sharded:
-            return parts_of_state.whole
-        own: Mapping[str, Tensor] = {f"optimizer.{name}": each for name, each in optim.named(self.parts)} | self.state()
+        own: dict[str, Tensor] = {}
+        if self.sharded:
+            own = {f"optimizer.{name}": each for name, each in optim.named(self.parts)} | self.state()
 
         def room(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
             like = own.get(name.rpartition(".")[0] if name.startswith("optimizer.") else name)

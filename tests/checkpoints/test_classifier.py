@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import dinokit
-from dinokit.checkpoints.load import header
+from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, build

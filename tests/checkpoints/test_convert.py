@@ -13,7 +13,8 @@ from torch import Tensor
 from dinokit import cli
 from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.layouts import huggingface, names, recognise, timm
-from dinokit.checkpoints.load import header, load
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import VARIANTS

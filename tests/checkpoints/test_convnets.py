@@ -11,7 +11,7 @@ from torch import Tensor
 
 import dinokit
 from dinokit.checkpoints.layouts import names
-from dinokit.checkpoints.load import header
+from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models import convnets

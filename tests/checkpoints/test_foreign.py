@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dinokit.checkpoints import hub
 from dinokit.checkpoints.convert import convert
-from dinokit.checkpoints.load import header, load
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models import vit

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinokit.checkpoints.load import NumpyArray, header, load, read
+from dinokit.checkpoints.load import NumpyArray, load, read
+from dinokit.checkpoints.store import header
 from dinokit.core import device
 from dinokit.core.messages import UserError
 from dinokit.models.vit import VisionTransformer

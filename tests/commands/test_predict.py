@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import dinokit
 from dinokit import cli
-from dinokit.checkpoints.load import header
+from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
 from tests.evaluation.dense_data import squares

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dinokit.annotations.depths import open_depths, splits_of
-from dinokit.checkpoints.load import header
+from dinokit.checkpoints.store import header
 from dinokit.cli import run as command
 from dinokit.core.messages import UserError
 from dinokit.dense.depth import LinearDepth, crop, seen, units

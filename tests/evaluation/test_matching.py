@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dinokit import cli
-from dinokit.checkpoints.load import header
+from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from dinokit.evaluation.matching import Config, run
 from dinokit.models.features import Features

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dinokit import cli
-from dinokit.checkpoints.load import header
+from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from dinokit.dense import tracking as masks
 from dinokit.dense.tracking import Rule, one_hot, read_out

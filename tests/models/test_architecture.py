@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dinokit.models.architecture import ARCHITECTURES, VARIANTS, build, nearest, outline
+from dinokit.models.architecture import ARCHITECTURES, VARIANTS, build, nearest, outline, swiglu_hidden
 from dinokit.models.vit import Config, VisionTransformer
 
 # counted in the official files
@@ -58,3 +58,11 @@ def test_the_outline_asks_for_no_memory() -> None:
     small = Config(patch_size=4, dim=16, depth=1, heads=1, ffn_hidden=8)
     found = {key: value.shape for key, value in VisionTransformer(small).state_dict().items()}
     assert {key: value.shape for key, value in outline(small).items()} == found
+
+
+@pytest.mark.parametrize(
+    ("dim", "ratio", "hidden"),
+    [(1536, 4.0, 4096), (384, 6.0, 1536), (1280, 6.0, 5120), (4096, 3.0, 8192), (100, 4.0, 272)],
+)
+def test_swiglu_widths_are_those_of_the_releases(dim: int, ratio: float, hidden: int) -> None:
+    assert swiglu_hidden(dim, ratio=ratio) == hidden

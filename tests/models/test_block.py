@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dinokit.models.block import LayerScale, SwiGlu, add_branch, swiglu_hidden
+from dinokit.models.block import LayerScale, SwiGlu, add_branch
 from dinokit.models.init import initialise
 
 
@@ -58,11 +58,3 @@ def test_swiglu_gates_with_the_first_matrix() -> None:
     tokens = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     gate, value = tokens @ network.w1.weight.T, tokens @ network.w2.weight.T
     torch.testing.assert_close(network(tokens), (gate * gate.sigmoid() * value) @ network.w3.weight.T)
-
-
-@pytest.mark.parametrize(
-    ("dim", "ratio", "hidden"),
-    [(1536, 4.0, 4096), (384, 6.0, 1536), (1280, 6.0, 5120), (4096, 3.0, 8192), (100, 4.0, 272)],
-)
-def test_swiglu_widths_are_those_of_the_releases(dim: int, ratio: float, hidden: int) -> None:
-    assert swiglu_hidden(dim, ratio=ratio) == hidden

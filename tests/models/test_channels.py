@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import dinokit
-from dinokit.checkpoints.load import header
+from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
 from dinokit.models import convnets, vit

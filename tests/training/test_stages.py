@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dinokit import cli
 from dinokit import config as configuration
-from dinokit.checkpoints.load import header
-from dinokit.checkpoints.store import MODEL, RunFolder
+from dinokit.checkpoints.store import MODEL, RunFolder, header
 from dinokit.core.files import read_jsonl
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import constant

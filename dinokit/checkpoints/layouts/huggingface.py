@@ -22,8 +22,7 @@ from torch import Tensor
 from dinokit.checkpoints.layouts import names
 from dinokit.checkpoints.layouts.names import CONFIG, PREPROCESSOR, Exported, Family, State, Table
 from dinokit.core.messages import UserError
-from dinokit.models.architecture import Architecture, Network, outline
-from dinokit.models.block import swiglu_hidden
+from dinokit.models.architecture import Architecture, Network, outline, swiglu_hidden
 from dinokit.models.vit import Config as VitConfig
 
 # a tensor that every model has, behind the prefix of a task model; transformers says `model.` in memory, not in files

@@ -131,6 +131,21 @@ def recognise(checkpoint: Mapping[str, object], files: Files, *, file: str, head
     return Recognised(config, ours, pixels, assumed)
 
 
+def check_pooling(state: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str) -> None:
+    """Refuse a head of timm that sees something else than CLS; what it sees is in config.json alone.
+
+    Args:
+        state: of a whole file, timm's or not.
+        about: content of config.json.
+        file: for the message.
+    """
+    if timm.QKV in state and timm.matches(state, about) and about.get("global_pool") != "token":
+        raise UserError(
+            f"expected global_pool 'token' in the {CONFIG} beside {file}, got {about.get('global_pool')!r}; "
+            "other heads of timm cannot be loaded"
+        )
+
+
 def parts(checkpoint: Mapping[str, object]) -> dict[str, State]:
     """Split a checkpoint into the backbone and its heads, as far as present: `PARTS`, under our names.
 

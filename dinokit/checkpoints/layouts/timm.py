@@ -157,21 +157,6 @@ def recognise(
     return config, ours
 
 
-def check_pooling(state: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str) -> None:
-    """Refuse a head of timm that sees something else than CLS; what it sees is in config.json alone.
-
-    Args:
-        state: of a whole file, timm's or not.
-        about: content of config.json.
-        file: for the message.
-    """
-    if QKV in state and matches(state, about) and about.get("global_pool") != "token":
-        raise UserError(
-            f"expected global_pool 'token' in the {CONFIG} beside {file}, got {about.get('global_pool')!r}; "
-            "other heads of timm cannot be loaded"
-        )
-
-
 def export(backbone: Network) -> Exported:
     """Rename a model's weights and write its config.json; who calls this reads the result back.
 
