@@ -30,7 +30,7 @@ from dinokit.core.hub import fetching
 from dinokit.core.messages import UserError, library
 from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
-from dinokit.peers.peer import Build, Peer, assembled
+from dinokit.peers.peer import Peer, assembled
 
 EXTRA = "hf"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -92,7 +92,6 @@ def load(name: str) -> "Transformers":
     described = {} if not (folder / PREPROCESSOR).exists() else _json(folder / PREPROCESSOR)
     return Transformers(
         network,
-        kind=kind,
         name=what,
         pixels=pixels(described, kind.usual, native=_native(network)),
         build=lambda: type(network)(network.config).eval(),
@@ -119,31 +118,21 @@ def pixels(preprocessor: Mapping[str, Any], usual: Pixels, *, native: int | None
 
 
 class Transformers(Peer):
-    """A network of transformers."""
+    """A network of transformers, of a known kind."""
 
-    def __init__(self, network: nn.Module, *, kind: Kind, name: str, pixels: Pixels, build: Build) -> None:
-        """Take over a network of a known kind."""
-        config: Any = network.config
-        self.kind = kind
-        self.stages = hasattr(config, "hidden_sizes")  # a convolutional network
-        self.prefix = kind.has_cls + getattr(config, "num_register_tokens", 0)
-        super().__init__(
-            network,
-            name=name,
-            pixels=pixels,
-            build=build,
-            dim=config.hidden_sizes[-1] if self.stages else config.hidden_size,
-            patch_size=32 if self.stages else int(config.patch_size),
-            channels=config.num_channels,
-            depth=len(config.hidden_sizes) if self.stages else config.num_hidden_layers,
-            tokens=not self.stages,
-        )
+    def measure(self, network: Any) -> None:
+        """Read the sizes off its configuration."""
+        config = network.config
+        self.kind = KINDS[config.model_type]
+        self.prefix = self.kind.has_cls + getattr(config, "num_register_tokens", 0)
+        self.channels, self.tokens = config.num_channels, not hasattr(config, "hidden_sizes")
+        if self.tokens:
+            self.dim, self.patch_size = config.hidden_size, int(config.patch_size)
+            self.depth = config.num_hidden_layers
+        else:  # a convolutional network
+            self.dim, self.patch_size, self.depth = config.hidden_sizes[-1], 32, len(config.hidden_sizes)
         if hasattr(config, "mask_ratio"):
             config.mask_ratio = 0.0
-
-    def around(self, network: nn.Module) -> "Transformers":
-        """Wrap another network of the same architecture in the same way."""
-        return Transformers(network, kind=self.kind, name=self.name, pixels=self.pixels, build=self.build)
 
     def run(
         self, images: Float[Tensor, "batch channel height width"], layers: Sequence[int], *, norm: bool

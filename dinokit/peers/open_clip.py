@@ -19,7 +19,7 @@ from dinokit.core.hub import fetching
 from dinokit.core.messages import UserError, library, unknown_name
 from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
-from dinokit.peers.peer import Build, Peer
+from dinokit.peers.peer import Peer
 from dinokit.peers.timm import Timm
 
 EXTRA = "open_clip"
@@ -57,26 +57,11 @@ def load(name: str) -> Peer:
 class OpenClip(Peer):
     """OpenCLIP's own vision transformer."""
 
-    def __init__(self, network: nn.Module, *, name: str, pixels: Pixels, build: Build) -> None:
-        """Take over a tower and take its projection off."""
-        theirs: Any = network
-        theirs.proj = None
-        theirs.output_tokens = False
-        super().__init__(
-            network,
-            name=name,
-            pixels=pixels,
-            build=build,
-            dim=theirs.ln_post.normalized_shape[0],
-            patch_size=theirs.patch_size[0],
-            channels=theirs.conv1.in_channels,
-            depth=theirs.transformer.layers,
-            tokens=True,
-        )
-
-    def around(self, network: nn.Module) -> "OpenClip":
-        """Wrap another tower of the same architecture in the same way."""
-        return OpenClip(network, name=self.name, pixels=self.pixels, build=self.build)
+    def measure(self, network: Any) -> None:
+        """Read the sizes of a tower and take its projection off."""
+        network.proj, network.output_tokens = None, False
+        self.dim, self.patch_size = network.ln_post.normalized_shape[0], network.patch_size[0]
+        self.channels, self.depth, self.tokens = network.conv1.in_channels, network.transformer.layers, True
 
     def run(
         self, images: Float[Tensor, "batch channel height width"], layers: Sequence[int], *, norm: bool

@@ -11,6 +11,7 @@ Images come normalised as `pixels` says, which is the library's own preprocessin
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,36 +22,29 @@ from dinokit.core.seed import derived
 from dinokit.images.intensity import Pixels
 from dinokit.models.features import Backbone, Features, accepted, chosen_layers
 
-Build = Callable[[], nn.Module]
-
 
 class Peer(Backbone):
     """Images -> Features, computed by a network of another library."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        name: str,
-        pixels: Pixels,
-        build: Build,
-        dim: int,
-        patch_size: int,
-        channels: int,
-        depth: int,
-        tokens: bool,
-    ) -> None:
+    depth: int  # how many layers `intermediate` can tell apart
+    tokens: bool  # it is a transformer, which takes whole patches only
+
+    def __init__(self, network: nn.Module, *, name: str, pixels: Pixels, build: Callable[[], nn.Module]) -> None:
         """Take over a loaded network.
 
         Args:
             name: as it was asked for, for the messages.
             build: makes the same network with the library's random initial values.
-            depth: how many layers `intermediate` can tell apart.
-            tokens: it is a transformer, which takes whole patches only.
+        Raises:
+            UserError: if it is of a kind that cannot be read.
         """
         super().__init__()
         self.network, self.name, self.pixels, self.build = network, name, pixels, build
-        self.dim, self.patch_size, self.channels, self.depth, self.tokens = dim, patch_size, channels, depth, tokens
+        self.measure(network)
+
+    @abstractmethod
+    def measure(self, network: Any) -> None:
+        """Set the sizes of the backbone, `depth` and `tokens`."""
 
     @abstractmethod
     def run(
@@ -60,10 +54,6 @@ class Peer(Backbone):
 
         norm: pass the latter through the final norm, where they have its width and grid.
         """
-
-    @abstractmethod
-    def around(self, network: nn.Module) -> "Peer":
-        """Wrap another network of the same architecture in the same way."""
 
     def forward(
         self,
@@ -97,7 +87,7 @@ class Peer(Backbone):
         """Build the same architecture on the CPU with the library's own initial values, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived(seed))
-            return self.around(self.build())
+            return type(self)(self.build(), name=self.name, pixels=self.pixels, build=self.build)
 
     def _checked(self, images: Tensor, layers: Sequence[int], *, norm: bool) -> tuple[Features, Mapping[int, Features]]:
         dtype = next((weights.dtype for weights in self.parameters()), torch.float32)

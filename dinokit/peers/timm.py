@@ -25,7 +25,7 @@ from dinokit.core.hub import fetching
 from dinokit.core.messages import UserError, library, unknown_name
 from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
-from dinokit.peers.peer import Build, Peer, assembled
+from dinokit.peers.peer import Peer, assembled
 
 EXTRA = "timm"
 RADIO = 2048  # pixels of which its positions are
@@ -41,47 +41,34 @@ def load(name: str) -> "Timm":
     local = name.startswith("local-dir:")
     if ":" not in name:
         _check_name(timm, name)
-    with fetching(f"timm/{name}", local=local, instead="put its files into a folder, give timm/local-dir:FOLDER"):
-        network = _created(timm, name, pretrained=True)
-        data = timm.data.resolve_model_data_config(network)
-    pixels = Pixels(tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1]))
 
-    def build() -> nn.Module:
+    def created(*, pretrained: bool) -> nn.Module:
         with fetching(f"timm/{name}", local=local, instead="put its files into a folder, give timm/local-dir:FOLDER"):
-            return _created(timm, name, pretrained=False)
+            return _created(timm, name, pretrained=pretrained)
 
-    return Timm(network, name=f"timm/{name}", pixels=pixels, build=build)
+    network = created(pretrained=True)
+    data = timm.data.resolve_model_data_config(network)
+    pixels = Pixels(tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1]))
+    return Timm(network, name=f"timm/{name}", pixels=pixels, build=lambda: created(pretrained=False))
 
 
 class Timm(Peer):
-    """A network of timm."""
+    """A network of timm, with the methods that all of them have."""
 
-    def __init__(self, network: nn.Module, *, name: str, pixels: Pixels, build: Build) -> None:
-        """Take over a network with the methods that all models of timm have.
+    def measure(self, network: Any) -> None:
+        """Read the sizes off what says how its maps shrink.
 
         Raises:
-            UserError: if it does not say how its maps shrink.
+            UserError: if nothing does.
         """
-        theirs: Any = network
-        stages = list(getattr(theirs, "feature_info", []))
-        if not stages or not hasattr(theirs, "forward_intermediates"):
-            raise UserError(f"{name} is of a kind that gives no features of patches; choose another model")
-        self.prefix = int(getattr(theirs, "num_prefix_tokens", 0))
-        super().__init__(
-            network,
-            name=name,
-            pixels=pixels,
-            build=build,
-            dim=theirs.num_features,
-            patch_size=stages[-1]["reduction"],
-            channels=_channels(network),
-            depth=len(stages),
-            tokens=len({stage["reduction"] for stage in stages}) == 1,
-        )
-
-    def around(self, network: nn.Module) -> "Timm":
-        """Wrap another network of the same architecture in the same way."""
-        return Timm(network, name=self.name, pixels=self.pixels, build=self.build)
+        stages = list(getattr(network, "feature_info", []))
+        if not stages or not hasattr(network, "forward_intermediates"):
+            raise UserError(f"{self.name} is of a kind that gives no features of patches; choose another model")
+        first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+        self.prefix = int(getattr(network, "num_prefix_tokens", 0))
+        self.dim, self.patch_size = network.num_features, stages[-1]["reduction"]
+        self.channels = 3 if first is None else first.in_channels
+        self.depth, self.tokens = len(stages), len({stage["reduction"] for stage in stages}) == 1
 
     def run(
         self, images: Float[Tensor, "batch channel height width"], layers: Sequence[int], *, norm: bool
@@ -184,9 +171,3 @@ def _norm_after_pooling(network: nn.Module) -> nn.Module:
         if isinstance(module, nn.Module) and not isinstance(module, nn.Identity):
             return module
     return nn.Identity()
-
-
-def _channels(network: nn.Module) -> int:
-    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    first = next(convolutions, None)
-    return 3 if first is None else first.in_channels
