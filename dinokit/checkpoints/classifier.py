@@ -46,8 +46,8 @@ def load_classifier(
         UserError: if there is no head, more than one, or one that does not fit the backbone; or as `load` does.
     """
     if head is not None:
-        backbone = model if isinstance(model, Backbone) else load(model, heads=heads)
-        return _classifier(backbone, *_head_of(weights_file(head)), file=weights_file(head))
+        backbone, file = model if isinstance(model, Backbone) else load(model, heads=heads), weights_file(head)
+        return _classifier(backbone, *_found(_flat(read(file)[0]), file), file=file)
     if isinstance(model, Backbone):
         raise UserError("a loaded backbone has no head; give the file of one, or the path of a model that has one")
     file = weights_file(model)
@@ -57,10 +57,6 @@ def load_classifier(
     check_pooling(state, beside(file).get(CONFIG, {}), file=str(file))
     rest = {name: value for name, value in state.items() if value is not weight and value is not bias}
     return _classifier(opened(file, rest, about, name=str(model), heads=heads), weight, bias, file=file)
-
-
-def _head_of(file: Path) -> tuple[Tensor, Tensor]:
-    return _found(_flat(read(file)[0]), file)
 
 
 def _flat(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:

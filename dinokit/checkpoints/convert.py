@@ -20,11 +20,9 @@ from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import MODEL, header
 from dinokit.core.files import sync, write_atomic, write_json
 from dinokit.core.messages import UserError, info, reason, unknown_name
-from dinokit.models.architecture import Architecture, Network, published_heads
+from dinokit.models.architecture import OPTIONAL, Architecture, Network, published_heads
 
 SUFFIX = {"official": ".pth", "dinokit": ".safetensors"}  # the others are folders
-# settings that change no feature in evaluation, or that the comparison of the weights covers
-FREE = {"rope", "init", "drop_path", "drop_path_shape", "mask_token", "untie_local_cls_norm", "layer_scale"}
 
 
 def convert(source: Path, out: Path, *, to: str, heads: int | None = None, exact_periods: bool = False) -> list[str]:
@@ -95,7 +93,7 @@ def _read_back(backbone: Network, exported: Exported, to: str) -> list[str]:
     except UserError as error:
         raise UserError(f"{to} cannot express this model: {error}") from error
     assert type(mine) is type(found)  # no network is written under the names of another kind
-    names = [field.name for field in fields(mine) if field.name not in FREE]
+    names = [field.name for field in fields(mine) if field.name not in OPTIONAL]
     pairs = [(name, getattr(found, name), getattr(mine, name)) for name in names]
     if mine.kind == "vit" and found.kind == "vit":
         rope = ("coordinates", "dtype")

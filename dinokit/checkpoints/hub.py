@@ -161,12 +161,8 @@ def _holds_weights(path: Path) -> bool:
     if path.is_file() or any((path / name).is_file() for name in WHOLE):
         return True
     parts = sorted(path.glob("model-*-of-*.safetensors"))
-    return (path / f"{WHOLE[0]}.index.json").is_file() and len(parts) == _count(parts)
-
-
-def _count(parts: list[Path]) -> int:
-    """Read off model-00001-of-00006.safetensors how many parts there are."""
-    return int(parts[0].stem.rsplit("-", 1)[1]) if parts and parts[0].stem.rsplit("-", 1)[1].isdigit() else -1
+    of_all = parts[0].stem.rpartition("-")[2] if parts else ""  # model-00001-of-00006
+    return (path / f"{WHOLE[0]}.index.json").is_file() and of_all.isdigit() and len(parts) == int(of_all)
 
 
 def _from_hub(name: str, release: Release, repository: str) -> Path:

@@ -54,43 +54,21 @@ class Clock:
     ahead: int = 0  # batches that were passed over with it: a step takes that of so many steps later
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
     """The paths of a run and what is written where."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def bad_images(self) -> Path:
-        return self.path / "bad_images.jsonl"
-
-    @property
-    def bad_steps(self) -> Path:
-        return self.path / "bad_steps.jsonl"
-
-    @property
-    def environment(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def events(self) -> Path:
-        return self.path / "events"
-
-    @property
-    def anchor(self) -> Path:
-        return self.path / "anchor.json"
-
-    @property
-    def model(self) -> Path:
-        return self.path / MODEL
+    def __post_init__(self) -> None:
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.bad_images = self.path / "bad_images.jsonl"
+        self.bad_steps = self.path / "bad_steps.jsonl"
+        self.environment = self.path / "environment.json"
+        self.events = self.path / "events"
+        self.anchor = self.path / "anchor.json"
+        self.model = self.path / MODEL
 
     def checkpoint(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""

@@ -159,24 +159,14 @@ CONVNETS: dict[str, ConvNeXtConfig | ResNetConfig] = {
 
 ARCHITECTURES: dict[str, Architecture] = {**VARIANTS, **CONVNETS}
 
-
-# what published weights come with or without, or what only training reads
-OPTIONAL = {
-    "rope",
-    "init",
-    "drop_path",
-    "drop_path_shape",
-    "layer_scale",
-    "mask_token",
-    "qkv_bias",
-    "untie_local_cls_norm",
-}
+# settings that change no feature in evaluation, or that published weights come with or without
+OPTIONAL = {"rope", "init", "drop_path", "drop_path_shape", "layer_scale", "mask_token", "untie_local_cls_norm"}
 
 
 def is_a(config: Architecture, name: str) -> bool:
     """Tell whether weights of this configuration can be those of a published architecture."""
     published = ARCHITECTURES[name]
-    settings = [field.name for field in fields(published) if field.name not in OPTIONAL]
+    settings = [field.name for field in fields(published) if field.name not in {*OPTIONAL, "qkv_bias"}]
     return config.kind == published.kind and all(getattr(config, s) == getattr(published, s) for s in settings)
 
 

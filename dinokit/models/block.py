@@ -34,7 +34,7 @@ from torch.autograd.function import once_differentiable
 from dinokit.core.device import slices
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import above
-from dinokit.models.features import is_recorded
+from dinokit.models.features import Residual, is_recorded
 
 Bias = Literal["qkv", "qv", "none"]
 
@@ -319,7 +319,7 @@ class LayerScale(nn.Module):
         return tokens * self.gamma
 
 
-class Block(nn.Module):
+class Block(Residual):
     """Attention, then a feed-forward network, each a residual branch."""
 
     def __init__(

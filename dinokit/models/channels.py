@@ -13,7 +13,6 @@ The mean and std of a new channel are the means of the three.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,14 +23,6 @@ from dinokit.models.architecture import Architecture
 
 RGB = 3
 LARGEST = 4096  # channels; a larger number is a mistake, and would ask for gigabytes
-
-
-class First(NamedTuple):
-    """Names of the first convolution's kernels and of what is added to its output, or subtracted from it."""
-
-    kernels: str
-    offset: str
-    sign: int = 1
 
 
 def inflated(
@@ -57,9 +48,9 @@ def inflated(
             "load them without channels="
         )
     pixels.check_channels(RGB)
-    first, found = _first(architecture), dict(state)
+    (kernels_at, offset_at, sign), found = _first(architecture), dict(state)
     mean, std = torch.tensor(pixels.mean).expand(RGB), torch.tensor(pixels.std).expand(RGB)
-    kernels = state[first.kernels].float()  # [out, channel, height, width]
+    kernels = state[kernels_at].float()  # [out, channel, height, width]
     if channels > RGB:
         further = kernels.mean(dim=1, keepdim=True).expand(-1, channels - RGB, -1, -1)
         kernels = torch.cat([kernels, further], dim=1)
@@ -67,21 +58,22 @@ def inflated(
         # (x std + mean - mean_c) / std_c is what channel c was, x the new channel
         scale, shift = std.mean() / std, (mean.mean() - mean) / std
         offset = torch.einsum("oijk, i -> o", kernels, shift)
-        found[first.offset] = state[first.offset].float() + first.sign * offset
+        found[offset_at] = state[offset_at].float() + sign * offset
         total = torch.einsum("oijk, i -> ojk", kernels, scale)
         kernels = (total / channels)[:, None].expand(-1, channels, -1, -1)
-    found[first.kernels] = kernels.contiguous()
+    found[kernels_at] = kernels.contiguous()
     statistics = Pixels(_extended(pixels.mean, channels), _extended(pixels.std, channels), pixels.size)
     return replace(architecture, channels=channels), found, statistics
 
 
-def _first(architecture: Architecture) -> First:
+def _first(architecture: Architecture) -> tuple[str, str, int]:
+    """Name the first convolution's kernels and what is added to its output; -1: subtracted from it."""
     if architecture.kind == "resnet":  # no bias: the batch norm behind it subtracts its mean
-        return First("conv1.weight", "bn1.running_mean", -1)
+        return "conv1.weight", "bn1.running_mean", -1
     name = "downsample_layers.0.0"
     if architecture.kind == "vit":
         name = "patch_embed.proj" if architecture.stem is None else "patch_embed.stem"
-    return First(f"{name}.weight", f"{name}.bias")
+    return f"{name}.weight", f"{name}.bias", 1
 
 
 def _extended(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -31,6 +31,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import ClassVar, Literal
 
@@ -42,7 +43,7 @@ from torch import Tensor, nn
 from dinokit.core import dist
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import at_least
-from dinokit.models.features import Built, Features, accepted, chosen_layers
+from dinokit.models.features import Built, Features, Residual, accepted, chosen_layers
 
 STAGES = 4
 EXPANSION = 4  # a bottleneck's output is so many times wider than its inside
@@ -68,11 +69,7 @@ class ConvNet(Built):
         masks: Bool[Tensor, "batch patch"] | None = None,
         local: bool = False,  # noqa: ARG002 (part of the contract; there is one norm for all crops)
     ) -> Features:
-        """Embed images.
-
-        Raises:
-            UserError: if the images do not fit, or if masks are given.
-        """
+        """Embed images; a UserError if they do not fit, or if masks are given."""
         if masks is not None:
             raise UserError(f"a {type(self).__name__} has no mask token; use a vision transformer, or no masks")
         return self.intermediate(images, 1)[0]
@@ -129,6 +126,9 @@ class ConvNeXtConfig:
         return sum(self.depths)
 
 
+_norm = partial(nn.LayerNorm, eps=ConvNeXtConfig.norm_eps)
+
+
 class ConvNeXt(ConvNet):
     """Images of any size from 32 pixels on -> Features."""
 
@@ -147,10 +147,6 @@ class ConvNeXt(ConvNet):
             for dim, depth in zip(config.dims, config.depths)
         )
         self.norm = _norm(config.dim)
-
-    def residuals(self) -> list[nn.Module]:
-        """List the blocks of all stages, see `Built`."""
-        return [block for stage in self.stages for block in stage.children()]
 
     def depth_of(self, name: str) -> int:
         """Say where a parameter stands, see `Built`; what shrinks a map belongs to the first block after it.
@@ -177,7 +173,7 @@ class ConvNeXt(ConvNet):
             yield maps.permute(0, 3, 1, 2)  # [batch, width, rows, columns]
 
 
-class ConvNeXtBlock(nn.Module):
+class ConvNeXtBlock(Residual):
     """A depthwise 7x7 convolution, then a GELU MLP on every cell, as one residual branch."""
 
     def __init__(self, dim: int, *, layer_scale: float) -> None:
@@ -198,10 +194,6 @@ class ConvNeXtBlock(nn.Module):
         mixed = self.norm(_convolved(maps, self.dwconv))
         out: Tensor = maps + self.gamma * self.pwconv2(F.gelu(self.pwconv1(mixed)))
         return out
-
-
-def _norm(dim: int) -> nn.LayerNorm:
-    return nn.LayerNorm(dim, eps=ConvNeXtConfig.norm_eps)
 
 
 def _convolved(maps: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -260,10 +252,6 @@ class ResNet(ConvNet):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.norm = nn.Identity()
 
-    def residuals(self) -> list[nn.Module]:
-        """List the bottlenecks of all stages, see `Built`."""
-        return [block for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for block in stage]
-
     def depth_of(self, name: str) -> int:
         """Say where a parameter stands, see `Built`; bottlenecks are counted through the stages."""
         place = re.match(r"layer(\d+)\.(\d+)\.", name)
@@ -310,7 +298,7 @@ class BatchNorm(nn.BatchNorm2d):
         return (maps - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Residual):
     """Narrow, convolve, widen; added to the input, which is projected where the shape changes."""
 
     def __init__(self, dim: int, width: int, *, stride: int) -> None:

@@ -195,6 +195,10 @@ class Backbone(nn.Module, ABC):
         return twin.eval()
 
 
+class Residual(nn.Module, ABC):
+    """A block that adds to what it is given: what is compiled, and computed again, as a whole."""
+
+
 class Built(Backbone):
     """A backbone made from a configuration with initial values from a seed; a subclass says what it is made of."""
 
@@ -222,9 +226,9 @@ class Built(Backbone):
     def build(self, config: Any) -> None:
         """Make the parts of the network; called once, on the meta device."""
 
-    @abstractmethod
     def residuals(self) -> list[nn.Module]:
         """List the residual blocks, in the order in which they run."""
+        return [module for module in self.modules() if isinstance(module, Residual)]
 
     @abstractmethod
     def depth_of(self, name: str) -> int:
@@ -238,9 +242,19 @@ class Built(Backbone):
         """Set all parameters and buffers in place."""
         init.initialise(self, self.config.init, seed=seed)
 
+    @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over weights where the network was built on the meta device, see `init.restore`."""
-        init.restore(self, state)
+        """Take over weights, on the CPU in float32, where the network was built on the meta device; nothing is drawn.
+
+        Args:
+            state: every parameter and every buffer that is saved, of the right shapes.
+        """
+        exact = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        self.load_state_dict({name: value.contiguous() for name, value in exact.items()}, assign=True)
+        for _, owner, name, tensor in list(init.tensors(self)):
+            if tensor.is_meta:  # a buffer that is not saved
+                assert isinstance(owner, init.HasConstants)
+                setattr(owner, name, owner.constants()[name])
 
 
 def is_recorded() -> bool:

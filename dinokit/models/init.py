@@ -39,7 +39,7 @@ filled with NaN before, so that a forgotten tensor cannot pass for a small rando
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from typing import Literal, Protocol, runtime_checkable
 
@@ -65,7 +65,7 @@ def materialise(module: nn.Module, style: Style | ConvStyle, *, seed: int, devic
     """Give memory and initial values to a module built on the meta device; on the meta device itself do nothing."""
     if device.type == "meta":
         return
-    for _, owner, name, tensor in list(_tensors(module)):  # Module.to_empty would import sympy, for a second
+    for _, owner, name, tensor in list(tensors(module)):  # Module.to_empty would import sympy, for a second
         empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         is_weight = isinstance(tensor, nn.Parameter)
         setattr(owner, name, nn.Parameter(empty, tensor.requires_grad) if is_weight else empty)
@@ -83,38 +83,22 @@ def initialise(module: nn.Module, style: Style | ConvStyle, *, seed: int) -> Non
     Raises:
         AssertionError: naming the tensors that no rule covers.
     """
-    for _, _, _, tensor in _tensors(module):
+    for _, _, _, tensor in tensors(module):
         if tensor.is_floating_point():
             dist.own_rows(tensor).fill_(math.nan)
-    for path, owner, name, tensor in _tensors(module):
+    for path, owner, name, tensor in tensors(module):
         key = zlib.crc32(f"{path}.{name}".encode())
         value = _initial(owner, name, tensor.shape, style, torch.Generator().manual_seed(derived(seed, key)))
         if value is not None:
             dist.fill(tensor, value)
     forgotten = [
-        f"{path}.{name}".lstrip(".")
-        for path, _, name, tensor in _tensors(module)
-        if dist.own_rows(tensor).isnan().any()
+        f"{path}.{name}".lstrip(".") for path, _, name, tensor in tensors(module) if dist.own_rows(tensor).isnan().any()
     ]
     assert not forgotten, f"the initialiser has no rule for {', '.join(forgotten)}"
 
 
-@torch.no_grad()
-def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a module built on the meta device the weights of a state dict, on the CPU in float32; nothing is drawn.
-
-    Args:
-        state: every parameter and every buffer that is saved, of the right shapes; the module takes these tensors over.
-    """
-    exact = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    module.load_state_dict({name: value.contiguous() for name, value in exact.items()}, assign=True)
-    for _, owner, name, tensor in list(_tensors(module)):
-        if tensor.is_meta:  # a buffer that is not saved
-            assert isinstance(owner, HasConstants)
-            setattr(owner, name, owner.constants()[name])
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+def tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+    """Yield every parameter and buffer behind its owner's path, its owner, and its name there."""
     for path, owner in module.named_modules():
         for name, tensor in chain(owner.named_parameters(recurse=False), owner.named_buffers(recurse=False)):
             yield path, owner, name, tensor
@@ -129,43 +113,26 @@ def _initial(
     empty = torch.empty(shape, device="cpu")
     match owner, name:
         case nn.Conv2d(), "weight" if style == "convnext":
-            return _normal(empty, 0.02, generator)
+            return empty.normal_(0, 0.02, generator=generator)
         case nn.Conv2d(), "weight" if style == "resnet":
             fan_out = shape[0] * shape[2] * shape[3]
-            return _normal(empty, (2 / fan_out) ** 0.5, generator)
-        case nn.Conv2d(), "bias" if style == "convnext":
-            return empty.zero_()
-        case nn.Conv2d(), "weight" | "bias":
-            return _uniform(empty, owner.weight.shape[1:].numel(), generator)
-        case nn.Linear(), "bias":
-            return empty.zero_()
-        case nn.LayerNorm() | nn.BatchNorm2d(), "weight":
-            return empty.fill_(1)
-        case nn.LayerNorm() | nn.BatchNorm2d(), "bias":
-            return empty.zero_()
-        case nn.BatchNorm2d(), "running_var":
-            return empty.fill_(1)
-        case nn.BatchNorm2d(), "running_mean" | "num_batches_tracked":
-            return empty.zero_()
-        case _, "mask_token":
-            return empty.zero_()
-        case _, "cls_token" | "register_tokens":
-            return _normal(empty, 1e-6 if style == "dinov2" else 0.02, generator)
-        case nn.Linear(), "weight":
-            return _normal(empty, shape[1] ** -0.5 if style == "narrow" else 0.02, generator)
-        case _, "pos_embed":
-            return _normal(empty, 0.02, generator)
-        case _, "weight_g":
-            return empty.fill_(1)
+            return empty.normal_(0, (2 / fan_out) ** 0.5, generator=generator)
+        case nn.Conv2d(), "weight" | "bias" if style != "convnext":
+            bound = owner.weight.shape[1:].numel() ** -0.5
+            return empty.uniform_(-bound, bound, generator=generator)
         case _, "weight_v":
-            return _uniform(empty, shape[1], generator)
+            bound = shape[1] ** -0.5
+            return empty.uniform_(-bound, bound, generator=generator)
+        case nn.Linear(), "weight":
+            return empty.normal_(0, shape[1] ** -0.5 if style == "narrow" else 0.02, generator=generator)
+        case _, "cls_token" | "register_tokens":
+            return empty.normal_(0, 1e-6 if style == "dinov2" else 0.02, generator=generator)
+        case _, "pos_embed":
+            return empty.normal_(0, 0.02, generator=generator)
+        case (nn.LayerNorm() | nn.BatchNorm2d(), "weight") | (_, "running_var" | "weight_g"):
+            return empty.fill_(1)
+        case nn.Conv2d() | nn.Linear() | nn.LayerNorm() | nn.BatchNorm2d(), "bias":
+            return empty.zero_()
+        case _, "mask_token" | "running_mean" | "num_batches_tracked":
+            return empty.zero_()
     return None
-
-
-def _normal(tensor: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    return tensor.normal_(0, std, generator=generator)
-
-
-def _uniform(tensor: Tensor, fan_in: int, generator: torch.Generator) -> Tensor:
-    bound = fan_in**-0.5
-    return tensor.uniform_(-bound, bound, generator=generator)

@@ -1,6 +1,6 @@
 """The baseline every representation must beat: the pixels themselves, of whole images and of patches.
 
-CLS is the flattened image, a patch is its flattened pixels (a single one by default). k-NN on raw pixels reaches a
+CLS is the flattened image, a patch is a single pixel, or the flattened pixels of a square. k-NN on raw pixels reaches a
 surprising accuracy on small, centred data, so an evaluation without this row says little.
 """
 
@@ -22,11 +22,7 @@ class OwnPixels(Backbone):
 
     @abstractmethod
     def flattened(self, images: Float[Tensor, "batch channel height width"]) -> Features:
-        """Put the values of images into vectors.
-
-        Raises:
-            UserError: if the images do not fit.
-        """
+        """Put the values of images into vectors; a UserError if the images do not fit."""
 
     def forward(
         self,
@@ -35,11 +31,7 @@ class OwnPixels(Backbone):
         masks: Bool[Tensor, "batch patch"] | None = None,
         local: bool = False,  # noqa: ARG002 (part of the contract; pixels have no norm to choose)
     ) -> Features:
-        """Flatten the images.
-
-        Raises:
-            UserError: if the images do not fit, or if masks are given.
-        """
+        """Flatten the images; a UserError if they do not fit, or if masks are given."""
         if masks is not None:
             raise UserError("raw pixels cannot be masked; evaluate without masks")
         return self.flattened(images)
@@ -55,38 +47,28 @@ class OwnPixels(Backbone):
         return (self(images),) * (layers if isinstance(layers, int) else len(layers))
 
     def fresh(self, seed: int) -> "OwnPixels":  # noqa: ARG002 (part of the contract; there are no weights)
-        """Refuse: pixels are what others are compared with.
-
-        Raises:
-            UserError: always.
-        """
+        """Refuse, with a UserError: pixels are what others are compared with."""
         raise UserError("raw pixels are a baseline and have none themselves; evaluate a network")
 
 
 class RawPixels(OwnPixels):
     """Images of one size -> all their values; CLS is the flattened image."""
 
-    def __init__(self, *, size: int, patch_size: int = 1, channels: int = 3) -> None:
-        """Describe the images: `size` x `size` pixels, cut into square patches.
-
-        Raises:
-            UserError: if the size is not a multiple of the patch size.
-        """
+    def __init__(self, *, size: int, channels: int = 3) -> None:
+        """Describe the images: `size` x `size` pixels, each a patch."""
         super().__init__()
-        if size < 1 or patch_size < 1 or size % patch_size:
-            raise UserError(f"image size {size} is not a positive multiple of the patch size {patch_size}")
-        self.size, self.patch_size, self.channels = size, patch_size, channels
+        self.size, self.patch_size, self.channels = size, 1, channels
         self.dim = channels * size * size
         self.pixels = Pixels((0.0,) * channels, (1.0,) * channels, size)
 
     def flattened(self, images: Float[Tensor, "batch channel height width"]) -> Features:
-        """Flatten the images, and each of their patches."""
+        """Flatten the images."""
         expected = (self.channels, self.size, self.size)
         if tuple(images.shape[1:]) != expected:
             raise UserError(f"raw pixels expect images of shape {expected}, got {tuple(images.shape[1:])}")
-        tiles = Features.from_maps(pixel_unshuffle(images, self.patch_size))
+        cells = Features.from_maps(images)
         cls = images.flatten(1)  # [batch, channel*height*width]
-        return Features(cls, cls[:, None][:, :0], tiles.patches, tiles.grid)
+        return Features(cls, cls[:, None][:, :0], cells.patches, cells.grid)
 
 
 class PatchPixels(OwnPixels):

@@ -176,10 +176,6 @@ class VisionTransformer(Built):
         chosen, rotation = next(steps)
         return chosen.attn.maps(chosen.norm1(tokens), rotation)
 
-    def residuals(self) -> list[nn.Module]:
-        """List the blocks, see `Built`."""
-        return list(self.blocks)
-
     def depth_of(self, name: str) -> int:
         """Say where a parameter stands, see `Built`."""
         block = re.match(r"blocks\.(\d+)\.", name)

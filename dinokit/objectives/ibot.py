@@ -11,6 +11,7 @@ Sources: iBOT (arXiv:2111.07832) section 3, the loss L_MIM; DINOv2 (arXiv:2304.0
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,7 +20,7 @@ from torch import Tensor
 from dinokit.core.messages import UserError
 from dinokit.models.head import Config as HeadConfig
 from dinokit.models.head import Head, Pair
-from dinokit.objectives import assign, base, dino
+from dinokit.objectives import assign, base
 from dinokit.objectives.prototypes import cross_entropy
 
 
@@ -31,11 +32,9 @@ class Config(assign.Config):
 
     def head_use(self, seen: base.Seen, *, siblings: Mapping[str, base.Config]) -> base.HeadUse:
         """Count hidden patches, for an own head or that of dino."""
-        lender = siblings.get("dino")
-        config = self.head or (lender.head if isinstance(lender, dino.Config) else None)
-        assert config is not None
+        lender: Any = siblings.get("dino")
         return base.HeadUse(
-            config=config,
+            config=self.head or lender.head,
             owned=self.head is not None,
             student=seen.hidden,
             teacher=seen.hidden,
@@ -51,17 +50,13 @@ class Objective(base.Objective):
 
     def __init__(self, config: Config, *, dim: int, seed: int, siblings: Mapping[str, base.Objective]) -> None:
         super().__init__(config, dim=dim, seed=seed, siblings=siblings)
-        lender = siblings.get("dino")
+        lender: Any = siblings.get("dino")
+        if config.head is None and lender is None:
+            raise UserError("ibot.head is null, which shares the head of dino, but no dino comes before ibot; add it")
         self.head = None if config.head is None else Pair(Head(dim, config.head, seed=seed))
         # A tuple hides a borrowed head from torch: the objective that lends it saves it, moves it and trains it.
-        self.borrowed: tuple[Pair[Head], ...] = ()
-        if self.head is None:
-            if not isinstance(lender, dino.Objective):
-                raise UserError(
-                    "ibot.head is null, which shares the head of dino, but no dino comes before ibot; add it"
-                )
-            self.borrowed = (lender.head,)
-        size = config.head or lender.config.head  # type: ignore[union-attr]  # one of them is there
+        self.borrowed: tuple[Pair[Head], ...] = (lender.head,) if self.head is None else ()
+        size = config.head or lender.config.head
         self.targets = assign.Targets(config, prototypes=size.prototypes)
 
     def forward(self, inputs: base.Inputs, *, step: int) -> base.Losses:

@@ -62,11 +62,7 @@ class Peer(Backbone):
         masks: Bool[Tensor, "batch patch"] | None = None,
         local: bool = False,  # noqa: ARG002 (part of the contract; there is one norm for all crops)
     ) -> Features:
-        """Embed images.
-
-        Raises:
-            UserError: if the images do not fit, or if masks are given.
-        """
+        """Embed images; a UserError if they do not fit, or if masks are given."""
         if masks is not None:
             raise UserError(f"{self.name} cannot hide patches; use a model of ours, or no masks")
         return self._checked(images, (), norm=True)[0]

@@ -15,7 +15,7 @@ from dinokit.images.intensity import Pixels, prepare
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
-from dinokit.models.pixels import RawPixels
+from dinokit.models.pixels import PatchPixels, RawPixels
 from tests.conftest import MakeVit
 
 ROPE = vit.Config(patch_size=16, dim=16, depth=2, heads=2, registers=2, ffn_hidden=32, layer_scale=0.5)
@@ -121,11 +121,13 @@ def test_the_cells_of_a_map_are_patches_and_their_mean_is_cls() -> None:
 
 def test_raw_pixels_are_the_values_themselves() -> None:
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    backbone = RawPixels(size=4, patch_size=2)
+    backbone = RawPixels(size=4)
     features = backbone(images)
     assert torch.equal(features.cls, images.flatten(1))
     assert features.cls.shape[1] == backbone.dim
-    assert torch.equal(features.patches[1, 2], images[1, :, 2:4, 0:2].flatten())  # second row, first column
+    assert torch.equal(features.patches[1, 9], images[1, :, 2, 1])  # third row, second column
+    squares = PatchPixels(patch_size=2)(images).patches
+    assert torch.equal(squares[1, 2], images[1, :, 2:4, 0:2].flatten())  # second row, first column
     assert backbone.pixels == Pixels((0.0,) * 3, (1.0,) * 3, 4)
     assert torch.equal(backbone.intermediate(images, 1)[0].patches, features.patches)
 
@@ -136,8 +138,6 @@ def test_what_raw_pixels_cannot_do_is_an_error() -> None:
         backbone(torch.zeros(1, 3, 4, 5))
     with pytest.raises(UserError, match="masked"):
         backbone(images, masks=torch.zeros(1, 16, dtype=torch.bool))
-    with pytest.raises(UserError, match="multiple"):
-        RawPixels(size=5, patch_size=2)
 
 
 def test_pixels_need_matching_statistics() -> None:

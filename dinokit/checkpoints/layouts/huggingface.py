@@ -23,7 +23,6 @@ from dinokit.checkpoints.layouts import names
 from dinokit.checkpoints.layouts.names import CONFIG, PREPROCESSOR, Exported, Family, State, Table
 from dinokit.core.messages import UserError
 from dinokit.models.architecture import Architecture, Network, outline, swiglu_hidden
-from dinokit.models.vit import Config as VitConfig
 
 # a tensor that every model has, behind the prefix of a task model; transformers says `model.` in memory, not in files
 ROOT = re.compile(
@@ -278,7 +277,9 @@ def _fields(config: Architecture) -> dict[str, object]:
     }
 
 
-def _transformer(kind: Family, theirs: State, about: Mapping[str, Any], heads: int | None) -> tuple[VitConfig, State]:
+def _transformer(
+    kind: Family, theirs: State, about: Mapping[str, Any], heads: int | None
+) -> tuple[Architecture, State]:
     """Return the architecture, and the weights with what transformers does not store."""
     ffn = "swiglu" if "layer.0.mlp.gate_proj.weight" in theirs else "mlp"
     ours = names.to_ours(theirs, _table(kind, ffn=ffn, bias="qkv" if KEY_BIAS in theirs else "qv"))
