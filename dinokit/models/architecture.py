@@ -179,13 +179,12 @@ def published_heads(dim: int, *, rotary: bool) -> int | None:
 
 def nearest(config: Architecture) -> str:
     """Name the architecture that shares the most with a configuration: first the width, then the number of settings."""
-
-    def shared(name: str) -> tuple[bool, int]:
-        other = ARCHITECTURES[name]
-        equal = sum(getattr(config, field.name) == getattr(other, field.name) for field in fields(config))
-        return config.dim == other.dim, equal
-
-    return max((name for name, other in ARCHITECTURES.items() if other.kind == config.kind), key=shared)
+    shared: dict[str, tuple[bool, int]] = {}
+    for name, other in ARCHITECTURES.items():
+        if other.kind == config.kind:
+            equal = sum(getattr(config, field.name) == getattr(other, field.name) for field in fields(config))
+            shared[name] = config.dim == other.dim, equal
+    return max(shared, key=shared.__getitem__)
 
 
 def named(word: str) -> str:

@@ -136,12 +136,8 @@ class Rope(nn.Module):
     def __init__(self, head_dim: int, config: RopeConfig) -> None:
         super().__init__()
         self.config = config
-        self.head_dim = head_dim
+        self.constants = {"periods": config.periods(head_dim // 4)}
         self.register_buffer("periods", torch.empty(head_dim // 4))
-
-    def constants(self) -> dict[str, Tensor]:
-        """Values of the buffers, for the initialiser."""
-        return {"periods": self.config.periods(self.head_dim // 4)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rope":
         exact = self.periods
@@ -222,14 +218,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.key_bias_masked = bias == "qv"
         if self.key_bias_masked:
+            keep = torch.tensor([1.0, 0.0, 1.0], device="cpu")
+            self.constants = {"bias_mask": keep.repeat_interleave(dim)}
             self.register_buffer("bias_mask", torch.empty(3 * dim), persistent=False)
-
-    def constants(self) -> dict[str, Tensor]:
-        """Values of the buffers, for the initialiser."""
-        if not self.key_bias_masked:
-            return {}
-        keep = torch.tensor([1.0, 0.0, 1.0], device="cpu")
-        return {"bias_mask": keep.repeat_interleave(self.qkv.in_features)}
 
     def forward(
         self, tokens: Float[Tensor, "batch token dim"], rotation: Rotation | None = None
@@ -307,12 +298,8 @@ class LayerScale(nn.Module):
 
     def __init__(self, dim: int, value: float) -> None:
         super().__init__()
-        self.value = value
+        self.constants = {"gamma": torch.full((dim,), value, device="cpu")}
         self.gamma = nn.Parameter(torch.empty(dim))
-
-    def constants(self) -> dict[str, Tensor]:
-        """Value of the parameter, for the initialiser."""
-        return {"gamma": torch.full((self.gamma.shape[0],), self.value, device="cpu")}
 
     def forward(self, tokens: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Scale the channels."""

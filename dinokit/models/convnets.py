@@ -178,16 +178,12 @@ class ConvNeXtBlock(Residual):
 
     def __init__(self, dim: int, *, layer_scale: float) -> None:
         super().__init__()
-        self.layer_scale = layer_scale
+        self.constants = {"gamma": torch.full((dim,), layer_scale, device="cpu")}
         self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
         self.norm = _norm(dim)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.pwconv2 = nn.Linear(4 * dim, dim)
         self.gamma = nn.Parameter(torch.empty(dim))
-
-    def constants(self) -> dict[str, Tensor]:
-        """Value of the residual factors, for the initialiser."""
-        return {"gamma": torch.full((self.gamma.shape[0],), self.layer_scale, device="cpu")}
 
     def forward(self, maps: Float[Tensor, "batch rows columns dim"]) -> Float[Tensor, "batch rows columns dim"]:
         """Add the branch to the maps."""

@@ -185,14 +185,8 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def fresh(self, seed: int) -> "Backbone":
-        """Build the same architecture on the CPU with initial values from the seed."""
-
     def untrained(self, *, seed: int = 0) -> "Backbone":
         """Return the same architecture before any training, looking at the same images, in evaluation mode."""
-        twin = self.fresh(seed)
-        twin.pixels = self.pixels
-        return twin.eval()
 
 
 class Residual(nn.Module, ABC):
@@ -234,9 +228,11 @@ class Built(Backbone):
     def depth_of(self, name: str) -> int:
         """Say where a parameter stands: 0 in what embeds the images, n in the n-th block, one more behind the last."""
 
-    def fresh(self, seed: int) -> "Built":
-        """Build the same architecture with initial values from the seed."""
-        return type(self)(self.config, seed=seed)
+    def untrained(self, *, seed: int = 0) -> "Built":
+        """Build the same architecture with initial values from the seed, in evaluation mode."""
+        twin = type(self)(self.config, seed=seed)
+        twin.pixels = self.pixels
+        return twin.eval()
 
     def initialise(self, seed: int) -> None:
         """Set all parameters and buffers in place."""
@@ -254,7 +250,7 @@ class Built(Backbone):
         for _, owner, name, tensor in list(init.tensors(self)):
             if tensor.is_meta:  # a buffer that is not saved
                 assert isinstance(owner, init.HasConstants)
-                setattr(owner, name, owner.constants()[name])
+                setattr(owner, name, owner.constants[name].clone())
 
 
 def is_recorded() -> bool:

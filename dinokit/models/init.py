@@ -26,7 +26,7 @@ Convolutional networks have columns of their own:
 
 Sources: arXiv:2201.03545, appendix A; arXiv:1502.01852, section 2.2, backward form, as in torchvision.
 
-LayerScale, RoPE periods and the key bias mask come from `constants()` of their modules.
+LayerScale, RoPE periods and the key bias mask come from `constants` of their modules.
 
 N(0, s) is a normal distribution of standard deviation s. The official code truncates it at +-2, a hundred standard
 deviations away; without, the rare infinities of the inverse error function cannot occur. Original DINO has no
@@ -57,8 +57,7 @@ ConvStyle = Literal["convnext", "resnet"]
 class HasConstants(Protocol):
     """A module that knows the initial values of some of its own tensors."""
 
-    def constants(self) -> dict[str, Tensor]:
-        """Map names of own parameters or buffers to values."""
+    constants: dict[str, Tensor]  # by the names of own parameters or buffers; on the CPU
 
 
 def materialise(module: nn.Module, style: Style | ConvStyle, *, seed: int, device: torch.device) -> None:
@@ -107,7 +106,7 @@ def tensors(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
 def _initial(
     owner: nn.Module, name: str, shape: torch.Size, style: Style | ConvStyle, generator: torch.Generator
 ) -> Tensor | None:
-    constants = owner.constants() if isinstance(owner, HasConstants) else {}
+    constants = owner.constants if isinstance(owner, HasConstants) else {}
     if name in constants:
         return constants[name]
     empty = torch.empty(shape, device="cpu")

@@ -46,7 +46,7 @@ class OwnPixels(Backbone):
         """Return the pixels, whatever layers are asked for: so that they stand beside networks of any depth."""
         return (self(images),) * (layers if isinstance(layers, int) else len(layers))
 
-    def fresh(self, seed: int) -> "OwnPixels":  # noqa: ARG002 (part of the contract; there are no weights)
+    def untrained(self, *, seed: int = 0) -> "OwnPixels":  # noqa: ARG002 (part of the contract; there are no weights)
         """Refuse, with a UserError: pixels are what others are compared with."""
         raise UserError("raw pixels are a baseline and have none themselves; evaluate a network")
 

@@ -79,11 +79,11 @@ class Peer(Backbone):
         final, found = self._checked(images, sorted(set(wanted)), norm=norm)
         return tuple(final if norm and index == self.depth - 1 else found[index] for index in wanted)
 
-    def fresh(self, seed: int) -> "Peer":
+    def untrained(self, *, seed: int = 0) -> "Peer":
         """Build the same architecture on the CPU with the library's own initial values, drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived(seed))
-            return type(self)(self.build(), name=self.name, pixels=self.pixels, build=self.build)
+            return type(self)(self.build(), name=self.name, pixels=self.pixels, build=self.build).eval()
 
     def _checked(self, images: Tensor, layers: Sequence[int], *, norm: bool) -> tuple[Features, Mapping[int, Features]]:
         dtype = next((weights.dtype for weights in self.parameters()), torch.float32)

@@ -9,7 +9,7 @@ from torch import nn
 
 from dinokit.models import head
 from dinokit.models.block import RopeConfig
-from dinokit.models.init import initialise, restore
+from dinokit.models.init import initialise
 from dinokit.models.vit import Config, VisionTransformer
 
 CONFIG = Config(patch_size=4, dim=64, depth=2, heads=2, registers=2, ffn_hidden=128)
@@ -102,7 +102,7 @@ def test_restored_weights_are_those_of_the_state_and_nothing_is_left_on_the_meta
     with torch.device("meta"):
         network = VisionTransformer(config).eval()
     before = torch.get_rng_state()
-    restore(network, state)
+    network.restore(state)
     assert torch.equal(torch.get_rng_state(), before)
     images = torch.randn(1, 3, 8, 12)
     assert torch.equal(network(images).patches, trained(images).patches)
