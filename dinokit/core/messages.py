@@ -7,7 +7,7 @@ of an error is one line, also where the system or a library refuses: what was ex
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib import import_module
@@ -69,6 +69,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         return UserError(f"unknown {kind} '{name}'; known are: {', '.join(names)}")
     nearest = get_close_matches(name, names, n=5, cutoff=0.0)
     return UserError(f"unknown {kind} '{name}'; of the {len(names)} known the nearest are: {', '.join(nearest)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name the first eight and say how many more there are."""
+    rest = len(names) - 8
+    return ", ".join(names[:8]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def is_main() -> bool:

@@ -190,7 +190,7 @@ def export(backbone: Network) -> Exported:
             result back and compares.
     """
     config, state = backbone.config, backbone.state_dict()
-    kind, side = config.family, backbone.pixels.size or names.pixels(config).size
+    kind, side = config.family, backbone.pixels.size or names.side(config)
     about = _fields(config)
     if about.get("mlp_ratio", 0) is None:
         raise UserError(

@@ -25,8 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dinokit.core.messages import UserError
-from dinokit.images.intensity import Pixels
+from dinokit.core.messages import UserError, listed
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import ROTARY, Architecture, nearest, published_heads
 from dinokit.peers import huggingface
@@ -43,7 +42,6 @@ CONVNEXT, RESNET = "downsample_layers.", "layer1."  # how names begin that no ot
 CONFIG, PREPROCESSOR = huggingface.CONFIG, huggingface.PREPROCESSOR
 LICENCE = "license"  # in config.json, as timm spells it
 ROUNDED = "rope_periods"  # our entry in their config.json: they ignore it and compute exact periods
-SHOWN = 8  # keys per error message
 
 
 class Exported(NamedTuple):
@@ -146,12 +144,6 @@ def shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ...
     if state[key].ndim != axes:
         raise UserError(f"expected {axes} axes in '{key}', got shape {tuple(state[key].shape)}")
     return tuple(state[key].shape)
-
-
-def listed(keys: list[str]) -> str:
-    """Name some keys and say how many more there are."""
-    rest = len(keys) - SHOWN
-    return ", ".join(keys[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def agree(about: Mapping[str, Any], expected: Mapping[str, object]) -> None:
@@ -257,15 +249,9 @@ def rounding(config: Architecture, state: Mapping[str, Tensor]) -> str | None:
     )
 
 
-def pixels(architecture: Architecture) -> Pixels:
-    """Return what images the published weights want: ImageNet's statistics, 224 px, or 256 px for DINOv3.
-
-    DINOv3 trained on satellite images wants others, which its file does not tell. TIPS, which is DINOv2's network with
-    one register, wants plain values of 448 px.
-    """
-    if architecture.kind == "vit" and architecture.family == "dinov2" and architecture.registers == 1:
-        return Pixels((0.0,) * 3, (1.0,) * 3, size=448)
-    return Pixels(size=256 if architecture.family in ("dinov3", "convnext") else 224)
+def side(config: Architecture) -> int:
+    """Return the size in pixels of the images that published weights of a family want."""
+    return 256 if config.family in ("dinov3", "convnext") else 224
 
 
 def _written_out(table: Iterable[tuple[str, str]], names: Iterable[str]) -> Iterator[Line]:

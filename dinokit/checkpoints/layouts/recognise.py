@@ -27,7 +27,7 @@ from torch import Tensor
 from dinokit.checkpoints.layouts import huggingface, names, timm
 from dinokit.checkpoints.layouts.names import CONFIG, LICENCE, PREPROCESSOR, Exported, Family, State, Table
 from dinokit.core.files import read_json
-from dinokit.core.messages import UserError, info
+from dinokit.core.messages import UserError, info, listed
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import Architecture, Network
 from dinokit.peers.huggingface import HALF
@@ -118,8 +118,8 @@ def recognise(checkpoint: Mapping[str, object], files: Files, *, file: str, head
     except UserError as error:
         raise UserError(f"{error}{_way_out(checkpoint, about, str(error))}") from error
     if left:
-        info(f"left out of {file}: {names.listed(sorted(left))}")
-    usual, name = names.pixels(config), "/".join(Path(file).parts[-2:]).lower()
+        info(f"left out of {file}: {listed(sorted(left))}")
+    usual, name = pixels_of(config), "/".join(Path(file).parts[-2:]).lower()
     if "augreg" in name and config.kind == "vit" and config.position_grid:  # of timm, of which only it says
         usual = Pixels(HALF.mean, HALF.std, config.position_grid * config.patch_size)
     described = about.get("pretrained_cfg", about)
@@ -131,14 +131,14 @@ def recognise(checkpoint: Mapping[str, object], files: Files, *, file: str, head
     return Recognised(config, ours, pixels, assumed)
 
 
-def check_pooling(state: Mapping[str, Tensor], about: Mapping[str, Any], *, file: str) -> None:
+def check_pooling(state: Mapping[str, Tensor], file: Path) -> None:
     """Refuse a head of timm that sees something else than CLS; what it sees is in config.json alone.
 
     Args:
         state: of a whole file, timm's or not.
-        about: content of config.json.
-        file: for the message.
+        file: beside which config.json may stand.
     """
+    about = beside(file).get(CONFIG, {})
     if timm.QKV in state and timm.matches(state, about) and about.get("global_pool") != "token":
         raise UserError(
             f"expected global_pool 'token' in the {CONFIG} beside {file}, got {about.get('global_pool')!r}; "
@@ -260,6 +260,17 @@ def _is_copy(key: str, state: State) -> bool:
     """Tell whether a tensor is the second copy of another, as it should be."""
     copy, original = state[key], state.get(COPIES.get(key, ""))
     return original is not None and copy.dtype == original.dtype and torch.equal(copy, original)
+
+
+def pixels_of(config: Architecture) -> Pixels:
+    """Return what images published weights want: ImageNet's statistics, 224 px, or 256 px for DINOv3.
+
+    DINOv3 trained on satellite images wants others, which its file does not tell. TIPS, which is DINOv2's network with
+    one register, wants plain values of 448 px.
+    """
+    if config.kind == "vit" and config.family == "dinov2" and config.registers == 1:
+        return Pixels((0.0,) * 3, (1.0,) * 3, size=448)
+    return Pixels(size=names.side(config))
 
 
 def _pixels_of_timm(data: Any, usual: Pixels) -> Pixels:

@@ -169,7 +169,7 @@ def export(backbone: Network) -> Exported:
     config, state = backbone.config, backbone.state_dict()
     if config.kind == "resnet" and config.width != 64:
         raise UserError(f"timm cannot express this model: its ResNets begin with 64 channels, this one {config.width}")
-    family, side = config.family, backbone.pixels.size or names.pixels(config).size
+    family, side = config.family, backbone.pixels.size or names.side(config)
     size = "giant" if getattr(config, "ffn", "") == "swiglu" else "small"  # only the giant packs
     architecture = {
         "convnext": "convnext_tiny",

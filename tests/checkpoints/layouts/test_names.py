@@ -5,8 +5,6 @@ import torch
 
 from dinokit.checkpoints.layouts import names
 from dinokit.core.messages import UserError
-from dinokit.images.intensity import Pixels
-from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
 
 TABLE = {
@@ -68,8 +66,3 @@ def test_keys_that_do_not_fit_are_all_listed() -> None:
     )
     with pytest.raises(UserError, match=expected):
         names.check_shapes(model.state_dict(), state, config=config, file="tiny.pth")
-
-
-def test_each_release_wants_its_own_image_size() -> None:
-    assert names.pixels(VARIANTS["dinov3_vits16"]) == Pixels(size=256)
-    assert names.pixels(VARIANTS["dinov2_vits14"]) == Pixels(size=224)

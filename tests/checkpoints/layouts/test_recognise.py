@@ -11,6 +11,7 @@ from torch import Tensor
 from dinokit.checkpoints.layouts import recognise
 from dinokit.checkpoints.load import load
 from dinokit.core.messages import UserError
+from dinokit.images.intensity import Pixels
 from dinokit.models import head
 from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import Config, VisionTransformer
@@ -147,3 +148,8 @@ def test_an_averaged_model_of_torch_is_the_average(capsys: pytest.CaptureFixture
     for first, second in (("model", "model_ema"), ("net", "swa_model"), ("model", "avg_model")):
         assert same(recognise.parts({first: raw, second: mean})["backbone"])
         assert f"of {first} and {second}, its average, {second} is taken" in capsys.readouterr().err
+
+
+def test_each_release_wants_its_own_image_size() -> None:
+    assert recognise.pixels_of(VARIANTS["dinov3_vits16"]) == Pixels(size=256)
+    assert recognise.pixels_of(VARIANTS["dinov2_vits14"]) == Pixels(size=224)
