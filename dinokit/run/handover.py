@@ -12,7 +12,6 @@ from dinokit.checkpoints.store import Clock, run_and_step
 from dinokit.config import differences
 from dinokit.core import dist
 from dinokit.core.messages import UserError, info
-from dinokit.models.architecture import Architecture
 from dinokit.models.features import Built
 from dinokit.run.candidates import choose, kept_at
 from dinokit.run.setup import Setup, restore
@@ -127,7 +126,7 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
     return found
 
 
-def _misfit(source: str, theirs: Architecture, trainer: Trainer) -> UserError:
+def _misfit(source: str, theirs: object, trainer: Trainer) -> UserError:
     """Say which settings make the network of weights."""
     changes = differences(trainer.experiment.backbone, theirs)
     of_weights = {name: found for name, (_, found) in changes.items() if name not in (*DRAWN, "init")}

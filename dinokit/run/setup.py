@@ -76,9 +76,9 @@ def save(setup: Setup, trainer: Trainer, clock: Clock) -> None:
         models={
             file: (
                 shard.whole(network.state_dict()),
-                header(architecture, trainer.experiment.data.of_model, step=clock.step),
+                header(network.config, trainer.experiment.data.of_model, step=clock.step),
             )
-            for file, (network, architecture) in trainer.models().items()
+            for file, network in trainer.models().items()
         },
         keep=setup.config.runtime.keep,
     )

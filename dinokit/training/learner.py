@@ -49,7 +49,6 @@ class Learner(nn.Module):
     ) -> None:
         """Build with initial values from the seed; as an `outline` backbones have shapes and no numbers."""
         super().__init__()
-        self.architecture = architecture
         self.frozen = heads is not None
         with torch.device("meta" if outline else "cpu"):
             backbone = build(architecture, seed=seed)

@@ -22,7 +22,7 @@ from dinokit.core import dist
 from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
 from dinokit.core.messages import UserError
 from dinokit.core.seed import derived
-from dinokit.models.architecture import Architecture, Network
+from dinokit.models.architecture import Network
 from dinokit.models.head import running_statistics
 from dinokit.objectives.base import Losses
 from dinokit.sources.source import Source
@@ -213,11 +213,11 @@ class Trainer:
         heads = [network for pair in learner.heads.values() for network in (pair.student, pair.teacher)]
         return [*learner.backbones(), *heads]
 
-    def models(self) -> dict[str, tuple[Network, Architecture]]:
+    def models(self) -> dict[str, Network]:
         """Return the networks that a checkpoint is for, by the name of their file: averages of what learns."""
         shown = next(each for each in self.learners.values() if each.backbone is self.backbone)
         files = {MODEL: shown} | {f"{name}.safetensors": each for name, each in self.learners.items() if name}
-        return {file: (each.backbone.teacher, each.architecture) for file, each in files.items()}
+        return {file: each.backbone.teacher for file, each in files.items()}
 
     def begin(self, images: Source) -> None:
         """Find what a fresh run needs of its images before the first step; all ranks must call together."""
