@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dinokit import peers
 from dinokit.checkpoints import hub
 from dinokit.checkpoints.layouts import names, recognise
 from dinokit.checkpoints.store import FORMAT, MODEL
@@ -33,7 +34,6 @@ from dinokit.models.architecture import Architecture, Network, build, is_a, near
 from dinokit.models.architecture import described as architecture_of
 from dinokit.models.channels import inflated
 from dinokit.models.features import Backbone
-from dinokit.peers import LIBRARIES
 
 INDEX = f"{MODEL}.index.json"  # names the parts of a large model of transformers
 
@@ -89,10 +89,10 @@ def load(
     if heads is not None and type(heads) is not int:
         raise UserError(f"expected heads to be a whole number, got {heads!r}")
     source, _, name = str(model).partition("/")
-    if source in LIBRARIES and name and not os.path.exists(model):
+    if source in peers.LIBRARIES and name and not os.path.exists(model):
         if channels is not None or heads is not None or exact_periods:
             raise UserError(f"{model} is used as it is; load it without channels=, heads= and exact_periods=")
-        peer = LIBRARIES[source](name).eval().requires_grad_(False)
+        peer: Backbone = peers.load(source, name).eval().requires_grad_(False)
         _check_finite(peer.state_dict(), str(model))
         return peer
     file = weights_file(model)

@@ -28,7 +28,7 @@ from torch import Tensor
 from dinokit.core.messages import UserError, listed
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import ROTARY, Architecture, nearest, published_heads
-from dinokit.peers import huggingface
+from dinokit.peers import hf
 
 State = dict[str, Tensor]
 Table = Mapping[str, str]
@@ -39,7 +39,7 @@ Family = Literal["dino", "dinov2", "dinov3", "convnext", "resnet"]
 FOR_TRAINING = re.compile(r"mask_token|local_cls_norm\.(weight|bias)")
 PERIODS = "rope_embed.periods"
 CONVNEXT, RESNET = "downsample_layers.", "layer1."  # how names begin that no other network has
-CONFIG, PREPROCESSOR = huggingface.CONFIG, huggingface.PREPROCESSOR
+CONFIG, PREPROCESSOR = hf.CONFIG, hf.PREPROCESSOR
 LICENCE = "license"  # in config.json, as timm spells it
 ROUNDED = "rope_periods"  # our entry in their config.json: they ignore it and compute exact periods
 

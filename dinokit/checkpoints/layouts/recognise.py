@@ -30,8 +30,7 @@ from dinokit.core.files import read_json
 from dinokit.core.messages import UserError, info, listed
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import Architecture, Network
-from dinokit.peers.huggingface import HALF
-from dinokit.peers.huggingface import pixels as preprocessed
+from dinokit.peers import hf
 
 # torchvision's and timm's classifiers; those of transformers stand beside the backbone and not in it
 CLASSIFIER = re.compile(r"(fc|head|head\.fc)\.(weight|bias)")
@@ -121,9 +120,9 @@ def recognise(checkpoint: Mapping[str, object], files: Files, *, file: str, head
         info(f"left out of {file}: {listed(sorted(left))}")
     usual, name = pixels_of(config), "/".join(Path(file).parts[-2:]).lower()
     if "augreg" in name and config.kind == "vit" and config.position_grid:  # of timm, of which only it says
-        usual = Pixels(HALF.mean, HALF.std, config.position_grid * config.patch_size)
+        usual = Pixels(hf.HALF.mean, hf.HALF.std, config.position_grid * config.patch_size)
     described = about.get("pretrained_cfg", about)
-    pixels = preprocessed(preprocessor, _pixels_of_timm(described, usual))
+    pixels = hf.pixels(preprocessor, _pixels_of_timm(described, usual))
     told = heads or about.get("num_attention_heads") or "rope_embed.periods" in state or "architecture" in about
     assumed = [] if told or config.kind != "vit" else [f"{config.heads} heads of attention (heads=, --heads)"]
     if not ("image_mean" in preprocessor or "mean" in described or "augreg" in name or sum(pixels.mean) == 0):

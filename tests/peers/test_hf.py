@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dinokit.checkpoints.load import load
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.peers.huggingface import Transformers
+from dinokit.peers.hf import Transformers
 from dinokit.peers.peer import Peer
 
 transformers = pytest.importorskip("transformers")
