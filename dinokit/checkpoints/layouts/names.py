@@ -28,7 +28,6 @@ from torch import Tensor
 from dinokit.core.messages import UserError, listed
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import ROTARY, Architecture, nearest, published_heads
-from dinokit.peers import hf
 
 State = dict[str, Tensor]
 Table = Mapping[str, str]
@@ -39,7 +38,7 @@ Family = Literal["dino", "dinov2", "dinov3", "convnext", "resnet"]
 FOR_TRAINING = re.compile(r"mask_token|local_cls_norm\.(weight|bias)")
 PERIODS = "rope_embed.periods"
 CONVNEXT, RESNET = "downsample_layers.", "layer1."  # how names begin that no other network has
-CONFIG, PREPROCESSOR = hf.CONFIG, hf.PREPROCESSOR
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 LICENCE = "license"  # in config.json, as timm spells it
 ROUNDED = "rope_periods"  # our entry in their config.json: they ignore it and compute exact periods
 
@@ -107,10 +106,10 @@ def transformer(state: Mapping[str, Tensor], *, heads: int | None, rotary: bool)
     Args:
         rotary: it has RoPE, whose periods the state may lack.
     """
-    dim, channels, patch_size, _ = shape(state, "patch_embed.proj.weight", axes=4)
+    dim, channels, patch_size, _ = _shape(state, "patch_embed.proj.weight", axes=4)
     swiglu = "blocks.0.mlp.w1.weight" in state
     scaled = "blocks.0.ls1.gamma" in state
-    registers = shape(state, "register_tokens", axes=3)[1] if "register_tokens" in state else 0
+    registers = _shape(state, "register_tokens", axes=3)[1] if "register_tokens" in state else 0
     return vit.Config(
         patch_size=patch_size,
         channels=channels,
@@ -120,7 +119,7 @@ def transformer(state: Mapping[str, Tensor], *, heads: int | None, rotary: bool)
         registers=registers,
         mask_token="mask_token" in state,
         ffn="swiglu" if swiglu else "mlp",
-        ffn_hidden=shape(state, f"blocks.0.mlp.{'w1' if swiglu else 'fc1'}.weight", axes=2)[0],
+        ffn_hidden=_shape(state, f"blocks.0.mlp.{'w1' if swiglu else 'fc1'}.weight", axes=2)[0],
         qkv_bias="none" if "blocks.0.attn.qkv.bias" not in state else "qv" if rotary else "qkv",
         position="rope" if rotary else "antialias" if registers else "offset",
         position_grid=None if rotary else _table_side(state),
@@ -133,7 +132,7 @@ def transformer(state: Mapping[str, Tensor], *, heads: int | None, rotary: bool)
     )
 
 
-def shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ...]:
+def _shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ...]:
     """Return the shape of a tensor from which sizes are read.
 
     Raises:
@@ -188,7 +187,9 @@ def positive(about: Mapping[str, Any], name: str, *, whole: bool = False) -> flo
     return float(value)
 
 
-def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, config: object, file: str) -> None:
+def check_shapes(
+    outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, config: Architecture, file: str
+) -> None:
     """Refuse weights whose names and shapes are not those of an outline.
 
     Args:
@@ -211,9 +212,10 @@ def check_shapes(outline: Mapping[str, Tensor], state: Mapping[str, Tensor], *, 
     }
     told = [f"{len(keys)} {fault}: {listed(keys)}" for fault, keys in faults.items() if keys]
     if told:
-        near = nearest(config) if isinstance(config, Architecture) else ""
-        tail = f"; the nearest architecture is {near}" if near else ""
-        raise UserError(f"{file} does not fit the network it describes; keys {'; '.join(told)}{tail}")
+        raise UserError(
+            f"{file} does not fit the network it describes; keys {'; '.join(told)}; the nearest architecture is "
+            f"{nearest(config)}"
+        )
 
 
 def periods(config: Architecture, rounded: object) -> State:
@@ -339,7 +341,7 @@ def _heads(state: Mapping[str, Tensor], dim: int, heads: int | None, *, rotary: 
 
 
 def _table_side(state: Mapping[str, Tensor]) -> int:
-    cells = shape(state, "pos_embed", axes=3)[1] - 1
+    cells = _shape(state, "pos_embed", axes=3)[1] - 1
     side = math.isqrt(cells)
     if side**2 != cells:
         raise UserError(f"pos_embed holds {cells + 1} rows, CLS included; expected one more than a square")
