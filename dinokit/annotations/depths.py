@@ -14,12 +14,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32
 
-from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image, reading
-from dinokit.core.files import digest_of_files, read_text
+from dinokit.annotations.pairing import Annotated, Files, Values, check_size, folders_of, matched, read_image, reading
+from dinokit.core.files import read_text
 from dinokit.core.messages import BadImage, UserError, library
 from dinokit.images import intensity
 from dinokit.images.decode import describe, reasons, stored
@@ -64,27 +65,17 @@ FOLDER = Layout("folder", {}, high=10.0, crop="none")
 
 
 @dataclass(frozen=True)
-class Depths:
-    """One split; picklable, holds no open file."""
+class Depths(Annotated):
+    """One split of images and depths."""
 
-    name: str
     layout: Layout
-    images: tuple[Path, ...]
-    depths: tuple[Path, ...]
-    channels: int
-    white: float | int | None  # of deeper images
     units: float | None  # of every depth, a metre; null: what the set says
 
-    def __len__(self) -> int:
-        return len(self.images)
+    missing: ClassVar[int] = 0
 
     def read(self, index: int) -> tuple[intensity.Image, Float32[numpy.ndarray, "height width"]]:
-        """Read an image and its depth in metres, 0 where there is none, of the same height and width.
-
-        Raises:
-            UserError: if one cannot be read, or their sizes differ.
-        """
-        path, depth_path = self.images[index], self.depths[index]
+        """Read an image and its depth in metres, 0 where there is none."""
+        path, depth_path = self.images[index], self.beside[index]
         image, values = read_image(path, channels=self.channels, white=self.white), read_numbers(depth_path)
         check_size(path, image.shape[1:], depth_path, values.shape, kind="depth")
         if self.layout.rotated:
@@ -99,19 +90,15 @@ class Depths:
             metres = metres[top:, left : left + columns]
         return image, metres
 
-    def digest(self) -> object:
-        """Tell the data from others, by what the files hold and their numbers mean."""
-        return [self.units, digest_of_files((*self.images, *self.depths))]
+    def said(self) -> object:
+        """Say how many units are a metre."""
+        return self.units
 
     def check(self, indices: Iterable[int], *, low: float, high: float, crop: Crop = "none") -> None:
-        """Read pairs before a long computation.
-
-        Raises:
-            UserError: if one cannot be read or is of two sizes, or no pixel of any lies within the range and the crop.
-        """
+        """Read pairs before a long computation, of which some pixel must lie within the range and the crop."""
         why = f"no pixel of {self.name} has a depth between {low} and {high} m; look at units and high"
         within = partial(counted, low=low, high=high, crop=crop)
-        check_all(self.read, self.depths, indices, counts=lambda depth: bool(within(depth).any()), why=why)
+        self.look(indices, counts=lambda depth: bool(within(depth).any()), why=why)
 
 
 def splits_of(data: str) -> tuple[str, ...]:
@@ -142,12 +129,12 @@ def open_depths(
     root, chosen = existing_folder(data), choose_split(data, split, splits_of(data)) or ""
     layout = _layout(root)
     if layout is not None:
-        return Depths(data, layout, *_listed(root, layout, chosen), channels, white, units)
+        return Depths(data, *_listed(root, layout, chosen), channels, white, layout, units)
     places = folders_of(root, "depth")
     if not places:
         names = ", ".join(layout.name for layout in LAYOUTS)
         raise UserError(f"expected {root} to hold images/ and depth/ with files of the same names, or {names}")
-    return Depths(data, FOLDER, *matched(*places[chosen], kind="depth", endings=ENDINGS), channels, white, units)
+    return Depths(data, *matched(*places[chosen], kind="depth", endings=ENDINGS), channels, white, FOLDER, units)
 
 
 def _layout(root: Path) -> Layout | None:
@@ -172,7 +159,7 @@ def _listed(root: Path, layout: Layout, split: str) -> Files:
     return tuple(images), tuple(depths)
 
 
-def read_numbers(path: Path) -> Shaped[numpy.ndarray, "height width"]:
+def read_numbers(path: Path) -> Values:
     """Read one number per pixel as it is stored; 0 where a TIFF says that there is no data.
 
     Raises:
@@ -190,7 +177,7 @@ def read_numbers(path: Path) -> Shaped[numpy.ndarray, "height width"]:
     return numpy.where(False if found.missing is None else found.missing[..., 0], 0, found.values[..., 0])
 
 
-def _exr(path: Path) -> Shaped[numpy.ndarray, "height width"]:
+def _exr(path: Path) -> Values:
     """Read the channel that holds depth: Z by the standard, V of Blender's pass, or any where all are the same."""
     exr = library("OpenEXR", extra="exr")
     with reasons():

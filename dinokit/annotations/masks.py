@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from jaxtyping import Bool, Integer, Shaped, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image, ImageOps
 
 from dinokit.annotations.edges import MIDDLE, fills, mixtures, on_slopes
@@ -126,8 +126,7 @@ def read_mask(path: Path, *, places: bool = False) -> Mask:
         about = describe(data)
         lossy = about.format in ("JPEG", "MPO") or (about.format == "WEBP" and b"VP8L" not in data)
         if about.mode in ("", "1", "L", "F") or about.mode.startswith("I"):
-            found = stored(data)
-            return Mask(_whole(found.numbers, found.missing), lossy=lossy)
+            return Mask(_whole(data), lossy=lossy)
         # from bytes: Pillow 12 maps a TIFF that lies on its side into memory with rows of a wrong length
         with reasons(), Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -145,9 +144,9 @@ def read_mask(path: Path, *, places: bool = False) -> Mask:
     return Mask(colours >> 8 & 255 if gray else colours, coloured=not gray, lossy=lossy)
 
 
-def _whole(
-    numbers: Shaped[numpy.ndarray, "height width channel"], missing: Bool[numpy.ndarray, "height width band"] | None
-) -> Values:
+def _whole(data: bytes) -> Values:
+    found = stored(data)
+    numbers = found.numbers
     if numbers.shape[2] != 1:
         raise BadImage(f"expected one number per pixel, got {numbers.shape[2]}")
     if numbers.dtype.kind == "f":
@@ -159,7 +158,7 @@ def _whole(
     values: Values = numbers[..., 0].astype(numpy.int32)
     if values.max() > IGNORED and not (values % 257).any():
         values //= 257
-    values[(values == -1) | (False if missing is None else missing[..., 0])] = IGNORED
+    values[(values == -1) | (False if found.missing is None else found.missing[..., 0])] = IGNORED
     return values
 
 

@@ -1,4 +1,4 @@
-"""Folders in which every image has its mask or its depth beside it: their splits, names and sizes, and a look at all.
+"""Images with a value for every pixel, its class or its depth: what lies beside what, of one size, and a look at all.
 
     ROOT/images/NAME.jpg         ROOT/masks/NAME.png             no splits
     ROOT/train/images/NAME.jpg   ROOT/train/masks/NAME.png       and ROOT/val/, ROOT/test/, by any name of a split
@@ -7,20 +7,74 @@
 What belongs together has the same path up to its ending; pairs are in the order of their names, numbers by value.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy
 from jaxtyping import Shaped
 
+from dinokit.core.files import digest_of_files
 from dinokit.core.messages import BadImage, UserError, progress, reason, warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
 from dinokit.images.decode import decode
 from dinokit.sources.location import EXTENSIONS, SPLITS, split_folders, walk
 
+Values = Shaped[numpy.ndarray, "height width"]
 Files = tuple[tuple[Path, ...], tuple[Path, ...]]  # images, and what lies beside each
+
+
+@dataclass(frozen=True)
+class Annotated(ABC):
+    """One split; picklable, holds no open file."""
+
+    name: str
+    images: tuple[Path, ...]
+    beside: tuple[Path, ...]  # the mask or the depth of each
+    channels: int
+    white: float | int | None  # of deeper images
+
+    missing: ClassVar[int]  # the value of a pixel that does not count
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[intensity.Image, Values]:
+        """Read an image and its values, of the same height and width.
+
+        Raises:
+            UserError: if one cannot be read, or their sizes differ.
+        """
+
+    @abstractmethod
+    def said(self) -> object:
+        """Say in plain values what the values mean."""
+
+    def digest(self) -> object:
+        """Tell the data from others, by what the files hold and their values mean."""
+        return [self.said(), digest_of_files((*self.images, *self.beside))]
+
+    def look(self, indices: Iterable[int], *, counts: Callable[[Values], bool], why: str) -> None:
+        """Read pairs before a long computation: all must be readable and of one size, and some must have what counts.
+
+        Args:
+            counts: whether values have a pixel that counts.
+            why: what it means if none has.
+
+        Raises:
+            UserError: names the pair.
+        """
+        chosen = list(indices)
+        empty = [self.beside[index] for index in progress(chosen, len(chosen)) if not counts(self.read(index)[1])]
+        if len(empty) == len(chosen):
+            raise UserError(why)
+        if empty:
+            warn(f"{len(empty)} of {len(chosen)} have no pixel that counts and say nothing, such as {empty[0]}")
 
 
 def folders_of(root: Path, kind: str) -> dict[str, tuple[Path, Path]]:
@@ -108,29 +162,3 @@ def check_size(path: Path, size: Sequence[int], other: Path, shape: Sequence[int
             f"{path} and its {kind} {other} must be of one size, got {size[1]} x {size[0]} and {shape[1]} x {shape[0]} "
             f"pixels{turned}"
         )
-
-
-def check_all(
-    read: Callable[[int], tuple[intensity.Image, Shaped[numpy.ndarray, "_ _"]]],
-    beside: Sequence[Path],
-    indices: Iterable[int],
-    *,
-    counts: Callable[[Shaped[numpy.ndarray, "_ _"]], bool],
-    why: str,
-) -> None:
-    """Read pairs before a long computation: all must be readable and of one size, and some must have what counts.
-
-    Args:
-        beside: the mask or depth of every index.
-        counts: whether one has a pixel that counts.
-        why: what it means if none has.
-
-    Raises:
-        UserError: names the pair.
-    """
-    chosen = list(indices)
-    empty = [beside[index] for index in progress(chosen, len(chosen)) if not counts(read(index)[1])]
-    if len(empty) == len(chosen):
-        raise UserError(why)
-    if empty:
-        warn(f"{len(empty)} of {len(chosen)} have no pixel that counts and say nothing, such as {empty[0]}")

@@ -13,6 +13,7 @@ What the masks of a folder mean is found out in masks.py.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy
 import torch
@@ -20,8 +21,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from dinokit.annotations.masks import IGNORED, Meaning, black_and_white, class_ids, described, numbered, palette
-from dinokit.annotations.pairing import Files, check_all, check_size, folders_of, matched, read_image, reading
-from dinokit.core.files import digest_of_files, read_text
+from dinokit.annotations.pairing import Annotated, Files, check_size, folders_of, matched, read_image, reading
+from dinokit.core.files import read_text
 from dinokit.core.messages import UserError, warn
 from dinokit.images import intensity
 from dinokit.images.decode import describe, reasons, stored
@@ -40,49 +41,29 @@ CITY_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """One split; picklable, holds no open file."""
+class Pairs(Annotated):
+    """One split of images and masks of classes."""
 
-    name: str
-    root: Path
-    images: tuple[Path, ...]
-    masks: tuple[Path, ...]
     meaning: Meaning
-    channels: int
-    white: float | int | None  # of deeper images
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def key(self, index: int) -> str:
-        """Return the path of the image within the folder."""
-        return self.images[index].relative_to(self.root).as_posix()
+    missing: ClassVar[int] = IGNORED
 
     def read(self, index: int) -> tuple[intensity.Image, UInt8[numpy.ndarray, "height width"]]:
-        """Read an image and its class ids, of the same height and width.
-
-        Raises:
-            UserError: if one cannot be read, or their sizes differ.
-        """
-        path, mask_path = self.images[index], self.masks[index]
+        """Read an image and its class ids."""
+        path, mask_path = self.images[index], self.beside[index]
         if path == mask_path:
             return _cut_out(path, channels=self.channels, white=self.white)
         image, mask = read_image(path, channels=self.channels, white=self.white), class_ids(mask_path, self.meaning)
         check_size(path, image.shape[1:], mask_path, mask.shape, kind="mask")
         return image, mask
 
-    def digest(self) -> object:
-        """Tell the data from others, by what the files hold and their values mean."""
-        said = self.meaning
-        meaning = [list(said.classes), sorted(map(list, said.ids.items())), said.coloured, said.white]
-        return [meaning, digest_of_files((*self.images, *self.masks))]
+    def said(self) -> object:
+        """Say which value is which class."""
+        meaning = self.meaning
+        return [list(meaning.classes), sorted(map(list, meaning.ids.items())), meaning.coloured, meaning.white]
 
     def check(self, indices: Iterable[int]) -> set[int]:
-        """Read pairs before a long computation; return the classes that their masks show.
-
-        Raises:
-            UserError: if one cannot be read or is of two sizes, or no pixel of any is of a class.
-        """
+        """Read pairs before a long computation, of which some pixel must be of a class; return the classes there."""
         why, shown = f"no pixel of the masks of {self.name} counts: all are 255", set[int]()
 
         def counts(mask: UInt8[numpy.ndarray, "height width"]) -> bool:
@@ -90,7 +71,7 @@ class Pairs:
             shown.update(here)
             return bool(here)
 
-        check_all(self.read, self.masks, indices, counts=counts, why=why)
+        self.look(indices, counts=counts, why=why)
         return shown
 
 
@@ -119,14 +100,14 @@ def open_pairs(data: str, *, split: str | None = None, channels: int = 3, white:
                     raise UserError(f"expected the {kind} {path}, which is not there; the set is not complete")
         if not images:
             raise UserError(f"expected pairs of images and masks in {root}, found no image")
-        return Pairs(data, root, images, masks, meaning, channels, white)
+        return Pairs(data, images, masks, channels, white, meaning)
     found = {name: matched(*place, kind="mask", endings=ENDINGS) for name, place in folders_of(root, "masks").items()}
     if not found:
         cut_outs = _cut_outs(root)
-        return Pairs(data, root, cut_outs, cut_outs, black_and_white(), channels, white)
+        return Pairs(data, cut_outs, cut_outs, channels, white, black_and_white())
     # the classes of all splits: an id means the same in each
     meaning = described(root, [mask for _, masks in found.values() for mask in masks])
-    return Pairs(data, root, *found[chosen], meaning, channels, white)
+    return Pairs(data, *found[chosen], channels, white, meaning)
 
 
 def _ade20k(root: Path, split: str) -> tuple[Files, Meaning]:

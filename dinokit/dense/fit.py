@@ -20,9 +20,9 @@ itself is saved.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy
 import torch
@@ -30,7 +30,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinokit.config import to_plain
+from dinokit.annotations.pairing import Annotated
 from dinokit.core.files import check_same, digest_of_model, write_atomic
 from dinokit.core.messages import RunError, UserError, duration, info, progress
 from dinokit.core.numbers import above, at_least
@@ -58,19 +58,6 @@ Sample = Callable[[int], Batch]  # step -> its batch
 Loss = Callable[[Float[Tensor, "batch value rows columns"], Tensor, int], Float[Tensor, ""]]
 
 
-@runtime_checkable
-class Annotated(Protocol):
-    """Images with a value for every pixel: one split of masks or of depths."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> tuple[intensity.Image, numpy.ndarray]:
-        """Read an image and its values, of the same height and width."""
-
-    def digest(self) -> object:
-        """Tell the data from others, in plain values."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
     """What heads learn from: a split, how it is seen, and what its values say."""
@@ -83,7 +70,6 @@ class Lesson:
     loss: Loss
     layers: Layers = 1
     short: int | None  # pixels; short side to which images are resized; null: native size
-    missing: float  # value of what an image lacks to whole patches
     most: int  # patches that are kept, of all images together
     empty: str  # what is said where no patch counts
     seed: int
@@ -216,7 +202,7 @@ def _made_of(backbone: Backbone, members: Sequence[Member], training: Training) 
     """Return what a training is of, but for its data."""
     return {
         "weights": digest_of_model(backbone),
-        "training": {key: value for key, value in to_plain(training).items() if key != "save_every"},
+        "training": {key: value for key, value in asdict(training).items() if key != "save_every"},
         "rates": [member.lr for member in members],
         "heads": [{key: list(value.shape) for key, value in member.head.state_dict().items()} for member in members],
     }
@@ -307,7 +293,7 @@ def gathered(backbone: Backbone, lesson: Lesson) -> tuple[Float[Tensor, "known w
             seen = prepared(image, backbone, short=lesson.short)
             wide = torch.from_numpy(values)[None, None].float()
             wide = F.interpolate(wide, size=tuple(seen.shape[2:]), mode="nearest-exact")
-            whole = pad(wide - lesson.missing, patch)[0][0, 0] + lesson.missing
+            whole = pad(wide - lesson.train.missing, patch)[0][0, 0] + lesson.train.missing
             found, counts = lesson.label(whole.unfold(0, patch, patch).unfold(1, patch, patch).flatten(2))
             (features,), _ = encode(backbone, seen)
             known = features.maps[0].float().permute(1, 2, 0)[counts.to(seen.device)]  # [known, width]

@@ -176,7 +176,6 @@ def _learnt(
         loss=_loss(bins, gradient=not is_new),
         layers=layers,
         short=short,
-        missing=0.0,
         most=BANK,
         empty=f"no patch of {train.name} has a depth on half of its pixels; take linear",
         seed=config.seed,

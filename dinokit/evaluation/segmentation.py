@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy
 from torch import nn
 
-from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
 from dinokit.core.messages import UserError, progress, warn
 from dinokit.core.numbers import above, at_least
@@ -190,7 +189,6 @@ def _learnt(
         loss=lambda values, targets, _: cross_entropy(values, targets),
         layers=protocol.layers,
         short=size,
-        missing=float(IGNORED),
         most=config.bank,
         empty=f"no patch of the masks of {train.name} counts: most of each is 255; give other masks",
         seed=config.seed,

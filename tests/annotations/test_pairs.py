@@ -32,7 +32,7 @@ def test_gray_and_paletted_values_are_classes_and_255_is_ignored(tmp_path: Path,
     assert image.shape == (3, 2, 3)
     assert (mask == VALUES).all()
     assert pairs.meaning.classes == ("0", "1", "2")
-    assert pairs.key(0) == "images/a/1.jpg"
+    assert pairs.images == (tmp_path / "images/a/1.jpg",)
 
 
 def test_colours_are_classes_in_all_splits_alike(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_splits_go_by_every_name_and_pairs_by_numbers(tmp_path: Path) -> None:
     write(tmp_path, "valid/images/1.JPG", "valid/masks/1.png")
     assert pair_splits(str(tmp_path)) == ("train", "val")
     assert [path.stem for path in open_pairs(str(tmp_path)).images] == ["frame_1", "frame_2", "frame_10"]
-    assert open_pairs(str(tmp_path), split="validation").key(0) == "valid/images/1.JPG"
+    assert open_pairs(str(tmp_path), split="validation").images == (tmp_path / "valid/images/1.JPG",)
     write(tmp_path / "inner", "images/dev/1.png", "masks/val/1.png")  # each by its own name
     assert len(open_pairs(str(tmp_path / "inner"))) == 1
 

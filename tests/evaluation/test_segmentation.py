@@ -148,7 +148,7 @@ def test_padding_and_ignored_patches_do_not_vote(tmp_path: Path) -> None:
         Image.fromarray(values).save(tmp_path / name / "1.png")
     pairs = open_pairs(str(tmp_path))
     how: dict[str, Any] = {"cut": crop_pair, "loss": cross_entropy, "empty": "", "seed": 0}  # of no use here
-    lesson = Lesson(train=pairs, indices=[0], label=cell_labels, short=17, missing=255.0, most=100, **how)
+    lesson = Lesson(train=pairs, indices=[0], label=cell_labels, short=17, most=100, **how)
     bank, labels = gathered(PIXELS, lesson)
     assert (len(bank), labels.unique().tolist()) == (len(labels), [1])
 
