@@ -25,6 +25,7 @@ import torch
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import override
+from dinokit.evaluation import base as evaluations
 from dinokit.evaluation import knn, segmentation
 from dinokit.health import vitals
 from dinokit.health.probe import look, open_probe
@@ -114,9 +115,9 @@ def quality(scenes: Path, checkpoint: Path) -> dict[str, float]:
     moved = knn.Config(data=str(scenes / "objects"), gallery="train", query="test", k=(10,))
     unseen = knn.Config(data=str(scenes / "objects"), gallery="val", query="val", k=(5,))
     found = {
-        "miou": segmentation.run(backbone, dense)["mIoU"],
-        "moved": knn.run(backbone, moved)["top1@10"],
-        "unseen": knn.run(backbone, unseen)["top1@5"],
+        "miou": evaluations.measure("segmentation", backbone, dense)["mIoU"],
+        "moved": evaluations.measure("knn", backbone, moved)["top1@10"],
+        "unseen": evaluations.measure("knn", backbone, unseen)["top1@5"],
     }
     source = open_source(str(scenes / "unlabelled"), channels=3, split=None)
     probe = open_probe(source, Pixels(), side=64, patch_size=8, images=128, seed=0)

@@ -115,14 +115,14 @@ def quality(scenes: Path, video: Path, backbone: Backbone) -> dict[str, float]:
     points = matching.Config(
         data=str(scenes / "pairs" / "pairs.jsonl"), size=256, alpha=(0.1, 0.05), by="image", limit=100
     )
-    matched = matching.run(backbone, points)
+    matched = base.measure("matching", backbone, points)
     return {
-        "things": segmentation.run(backbone, things)["mIoU"],
-        "linear": segmentation.run(backbone, linear)["mIoU"],
-        "knn": segmentation.run(backbone, knn)["mIoU"],
-        "depth": depth.run(backbone, metres)["RMSE"],
-        "clips": tracking.run(backbone, tracking.Config(data=clips, short=256))["J&F"],
-        "video": tracking.run(backbone, tracking.Config(data=str(video), short=256))["J&F"],
+        "things": base.measure("segmentation", backbone, things)["mIoU"],
+        "linear": base.measure("segmentation", backbone, linear)["mIoU"],
+        "knn": base.measure("segmentation", backbone, knn)["mIoU"],
+        "depth": base.measure("depth", backbone, metres)["RMSE"],
+        "clips": base.measure("tracking", backbone, tracking.Config(data=clips, short=256))["J&F"],
+        "video": base.measure("tracking", backbone, tracking.Config(data=str(video), short=256))["J&F"],
         "pck": matched["PCK@0.1"],
         "pck_fine": matched["PCK@0.05"],
     }

@@ -22,6 +22,7 @@ from dinokit.checkpoints.load import load
 from dinokit.commands.distill import quicker
 from dinokit.config import from_plain, override, read_yaml
 from dinokit.core.numbers import cosine
+from dinokit.evaluation import base as evaluations
 from dinokit.evaluation import knn
 from dinokit.models import vit
 from dinokit.run import engine
@@ -106,7 +107,7 @@ def as_students(experiment: Experiment) -> Experiment:
 
 def accuracy(model: Path, base: TrainConfig) -> float:
     """Return k-NN accuracy in percent."""
-    return knn.run(load(model), knn.Config(data=base.experiment.data.source, k=(20,)))["top1@20"]
+    return evaluations.measure("knn", load(model), knn.Config(data=base.experiment.data.source, k=(20,)))["top1@20"]
 
 
 if __name__ == "__main__":

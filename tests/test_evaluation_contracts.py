@@ -40,19 +40,19 @@ def test_an_evaluation_gives_finite_numbers_and_leaves_the_backbone_alone(
     module = base.find(name)
     backbone = make_vit().train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    result = module.run(backbone, module.Config(data=labelled))
+    result = base.measure(name, backbone, module.Config(data=labelled))
     assert result
     assert all(torch.isfinite(torch.tensor(value)) for value in result.values())
     assert backbone.training
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
-    assert module.run(backbone, module.Config(data=labelled)) == result
+    assert base.measure(name, backbone, module.Config(data=labelled)) == result
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_data_without_labels_is_a_clear_mistake(name: str, make_folder: MakeFolder, make_vit: MakeVit) -> None:
     flat = make_folder("1.png", "2.png", "3.png", name="flat")
     with pytest.raises(UserError, match="expected labelled images"):
-        base.find(name).run(make_vit(), base.find(name).Config(data=str(flat)))
+        base.measure(name, make_vit(), base.find(name).Config(data=str(flat)))
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_every_setting_changes_the_result(name: str, field: str, labelled: str, 
     config = module.Config(data=labelled, **({"k": (12,)} if name == "knn" else {}))
     assert (name, field) in OTHER_VALUES, f"give {name}.{field} a value in OTHER_VALUES"
     changed = replace(config, **OTHER_VALUES[name, field])
-    assert module.run(make_vit(seed=1), changed) != module.run(make_vit(seed=1), config)
+    assert base.measure(name, make_vit(seed=1), changed) != base.measure(name, make_vit(seed=1), config)

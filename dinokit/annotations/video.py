@@ -28,7 +28,6 @@ from dinokit.core.files import read_text
 from dinokit.core.messages import UserError, library, unknown_name, warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
-from dinokit.metrics.video import Measure
 from dinokit.sources.location import choose_split, entries, is_image, split_folders
 
 FIRST = "00000"  # frame of a file
@@ -67,13 +66,18 @@ class Clip:
                 )
             yield name, image
 
-    def mask(self, frame: str) -> Numbers:
+    def mask(self, frame: str, *, size: tuple[int, ...] | None = None) -> Numbers:
         """Read the mask of a frame.
 
+        Args:
+            size: height and width of the frame, which the mask must have.
+
         Raises:
-            UserError: if it cannot be read or is in colours.
+            UserError: if it cannot be read, is in colours or of another size.
         """
         values = read_mask(self.masks[frame]).numbers(self.masks[frame])
+        if size is not None:
+            check_size(self.place, size, self.masks[frame], values.shape, kind="mask")
         if self.white is not None:
             return above_half(values, self.white).astype(np.uint8)
         found: Numbers = np.where(values == IGNORED, 0, values).astype(np.uint8)
@@ -82,10 +86,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class Clips:
-    """Videos, and how they are scored."""
+    """Videos, and what is known of their masks."""
 
     each: tuple[Clip, ...]
-    measure: Measure
+    mose2: bool  # whether they are of MOSE v2, which is scored in a way of its own
     scored: bool  # False: their masks show every object once, where it starts
 
 
@@ -105,7 +109,7 @@ def open_clips(spec: str, *, split: str | None = None, mask: str | None = None) 
     within = {name: folder for name, folder in split_folders(root).items() if (folder / "JPEGImages").is_dir()}
     is_set = (root / "JPEGImages").is_dir() or bool(within)
     if root.is_file() or (_frames(root) and not is_set):
-        return Clips((_single(root, mask),), "davis", scored=False)
+        return Clips((_single(root, mask),), mose2=False, scored=False)
     if not is_set:
         some = ", ".join(sorted(path.name for path in root.iterdir())[:3]) or "an empty folder"
         raise UserError(f"expected frames, or JPEGImages/ with Annotations/, in {spec}, got {some}")
@@ -121,8 +125,8 @@ def open_clips(spec: str, *, split: str | None = None, mask: str | None = None) 
     scored = any(clip.repeated for clip in clips)
     if not scored:
         warn(f"the masks of {base} show every object once, where it starts: objects are followed, but not scored")
-    second = any(_is_second_mose(folder) for folder in (base, base.parent))
-    return Clips(tuple(clip for clip in clips if clip.starts), "mose2" if second else "davis", scored)
+    mose2 = any(_is_second_mose(folder) for folder in (base, base.parent))
+    return Clips(tuple(clip for clip in clips if clip.starts), mose2, scored)
 
 
 def _is_second_mose(folder: Path) -> bool:

@@ -88,14 +88,13 @@ def _measured(
     module = evaluations.find(task)
     baselines = baselines and getattr(config, "head", None) is None
     rivals = evaluations.baselines(backbone, dense=getattr(module, "PATCHES", False)) if baselines else {}
-    if hasattr(module, "settled"):
-        config = module.settled(config, backbone)
+    config = evaluations.settled(config, backbone)
     with nullcontext() if save is None else _kept(Path(save), task, backbone, config):
-        rows = {name: module.run(backbone, config, None if save is None else Path(save))}
+        rows = {name: evaluations.measure(task, backbone, config, None if save is None else Path(save))}
     units = getattr(module, "UNITS", {})
     if units and not any(number.startswith(tuple(units)) for number in rows[name]):
         rivals = {}  # counts alone, such as of a video without truth: nothing to compare
-    rows |= {rival: module.run(one.to(backbone.device), config) for rival, one in rivals.items()}
+    rows |= {rival: evaluations.measure(task, one.to(backbone.device), config) for rival, one in rivals.items()}
     shown = {evaluations.NAMES.get(one, one): row for one, row in rows.items()}
     print_table(f"{task} on {config.data}", shown, units)
     if outdone(shown, units):

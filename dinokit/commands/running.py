@@ -66,11 +66,11 @@ def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int
 def _measure(config: TrainConfig, images: Source, run: RunFolder) -> Callable[[int, Path], None]:
     """Return what measures each saved teacher and adds the result to metrics.jsonl."""
     data = config.experiment.data.source
-    task = evaluations.find("knn" if images.domains is None else "retrieval")
-    name = task.__name__.rsplit(".", 1)[1]
+    name = "knn" if images.domains is None else "retrieval"
+    kind = evaluations.find(name).Config
     device = devices.choose(config.runtime.device)
     # ImageNet against itself at every checkpoint would take longer than the training in between
-    settings = task.Config(data=data, limit=MEASURED) if name == "knn" else task.Config(data=data)
+    settings = kind(data=data, limit=MEASURED) if name == "knn" else kind(data=data)
 
     def measure(step: int, path: Path) -> None:
         done = {line.get("model") for line in read_jsonl(run.metrics) if line.get("step") == step}
@@ -83,7 +83,7 @@ def _measure(config: TrainConfig, images: Source, run: RunFolder) -> Callable[[i
             info(f"step 0 · measuring {' and '.join(left)} ({name} of the data), to compare with")
         for model in left:
             try:
-                result = task.run(candidates[model].to(device), settings)
+                result = evaluations.measure(name, candidates[model].to(device), settings)
             except (UserError, RunError) as error:
                 warn(f"step {step} is not measured: {error}")
                 return

@@ -22,13 +22,12 @@ from typing import Literal, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.annotations.masks import palette
-from dinokit.annotations.video import Numbers
 from dinokit.core.files import check_same, digest_of_files, read_json, write_json
 from dinokit.core.messages import library
 from dinokit.core.numbers import above, at_least
@@ -37,6 +36,7 @@ from dinokit.dense import draw
 from dinokit.dense.maps import resized
 from dinokit.images import intensity
 
+Numbers = UInt8[np.ndarray, "height width"]  # of the object in every pixel
 STAMP = "made.json"
 _SHARE = 0.5  # of the colour of an object in an overlay
 _LONGEST = 640  # pixels of a frame of the film

@@ -1,16 +1,14 @@
 """What every evaluation shares: protocols by name, frozen features, which images ask and answer, baselines; and the
 frame of those that train heads: which protocol, which splits, the best of several heads.
 
-An evaluation is a file of this folder with a frozen dataclass `Config` and
-`run(backbone, config, out) -> dict[str, float]`; its name is the file's name. It may say more of itself:
-`PATCHES = True` if patches are measured and not CLS; `UNITS`, the unit of a number by the beginning of its name;
-`settled(config, backbone)`, which chooses what depends on the machine, once for the model and its baselines. Every
-accuracy, recall and average precision is in percent, from 0 to 100.
+An evaluation is a file of this folder with a frozen dataclass `Config` and `run(backbone, config, out)`, which returns
+its numbers and what else was found, both for OUT/NAME.json, and writes all but these to `out`; its name is the file's
+name, and `measure` calls it. It may say more of itself: `PATCHES = True` if patches are measured and not CLS; `UNITS`,
+the unit of a number by the beginning of its name. Every accuracy, recall and average precision is in percent.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import cached_property
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +35,7 @@ TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
 NAMES = {"random-init": "untrained", "raw-pixels": "raw pixels"}  # of the baselines, for a person
 
+Found = tuple[dict[str, float], dict[str, object]]  # numbers, and what else NAME.json says
 C = TypeVar("C")
 S = TypeVar("S", bound=Sized)
 QUICK = "quick"  # the protocol that learns from a bank of patches
@@ -58,12 +57,23 @@ class Task:
     query_domains: numpy.ndarray | None
     leave_one_out: bool  # gallery and queries are the same rows; an image never answers itself
 
-    @cached_property
-    def twins(self) -> Int64[Tensor, " gallery"]:
-        """The first row of the gallery that equals each."""
-        first: dict[bytes, int] = {}
+    def compared(self) -> Iterator[tuple[slice, Float[Tensor, "query gallery"]]]:
+        """Yield the cosines of some queries with the gallery, and which; under leave-one-out, -inf with itself.
+
+        Equal features have equal cosines, to the bit: a matrix product alone rounds by the place of a row.
+        """
+        first: dict[bytes, int] = {}  # row -> its place
         digests = (blake2b(row.tobytes(), digest_size=16).digest() for row in self.gallery.numpy())
-        return torch.tensor([first.setdefault(digest, place) for place, digest in enumerate(digests)])
+        twins = torch.tensor([first.setdefault(digest, place) for place, digest in enumerate(digests)])
+        step = max(1, CHUNK // max(len(twins), 1))
+        for start in range(0, len(self.queries), step):
+            part = slice(start, min(start + step, len(self.queries)))
+            similarity = self.queries[part] @ self.gallery.T  # [query, gallery]
+            if len(first) < len(twins):
+                similarity = similarity[:, twins]
+            if self.leave_one_out:
+                similarity[torch.arange(len(similarity)), torch.arange(part.start, part.stop)] = -torch.inf
+            yield part, similarity
 
 
 def sides(data: str, gallery: str | None, query: str | None) -> tuple[str | None, str | None]:
@@ -94,6 +104,19 @@ def find(name: str) -> ModuleType:
     if name not in names():
         raise unknown_name("evaluation", name, names())
     return import_module(f"dinokit.evaluation.{name}")
+
+
+def measure(name: str, backbone: Backbone, config: Any, out: Path | None = None) -> dict[str, float]:
+    """Measure a backbone by an evaluation.
+
+    Args:
+        out: folder that receives NAME.json, with details, and whatever else the evaluation makes; None writes nothing.
+    """
+    numbers: dict[str, float]
+    numbers, details = find(name).run(backbone, settled(config, backbone), out)
+    if out is not None:
+        write_json(out / f"{name}.json", numbers | details)
+    return numbers
 
 
 def baselines(backbone: Backbone, *, seed: int = 0, dense: bool = False) -> dict[str, Backbone]:
@@ -169,26 +192,6 @@ def features(backbone: Backbone, data: str, *, split: str | None, limit: int | N
     return result
 
 
-def chunks(queries: int, gallery: int) -> Iterator[slice]:
-    """Cut the queries so that no more than `CHUNK` similarities exist at a time."""
-    step = max(1, CHUNK // max(gallery, 1))
-    for start in range(0, queries, step):
-        yield slice(start, min(start + step, queries))
-
-
-def similarities(task: Task, part: slice) -> Float[Tensor, "query gallery"]:
-    """Return the cosine of each query of the part with the gallery; under leave-one-out, -inf with itself.
-
-    Equal features have equal cosines, to the bit: a matrix product alone rounds by the place of a row.
-    """
-    similarity = task.queries[part] @ task.gallery.T  # [query, gallery]
-    if (task.twins != torch.arange(len(task.twins))).any():
-        similarity = similarity[:, task.twins]
-    if task.leave_one_out:
-        similarity[torch.arange(len(similarity)), torch.arange(part.start, part.stop)] = -torch.inf
-    return similarity
-
-
 def raw_pixels(backbone: Backbone) -> RawPixels:
     """Build the raw-pixel baseline for a backbone: images up to 48 px as they are, larger ones at 32 px.
 
@@ -200,12 +203,12 @@ def raw_pixels(backbone: Backbone) -> RawPixels:
 
 
 def settled(config: C, backbone: Backbone) -> C:
-    """Choose the protocol where none is given: the published one, on a CPU the quick one, and say so.
+    """Choose one of several protocols if none is given: the published one, on a CPU the quick one, and say so.
 
     The baselines of a model are measured by its settled settings.
     """
     settings: Any = config
-    if settings.protocol is not None or getattr(settings, "head", None) is not None:
+    if getattr(config, "protocol", "its only one") is not None or getattr(config, "head", None) is not None:
         return config
     if backbone.device.type != "cpu":
         return replace(settings, protocol="linear")  # type: ignore[no-any-return]
@@ -250,29 +253,27 @@ def halves(
 
 
 def keep_best(
+    backbone: Backbone,
     members: Sequence[Member],
-    measure: Callable[[nn.Module], tuple[dict[str, float], dict[str, Any]]],
+    judged: Callable[[nn.Module], Found],
     *,
-    name: str,
     better: Callable[[dict[str, float]], float],
     out: Path | None,
-    about: Callable[[], About],
-) -> dict[str, float]:
-    """Measure every head; return the numbers of the best, and write them with what else was found, and its head.
+    **about: Any,
+) -> Found:
+    """Judge every head; return what was found of the best, and keep it if it was trained here.
 
     As published, the best of a sweep of learning rates is the best on the test images.
 
     Args:
         better: larger for the better numbers.
-        about: describes a head that was trained here.
+        about: of `About.of`, for a head that was trained here.
     """
-    measured = [measure(member.head) for member in members]
-    best = max(range(len(members)), key=lambda place: better(measured[place][0]))
-    (result, more), member = measured[best], members[best]
-    if member.lr is not None:
-        result["lr"] = member.lr
-        if out is not None:
-            save_head(out / "head", member.head, about())
+    found = [judged(member.head) for member in members]
+    best = max(range(len(members)), key=lambda place: better(found[place][0]))
+    (numbers, details), member = found[best], members[best]
+    if member.lr is None:
+        return numbers, details
     if out is not None:
-        write_json(out / f"{name}.json", {**result, **more})
-    return result
+        save_head(out / "head", member.head, About.of(backbone, **about))
+    return numbers | {"lr": member.lr}, details

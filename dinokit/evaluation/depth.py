@@ -16,14 +16,13 @@ With `head` nothing is trained: a saved head is measured on other data (SUN RGB-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dinokit.annotations.depths import Depths, open_depths, splits_of
-from dinokit.config import differences
 from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.depth import (
@@ -39,12 +38,11 @@ from dinokit.dense.depth import (
     sigloss,
 )
 from dinokit.dense.fit import Lesson, Loss, Member, Training, learn
-from dinokit.dense.heads import About, check_model, load_head
+from dinokit.dense.heads import check_model, load_head
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried
-from dinokit.evaluation.base import QUICK, halves, keep_best, settled
+from dinokit.evaluation.base import QUICK, Found, halves, keep_best
 from dinokit.metrics.depth import Crop, counted, errors, mean
 from dinokit.models.features import Backbone
-from dinokit.models.pixels import PatchPixels
 
 PATCHES = True  # what is measured are patches, not CLS
 UNITS = {"RMSE": "m", "delta1": "%", "delta2": "%", "delta3": "%"}
@@ -83,18 +81,20 @@ class Config:
         if self.high is not None and self.low >= self.high:
             raise UserError(f"expected low < high, got {self.low} and {self.high}")
         if self.head is not None:
-            unused = [name for name in differences(Config(data=self.data), self) if name not in MEASURING]
+            usual = Config(data=self.data)
+            changed = [name for name, value in vars(self).items() if value != getattr(usual, name)]
+            unused = [name for name in changed if name not in MEASURING]
             if unused:
                 raise UserError(f"a saved head is not trained, so that {', '.join(unused)} cannot be set with head")
 
 
-def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     """Train on one split and measure on the other; return the means over images of all errors, deltas in percent.
 
     Args:
-        out: folder that receives `depth.json` and the trained head as `head/`; an interrupted training in it goes on.
+        out: folder that receives the trained head as `head/`; an interrupted training in it goes on.
     """
-    config, channels, white = settled(config, backbone), backbone.channels, backbone.pixels.white
+    channels, white = backbone.channels, backbone.pixels.white
     train, learns, test, judges = halves(
         config,
         lambda split: open_depths(config.data, split=split, channels=channels, white=white, units=config.units),
@@ -111,40 +111,48 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         check_model(about, backbone, model=backbone.name)
         high = high if config.high is not None or test.layout.lists else float(about.details["high"])
         members: Sequence[Member] = [Member(head, None)]
+        layers, short, windows = about.layers, about.short, Windows(about.crop, about.stride)
     else:
-        bins, layers = Bins(low=low, high=config.high or train.layout.high), layers_of(backbone, config)
+        layers, short = layers_of(backbone, config), config.short
         windows = Windows() if config.tile is None else Windows(config.tile, max(1, config.tile * 2 // 3))
-        details = {"low": low, "high": bins.high}
-        about = About.of(backbone, "depth", windows, layers=layers, short=config.short, details=details)
-        train.check(learns, low=low, high=bins.high)
+        train.check(learns, low=low, high=high)
     test.check(judges, low=low, high=high, crop=part)
     if config.head is None:
+        bins = Bins(low=low, high=high)
         members = _learnt(backbone, train, config, bins, indices=learns, layers=layers, out=out)
 
-    def measure(head: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
+    def judged(head: nn.Module) -> Found:
         found = []
         with frozen(backbone) as device:
-            predict = predictor(backbone, head.to(device), layers=about.layers)
+            predict = predictor(backbone, head.to(device), layers=layers)
             for index in progress(judges, len(judges)):
                 image, truth = test.read(index)
                 there = counted(truth, low=low, high=high, crop=part)
                 if there.any():
-                    values = prepared(image, backbone, short=about.short)
-                    size, windows = (truth.shape[0], truth.shape[1]), Windows(about.crop, about.stride)
+                    values, size = prepared(image, backbone, short=short), (truth.shape[0], truth.shape[1])
                     values = augmented(values, predict, size=size, windows=windows, flip=True)
                     metres = values[0, 0].clamp(low, high).cpu().numpy()
                     found.append(errors(metres[there], truth[there]))
         return mean(found) | {"images": float(len(found))}, {}
 
-    return keep_best(members, measure, name="depth", better=lambda one: -one["RMSE"], out=out, about=lambda: about)
+    return keep_best(
+        backbone,
+        members,
+        judged,
+        better=lambda numbers: -numbers["RMSE"],
+        out=out,
+        task="depth",
+        windows=windows,
+        layers=layers,
+        short=short,
+        details={"low": low, "high": high},
+    )
 
 
 def layers_of(backbone: Backbone, config: Config) -> Layers:
     """Return the blocks that a protocol reads: the last, or four evenly spaced ones that end with it."""
     if config.protocol in ("linear", "linear-v2", QUICK):
         return 1
-    if isinstance(backbone, PatchPixels):
-        return (0, 1, 2, 3)  # its only one, four times
     blocks = getattr(backbone, "blocks", None)
     depth = len(blocks) if isinstance(blocks, nn.ModuleList) else getattr(backbone, "depth", 0)
     if depth < 4:

@@ -15,9 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.annotations.masks import IGNORED
 from dinokit.annotations.pairs import Pairs, open_pairs
-from dinokit.core.files import write_json
 from dinokit.core.messages import UserError, progress, warn
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.foreground import Config as HeadConfig
@@ -49,17 +47,16 @@ class Samples:
     truth: Bool[Tensor, " sample"]
 
 
-def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
-    """Return `AP`, the mean over images each judged by the others, in percent; its spread and the C that gave it.
+def run(backbone: Backbone, config: Config, out: Path | None) -> tuple[dict[str, float], dict[str, object]]:
+    """Return `AP`, the mean over images each judged by the others, in percent, its spread, the C that gave it; of each.
 
     Args:
-        out: folder that receives `foreground.json` with the AP of every image, and the head as `head/`.
+        out: folder that receives the head as `head/`.
     """
-    head, about, result = learn(backbone, config)
+    head, about, numbers = learn(backbone, config)
     if out is not None:
         save_head(out / "head", head, about)
-        write_json(out / "foreground.json", result | {"AP of each": about.details["AP"]})
-    return result
+    return numbers, {"AP of each": about.details["AP"]}
 
 
 def learn(backbone: Backbone, config: Config) -> tuple[ForegroundHead, About, dict[str, float]]:
@@ -99,11 +96,13 @@ def _samples(backbone: Backbone, pairs: Pairs, *, size: int) -> list[Samples]:
     with frozen(backbone):
         for index in progress(range(len(pairs)), len(pairs)):
             image, mask = pairs.read(index)
-            known, above = known + int((mask != IGNORED).sum()), above + int(((mask != IGNORED) & (mask > 0)).sum())
+            counts = mask != pairs.missing
+            known, above = known + int(counts.sum()), above + int((counts & (mask > 0)).sum())
             seen = prepared(image, backbone, short=size)
             (features,), _ = encode(backbone, seen)
             rows, columns = seen.shape[2:]
-            share = cell_shares(mask, size=(rows, columns), patch=backbone.patch_size).flatten().to(seen.device)
+            share = cell_shares(mask, counts, size=(rows, columns), patch=backbone.patch_size)
+            share = share.flatten().to(seen.device)
             pure = (share < 0.01) | (share > 0.99)  # no comparison with NaN holds
             found.append(Samples(features.patches[0].float()[pure], share[pure] > 0.99))
     if not known:
@@ -122,15 +121,18 @@ def _samples(backbone: Backbone, pairs: Pairs, *, size: int) -> list[Samples]:
 
 
 def cell_shares(
-    mask: UInt8[numpy.ndarray, "height width"], *, size: tuple[int, int], patch: int
+    mask: UInt8[numpy.ndarray, "height width"],
+    counts: Bool[numpy.ndarray, "height width"],
+    *,
+    size: tuple[int, int],
+    patch: int,
 ) -> Float[Tensor, "rows columns"]:
     """Return the share of foreground in the cell of every patch of an image resized to `size` and padded.
 
-    NaN where a cell reaches beyond the image or into pixels of class 255.
+    NaN where a cell reaches beyond the image or into pixels that do not count.
     """
-    labels = torch.from_numpy(mask)
-    known = (labels != IGNORED).float()
-    layers = torch.stack([(labels > 0) * known, known])[None]  # [1, 2, height, width]
+    known = torch.from_numpy(counts).float()
+    layers = torch.stack([torch.from_numpy(mask > 0) * known, known])[None]  # [1, 2, height, width]
     layers = F.interpolate(layers, size=size, mode="bilinear", antialias=True)
     share, whole = F.avg_pool2d(pad(layers, patch)[0], patch)[0]  # [rows, columns] each
     return torch.where(whole > 1 - 1e-4, share, torch.nan)

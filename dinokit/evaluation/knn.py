@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from dinokit.core.files import write_json
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.embedding import nearest
-from dinokit.evaluation.base import chunks, sides, similarities, task
+from dinokit.evaluation.base import Found, sides, task
 from dinokit.models.features import Backbone
 
 UNITS = {"top1": "%", "top5": "%"}
@@ -33,21 +32,16 @@ class Config:
     temperature: float = above(0, 0.07)  # of the weights exp(similarity / temperature); smaller trusts the nearest more
 
 
-def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
-    """Classify every query image; return `top1@k` and `top5@k` in percent, and how many images took part.
-
-    Args:
-        out: folder that receives `knn.json`; None writes nothing.
-    """
+def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
+    """Classify every query image; return `top1@k` and `top5@k` in percent, and how many images took part."""
     gallery, query = sides(config.data, config.gallery, config.query)
     images = task(backbone, config.data, gallery=gallery, query=query, limit=config.limit)
     answers = len(images.gallery) - images.leave_one_out
     ks = sorted(set(config.k))
     classes = int(torch.cat([images.gallery_labels, images.query_labels]).max()) + 1
     right = {f"top{n}@{k}": 0 for k in ks for n in (1, 5)}
-    for part in chunks(len(images.queries), len(images.gallery)):
-        # [query, neighbour], nearest first
-        similarity, neighbours = nearest(similarities(images, part), min(max(ks), answers))
+    for part, found in images.compared():
+        similarity, neighbours = nearest(found, min(max(ks), answers))  # [query, neighbour], nearest first
         votes = vote(similarity, images.gallery_labels[neighbours], ks, classes=classes, temperature=config.temperature)
         for k, scores in votes.items():
             best = scores.sort(dim=1, descending=True, stable=True)
@@ -56,10 +50,7 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
             right[f"top1@{k}"] += int(ranked[:, 0].sum())
             right[f"top5@{k}"] += int(ranked.any(dim=1).sum())
     result = {name: 100 * count / len(images.queries) for name, count in right.items()}
-    result |= {"queries": float(len(images.queries)), "gallery": float(answers)}
-    if out is not None:
-        write_json(out / "knn.json", result)
-    return result
+    return result | {"queries": float(len(images.queries)), "gallery": float(answers)}, {}
 
 
 def vote(

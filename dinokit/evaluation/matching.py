@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.annotations.matching import PointPair, Surface, ViewPair, open_matching, read_both
-from dinokit.core.files import write_atomic, write_json
+from dinokit.core.files import write_atomic
 from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
@@ -77,13 +77,13 @@ class Outcome:
     matches: list[Matches]
 
 
-def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, out: Path | None) -> tuple[dict[str, float], dict[str, object]]:
     """Match all pairs; return PCK or recall in percent, whether the norm was used, and the counts.
 
     PCK is the mean over categories, `/pair` the same with every pair of a category counting alike.
 
     Args:
-        out: folder that receives `matching.json` with the numbers of every category, and drawings of a few pairs.
+        out: folder that receives drawings of a few pairs.
     """
     measure = _opened(config)
     norms = (True, False) if config.norm is None else (config.norm,)
@@ -97,13 +97,12 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         "points": float(sum(len(one.right) for one in best.matches)),
     }
     if out is not None:
-        write_json(out / "matching.json", result | {"each": best.each})
         for index in evenly(DRAWN, len(best.matches)).tolist():
             one = best.matches[index]
             both = read_both(one.images, backbone.channels, backbone.pixels.white)
             with write_atomic(out / f"{index:05d}.png") as temporary:
                 joined(both, one.points, one.right).save(temporary, "PNG")
-    return result
+    return result, {"each": best.each}
 
 
 def _opened(config: Config) -> Callable[[Backbone, bool], Outcome]:

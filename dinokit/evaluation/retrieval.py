@@ -16,9 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dinokit.core.files import write_json
 from dinokit.core.messages import UserError
-from dinokit.evaluation.base import Task, chunks, similarities, task
+from dinokit.evaluation.base import Found, Task, task
 from dinokit.metrics.precision import average_precision
 from dinokit.models.features import Backbone
 
@@ -33,14 +32,11 @@ class Config:
     split: str | None = None  # null: train, or everything where there are no splits
 
 
-def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     """Search with every image; return `mAP` and `R@1` (the first result is right) in percent, and the query count.
 
     With domains, also `mAP/A-B` and `R@1/A-B` for queries of domain A among images of domain B. A query without any
     right answer is not counted.
-
-    Args:
-        out: folder that receives `retrieval.json`; None writes nothing.
     """
     images = task(backbone, config.data, gallery=config.split, query=config.split)
     result: dict[str, float] = {}
@@ -57,10 +53,7 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
             f"expected two or more images of a thing in {config.data}, got one of each; retrieval needs pairs"
         )
     result = {"mAP": 100 * precision.mean().item(), "R@1": 100 * first.mean().item()} | result
-    result |= {"queries": float(len(precision)), "gallery": float(len(images.gallery))}
-    if out is not None:
-        write_json(out / "retrieval.json", result)
-    return result
+    return result | {"queries": float(len(precision)), "gallery": float(len(images.gallery))}, {}
 
 
 def search(images: Task) -> tuple[Float[Tensor, " query"], Float[Tensor, " query"]]:
@@ -69,8 +62,7 @@ def search(images: Task) -> tuple[Float[Tensor, " query"], Float[Tensor, " query
     Equal similarities are one threshold of the precision; of several first results the first image counts.
     """
     precisions, firsts = [], []
-    for part in chunks(len(images.queries), len(images.gallery)):
-        found = similarities(images, part)  # [query, image]
+    for part, found in images.compared():
         relevant = images.gallery_labels == images.query_labels[part, None]
         seen = found > -torch.inf  # under leave-one-out, all but the image itself
         for similarity, right, there in zip(found.numpy(), (relevant & seen).numpy(), seen.numpy()):

@@ -14,7 +14,7 @@ is resized to the window.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy
 from torch import nn
@@ -23,11 +23,10 @@ from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
 from dinokit.core.messages import UserError, progress, warn
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.fit import Lesson, Member, Training, gathered, learn
-from dinokit.dense.heads import About
 from dinokit.dense.maps import Windows, augmented, best_class, frozen, predictor, prepared, slide, tried
 from dinokit.dense.segmentation import Config as HeadConfig
 from dinokit.dense.segmentation import Crops, LinearHead, PatchVote, cell_labels, crop_pair, cross_entropy
-from dinokit.evaluation.base import QUICK, halves, keep_best, settled
+from dinokit.evaluation.base import QUICK, Found, halves, keep_best
 from dinokit.metrics.iou import confusion, scores
 from dinokit.models.features import Backbone
 
@@ -98,14 +97,12 @@ class Config:
     bank: int = at_least(1, 100_000)  # knn, quick: training patches that are kept, drawn at random
 
 
-def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     """Train or gather on one split and measure on the other; return `mIoU`, `mAcc`, `aAcc` in percent.
 
     Args:
-        out: folder that receives `segmentation.json` with the IoU of every class, and the trained head as `head/`; an
-            interrupted training in it is continued.
+        out: folder that receives the trained head as `head/`; an interrupted training in it is continued.
     """
-    config = settled(config, backbone)
     assert config.protocol is not None
     protocol, data = PROTOCOLS[config.protocol], config.data
     train, learns, test, judges = halves(
@@ -126,20 +123,23 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         some = ", ".join(strange[:3]) + ("..." if len(strange) > 3 else "")
         warn(f"no training mask shows {some}, which masks to measure on do: never found, it counts as 0 in mIoU")
     details = {"classes": list(train.meaning.classes), "colours": [list(colour) for colour in train.meaning.colours]}
-    how: dict[str, Any] = {"layers": protocol.layers, "short": size, "details": details}
     return keep_best(
+        backbone,
         _learnt(backbone, train, config, protocol, indices=learns, size=size, width=width, out=out),
         lambda head: measured(backbone, head, test, protocol, indices=judges, size=size),
-        name="segmentation",
         better=lambda numbers: numbers["mIoU"],
         out=out,
-        about=lambda: About.of(backbone, "segmentation", protocol.windows(size), **how),
+        task="segmentation",
+        windows=protocol.windows(size),
+        layers=protocol.layers,
+        short=size,
+        details=details,
     )
 
 
 def measured(
     backbone: Backbone, head: nn.Module, test: Pairs, protocol: Protocol, *, indices: list[int], size: int
-) -> tuple[dict[str, float], dict[str, Any]]:
+) -> Found:
     """Predict test images at the size of their masks, and count; return the numbers and the IoU of every class."""
     classes = test.meaning.classes
     total = numpy.zeros((len(classes), len(classes)), dtype=numpy.int64)

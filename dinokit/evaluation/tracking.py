@@ -8,7 +8,7 @@ DINOv3 (arXiv:2508.10104) section 6.1.3 and appendix D.5: the frame's short side
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,16 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.annotations.pairing import check_size
 from dinokit.annotations.video import Clip, Numbers, open_clips
-from dinokit.config import to_plain
-from dinokit.core.files import digest_of_files, digest_of_model, write_json
+from dinokit.core.files import digest_of_files, digest_of_model
 from dinokit.core.messages import info, progress
 from dinokit.core.numbers import at_least
 from dinokit.dense.maps import frozen
 from dinokit.dense.tracking import Rule, Tracker, Writer, kept_masks, one_hot, read_out
 from dinokit.images import intensity
-from dinokit.metrics.video import Series, scores, summary
+from dinokit.metrics.video import Measure, Series, scores, summary
 from dinokit.models.features import Backbone
 
 PATCHES = True  # what is measured are patches, not CLS
@@ -49,16 +47,17 @@ class Config:
     rule: Rule = field(default_factory=Rule)  # which patches vote
 
 
-def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str, float]:
+def run(backbone: Backbone, config: Config, out: Path | None) -> tuple[dict[str, float], dict[str, object]]:
     """Track every object of every video; return J&F, J and F in percent with recall and decay, and the counts.
 
     Where there is nothing to score, the numbers of videos and frames alone are returned.
 
     Args:
-        out: folder that receives every frame's mask and overlay, an animation of each video and `tracking.json`; masks
-            that the same weights, settings and frames made are not computed again.
+        out: folder that receives every frame's mask and overlay, and an animation of each video; masks that the same
+            weights, settings and frames made are not computed again.
     """
     opened = open_clips(config.data, split=config.split, mask=config.mask)
+    measure: Measure = "mose2" if opened.mose2 else "davis"
     firsts = {clip.name: next(iter(clip.starts.values())) for clip in opened.each}
     total = sum(len(clip.starts) for clip in opened.each)
     later = total - sum(frame == firsts[clip.name] for clip in opened.each for frame in clip.starts.values())
@@ -66,7 +65,7 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
         info(f"{later} of {total} objects enter after the first: followed from their first mask, scored from the next")
     made = {}
     if out is not None:
-        settings = {"short": _short(config, backbone), "read_out": config.read_out, "rule": to_plain(config.rule)}
+        settings = {"short": _short(config, backbone), "read_out": config.read_out, "rule": asdict(config.rule)}
         made = {"weights": digest_of_model(backbone), "settings": settings}
     objects: dict[str, Series] = {}
     frames = 0
@@ -87,15 +86,14 @@ def run(backbone: Backbone, config: Config, out: Path | None = None) -> dict[str
             starts = {number: names.index(frame) for number, frame in clip.starts.items()}
             if config.counting == "davis":
                 starts = dict.fromkeys(range(1, int(truth[0].max()) + 1), 0)
-            each = scores([found[name] for name in names], truth, starts, measure=opened.measure)
+            each = scores([found[name] for name in names], truth, starts, measure=measure)
             objects |= {f"{clip.name}/{number}": series for number, series in each.items() if len(series.j)}
-    result = summary(objects, measure=opened.measure) | {"objects": float(len(objects))} if objects else {}
+    result = summary(objects, measure=measure) | {"objects": float(len(objects))} if objects else {}
     result |= {"videos": float(len(opened.each)), "frames": float(frames)}
     if out is not None:
-        each_object = {name: {"J": 100 * one.j.mean(), "F": 100 * one.f.mean()} for name, one in objects.items()}
-        write_json(out / "tracking.json", result | {"measure": opened.measure, "each": each_object})
         info(f"{out} holds the masks of every frame, overlays and a film of each video")
-    return result
+    each_object = {name: {"J": 100 * one.j.mean(), "F": 100 * one.f.mean()} for name, one in objects.items()}
+    return result, {"measure": measure, "each": each_object}
 
 
 def track(backbone: Backbone, clip: Clip, config: Config, writer: Writer | None = None) -> Mapping[str, Numbers]:
@@ -115,8 +113,7 @@ def track(backbone: Backbone, clip: Clip, config: Config, writer: Writer | None 
                 joined = torch.cat([ground[..., None], *(each[..., 1:] for each in labels)], dim=-1)
                 mask = read_out(joined, objects, mask.shape, mode=config.read_out)
             if entering:  # a tracker of their own: frames before know nothing of them
-                given = clip.mask(name)
-                check_size(clip.place, mask.shape, clip.masks[name], given.shape, kind="mask")
+                given = clip.mask(name, size=mask.shape)
                 given = np.where(np.isin(given, entering), given, 0).astype(np.uint8)
                 first = one_hot(given, [0, *entering], tuple(features.shape[:2])).to(device)
                 trackers.append(Tracker(config.rule, features, first))

@@ -74,6 +74,8 @@ class RawPixels(OwnPixels):
 class PatchPixels(OwnPixels):
     """Images of any size -> the values of each whole patch: the baseline of dense predictions; CLS is their mean."""
 
+    depth = 4  # its only layer stands for each that a head on four of them reads
+
     def __init__(self, *, patch_size: int, channels: int = 3) -> None:
         super().__init__()
         self.patch_size, self.channels = patch_size, channels

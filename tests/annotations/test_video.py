@@ -175,7 +175,7 @@ def test_objects_start_where_a_mask_first_shows_them(tmp_path: Path) -> None:
     opened = open_clips(str(tmp_path))
     assert opened.each[0].starts == {3: "00001", 7: "00002"}
     assert opened.scored
-    assert opened.measure == "davis"
+    assert not opened.mose2
 
 
 def test_masks_of_starts_alone_cannot_be_scored(tmp_path: Path) -> None:
@@ -192,15 +192,15 @@ def test_masks_of_starts_alone_cannot_be_scored(tmp_path: Path) -> None:
 def test_the_second_mose_is_known_by_its_layout(tmp_path: Path) -> None:
     shutil.copytree(davis(tmp_path / "davis") / "JPEGImages" / "480p", tmp_path / "mose" / "train" / "JPEGImages")
     shutil.copytree(tmp_path / "davis" / "Annotations" / "480p", tmp_path / "mose" / "train" / "Annotations")
-    assert open_clips(str(tmp_path / "mose")).measure == "davis"
+    assert not open_clips(str(tmp_path / "mose")).mose2
     (tmp_path / "mose" / "meta_train.json").write_text('{"videos": {"v": {"objects": {"1": {}}}}}')
-    assert open_clips(str(tmp_path / "mose")).measure == "davis"
+    assert not open_clips(str(tmp_path / "mose")).mose2
     about = '{"videos": {"v": {"objects": ["1"], "length": 3, "height": 8, "width": 12}}}'
     (tmp_path / "mose" / "meta_train.json").write_text(about)
-    assert open_clips(str(tmp_path / "mose")).measure == "mose2"
+    assert open_clips(str(tmp_path / "mose")).mose2
     (tmp_path / "mose" / "meta_train.json").unlink()
     (tmp_path / "mose").rename(tmp_path / "MOSE_v2")
-    assert open_clips(str(tmp_path / "MOSE_v2")).measure == "mose2"
+    assert open_clips(str(tmp_path / "MOSE_v2")).mose2
 
 
 def test_masks_that_cannot_be_are_said_before_anything_is_tracked(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_every_evaluation_keeps_the_contract(
         config.data = "other"
     backbone = make_vit().train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    result = module.run(backbone, config, tmp_path / "out")
+    result = base.measure(name, backbone, config, tmp_path / "out")
     assert (tmp_path / "out" / f"{name}.json").exists()
     assert all(0 <= value <= 100 for value in result.values())
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
@@ -54,7 +54,7 @@ def test_a_class_that_nobody_can_read_is_no_class(make_vit: MakeVit, make_folder
 def test_splits_without_a_class_in_common_are_refused(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     splits = [f"train/{name}/0.png" for name in ("cats", "dogs")] + [f"val/{name}/0.png" for name in ("Cat", "Dog")]
     with pytest.raises(UserError, match="no class of val is one of train .*'Cat' and 'cats'"):
-        base.find("knn").run(make_vit(), base.find("knn").Config(data=str(make_folder(*splits))))
+        base.measure("knn", make_vit(), base.find("knn").Config(data=str(make_folder(*splits))))
 
 
 def test_test_images_ask_and_train_images_answer(make_folder: MakeFolder) -> None:
@@ -74,7 +74,7 @@ def test_a_convolutional_network_is_measured_like_any_other(make_folder: MakeFol
     assert (fresh.config, fresh.pixels) == (backbone.config, backbone.pixels)
     assert not torch.equal(fresh.conv1.weight, backbone.conv1.weight)
     module = base.find("knn")
-    result = module.run(fresh, module.Config(data=str(make_folder(*FILES)), k=(1,)), tmp_path / "out")
+    result = base.measure("knn", fresh, module.Config(data=str(make_folder(*FILES)), k=(1,)), tmp_path / "out")
     assert all(0 <= value <= 100 for value in result.values())
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ from dinokit.core.messages import UserError
 from dinokit.dense.depth import LinearDepth, crop, seen, units
 from dinokit.dense.heads import apply, load_head, save_head
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
-from dinokit.evaluation.depth import Config, layers_of, run
+from dinokit.evaluation import base
+from dinokit.evaluation.depth import Config, layers_of
 from dinokit.images.intensity import Pixels
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
 from tests.conftest import ARCHITECTURE
+
+run = partial(base.measure, "depth")
 
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)

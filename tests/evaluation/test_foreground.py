@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -12,10 +13,13 @@ from dinokit.annotations.pairs import open_pairs
 from dinokit.core.messages import UserError
 from dinokit.dense.heads import load_head
 from dinokit.dense.maps import frozen, predictor, prepared
-from dinokit.evaluation.foreground import Config, cell_shares, learn, run
+from dinokit.evaluation import base
+from dinokit.evaluation.foreground import Config, cell_shares, learn
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
 from tests.evaluation.dense_data import squares
+
+run = partial(base.measure, "foreground")
 
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)
@@ -72,11 +76,11 @@ def test_the_share_of_a_cell_counts_whole_cells_only() -> None:
     mask = numpy.zeros((4, 6), dtype=numpy.uint8)
     mask[:, 3:] = 2
     mask[0, 5] = 255
-    found = cell_shares(mask, size=(4, 6), patch=2)
+    found = cell_shares(mask, mask != 255, size=(4, 6), patch=2)
     torch.testing.assert_close(found[1], torch.tensor([0.0, 0.5, 1.0]))
     assert found[0, 2].isnan()
     # 5 columns of cells of 2: the last reaches beyond the image
-    assert cell_shares(mask[:, :5].copy(), size=(4, 5), patch=2)[:, -1].isnan().all()
+    assert cell_shares(mask[:, :5].copy(), mask[:, :5] != 255, size=(4, 5), patch=2)[:, -1].isnan().all()
 
 
 def test_masks_that_teach_nothing_are_clear_mistakes(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def naive(backbone: VisionTransformer, data: str, k: int, temperature: float) ->
 def test_it_equals_a_naive_loop(make_vit: MakeVit, make_folder: MakeFolder, seed: int) -> None:
     data = str(make_folder(*SPLIT, tinted=False))  # hard: an accuracy of 100 % would hide a wrong vote
     backbone = make_vit(seed=seed)
-    result = knn.run(backbone, knn.Config(data=data, k=(1, 3, 7, 18)))
+    result = base.measure("knn", backbone, knn.Config(data=data, k=(1, 3, 7, 18)))
     for k in (1, 3, 7, 18):
         assert result[f"top1@{k}"] == pytest.approx(naive(backbone, data, k, 0.07))
     assert (result["queries"], result["gallery"]) == (18, 18)
@@ -60,7 +60,7 @@ def test_a_small_temperature_does_not_overflow() -> None:
 
 
 def test_k_above_the_gallery_takes_all_of_it(make_vit: MakeVit, make_folder: MakeFolder) -> None:
-    result = knn.run(make_vit(), knn.Config(data=str(make_folder(*SPLIT)), k=(18, 500)))
+    result = base.measure("knn", make_vit(), knn.Config(data=str(make_folder(*SPLIT)), k=(18, 500)))
     assert result["top1@500"] == result["top1@18"]
 
 
@@ -68,13 +68,13 @@ def test_chunks_do_not_change_the_result(
     make_vit: MakeVit, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = knn.Config(data=str(make_folder(*SPLIT)), k=(3, 5))
-    whole = knn.run(make_vit(), config)
+    whole = base.measure("knn", make_vit(), config)
     monkeypatch.setattr(base, "CHUNK", 40)  # 2 queries at a time
-    assert knn.run(make_vit(), config) == whole
+    assert base.measure("knn", make_vit(), config) == whole
 
 
 def test_a_folder_without_splits_leaves_one_out(make_vit: MakeVit, make_folder: MakeFolder) -> None:
-    result = knn.run(make_vit(), knn.Config(data=str(make_folder("a/0.png", "a/1.png", "b/0.png")), k=(1,)))
+    result = base.measure("knn", make_vit(), knn.Config(data=str(make_folder("a/0.png", "a/1.png", "b/0.png")), k=(1,)))
     # b has no other image: only finding itself could be right
     assert result == {"top1@1": pytest.approx(200 / 3), "top5@1": pytest.approx(200 / 3), "queries": 3, "gallery": 2}
 
@@ -82,7 +82,7 @@ def test_a_folder_without_splits_leaves_one_out(make_vit: MakeVit, make_folder: 
 def test_one_image_of_each_class_has_no_right_answer(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     data = str(make_folder("a/0.png", "b/0.png", "c/0.png"))
     with pytest.raises(UserError, match="two or more images of a class .* got one of each"):
-        knn.run(make_vit(), knn.Config(data=data, k=(1,)))
+        base.measure("knn", make_vit(), knn.Config(data=data, k=(1,)))
 
 
 def test_equal_images_keep_their_order_whatever_the_chunk(
@@ -94,7 +94,7 @@ def test_equal_images_keep_their_order_whatever_the_chunk(
     found = []
     for chunk in (1 << 24, 40, 19):
         monkeypatch.setattr(base, "CHUNK", chunk)
-        found.append(knn.run(RawPixels(size=16), knn.Config(data=str(root), k=(1, 7))))
+        found.append(base.measure("knn", RawPixels(size=16), knn.Config(data=str(root), k=(1, 7))))
     # the first image answers all: 5 of class a are right; of 7 neighbours 5 or 6 are of a
     assert found[0] == found[1] == found[2]
     assert found[0]["top1@1"] == found[0]["top1@7"] == pytest.approx(100 * 6 / 18)
@@ -102,13 +102,13 @@ def test_equal_images_keep_their_order_whatever_the_chunk(
 
 def test_the_same_split_on_both_sides_leaves_one_out(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     data = str(make_folder(*SPLIT))
-    result = knn.run(make_vit(), knn.Config(data=data, gallery="train", query="train", k=(1,)))
+    result = base.measure("knn", make_vit(), knn.Config(data=data, gallery="train", query="train", k=(1,)))
     assert (result["queries"], result["gallery"]) == (18, 17)
 
 
 def test_top5_counts_only_classes_with_a_vote(make_folder: MakeFolder) -> None:
     data = str(make_folder(*(f"{label}/0.png" for label in "abcde"), "e/1.png", tinted=False))
-    result = knn.run(RawPixels(size=16), knn.Config(data=data, k=(1,)))
+    result = base.measure("knn", RawPixels(size=16), knn.Config(data=data, k=(1,)))
     assert result["top5@1"] == result["top1@1"] < 100
 
 
@@ -116,12 +116,12 @@ def test_an_untrained_layer_scale_is_no_excuse(make_vit: MakeVit, make_folder: M
     # cosines differ from 1 in the tenth digit; colours alone tell these classes apart
     backbone = VisionTransformer(replace(make_vit().config, layer_scale=1e-5), seed=0)
     backbone.pixels = make_vit().pixels
-    assert knn.run(backbone, knn.Config(data=str(make_folder(*SPLIT)), k=(3,)))["top1@3"] > 80
+    assert base.measure("knn", backbone, knn.Config(data=str(make_folder(*SPLIT)), k=(3,)))["top1@3"] > 80
 
 
 def test_data_without_labels_says_what_to_do(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     with pytest.raises(UserError, match="DATA/CLASS/image.jpg"):
-        knn.run(make_vit(), knn.Config(data=str(make_folder("0.png", "1.png"))))
+        base.measure("knn", make_vit(), knn.Config(data=str(make_folder("0.png", "1.png"))))
 
 
 @pytest.mark.parametrize("wrong", [{"k": ()}, {"k": (0, 5)}, {"temperature": 0.0}])

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from safetensors.torch import save_file
 from dinokit import cli
 from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
-from dinokit.evaluation.matching import Config, run
+from dinokit.evaluation import base
+from dinokit.evaluation.matching import Config
 from dinokit.models.features import Features
 from dinokit.models.pixels import PatchPixels
 from tests.conftest import ARCHITECTURE, MakeVit
+
+run = partial(base.measure, "matching")
 
 PIXELS = PatchPixels(patch_size=4)
 Row = dict[str, Any]

@@ -37,9 +37,9 @@ def test_chunks_do_not_change_the_result(
     make_vit: MakeVit, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = retrieval.Config(data=str(make_folder(*(f"{label}/{i}.png" for label in "abc" for i in range(4)))))
-    whole = retrieval.run(make_vit(), config)
+    whole = base.measure("retrieval", make_vit(), config)
     monkeypatch.setattr(base, "CHUNK", 13)  # one query at a time
-    assert retrieval.run(make_vit(), config) == pytest.approx(whole)
+    assert base.measure("retrieval", make_vit(), config) == pytest.approx(whole)
 
 
 def test_equal_features_are_one_threshold() -> None:
@@ -60,7 +60,7 @@ def test_of_equal_images_the_first_answers(chunk: int, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_domains_search_each_other_in_both_directions() -> None:
     config = retrieval.Config(data="demo:emoji")
-    result = retrieval.run(RawPixels(size=8), config)
+    result = base.measure("retrieval", RawPixels(size=8), config)
     assert result["queries"] == 2 * 1911
     directions = [result["mAP/noto-twemoji"], result["mAP/twemoji-noto"]]
     assert result["mAP"] == pytest.approx(sum(directions) / 2)
@@ -69,4 +69,4 @@ def test_domains_search_each_other_in_both_directions() -> None:
 
 def test_data_without_pairs_is_the_users_error(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     with pytest.raises(UserError, match="pairs"):
-        retrieval.run(make_vit(), retrieval.Config(data=str(make_folder("a/0.png", "b/0.png"))))
+        base.measure("retrieval", make_vit(), retrieval.Config(data=str(make_folder("a/0.png", "b/0.png"))))

@@ -3,6 +3,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from dinokit.dense.fit import Lesson, gathered
 from dinokit.dense.heads import load_head
 from dinokit.dense.segmentation import Crops, PatchVote, cell_labels, crop_pair, cross_entropy
 from dinokit.evaluation import base, segmentation
-from dinokit.evaluation.segmentation import Config, run
+from dinokit.evaluation.segmentation import Config
 from dinokit.models.features import Features
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
 from tests.evaluation.dense_data import squares
+
+run = partial(base.measure, "segmentation")
 
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -16,11 +17,13 @@ from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from dinokit.dense import tracking as masks
 from dinokit.dense.tracking import Rule, one_hot, read_out
-from dinokit.evaluation import tracking
-from dinokit.evaluation.tracking import Config, run
+from dinokit.evaluation import base, tracking
+from dinokit.evaluation.tracking import Config
 from dinokit.models import vit
 from dinokit.models.pixels import PatchPixels
 from tests.conftest import MakeVit
+
+run = partial(base.measure, "tracking")
 
 SIDE = 64
 
