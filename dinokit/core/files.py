@@ -22,7 +22,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
+from jaxtyping import Shaped
 from torch import nn
 
 from dinokit.core.messages import UserError, reason
@@ -202,13 +204,20 @@ def check_same(kept: object, stamp: Mapping[str, object], *, place: Path) -> Non
         )
 
 
+def digest(parts: Iterable[bytes | str | Shaped[numpy.ndarray, "..."]]) -> str:
+    """Return a short digest of some parts, in their order."""
+    found = blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
+        found.update(data if isinstance(data, bytes) else data.tobytes())
+    return found.hexdigest()
+
+
 def digest_of_weights(network: nn.Module) -> str:
     """Return a digest of a network's weights; what has none, such as raw pixels, gives that of nothing."""
-    found = blake2b(digest_size=16)
-    for name, value in sorted(network.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    weights = sorted(network.state_dict().items())
+    plain = ((name, value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()) for name, value in weights)
+    return digest(part for pair in plain for part in pair)
 
 
 def digest_of_model(network: nn.Module) -> str:
@@ -225,10 +234,7 @@ def digest_of_model(network: nn.Module) -> str:
 
 def digest_of_files(paths: Iterable[Path]) -> str:
     """Return a digest of what files hold, in their order."""
-    found = blake2b(digest_size=16)
-    for path in paths:
-        found.update(blake2b(path.read_bytes(), digest_size=16).digest())
-    return found.hexdigest()
+    return digest(blake2b(path.read_bytes(), digest_size=16).digest() for path in paths)
 
 
 def _finite(value: Any) -> Any:

@@ -39,15 +39,10 @@ def nodes(listed: str) -> list[str]:
     found: list[str] = []
     for entry in entries:
         parts = re.split(r"\[([^\]]*)\]", entry)  # text, ranges, text, ranges, ..., text
-        choices = [_numbers(part) if index % 2 else [part] for index, part in enumerate(parts)]
+        choices = [[part] for part in parts]
+        for index in range(1, len(parts), 2):
+            ends = [each.partition("-") for each in parts[index].split(",")]
+            # the zeros of the first number say how wide all of them are
+            choices[index] = [f"{n:0{len(a)}d}" for a, _, b in ends for n in range(int(a), int(b or a) + 1)]
         found += ["".join(chosen) for chosen in product(*choices)]
-    return found
-
-
-def _numbers(ranges: str) -> list[str]:
-    """Expand "01-03,7"; the zeros of the first number say how wide all of them are."""
-    found: list[str] = []
-    for each in ranges.split(","):
-        first, _, last = each.partition("-")
-        found += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
     return found

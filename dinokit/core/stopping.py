@@ -25,10 +25,9 @@ class Stop:
 
 @contextmanager
 def stop_requests() -> Iterator[Stop]:
-    """Turn the first SIGINT, SIGTERM, SIGHUP or SIGUSR1 into a wish to stop after this step.
+    """Turn the first of the signals into a wish to stop after this step.
 
     A second SIGINT or SIGTERM acts at once; of the others it does nothing, as a terminal that closes may send several.
-    SIGUSR1 is what SLURM can be asked to send before the time is up.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread alone

@@ -32,6 +32,7 @@ from dinokit.core.files import (
     append_jsonl,
     check_same,
     check_writable,
+    digest,
     digest_of_model,
     digest_of_weights,
     only_owner,
@@ -44,7 +45,6 @@ from dinokit.core.files import (
 from dinokit.core.messages import BadImage, UserError, progress, unknown_name
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
 from dinokit.models.features import Backbone
-from dinokit.sources.base import digest
 from dinokit.sources.source import Source, Unusable, absolute, open_source
 
 WEIGHTS, ABOUT = "head.safetensors", "head.json"
@@ -177,7 +177,7 @@ def apply(
     # a person looks at the picture itself, not at what a gray model sees of it
     shown = open_source(data, split=split, channels=3, white=white) if backbone.channels == 1 else source
     stamp = {"data": absolute(data), "split": split, "weights": digest_of_weights(head), "head": to_plain(about)}
-    made_by, names = digest(repr(sorted(stamp.items()))), _names(source)
+    made_by, names = digest([repr(sorted(stamp.items()))]), _names(source)
     written, there, bad = 0, 0, list[Unusable]()
     check_writable(out)
     with only_owner(out), frozen(backbone):
@@ -226,7 +226,7 @@ def _claim(out: Path, stamp: dict[str, Any]) -> None:
 
 def _held(source: Source, index: int) -> str:
     encoded = source.encoded(index)
-    return digest(source.read(index).numpy() if encoded is None else encoded)
+    return digest([source.read(index).numpy() if encoded is None else encoded])
 
 
 def _names(source: Source) -> list[str]:

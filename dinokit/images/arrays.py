@@ -23,6 +23,8 @@ ORIENTATION = 274  # tag of EXIF, also of TIFF
 _BYTES = 6  # per pixel of Pillow's limit: 0.5 GB, what the largest RGB image that Pillow opens takes
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow
 
+Numbers = Shaped[np.ndarray, "height width channel"]  # as stored
+Missing = Bool[np.ndarray, "height width band"]  # where there is no data; one band: in all channels
 Pixels = UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height width channel"]
 
 
@@ -30,16 +32,16 @@ Pixels = UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height
 class Stored:
     """The numbers of the first image of a file, upright, and what the file says of them."""
 
-    values: Shaped[np.ndarray, "height width channel"]  # as stored: what depths are read from
+    values: Numbers  # what depths are read from
     white: float | int | None = None  # the integer that stands for 1.0; null: the largest of the type
     negative: bool = False  # 0 is white and `white` black
     colours: int = 0  # leading channels that make one colour, gray or RGB; 0: every channel is a band of its own
     alpha: Literal["", "straight", "premultiplied"] = ""  # of the last channel
     clear: Bool[np.ndarray, "height width"] | None = None  # transparent pixels
-    missing: Bool[np.ndarray, "height width band"] | None = None  # where there is no data; one band: in all channels
+    missing: Missing | None = None
 
     @property
-    def numbers(self) -> Shaped[np.ndarray, "height width channel"]:
+    def numbers(self) -> Numbers:
         """What masks are read from: the numbers with 0 black, 255 for the white of one bit."""
         values = self.values.astype(np.uint8) * np.uint8(255) if self.values.dtype == bool else self.values
         if self.negative and values.dtype.kind == "u":
@@ -113,9 +115,7 @@ def read_npy(data: bytes, *, channels: int | None) -> Stored:
     return Stored(values=np.moveaxis(array, 0, 2) if leads and last != channels else array)
 
 
-def without_data(
-    values: Shaped[np.ndarray, "height width channel"], nodata: object, *, colours: int
-) -> Bool[np.ndarray, "height width band"] | None:
+def without_data(values: Numbers, nodata: object, *, colours: int) -> Missing | None:
     """Find the pixels that GDAL's nodata, a number as text, stands in; None without any.
 
     A colour is missing as a whole, where all its channels say so: black lips are no holes. Bands are missing each by
@@ -132,7 +132,7 @@ def without_data(
     return found if found.any() else None
 
 
-def scaled(array: Shaped[np.ndarray, "height width channel"], *, white: float | int | None = None) -> Pixels:
+def scaled(array: Numbers, *, white: float | int | None = None) -> Pixels:
     """Bring numbers of any type to the two kinds that images have here.
 
     Args:
@@ -161,9 +161,7 @@ def scaled(array: Shaped[np.ndarray, "height width channel"], *, white: float | 
     return pixels if white is None else pixels / np.float32(white)
 
 
-def turned(
-    array: Shaped[np.ndarray, "height width channel"], orientation: object
-) -> Shaped[np.ndarray, "rows columns channel"]:
+def turned(array: Numbers, orientation: object) -> Shaped[np.ndarray, "rows columns channel"]:
     """Turn and mirror an image as EXIF's orientation asks, 2 to 8; anything else leaves it alone."""
     if not isinstance(orientation, int) or not 2 <= orientation <= 8:
         return array
@@ -176,9 +174,7 @@ def turned(
     return np.ascontiguousarray(array)
 
 
-def with_channels(
-    pixels: Shaped[np.ndarray, "height width held"], channels: int | None
-) -> UInt8[np.ndarray, "height width channel"] | Float32[np.ndarray, "height width channel"]:
+def with_channels(pixels: Shaped[np.ndarray, "height width held"], channels: int | None) -> Pixels:
     """Give gray images three channels and RGB images one, if that is what is wanted; None keeps what there is."""
     held = pixels.shape[2]
     if channels in (None, held):
@@ -202,9 +198,7 @@ def check_size(height: int, width: int, *, channels: int, dtype: np.dtype) -> No
         )
 
 
-def _filled(
-    values: Shaped[np.ndarray, "height width channel"], missing: Bool[np.ndarray, "height width band"]
-) -> Shaped[np.ndarray, "height width channel"]:
+def _filled(values: Numbers, missing: Missing) -> Numbers:
     """Put the mean of a channel where it has no data."""
     check_size(*values.shape[:2], channels=values.shape[2], dtype=values.dtype)
     filled = values.copy()

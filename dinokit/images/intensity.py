@@ -136,26 +136,22 @@ def for_display(images: Images) -> UInt8[Tensor, "image channel height width"]:
 def prepare(image: Image, *, size: int | None, patch_size: int) -> Shaped[Tensor, "channel rows columns"]:
     """Resize and crop one image by the size rule above; its type stays, and one that fits is not touched."""
     height, width = image.shape[1:]
-    if size is None:
-        return _resized(image, multiple(height, patch_size), multiple(width, patch_size))
-    # cut first: the same picture up to the outermost pixels, and a panorama does not grow before it is cut
-    square = min(height, width)
-    top, left = (height - square) // 2, (width - square) // 2
-    side = multiple(size, patch_size)
-    return _resized(image[:, top : top + square, left : left + square], side, side)
+    if size is not None:
+        # cut first: the same picture up to the outermost pixels, and a panorama does not grow before it is cut
+        square = min(height, width)
+        top, left = (height - square) // 2, (width - square) // 2
+        image, height, width = image[:, top : top + square, left : left + square], size, size
+    sides = multiple(height, patch_size), multiple(width, patch_size)
+    if image.shape[1:] == sides:
+        return image
+    # uint8 in, uint8 out: rounds and clamps as Pillow does, without a float copy of a large photo
+    resized = functional.interpolate(image[None], size=sides, mode="bicubic", antialias=True)[0]
+    return resized if image.dtype == torch.uint8 else resized.clamp_(*value_range(image))
 
 
 def multiple(side: int, patch_size: int) -> int:
     """Return the multiple of the patch nearest to a side, at least one patch."""
     return max(1, round(side / patch_size)) * patch_size
-
-
-def _resized(image: Image, height: int, width: int) -> Shaped[Tensor, "channel rows columns"]:
-    if image.shape[1:] == (height, width):
-        return image
-    # uint8 in, uint8 out: rounds and clamps as Pillow does, without a float copy of a large photo
-    resized = functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)[0]
-    return resized if image.dtype == torch.uint8 else resized.clamp_(*value_range(image))
 
 
 @cache

@@ -22,6 +22,7 @@ from torch.nn.functional import max_pool2d
 
 TOLERANCE = 0.008  # of the diagonal
 Measure = Literal["davis", "mose2"]
+Mask = Bool[np.ndarray, "height width"]
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,13 @@ class Series:
     there: Bool[np.ndarray, " frame"]  # whether the truth shows it
 
 
-def region(
-    found: Bool[np.ndarray, "height width"], truth: Bool[np.ndarray, "height width"], measure: Measure = "davis"
-) -> float:
+def region(found: Mask, truth: Mask, measure: Measure = "davis") -> float:
     """Return J; 1 if both masks are empty."""
     union, more = np.count_nonzero(found | truth), int(measure == "mose2")
     return 1.0 if union == 0 else (np.count_nonzero(found & truth) + more) / (union + more)
 
 
-def contour(
-    found: Bool[np.ndarray, "height width"], truth: Bool[np.ndarray, "height width"], measure: Measure = "davis"
-) -> float:
+def contour(found: Mask, truth: Mask, measure: Measure = "davis") -> float:
     """Return F; 1 if neither mask has a boundary, 0 if one alone has none."""
     radius: float | int = math.ceil(TOLERANCE * math.hypot(*truth.shape))
     if measure == "mose2":
@@ -57,15 +54,15 @@ def contour(
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def boundary(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+def boundary(mask: Mask) -> Mask:
     """Return the pixels that differ from their right, lower or lower right neighbour."""
     beyond = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
-    edges: Bool[np.ndarray, "height width"] = mask != beyond[:-1, 1:]
+    edges: Mask = mask != beyond[:-1, 1:]
     edges |= (mask != beyond[1:, :-1]) | (mask != beyond[1:, 1:])
     return edges
 
 
-def widened(mask: Bool[np.ndarray, "height width"], radius: float | int) -> Bool[np.ndarray, "height width"]:
+def widened(mask: Mask, radius: float | int) -> Mask:
     """Return the pixels within a disk of so many pixels around those of the mask."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):

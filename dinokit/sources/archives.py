@@ -25,9 +25,18 @@ from dinokit.core.files import write_atomic
 from dinokit.core.messages import BadImage, UserError, info, reason, warn
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
-from dinokit.sources.files import passed_over
 from dinokit.sources.location import EXTENSIONS, SPLITS, known_splits, split_name
-from dinokit.sources.table import NOTES, Column, ColumnBuilder, Table, Texts, column, table_of_paths, word_of
+from dinokit.sources.table import (
+    NOTES,
+    Column,
+    ColumnBuilder,
+    Table,
+    Texts,
+    column,
+    passed_over,
+    table_of_paths,
+    word_of,
+)
 
 _LAYOUT = 2  # of an entry of the cache
 PLAIN, DEFLATED, OTHER = 0, 8, -1  # how an image is packed; numbers of the zip format

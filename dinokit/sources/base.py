@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from operator import getitem
 from typing import Any, TypeVar, cast, final
 
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor
 
+from dinokit.core.files import digest
 from dinokit.core.messages import BadImage
 from dinokit.core.order import evenly
 from dinokit.images import intensity
@@ -144,7 +144,7 @@ class Source:
             labels=None if self.labels is None else self.labels[rows],
             domains=None if self.domains is None else self.domains[rows],
             whites=None if self.whites is None else self.whites[rows],
-            fingerprint=digest(self.fingerprint, rows),
+            fingerprint=digest([self.fingerprint, rows]),
             mix=None,
         )
 
@@ -172,7 +172,7 @@ def from_table(spec: str, table: Table, fetch: Fetch, *, split: str | None, chan
         rows=rows,
         key_of=table.keys.__getitem__,
         fetch=fetch,
-        fingerprint=digest(table.keys.joined, table.keys.ends, rows),
+        fingerprint=digest([table.keys.joined, table.keys.ends, rows]),
         classes=classes,
         labels=labels,
         domains=None if domain is None else np.array([*domain.words, ""])[domain.codes[rows]],  # -1 is ''
@@ -199,18 +199,9 @@ def in_memory(
         rows=np.arange(len(images)),
         key_of=texts.__getitem__,
         fetch=partial(cast(Any, getitem), images),
-        fingerprint=digest(texts.joined, texts.ends),
+        fingerprint=digest([texts.joined, texts.ends]),
         classes=classes,
         labels=labels,
         domains=domains,
         decoded=True,
     )
-
-
-def digest(*parts: bytes | str | Shaped[np.ndarray, "..."]) -> str:
-    """Return a short digest of some parts, in their order."""
-    found = blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
-        found.update(data if isinstance(data, bytes) else data.tobytes())
-    return found.hexdigest()

@@ -28,18 +28,7 @@ CANVAS = 40  # pixels; side of a fashion-placed image
 _PLACEMENT_SEED = 28_40  # part of the definition of fashion-placed: never change
 _ASSETS = files("dinokit.sources") / "assets"
 SPLITS = {"demo:fashion": ("train", "test"), "demo:fashion-placed": ("train", "test"), "demo:emoji": ()}
-_FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _STYLES = ("noto", "twemoji")
 
 
@@ -72,7 +61,7 @@ def _fashion(spec: str, split: str, channels: int) -> Source:
         gray = canvas
     images = torch.from_numpy(gray)[:, None].expand(-1, channels, -1, -1)
     keys = [f"{spec.removeprefix(PREFIX)}/{split}/{index:05d}" for index in range(samples)]
-    return in_memory(images, name=spec, keys=keys, labels=labels, classes=_FASHION_CLASSES)
+    return in_memory(images, name=spec, keys=keys, labels=labels, classes=_CLOTHES)
 
 
 def _emoji(spec: str, channels: int) -> Source:

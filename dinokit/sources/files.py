@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -31,12 +31,12 @@ from dinokit.sources.table import (
     Texts,
     column,
     column_of,
+    passed_over,
     table_of_paths,
     word_of,
 )
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
-_SHOWN = 5  # endings in one remark
 # a path, and what follows it in its line
 _FOLLOWED = re.compile(rf"(.*?(?:{'|'.join(map(re.escape, EXTENSIONS))}))[\s,;]+(.+)", re.IGNORECASE)
 
@@ -248,11 +248,3 @@ def images_among(paths: Iterable[str], *, where: str) -> tuple[list[str], tuple[
             f"no images in {where}; {''.join(remarks) or 'no files at all'}; read are {' '.join(EXTENSIONS)}"
         )
     return images, remarks
-
-
-def passed_over(others: Mapping[str, int]) -> tuple[str, ...]:
-    """Return a remark on files that are no images, counted by their endings, if there are any."""
-    shown = sorted(others.items(), key=lambda one: -one[1])
-    words = [f"{count:,} {ending or 'without an ending'}" for ending, count in shown[:_SHOWN]]
-    rest = sum(count for _, count in shown[_SHOWN:])
-    return (f"passed over: {', '.join(words)}{f', {rest:,} others' if rest else ''}",) if others else ()

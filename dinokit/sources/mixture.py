@@ -19,11 +19,11 @@ import numpy as np
 import yaml
 from jaxtyping import Int64
 
-from dinokit.core.files import read_text
+from dinokit.core.files import digest, read_text
 from dinokit.core.messages import UserError, unknown_name
 from dinokit.images import intensity
 from dinokit.sources import location
-from dinokit.sources.base import Source, digest
+from dinokit.sources.base import Source
 from dinokit.sources.sampler import Mix
 
 SUFFIXES = (".yaml", ".yml")
@@ -94,7 +94,7 @@ def mixed(spec: str, sources: Sequence[Source], parts: Sequence[Part]) -> Source
         rows=np.arange(sum(mix.lengths)),
         key_of=joined.key,
         fetch=joined.fetch,
-        fingerprint=digest(repr(mix), *(source.fingerprint for source in sources)),
+        fingerprint=digest([repr(mix), *(source.fingerprint for source in sources)]),
         classes=classes,
         labels=np.concatenate(labels) if classes else None,
         domains=np.concatenate(domains) if len(domains) == len(sources) else None,

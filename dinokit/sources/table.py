@@ -7,7 +7,7 @@ nothing, `0.0` is the class `0`, and `nan` is no class.
 import math
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -29,6 +29,7 @@ SPLITS = ("split", "subset", "partition")
 NOTES = (LABELS, DOMAINS, SPLITS)
 WHITE = ("white",)  # of a manifest: what is 1.0 in a file of more than 8 bits
 
+_SHOWN = 5  # endings in one remark
 _NOTHING = ("nan", "<na>", "#n/a", "null")  # what programs write where a table has nothing; "none" may be a class
 
 
@@ -202,6 +203,14 @@ def table_of_paths(paths: Texts, *, where: str, remarks: tuple[str, ...] = ()) -
         partial=bool(folders),
         remarks=remarks,
     )
+
+
+def passed_over(others: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a remark on files that are no images, counted by their endings, if there are any."""
+    shown = sorted(others.items(), key=lambda one: -one[1])
+    words = [f"{count:,} {ending or 'without an ending'}" for ending, count in shown[:_SHOWN]]
+    rest = sum(count for _, count in shown[_SHOWN:])
+    return (f"passed over: {', '.join(words)}{f', {rest:,} others' if rest else ''}",) if others else ()
 
 
 def column(names: Iterable[str], wanted: Sequence[str]) -> str | None:

@@ -27,6 +27,10 @@ from torch import Tensor
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import above, at_least, between
 
+Images = Float[Tensor, "sample channel height width"]  # values in [0, 1]
+Colours = Float[Tensor, "sample 3 height width"]
+Strength = Float[Tensor, "sample"]  # of an operation on each image
+
 DRAWS = 13  # uniforms per image: jitter or not, 4 for the order, 4 strengths, gray, blur, sigma, solarise
 LUMINANCE = (0.2989, 0.587, 0.114)  # ITU-R BT.601
 _BLOCK = 32  # pixels blurred by one product of matrices; longer wastes products with 0, shorter reads edges twice
@@ -187,9 +191,7 @@ def alike(parameters: Parameters) -> Int64[np.ndarray, "sample"]:
     return np.lexsort([parameters.blur, order] if exact else [parameters.blur])
 
 
-def apply(
-    images: Float[Tensor, "sample channel height width"], parameters: Parameters, config: Config
-) -> Float[Tensor, "sample channel height width"]:
+def apply(images: Images, parameters: Parameters, config: Config) -> Images:
     """Apply the drawn parameters to images in [0, 1]; the input may be overwritten."""
     rgb = images.shape[1] == 3
     if parameters.colours is not None:
@@ -228,9 +230,7 @@ def _on(
     return images.index_copy_(0, index, operation(images.index_select(0, index), values))
 
 
-def mapped(
-    images: Float[Tensor, "sample channel height width"], maps: Maps
-) -> Float[Tensor, "sample channel height width"]:
+def mapped(images: Images, maps: Maps) -> Images:
     """Map the colours of images in [0, 1]."""
     each, rest = (torch.from_numpy(values).to(images) for values in (maps.deviation, maps.level - maps.deviation))
     pixels = images.flatten(2)  # [sample, channel, pixel]
@@ -238,32 +238,24 @@ def mapped(
     return torch.baddbmm(offset, each, pixels).clamp_(0, 1).view_as(images)
 
 
-def brightness(
-    images: Float[Tensor, "sample channel height width"], factor: Float[Tensor, "sample"]
-) -> Float[Tensor, "sample channel height width"]:
+def brightness(images: Images, factor: Strength) -> Images:
     """Scale the values; 0 is black, 1 the image itself."""
     return (images * factor[:, None, None, None]).clamp_(0, 1)
 
 
-def contrast(
-    images: Float[Tensor, "sample channel height width"], factor: Float[Tensor, "sample"]
-) -> Float[Tensor, "sample channel height width"]:
+def contrast(images: Images, factor: Strength) -> Images:
     """Move the values away from the mean luminance of the image; 0 is flat grey, 1 the image itself."""
     mean = _luminance(images).mean(dim=(1, 2, 3)) if images.shape[1] == 3 else images.mean(dim=(1, 2, 3))
     return (images * factor[:, None, None, None]).add_(((1 - factor) * mean)[:, None, None, None]).clamp_(0, 1)
 
 
-def saturation(
-    images: Float[Tensor, "sample 3 height width"], factor: Float[Tensor, "sample"]
-) -> Float[Tensor, "sample 3 height width"]:
+def saturation(images: Colours, factor: Strength) -> Colours:
     """Move every pixel away from its own luminance; 0 is grayscale, 1 the image itself."""
     gray = _luminance(images).mul_((1 - factor)[:, None, None, None])
     return (images * factor[:, None, None, None]).add_(gray).clamp_(0, 1)
 
 
-def hue(
-    images: Float[Tensor, "sample 3 height width"], shift: Float[Tensor, "sample"]
-) -> Float[Tensor, "sample 3 height width"]:
+def hue(images: Colours, shift: Strength) -> Colours:
     """Turn the hue by a fraction of the colour circle, in [-0.5, 0.5], in HSV space."""
     red, green, blue = images.transpose(0, 1).contiguous()  # three planes, each [sample, height, width]
     value = torch.maximum(torch.maximum(red, green), blue)
@@ -285,21 +277,17 @@ def hue(
     return out.clamp_(0, 1)  # rounding
 
 
-def grayscale(images: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample 3 height width"]:
+def grayscale(images: Colours) -> Colours:
     """Replace all three channels by the luminance."""
     return _luminance(images).repeat(1, 3, 1, 1)  # no expand: the result may be written to
 
 
-def solarise(
-    images: Float[Tensor, "sample channel height width"], *, threshold: float
-) -> Float[Tensor, "sample channel height width"]:
+def solarise(images: Images, *, threshold: float) -> Images:
     """Invert the values that reach the threshold."""
     return torch.where(images >= threshold, 1 - images, images)
 
 
-def blur(
-    images: Float[Tensor, "sample channel height width"], sigma: Float[Tensor, "sample"], *, taps: int
-) -> Float[Tensor, "sample channel height width"]:
+def blur(images: Images, sigma: Strength, *, taps: int) -> Images:
     """Convolve with a Gaussian of `taps` x `taps` pixels (odd; under twice the image side), reflecting the edges.
 
     Rows, then columns, in blocks that are multiplied by one banded matrix: on a CPU 3 times faster than adding shifted
@@ -323,7 +311,7 @@ def blur(
     return (matrix[:, None, None] @ columns).flatten(2, 3)[..., :height, :width].contiguous()
 
 
-def _luminance(images: Float[Tensor, "sample 3 height width"]) -> Float[Tensor, "sample 1 height width"]:
+def _luminance(images: Colours) -> Float[Tensor, "sample 1 height width"]:
     red, green, blue = LUMINANCE
     gray = images[:, :1] * red
     return gray.add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)

@@ -47,11 +47,13 @@ def sample_masks(
     edges = np.linspace(*config.ratio, masked + 1)
     ratios = edges[1:] if config.style == "dinov3" else generate.uniform(edges[:-1], edges[1:])
     targets = (patches * ratios).astype(np.int64)
-    masks = _blocks(targets, grid, generate)
+    masks = _blocks(targets, grid, generate).reshape(masked, patches)
     if config.style == "dinov3":
-        masks = _completed(masks, targets, generate)
+        # more patches at random until every mask has exactly its target: what is hidden stays so and comes first
+        priority = np.where(masks, -1.0, generate.random(masks.shape))
+        masks = priority.argsort(axis=1).argsort(axis=1) < targets[:, None]
     out = np.zeros((crops, patches), dtype=bool)
-    out[generate.permutation(crops)[:masked]] = masks.reshape(masked, patches)
+    out[generate.permutation(crops)[:masked]] = masks
     return torch.from_numpy(out).view(views, batch, patches)
 
 
@@ -89,14 +91,3 @@ def _interval(start: np.ndarray, length: np.ndarray, side: int) -> Bool[np.ndarr
     positions = np.arange(side)
     inside: np.ndarray = (positions >= start[:, None]) & (positions < (start + length)[:, None])
     return inside
-
-
-def _completed(
-    masks: Bool[np.ndarray, "mask row column"], targets: Int64[np.ndarray, "mask"], generate: np.random.Generator
-) -> Bool[np.ndarray, "mask row column"]:
-    """Hide random further patches until every mask has exactly its target."""
-    count, rows, columns = masks.shape
-    flat = masks.reshape(count, rows * columns)
-    priority = np.where(flat, -1.0, generate.random(flat.shape))  # what is hidden stays so and comes first
-    rank = priority.argsort(axis=1).argsort(axis=1)
-    return (rank < targets[:, None]).reshape(masks.shape)
