@@ -1,5 +1,9 @@
 """What several tests need: a transformer that costs nothing, folders of images, and a run's folder."""
 
+from tests import shapes  # before anything of dinokit, which is to be imported with its checks
+
+# isort: split
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +22,12 @@ MakeVit = Callable[..., VisionTransformer]
 MakeFolder = Callable[..., Path]
 
 ARCHITECTURE = Config(patch_size=4, dim=16, depth=2, heads=2, ffn_hidden=32, registers=1, layer_scale=None)
+
+
+@pytest.fixture(autouse=True)
+def first_calls() -> None:
+    """Count the calls that are checked anew in each test."""
+    shapes.calls.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,9 @@ from multiprocessing import get_context
 
 import torch.multiprocessing as processes
 
-# one process imports what takes seconds and the ranks of all tests are forked off it; it has no threads and no device
-get_context("forkserver").set_forkserver_preload(["dinokit.run.engine"])
+# One process without threads and devices imports what takes seconds, and the ranks of all tests are forked off it.
+# Dynamo is what the first optimiser and the first assert_close import.
+get_context("forkserver").set_forkserver_preload(["dinokit.run.engine", "torch._dynamo"])
 
 
 def on_ranks(function: Callable[..., None], *args: object, count: int = 2) -> None:
