@@ -28,12 +28,11 @@ from dinokit.config import override
 from dinokit.evaluation import base as evaluations
 from dinokit.evaluation import knn, segmentation
 from dinokit.health import vitals
-from dinokit.health.probe import look, open_probe
-from dinokit.health.vitals import mirrored, places
+from dinokit.health.vitals import look, mirrored, open_probe, places
 from dinokit.images.intensity import Pixels
 from dinokit.recipes import find
 from dinokit.run import engine
-from dinokit.run.candidates import CLOSE
+from dinokit.run.handover import CLOSE
 from dinokit.sources.source import open_source
 from dinokit.training.config import TrainConfig
 from dinokit.visuals.chart import Series, line_chart

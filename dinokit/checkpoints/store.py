@@ -7,7 +7,7 @@
     RUN/checkpoints/STEP/model.safetensors   the EMA teacher's backbone
     RUN/checkpoints/STEP/STUDENT.safetensors of a distillation: each student's average; model.safetensors is the first
     RUN/model.safetensors                    the newest of these, as those of the students
-    RUN/anchor.json                          what a stage chose its anchor from, if it did (run/candidates.py)
+    RUN/anchor.json                          what a stage chose its anchor from, if it did (run/handover.py)
 
 A checkpoint is written under another name, forced to the disk and renamed; older ones keep only their teacher.
 A damaged one is set aside under a hidden name, never deleted, if an older one can take its place.
@@ -19,6 +19,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from dinokit.checkpoints import sharded
 from dinokit.checkpoints.sharded import Layout
 from dinokit.config import from_plain, to_plain
 from dinokit.core import dist
-from dinokit.core.files import sync, write_atomic, write_json, write_text
+from dinokit.core.files import read_json, sync, write_atomic, write_json, write_text
 from dinokit.core.messages import RunError, UserError, is_main, reason
 
 STATE, MODEL, CLOCK = "state.safetensors", "model.safetensors", "state.json"
@@ -69,6 +70,13 @@ class RunFolder:
         self.events = self.path / "events"
         self.anchor = self.path / "anchor.json"
         self.model = self.path / MODEL
+
+    def started(self) -> dict[str, Any]:
+        """Return what the last start noted of machine and images; nothing if that is absent or damaged."""
+        with suppress(UserError):
+            noted = read_json(self.environment)
+            return noted if isinstance(noted, dict) else {}
+        return {}
 
     def checkpoint(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""

@@ -76,13 +76,7 @@ def evaluate(
 
 
 def _measured(
-    task: str,
-    config: Any,
-    backbone: Backbone,
-    *,
-    name: str,
-    save: Path | None,
-    baselines: bool,
+    task: str, config: Any, backbone: Backbone, *, name: str, save: Path | None, baselines: bool
 ) -> tuple[Any, dict[str, dict[str, float]]]:
     """Measure a model and its baselines, and print them; return the settled settings and a row of numbers of each."""
     module = evaluations.find(task)

@@ -9,8 +9,9 @@ from rich.table import Table
 from dinokit.checkpoints.hub import RELEASES
 from dinokit.models.architecture import ARCHITECTURES
 
-# by the names of their files: to import them would import all that trains
-RECIPES = sorted(path.stem.replace("_", "-") for path in (Path(__file__).parent.parent / "recipes").glob("[!_]*.py"))
+# as recipes.names() finds them: to import that would import all that trains
+FILES = (Path(__file__).parent.parent / "recipes").glob("[!_]*.py")
+RECIPES = sorted(path.stem.replace("_", "-") for path in FILES if f"\ndef {path.stem}()" in path.read_text("utf-8"))
 
 
 def models(*, json: bool = False) -> None:

@@ -5,21 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dinokit import config as configuration
 from dinokit import recipes
 from dinokit.checkpoints.load import load
-from dinokit.checkpoints.store import RunFolder
-from dinokit.commands.running import train_and_report
+from dinokit.commands.running import join_srun, train
 from dinokit.config import NO_SETTINGS, Settings, to_plain
-from dinokit.core import slurm as srun
-from dinokit.core.messages import UserError, console, info, is_main, slow
+from dinokit.core.messages import UserError
 from dinokit.models.features import Built
-from dinokit.planning.plan import foresee
-from dinokit.run import job
-from dinokit.run.opening import check_start
-from dinokit.sources.source import Source, absolute, is_gray
-from dinokit.training.config import HALVES, TrainConfig, with_settings
-from dinokit.training.course import Anchor, Place
+from dinokit.run.ranks import write_job
+from dinokit.training.config import TrainConfig, with_settings
 
 FIRST = (  # of the settings, in --help
     "steps",
@@ -69,48 +62,23 @@ def pretrain(
         named: in Python, settings without a dot: steps=400.
         anyway: start although this machine's memory is too small by what `dinokit plan` foresees.
     """
-    srun.adopt()
-    console.quiet = not is_main()  # known only now
-    weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
+    join_srun()
     settings = {**settings, **named}
     given = {**settings, **({"experiment.data.source": data} if data else {})}
-    config = _with_full_paths(_with_settings(recipes.find(recipe), given, weights=weights, stage=stage))
-    run, place = RunFolder(Path(out)), config.experiment.data.source
+    weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
+    config = _with_settings(recipes.find(recipe), given, weights=weights, stage=stage)
     if slurm is None and (nodes, gpus_per_node) != (1, 8):
         raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
     natural = recipe in recipes.names() and not any(key.endswith(("backbone", ".channels")) for key in settings)
-    if natural and run.steps() and run.config.is_file():  # decided when it began
-        natural = False
-        begun = recipes.find(str(run.config)).experiment.backbone.channels
-        config = configuration.override(config, {"experiment.backbone.channels": begun}, hidden=HALVES)
-    if slurm is None:
-        check_start(run, config)
-        foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if is_main() else ()
-    config, images = _opened(config, natural=natural)
-    if slurm is None:
-        for line in foreseen:
-            info(line)
-        return train_and_report(config, images, run)
-    chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
-    options = {"--data": place, "--out": str(run.path.absolute()), "--from": weights, "--stage": stage}
-    words = ["pretrain", chosen, *(word for pair in options.items() if pair[1] for word in pair)]
-    job.write(Path(slurm), words, config, settings, nodes=nodes, gpus_per_node=gpus_per_node)
-    return 0
 
+    def write(config: TrainConfig) -> None:
+        chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
+        place, source = str(Path(out).absolute()), config.experiment.data.source
+        options = {"--data": source, "--out": place, "--from": weights, "--stage": stage}
+        words = ["pretrain", chosen, *(word for pair in options.items() if pair[1] for word in pair)]
+        write_job(Path(slurm or ""), words, config, settings, nodes=nodes, gpus_per_node=gpus_per_node)
 
-def _opened(config: TrainConfig, *, natural: bool) -> tuple[TrainConfig, Source]:
-    """Open the images; gray ones get a network of one channel, where the normalisation fits any number of channels.
-
-    Args:
-        natural: the images may choose the network's channels.
-    """
-    data = config.experiment.data
-    with slow(f"looking for images in {data.source}"):
-        images = data.open(channels=config.experiment.backbone.channels)
-    if natural and len(data.pixels.mean) == 1 and is_gray(images):
-        config = configuration.override(config, {"experiment.backbone.channels": 1}, hidden=HALVES)
-        images = config.experiment.data.open(channels=1)
-    return config, images
+    return train(config, Path(out), natural=natural, anyway=anyway, instead=None if slurm is None else write)
 
 
 def _with_settings(config: TrainConfig, settings: Settings, *, weights: str, stage: str) -> TrainConfig:
@@ -137,22 +105,6 @@ def _with_network_of(weights: str, settings: Settings) -> Settings:
     if not isinstance(network, Built):
         raise UserError(f"{weights} runs in another library and is not trained; begin with weights that are a file")
     return {key: to_plain(network.config) if key in asking else value for key, value in settings.items()}
-
-
-def _with_full_paths(config: TrainConfig) -> TrainConfig:
-    """Name images and anchors from the root: the run and its report are looked at from other folders too.
-
-    Raises:
-        UserError: if no images are given.
-    """
-    if not config.experiment.data.source:
-        raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
-    places = {"experiment.data.source": absolute(config.experiment.data.source)}
-    for key, value in configuration.flat(to_plain(config)).items():
-        place = str(value)
-        if key.endswith("anchor.source") and Anchor(source=Place(place)).is_model and Path(place).exists():
-            places[key] = str(Path(place).absolute())
-    return configuration.override(config, places, hidden=HALVES)
 
 
 def explained(words: Sequence[str]) -> tuple[str, Any]:

@@ -6,22 +6,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder
 from dinokit.commands.tables import print_table
 from dinokit.core.files import check_result, write_json
 from dinokit.core.messages import LISTED, UserError, info
 from dinokit.run.replay import Replay
 from dinokit.run.replay import replay as replayed
+from dinokit.training.config import read
 
 
-def replay(
-    run: Path,
-    step: int,
-    *,
-    device: str = "auto",
-    out: Path | None = None,
-) -> Replay:
+def replay(run: Path, step: int, *, device: str = "auto", out: Path | None = None) -> Replay:
     """Take one step of a run again, in memory, and look into it: losses, gradients, crops, the first odd number.
 
     Args:
@@ -35,7 +29,7 @@ def replay(
         raise UserError(f"{run} holds no run (no config.yaml); give the folder that pretrain --out wrote")
     if out is not None:
         check_result(Path(out))
-    found = replayed(folder, recipes.find(str(folder.config)), step, device=device)
+    found = replayed(folder, read(folder.config), step, device=device)
     _print_replay(found)
     if out is not None:
         write_json(Path(out), asdict(found))

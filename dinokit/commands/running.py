@@ -2,26 +2,73 @@
 
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import MODEL, RunFolder
 from dinokit.core import device as devices
+from dinokit.core import slurm as srun
 from dinokit.core.files import append_jsonl, read_jsonl, write_atomic
-from dinokit.core.messages import RunError, UserError, info, is_main, warn
+from dinokit.core.messages import RunError, UserError, console, info, is_main, slow, warn
 from dinokit.evaluation import base as evaluations
-from dinokit.models.features import Backbone
-from dinokit.run.engine import Interrupted
-from dinokit.run.engine import pretrain as train
-from dinokit.sources.source import Source, remarks
-from dinokit.training.config import TrainConfig
+from dinokit.planning.plan import foresee
+from dinokit.run import engine
+from dinokit.run.setup import check_start
+from dinokit.sources.source import Source, is_gray, remarks
+from dinokit.training.config import TrainConfig, read, with_full_paths, with_settings
 from dinokit.visuals.report import write_report
 
 MEASURED = 20_000  # images of each side for the k-NN of a run's checkpoints; `dinokit evaluate` takes all
 BEST = "best.safetensors"  # beside model.safetensors, which is the newest
 RANK = "health/rank_cls"  # RankMe (arXiv:2210.02885) chooses among checkpoints without labels
+
+
+def join_srun() -> None:
+    """Be the rank that srun has started this process as, if it has; rank 0 alone talks from here on."""
+    srun.adopt()
+    console.quiet = not is_main()  # known only now
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    natural: bool = False,
+    anyway: bool = False,
+    instead: Callable[[TrainConfig], None] | None = None,
+) -> int:
+    """Check all that can be known, say what the run takes, open its images, then train; return the exit code.
+
+    Args:
+        natural: whether gray images choose a network of one channel, where the normalisation fits any number.
+        anyway: start although this machine's memory is too small.
+        instead: of the checks and the training; receives the settings.
+    """
+    config, run = with_full_paths(config), RunFolder(out)
+    if natural and run.steps() and run.config.is_file():  # decided when it began
+        natural = False
+        begun = read(run.config).experiment.backbone.channels
+        config = with_settings(config, {"experiment.backbone.channels": begun})
+    foreseen: Sequence[str] = ()
+    if instead is None:
+        check_start(run, config)
+        foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if is_main() else ()
+    data, experiment = config.experiment.data, config.experiment
+    with slow(f"looking for images in {data.source}"):
+        images = data.open(channels=experiment.backbone.channels)
+    if natural and len(data.pixels.mean) == 1 and is_gray(images):
+        config = with_settings(config, {"experiment.backbone.channels": 1})
+        images = data.open(channels=1)
+    if instead is not None:
+        instead(config)
+        return 0
+    for line in foreseen:
+        info(line)
+    for name, network in experiment.networks.items() if experiment.distil is not None else ():
+        info(f"student {name}: {network.kind} of width {network.dim}, file {name}.safetensors")
+    return train_and_report(config, images, run)
 
 
 def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int:
@@ -42,8 +89,8 @@ def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int
         keep_best(run)
 
     try:
-        train(config, run.path, images=images, on_checkpoint=measure_and_keep_best)
-    except Interrupted as stop:
+        engine.pretrain(config, run.path, images=images, on_checkpoint=measure_and_keep_best)
+    except engine.Interrupted as stop:
         info(str(stop))
         return 130
     if not is_main():
@@ -75,15 +122,15 @@ def _measure(config: TrainConfig, images: Source, run: RunFolder) -> Callable[[i
     def measure(step: int, path: Path) -> None:
         done = {line.get("model") for line in read_jsonl(run.metrics) if line.get("step") == step}
         backbone = load(path).to(device)
-        candidates: dict[str, Backbone] = {"teacher": backbone}
-        if step == 0:  # the teacher before the first step is the untrained network
-            candidates = {"random-init": backbone, "raw-pixels": evaluations.raw_pixels(backbone)}
+        # the teacher before the first step is the untrained network
+        candidates = ("teacher",) if step else ("random-init", "raw-pixels")
         left = [model for model in candidates if model not in done]
         if step == 0 and left:
             info(f"step 0 · measuring {' and '.join(left)} ({name} of the data), to compare with")
         for model in left:
             try:
-                result = evaluations.measure(name, candidates[model].to(device), settings)
+                measured = evaluations.raw_pixels(backbone).to(device) if model == "raw-pixels" else backbone
+                result = evaluations.measure(name, measured, settings)
             except (UserError, RunError) as error:
                 warn(f"step {step} is not measured: {error}")
                 return

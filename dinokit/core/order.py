@@ -1,4 +1,4 @@
-"""Two orders that many need: names as a person counts them, and a few of many, evenly spaced."""
+"""Orders that many need: names as a person counts them, a few of many evenly spaced, classes by turns."""
 
 import re
 
@@ -25,3 +25,11 @@ def evenly(count: int | None, total: int) -> Int64[np.ndarray, "chosen"]:
     count = total if count is None else min(count, total)
     places: Int64[np.ndarray, "chosen"] = np.linspace(0, total - 1, count).round().astype(np.int64)
     return places
+
+
+def in_turns(labels: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " row"]:
+    """Return the order of rows in which one of each label comes before a second of any, else as they are."""
+    by_label = np.argsort(labels, kind="stable")
+    turn = np.empty_like(by_label)  # the how many-th of its label each is
+    turn[by_label] = np.arange(len(labels)) - np.searchsorted(labels[by_label], labels[by_label])
+    return np.argsort(turn, kind="stable")

@@ -133,20 +133,8 @@ def _streak(history: Sequence[Line], failure: Failure) -> list[Line]:
 def _failures(history: Sequence[Line]) -> Iterable[Failure]:
     """Yield what could be wrong; of those that begin together the first is said."""
     names = dict.fromkeys(name for line in history[-500:] for name in line)
-    crops, images, broken = "health/repeated_crops", "health/repeated_images", "health/not_finite"
-    again = "the loader gives the same again: look at the order of the source, and for duplicates in it"
-    yield Failure(
-        "repeating", crops, (crops,),
-        lambda line: line[crops] >= REPEATED,
-        lambda line: f"{_percent(line[crops])} of a step's crops were given in the steps before, or twice",
-        again, early=True,
-    )  # fmt: skip
-    yield Failure(
-        "repeating", images, (images,),
-        lambda line: line[images] >= REPEATED,
-        lambda line: f"{_percent(line[images])} of a step's images were given in the steps before, or twice",
-        again, early=True,
-    )  # fmt: skip
+    yield from map(_repeated, ("crops", "images"))
+    broken = "health/not_finite"
     yield Failure(
         "broken", "not finite", (broken,),
         lambda line: line[broken] > 0,
@@ -159,6 +147,17 @@ def _failures(history: Sequence[Line]) -> Iterable[Failure]:
         if name.startswith("grad_norm/"):
             yield from _gradients(history, name)
     yield from _motion(history)
+
+
+def _repeated(what: str) -> Failure:
+    name = f"health/repeated_{what}"
+    return Failure(
+        "repeating", name, (name,),
+        lambda line: line[name] >= REPEATED,
+        lambda line: f"{_percent(line[name])} of a step's {what} were given in the steps before, or twice",
+        "the loader gives the same again: look at the order of the source, and for duplicates in it",
+        early=True,
+    )  # fmt: skip
 
 
 def _collapses(objectives: Iterable[str]) -> Iterable[Failure]:
@@ -269,11 +268,10 @@ def _well(history: Sequence[Line]) -> str:
     for line in history[-500:]:
         newest |= line
     facts = []
-    for name in ("dino", *sorted({key.split("/")[1] for key in newest if key.endswith("/information")} - {"dino"})):
-        entropy = f"health/{name}/target_entropy"
-        if entropy in newest:
-            facts.append(f"target entropy of {name} {_of(newest, entropy, digits=2)} nats")
-            break
+    told = {key.split("/")[1] for key in newest if key.endswith("/target_entropy")}
+    if told:
+        name = "dino" if "dino" in told else min(told)
+        facts.append(f"target entropy of {name} {_of(newest, f'health/{name}/target_entropy', digits=2)} nats")
     if newest.get("health/rank_cls_share"):
         facts.append(f"effective rank {_of(newest, 'health/rank_cls', digits=0)}")
     if "health/agreement" in newest:

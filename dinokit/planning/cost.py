@@ -44,7 +44,6 @@ from dinokit.views.multicrop import Config as ViewsConfig
 
 FLOAT = 4
 BASE = 0.72e9  # bytes of a process before it holds anything: Python, torch, this package; measured with torch 2.14
-_HEAD_NUMBERS = 4  # of the inner width that a head keeps of a token: two inputs and two results of GELU
 
 
 @dataclass(frozen=True)
@@ -187,6 +186,10 @@ def memory(
     """
     weights = FLOAT * float(sum(p.numel() for network in networks.values() for p in network.parameters()))
     own = weights / (ranks if sharded else 1)
+    uses = shape.heads.values()
+    targets = float(sum(use.targets * use.config.prototypes for use in uses))
+    # of its inner width a head keeps four numbers of a token: two inputs and two results of GELU
+    tokens = float(sum(use.student * (4 * use.config.hidden + 4 * use.config.bottleneck) for use in uses))
     parts = {
         "process": BASE,
         "weights": own,
@@ -194,10 +197,8 @@ def memory(
         "gradients": own,
         "AdamW": 2 * own,
         "activations": images * activations(shape, recompute, bf16=bf16),
-        "targets": FLOAT
-        * images
-        * sum((use.targets * use.config.prototypes for use in shape.heads.values()), start=0.0),
-        "heads' tokens": images * sum((_of_head(shape, name) for name in shape.heads), start=0.0),
+        "targets": FLOAT * images * targets,
+        "heads' tokens": FLOAT * images * tokens,
         "crops": float(FLOAT * images * shape.pixels),
     }
     if shape.anchor_tokens:
@@ -230,11 +231,6 @@ def _of_token(config: VitConfig, recompute: str) -> float:
         return 7.0 * dim + inner * (4 / 3 if config.ffn == "swiglu" else 1)
     spared = 2 * (config.position != "rope") + 2 * (config.layer_scale is None)
     return float((13 - spared) * dim + 2 * inner)
-
-
-def _of_head(shape: Shape, name: str) -> float:
-    use = shape.heads[name]
-    return FLOAT * use.student * (_HEAD_NUMBERS * use.config.hidden + 4 * use.config.bottleneck)
 
 
 def traffic(

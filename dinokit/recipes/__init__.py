@@ -7,17 +7,14 @@
 from importlib import import_module
 from pathlib import Path
 
-from dinokit.config import from_plain, read_yaml
-from dinokit.core.messages import UserError, unknown_name
-from dinokit.training.config import TrainConfig
+from dinokit.core.messages import unknown_name
+from dinokit.training.config import TrainConfig, read
 
 
 def names() -> list[str]:
     """List the recipes on disk, as the command line spells them."""
-    files = {path.stem for path in Path(__file__).parent.glob("[!_]*.py")}
-    return sorted(
-        name.replace("_", "-") for name in files - {"distilled", "words"}
-    )  # for `dinokit distill`, and what all use
+    files = Path(__file__).parent.glob("[!_]*.py")
+    return sorted(path.stem.replace("_", "-") for path in files if f"\ndef {path.stem}()" in path.read_text("utf-8"))
 
 
 def find(name: str) -> TrainConfig:
@@ -27,10 +24,7 @@ def find(name: str) -> TrainConfig:
         UserError: if there is no such recipe or the file does not fit.
     """
     if name.endswith((".yaml", ".yml")):
-        try:
-            return from_plain(TrainConfig, read_yaml(Path(name)))
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+        return read(Path(name))
     module = name.replace("-", "_")
     if module.replace("_", "-") not in names():
         raise unknown_name("recipe", name, names())

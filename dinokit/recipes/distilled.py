@@ -1,9 +1,9 @@
 """What a distillation begins with: the settings of its teacher's run, or what suits a published teacher."""
 
 from math import ceil, lcm
+from typing import Any
 
 from dinokit.checkpoints.load import load
-from dinokit.config import from_plain, read_yaml
 from dinokit.core.messages import info
 from dinokit.models.features import Backbone
 from dinokit.recipes.words import *
@@ -32,7 +32,7 @@ def distilled(teacher: str, names: str) -> TrainConfig:
 
 def _like(run: TeacherRun, distil: Distillation) -> TrainConfig:
     """Keep the settings of the teacher's first stage, but for what belongs to its anchor."""
-    config = from_plain(TrainConfig, read_yaml(run.folder.config))
+    config = run.config
     before, crops = config.experiment, config.experiment.data.views
     sizes = tuple(replace(each, anchor_size=0) for each in crops.sizes)
     objectives = {name: config.for_students() for name, config in before.objectives.items()}
@@ -73,16 +73,11 @@ def _fitting(crops: multicrop.Config, distil: Distillation) -> multicrop.Config:
     def near(side: int, unit: int) -> int:
         return max(round(side / unit), ceil(coarsest / unit)) * unit
 
-    sizes = tuple(
-        replace(each, global_size=near(each.global_size, all_of), local_size=near(each.local_size, of_transformers))
-        for each in crops.sizes
-    )
-    found = replace(
-        crops,
-        global_size=near(crops.global_size, all_of),
-        local_size=near(crops.local_size, of_transformers),
-        sizes=sizes,
-    )
+    def fitted(each: Any) -> Any:
+        global_size, local_size = near(each.global_size, all_of), near(each.local_size, of_transformers)
+        return replace(each, global_size=global_size, local_size=local_size)
+
+    found: multicrop.Config = replace(fitted(crops), sizes=tuple(map(fitted, crops.sizes)))
     if found != crops:
         info(f"crops of {found.global_size} and {found.local_size} px, which suit every student's patches")
     return found

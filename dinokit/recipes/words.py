@@ -47,11 +47,7 @@ def anchored_objectives(*, ramp: int) -> dict[str, object]:
     """Return what the published Gram stage changes in the objectives, within so many steps."""
     rising = Schedule(peak=0.0, end=1.0, decay=ramp, shape="cosine", inclusive=True)
     falling = Schedule(peak=1.0, end=0.5, decay=ramp, shape="linear", inclusive=True)
-    return {
-        "dino": {"local_weight": falling} | SHARP,
-        "ibot": SHARP,
-        "gram": gram.Config(weight=2.0, scale=rising),
-    }
+    return {"dino": {"local_weight": falling} | SHARP, "ibot": SHARP, "gram": gram.Config(weight=2.0, scale=rising)}
 
 
 def stages(

@@ -12,13 +12,11 @@ from typing import NoReturn
 from dinokit.core import dist
 from dinokit.core.messages import RunError, UserError, info, is_main
 from dinokit.core.stopping import Stop, stop_requests
-from dinokit.run.feed import BadImages, Supplied, Supply, feed
-from dinokit.run.guard import Diverged, Place, last_is_bad, lowered, skip
+from dinokit.run.feed import BadImages, Diverged, Place, Supplied, Supply, feed, last_is_bad, lowered, skip
 from dinokit.run.handover import next_stage, resume_or_begin
 from dinokit.run.monitor import Monitor
-from dinokit.run.opening import open_run, record_start, say_timeline, say_what_runs
 from dinokit.run.progress import Journal
-from dinokit.run.setup import Setup, check_room, newest, save
+from dinokit.run.setup import Setup, check_room, newest, open_run, record_start, save, say_timeline, say_what_runs
 from dinokit.sources.source import Source
 from dinokit.training.config import TrainConfig
 

@@ -3,23 +3,26 @@
 Student and teacher look at the probe in evaluation mode and without gradient; nothing is drawn, no weight, centre or
 mode changes. When to measure is decided by what it costs, unless the settings say. What the numbers mean is said by
 `verdict.py`.
+
+Also told is whether the loader gives the same again: the same crops, or the same images sooner than their order allows.
+Crops are told apart by a sum over some of their pixels, images by their index in the source. A rank remembers those of
+the last few steps; when it is asked, all ranks compare, so that two ranks that are given the same are found too.
 """
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import final
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from dinokit.core import dist
 from dinokit.core.messages import info, is_main, warn
 from dinokit.health import vitals
-from dinokit.health.probe import Look, Probe, look
-from dinokit.health.repeats import RECENT, Repeats
 from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict, judged_from, verdict
-from dinokit.health.vitals import mirrored, places
+from dinokit.health.vitals import Look, Probe, look, mirrored, places
 from dinokit.objectives import assign
 from dinokit.objectives.base import Objective
 from dinokit.run.setup import Setup
@@ -29,9 +32,10 @@ from dinokit.views.loader import Batch
 SHARE = 0.02  # of the training time that measuring may take if the settings leave it open, but for the first verdict
 _LOGITS = 1 << 25  # of one head in one look: 128 MiB of float32
 NOTHING = ("", "")  # said so far: word and cause
-Before = tuple[
-    Float32[Tensor, "image dim"], Float32[Tensor, "image dim"]
-]  # CLS of student and teacher when last measured
+# CLS of student and teacher when last measured
+Before = tuple[Float32[Tensor, "image dim"], Float32[Tensor, "image dim"]]
+RECENT = 8  # steps to remember: a loader that starts over, or a circle of a few batches
+_PIXELS = 1024  # of a crop, about
 _KEPT = 4000  # lines of the log that the verdict looks back on; older ones are thinned
 
 
@@ -178,3 +182,48 @@ def _opinions(objective: Objective, student: Look, teacher: Look, *, step: int) 
     if config.targets == "sinkhorn":
         targets = assign.sinkhorn(logits, temperature=temperature, iterations=config.sinkhorn_iterations)
     return vitals.opinions((guess / config.student_temperature).softmax(dim=1), softmax, targets)
+
+
+@final
+class Repeats:
+    """What the last steps were made of.
+
+    Args:
+        images: in the source; None where images are not seen equally often (a mixture).
+        batch: images per step, over all ranks.
+    """
+
+    def __init__(self, *, images: int | None, batch: int, device: torch.device) -> None:
+        # so few steps that of a source in random order at most a quarter should return, also where a pass ends
+        self.steps_of_images = min(RECENT, (images or 0) // (4 * batch))
+        self.device = device  # where collectives want their tensors
+        self._steps: deque[Int64[Tensor, "2 image"]] = deque(maxlen=RECENT + 1)
+
+    def add(self, micro_batches: Sequence[Batch]) -> None:
+        """Remember a step's images and crops."""
+        indices = torch.cat([torch.from_numpy(batch.indices) for batch in micro_batches])
+        crops = [batch.views.global_crops[0].flatten(1) for batch in micro_batches]  # each [image, pixel]
+        some = torch.cat([each[:, :: max(1, each.shape[1] // _PIXELS)].double() for each in crops])
+        weights = torch.arange(1, some.shape[1] + 1, dtype=torch.float64).sqrt()  # so that order counts
+        sums = (some * weights).sum(dim=1)
+        self._steps.append(torch.stack([indices, sums.view(torch.int64)]))  # told apart by their bits
+
+    def values(self) -> dict[str, float]:
+        """Return the share of the newest step's crops and images that were given before; all ranks must call."""
+        steps = torch.stack(list(self._steps)).to(self.device)  # [step, 2, image]
+        steps = dist.all_gather(steps.permute(2, 0, 1).contiguous()).cpu()  # [everyone, step, 2]
+        found = {"repeated_crops": _share(steps[:, :, 1])}
+        if self.steps_of_images:
+            found["repeated_images"] = _share(steps[:, -1 - self.steps_of_images :, 0])
+        return found
+
+
+def _share(marks: Int64[Tensor, "image step"]) -> float:
+    """Return the share of the last step's marks that occur in an earlier step, or earlier in the last."""
+    newest = marks[:, -1].contiguous()
+    earlier = torch.isin(newest, marks[:, :-1].contiguous())
+    _, kind = torch.unique(newest, return_inverse=True)
+    order = kind.argsort(stable=True)
+    again = torch.zeros_like(earlier)
+    again[order[1:]] = kind[order[1:]] == kind[order[:-1]]
+    return float((earlier | again).double().mean())

@@ -21,8 +21,19 @@ from dinokit.run.setup import Setup
 from dinokit.run.trackers import Trackers
 
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal
-# steps done, means since the last line, how it is, seconds that are left
-Say = Callable[[int, Mapping[str, float], Verdict | None, float | None], None]
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is to say."""
+
+    step: int  # done
+    means: Mapping[str, float]  # since the last line
+    verdict: Verdict | None = None
+    left: float | None = None  # seconds
+
+
+Say = Callable[[State], None]
 
 
 @dataclass
@@ -64,7 +75,7 @@ class Journal:
         self.every = setup.config.runtime.log_every
         self.trackers = Trackers(setup.run, setup.config, start=start + 1) if is_main() else None
         self.window = Window()
-        self.say: Say = lambda step, means, verdict, left: None
+        self.say: Say = lambda state: None
         self.judge: Callable[[Line], Verdict | None] = lambda line: None
         self.first: tuple[int, float] | None = None  # step and time of the first line, from which on the pace is taken
 
@@ -94,7 +105,7 @@ class Journal:
             self.first = (step, now)
         elif step > self.first[0]:
             left = (now - self.first[1]) / (step - self.first[0]) * (self.steps - step)
-        self.say(step, means, verdict, left)
+        self.say(State(step, means, verdict, left))
 
     def lines(self) -> list[Line]:
         """Return the lines of steps that the log holds already; measurements of checkpoints are left out."""
@@ -118,15 +129,15 @@ class Journal:
 def _plain(steps: int) -> Say:
     last = -math.inf
 
-    def say(step: int, means: Mapping[str, float], _verdict: Verdict | None, left: float | None) -> None:
+    def say(state: State) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last < PLAIN_SECONDS and step != steps:
+        now, means = time.monotonic(), state.means
+        if now - last < PLAIN_SECONDS and state.step != steps:
             return
         last = now
         terms = ", ".join(f"{name} {value:.3f}" for name, value in losses(means).items())
-        remaining = "" if left is None else f" · {clock_time(left)} left"
-        info(f"step {step}/{steps} · loss {means.get('loss', math.nan):.3f} ({terms}) · {speed(means)}{remaining}")
+        left = "" if state.left is None else f" · {clock_time(state.left)} left"
+        info(f"step {state.step}/{steps} · loss {means.get('loss', math.nan):.3f} ({terms}) · {speed(means)}{left}")
 
     return say
 
@@ -140,30 +151,20 @@ def live(name: str, *, steps: int, start: int) -> Iterator[Say]:
         steps: in all.
         start: of them are done.
     """
-    began = time.monotonic()
-    said: tuple[int, Mapping[str, float], Verdict | None, float | None] = (start, {}, None, None)
+    began, said = time.monotonic(), State(start, {})
 
     def drawn() -> Panel:
-        return panel(name, *said, steps=steps, passed=time.monotonic() - began)
+        return panel(name, said, steps=steps, passed=time.monotonic() - began)
 
-    def say(step: int, means: Mapping[str, float], verdict: Verdict | None, left: float | None) -> None:
+    def say(state: State) -> None:
         nonlocal said
-        said = (step, means, verdict, left)
+        said = state
 
     with Live(get_renderable=drawn, console=console, refresh_per_second=4):
         yield say
 
 
-def panel(
-    name: str,
-    step: int,
-    means: Mapping[str, float],
-    verdict: Verdict | None,
-    left: float | None,
-    *,
-    steps: int,
-    passed: float,
-) -> Panel:
+def panel(name: str, state: State, *, steps: int, passed: float) -> Panel:
     """Draw what is known, in lines that are read at 80 columns and at any more.
 
     Args:
@@ -172,12 +173,12 @@ def panel(
     bar = Table.grid(expand=True, padding=(0, 1))
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
-    times = f"{clock_time(passed)} passed" + ("" if left is None else f" · {clock_time(left)} left")
-    bar.add_row(ProgressBar(total=steps, completed=step), f"{step:,}/{steps:,} · {times}")
+    times = f"{clock_time(passed)} passed" + ("" if state.left is None else f" · {clock_time(state.left)} left")
+    bar.add_row(ProgressBar(total=steps, completed=state.step), f"{state.step:,}/{steps:,} · {times}")
     parts: list[RenderableType] = [bar]
-    if means:
+    if means := state.means:
         parts += [_terms(means), Text(f"loss {means.get('loss', math.nan):.3f} · {speed(means)}")]
-    if verdict is not None:
+    if verdict := state.verdict:
         parts.append(Text(verdict.line, style={HEALTHY: "green", STARTING: "dim"}.get(verdict.word, "yellow")))
     return Panel(Group(*parts), title=name, title_align="left", border_style="dim")
 

@@ -1,20 +1,23 @@
 """Several processes that share a step: one per GPU, or a few on the cores of a CPU.
 
 A rank is the same command with torchrun's environment variables. Under torchrun they are there; otherwise this process
-becomes rank 0 and starts the others itself. Rank 0 alone writes files and talks.
+becomes rank 0 and starts the others itself. Rank 0 alone writes files and talks. A job of SLURM has one task per GPU,
+is saved before its time is over, then queued again.
 """
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -22,10 +25,12 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 import dinokit
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.messages import RunError, UserError
-from dinokit.training.config import Experiment, Runtime
+from dinokit.core.files import write_text
+from dinokit.core.messages import RunError, UserError, info
+from dinokit.training.config import Experiment, Runtime, TrainConfig
 
 PORT = "DINOKIT_PORT"  # of rank 0's store, in the environment of the ranks that it starts
+GRACE = 120  # seconds between SLURM's signal and the end of the job's time: for the step and its checkpoint
 LAST_WORDS = 10.0  # seconds for other ranks to end by themselves, all together
 VICTIM = "another process of the run ended"  # said by a rank that fell with another
 
@@ -197,3 +202,46 @@ def _end(others: Sequence[_Other]) -> None:
             other.process.kill()
             other.process.wait()
         other.complaints.close()
+
+
+def write_job(
+    file: Path, words: list[str], config: TrainConfig, settings: Mapping[str, Any], *, nodes: int, gpus_per_node: int
+) -> None:
+    """Write a script for sbatch, unless the job could not run.
+
+    Args:
+        words: of the command, after `dinokit`; with paths that hold on every node.
+        config: of the run, with the settings.
+        settings: that follow the words.
+    """
+    if min(nodes, gpus_per_node) < 1:
+        raise UserError(f"nodes and gpus_per_node must be at least 1, got {nodes} and {gpus_per_node}")
+    # said now, not when the job's turn has come
+    cannot = misfit(config.experiment, config.runtime, nodes * gpus_per_node)
+    if cannot:
+        raise UserError(f"{cannot}; change data.batch_size, data.accumulate, --nodes or --gpus-per-node")
+    if file.is_dir():
+        raise UserError(f"{file} is a folder; --slurm takes a file such as {file / 'job.sh'}")
+    for key, value in settings.items():
+        words += [f"--{key}", dumps(value)]  # JSON is YAML
+    command = shlex.join([sys.executable, "-m", "dinokit", *words])
+    script = f"""#!/bin/bash
+#SBATCH --job-name=dinokit
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={gpus_per_node}
+#SBATCH --gpus-per-node={gpus_per_node}
+#SBATCH --signal=USR1@{GRACE}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+# add what the cluster wants: --account, --partition, --time, --cpus-per-task, --mem
+
+srun --kill-on-bad-exit=1 {command}
+code=$?
+# 130: asked to stop, and saved; the same job continues the run
+if [ "$code" -eq 130 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
+"""
+    write_text(file, script)
+    info(f"{nodes} x {gpus_per_node} ranks: look at {file}, then sbatch {file}")

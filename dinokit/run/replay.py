@@ -5,9 +5,8 @@ from the state that it was taken from, unless the run has gone back over that ch
 or it had several ranks: one process draws stochastic depth and RoPE augmentation for all of them.
 """
 
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -80,10 +79,8 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     ahead = noted[-1]["ahead"] if noted else clock.ahead
     if noted and noted[-1]["rollbacks"] < clock.rollbacks:
         warn("that step was taken before the run went back: the weights are those that it went back to and trained on")
-    with suppress(OSError, ValueError, AttributeError):  # absent or damaged: nothing to compare with
-        seen_then = json.loads(run.environment.read_text(encoding="utf-8")).get("source")
-        if seen_then not in (None, source.fingerprint):
-            warn(f"{source.name} has other images than at the run's last start, or lists them in another order")
+    if run.started().get("source", source.fingerprint) != source.fingerprint:
+        warn(f"{source.name} has other images than at the run's last start, or lists them in another order")
 
     loader, accumulate = feed(setup, trainer), stage.experiment.data.accumulate
     if start < step - 1:

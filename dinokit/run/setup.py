@@ -1,20 +1,37 @@
-"""What a run is made of: its folder, settings, device and images; what is built of them, saved and restored."""
+"""What a run is made of and how it starts: what is refused, who may write to the folder, what is said and recorded.
 
+What can be known without the images is checked before they are looked for: device, ranks, trackers, the folder and what
+it holds, models to begin with.
+"""
+
+import os
+import platform
+import shlex
 import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from dinokit.checkpoints.store import Clock, RunFolder, header
-from dinokit.config import to_yaml
+from dinokit import config as configuration
+from dinokit.checkpoints.load import weights_file
+from dinokit.checkpoints.store import Clock, RunFolder, header, run_and_step
+from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.files import keep_lines
-from dinokit.core.messages import RunError, UserError, is_main
-from dinokit.health.probe import Probe, open_probe
-from dinokit.sources.source import Source
-from dinokit.training import shard
+from dinokit.core.files import check_writable, only_owner, write_json
+from dinokit.core.messages import RunError, UserError, info, is_main, library, reason, warn
+from dinokit.health.vitals import Probe, open_probe
+from dinokit.run import ranks
+from dinokit.sources.source import Source, same_source
 from dinokit.training.config import RunStage, TrainConfig
+from dinokit.training.execution import whole
 from dinokit.training.step import Trainer
 
 
@@ -74,39 +91,121 @@ def save(setup: Setup, trainer: Trainer, clock: Clock) -> None:
         state=trainer.state(),
         clock=clock,
         models={
-            file: (
-                shard.whole(network.state_dict()),
-                header(network.config, trainer.experiment.data.of_model, step=clock.step),
+            f"{name}.safetensors": (
+                whole(each.backbone.teacher.state_dict()),
+                header(each.backbone.teacher.config, trainer.experiment.data.of_model, step=clock.step),
             )
-            for file, network in trainer.models().items()
+            for name, each in trainer.models().items()
         },
         keep=setup.config.runtime.keep,
     )
 
 
-def restore(setup: Setup, trainer: Trainer) -> Clock:
-    """Load the newest checkpoint and drop what the logs say of later steps; a fresh run stays as it was built."""
-    run = setup.run
-    steps = run.steps(with_state=True)
-    state, clock = run.load(steps[-1], trainer.layout) if steps else ({}, Clock())
-    # before rank 0 writes the first checkpoint, all have looked for one, and have found the same
-    found = dist.gather_lists([(clock.step, to_yaml(trainer.experiment))])
-    if len(set(found)) > 1:
-        raise RunError(
-            f"all ranks must see one run, they found steps {sorted({step for step, _ in found})}; "
-            "give all the same --out, on a disk that they share, and the same settings"
+@contextmanager
+def open_run(config: TrainConfig, out: Path, images: Source | None = None) -> Iterator[Setup]:
+    """Own a run's folder, with as many ranks as it wants, while the body runs; errors of the system become one line.
+
+    Args:
+        images: if they are open already.
+
+    Raises:
+        UserError: if the data, the folder or the settings do not fit.
+        RunError: if a rank is lost or the system refuses; the message says what was saved.
+    """
+    run, main = RunFolder(out), is_main()
+    world = check_start(run, config)
+    experiment = config.experiment
+    if images is None:
+        images = experiment.data.open(channels=experiment.backbone.channels)
+    with only_owner(run.path, doing="trains in") if main else nullcontext():
+        if main:
+            run.create(configuration.to_yaml(config))
+            for line in run.set_damaged_aside():
+                warn(line)
+        try:
+            with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
+                yield Setup(run, config, devices.choose(config.runtime.device), images)
+        except ranks.RankLost as error:
+            raise RunError(f"{error}; {newest(run)}; the same command continues") from error
+        except OSError as error:
+            file = Path(os.fsdecode(error.filename or out)).absolute()  # one without a name comes from writing
+            said = f"cannot write to {out}" if file.is_relative_to(out.absolute()) else str(file)
+            raise RunError(f"{said}: {reason(error)}; {newest(run)}; the same command continues") from error
+
+
+def check_start(run: RunFolder, config: TrainConfig) -> int:
+    """Refuse a start that could not end well, before anything takes long; return the number of ranks.
+
+    Raises:
+        UserError: if the device, the ranks, the folder, a tracker or a model to begin with is not as it should be.
+    """
+    experiment, runtime = config.experiment, config.runtime
+    devices.choose(runtime.device)
+    world = ranks.count(experiment, runtime)
+    if not is_main():
+        return world
+    check_folder(run, config)
+    for name in runtime.trackers:
+        library(name, extra=name)
+    missing = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
+    check_writable(run.path)
+    for folder in missing:
+        folder.rmdir()  # a start that fails for want of images leaves nothing
+    done = max(run.steps(with_state=True), default=None)
+    for stage in experiment.all_stages:
+        begun = done is not None and done > stage.first  # then its anchor is in the checkpoint
+        if stage.experiment.anchor is not None and stage.experiment.anchor.is_model and not begun:
+            weights_file(stage.experiment.anchor.source)
+    if experiment.start is not None and done is None:
+        other, step = run_and_step(Path(experiment.start.source))
+        if step not in (None, *other.steps()) or not other.steps():
+            weights_file(experiment.start.source)
+    return world
+
+
+def check_folder(run: RunFolder, config: TrainConfig) -> None:
+    """Refuse a folder that holds something else than this experiment; a start that failed has left nothing to hold."""
+    if not run.path.exists():
+        return
+    if not run.path.is_dir():
+        raise UserError(f"{run.path} is a file; --out takes a folder")
+    if not run.config.exists():
+        if any(not path.name.startswith(".") for path in run.path.iterdir()):
+            raise UserError(f"{run.path} is not empty and holds no run (no config.yaml); choose another --out")
+        return
+    learned = run.published()
+    if learned and not run.steps():
+        raise UserError(
+            f"{run.path} has a model of step {learned:,} and no checkpoint to go on from, and training again would "
+            f"replace it; use it as it is, begin with it (--from {run.model} --out ANOTHER), or delete {run.path}"
         )
-    if not steps:
-        return clock
-    trainer.lr_factor = clock.lr_factor
-    trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
-    if is_main():
-        run.publish(clock.step)  # a kill may have come between the checkpoint and its publication
-        for log in (run.metrics, run.bad_images):
-            keep_lines(log, lambda line: line.get("step", 0) <= clock.step)
-        # bad steps that will be taken again; those before the run went back stay
-        keep_lines(run.bad_steps, lambda line: line["step"] <= clock.step or line["rollbacks"] < clock.rollbacks)
-    return clock
+    if not run.metrics.exists() and not any((run.path / "checkpoints").glob("[!.]*")):  # nothing was ever saved
+        return
+    old = configuration.read_yaml(run.config)
+    if not isinstance(old, dict) or "experiment" not in old:
+        raise UserError(f"{run.config} is damaged: it has no experiment; restore it or choose another --out")
+    with suppress(UserError):  # an early file: settings that came since have their defaults, the others today's names
+        old = configuration.to_plain(configuration.from_plain(TrainConfig, old))
+    changed = configuration.differences(old["experiment"], config.experiment)
+    if config.experiment.distil is not None:  # which does not read it
+        changed = {key: pair for key, pair in changed.items() if not key.startswith("backbone")}
+    before, now = changed.get("data.source", ("", ""))
+    if isinstance(before, str) and same_source(before, now):
+        changed.pop("data.source", None)
+    if changed:
+        # a group that is there or not prints as nothing beside its own settings
+        shown = {key: pair for key, pair in changed.items() if str(pair[0]) != str(pair[1])} or changed
+        listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(shown.items())[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        place = shlex.quote(str(run.path))
+        begun = f"dinokit pretrain {shlex.quote(str(run.config))}"
+        anew = "choose another --out"
+        if config.experiment.distil is None:
+            anew = f"begin another with what it has learned: {begun} --from {place} --out ANOTHER"
+        raise UserError(
+            f"{run.path} holds another experiment: {listed}{more}; give these their old values back, go on as it began "
+            f"({begun} --out {place}), or {anew}"
+        )
 
 
 def check_room(setup: Setup, trainer: Trainer) -> None:
@@ -128,3 +227,87 @@ def check_room(setup: Setup, trainer: Trainer) -> None:
             f"{setup.run.path} is on a disk with {free / 1e9:.2f} GB free, and the checkpoints that are kept at a time "
             f"take {wanted / 1e9:.2f} GB more; free some, choose another --out, or --runtime.keep 1"
         )
+
+
+def say_timeline(setup: Setup) -> None:
+    """Say what happens when, if there is more than one stage."""
+    for stage in setup.stages if len(setup.stages) > 1 else ():
+        experiment = stage.experiment
+        origin = {None: "random weights", "continue": "goes on", "teacher": "from the teacher"}[stage.begin]
+        if stage.begin is None and experiment.start is not None:
+            origin = f"from {experiment.start.source}"
+        sides = [
+            (views.global_size, views.local_size if views.local_count else 0, views.anchor_size)
+            for views in experiment.data.views.variants()
+        ]
+        sizes = ", ".join("/".join(str(side) for side in each if side) for each in sides)
+        info(
+            f"steps {stage.first:,} to {stage.last:,} · {stage.name}: {origin} · crops {sizes} px · "
+            f"batch {experiment.data.batch_size} · {', '.join(experiment.objectives)}"
+        )
+
+
+def say_what_runs(setup: Setup, trainer: Trainer, clock: Clock, stage: RunStage) -> None:
+    """Say what goes on, and in a line what trains on what, and where."""
+    if clock.step:
+        info(f"continuing {setup.run.path} from step {clock.step}")
+    experiment, runtime = stage.experiment, setup.config.runtime
+    weights = sum(parameter.numel() for parameter in trainer.backbone.student.parameters())
+    _warn_of_other_lengths(stage)
+    if runtime.sharding != "none" and not trainer.sharded:
+        warn("runtime.sharding has no effect in a single process: it holds everything")
+    if runtime.groups and trainer.team is None:
+        warn("runtime.groups has no effect in a single process: it trains all students")
+    bf16 = devices.uses_bf16(trainer.device, experiment.precision)
+    info(
+        f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(setup.images):,} images of {setup.images.name} · "
+        f"batch {experiment.data.batch_size} · steps {clock.step} to {stage.last} · "
+        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described(runtime)}"
+        f"{', sharded' if trainer.sharded else ''}"
+        f"{f' in {trainer.team.count} groups' if trainer.team is not None else ''}"
+    )
+
+
+def _warn_of_other_lengths(stage: RunStage) -> None:
+    """Say which schedules do not end with the run: the counts of steps that were given do not add up to it."""
+    experiment = stage.experiment
+    for name, schedule in {
+        "optim.lr": experiment.optim.lr,
+        "optim.weight_decay": experiment.optim.weight_decay,
+        "momentum": experiment.momentum,
+    }.items():
+        falls = schedule.shape != "constant" and schedule.end <= schedule.peak
+        if falls and schedule.length != experiment.steps:
+            where = "the run" if stage.begin is None else f"stage {stage.name}"
+            takes = f"{name} takes {schedule.length} steps (freeze, warmup, hold and decay)"
+            warn(f"{takes}, {where} has {experiment.steps}")
+
+
+def record_start(setup: Setup) -> None:
+    """Write environment.json, earlier starts included; warn if the run had other images at the last one."""
+    run, images = setup.run, setup.images
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    now: dict[str, Any] = {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "device": str(setup.device),
+        "processor": names[0] if names else platform.processor(),
+        "cores": devices.cores(),
+        "ranks": dist.world_size(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "pillow")},
+        "images": len(images),
+        "source": images.fingerprint,
+    }
+    before = run.started()
+    starts = [*before.pop("earlier", []), before] if before else []
+    if before.get("source", now["source"]) != now["source"]:
+        warn(
+            f"{images.name} has other images than at the last start ({before.get('images')} then, {now['images']} "
+            "now), or lists them in another order; the run continues with these, in an order of their own"
+        )
+    write_json(run.environment, now | {"earlier": starts})

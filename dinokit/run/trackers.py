@@ -135,11 +135,7 @@ class Trackio(Tracker):
 
 
 # each opens the entry of a run with its settings, flat, and the identity it had before, if the run is continued
-KINDS: dict[TrackerName, type[Wandb] | type[Mlflow] | type[Trackio]] = {
-    "wandb": Wandb,
-    "mlflow": Mlflow,
-    "trackio": Trackio,
-}
+KINDS: dict[TrackerName, Callable[..., Tracker]] = {"wandb": Wandb, "mlflow": Mlflow, "trackio": Trackio}
 
 
 class Trackers:

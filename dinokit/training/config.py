@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NewType
 
-from dinokit.config import assigned, converter, current, differences, from_plain, to_plain
+from dinokit.config import assigned, converter, current, differences, flat, from_plain, read_yaml, to_plain
 from dinokit.core.device import Precision
 from dinokit.core.messages import UserError, unknown_name
 from dinokit.core.numbers import Schedule, above, at_least, between
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import Architecture
 from dinokit.objectives import base as objectives
-from dinokit.sources.source import Source, open_source
+from dinokit.sources.source import Source, absolute, open_source
 from dinokit.training import optim
-from dinokit.training.course import FIRST, RETIRED, TEACHER, Anchor, Begin, Distillation, Stages, Start, changed
+from dinokit.training.course import FIRST, RETIRED, Anchor, Begin, Distillation, Place, Stages, Start, changed
 from dinokit.training.execution import Recompute
 from dinokit.views import masking, multicrop
 
@@ -31,9 +32,7 @@ class Data:
     views: multicrop.Config  # crops and their photometric changes
     masks: masking.Config | None  # which patches of the student's global crops are hidden, if an objective asks
     batch_size: int = at_least(1)  # images per optimiser step, over all ranks and micro-batches
-    pixels: Pixels = field(
-        default_factory=Pixels
-    )  # normalisation; and the side at which the trained model will look at images
+    pixels: Pixels = field(default_factory=Pixels)  # normalisation; and the side at which the model will see images
     min_side: int = at_least(1, 8)  # pixels; an image with a shorter side counts as bad and is replaced
     source: str = ""  # of the images: a folder, demo:NAME, ...; what --data gives
     accumulate: int = at_least(1, 1)  # micro-batches per step; each has its own Sinkhorn and KoLeo
@@ -163,7 +162,7 @@ class Experiment:
             raise UserError(f"objective '{wanted}' needs an anchor; set anchor.source to start, teacher or a path")
         if self.anchor is not None and not wanted:
             raise UserError("an anchor is set, but no objective looks at it; set anchor to null, or objectives.gram")
-        own_crops = self.anchor is not None and self.anchor.source != TEACHER
+        own_crops = self.anchor is not None and self.anchor.apart
         if own_crops and not size:
             side = self.data.views.variants()[0].global_size
             raise UserError(f"the anchor needs crops of its own; set data.views.anchor_size to {side} or {2 * side}")
@@ -268,6 +267,18 @@ PARTS = ("freeze", "warmup", "hold", "decay")  # of a schedule, in steps
 COUNTS = ("freeze_last_layer", "first", "every")  # other settings in steps, of optim and anchor
 
 
+def read(path: Path) -> TrainConfig:
+    """Read a config.yaml.
+
+    Raises:
+        UserError: if it is missing or does not fit.
+    """
+    try:
+        return from_plain(TrainConfig, read_yaml(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     """Change settings by dotted keys; where `steps` changes, what counts in steps keeps its share of the run.
 
@@ -286,6 +297,22 @@ def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConf
             changes["anchor"]["source"] = str(round(times * int(source)))
     experiment["stages"] = stages
     return from_plain(TrainConfig, assigned(plain, settings, hidden=HALVES))
+
+
+def with_full_paths(config: TrainConfig) -> TrainConfig:
+    """Name images and anchors from the root: the run and its report are looked at from other folders too.
+
+    Raises:
+        UserError: if no images are given.
+    """
+    if not config.experiment.data.source:
+        raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
+    places = {"experiment.data.source": absolute(config.experiment.data.source)}
+    for key, value in flat(to_plain(config)).items():
+        place = str(value)
+        if key.endswith("anchor.source") and Anchor(source=Place(place)).is_model and Path(place).exists():
+            places[key] = str(Path(place).absolute())
+    return with_settings(config, places)
 
 
 def _stretch(plain: dict[str, Any], before: int, given: Mapping[str, Any], *, steps: str, path: str = "") -> float:
@@ -316,17 +343,16 @@ def _stretch(plain: dict[str, Any], before: int, given: Mapping[str, Any], *, st
 def _structure_objectives(value: Any, _: Any) -> ObjectiveConfigs:
     if not isinstance(value, Mapping):
         raise TypeError(f"expected objectives by name, got {value!r}")
-    # an objective that is set to null is switched off
-    chosen = {name: config for name, config in value.items() if config is not None}
-    return ObjectiveConfigs({name: _objective(str(name), config) for name, config in chosen.items()})
-
-
-def _objective(name: str, config: Any) -> Any:
-    kind = objectives.find(name).Config
-    try:
-        return from_plain(kind, config)
-    except UserError as error:
-        raise UserError(str(error).replace("setting '", f"setting 'objectives.{name}.", 1)) from error
+    chosen = ObjectiveConfigs({})
+    for name, config in value.items():
+        if config is None:  # switched off
+            continue
+        kind = objectives.find(str(name)).Config
+        try:
+            chosen[name] = from_plain(kind, config)
+        except UserError as error:
+            raise UserError(str(error).replace("setting '", f"setting 'objectives.{name}.", 1)) from error
+    return chosen
 
 
 converter.register_structure_hook(ObjectiveConfigs, _structure_objectives)

@@ -41,9 +41,7 @@ class Stage:
     """A part of a run that has settings of its own."""
 
     steps: int = at_least(1)  # optimiser steps
-    begin: Begin = (
-        "continue"  # with all that was learned; or teacher: student and teacher from the teacher, new moments
-    )
+    begin: Begin = "continue"  # with all that was learned; teacher: student and teacher are the teacher, new moments
     changes: Changes = field(default_factory=lambda: Changes({}))  # settings that differ from the stage before
 
 
@@ -88,6 +86,11 @@ class Anchor:
             raise UserError(f"anchor.every and anchor.most are both 0 or neither, got {self.every} and {self.most}")
         if self.source == TEACHER and self.every:
             raise UserError("anchor.source teacher is new at every step; set anchor.every and anchor.most to 0")
+
+    @property
+    def apart(self) -> bool:
+        """Tell whether it is a network beside the EMA teacher."""
+        return self.source != TEACHER
 
     @property
     def is_model(self) -> bool:

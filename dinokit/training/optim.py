@@ -110,11 +110,8 @@ def clip_gradients(parts: Mapping[str, nn.Module], config: Config) -> dict[str, 
 
 def state_by_name(optimizer: torch.optim.Optimizer, parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     """Return the optimiser's moments as flat named tensors."""
-    state = {}
-    for name, parameter in named(parts):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"{name}.{key}"] = value
-    return state
+    moments = {name: optimizer.state.get(parameter, {}) for name, parameter in named(parts)}
+    return {f"{name}.{key}": value for name, own in moments.items() for key, value in own.items()}
 
 
 def load_state_by_name(

@@ -17,21 +17,17 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from dinokit.checkpoints.store import MODEL
 from dinokit.core import dist
 from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
-from dinokit.core.messages import UserError
 from dinokit.core.seed import derived
-from dinokit.models.architecture import Network
 from dinokit.models.head import running_statistics
 from dinokit.objectives.base import Losses
 from dinokit.sources.source import Source
-from dinokit.training import optim, shard
+from dinokit.training import optim
 from dinokit.training.config import ALONE, Experiment
-from dinokit.training.course import TEACHER
-from dinokit.training.execution import Recompute, execute
+from dinokit.training.execution import Recompute, execute, release, shard
 from dinokit.training.learner import Learner
-from dinokit.training.teacher import Teacher
+from dinokit.training.teacher import Teacher, under
 from dinokit.views.multicrop import Cut, Views
 
 
@@ -88,7 +84,7 @@ class Trainer:
         self.patch_size = min(each.patch_size for each in experiment.networks.values())
         self.teacher: Teacher | None = None
         common: dict[str, Any] = {"seed": experiment.seed, "device": device, "outline": sharded}
-        common["anchored"] = experiment.anchor is not None and experiment.anchor.source != TEACHER
+        common["anchored"] = experiment.anchor is not None and experiment.anchor.apart
         if distil is not None:
             self.teacher = Teacher(experiment, device, finest=self.patch_size, autocast=self.autocast)
             common["heads"] = self.teacher.heads
@@ -115,7 +111,7 @@ class Trainer:
     def _shard(self, shown: Learner) -> None:
         """Keep this rank's rows alone of every network, which is an outline until then."""
         for each in self.networks():
-            shard.shard(each, self.device, bf16=uses_bf16(self.device, self.experiment.precision))
+            shard(each, self.device, bf16=uses_bf16(self.device, self.experiment.precision))
         for backbone in shown.backbones():
             backbone.to_empty(device=self.device)
             backbone.initialise(self.experiment.seed)
@@ -163,7 +159,7 @@ class Trainer:
             total = torch.stack([loss.total for loss in losses.values()]).sum()
             torch.autograd.backward(total / len(micro_batches))
             if self.sharded:
-                shard.release(self.networks())
+                release(self.networks())
             statistics.append({name: loss.statistics for name, loss in losses.items()})
             terms = {
                 f"loss/{_named(name, term, '/')}": value.detach()
@@ -213,16 +209,15 @@ class Trainer:
         heads = [network for pair in learner.heads.values() for network in (pair.student, pair.teacher)]
         return [*learner.backbones(), *heads]
 
-    def models(self) -> dict[str, Network]:
-        """Return the networks that a checkpoint is for, by the name of their file: averages of what learns."""
+    def models(self) -> dict[str, Learner]:
+        """Return those whose averages a checkpoint is for, by the name of their file without its ending."""
         shown = next(each for each in self.learners.values() if each.backbone is self.backbone)
-        files = {MODEL: shown} | {f"{name}.safetensors": each for name, each in self.learners.items() if name}
-        return {file: each.backbone.teacher for file, each in files.items()}
+        return {"model": shown} | {name: each for name, each in self.learners.items() if name}
 
     def begin(self, images: Source) -> None:
         """Find what a fresh run needs of its images before the first step; all ranks must call together."""
         if self.teacher is not None:
-            self.teacher.begin(images, self.learners.values())
+            self.teacher.begin(images, [each.objectives for each in self.learners.values()])
 
     def renew_anchor(self) -> None:
         """Make the anchor what the EMA teacher is now."""
@@ -236,12 +231,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Return every number training continues from, under flat names; of a frozen network a digest."""
-        state = self._learnt(self.learners)
-        if self.teacher is None:
-            return state
-        for name, head in self.teacher.heads.items():
-            state |= {f"heads.{name}.{key}": value for key, value in head.state_dict().items()}
-        return state | {"teacher.digest": self.teacher.digest}
+        return self._learnt(self.learners) | ({} if self.teacher is None else self.teacher.state())
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put a state back; every name must match.
@@ -249,13 +239,8 @@ class Trainer:
         Raises:
             UserError: if the teacher is another than the one that the students have learnt from.
         """
-        if self.teacher is not None and not torch.equal(state["teacher.digest"].cpu(), self.teacher.digest):
-            raise UserError(
-                f"{self.teacher.distil.teacher} is another network than when this run began; put it back, or choose "
-                "another --out"
-            )
-        for name, head in self.teacher.heads.items() if self.teacher is not None else ():
-            head.load_state_dict(_under(f"heads.{name}.", state))
+        if self.teacher is not None:
+            self.teacher.load_state(state)
         self._learn_from(state)
 
     @property
@@ -284,8 +269,8 @@ class Trainer:
         for name, learner in self.learners.items():
             own = {key: value for key, value in state.items() if name or not key.startswith("optimizer.")}
             shared = {key: v for key, v in learner.state_dict().items() if key not in learner.own_state()}
-            learner.load_state_dict(shared | (_under(f"{name}.", own) if name else own))
-        optim.load_state_by_name(self.optimizer, _parts(self.learners), _under("optimizer.", state))
+            learner.load_state_dict(shared | (under(f"{name}.", own) if name else own))
+        optim.load_state_by_name(self.optimizer, _parts(self.learners), under("optimizer.", state))
 
 
 def _parts(learners: Mapping[str, Learner]) -> dict[str, nn.Module]:
@@ -298,7 +283,3 @@ def _named(learner: str, what: str, dot: str = ".") -> str:
 
 def _mean(measured: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([each[name] for each in measured]).mean(0) for name in measured[0]}
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -7,7 +7,7 @@ Sources: heads of the frozen teacher, DINOv3 (arXiv:2508.10104) section 5.2; k-m
 ours, after the clustering view of DeepCluster (arXiv:1807.05520) and SwAV (arXiv:2006.09882).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.core import dist
@@ -26,13 +25,12 @@ from dinokit.core.files import digest_of_weights
 from dinokit.core.messages import UserError, info, is_main
 from dinokit.core.seed import generator
 from dinokit.health import vitals
-from dinokit.health.probe import open_probe
+from dinokit.health.vitals import open_probe
 from dinokit.models.features import Features
 from dinokit.models.head import Head
 from dinokit.objectives.base import find
 from dinokit.sources.source import Source
-from dinokit.training.config import Experiment, TrainConfig
-from dinokit.training.learner import Learner
+from dinokit.training.config import Experiment, TrainConfig, read
 
 ROUNDS = 10  # of k-means; later ones move few images
 _BLOCK = 1 << 24  # cosines held at a time
@@ -89,6 +87,25 @@ class Teacher:
         """Return the side of its crops at which its grid is the finest student's."""
         return side // self.finest * self.network.patch_size
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the numbers of the heads, and a digest of the network."""
+        heads = {f"heads.{name}.{key}": v for name, head in self.heads.items() for key, v in head.state_dict().items()}
+        return heads | {"teacher.digest": self.digest}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put the numbers of the heads back.
+
+        Raises:
+            UserError: if the network is another than the one that the students have learnt from.
+        """
+        if not torch.equal(state["teacher.digest"].cpu(), self.digest):
+            raise UserError(
+                f"{self.distil.teacher} is another network than when this run began; put it back, or choose "
+                "another --out"
+            )
+        for name, head in self.heads.items():
+            head.load_state_dict(under(f"heads.{name}.", state))
+
     @torch.no_grad()
     def look(self, crops: Float[Tensor, "view batch channel H W"], team: dist.Team | None) -> Features:
         """Return its features [view, batch, ...]; ranks that hold the same images look at a share each."""
@@ -112,8 +129,11 @@ class Teacher:
         return Features(cls, registers, patches, features.grid)
 
     @torch.no_grad()
-    def begin(self, images: Source, learners: Iterable[Learner]) -> None:
+    def begin(self, images: Source, students: Iterable[nn.Module]) -> None:
         """Give the heads their numbers: those of its run, or prototypes of its features; all ranks must call together.
+
+        Args:
+            students: their objectives, whose centres become those of the run.
 
         Raises:
             UserError: if its run has not kept them, or there are not enough images.
@@ -123,10 +143,9 @@ class Teacher:
             return
         state = self.run.state()
         for name, head in self.heads.items():
-            prefix = f"{name}.head.teacher."
-            head.load_state_dict({key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)})
-        for learner in learners:
-            for name, buffer in learner.objectives.named_buffers():
+            head.load_state_dict(under(f"{name}.head.teacher.", state))
+        for objectives in students:
+            for name, buffer in objectives.named_buffers():
                 if name.endswith(".targets.centre") and name in state:  # the students' targets are those of the teacher
                     buffer.copy_(state[name])
 
@@ -220,6 +239,7 @@ class TeacherRun:
 
     folder: RunFolder
     step: int  # whose backbone and heads teach
+    config: TrainConfig
     experiment: Experiment  # of the stage of that step
 
     def state(self) -> dict[str, Tensor]:
@@ -234,8 +254,7 @@ class TeacherRun:
                 f"{self.folder.path} keeps no heads of step {self.step}, only the backbone; steps with heads: "
                 f"{', '.join(map(str, kept)) or 'none'}; or give its model.safetensors as the teacher to get new ones"
             )
-        state, prefix = self.folder.load(self.step)[0], "objectives."
-        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        return under("objectives.", self.folder.load(self.step)[0])
 
 
 def teacher_run(teacher: str) -> TeacherRun | None:
@@ -244,6 +263,11 @@ def teacher_run(teacher: str) -> TeacherRun | None:
     if not folder.config.is_file() or not folder.steps():
         return None
     chosen = folder.steps()[-1] if step is None else step
-    config = configuration.from_plain(TrainConfig, configuration.read_yaml(folder.config))
+    config = read(folder.config)
     stage = next(stage for stage in config.experiment.all_stages if chosen <= stage.last)
-    return None if stage.experiment.distil is not None else TeacherRun(folder, chosen, stage.experiment)
+    return None if stage.experiment.distil is not None else TeacherRun(folder, chosen, config, stage.experiment)
+
+
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part of a state whose names begin so, without that."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

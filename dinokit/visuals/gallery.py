@@ -18,11 +18,11 @@ from torch import Tensor
 from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
 from dinokit.core.messages import BadImage, UserError
+from dinokit.core.order import in_turns
 from dinokit.core.seed import generator
 from dinokit.dense.embedding import encode, nearest, unit
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
-from dinokit.models.features import Backbone
 from dinokit.sources.source import Source, labelled, open_source, splits
 
 SHOWN = 8  # pictures with PCA maps
@@ -79,8 +79,8 @@ class Stage:
     neighbours: Int64[Tensor, "query neighbour"]  # rows of the searched images
 
 
-def choose_pictures(data: str, backbone: Backbone) -> Pictures:
-    """Open the data again and draw pictures with a fixed seed, spread over the classes.
+def choose_pictures(data: str, model: Path) -> Pictures:
+    """Open the data again as a model looks at it, and draw pictures with a fixed seed, spread over the classes.
 
     Data with splits shows test images and searches the training images. Data with domains shows one domain and searches
     the others.
@@ -88,6 +88,7 @@ def choose_pictures(data: str, backbone: Backbone) -> Pictures:
     Raises:
         UserError: if the data is gone or holds too few readable images.
     """
+    backbone = load(model)
     known = [name for name in ("test", "val") if name in splits(data)]
     channels, white = backbone.channels, backbone.pixels.white
     searched = labelled(open_source(data, channels=channels, white=white))
@@ -197,16 +198,9 @@ def neighbours(
 
 def _spread(source: Source, candidates: Int64[numpy.ndarray, " image"]) -> list[int]:
     """Order candidates at random, but with one image of each class before a second of any."""
-    drawn: list[int] = generator(0, 0).permutation(candidates).tolist()
-    if source.labels is None:
-        return drawn
-    seen: dict[int, int] = {}
-    turns = []
-    for index in drawn:
-        label = int(source.labels[index])
-        seen[label] = seen.get(label, 0) + 1
-        turns.append(seen[label])
-    return [index for _, index in sorted(zip(turns, drawn, strict=True), key=lambda pair: pair[0])]
+    drawn = generator(0, 0).permutation(candidates)
+    found: list[int] = (drawn if source.labels is None else drawn[in_turns(source.labels[drawn])]).tolist()
+    return found
 
 
 def _read(source: Source, order: Sequence[int], *, side: int, patch_size: int, count: int) -> Images:

@@ -3,10 +3,8 @@
 Everything may be missing or cut short: a run can be interrupted at any moment and must still be shown.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,16 +103,13 @@ def read_record(run: Path) -> Record:
     if not folder.config.is_file():
         raise UserError(f"expected a run folder with config.yaml, got {run}; give the --out of a pretrain command")
     config = read_yaml(folder.config)
-    environment: Any = {}
-    with suppress(OSError, ValueError):  # a run that was just begun has none, a torn one says nothing
-        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
     lines = [line for line in read_jsonl(folder.metrics) if isinstance(line.get("step"), int)]
     log = {line["step"]: line for line in lines if "evaluation" not in line}  # the last line of a step counts
     return Record(
         path=run,
         config=config if isinstance(config, dict) else {},
         config_text=folder.config.read_text(encoding="utf-8"),
-        environment=environment if isinstance(environment, dict) else {},
+        environment=folder.started(),
         log=tuple(log[step] for step in sorted(log)),
         evaluations=tuple(line for line in lines if "evaluation" in line),
         bad_images=tuple(read_jsonl(folder.bad_images)),
@@ -133,6 +128,11 @@ class Measurement:
     values: tuple[float, ...]  # of the teacher
     baselines: Mapping[str, float]  # random-init, raw-pixels, as far as measured
     queries: int | None  # images that were asked
+
+    @property
+    def name(self) -> str:
+        """The evaluation, for people."""
+        return TITLES.get(self.evaluation, self.evaluation)
 
     @property
     def noise(self) -> float:

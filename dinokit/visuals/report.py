@@ -6,7 +6,6 @@ Reads nothing but the run folder and, for the pictures, the data that its settin
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dinokit.checkpoints.load import load
 from dinokit.core.files import write_text
 from dinokit.core.messages import UserError, reason
 from dinokit.visuals import sections
@@ -49,11 +48,7 @@ def write_report(run: Path) -> Path:
             Section("Neighbours", "What it finds similar", found),
             Section("Run", "The run", sections.facts_of(record)),
             Section("Bad images", "Images that could not be read", sections.bad_images(record)),
-            Section(
-                "Settings",
-                "All settings",
-                details("config.yaml, whole", settings),
-            ),
+            Section("Settings", "All settings", details("config.yaml, whole", settings)),
             Section("Words", "What the words mean", sections.words(record)),
         ),
     )
@@ -71,7 +66,7 @@ def _pictures(record: Record) -> tuple[str, str, tuple[str, ...]]:
     if not steps:
         return paragraph("There are no pictures: the run has no checkpoint yet.", kind="none"), "", ()
     try:
-        chosen = choose_pictures(str(data or ""), load(record.checkpoints[steps[-1]]))
+        chosen = choose_pictures(str(data or ""), record.checkpoints[steps[-1]])
         stages = [look(record.checkpoints[step], step, chosen) for step in steps]
     except UserError as error:
         return paragraph(f"There are no pictures: {error}.", kind="none"), "", ()

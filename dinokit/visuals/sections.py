@@ -8,18 +8,7 @@ from dinokit.core.messages import duration
 from dinokit.visuals import glossary
 from dinokit.visuals.chart import PERCENT, Baseline, Series, line_chart, number
 from dinokit.visuals.page import details, facts, paragraph, table, text
-from dinokit.visuals.record import (
-    COUNTS,
-    NAMES,
-    PIXELS,
-    RANDOM,
-    TEACHER,
-    TITLES,
-    Measurement,
-    Record,
-    measurements,
-    sentence,
-)
+from dinokit.visuals.record import COUNTS, NAMES, PIXELS, RANDOM, TEACHER, Measurement, Record, measurements, sentence
 
 COLOURS = {TEACHER: 0, PIXELS: 1, RANDOM: 2}  # classes of the style sheet
 LISTED = 200  # bad images on the page
@@ -198,7 +187,7 @@ def _numbers(record: Record, result: Measurement) -> str:
     for key in keys:
         values = [lines[name].get(key) for name in models]
         rows.append((key, *(f"{value:.1f}" if isinstance(value, int | float) else "-" for value in values)))
-    title = f"All numbers of {TITLES.get(result.evaluation, result.evaluation)}, in percent"
+    title = f"All numbers of {result.name}, in percent"
     return details(title, table(["", *(NAMES[name] for name in models)], rows, kind="numbers"))
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import dinokit
 from dinokit import cli, recipes
-from dinokit.commands import pretrain
+from dinokit.commands import running
 from dinokit.commands.tables import shown
 from dinokit.evaluation import base as evaluations
 from dinokit.training.config import TrainConfig
@@ -293,7 +293,7 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs: list[TrainConfig] = []
-    monkeypatch.setattr(pretrain, "train_and_report", lambda config, *_: configs.append(config) or 0)
+    monkeypatch.setattr(running, "train_and_report", lambda config, *_: configs.append(config) or 0)
     monkeypatch.chdir(tmp_path)
     for name in ("old", "auto", "3"):
         Path(name).mkdir()
@@ -307,7 +307,7 @@ def test_an_anchor_is_found_from_another_folder_and_words_are_no_paths(
 
 def test_settings_of_a_stage_alone_are_its_own(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[TrainConfig] = []
-    monkeypatch.setattr(pretrain, "train_and_report", lambda config, *_: configs.append(config) or 0)
+    monkeypatch.setattr(running, "train_and_report", lambda config, *_: configs.append(config) or 0)
     (tmp_path / "x").touch()
     words = ["pretrain", "small-cpu", "--data", str(photos), "--out", str(tmp_path / "run"), "--stage", "anchor"]
     words += ["--from", str(tmp_path / "x")]

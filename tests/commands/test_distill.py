@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dinokit import config as configuration
-from dinokit.commands import distill
+from dinokit.commands import distill, running
 from dinokit.recipes import distilled
 from dinokit.run import engine
 from dinokit.training.config import TrainConfig
@@ -22,7 +22,7 @@ def test_crops_of_the_teacher_are_brought_to_the_students_patches(
     photos = make_folder(*(f"{index}.png" for index in range(4)))
     engine.pretrain(config(photos, steps=2), tmp_path / "teacher")  # crops of 16 and 8 px
     seen: list[TrainConfig] = []
-    monkeypatch.setattr(distill, "train_and_report", lambda config, *_: seen.append(config) or 0)
+    monkeypatch.setattr(running, "train_and_report", lambda config, *_: seen.append(config) or 0)
     distill.distill(teacher=str(tmp_path / "teacher"), students="vit_tiny,convnext_tiny", out=tmp_path / "run")
     crops = seen[0].experiment.data.views
     assert (crops.global_size, crops.local_size) == (32, 32)  # patches of 8 and 32
@@ -34,7 +34,7 @@ def test_objectives_and_rate_are_those_of_a_student_unless_settings_say_otherwis
     photos = make_folder(*(f"{index}.png" for index in range(4)))
     engine.pretrain(config(photos, steps=1), tmp_path / "teacher")
     seen: list[TrainConfig] = []
-    monkeypatch.setattr(distill, "train_and_report", lambda config, *_: seen.append(config) or 0)
+    monkeypatch.setattr(running, "train_and_report", lambda config, *_: seen.append(config) or 0)
     words = {"teacher": str(tmp_path / "teacher"), "students": "vit_tiny", "out": tmp_path / "run"}
     distill.distill(**words)  # type: ignore[arg-type]
     distill.distill(**words, settings={"objectives.dino.head.layers": 2})  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ def test_the_same_command_goes_on_when_the_teacher_has_trained_on(
     with pytest.raises(KeyboardInterrupt):
         engine.pretrain(begun, teacher, on_checkpoint=stop)
     seen: list[TrainConfig] = []
-    monkeypatch.setattr(distill, "train_and_report", lambda config, _, run: seen.append(config) or 0)
+    monkeypatch.setattr(running, "train_and_report", lambda config, _, run: seen.append(config) or 0)
     words = {"teacher": str(teacher), "students": "vit_tiny", "out": out}
     distill.distill(**words)  # type: ignore[arg-type]
     (out / "checkpoints" / "0").mkdir(parents=True)

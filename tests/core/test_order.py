@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dinokit.core.order import evenly, natural
+from dinokit.core.order import evenly, in_turns, natural
 from dinokit.core.seed import Passes
 
 
@@ -30,6 +30,11 @@ def test_evenly_spaced_places_hold_both_ends(count: int | None, total: int, plac
     assert evenly(count, total).tolist() == places
     assert evenly(1, total).tolist() == [0]
     assert evenly(count, 0).dtype == np.int64
+
+
+def test_one_of_each_class_comes_before_a_second_of_any() -> None:
+    labels = np.array([3, 3, -1, 3, 0, -1, 0])
+    assert in_turns(labels).tolist() == [0, 2, 4, 1, 5, 6, 3]  # among equals the order stays
 
 
 @given(length=st.integers(1, 30), passes=st.integers(1, 4), seed=st.integers(0, 5))

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.health import vitals
-from dinokit.health.probe import Look
-from dinokit.health.vitals import CONTRAST, LIGHT, mirrored, places
+from dinokit.health.vitals import CONTRAST, LIGHT, Look, mirrored, places
 from dinokit.models.features import Features
 
 

@@ -14,14 +14,13 @@ from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core.files import read_jsonl
 from dinokit.core.numbers import constant, ramp
-from dinokit.health.probe import open_probe
-from dinokit.health.repeats import Repeats
 from dinokit.health.verdict import HEALTHY, Verdict, verdict
+from dinokit.health.vitals import open_probe
 from dinokit.images.intensity import Pixels
 from dinokit.models import head, vit
 from dinokit.objectives import dino, koleo
 from dinokit.run import engine
-from dinokit.run.monitor import SHARE, Monitor, measure
+from dinokit.run.monitor import SHARE, Monitor, Repeats, measure
 from dinokit.run.setup import Setup
 from dinokit.sources.source import in_memory
 from dinokit.training import optim

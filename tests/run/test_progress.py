@@ -14,8 +14,8 @@ def test_the_panel_shows_how_far_how_fast_what_and_how(monkeypatch: pytest.Monke
     monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=110))
     means = {"loss": 8.816, "loss/ibot": 2.596, "images_per_second": 384.4, "data_wait": 0.17}
     with progress.live("birds", steps=60, start=0) as say:
-        say(30, means, None, None)
-        say(45, means, Verdict(word="collapsing", line="collapsing since step 12: do this"), 75.0)
+        say(progress.State(30, means))
+        say(progress.State(45, means, Verdict("collapsing", "collapsing since step 12: do this"), 75.0))
     shown = screen.getvalue()
     last = shown[shown.rindex("birds") :]
     for part in (
@@ -38,7 +38,7 @@ def test_students_stand_below_each_other_and_no_number_is_cut(width: int) -> Non
     means = {f"loss/{student}/{term}": 2.596 for student in students for term in terms}
     means |= {"loss": 31.152, "images_per_second": 384.4, "data_wait": 0.17}
     screen = io.StringIO()
-    drawn = progress.panel("birds", 4512, means, None, 3601.0, steps=10_000, passed=2500.0)
+    drawn = progress.panel("birds", progress.State(4512, means, left=3601.0), steps=10_000, passed=2500.0)
     Console(file=screen, width=width).print(drawn)
     lines = screen.getvalue().splitlines()
     assert len(lines) == 8  # frame, bar, names, three students, speed, frame

@@ -16,7 +16,7 @@ from dinokit.core import dist
 from dinokit.core.messages import is_main
 from dinokit.models.head import Config, Head
 from dinokit.run import engine
-from dinokit.training import shard
+from dinokit.training import execution
 from dinokit.training.config import Experiment
 from dinokit.training.step import Trainer
 from dinokit.views.multicrop import Views
@@ -173,7 +173,7 @@ def _read(trainer: Trainer, folder: Path, step: int, expected: dict[str, Tensor]
 
 
 def _write(trainer: Trainer, folder: Path, step: int, reference: Path) -> None:
-    whole = shard.whole(trainer.state())
+    whole = execution.whole(trainer.state())
     if is_main():
         torch.save(whole, reference)
     RunFolder(folder).save(step, state=trainer.state(), clock=Clock(step=step), models={MODEL: ({}, {})}, keep=9)
@@ -184,7 +184,7 @@ def _check_heads() -> None:
     """An objective may call a head, or project twice and multiply by the prototypes itself, between two releases."""
     plain = Head(8, Config(hidden=12, bottleneck=6, prototypes=10), seed=0)
     head = copy.deepcopy(plain)
-    shard.shard(head, CPU, bf16=True)
+    execution.shard(head, CPU, bf16=True)
     images = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
     def loss(head: Head, images: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def _check_heads() -> None:
     for _ in range(2):  # gradients of two micro-batches are summed
         loss(plain, images).backward()
         loss(head, images.chunk(2)[dist.rank()]).backward()
-        shard.release([head])
+        execution.release([head])
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None
         expected = plain.get_parameter(name).grad
