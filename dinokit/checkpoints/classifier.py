@@ -21,7 +21,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dinokit.checkpoints.layouts.recognise import check_pooling, parts
-from dinokit.checkpoints.load import is_finite, load, opened, read, weights_file
+from dinokit.checkpoints.load import beside, is_finite, load, opened, read, weights_file
 from dinokit.core.messages import UserError, listed
 from dinokit.models.classifier import Classifier, Reading
 from dinokit.models.features import Backbone, Built
@@ -53,7 +53,7 @@ def load_classifier(
     state, about = read(file)
     state = _flat(state)
     weight, bias = _found(state, file)
-    check_pooling(state, file)
+    check_pooling(state, beside(file), file=str(file))
     rest = {name: value for name, value in state.items() if value is not weight and value is not bias}
     return _classifier(opened(file, rest, about, name=str(model), heads=heads), weight, bias, file=file)
 

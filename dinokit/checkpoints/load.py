@@ -124,7 +124,7 @@ def opened(
         if heads not in (None, getattr(architecture, "heads", None)):
             raise UserError(f"{file} says how many heads it has; load it without heads=")
     else:
-        files = recognise.beside(file)
+        files = beside(file)
         architecture, state, pixels, assumed = recognise.recognise(state, files, file=str(file), heads=heads)
         licence = recognise.licence(files.get(names.CONFIG, {}))
         if assumed and release is None:
@@ -133,7 +133,7 @@ def opened(
     if hub.is_name(name) and release is not None and not is_a(architecture, release.architecture):
         near = nearest(architecture)
         raise UserError(f"{file} should be a {release.architecture} but is nearest to {near}; put the right file there")
-    bare = FORMAT not in about and not recognise.beside(file)
+    bare = FORMAT not in about and not beside(file)
     if release is not None and (hub.is_name(name) or bare) and is_a(architecture, release.architecture):
         pixels, licence = release.pixels, release.licence
         if hub.is_name(name):
@@ -248,6 +248,21 @@ def read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise UserError(f"{file} holds a {type(state).__name__}; expected weights by name, a state dict")
     return state, {}
+
+
+def beside(file: Path) -> recognise.Files:
+    """Read the JSON files that describe a weights file and stand beside it.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+    found = {}
+    for path in (file.parent / names.CONFIG, file.parent / names.PREPROCESSOR):
+        if path.is_file():
+            found[path.name] = read_json(path)
+            if not isinstance(found[path.name], Mapping):
+                raise UserError(f"{path} holds a {type(found[path.name]).__name__}; expected a table of settings")
+    return found
 
 
 def _parts(index: Path) -> list[Path]:

@@ -18,7 +18,7 @@ import json
 import re
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -155,15 +155,11 @@ class RunFolder:
             newest = f"the newest checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
             said = f"cannot write the checkpoint {final}: {error}; {newest}; free space, same command"
             raise RunError(said) from error
-        self._strip(self.steps(with_state=True)[:-keep])
-        return final
-
-    def _strip(self, steps: Sequence[int]) -> None:
-        """Take the state from checkpoints and leave the models."""
-        for old in map(self.checkpoint, steps):
+        for old in map(self.checkpoint, self.steps(with_state=True)[:-keep]):
             (old / CLOCK).unlink()  # first: without it nobody will try to continue from here
             (old / STATE).unlink(missing_ok=True)
             shutil.rmtree(old / PARTS, ignore_errors=True)
+        return final
 
     def amend(self, clock: Clock) -> None:
         """Change the clocks of a checkpoint that is there."""

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.core.numbers import Schedule, at_least, constant
-from dinokit.models.features import Features
 from dinokit.objectives import base
 
 Clamp = Literal["none", "both", "anchor"]
@@ -52,16 +51,15 @@ class Objective(base.Objective):
         assert inputs.student_global is not None
         assert inputs.anchor_global is not None
         student = inputs.student_global.flatten()  # [view * batch, ...]
-        anchor = on_grid(inputs.anchor_global.flatten(), student.grid)
+        anchor = on_grid(inputs.anchor_global.flatten().maps, student.grid)
         loss = gram(student.patches, anchor, clamp=self.config.clamp)
         return base.Losses(terms={"gram": loss}, weights={"gram": self.config.weight * self.config.scale.at(step)})
 
 
-def on_grid(features: Features, grid: tuple[int, int]) -> Float[Tensor, "image patch dim"]:
+def on_grid(maps: Float[Tensor, "image dim rows columns"], grid: tuple[int, int]) -> Float[Tensor, "image patch dim"]:
     """Return the patches of a larger crop on the grid of a smaller one, bicubic, before any normalisation."""
-    if features.grid == grid:
-        return features.patches
-    maps = functional.interpolate(features.maps.float(), grid, mode="bicubic", align_corners=False)
+    if tuple(maps.shape[2:]) != grid:
+        maps = functional.interpolate(maps.float(), grid, mode="bicubic", align_corners=False)
     return maps.flatten(2).transpose(1, 2)
 
 

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from dinokit.core.hub import fetching
 from dinokit.core.messages import UserError, library, unknown_name
-from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
-from dinokit.peers.peer import Peer
+from dinokit.peers.peer import Peer, pixels_of
 from dinokit.peers.timm import Timm
 
 EXTRA = "open_clip"
@@ -43,10 +42,8 @@ def load(name: str) -> Peer:
             return _created(open_clip, architecture, tag, trained=trained)
 
     visual = tower(trained=True)
-    preprocess = visual.preprocess_cfg
-    size = preprocess["size"]
-    side = int(size if isinstance(size, int) else size[-1])
-    pixels = Pixels(tuple(preprocess["mean"]), tuple(preprocess["std"]), side)
+    data = visual.preprocess_cfg
+    pixels = pixels_of(data["mean"], data["std"], data["size"])
     if hasattr(visual, "trunk"):
         return Timm(visual.trunk, name=what, pixels=pixels, build=lambda: tower(trained=False).trunk)
     if getattr(visual, "attn_pool", True) is not None:

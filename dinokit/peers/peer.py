@@ -105,6 +105,11 @@ class Peer(Backbone):
             raise UserError(f"{self.name} gives no features of patches ({line_of(error)}); choose another") from error
 
 
+def pixels_of(mean: Sequence[float], std: Sequence[float], size: int | Sequence[int]) -> Pixels:
+    """Return what a library says of a model's images; of several sizes the last is their side."""
+    return Pixels(tuple(mean), tuple(std), int(size if isinstance(size, int) else size[-1]))
+
+
 def assembled(
     tokens: Float[Tensor, "batch token dim"],
     *,

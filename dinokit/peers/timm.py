@@ -23,9 +23,8 @@ from torch.nn import functional
 
 from dinokit.core.hub import fetching
 from dinokit.core.messages import UserError, library, unknown_name
-from dinokit.images.intensity import Pixels
 from dinokit.models.features import Features
-from dinokit.peers.peer import Peer, assembled
+from dinokit.peers.peer import Peer, assembled, pixels_of
 
 EXTRA = "timm"
 RADIO = 2048  # pixels of which its positions are
@@ -48,7 +47,7 @@ def load(name: str) -> "Timm":
 
     network = created(pretrained=True)
     data = timm.data.resolve_model_data_config(network)
-    pixels = Pixels(tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1]))
+    pixels = pixels_of(data["mean"], data["std"], data["input_size"])
     return Timm(network, name=f"timm/{name}", pixels=pixels, build=lambda: created(pretrained=False))
 
 

@@ -73,7 +73,7 @@ def test_equal_features_of_any_length_cost_nothing() -> None:
 def test_larger_maps_are_brought_to_the_grid_before_they_are_normalised() -> None:
     maps = tokens(2, 5, 8, 8) * 10
     expected = functional.interpolate(maps, (4, 4), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(on_grid(Features.from_maps(maps), (4, 4)), expected)
+    torch.testing.assert_close(on_grid(maps, (4, 4)), expected)
 
 
 def inputs() -> base.Inputs:

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from dinokit.checkpoints.layouts import huggingface, names, timm
 from dinokit.checkpoints.layouts.names import CONFIG, LICENCE, PREPROCESSOR, Exported, Family, State, Table
-from dinokit.core.files import read_json
 from dinokit.core.messages import UserError, info, listed
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import Architecture, Network
@@ -65,19 +64,6 @@ class Recognised(NamedTuple):
     assumed: list[str]  # of all this, what neither the file nor those beside it say
 
 
-def beside(file: Path) -> Files:
-    """Read the JSON files that describe a weights file and stand beside it.
-
-    Raises:
-        UserError: if one is damaged.
-    """
-    found = {name: read_json(file.parent / name) for name in (CONFIG, PREPROCESSOR) if (file.parent / name).is_file()}
-    for name, content in found.items():
-        if not isinstance(content, Mapping):
-            raise UserError(f"{file.parent / name} holds a {type(content).__name__}; expected a table of settings")
-    return found
-
-
 def licence(about: Mapping[str, Any]) -> str | None:
     """Return what config.json says of the licence of the weights: where timm says it, or at the top."""
     places = (about, about.get("pretrained_cfg"))
@@ -92,7 +78,7 @@ def recognise(checkpoint: Mapping[str, object], files: Files, *, file: str, head
 
     Args:
         checkpoint: what the weights file holds; wrappers and prefixes are taken off, see `parts`.
-        files: content of the JSON files beside it, see `beside`.
+        files: content of the JSON files beside it, by their names.
         file: for the messages; where its name says of whom the weights are, their images are known.
         heads: of attention, where nothing else says it.
     Raises:
@@ -130,14 +116,15 @@ def recognise(checkpoint: Mapping[str, object], files: Files, *, file: str, head
     return Recognised(config, ours, pixels, assumed)
 
 
-def check_pooling(state: Mapping[str, Tensor], file: Path) -> None:
+def check_pooling(state: Mapping[str, Tensor], files: Files, *, file: str) -> None:
     """Refuse a head of timm that sees something else than CLS; what it sees is in config.json alone.
 
     Args:
         state: of a whole file, timm's or not.
-        file: beside which config.json may stand.
+        files: content of the JSON files beside it.
+        file: for the message.
     """
-    about = beside(file).get(CONFIG, {})
+    about = files.get(CONFIG, {})
     if timm.QKV in state and timm.matches(state, about) and about.get("global_pool") != "token":
         raise UserError(
             f"expected global_pool 'token' in the {CONFIG} beside {file}, got {about.get('global_pool')!r}; "
