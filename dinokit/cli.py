@@ -92,11 +92,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
-    """Bind the words of a command line to a function's signature.
-
-    Raises:
-        UserError: for a word too many, an option without its value, a value that does not fit or one that is missing.
-    """
+    """Bind the words of a command line to a function's signature, or raise UserError."""
     parameters, kinds = _parameters(function), get_type_hints(function)
     places = [key for key, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
     options = {_option(key): key for key in parameters if key not in places}

@@ -43,11 +43,7 @@ def to_plain(config: Any) -> Any:
 
 
 def from_plain(kind: type[T], value: Any) -> T:
-    """Build a config from plain values.
-
-    Raises:
-        UserError: for an unknown key, a wrong type or a conflict; the message names the dotted path.
-    """
+    """Build a config from plain values, or raise a UserError that names the dotted path of what does not fit."""
     if not isinstance(value, Mapping):
         raise UserError(NO_GROUP.format(shortened(value)))
     try:
@@ -83,11 +79,7 @@ def to_yaml(config: Any) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read plain values from a YAML file.
-
-    Raises:
-        UserError: if the file is missing or is not YAML.
-    """
+    """Read plain values from a YAML file, or raise UserError."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:

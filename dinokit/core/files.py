@@ -63,11 +63,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Read a text that a person wrote, in UTF-8, with or without a byte-order mark.
-
-    Raises:
-        UserError: if it cannot be opened, or is of another encoding.
-    """
+    """Read a text of UTF-8 that a person wrote, with or without a byte-order mark, or raise UserError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:

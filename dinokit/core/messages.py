@@ -46,11 +46,7 @@ def line_of(error: BaseException) -> str:
 
 
 def library(name: str, *, extra: str) -> Any:
-    """Import an optional library when it is needed.
-
-    Raises:
-        UserError: if it is not installed, naming the extra, or if it cannot be imported.
-    """
+    """Import an optional library when it is needed, or raise a UserError that names the extra."""
     try:
         return import_module(name)
     except ImportError as error:

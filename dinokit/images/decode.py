@@ -107,11 +107,7 @@ class About:
 
 
 def describe(data: bytes) -> About:
-    """Say what kind of file this is, without decoding it.
-
-    Raises:
-        BadImage: if it is none.
-    """
+    """Say what kind of file this is, without decoding it; BadImage if it is none."""
     with reasons():
         if data.startswith(arrays.NPY):
             return About("NPY", "")

@@ -45,11 +45,7 @@ class Pixels:
             raise UserError(f"pixels need as many means as stds, got {len(self.mean)} and {len(self.std)}")
 
     def check_channels(self, channels: int) -> None:
-        """Check that the normalisation fits images with this number of channels.
-
-        Raises:
-            UserError: names both numbers.
-        """
+        """Raise a UserError if the normalisation is for another number of channels."""
         if len(self.mean) not in (1, channels):
             have = f"pixels.mean and pixels.std have {len(self.mean)} values, the images {channels} channels"
             raise UserError(f"{have}; give 1 or {channels} values")
@@ -68,11 +64,7 @@ def to_unit(pixels: Tensor) -> Float32[Tensor, "*shape"]:
 def normalised(
     values: Float[Tensor, "*batch channel height width"], pixels: Pixels
 ) -> Float[Tensor, "*batch channel height width"]:
-    """Subtract the mean and divide by the deviation of each channel; 1.0 is white in the values.
-
-    Raises:
-        UserError: if the normalisation is for another number of channels.
-    """
+    """Subtract the mean and divide by the deviation of each channel; 1.0 is white in the values."""
     pixels.check_channels(values.shape[-3])
     mean, std = (values.new_tensor(numbers)[:, None, None] for numbers in (pixels.mean, pixels.std))
     return (values - mean).div_(std)

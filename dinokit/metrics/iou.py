@@ -44,11 +44,7 @@ def confusion(
 
 
 def scores(matrix: Int64[numpy.ndarray, "truth found"]) -> Scores:
-    """Turn a confusion matrix into percentages.
-
-    Raises:
-        ValueError: if it counts no pixel.
-    """
+    """Turn a confusion matrix into percentages; ValueError if it counts no pixel."""
     if not matrix.any():
         raise ValueError("expected a confusion matrix of at least one pixel, got none")
     right, truth, found = numpy.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)

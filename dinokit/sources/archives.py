@@ -97,11 +97,7 @@ class Parts:
     places: Int64[np.ndarray, "image 4"]
 
     def fetch(self, row: int) -> bytes:
-        """Read an image, and unpack it to no more than was announced.
-
-        Raises:
-            BadImage: if the file is damaged there, or it looks like a bomb.
-        """
+        """Read an image, and unpack it to no more than was announced; BadImage if it is damaged or a bomb."""
         file, (start, size, whole, packing) = self.files[int(self.file[row])], self.places[row].tolist()
         name = os.path.basename(file)
         if size == GONE:

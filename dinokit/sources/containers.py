@@ -33,11 +33,7 @@ _ENCRYPTED = 1
 
 
 def index_tar(shard: str) -> Index:
-    """Find the images of a tar and what is noted beside them.
-
-    Raises:
-        UserError: if it cannot be read; one that is damaged can.
-    """
+    """Find the images of a tar, even if it is damaged, and what is noted beside them; UserError if it is none."""
     found, images = IndexBuilder(), list[tuple[str, int, int]]()
     notes: dict[str, list[dict[Any, Any]]] = defaultdict(list)  # by the name up to the last dot
     unread: list[str] = []
@@ -78,11 +74,7 @@ def index_tar(shard: str) -> Index:
 
 
 def index_zip(archive: str) -> Index:
-    """Find the images of a zip, in its order.
-
-    Raises:
-        UserError: if it is no zip, or its end, where the list of its files is, is missing.
-    """
+    """Find the images of a zip, in its order; UserError if its end, with the list of its files, is missing."""
     found = IndexBuilder()
     with location.open_file(archive) as file:
         try:

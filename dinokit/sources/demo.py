@@ -34,11 +34,7 @@ _STYLES = ("noto", "twemoji")
 
 @lru_cache(maxsize=2)  # training, measuring and the report look at one set: to decode it takes seconds
 def open_demo(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open a demo set; gray images are repeated for 3 channels.
-
-    Raises:
-        UserError: if there is no such set or split, or the channels are neither 1 nor 3.
-    """
+    """Open a demo set; gray images are repeated for 3 channels, any other number is refused."""
     if spec not in SPLITS:
         raise unknown_name("demo set", spec, SPLITS)
     chosen = choose_split(spec, split, SPLITS[spec])

@@ -42,11 +42,7 @@ _FOLLOWED = re.compile(rf"(.*?(?:{'|'.join(map(re.escape, EXTENSIONS))}))[\s,;]+
 
 
 def _fetch(root: str, keys: Texts, row: int) -> bytes:
-    """Read the file of a row, by its path, relative to the root or absolute.
-
-    Raises:
-        BadImage: if it was deleted, is unreadable, or a disk or a server fails: that is one image.
-    """
+    """Read the file of a row, relative to the root or absolute; if a disk or server fails, that is one BadImage."""
     try:
         return location.read(location.join(root, keys[row]))
     except (OSError, ValueError) as error:
@@ -102,11 +98,7 @@ def open_several(spec: str, *, split: str | None, channels: int) -> Source:
 
 
 def open_list(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open a text file with one path or URL per line, relative to the folder in which it lies, perhaps with its label.
-
-    Raises:
-        UserError: if more than a label follows a path, or labels follow some of the paths only.
-    """
+    """Open a text of one path or URL per line, relative to its folder; all with their label behind them, or none."""
     root, found = location.parent(spec), list[tuple[str, str]]()
     for number, line in enumerate(location.lines(spec), start=1):
         path, word = line.strip(), ""
@@ -220,11 +212,7 @@ def _jsonl(spec: str) -> Iterator[Sequence[Any]]:
 
 
 def written_path(path: str, root: str) -> str:
-    """Return a path as it is meant: tables hold blanks around them, and backslashes where Windows wrote them.
-
-    Raises:
-        UserError: if the table that names it is in Latin-1.
-    """
+    """Return a path as it is meant, without blanks around it or backslashes of Windows; UserError in Latin-1."""
     path = path.strip().strip("\ufeff").strip()
     if ("\\" not in path and path.isascii()) or os.path.exists(location.join(root, path)):
         return path

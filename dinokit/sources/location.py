@@ -80,11 +80,7 @@ def fixed_folder(pattern: str) -> str:
 
 
 def expand(pattern: str) -> list[str]:
-    """List what a pattern stands for; braces in their order, the matches of a star sorted.
-
-    Raises:
-        UserError: if a brace range is not of numbers, or a server cannot be asked.
-    """
+    """List what a pattern stands for, or raise UserError; braces in their order, the matches of a star sorted."""
     found: list[str] = []
     for one in _without_braces(pattern):
         if not _MAGIC.search(one):
@@ -97,11 +93,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def existing_folder(spec: str) -> Path:
-    """Return the folder that a spec names.
-
-    Raises:
-        UserError: if there is none, or the system does not let us look.
-    """
+    """Return the folder that a spec names; UserError if there is none, or the system does not let us look."""
     root = Path(spec).expanduser()
     if os.path.isdir(root):  # to which a name that is too long is no folder
         return root
@@ -203,11 +195,7 @@ def choose_split(spec: str, split: str | None, known: tuple[str, ...]) -> str | 
 
 
 def named_as_splits(folders: Iterable[str], *, where: str) -> dict[str, str]:
-    """Return the folders that are named as splits, by the name of the split, train first.
-
-    Raises:
-        UserError: if two are named as the same, such as val and valid.
-    """
+    """Return the folders named as splits, by the name of the split, train first; UserError if two are named as one."""
     found: dict[str, str] = {}
     for folder in sorted(folders):
         name = split_name(folder)
@@ -260,11 +248,7 @@ def open_file(location: str) -> Any:
 
 
 def lines(location: str) -> Iterator[str]:
-    """Yield the lines of a text of UTF-8, with their ends; other bytes, which a file name may hold, become surrogates.
-
-    Raises:
-        UserError: if there is no such file, or it is UTF-16, as spreadsheets write.
-    """
+    """Yield the lines of a UTF-8 text, with their ends; bytes that are none become surrogates. UserError for UTF-16."""
     with open_file(location) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         first = next(text, "")

@@ -64,11 +64,7 @@ class Joined:
 
 
 def mixed(spec: str, sources: Sequence[Source], parts: Sequence[Part]) -> Source:
-    """Mix sources.
-
-    Raises:
-        UserError: if their channels differ, or the shares are impossible.
-    """
+    """Mix sources; UserError if their channels differ, or the shares are impossible."""
     for source in sources[1:]:
         if source.channels != sources[0].channels:
             raise UserError(
@@ -106,11 +102,7 @@ def mixed(spec: str, sources: Sequence[Source], parts: Sequence[Part]) -> Source
 
 
 def read_mixture(spec: str) -> list[Part]:
-    """Read the lines of a mixture.
-
-    Raises:
-        UserError: if the file is none; names the line.
-    """
+    """Read the lines of a mixture; UserError, with the line, if one is none."""
     text = read_text(Path(spec))
     try:
         written: Any = yaml.safe_load(text)

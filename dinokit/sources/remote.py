@@ -48,11 +48,7 @@ def listed(url: str, *, pattern: bool = False) -> list[str]:
 
 
 def filesystem(url: str) -> Any:
-    """Return fsspec's filesystem of a URL; fsspec keeps one per process, which a forked process makes anew.
-
-    Raises:
-        UserError: if the scheme is unknown or its package is missing.
-    """
+    """Return fsspec's filesystem of a URL, one per process, which a forked process makes anew, or raise UserError."""
     scheme = url.split("://", 1)[0].lower()
     if scheme not in SCHEMES:
         raise UserError(f"cannot use {scheme}:// in {url}; known are {', '.join(SCHEMES)}")

@@ -35,11 +35,7 @@ _ROWS = 256  # read at a time
 
 
 def open_parquet(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open a Parquet file, a pattern, or a folder of them.
-
-    Raises:
-        UserError: if no column holds images or paths, or the cache has no room for the images.
-    """
+    """Open a Parquet file, a pattern, or a folder of them, with a column of images or of paths."""
     files, root = find_files(spec, PARQUET)
     with _opened(files[0]) as table:
         names, images = list(table.schema_arrow.names), _image_column(table.schema_arrow)
@@ -65,11 +61,7 @@ def open_parquet(spec: str, *, split: str | None, channels: int) -> Source:
 
 
 def open_hub(spec: str, *, split: str | None, channels: int) -> Source:
-    """Open a data set of the hub or of a folder; the keys are SPLIT/ROW.
-
-    Raises:
-        UserError: if it does not exist, the hub cannot be reached, or no column holds images.
-    """
+    """Open a data set of the hub or of a folder; the keys are SPLIT/ROW."""
     datasets = library("datasets", extra="hf")
     name = spec.removeprefix(HUB)
     folder = os.path.expanduser(name)

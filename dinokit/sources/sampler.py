@@ -23,11 +23,7 @@ POSITIONS, STEPS = 10_000, 1_000  # after which the shares repeat
 
 @dataclass(frozen=True)
 class Mix:
-    """Several sources, one after the other in one list of images, and their shares in what is seen.
-
-    Raises:
-        UserError: if the shares are impossible, or too small to be met.
-    """
+    """Several sources, one after the other in one list of images, and their shares, refused if they cannot be met."""
 
     lengths: tuple[int, ...]  # images of each source
     weights: tuple[float, ...]  # relative; 0 = only in batches of its own

@@ -72,11 +72,7 @@ def open_source(
 
 
 def splits(spec: str) -> tuple[str, ...]:
-    """Return the names of the splits, the default first; empty if there are none.
-
-    Raises:
-        UserError: if the source does not exist.
-    """
+    """Return the names of the splits, the default first; empty if there are none; UserError if there is no source."""
     spec = os.path.expanduser(spec)
     if _is_mixture(spec):
         each = [splits(part.source) for part in mixture.read_mixture(spec)]

@@ -124,11 +124,7 @@ class Table:
         return () if self.split is None else known_splits(self.split.words)
 
     def rows(self, spec: str, split: str | None) -> Int64[np.ndarray, "row"]:
-        """Return the rows of a split; None = of the default one, or all where there are no splits.
-
-        Raises:
-            UserError: if there is no such split, or an image belongs to none.
-        """
+        """Return the rows of a split, or raise UserError; None = of the default one, or all if there are no splits."""
         chosen = choose_split(spec, split, self.splits)
         if chosen is None or self.split is None:
             return np.arange(len(self.keys))
@@ -139,11 +135,7 @@ class Table:
         return np.flatnonzero(names[self.split.codes] == chosen)
 
     def whites(self, spec: str, rows: Int64[np.ndarray, "row"]) -> Float64[np.ndarray, "row"] | None:
-        """Return what is white in the images of rows, NaN where nothing is said.
-
-        Raises:
-            UserError: if a word is no number above 0.
-        """
+        """Return what is white in the images of rows, numbers above 0, NaN where nothing is said; else UserError."""
         if self.white is None:
             return None
         try:
