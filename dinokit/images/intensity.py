@@ -29,6 +29,7 @@ Images = UInt8[Tensor, "image channel height width"] | Float32[Tensor, "image ch
 LARGEST = 1 << 14  # side in pixels; above it a number in a weights file is damage, and would ask for gigabytes
 _FAR = 8.0  # mean size of normalised values beyond which they cannot be meant
 _DIM = 1 / 8  # of white
+_warn_once = cache(warn)
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,3 @@ def prepare(image: Image, *, size: int | None, patch_size: int) -> Shaped[Tensor
 def multiple(side: int, patch_size: int) -> int:
     """Return the multiple of the patch nearest to a side, at least one patch."""
     return max(1, round(side / patch_size)) * patch_size
-
-
-@cache
-def _warn_once(message: str) -> None:
-    warn(message)

@@ -218,12 +218,11 @@ def _indexed(file: str, build: Callable[[str], Index], copies: str) -> Index:
 def _save(entry: Path, version: str, index: Index) -> None:
     words = [None if note is None else note.words for note in index.notes]
     about = json.dumps({"version": version, "words": words, "others": dict(index.others)})
-    codes: dict[str, Any] = {
-        f"codes{number}": note.codes for number, note in enumerate(index.notes) if note is not None
-    }
-    names: dict[str, Any] = {"names": np.frombuffer(index.names.joined, dtype=np.uint8), "ends": index.names.ends}
+    parts: dict[str, Any] = {"about": np.array(about), "places": index.places, "ends": index.names.ends}
+    parts["names"] = np.frombuffer(index.names.joined, dtype=np.uint8)
+    parts |= {f"codes{number}": note.codes for number, note in enumerate(index.notes) if note is not None}
     with write_atomic(entry) as temporary, temporary.open("wb") as file:
-        np.savez(file, about=np.array(about), places=index.places, **names, **codes)
+        np.savez(file, **parts)
 
 
 def _loaded(entry: Path, version: str) -> Index:

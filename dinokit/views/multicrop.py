@@ -185,7 +185,12 @@ def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, 
         pixels: normalisation of the crops.
         first: position of the first image in the global batch of this step.
     """
-    geometry, distortion = _draws(config, seed, step, first=first, samples=len(images))
+    generate, count = generator(seed, _STREAM, step), 2 + config.local_count
+    draws = count * (crop.DRAWS + augment.DRAWS)
+    assert isinstance(generate.bit_generator, np.random.PCG64)
+    generate.bit_generator.advance(first * draws)  # one 64-bit number per uniform: straight to this row of the table
+    table = generate.random((len(images), draws)).reshape(len(images), count, -1).transpose(1, 0, 2)
+    geometry, distortion = table[..., : crop.DRAWS], table[..., crop.DRAWS :]  # [crop, sample, draw]
     bounds = [intensity.value_range(image) for image in images]
     ranges = None if all(each == (0, 1) for each in bounds) else torch.tensor(bounds)
     images = [
@@ -198,18 +203,6 @@ def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, 
     if config.anchor_size:
         anchors = _cut(images, geometry[:2], config.global_scale, config.anchor_size, config)
     return Cut(config, pixels, global_crops, local_crops, anchors, distortion, ranges)
-
-
-def _draws(
-    config: Config, seed: int, step: int, *, first: int, samples: int
-) -> tuple[Float[np.ndarray, "view sample draw"], Float[np.ndarray, "view sample strength"]]:
-    """Return the uniform numbers of every crop, for its geometry and for its distortion."""
-    count = 2 + config.local_count
-    generate, draws = generator(seed, _STREAM, step), count * (crop.DRAWS + augment.DRAWS)
-    assert isinstance(generate.bit_generator, np.random.PCG64)
-    generate.bit_generator.advance(first * draws)  # one 64-bit number per uniform: straight to this row of the table
-    table = generate.random((samples, draws)).reshape(samples, count, -1).transpose(1, 0, 2)  # [crop, sample, draw]
-    return table[..., : crop.DRAWS], table[..., crop.DRAWS :]
 
 
 def _cut(
