@@ -118,13 +118,10 @@ def open_depths(
     white: float | int | None = None,
     units: float | None = None,
 ) -> Depths:
-    """Open a split; None is the first, or everything where there are no splits.
+    """Open a split, or raise UserError; None is the first, or everything where there are no splits.
 
     Args:
         units: of a depth, a metre; None: what the set says.
-
-    Raises:
-        UserError: names what is missing.
     """
     root, chosen = existing_folder(data), choose_split(data, split, splits_of(data)) or ""
     layout = _layout(root)
@@ -160,11 +157,7 @@ def _listed(root: Path, layout: Layout, split: str) -> Files:
 
 
 def read_numbers(path: Path) -> Values:
-    """Read one number per pixel as it is stored; 0 where a TIFF says that there is no data.
-
-    Raises:
-        UserError: if the file cannot be read or holds anything else.
-    """
+    """Read one number per pixel as it is stored, 0 where a TIFF says that there is no data, or raise UserError."""
     with reading("depth", path):
         if path.suffix.lower() == ".exr":
             return _exr(path)

@@ -100,11 +100,7 @@ class Mask:
         return shown
 
     def numbers(self, path: Path) -> Values:
-        """Return the number of every pixel, that of its place where the colours are those of a known palette.
-
-        Raises:
-            UserError: if there are other colours.
-        """
+        """Return the number of every pixel, of a known palette that of its place; refuse other colours."""
         if not self.coloured:
             return self.values
         known = next((one for one in (VOC, YOUTUBE) if one.keys() >= set(self.levels)), None)
@@ -214,11 +210,7 @@ def numbered(classes: Sequence[str], *, first: int = 0, ignored: Iterable[int] =
 
 
 def class_ids(path: Path, meaning: Meaning) -> UInt8[numpy.ndarray, "height width"]:
-    """Read a mask as class ids.
-
-    Raises:
-        UserError: if it cannot be read, or holds a value that is no class.
-    """
+    """Read a mask as class ids, or raise UserError: also if it holds a value that is no class."""
     mask = read_mask(path, places=meaning.places)
     if meaning.white is not None:
         return above_half(mask.numbers(path), meaning.white).astype(numpy.uint8)

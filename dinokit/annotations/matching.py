@@ -72,11 +72,7 @@ class PointPair:
     box: Box | None  # left, top, right, bottom of the object in the second image
 
     def read(self, channels: int, white: float | int | None = None) -> Images:
-        """Read both images.
-
-        Raises:
-            UserError: if one cannot be read, or a point lies beyond it.
-        """
+        """Read both images, or raise UserError: also if a point lies beyond its own."""
         found = read_both(self.images, channels, white)
         for path, image, points in zip(self.images, found, self.points, strict=True):
             height, width = image.shape[1:]
@@ -220,11 +216,7 @@ class View:
     focal: float  # as a share of the width of the image
 
     def read(self, channels: int, white: float | int | None = None) -> "Surface":
-        """Read the image and the depth of the object in it.
-
-        Raises:
-            UserError: if one cannot be read, or their shapes differ.
-        """
+        """Read the image and the depth of the object in it, or raise UserError: also if their shapes differ."""
         image, values = read_image(self.image, channels=channels, white=white), read_numbers(self.depth)
         height, width = image.shape[1:]
         if abs(values.shape[0] * width - values.shape[1] * height) > max(height, width):

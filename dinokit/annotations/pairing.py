@@ -45,11 +45,7 @@ class Annotated(ABC):
 
     @abstractmethod
     def read(self, index: int) -> tuple[intensity.Image, Values]:
-        """Read an image and its values, of the same height and width.
-
-        Raises:
-            UserError: if one cannot be read, or their sizes differ.
-        """
+        """Read an image and its values, of the same height and width, or raise UserError."""
 
     @abstractmethod
     def said(self) -> object:
@@ -138,24 +134,17 @@ def reading(kind: str, path: Path) -> Iterator[None]:
 
 
 def read_image(path: Path, *, channels: int | None, white: float | int | None) -> intensity.Image:
-    """Read an image that something belongs to.
+    """Read an image that something belongs to, or raise UserError.
 
     Args:
         white: the value of deeper files that stands for 1.0; None: by the kind of file.
-
-    Raises:
-        UserError: if it cannot be read.
     """
     with reading("image", path):
         return decode(path.read_bytes(), channels=channels, white=white)
 
 
 def check_size(path: Path, size: Sequence[int], other: Path, shape: Sequence[int], *, kind: str) -> None:
-    """Refuse a mask or a depth of another height and width than its image.
-
-    Raises:
-        UserError: names both.
-    """
+    """Refuse a mask or a depth of another height and width than its image; name both."""
     if tuple(size) != tuple(shape):
         turned = "; the image is shown as its EXIF orientation says" if tuple(size) == tuple(shape)[::-1] else ""
         raise UserError(

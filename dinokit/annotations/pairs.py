@@ -85,11 +85,7 @@ def pair_splits(data: str) -> tuple[str, ...]:
 
 
 def open_pairs(data: str, *, split: str | None = None, channels: int = 3, white: float | int | None = None) -> Pairs:
-    """Open a split of pairs; None is the first, or everything where there are no splits.
-
-    Raises:
-        UserError: names what is missing.
-    """
+    """Open a split of pairs, or raise UserError; None is the first, or everything where there are no splits."""
     root, chosen = existing_folder(data), choose_split(data, split, pair_splits(data)) or ""
     layout = _layout(root)
     if layout is not None:

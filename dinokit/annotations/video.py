@@ -50,11 +50,7 @@ class Clip:
     white: int | None = None  # of masks in black and white
 
     def read(self, channels: int = 3, white: float | int | None = None) -> Iterator[tuple[str, intensity.Image]]:
-        """Yield the name of each frame and its image, in order.
-
-        Raises:
-            UserError: if a frame cannot be read or has another size than those before.
-        """
+        """Yield the name of each frame and its image, in order; refuse one of another size than those before."""
         stored = ((frame.stem, read_image(frame, channels=channels, white=white)) for frame in self.frames)
         size = None
         for name, image in stored if self.frames else _decoded(self.place, channels):
@@ -67,13 +63,10 @@ class Clip:
             yield name, image
 
     def mask(self, frame: str, *, size: tuple[int, ...] | None = None) -> Numbers:
-        """Read the mask of a frame.
+        """Read the mask of a frame, or raise UserError: also if it is in colours.
 
         Args:
             size: height and width of the frame, which the mask must have.
-
-        Raises:
-            UserError: if it cannot be read, is in colours or of another size.
         """
         values = read_mask(self.masks[frame]).numbers(self.masks[frame])
         if size is not None:

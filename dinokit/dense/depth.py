@@ -49,6 +49,8 @@ LEVELS = 4  # of a DPT
 BINS = 256
 _FLOOR = 0.1  # no bin is ever without a share
 STRIDES = (1, 2, 4, 6)
+_GRADIENT = 0.5  # weight of its loss
+_WARM = 100  # first steps in which sigloss leaves the variance out
 _TINY = 1e-3
 _MEAN = 0.15  # weight of the squared mean
 # near to far: bright yellow over red to dark blue, evenly spaced
@@ -113,11 +115,7 @@ class LinearDepth(nn.Module):
         nn.init.zeros_(self.regress.bias)
 
     def forward(self, features: Sequence[Features]) -> Float[Tensor, "batch 1 rows columns"]:
-        """Return the depth of every patch, or of every cell of the enlarged map.
-
-        Raises:
-            UserError: if the features are of another width than the head.
-        """
+        """Return the depth of every patch, or of every cell of the enlarged map."""
         maps = []
         for layer in features:
             maps.append(layer.maps)
@@ -217,11 +215,7 @@ class DPT(nn.Module):
             self.last = nn.Sequential(nn.Conv2d(config.fused // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, BINS, 1))
 
     def forward(self, features: Sequence[Features]) -> Float[Tensor, "batch 1 rows columns"]:
-        """Return depth.
-
-        Raises:
-            UserError: if the features are not of four layers of the head's widths.
-        """
+        """Return depth of features of four layers, which must have the widths of the head."""
         found = tuple(layer.patches.shape[-1] for layer in features)
         if found != self.config.widths:
             raise UserError(f"the head takes layers of {self.config.widths} numbers per patch, got {found}")
@@ -274,6 +268,20 @@ def gradient_loss(
         across = (difference[:, :, 2:] - difference[:, :, :-2]).abs()[valid[:, :, 2:] & valid[:, :, :-2]].sum()
         terms.append((down + across) / valid.sum().clamp_min(1))
     return torch.stack(terms).sum()
+
+
+def log_loss(
+    values: Float[Tensor, "batch 1 height width"],
+    truth: Float[Tensor, "batch height width"],
+    step: int,
+    *,
+    bins: Bins,
+    gradient: bool,
+) -> Float[Tensor, ""]:
+    """Return the loss of depths within the range of the bins, with half of the gradient term, as DINOv2, or without."""
+    depth, truth = values[:, 0], torch.where((truth > bins.low) & (truth < bins.high), truth, 0.0)
+    term = sigloss(depth, truth, warm=step < _WARM)
+    return term + _GRADIENT * gradient_loss(depth, truth) if gradient else term
 
 
 def mean_depths(

@@ -1,7 +1,7 @@
 """Train dense heads on frozen patches: several at once, resumable to the bit.
 
 Published protocols see every image once per pass, in a new order each, as crops that the backbone encodes anew at every
-step (`crops`). The quick ones encode every image once, keep a random share of its patches, and learn from those alone
+step (`cropped`). The quick ones encode every image once, keep a random share of its patches, and learn from those alone
 (`gathered`, `drawn`): the loss is of patches, not of pixels, and a step costs a thousandth.
 
 The schedules are those of the published linear evaluations. With step t of T, warm-up w and r = 1e-6:
@@ -126,7 +126,7 @@ def learn(
     lesson: Lesson,
     training: Training,
     *,
-    batch_size: int,
+    crops: int,
     patches: int | None,
     folder: Path | None,
     settings: Sequence[Any],
@@ -134,16 +134,16 @@ def learn(
     """Train the heads in place on crops, or on patches that are encoded once.
 
     Args:
-        batch_size: crops of a step.
+        crops: of a step.
         patches: of a step, in place of a crop; None: crops.
         folder: keeps the state, from which the same call continues; None keeps nothing.
         settings: plain values that say how the data is seen.
     """
     stamp = {"settings": [*settings]} | ({} if folder is None else {"data": lesson.train.digest()})
     if patches is None:
-        sample = crops(backbone, lesson, batch_size=batch_size)
+        sample = cropped(backbone, lesson, batch_size=crops)
     else:
-        sample = drawn(*gathered(backbone, lesson), batch_size=batch_size * patches, seed=lesson.seed)
+        sample = drawn(*gathered(backbone, lesson), batch_size=crops * patches, seed=lesson.seed)
     fit(backbone, members, training, sample=sample, loss=lesson.loss, folder=folder, stamp=stamp)
     return members
 
@@ -258,7 +258,7 @@ def _resumed(
     return int(saved["step"]), saved["losses"]
 
 
-def crops(backbone: Backbone, lesson: Lesson, *, batch_size: int) -> Sample:
+def cropped(backbone: Backbone, lesson: Lesson, *, batch_size: int) -> Sample:
     """Return what draws and encodes the crops of a step: every image once per pass, in a new order each."""
     train = lesson.train
     order = Passes(len(train), lesson.seed)
@@ -280,11 +280,7 @@ def crops(backbone: Backbone, lesson: Lesson, *, batch_size: int) -> Sample:
 
 
 def gathered(backbone: Backbone, lesson: Lesson) -> tuple[Float[Tensor, "known width"], Shaped[Tensor, " known"]]:
-    """Encode every image once and keep a random share of its patches whose label counts.
-
-    Raises:
-        UserError: if none counts.
-    """
+    """Encode every image once and keep a random share of its patches whose label counts, of which there must be one."""
     share, patch = max(1, lesson.most // len(lesson.indices)), backbone.patch_size
     bank, labels = [], []
     with frozen(backbone):

@@ -42,11 +42,7 @@ class ForegroundHead(nn.Module):
         self.linear = nn.Linear(config.width, 1)
 
     def forward(self, features: Sequence[Features]) -> Float[Tensor, "batch 1 rows columns"]:
-        """Weigh every patch.
-
-        Raises:
-            UserError: if the features are of another width than the head.
-        """
+        """Weigh every patch, which must have the width of the head."""
         (layer,) = features
         if layer.patches.shape[-1] != self.config.width:
             raise UserError(

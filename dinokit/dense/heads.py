@@ -73,11 +73,7 @@ class About:
 
 
 def task_of(about: About) -> ModuleType:
-    """Return the file of a head's task.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """Return the file of a head's task, or raise UserError."""
     texts = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
     names = [name for name, text in texts.items() if "\nHEADS = " in text]
     if about.task not in names:
@@ -95,11 +91,7 @@ def save_head(folder: Path, head: nn.Module, about: About) -> None:
 
 
 def load_head(folder: str | Path) -> tuple[nn.Module, About]:
-    """Load a head, frozen and in evaluation mode, on the CPU.
-
-    Raises:
-        UserError: if the folder holds none, or a damaged one.
-    """
+    """Load a head, frozen and in evaluation mode, on the CPU; refuse a folder with none, or a damaged one."""
     place = Path(folder)
     missing = [name for name in (ABOUT, WEIGHTS) if not (place / name).is_file()]
     if missing:
@@ -132,11 +124,7 @@ def load_head(folder: str | Path) -> tuple[nn.Module, About]:
 
 
 def check_model(about: About, backbone: Backbone, *, model: str) -> None:
-    """Refuse a backbone that a head does not belong to: its numbers would mean nothing.
-
-    Raises:
-        UserError: names both models.
-    """
+    """Refuse a backbone that a head does not belong to, by name: its numbers would mean nothing."""
     found = digest_of_model(backbone)
     if about.digest not in (found, found.split("-")[0]):  # early heads say the weights alone
         other = "settings or pixels" if about.digest.split("-")[0] == found.split("-")[0] else "weights"

@@ -219,11 +219,7 @@ def resized(
 def joined(
     maps: Sequence[Float[Tensor, "batch _ rows columns"]], *, width: int
 ) -> Float[Tensor, "batch width rows columns"]:
-    """Put maps behind each other, in float32.
-
-    Raises:
-        UserError: if they are together not as wide as the head.
-    """
+    """Put maps behind each other, in float32; together they must be as wide as the head."""
     found = torch.cat([*maps], dim=1).float()
     if found.shape[1] != width:
         raise UserError(

@@ -64,11 +64,7 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.classify.bias)
 
     def forward(self, features: Sequence[Features]) -> Float[Tensor, "batch value rows columns"]:
-        """Classify every patch.
-
-        Raises:
-            UserError: if the features are of another width than the head.
-        """
+        """Classify every patch, which must have the width of the head."""
         maps = joined([layer.maps for layer in features], width=self.config.width)
         values: Tensor = self.classify(self.norm(self.dropout(maps)))
         return values

@@ -175,11 +175,7 @@ def read_out(
 
 
 def kept_masks(folder: Path, stamp: Mapping[str, object]) -> dict[str, Numbers] | None:
-    """Read the masks of a video that is whole; None if it is not there.
-
-    Raises:
-        UserError: if something else made them, or one was changed or taken away.
-    """
+    """Read the masks of a video, None if it is not there; refuse what was changed or made by something else."""
     if not folder.is_dir():
         return None
     files = sorted((folder / "masks").glob("*.png"), key=lambda path: natural(path.stem))

@@ -96,11 +96,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> ModuleType:
-    """Return the module of an evaluation, with its `Config` and `run`.
-
-    Raises:
-        UserError: if there is no such file.
-    """
+    """Return the module of an evaluation, with its `Config` and `run`, or raise UserError."""
     if name not in names():
         raise unknown_name("evaluation", name, names())
     return import_module(f"dinokit.evaluation.{name}")
@@ -137,9 +133,6 @@ def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | Non
         gallery: split that answers; None is the source's default: train, or everything where there are no splits.
         query: split that asks; the same as `gallery` means leave-one-out.
         limit: images of each side, evenly spaced in the data; None takes all.
-
-    Raises:
-        UserError: if the data has no labels or no such split.
     """
     found = {split: features(backbone, data, split=split, limit=limit) for split in (gallery, query)}
     left, right = found[gallery], found[query]
@@ -168,11 +161,7 @@ def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | Non
 
 
 def features(backbone: Backbone, data: str, *, split: str | None, limit: int | None = None) -> Embeddings:
-    """Extract the CLS features of the labelled images of a split.
-
-    Raises:
-        UserError: if there are not two classes, or no image of some class can be read.
-    """
+    """Extract the CLS features of the labelled images of a split, of two classes or more, all with images."""
     source = labelled(open_source(data, split=split, channels=backbone.channels, white=backbone.pixels.white))
     if source.labels is None or len(source.classes) < 2:
         raise UserError(

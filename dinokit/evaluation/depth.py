@@ -15,29 +15,17 @@ With `head` nothing is trained: a saved head is measured on other data (SUN RGB-
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from dinokit.annotations.depths import Depths, open_depths, splits_of
 from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least
-from dinokit.dense.depth import (
-    DPT,
-    Bins,
-    DPTConfig,
-    LinearConfig,
-    LinearDepth,
-    crop,
-    gradient_loss,
-    mean_depths,
-    seen,
-    sigloss,
-)
-from dinokit.dense.fit import Lesson, Loss, Member, Training, learn
+from dinokit.dense.depth import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, crop, log_loss, mean_depths, seen
+from dinokit.dense.fit import Lesson, Member, Training, learn
 from dinokit.dense.heads import check_model, load_head
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried
 from dinokit.evaluation.base import QUICK, Found, halves, keep_best
@@ -46,9 +34,7 @@ from dinokit.models.features import Backbone
 
 PATCHES = True  # what is measured are patches, not CLS
 UNITS = {"RMSE": "m", "delta1": "%", "delta2": "%", "delta3": "%"}
-GRADIENT = 0.5  # weight of the gradient loss, of DINOv2
 BANK = 100_000  # patches that the quick protocol keeps
-WARM = 100  # first steps in which sigloss leaves the variance out
 FOURS = {24: (4, 11, 17, 23)}  # the published four of so many blocks, where they are not each quarter's last
 MEASURING = {"data", "head", "test", "low", "high", "units", "crop", "limit"}  # all that a saved head leaves to choose
 
@@ -119,7 +105,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     test.check(judges, low=low, high=high, crop=part)
     if config.head is None:
         bins = Bins(low=low, high=high)
-        members = _learnt(backbone, train, config, bins, indices=learns, layers=layers, out=out)
+        members = _learnt(backbone, train, config, bins, indices=learns, out=out)
 
     def judged(head: nn.Module) -> Found:
         found = []
@@ -162,15 +148,9 @@ def layers_of(backbone: Backbone, config: Config) -> Layers:
 
 
 def _learnt(
-    backbone: Backbone,
-    train: Depths,
-    config: Config,
-    bins: Bins,
-    *,
-    indices: list[int],
-    layers: Layers,
-    out: Path | None,
+    backbone: Backbone, train: Depths, config: Config, bins: Bins, *, indices: list[int], out: Path | None
 ) -> Sequence[Member]:
+    layers = layers_of(backbone, config)
     short, border, is_quick = config.short, train.layout.border, config.protocol == QUICK
     is_new = is_quick or config.protocol == "linear"
     first, _ = seen(*train.read(0), short=short, border=border)
@@ -181,7 +161,7 @@ def _learnt(
         indices=indices,
         cut=lambda image, metres, key: crop(image, metres, window, short=short, border=border, key=key),
         label=lambda cells: mean_depths(cells, low=bins.low, high=bins.high),
-        loss=_loss(bins, gradient=not is_new),
+        loss=partial(log_loss, bins=bins, gradient=not is_new),
         layers=layers,
         short=short,
         most=BANK,
@@ -199,25 +179,8 @@ def _learnt(
     rates = config.lr or ((1e-2,) if is_quick else (3e-4,))
     members = [Member(_head(backbone, config, bins, layers=layers), lr) for lr in rates]
     settings = [config.protocol, *window, short, config.batch_size, bins.low, bins.high]
-    return learn(
-        backbone,
-        members,
-        lesson,
-        training,
-        batch_size=config.batch_size,
-        patches=256 if is_quick else None,
-        folder=out,
-        settings=settings,
-    )
-
-
-def _loss(bins: Bins, *, gradient: bool) -> Loss:
-    def loss(found: Tensor, truth: Tensor, step: int) -> Float[Tensor, ""]:
-        truth = torch.where((truth > bins.low) & (truth < bins.high), truth, 0.0)
-        term = sigloss(found[:, 0], truth, warm=step < WARM)
-        return term + GRADIENT * gradient_loss(found[:, 0], truth) if gradient else term
-
-    return loss
+    crops, patches = config.batch_size, 256 if is_quick else None
+    return learn(backbone, members, lesson, training, crops=crops, patches=patches, folder=out, settings=settings)
 
 
 def _head(backbone: Backbone, config: Config, bins: Bins, *, layers: Layers) -> nn.Module:

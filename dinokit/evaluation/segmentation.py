@@ -13,10 +13,12 @@ is resized to the window.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy
+import torch
 from torch import nn
 
 from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
@@ -103,8 +105,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     Args:
         out: folder that receives the trained head as `head/`; an interrupted training in it is continued.
     """
-    assert config.protocol is not None
-    protocol, data = PROTOCOLS[config.protocol], config.data
+    protocol, data = PROTOCOLS[str(config.protocol)], config.data
     train, learns, test, judges = halves(
         config,
         lambda split: open_pairs(data, split=split, channels=backbone.channels, white=backbone.pixels.white),
@@ -125,7 +126,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     details = {"classes": list(train.meaning.classes), "colours": [list(colour) for colour in train.meaning.colours]}
     return keep_best(
         backbone,
-        _learnt(backbone, train, config, protocol, indices=learns, size=size, width=width, out=out),
+        _learnt(backbone, train, config, indices=learns, size=size, width=width, out=out),
         lambda head: measured(backbone, head, test, protocol, indices=judges, size=size),
         better=lambda numbers: numbers["mIoU"],
         out=out,
@@ -143,22 +144,15 @@ def measured(
     """Predict test images at the size of their masks, and count; return the numbers and the IoU of every class."""
     classes = test.meaning.classes
     total = numpy.zeros((len(classes), len(classes)), dtype=numpy.int64)
-    windows, several = protocol.windows(size), len(protocol.ratios) > 1 or protocol.flip
+    windows, ratios, flip = protocol.windows(size), protocol.ratios, protocol.flip
+    link = partial(torch.softmax, dim=1)
     with frozen(backbone):
         predict = predictor(backbone, head, layers=protocol.layers)
         for index in progress(indices, len(indices)):
             image, mask = test.read(index)
             seen, shape = prepared(image, backbone, short=size), (mask.shape[0], mask.shape[1])
-            if several:
-                values = augmented(
-                    seen,
-                    predict,
-                    size=shape,
-                    windows=windows,
-                    ratios=protocol.ratios,
-                    flip=protocol.flip,
-                    link=lambda logits: logits.softmax(dim=1),
-                )
+            if len(ratios) > 1 or flip:
+                values = augmented(seen, predict, size=shape, windows=windows, ratios=ratios, flip=flip, link=link)
                 found = values[0].argmax(0)
             else:
                 found = best_class(slide(seen, predict, windows), shape)
@@ -169,17 +163,10 @@ def measured(
 
 
 def _learnt(
-    backbone: Backbone,
-    train: Pairs,
-    config: Config,
-    protocol: Protocol,
-    *,
-    indices: list[int],
-    size: int,
-    width: int,
-    out: Path | None,
+    backbone: Backbone, train: Pairs, config: Config, *, indices: list[int], size: int, width: int, out: Path | None
 ) -> Sequence[Member]:
     """Return the heads of the protocol, trained, or the patches that vote."""
+    protocol = PROTOCOLS[str(config.protocol)]
     classes, cut = len(train.meaning.classes), Crops(size, protocol.scale, protocol.cap, protocol.hue)
     lesson = Lesson(
         train=train,
@@ -204,13 +191,7 @@ def _learnt(
         weight_decay=protocol.weight_decay,
         seed=config.seed,
     )
-    return learn(
-        backbone,
-        [Member(LinearHead(shape, seed=config.seed), lr) for lr in config.lr or (protocol.lr,)],
-        lesson,
-        training,
-        batch_size=config.batch_size,
-        patches=WINDOW**2 // 4 if config.protocol == QUICK else None,
-        folder=out,
-        settings=[config.protocol, size, config.batch_size, config.bank],
-    )
+    members = [Member(LinearHead(shape, seed=config.seed), lr) for lr in config.lr or (protocol.lr,)]
+    settings = [config.protocol, size, config.batch_size, config.bank]
+    crops, patches = config.batch_size, WINDOW**2 // 4 if config.protocol == QUICK else None
+    return learn(backbone, members, lesson, training, crops=crops, patches=patches, folder=out, settings=settings)
