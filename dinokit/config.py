@@ -58,9 +58,7 @@ def current(plain: Mapping[str, Any], retired: Mapping[str, Any]) -> dict[str, A
     """Return settings as an earlier version wrote them, or some of them, without those that are retired.
 
     Args:
-        retired: by dotted key, the value that all had.
-    Raises:
-        UserError: if one has another value than the one that is left.
+        retired: by dotted key, the value that all had; a UserError says that one had another.
     """
     result = copy.deepcopy(dict(plain))
     for path, value in retired.items():
@@ -113,13 +111,10 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def override(config: T, values: Mapping[str, Any], *, hidden: Sequence[str] = ()) -> T:
-    """Return the config with the values at these dotted paths replaced.
+    """Return the config with the values at these dotted paths replaced; UserError if a path or value does not fit.
 
     Args:
         hidden: fields of the root whose name may be left out of a path: with "experiment", `seed` is `experiment.seed`.
-
-    Raises:
-        UserError: for a path that does not exist or a value that does not fit.
     """
     return from_plain(type(config), assigned(to_plain(config), values, hidden=hidden))
 

@@ -11,7 +11,6 @@ as \\udcXX, which JSON and YAML read back as what they were.
 
 import fcntl
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -86,7 +85,8 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON value atomically, indented for people; numbers that are not finite, which JSON lacks, as null."""
-    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    write_text(path, json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
@@ -231,11 +231,3 @@ def digest_of_model(network: nn.Module) -> str:
 def digest_of_files(paths: Iterable[Path]) -> str:
     """Return a digest of what files hold, in their order."""
     return digest(blake2b(path.read_bytes(), digest_size=16).digest() for path in paths)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

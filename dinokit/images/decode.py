@@ -74,9 +74,6 @@ def stored(data: bytes) -> Stored:
     """Read the numbers of a file that are no picture: the classes of a mask, distances.
 
     Palettes stay indices, transparency is left out, gray is as PNG and TIFF define it (a bit is 0 or 255).
-
-    Raises:
-        BadImage: as `decode`.
     """
     with reasons():
         return _stored(data, channels=None, min_side=None, indices=True)

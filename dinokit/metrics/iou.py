@@ -27,14 +27,11 @@ class Scores:
 def confusion(
     truth: Integer[numpy.ndarray, "height width"], found: Integer[numpy.ndarray, "height width"], *, classes: int
 ) -> Int64[numpy.ndarray, "truth found"]:
-    """Count the pixels of each pair of classes; sum the result over images.
+    """Count the pixels of each pair of classes; sum the result over images. ValueError if a class is out of range.
 
     Args:
         truth: 0 to classes - 1, or 255 for pixels that do not count.
         found: 0 to classes - 1.
-
-    Raises:
-        ValueError: if a class is out of range.
     """
     counted = truth != IGNORED
     left, right = truth[counted].astype(numpy.int64), found[counted].astype(numpy.int64)

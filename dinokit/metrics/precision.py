@@ -7,10 +7,7 @@ from jaxtyping import Bool, Float
 def average_precision(truth: Bool[numpy.ndarray, " sample"], scores: Float[numpy.ndarray, " sample"]) -> float:
     """Return the sum of (recall_n - recall_(n-1)) precision_n over the thresholds, in [0, 1].
 
-    Equal scores are one threshold.
-
-    Raises:
-        ValueError: if nothing is true.
+    Equal scores are one threshold; ValueError if nothing is true.
     """
     if not truth.any():
         raise ValueError("average precision needs a positive sample, got none")

@@ -78,14 +78,11 @@ class Source:
         return self.white if np.isnan(own) else own
 
     def read(self, index: int, *, min_side: int | None = None, holes: bool = False) -> intensity.Image:
-        """Read one image: uint8, or float32 with 1.0 as white from files that are deeper (images/intensity.py).
+        """Read one image, uint8, or float32 with 1.0 as white from deeper files, or raise BadImage.
 
         Args:
             min_side: the image may come back smaller, as long as its short side keeps this many pixels.
             holes: NaN where a file has no data, instead of the mean.
-
-        Raises:
-            BadImage: the reason why it cannot be used.
         """
         found = self.fetch(int(self.rows[index]))
         if not isinstance(found, bytes):

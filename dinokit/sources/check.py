@@ -153,10 +153,7 @@ def stats(source: Source, *, limit: int | None = None, workers: int = 2) -> Stat
 
     Every image counts the same, whatever its size, as it does in training. The variance is that within images plus that
     between their means (Chan, Golub & LeVeque 1983): exact in one pass, also where the mean is a thousand times the
-    spread.
-
-    Raises:
-        UserError: if no image is readable.
+    spread. UserError if no image is readable.
     """
     mean, within, between = (np.zeros(source.channels) for _ in range(3))
     low, high = np.full(source.channels, np.inf), np.full(source.channels, -np.inf)

@@ -126,13 +126,10 @@ def open_manifest(spec: str, *, split: str | None, channels: int) -> Source:
 
 
 def table_of_rows(spec: str, rows: Iterator[Sequence[Any]], *, root: str) -> Table:
-    """Build a table from rows, the first of which holds the names of the columns.
+    """Build a table from rows, the first of which holds the names of the columns; UserError without paths.
 
     Args:
         root: folder that the paths are relative to.
-
-    Raises:
-        UserError: if there is no column of paths, or a row without one, or a word that is no text.
     """
     names = list(next(rows))
     path, *notes = (column(names, wanted) for wanted in (PATHS, *NOTES, WHITE))

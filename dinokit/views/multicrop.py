@@ -152,13 +152,10 @@ class Config:
 
 
 def check_sizes(config: Config, *, patch_size: int, whole_locals: bool = True) -> None:
-    """Check that crops divide into patches.
+    """Check that crops divide into patches; a UserError names the nearest sizes that do.
 
     Args:
         whole_locals: whether local ones must; else any of a patch or more will do.
-
-    Raises:
-        UserError: names the nearest sizes that do.
     """
     for variant in config.variants():
         sizes = {"global_size": variant.global_size}
