@@ -81,11 +81,7 @@ def _check_out(out: Path, to: str) -> None:
 
 
 def _read_back(backbone: Network, exported: Exported, to: str) -> list[str]:
-    """Compare what was exported with the model; return the keys that only training uses and that are not there.
-
-    Raises:
-        UserError: naming what would be lost.
-    """
+    """Return what the export lacks and only training uses, or raise a UserError that names what would be lost."""
     mine, heads = backbone.config, _unsaid_heads(backbone.config, to)
     files = {name: content for name, content in exported.files.items() if isinstance(content, dict)}
     try:

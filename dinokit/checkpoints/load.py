@@ -201,11 +201,7 @@ def _described(about: str, file: Path) -> tuple[Architecture, Pixels, str | None
 
 
 def weights_file(model: str | Path) -> Path:
-    """Find the file of weights that a path or a name stands for; a file is its own.
-
-    Raises:
-        UserError: if there are none.
-    """
+    """Find the file of weights that a path or a name stands for, or raise UserError; a file is its own."""
     if not isinstance(model, str | Path):
         raise UserError(f"expected the path of a run folder or a weights file, or a name, got {model!r}")
     if not str(model):  # Path("") would be the current folder
@@ -227,11 +223,7 @@ def weights_file(model: str | Path) -> Path:
 
 
 def read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """Return the content of a weights file and its safetensors header, without running anything in it.
-
-    Raises:
-        UserError: if it is no weights file.
-    """
+    """Return content and safetensors header of a weights file, or raise UserError; nothing in it is run."""
     if file.name == INDEX:
         return {name: value for part in _parts(file) for name, value in read(part)[0].items()}, {}
     try:
@@ -251,11 +243,7 @@ def read(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 
 
 def beside(file: Path) -> recognise.Files:
-    """Read the JSON files that describe a weights file and stand beside it.
-
-    Raises:
-        UserError: if one is damaged.
-    """
+    """Read the JSON files that describe a weights file and stand beside it; UserError if one is damaged."""
     found = {}
     for path in (file.parent / names.CONFIG, file.parent / names.PREPROCESSOR):
         if path.is_file():

@@ -34,11 +34,7 @@ def is_sharded(state: Mapping[str, Tensor]) -> bool:
 
 
 def save(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write each rank's part into a folder that rank 0 has just made room for; all ranks must call together.
-
-    Raises:
-        OSError: on all ranks, if one could not write.
-    """
+    """Write each rank's part into an empty folder; all call together, and all raise OSError if one cannot write."""
     # here and below: they take a second, and most commands never need them
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -77,11 +73,7 @@ def contents(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 
 def load(folder: Path, layout: Layout) -> dict[str, Tensor]:
-    """Read a state into what `layout` makes for each tensor; each rank reads its own rows, alone.
-
-    Raises:
-        OSError, SafetensorError, ValueError: as `contents` does.
-    """
+    """Read a state into what `layout` makes for each tensor, each rank alone its rows; raises as `contents` does."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load as read

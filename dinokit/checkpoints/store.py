@@ -175,11 +175,7 @@ class RunFolder:
             return 0
 
     def publish(self, step: int) -> None:
-        """Make a checkpoint's models those of the run, but for one that has learned longer.
-
-        Raises:
-            RunError: if the checkpoint has none.
-        """
+        """Make a checkpoint's models those of the run, but for one that has learned longer; RunError if it has none."""
         if not (self.checkpoint(step) / MODEL).is_file():
             raise self._damaged(step, f"it has no {MODEL}")
         for model in self.checkpoint(step).glob("*.safetensors"):

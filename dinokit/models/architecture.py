@@ -43,11 +43,7 @@ def outline(architecture: Architecture) -> dict[str, Tensor]:
 
 
 def described(plain: Mapping[str, Any]) -> Architecture:
-    """Read settings; those that name no kind are a transformer's, as before there were others.
-
-    Raises:
-        UserError: for a kind that is not known, or settings that it has not.
-    """
+    """Read settings, or raise UserError; those that name no kind are a transformer's, as before there were others."""
     kind = str(plain.get("kind", "vit"))
     if kind not in KINDS:
         raise unknown_name("kind of backbone", kind, list(KINDS))
@@ -188,11 +184,7 @@ def nearest(config: Architecture) -> str:
 
 
 def named(word: str) -> str:
-    """Return the name of an architecture as it may be written: with hyphens, and without the family if it is DINOv3.
-
-    Raises:
-        UserError: for a name that no architecture has.
-    """
+    """Return an architecture's name, or raise UserError; it may have hyphens, and lack the family if it is DINOv3."""
     name = word.replace("-", "_")
     known = next((each for each in (name, f"dinov3_{name}") if each in ARCHITECTURES), None)
     if known is None:

@@ -49,11 +49,7 @@ class Classifier(nn.Module):
     """Images -> logits."""
 
     def __init__(self, backbone: Backbone, linear: nn.Linear, reading: Reading) -> None:
-        """Put a backbone and a linear layer together.
-
-        Raises:
-            UserError: if the layer is of another width than the reading.
-        """
+        """Put a backbone and a linear layer together; UserError if that is of another width than the reading."""
         super().__init__()
         width = reading.vectors * backbone.dim
         if linear.in_features != width:

@@ -344,11 +344,7 @@ def accepted(
 
 
 def chosen_layers(layers: int | Sequence[int], *, count: int, unit: str = "blocks") -> Sequence[int]:
-    """Return the indices that `layers` stands for: itself, or the last so many of `count` layers.
-
-    Raises:
-        UserError: if there are no such layers; `unit` is what the message calls them.
-    """
+    """Return the indices that `layers` stands for, itself or the last so many of `count`, or raise UserError."""
     try:
         indices = range(count - layers, count) if isinstance(layers, int) else [operator.index(one) for one in layers]
     except TypeError as error:

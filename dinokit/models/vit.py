@@ -163,11 +163,7 @@ class VisionTransformer(Built):
     def attention(
         self, images: Float[Tensor, "batch channel height width"], block: int
     ) -> Float[Tensor, "batch head token token"]:
-        """Return the attention of one block between all tokens [CLS, registers, patches]; rows sum to 1.
-
-        Raises:
-            UserError: if there is no such block.
-        """
+        """Return the attention of a block, or raise UserError, of [CLS, registers, patches]; rows sum to 1."""
         chosen_layers([block], count=self.config.depth)
         tokens, grid = self._embed(images, None)
         steps = self._steps(grid)

@@ -26,11 +26,7 @@ SOURCES = ("local-dir:", "hf-hub:")
 
 
 def load(name: str) -> Peer:
-    """Load an image tower of OpenCLIP; the tower of texts is left behind.
-
-    Raises:
-        UserError: if open_clip is not installed, has no such model or weights, or cannot fetch them.
-    """
+    """Load an image tower of OpenCLIP, or raise UserError; the tower of texts is left behind."""
     what = f"open_clip/{name}"
     open_clip = library("open_clip", extra=EXTRA)
     local = name.startswith("local-dir:")
@@ -94,11 +90,7 @@ def _created(open_clip: Any, architecture: str, tag: str | None, *, trained: boo
 
 
 def _named(open_clip: Any, name: str) -> tuple[str, str]:
-    """Split ARCHITECTURE/TAG.
-
-    Raises:
-        UserError: if there is no such architecture, or no such weights for it.
-    """
+    """Split ARCHITECTURE/TAG, or raise UserError if there are no such weights."""
     architecture, _, tag = name.partition("/")
     if architecture not in open_clip.list_models():
         raise unknown_name("architecture of open_clip", architecture, open_clip.list_models())

@@ -31,11 +31,7 @@ RADIO = 2048  # pixels of which its positions are
 
 
 def load(name: str) -> "Timm":
-    """Load a model of timm with its weights.
-
-    Raises:
-        UserError: if timm is not installed, has no such model or no weights for it, or cannot fetch them.
-    """
+    """Load a model of timm with its weights, or raise UserError."""
     timm = library("timm", extra=EXTRA)
     local = name.startswith("local-dir:")
     if ":" not in name:
@@ -55,11 +51,7 @@ class Timm(Peer):
     """A network of timm, with the methods that all of them have."""
 
     def measure(self, network: Any) -> None:
-        """Read the sizes off what says how its maps shrink.
-
-        Raises:
-            UserError: if nothing does.
-        """
+        """Read the sizes off what says how its maps shrink, or raise UserError."""
         stages = list(getattr(network, "feature_info", []))
         if not stages or not hasattr(network, "forward_intermediates"):
             raise UserError(f"{self.name} is of a kind that gives no features of patches; choose another model")

@@ -120,6 +120,7 @@ MODELS: dict[str, tuple[Family, str]] = {  # by model_type; with the class of tr
     "resnet": ("resnet", "ResNetModel"),
 }
 LAYER_SCALE = "layer_scale_init_value"
+SHRINKS = ("downsample_in_first_stage", "downsample_in_bottleneck")  # other ways to place the strides of a ResNet
 VIT_EPS = 1e-12
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers
 SIGNS: dict[str, Family] = {
@@ -225,19 +226,12 @@ def _fields(config: Architecture) -> dict[str, object]:
     """Return what config.json says of a network: what is written, and what a file that is read must agree with."""
     about: dict[str, object] = {"num_channels": config.channels, "hidden_act": "gelu"}
     if config.kind == "convnext":
-        sizes = {"hidden_sizes": list(config.dims), "depths": list(config.depths), "layer_norm_eps": config.norm_eps}
-        return about | sizes | {"model_type": "dinov3_convnext"}
+        about |= {"hidden_sizes": list(config.dims), "depths": list(config.depths), "layer_norm_eps": config.norm_eps}
+        return about | {"model_type": "dinov3_convnext"}
     if config.kind == "resnet":
-        return about | {
-            "model_type": "resnet",
-            "embedding_size": config.width,
-            "hidden_sizes": [config.dim // 8, config.dim // 4, config.dim // 2, config.dim],
-            "depths": list(config.depths),
-            "layer_type": "bottleneck",
-            "hidden_act": "relu",
-            "downsample_in_first_stage": False,
-            "downsample_in_bottleneck": False,
-        }
+        about |= {"model_type": "resnet", "embedding_size": config.width, "depths": list(config.depths)}
+        about |= {"hidden_sizes": [config.dim // shrunk for shrunk in (8, 4, 2, 1)], "hidden_act": "relu"}
+        return about | {"layer_type": "bottleneck"} | dict.fromkeys(SHRINKS, False)
     swiglu, biased = config.ffn == "swiglu", config.qkv_bias != "none"
     about |= {
         "hidden_size": config.dim,

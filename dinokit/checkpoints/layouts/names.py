@@ -133,11 +133,7 @@ def transformer(state: Mapping[str, Tensor], *, heads: int | None, rotary: bool)
 
 
 def _shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ...]:
-    """Return the shape of a tensor from which sizes are read.
-
-    Raises:
-        UserError: if it is not there or has another number of axes.
-    """
+    """Return the shape of a tensor from which sizes are read; UserError without it, or with other axes."""
     if key not in state:
         raise UserError(f"not an official checkpoint: expected the key '{key}', found {listed(sorted(state))}")
     if state[key].ndim != axes:
@@ -146,11 +142,7 @@ def _shape(state: Mapping[str, Tensor], key: str, *, axes: int) -> tuple[int, ..
 
 
 def agree(about: Mapping[str, Any], expected: Mapping[str, object]) -> None:
-    """Compare what config.json says with what the weights and their architecture say; it may be silent.
-
-    Raises:
-        UserError: naming the first setting that differs.
-    """
+    """Raise a UserError for the first setting of config.json that is not what the weights say; it may be silent."""
     for name, wanted in expected.items():
         if about.get(name, wanted) != wanted:
             raise UserError(
@@ -160,11 +152,7 @@ def agree(about: Mapping[str, Any], expected: Mapping[str, object]) -> None:
 
 
 def heads_of(about: Mapping[str, Any], heads: int | None, name: str = "num_attention_heads") -> int | None:
-    """Return how many heads config.json names, or else what the user says.
-
-    Raises:
-        UserError: if the two differ.
-    """
+    """Return how many heads config.json names, or else what the user says; UserError if the two differ."""
     told = positive(about, name, whole=True)
     if told is not None and heads not in (None, told):
         raise UserError(f"{CONFIG} says {told:.0f} heads of attention, not {heads}; leave heads= away, or correct it")
@@ -172,11 +160,7 @@ def heads_of(about: Mapping[str, Any], heads: int | None, name: str = "num_atten
 
 
 def positive(about: Mapping[str, Any], name: str, *, whole: bool = False) -> float | None:
-    """Return a setting of config.json that must be a positive number, None if it is not there.
-
-    Raises:
-        UserError: if it is something else.
-    """
+    """Return a positive number of config.json, None if it is not there; UserError if it is something else."""
     value = about.get(name)
     if value is None:
         return None
@@ -235,11 +219,7 @@ def periods(config: Architecture, rounded: object) -> State:
 
 
 def rounding(config: Architecture, state: Mapping[str, Tensor]) -> str | None:
-    """Say how the RoPE periods of a model are rounded, for `periods` to restore.
-
-    Raises:
-        UserError: if they are not those of its configuration.
-    """
+    """Say how RoPE periods are rounded, for `periods` to restore; UserError if they are not those of the settings."""
     for rounded in (None, "bfloat16"):
         expected = periods(config, rounded)
         # not equality: powers computed on another machine may differ in the last bit
