@@ -1,9 +1,18 @@
 """Functions that run on several processes."""
 
+import os
+import socket
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 
+import torch
 import torch.multiprocessing as processes
+
+from dinokit.run import engine
+from dinokit.training.config import TrainConfig
+
+Train = Callable[[TrainConfig, Path], None]
 
 # One process without threads and devices imports what takes seconds, and the ranks of all tests are forked off it.
 # Dynamo is what the first optimiser and the first assert_close import.
@@ -13,3 +22,19 @@ get_context("forkserver").set_forkserver_preload(["dinokit.run.engine", "torch._
 def on_ranks(function: Callable[..., None], *args: object, count: int = 2) -> None:
     """Call `function(rank, *args)` on so many processes; what one raises is raised."""
     processes.start_processes(function, args=args, nprocs=count, start_method="forkserver")
+
+
+def train_on_ranks(settings: TrainConfig, run: Path, *, count: int = 2, train: Train = engine.pretrain) -> None:
+    """Train as ranks that torchrun has started, without the seconds that a command of its own takes to begin."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    on_ranks(_train, train, settings, run, count, port, count=count)
+
+
+def _train(rank: int, train: Train, settings: TrainConfig, run: Path, count: int, port: int) -> None:
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    train(settings, run)

@@ -28,6 +28,7 @@ from dinokit.training.config import Data, Experiment, Health, ObjectiveConfigs, 
 from dinokit.training.step import Trainer
 from dinokit.views import multicrop
 from dinokit.views.loader import Batch, Loader
+from tests.ranks import train_on_ranks
 from tests.run.test_engine import assert_same, config
 from tests.training.test_step import tiny
 
@@ -165,10 +166,10 @@ def test_looking_leaves_no_trace(photos: Path, tmp_path: Path) -> None:
 
 
 def test_two_ranks_see_what_one_sees(photos: Path, tmp_path: Path) -> None:
-    for ranks in (1, 2):
-        run = config(photos, steps=1, processes=ranks, health=Health(every=1, images=12))
-        still = replace(run.experiment, optim=replace(run.experiment.optim, lr=constant(0.0)))
-        engine.pretrain(replace(run, experiment=still), tmp_path / str(ranks))
+    run = config(photos, steps=1, health=Health(every=1, images=12))
+    still = replace(run.experiment, optim=replace(run.experiment.optim, lr=constant(0.0)))
+    engine.pretrain(replace(run, experiment=still), tmp_path / "1")
+    train_on_ranks(replace(run, experiment=still), tmp_path / "2")
     one, two = (read_jsonl(tmp_path / str(ranks) / "metrics.jsonl")[-1] for ranks in (1, 2))
     assert one.keys() == two.keys()
     signs = [name for name in one if name.startswith("health/") and name != "health/cost"]

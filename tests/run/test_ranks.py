@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,18 @@ def test_a_run_continues_with_another_number_of_processes(photos: Path, tmp_path
     }
 
 
+def test_the_process_that_failed_is_found_among_those_that_fell_with_it() -> None:
+    ends = [f"echo {ranks.VICTIM} >&2; exit 3", "kill -9 $$", "exit 130"]
+    others = []
+    for number, end in enumerate(ends, start=1):
+        complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `_end`)
+        others.append(ranks._Other(number, subprocess.Popen(["sh", "-c", end], stderr=complaints), complaints))
+    with pytest.raises(ranks.RankLost, match=r"^process 2 of the run ended \(killed by SIGKILL\)$"):
+        ranks._raise_culprit(others, RuntimeError("Connection closed by peer"))
+    ranks._end(others)
+
+
+@pytest.mark.slow  # three starts; the test above finds it among processes that are no ranks
 def test_the_process_that_failed_is_named_and_not_one_that_fell_with_it(photos: Path, tmp_path: Path) -> None:
     settings = config(photos, processes=3)
     six = replace(settings.experiment, data=replace(settings.experiment.data, batch_size=6, accumulate=1))

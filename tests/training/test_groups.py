@@ -18,7 +18,7 @@ from dinokit.run import engine, ranks
 from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, Health, ObjectiveConfigs, TrainConfig
 from dinokit.training.step import Report, Trainer
-from tests.ranks import on_ranks
+from tests.ranks import on_ranks, train_on_ranks
 from tests.run.test_engine import assert_same, config, final, losses
 from tests.run.test_engine import loader as fed
 from tests.training.test_distil import CONV, SMALL, learning
@@ -54,7 +54,7 @@ def test_groups_of_ranks_distil_as_one_process(count: int, photos: Path, teacher
     alone, grouped = tmp_path / "alone", tmp_path / "grouped"
     watched = Health(every=2, images=12)
     engine.pretrain(settings(photos, teacher, processes=1, health=watched), alone)
-    engine.pretrain(settings(photos, teacher, processes=count, health=watched), grouped)
+    train_on_ranks(settings(photos, teacher, processes=count, health=watched), grouped, count=count)
     assert_close(grouped, alone)
     for one, other in zip(*(read_jsonl(run / "metrics.jsonl") for run in (alone, grouped)), strict=True):
         assert one.keys() == other.keys()
@@ -92,19 +92,22 @@ def test_a_run_goes_on_without_groups_and_with_them(
     assert_close(parts, whole)
 
 
-def test_a_step_that_one_student_cannot_take_is_taken_by_none(
-    photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The teacher does not see local crops, so that those of rank 0 are bad for its own student alone."""
+def _poisoned(settings: TrainConfig, run: Path) -> None:
+    """Make the crops of rank 0 bad in one step."""
     original = Trainer.step
 
-    def poisoned(self: Trainer, micro_batches: list[Any], *, step: int) -> Report:
-        if step == 2:
-            micro_batches[0].local_crops.fill_(torch.nan)  # type: ignore[attr-defined]
-        return original(self, micro_batches, step=step)  # type: ignore[arg-type]
+    def step(self: Trainer, micro_batches: list[Any], *, step: int) -> Report:
+        if step == 2 and dist.rank() == 0:
+            micro_batches[0].local_crops.fill_(torch.nan)
+        return original(self, micro_batches, step=step)
 
-    monkeypatch.setattr(Trainer, "step", poisoned)  # in this process, which is rank 0
-    engine.pretrain(settings(photos, teacher, processes=2), tmp_path / "run")
+    Trainer.step = step  # type: ignore[method-assign]
+    engine.pretrain(settings, run)
+
+
+def test_a_step_that_one_student_cannot_take_is_taken_by_none(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    """The teacher does not see local crops, so that those of rank 0 are bad for its own student alone."""
+    train_on_ranks(settings(photos, teacher, processes=2), tmp_path / "run", train=_poisoned)
     taken = {name: int(value) for name, value in final(tmp_path / "run").items() if name.endswith(".step")}
     assert {name.split(".")[1] for name in taken} == set(STUDENTS)
     assert set(taken.values()) == {3}
