@@ -1,5 +1,6 @@
 """Distillation: one pass of a frozen teacher, students that do not touch each other, and a run like any other."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +208,7 @@ def test_two_processes_distil_as_one(heads: bool, photos: Path, teacher: Path, t
 def test_a_run_goes_on_without_the_teachers_state_but_not_with_another_teacher(
     photos: Path, teacher: Path, tmp_path: Path
 ) -> None:
+    teacher = shutil.copytree(teacher, tmp_path / "teacher")
     settings = learning(photos, teacher / "checkpoints" / "2", {"small": SMALL})
 
     def kill(step: int, path: Path) -> None:
