@@ -114,18 +114,23 @@ def hangup() -> Iterator[None]:
 
 @pytest.mark.parametrize(("after", "wish"), [(1, signal.SIGINT), (2, signal.SIGTERM), (5, signal.SIGHUP)])
 def test_an_interrupted_run_continues_bit_by_bit(
-    photos: Path, tmp_path: Path, after: int, wish: signal.Signals, monkeypatch: pytest.MonkeyPatch, hangup: None
+    photos: Path,
+    whole: Callable[[], Path],
+    tmp_path: Path,
+    after: int,
+    wish: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    hangup: None,
 ) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    engine.pretrain(config(photos), whole)
+    expected, broken = whole(), tmp_path / "broken"
     _interrupt_after(after, wish, monkeypatch)
     monkeypatch.setattr(sys, "stderr", _Gone())
     with pytest.raises(engine.Interrupted, match=f"stopped at step {after} of 6; saved is step {after}"):
         engine.pretrain(config(photos), broken)
     monkeypatch.undo()
     engine.pretrain(config(photos), broken)
-    assert_same(whole, broken)
-    assert losses(whole) == losses(broken)
+    assert_same(expected, broken)
+    assert losses(expected) == losses(broken)
 
 
 class _Gone(io.StringIO):
@@ -157,9 +162,10 @@ def _during_step(number: int, act: Callable[[], object], monkeypatch: pytest.Mon
     monkeypatch.setattr(Trainer, "step", disturbed)
 
 
-def test_a_crash_between_checkpoints_continues_from_the_last_one(photos: Path, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    engine.pretrain(config(photos), whole)
+def test_a_crash_between_checkpoints_continues_from_the_last_one(
+    photos: Path, whole: Callable[[], Path], tmp_path: Path
+) -> None:
+    expected, broken = whole(), tmp_path / "broken"
 
     def crash(step: int, path: Path) -> None:
         if step == 4:
@@ -169,38 +175,36 @@ def test_a_crash_between_checkpoints_continues_from_the_last_one(photos: Path, t
         engine.pretrain(config(photos), broken, on_checkpoint=crash)
     (broken / "checkpoints" / ".6.part").mkdir()  # and a checkpoint that was being written
     engine.pretrain(config(photos), broken)
-    assert_same(whole, broken)
+    assert_same(expected, broken)
 
 
 def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kept_photos: Path, whole: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    engine.pretrain(config(photos), whole)
-    engine.pretrain(config(photos), broken)
+    broken = shutil.copytree(whole(), tmp_path / "broken")
     (broken / "checkpoints" / "6" / "state.json").write_text("[]")
     capsys.readouterr()
-    engine.pretrain(config(photos), broken)
+    engine.pretrain(config(kept_photos), broken)
     assert capsys.readouterr().err.count("warning: checkpoint") == 1
-    assert_same(whole, broken)
-    assert losses(whole) == losses(broken)
+    assert_same(whole(), broken)
+    assert losses(whole()) == losses(broken)
     assert (broken / "checkpoints" / ".damaged-6" / "state.safetensors").exists()
 
 
-def test_the_runtime_changes_no_number(photos: Path, tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    engine.pretrain(config(photos), one)
+def test_the_runtime_changes_no_number(photos: Path, whole: Callable[[], Path], tmp_path: Path) -> None:
+    one, other = whole(), tmp_path / "other"
     engine.pretrain(config(photos, workers=2, checkpoint_every=5, keep=1, distort="device"), other)
     assert losses(one) == losses(other)
     assert_same(one, other)
 
 
-def test_a_changed_experiment_is_refused_and_nothing_is_touched(photos: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    engine.pretrain(config(photos, steps=2), run)
+def test_a_changed_experiment_is_refused_and_nothing_is_touched(
+    kept_photos: Path, whole: Callable[[], Path], tmp_path: Path
+) -> None:
+    run = shutil.copytree(whole(), tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
-    with pytest.raises(UserError, match="holds another experiment: steps 2 -> 3") as caught:
-        engine.pretrain(config(photos, steps=3), run)
+    with pytest.raises(UserError, match="holds another experiment: steps 6 -> 3") as caught:
+        engine.pretrain(config(kept_photos, steps=3), run)
     assert "\n" not in str(caught.value)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
 
@@ -216,12 +220,11 @@ def test_the_same_folder_written_otherwise_is_the_same_experiment(
 
 
 def test_a_changed_runtime_is_accepted_and_a_finished_run_says_how_to_train_on(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kept_photos: Path, whole: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    engine.pretrain(config(photos, steps=2), run)
-    engine.pretrain(config(photos, steps=2, log_every=5), run)
-    assert f"all 2 steps are done; to train on: --from {run} --out ANOTHER" in capsys.readouterr().err
+    run = shutil.copytree(whole(), tmp_path / "run")
+    engine.pretrain(config(kept_photos, log_every=5), run)
+    assert f"all 6 steps are done; to train on: --from {run} --out ANOTHER" in capsys.readouterr().err
     assert "log_every: 5" in (run / "config.yaml").read_text()
 
 
@@ -235,24 +238,25 @@ def test_a_folder_with_other_things_is_refused(photos: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("removed", ["all", "log too", "newest"])
-def test_a_finished_model_is_not_replaced_by_an_early_teacher(photos: Path, tmp_path: Path, removed: str) -> None:
-    run = tmp_path / "run"
-    engine.pretrain(config(photos, steps=4), run)
+def test_a_finished_model_is_not_replaced_by_an_early_teacher(
+    kept_photos: Path, whole: Callable[[], Path], tmp_path: Path, removed: str
+) -> None:
+    run = shutil.copytree(whole(), tmp_path / "run")
     model = (run / "model.safetensors").read_bytes()
-    shutil.rmtree(run / "checkpoints" / ("4" if removed == "newest" else ""))
+    shutil.rmtree(run / "checkpoints" / ("6" if removed == "newest" else ""))
     if removed == "log too":
         (run / "metrics.jsonl").unlink()
-    if removed == "newest":  # goes on from step 2, and until step 4 nothing is as far
+    if removed == "newest":  # goes on from step 4, and until step 6 nothing is as far
 
         def looked_at(step: int, path: Path) -> None:
-            assert step in (2, 4)
+            assert step in (4, 6)
             assert (run / "model.safetensors").read_bytes() == model
 
-        engine.pretrain(config(photos, steps=4), run, on_checkpoint=looked_at)
+        engine.pretrain(config(kept_photos), run, on_checkpoint=looked_at)
     else:
-        said = r"has a model of step 4 and no checkpoint to go on from.*--from .*model.safetensors --out ANOTHER"
+        said = r"has a model of step 6 and no checkpoint to go on from.*--from .*model.safetensors --out ANOTHER"
         with pytest.raises(UserError, match=said):
-            engine.pretrain(config(photos, steps=4), run)
+            engine.pretrain(config(kept_photos), run)
     assert (run / "model.safetensors").read_bytes() == model
 
 
@@ -297,7 +301,7 @@ def test_broken_images_are_replaced_and_listed_once(photos: Path, tmp_path: Path
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff not a jpeg")
     (photos / "empty.png").write_bytes(b"")
     run = tmp_path / "run"
-    engine.pretrain(config(photos, steps=12), run)
+    engine.pretrain(config(photos, steps=8), run)  # twice each image
     listed = read_jsonl(run / "bad_images.jsonl")
     assert sorted(line["key"] for line in listed) == ["broken.jpg", "empty.png"]
     assert all(line["reason"] for line in listed)
@@ -378,9 +382,10 @@ def _stopped_early(photos: Path, run: Path) -> None:
         engine.pretrain(config(photos, steps=4), run, on_checkpoint=stop)
 
 
-def test_a_source_that_goes_away_costs_no_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, run, away = tmp_path / "whole", tmp_path / "run", tmp_path / "away"
-    engine.pretrain(config(photos, checkpoint_every=100), whole)
+def test_a_source_that_goes_away_costs_no_step(
+    photos: Path, whole: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, run, away = whole(), tmp_path / "run", tmp_path / "away"
     with monkeypatch.context() as patch:
         _during_step(3, lambda: photos.rename(away), patch)
         with pytest.raises(RunError, match="could not be read.*saved is step 3; the same command continues"):
@@ -388,7 +393,7 @@ def test_a_source_that_goes_away_costs_no_step(photos: Path, tmp_path: Path, mon
     assert sorted(losses(run)) == [1, 2, 3]
     away.rename(photos)
     engine.pretrain(config(photos, checkpoint_every=100), run)
-    assert_same(whole, run)
+    assert_same(expected, run)
 
 
 def test_a_source_that_never_was_is_a_mistake(photos: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,26 +39,27 @@ def damage(run: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["flip", "cut", "remove"])
 def test_the_newest_whole_checkpoint_is_used_and_the_damaged_one_named(
-    photos: Path, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+    kept_photos: Path, whole: Callable[[], Path], tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine.pretrain(config(photos, steps=6), tmp_path / "whole")
-    engine.pretrain(config(photos, steps=6), tmp_path / "run")
+    shutil.copytree(whole(), tmp_path / "run")
     damage(tmp_path / "run", how)
     capsys.readouterr()
-    engine.pretrain(config(photos, steps=6), tmp_path / "run")
+    engine.pretrain(config(kept_photos), tmp_path / "run")
     said = capsys.readouterr().err
     assert "is damaged" in said
     assert "continuing from step 4" in said
-    assert_same(tmp_path / "whole", tmp_path / "run")
+    assert_same(whole(), tmp_path / "run")
 
 
-def test_a_run_of_before_there_were_checksums_continues(photos: Path, tmp_path: Path) -> None:
-    engine.pretrain(config(photos, steps=4), tmp_path / "run")
+def test_a_run_of_before_there_were_checksums_continues(
+    kept_photos: Path, whole: Callable[[], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(whole(), tmp_path / "run")
     for path in (tmp_path / "run").rglob("checksums.json"):
         path.unlink()
-    engine.pretrain(config(photos, steps=4), tmp_path / "run")
+    engine.pretrain(config(kept_photos), tmp_path / "run")
     damage(tmp_path / "run", "flip")  # nobody can know
-    engine.pretrain(config(photos, steps=4), tmp_path / "run")
+    engine.pretrain(config(kept_photos), tmp_path / "run")
 
 
 def test_a_damaged_list_of_checksums_is_damage(photos: Path, tmp_path: Path) -> None:

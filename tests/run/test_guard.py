@@ -1,5 +1,6 @@
 """Steps that are not finite: nothing is touched, all is written down, and a run that diverges goes back by itself."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -59,26 +60,33 @@ def test_bad_steps_at_random_are_all_that_is_lost(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    chosen = set(numpy.random.default_rng(0).choice(12, 4, replace=False).tolist())
+    chosen = set(numpy.random.default_rng(0).choice(8, 3, replace=False).tolist())
     poison(monkeypatch, lambda _, step: step in chosen)
-    engine.pretrain(config(photos, steps=12, checkpoint_every=3), tmp_path / "run")
+    engine.pretrain(config(photos, steps=8, checkpoint_every=3), tmp_path / "run")
     listed = read_jsonl(tmp_path / "run" / "bad_steps.jsonl")
     assert {line["step"] - 1 for line in listed} == chosen
     learned = {line["step"] for line in read_jsonl(tmp_path / "run" / "metrics.jsonl") if "loss" in line}
-    assert learned == {step + 1 for step in range(12) if step not in chosen}
+    assert learned == {step + 1 for step in range(8) if step not in chosen}
     assert all(len(line["images"]) == 4 and line["lr_factor"] == 1 for line in listed)
-    assert RunFolder(tmp_path / "run").clock(12).rollbacks == 0
+    assert RunFolder(tmp_path / "run").clock(8).rollbacks == 0
 
 
-def test_a_run_that_diverges_goes_back_lowers_its_rate_and_ends(
-    photos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    poison(monkeypatch, lambda trainer, step: step >= 5 and trainer.lr_factor > 0.3)
-    run = tmp_path / "run"
-    settings = config(photos, steps=8, rollback=Rollback(after=2))
-    engine.pretrain(settings, run)
+def diverges(trainer: Trainer, step: int) -> bool:
+    return step >= 5 and trainer.lr_factor > 0.3
+
+
+@pytest.fixture(scope="module")
+def went_back(tmp_path_factory: pytest.TempPathFactory, kept_photos: Path) -> Path:
+    """A run that diverges until it has gone back twice."""
+    run = tmp_path_factory.mktemp("diverged") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, diverges)
+        engine.pretrain(config(kept_photos, steps=8, rollback=Rollback(after=2)), run)
+    return run
+
+
+def test_a_run_that_diverges_goes_back_lowers_its_rate_and_ends(went_back: Path) -> None:
+    run = went_back
     assert [(line["step"], line["rollbacks"]) for line in read_jsonl(run / "bad_steps.jsonl")] == [
         (6, 0),
         (7, 0),
@@ -95,12 +103,12 @@ def test_a_run_that_diverges_goes_back_lowers_its_rate_and_ends(
 
 def test_what_a_run_went_back_for_is_remembered_by_the_next_start(
     photos: Path,
+    went_back: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    poison(monkeypatch, lambda trainer, step: step >= 5 and trainer.lr_factor > 0.3)
+    poison(monkeypatch, diverges)
     settings = config(photos, steps=8, rollback=Rollback(after=2))
-    engine.pretrain(settings, tmp_path / "whole")
 
     def crash(step: int, path: Path) -> None:
         if step == 4 and RunFolder(tmp_path / "broken").clock(4).rollbacks == 1:
@@ -109,8 +117,8 @@ def test_what_a_run_went_back_for_is_remembered_by_the_next_start(
     with pytest.raises(KeyboardInterrupt):
         engine.pretrain(settings, tmp_path / "broken", on_checkpoint=crash)
     engine.pretrain(settings, tmp_path / "broken")
-    assert_same(tmp_path / "whole", tmp_path / "broken")
-    listed = [read_jsonl(tmp_path / name / "bad_steps.jsonl") for name in ("whole", "broken")]
+    assert_same(went_back, tmp_path / "broken")
+    listed = [read_jsonl(run / "bad_steps.jsonl") for run in (went_back, tmp_path / "broken")]
     assert listed[0] == listed[1]
 
 
@@ -186,8 +194,8 @@ def test_a_checkpoint_that_is_due_on_a_bad_step_comes_with_the_next_good_one(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, lambda _, step: step in (3, 4))
-    engine.pretrain(config(photos, steps=12, checkpoint_every=4), tmp_path / "run")
-    assert RunFolder(tmp_path / "run").steps() == [0, 6, 8, 12]
+    engine.pretrain(config(photos, steps=9, checkpoint_every=4), tmp_path / "run")
+    assert RunFolder(tmp_path / "run").steps() == [0, 6, 8, 9]
 
 
 def test_a_bad_step_says_where_each_of_its_images_came_from(
@@ -253,12 +261,11 @@ def test_a_bad_step_is_replayed_from_its_own_state_without_touching_the_run(
     assert not any(each.odd for each in found.crops)
 
 
-def test_a_finite_step_replays_to_the_numbers_of_the_log(photos: Path, tmp_path: Path) -> None:
-    settings = config(photos, steps=6, keep=9)
-    engine.pretrain(settings, tmp_path / "run")
-    found = replay(RunFolder(tmp_path / "run"), settings, 4)
+def test_a_finite_step_replays_to_the_numbers_of_the_log(kept_photos: Path, whole: Callable[..., Path]) -> None:
+    run = whole(keep=9)
+    found = replay(RunFolder(run), config(kept_photos), 4)
     assert found.start == 2
-    assert found.report.values["loss"] == losses(tmp_path / "run")[4]
+    assert found.report.values["loss"] == losses(run)[4]
     assert (found.first, found.parameters) == ("", ())
 
 
@@ -267,26 +274,25 @@ def test_a_finite_step_replays_to_the_numbers_of_the_log(photos: Path, tmp_path:
     [
         (0, "must be 1 to 6"),
         (7, "must be 1 to 6"),
-        (2, "whole state before it, in the same stage, that is from 0 to 1; .* keeps states of 6"),
+        (2, "whole state before it, in the same stage, that is from 0 to 1; .* keeps states of 4, 6"),
     ],
 )
 def test_a_step_that_cannot_be_replayed_is_a_mistake_in_one_line(
-    photos: Path,
-    tmp_path: Path,
+    kept_photos: Path,
+    whole: Callable[[], Path],
     step: int,
     complaint: str,
 ) -> None:
-    settings = config(photos, steps=6, keep=1)
-    engine.pretrain(settings, tmp_path / "run")
     with pytest.raises(UserError, match=complaint):
-        replay(RunFolder(tmp_path / "run"), settings, step)
+        replay(RunFolder(whole()), config(kept_photos), step)
 
 
-def test_replay_passes_over_a_damaged_state(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings, run = config(photos, steps=6, keep=3), RunFolder(tmp_path / "run")
-    engine.pretrain(settings, run.path)
+def test_replay_passes_over_a_damaged_state(
+    kept_photos: Path, whole: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(shutil.copytree(whole(keep=9), tmp_path / "run"))
     (run.checkpoint(4) / "state.safetensors").write_bytes(b"cut")
-    found = replay(run, settings, 6)
+    found = replay(run, config(kept_photos), 6)
     assert found.start == 2
     assert found.report.values["loss"] == losses(run.path)[6]
     assert "the state of step 4 is damaged" in capsys.readouterr().err
