@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
+from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -152,14 +153,7 @@ def apply(
     split: str | None = None,
     keep_head: bool = False,
 ) -> Written:
-    """Apply a head to a source; both are on one device.
-
-    Args:
-        keep_head: also save the head, as OUT/head.
-
-    Raises:
-        UserError: if nothing is drawn for its task, or OUT holds the pictures of another head.
-    """
+    """Apply a head to a source, both on one device, and save it as OUT/head if asked to; refuse a folder of another."""
     task, white = task_of(about), backbone.pixels.white
     source = open_source(data, split=split, channels=backbone.channels, white=white)
     # a person looks at the picture itself, not at what a gray model sees of it
@@ -172,8 +166,7 @@ def apply(
         _claim(out, stamp)
         if keep_head:
             save_head(out / "head", head, about)
-        with write_atomic(out / "legend.png") as temporary:
-            task.legend(about.details).save(temporary, "PNG")
+        _save(task.legend(about.details), out / "legend.png")
         record = {line.get("file"): line for line in read_jsonl(out / RECORD)}
         values_of = predictor(backbone, head, layers=about.layers, norm=about.norm)
         for index in progress(range(len(source)), len(source)):
@@ -191,8 +184,7 @@ def apply(
             seen = prepared(image, backbone, short=about.short)
             values = slide(seen, values_of, Windows(about.crop, about.stride))
             for folder, drawn in task.pictures(values, picture, about.details).items():
-                with write_atomic(places[folder]) as temporary:
-                    drawn.save(temporary, "PNG")
+                _save(drawn, places[folder])
             append_jsonl(out / RECORD, line)
             written += 1
         if bad:
@@ -210,6 +202,11 @@ def _claim(out: Path, stamp: dict[str, Any]) -> None:
         kept = kept | {"data": absolute(str(kept.get("data")))} if isinstance(kept, dict) else kept
         check_same(kept, stamp, place=out)
     write_json(out / MADE_BY, stamp)
+
+
+def _save(picture: Image, path: Path) -> None:
+    with write_atomic(path) as temporary:
+        picture.save(temporary, "PNG")
 
 
 def _held(source: Source, index: int) -> str:

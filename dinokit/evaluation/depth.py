@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -26,7 +26,7 @@ from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.depth import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, crop, log_loss, mean_depths, seen
 from dinokit.dense.fit import Lesson, Member, Training, learn
-from dinokit.dense.heads import check_model, load_head
+from dinokit.dense.heads import About, check_model, load_head
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried
 from dinokit.evaluation.base import QUICK, Found, halves, keep_best
 from dinokit.metrics.depth import Crop, counted, errors, mean
@@ -91,10 +91,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     low, high = config.low, config.high or test.layout.high
     part = config.crop or cast("Crop", test.layout.crop)
     if config.head is not None:
-        head, about = load_head(config.head)
-        if about.task != "depth":
-            raise UserError(f"{config.head} is a head of {about.task}; give one that `evaluate depth --save` wrote")
-        check_model(about, backbone, model=backbone.name)
+        head, about = _saved(backbone, config.head)
         high = high if config.high is not None or test.layout.lists else float(about.details["high"])
         members: Sequence[Member] = [Member(head, None)]
         layers, short, windows = about.layers, about.short, Windows(about.crop, about.stride)
@@ -121,18 +118,17 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
                     found.append(errors(metres[there], truth[there]))
         return mean(found) | {"images": float(len(found))}, {}
 
-    return keep_best(
-        backbone,
-        members,
-        judged,
-        better=lambda numbers: -numbers["RMSE"],
-        out=out,
-        task="depth",
-        windows=windows,
-        layers=layers,
-        short=short,
-        details={"low": low, "high": high},
-    )
+    details = {"low": low, "high": high}
+    how: dict[str, Any] = {"windows": windows, "layers": layers, "short": short, "details": details}
+    return keep_best(backbone, members, judged, better=lambda one: -one["RMSE"], out=out, task="depth", **how)
+
+
+def _saved(backbone: Backbone, folder: str) -> tuple[nn.Module, About]:
+    head, about = load_head(folder)
+    if about.task != "depth":
+        raise UserError(f"{folder} is a head of {about.task}; give one that `evaluate depth --save` wrote")
+    check_model(about, backbone, model=backbone.name)
+    return head, about
 
 
 def layers_of(backbone: Backbone, config: Config) -> Layers:

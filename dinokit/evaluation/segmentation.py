@@ -124,22 +124,14 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
         some = ", ".join(strange[:3]) + ("..." if len(strange) > 3 else "")
         warn(f"no training mask shows {some}, which masks to measure on do: never found, it counts as 0 in mIoU")
     details = {"classes": list(train.meaning.classes), "colours": [list(colour) for colour in train.meaning.colours]}
-    return keep_best(
-        backbone,
-        _learnt(backbone, train, config, indices=learns, size=size, width=width, out=out),
-        lambda head: measured(backbone, head, test, protocol, indices=judges, size=size),
-        better=lambda numbers: numbers["mIoU"],
-        out=out,
-        task="segmentation",
-        windows=protocol.windows(size),
-        layers=protocol.layers,
-        short=size,
-        details=details,
-    )
+    members = _learnt(backbone, train, config, indices=learns, size=size, width=width, out=out)
+    judged = partial(measured, backbone, test=test, protocol=protocol, indices=judges, size=size)
+    how = {"windows": protocol.windows(size), "layers": protocol.layers, "short": size, "details": details}
+    return keep_best(backbone, members, judged, better=lambda one: one["mIoU"], out=out, task="segmentation", **how)
 
 
 def measured(
-    backbone: Backbone, head: nn.Module, test: Pairs, protocol: Protocol, *, indices: list[int], size: int
+    backbone: Backbone, head: nn.Module, *, test: Pairs, protocol: Protocol, indices: list[int], size: int
 ) -> Found:
     """Predict test images at the size of their masks, and count; return the numbers and the IoU of every class."""
     classes = test.meaning.classes
