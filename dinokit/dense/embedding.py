@@ -3,7 +3,7 @@
 Everything that measures, searches or shows a backbone starts here, so that an image meets every model in the same way:
 the centre square, one bicubic antialiased resize, no augmentation, float32, no gradient. The feature is the CLS token
 after the final norm, no projection head. Source: DINOv3 (arXiv:2508.10104), appendix D, where the short side is resized
-to the crop itself. The size rule stands in data/prepared.py.
+to the crop itself. The size rule stands in images/intensity.py.
 """
 
 from collections.abc import Iterable, Iterator
@@ -127,8 +127,7 @@ def embed(
     Args:
         model: whatever `load` takes: a run folder, a checkpoint folder, a weights file, timm/NAME, ...
         data: a folder of images or a `demo:` name.
-        heads: of attention, see `load`.
-        precision: see `extract`.
+        heads, precision: see `load` and `extract`.
     """
     out = Path(out)
     backbone = load(str(model), heads=heads)

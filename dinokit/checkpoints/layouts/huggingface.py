@@ -3,8 +3,8 @@ DINOv3ViTModel, DINOv3ConvNextModel and ResNetModel (nobody published DINO's Res
 
 The names are those of the files on the hub, which every version of transformers reads and writes. Weights of task
 models carry a prefix (`dinov2.`), which is found and taken off. config.json says what names cannot: heads, epsilon,
-RoPE. Where the definitions differ from the official ones, ours stay official (tests/checkpoints/test_huggingface.py
-measures each):
+RoPE. Where the definitions differ from the official ones, ours stay official; each is measured in
+tests/checkpoints/layouts/test_huggingface.py:
 
 - Dinov2Model and ViTModel resize the table of positions to the size, not by the official factor (see models/vit.py);
 - DINOv3ViTModel computes exact RoPE periods, official files store rounded ones: our `rope_periods` in config.json;

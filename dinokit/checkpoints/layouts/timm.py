@@ -9,7 +9,7 @@ DINO, DINOv2 without registers, and ResNets have the official names, without the
   cell is not normed.
 
 Weights loaded from timm keep the official definitions: timm resizes every table of positions with antialiasing, which
-is DINOv2's way with registers but not that of the others (tests/checkpoints/test_timm.py measures it).
+is DINOv2's way with registers but not that of the others (tests/checkpoints/layouts/test_timm.py measures it).
 """
 
 import re
