@@ -4,13 +4,12 @@ Each bad image is listed once, and too many of them end the run. All ranks keep 
 together; rank 0 writes. Lines carry their step, so that a run that goes back to a checkpoint also forgets what it found
 later, and counts as if it had never been interrupted.
 
-Steps whose loss or gradient is not finite: skipped, written down, and too many of them send the run back.
-
-A step that is skipped leaves no trace in weights, moments, teacher or centre. RUN/bad_steps.jsonl gets what it takes to
-repeat it: the step, its images, seed, and what was not finite; every draw of a step follows from seed and step. When
-`runtime.rollback.after` of the last 100 steps were bad, in a row or not, the run returns to its newest checkpoint and
-goes on from there with a lower learning rate and the images behind those of the last bad step, for rate and images may
-both be the cause. Source: PaLM (arXiv:2204.02311) section 5.1, which skipped the batches around each spike.
+A step whose loss or gradient is not finite is skipped: it leaves no trace in weights, moments, teacher or centre.
+RUN/bad_steps.jsonl gets what it takes to repeat it: its images, seed, and what was not finite; every draw of a step
+follows from seed and step. When `runtime.rollback.after` of the last 100 steps were bad, in a row or not, the run
+returns to its newest checkpoint and goes on from there with a lower learning rate and the images behind those of the
+last bad step, for both may be the cause. Source: PaLM (arXiv:2204.02311) section 5.1, which skipped the batches around
+each spike.
 """
 
 import time

@@ -100,10 +100,13 @@ def choose_pictures(data: str, model: Path) -> Pictures:
     if searched.domains is not None:
         others = numpy.flatnonzero(searched.domains != searched.domains[0])
         theirs = others if len(others) else theirs
+    drawn = generator(0, 0).permutation(ours)
+    if shown.labels is not None:
+        drawn = drawn[in_turns(shown.labels[drawn])]
     count = min(SEARCHED, max(2 * ASKED, SEARCHED_PATCHES // (side // backbone.patch_size) ** 2))
     draw = numpy.sort(generator(0, 1).permutation(theirs)[:count])
     return Pictures(
-        shown=_read(shown, _spread(shown, ours), side=side, patch_size=backbone.patch_size, count=SHOWN),
+        shown=_read(shown, drawn.tolist(), side=side, patch_size=backbone.patch_size, count=SHOWN),
         searched=_read(searched, draw.tolist(), side=side, patch_size=backbone.patch_size, count=count),
         same_source=not known,
         side=side,
@@ -194,13 +197,6 @@ def neighbours(
             similarity[query, row] = -torch.inf
     available = len(gallery) - any(row is not None for row in own)
     return nearest(similarity, min(count, available))[1]
-
-
-def _spread(source: Source, candidates: Int64[numpy.ndarray, " image"]) -> list[int]:
-    """Order candidates at random, but with one image of each class before a second of any."""
-    drawn = generator(0, 0).permutation(candidates)
-    found: list[int] = (drawn if source.labels is None else drawn[in_turns(source.labels[drawn])]).tolist()
-    return found
 
 
 def _read(source: Source, order: Sequence[int], *, side: int, patch_size: int, count: int) -> Images:
