@@ -88,10 +88,10 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     for earlier in progress(range(start, step - 1), total=step - 1 - start):
         trainer.step([loader.build(earlier + ahead, micro).views for micro in range(accumulate)], step=earlier)
     micro_batches = [loader.build(step - 1 + ahead, micro) for micro in range(accumulate)]
-    with _watched(trainer) as seen:
+    with _watched(trainer) as (first, parameters):
         report = trainer.step([batch.views for batch in micro_batches], step=step - 1)
     crops = tuple(each for batch in micro_batches for each in _crops(batch, source))
-    return Replay(step, start, report, first=seen.first, parameters=tuple(seen.parameters), crops=crops)
+    return Replay(step, start, report, first="".join(first), parameters=tuple(parameters), crops=crops)
 
 
 def _crops(batch: Batch, source: Source) -> Iterator[Crops]:
@@ -121,26 +121,19 @@ def _start(run: RunFolder, step: int, *, first: int) -> int:
     )
 
 
-@dataclass
-class _Seen:
-    first: str
-    parameters: list[str]
-
-
 @contextmanager
-def _watched(trainer: Trainer) -> Iterator[_Seen]:
+def _watched(trainer: Trainer) -> Iterator[tuple[list[str], list[str]]]:
     """Note the first module with an odd output, and parameters with odd gradients, while the body runs."""
-    seen = _Seen("", [])
-    handles = []
+    first, parameters, handles = list[str](), list[str](), []
 
     def note_output(label: str, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if not seen.first and not _finite(output):
+        if not first and not _finite(output):
             whence = "of finite inputs" if _finite(inputs) else "of inputs that are not finite either"
-            seen.first = f"{label}, {whence}"
+            first.append(f"{label}, {whence}")
 
     def note_gradient(label: str, parameter: Tensor) -> None:
-        if label not in seen.parameters and not _finite(parameter.grad):
-            seen.parameters.append(label)
+        if label not in parameters and not _finite(parameter.grad):
+            parameters.append(label)
 
     for part, network in ({"teacher": trainer.backbone.teacher} | trainer.parts).items():
         for name, module in network.named_modules():
@@ -151,7 +144,7 @@ def _watched(trainer: Trainer) -> Iterator[_Seen]:
                 note = partial(note_gradient, f"{part}.{name}")
                 handles.append(parameter.register_post_accumulate_grad_hook(note))
     try:
-        yield seen
+        yield first, parameters
     finally:
         for handle in handles:
             handle.remove()

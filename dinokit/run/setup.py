@@ -271,11 +271,8 @@ def say_what_runs(setup: Setup, trainer: Trainer, clock: Clock, stage: RunStage)
 def _warn_of_other_lengths(stage: RunStage) -> None:
     """Say which schedules do not end with the run: the counts of steps that were given do not add up to it."""
     experiment = stage.experiment
-    for name, schedule in {
-        "optim.lr": experiment.optim.lr,
-        "optim.weight_decay": experiment.optim.weight_decay,
-        "momentum": experiment.momentum,
-    }.items():
+    of_optim = {"optim.lr": experiment.optim.lr, "optim.weight_decay": experiment.optim.weight_decay}
+    for name, schedule in (of_optim | {"momentum": experiment.momentum}).items():
         falls = schedule.shape != "constant" and schedule.end <= schedule.peak
         if falls and schedule.length != experiment.steps:
             where = "the run" if stage.begin is None else f"stage {stage.name}"
