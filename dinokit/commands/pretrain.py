@@ -63,20 +63,19 @@ def pretrain(
         anyway: start although this machine's memory is too small by what `dinokit plan` foresees.
     """
     join_srun()
-    settings = {**settings, **named}
-    given = {**settings, **({"experiment.data.source": data} if data else {})}
+    given = {**settings, **named, **({"experiment.data.source": data} if data else {})}
     weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
     config = _with_settings(recipes.find(recipe), given, weights=weights, stage=stage)
     if slurm is None and (nodes, gpus_per_node) != (1, 8):
         raise UserError("--nodes and --gpus-per-node describe a job; name its script with --slurm FILE")
-    natural = recipe in recipes.names() and not any(key.endswith(("backbone", ".channels")) for key in settings)
+    natural = recipe in recipes.names() and not any(key.endswith(("backbone", ".channels")) for key in given)
 
     def write(config: TrainConfig) -> None:
         chosen = recipe if recipe in recipes.names() else str(Path(recipe).absolute())
         place, source = str(Path(out).absolute()), config.experiment.data.source
         options = {"--data": source, "--out": place, "--from": weights, "--stage": stage}
         words = ["pretrain", chosen, *(word for pair in options.items() if pair[1] for word in pair)]
-        write_job(Path(slurm or ""), words, config, settings, nodes=nodes, gpus_per_node=gpus_per_node)
+        write_job(Path(slurm or ""), words, config, {**settings, **named}, nodes=nodes, gpus_per_node=gpus_per_node)
 
     return train(config, Path(out), natural=natural, anyway=anyway, instead=None if slurm is None else write)
 

@@ -71,8 +71,7 @@ def stages(
     same = {"weight_decay": constant(weight_decay), "freeze_last_layer": 0}
 
     def size(times: int, local: float, share: float) -> multicrop.Sizes:
-        side = times * crops.global_size
-        local_side = round(local * crops.local_size / patch) * patch
+        side, local_side = times * crops.global_size, round(local * crops.local_size / patch) * patch
         return multicrop.Sizes(
             global_size=side, local_size=local_side, anchor_size=round(1.5 * side / patch) * patch, share=share
         )
