@@ -163,7 +163,7 @@ class VisionTransformer(Built):
     def attention(
         self, images: Float[Tensor, "batch channel height width"], block: int
     ) -> Float[Tensor, "batch head token token"]:
-        """Return the attention of a block, or raise UserError, of [CLS, registers, patches]; rows sum to 1."""
+        """Return how a block attends among [CLS, registers, patches], rows summing to 1; UserError if there is none."""
         chosen_layers([block], count=self.config.depth)
         tokens, grid = self._embed(images, None)
         steps = self._steps(grid)
