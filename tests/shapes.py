@@ -14,9 +14,15 @@ import jaxtyping
 FIRST = 6  # calls of a function that are all checked
 THEN = 10  # of so many later ones, one is
 
-calls = Counter[int]()  # in this test, by function
+calls = Counter[Any]()  # in this test, by function
 
 _jaxtyped = jaxtyping.jaxtyped
+
+
+def is_due(key: Any) -> bool:
+    """Count one more, and say whether it is checked."""
+    calls[key] += 1
+    return calls[key] <= FIRST or calls[key] % THEN == 0
 
 
 def sampled(checked: Callable[..., Any], written: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,8 +31,7 @@ def sampled(checked: Callable[..., Any], written: Callable[..., Any]) -> Callabl
 
     @wraps(checked)
     def call(*args: Any, **kwargs: Any) -> Any:
-        count = calls[key] = calls[key] + 1
-        return (checked if count <= FIRST or count % THEN == 0 else written)(*args, **kwargs)
+        return (checked if is_due(key) else written)(*args, **kwargs)
 
     return call
 
@@ -36,6 +41,8 @@ def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
 
     def decorate(item: Any) -> Any:
         if not isinstance(item, type):
+            if "<locals>" in item.__qualname__ and not is_due(item.__code__):
+                return item  # defined anew in each call of what is around it
             return sampled(_jaxtyped(item, typechecker=typechecker), item)
         written = item.__init__
         _jaxtyped(item, typechecker=typechecker)
