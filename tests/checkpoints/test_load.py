@@ -3,24 +3,26 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import dinokit
 from dinokit.checkpoints.load import NumpyArray, load, read
 from dinokit.checkpoints.store import header
 from dinokit.core import device
 from dinokit.core.messages import UserError
+from dinokit.models.architecture import VARIANTS
 from dinokit.models.vit import VisionTransformer
 
 MakeVit = Callable[..., VisionTransformer]
@@ -202,30 +204,29 @@ def test_the_meta_device_computes_nothing() -> None:
         device.choose("meta")
 
 
-def test_calls_from_python_that_cannot_work_say_what_was_expected() -> None:
-    """In another process: here the type checker of the tests would speak first."""
-    script = """
-import torch, dinokit
-from dinokit.core.messages import UserError
-from dinokit.models.architecture import VARIANTS
-from dinokit.models.vit import VisionTransformer
-vit = VisionTransformer(VARIANTS["vit_micro"])
-image = torch.zeros(1, 3, 32, 32)
-calls = [
-    lambda: dinokit.load(None), lambda: vit(image[0]), lambda: vit(image.byte()), lambda: vit(None),
-    lambda: vit.intermediate([image], 1), lambda: vit(image[:0]), lambda: vit(image, masks=torch.zeros(1, 64)),
-    lambda: vit.intermediate(image, 1.5), lambda: vit.intermediate(image, "1"), lambda: vit.intermediate(image, 99),
-    lambda: dinokit.load("x.pth", heads="3"),
-]
-for call in calls:
-    try:
-        call()
-    except UserError as error:
-        print(error)
-"""
-    said = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True
-    ).stdout.splitlines()
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the type checker of the tests, which would speak first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_calls_from_python_that_cannot_work_say_what_was_expected(unchecked: None) -> None:
+    vit: Any = VisionTransformer(VARIANTS["vit_micro"])
+    load: Any = dinokit.load
+    image = torch.zeros(1, 3, 32, 32)
+    calls: list[Callable[[], object]] = [
+        lambda: load(None), lambda: vit(image[0]), lambda: vit(image.byte()), lambda: vit(None),
+        lambda: vit.intermediate([image], 1), lambda: vit(image[:0]), lambda: vit(image, masks=torch.zeros(1, 64)),
+        lambda: vit.intermediate(image, 1.5), lambda: vit.intermediate(image, "1"), lambda: vit.intermediate(image, 99),
+        lambda: load("x.pth", heads="3"),
+    ]  # fmt: skip
+    said = []
+    for call in calls:
+        with pytest.raises(UserError) as caught:
+            call()
+        said.append(str(caught.value))
     assert said[0] == "expected the path of a run folder or a weights file, or a name, got None"
     assert said[1].startswith("expected images of shape [batch, channel, height, width], got [3, 32, 32]")
     assert said[2:] == [

@@ -21,6 +21,7 @@ from dinokit.objectives import koleo
 from dinokit.run import engine, ranks
 from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, ObjectiveConfigs, Tolerance, TrainConfig
+from tests.ranks import train_on_ranks
 from tests.run.test_engine import _during_step, assert_same, config, final, losses
 
 
@@ -40,9 +41,7 @@ def test_two_processes_take_the_steps_of_one(photos: Path, tmp_path: Path) -> No
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff not a jpeg")
     one, two = tmp_path / "one", tmp_path / "two"
     engine.pretrain(without_koleo(without_draws(config(photos))), one)
-    threads = torch.get_num_threads()
-    engine.pretrain(without_koleo(without_draws(config(photos, processes=2))), two)
-    assert torch.get_num_threads() == threads
+    train_on_ranks(without_koleo(without_draws(config(photos))), two)
     for step, loss in losses(one).items():
         assert losses(two)[step] == pytest.approx(loss, rel=1e-4)
     for name, value in final(one).items():
@@ -82,13 +81,22 @@ def test_a_run_continues_with_another_number_of_processes(photos: Path, tmp_path
     }
 
 
-def test_the_process_that_failed_is_found_among_those_that_fell_with_it() -> None:
-    ends = [f"echo {ranks.VICTIM} >&2; exit 3", "kill -9 $$", "exit 130"]
+@pytest.mark.parametrize(
+    ("culprit", "raised", "said"),
+    [
+        ("kill -9 $$", ranks.RankLost, r"process 2 of the run ended \(killed by SIGKILL\)"),
+        ("echo 'error: no such folder' >&2; exit 2", UserError, "no such folder"),
+        ("echo oh >&2; exit 1", ranks.RankLost, r"process 2 of the run ended \(exit code 1\) oh"),
+    ],
+)
+def test_the_process_that_failed_is_found_among_those_that_fell_with_it(
+    culprit: str, raised: type[Exception], said: str
+) -> None:
     others = []
-    for number, end in enumerate(ends, start=1):
+    for number, end in enumerate((f"echo {ranks.VICTIM} >&2; exit 3", culprit, "exit 130"), start=1):
         complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `_end`)
         others.append(ranks._Other(number, subprocess.Popen(["sh", "-c", end], stderr=complaints), complaints))
-    with pytest.raises(ranks.RankLost, match=r"^process 2 of the run ended \(killed by SIGKILL\)$"):
+    with pytest.raises(raised, match=f"^{said}$"):
         ranks._raise_culprit(others, RuntimeError("Connection closed by peer"))
     ranks._end(others)
 
@@ -121,6 +129,7 @@ def test_no_process_outlives_rank_0(photos: Path, tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow  # it starts another process; the words of one are found above
 def test_a_mistake_that_one_rank_finds_is_the_users_mistake(photos: Path, tmp_path: Path) -> None:
     for path in sorted(photos.iterdir())[1:]:
         path.write_bytes(b"")  # nearly every image is broken: some rank gives up first
@@ -146,9 +155,11 @@ def test_a_lost_process_ends_the_run_with_one_line(photos: Path, tmp_path: Path)
             for other in _others():
                 os.kill(other, signal.SIGKILL)
 
+    threads = torch.get_num_threads()
     with pytest.raises(RunError, match=r"process 1 of the run ended \(killed by SIGKILL\); saved is step 2"):
         engine.pretrain(config(photos, processes=2), tmp_path / "run", on_checkpoint=kill)
     assert not _others()
+    assert torch.get_num_threads() == threads
 
 
 def test_a_process_that_cannot_start_is_not_waited_for(

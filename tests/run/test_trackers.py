@@ -7,7 +7,6 @@ import sqlite3
 import sys
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from dinokit.checkpoints.store import RunFolder
@@ -47,6 +46,8 @@ def logged_twice(folder: Path, name: str) -> None:
 
 
 def test_mlflow_holds_settings_and_numbers_in_one_run(tmp_path: Path) -> None:
+    import mlflow  # a second, which every process that collects the tests would pay
+
     logged_twice(tmp_path / "run", "mlflow")
     client = mlflow.MlflowClient()
     found = client.search_runs([client.get_experiment_by_name("dinokit").experiment_id])
