@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,9 @@ def _name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
+@cache
 def _tree(path: Path) -> ast.Module:
+    """Return what all tests look at and none changes."""
     return ast.parse(path.read_text())
 
 
@@ -157,7 +160,7 @@ def test_every_config_field_is_read() -> None:
     """An option that nobody reads is a bug; `__post_init__` checking it does not count as reading."""
     read: set[str] = set()
     for path in FILES:
-        tree = _tree(path)
+        tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 node.body = [item for item in node.body if getattr(item, "name", "") != "__post_init__"]
