@@ -67,7 +67,7 @@ def test_a_traced_network_sees_images_of_any_size(name: str, frozen: bool) -> No
 
 
 # slow are those that differ from another in what tracing sees as well
-SLOW = ("longest side", "offset", "stem")
+SLOW = ("longest side", "offset", "stem", "convnext", "antialias")
 EXPORTED = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in NETWORKS]
 
 

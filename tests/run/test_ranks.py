@@ -149,6 +149,7 @@ def test_groups_of_koleo_must_suit_the_ranks(photos: Path, tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # a start of another process; who ended, and how, is found among processes that are no ranks
 def test_a_lost_process_ends_the_run_with_one_line(photos: Path, tmp_path: Path) -> None:
     def kill(step: int, path: Path) -> None:
         if step == 2:
