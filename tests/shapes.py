@@ -11,8 +11,8 @@ from typing import Any
 
 import jaxtyping
 
-FIRST = 6  # calls of a function that are all checked
-THEN = 10  # of so many later ones, one is
+FIRST = 3  # calls of a function that are all checked
+THEN = 30  # of so many later ones, one is
 
 calls = Counter[Any]()  # in this test, by function
 

@@ -112,7 +112,12 @@ def test_no_word_breaks_the_reader_and_dates_are_text(text: str, tmp_path: Path)
         read_yaml(tmp_path / "c.yaml")
 
 
-@pytest.mark.parametrize("name", recipes.names())
+MOST = ("demo", "dinov3_vitl16")  # between them every setting, and with stages
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[] if each in MOST else pytest.mark.slow) for each in recipes.names()]
+)
 def test_every_explained_setting_can_be_given_as_explained(name: str) -> None:
     config = recipes.find(name)
     settings = list(explained(config, hidden=HALVES))

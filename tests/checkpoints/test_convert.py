@@ -119,7 +119,11 @@ def load_any(path: Path) -> dict[str, Tensor]:
     return torch.load(path, weights_only=True) if path.suffix else load_file(path / "model.safetensors")
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    # slow are those that differ from another of their family in sizes alone
+    "name",
+    [pytest.param(each, marks=[] if each in SMALLEST else pytest.mark.slow) for each in PUBLISHED],
+)
 @pytest.mark.parametrize("export", [recognise.official, huggingface.export, timm.export])
 def test_every_release_has_a_place_in_every_layout(name: str, export: Callable[..., names.Exported]) -> None:
     """At full size, without memory: what is written for each is recognised as the same architecture."""
