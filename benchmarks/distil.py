@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from dinokit.checkpoints.load import load
-from dinokit.commands.distill import quicker
 from dinokit.config import from_plain, override, read_yaml
 from dinokit.core.numbers import cosine
 from dinokit.evaluation import base as evaluations
 from dinokit.evaluation import knn
 from dinokit.models import vit
+from dinokit.recipes.distilled import quicker
 from dinokit.run import engine
 from dinokit.training.config import Experiment, ObjectiveConfigs, TrainConfig
 from dinokit.training.course import Distillation, Students

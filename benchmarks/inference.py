@@ -157,13 +157,13 @@ def _agreement(model: str) -> float:
 
 def _cold_start(model: str) -> float:
     """Measure a new Python process: import, load weights from the disk, one image at 224; median of three."""
-    from dinokit.checkpoints.layouts import released
+    from dinokit.checkpoints.layouts import recognise
     from dinokit.models.architecture import VARIANTS
     from dinokit.models.vit import VisionTransformer
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.pth"
-        torch.save(released.export(VisionTransformer(VARIANTS[f"dinov3_vit{model}16"])).weights, path)
+        torch.save(recognise.official(VisionTransformer(VARIANTS[f"dinov3_vit{model}16"])).weights, path)
         seconds = []
         for _ in range(3):
             start = time.perf_counter()

@@ -1,9 +1,12 @@
-"""Which calls are checked against their annotations: in each test the first of every function, then one in ten.
+"""Which calls are checked against their annotations: in each test the first of every function, then some.
+
+All of them where ALL_SHAPES is set, as for the slow tests of .ci/run.
 
 A check takes longer than work on tensors as small as those of the tests, and a run calls the same functions with the
 same shapes hundreds of times: all checks were a third of its time.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from functools import wraps
@@ -22,7 +25,7 @@ _jaxtyped = jaxtyping.jaxtyped
 def is_due(key: Any) -> bool:
     """Count one more, and say whether it is checked."""
     calls[key] += 1
-    return calls[key] <= FIRST or calls[key] % THEN == 0
+    return "ALL_SHAPES" in os.environ or calls[key] <= FIRST or calls[key] % THEN == 0
 
 
 def sampled(checked: Callable[..., Any], written: Callable[..., Any]) -> Callable[..., Any]:

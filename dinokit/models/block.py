@@ -23,6 +23,7 @@ where channel j of a head is the real part a and channel j + head_dim/2 the imag
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -136,7 +137,7 @@ class Rope(nn.Module):
     def __init__(self, head_dim: int, config: RopeConfig) -> None:
         super().__init__()
         self.config = config
-        self.constants = {"periods": config.periods(head_dim // 4)}
+        self.constants = {"periods": partial(config.periods, head_dim // 4)}
         self.register_buffer("periods", torch.empty(head_dim // 4))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rope":
@@ -218,8 +219,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.key_bias_masked = bias == "qv"
         if self.key_bias_masked:
-            keep = torch.tensor([1.0, 0.0, 1.0], device="cpu")
-            self.constants = {"bias_mask": keep.repeat_interleave(dim)}
+            self.constants = {"bias_mask": partial(_kept_bias, dim)}
             self.register_buffer("bias_mask", torch.empty(3 * dim), persistent=False)
 
     def forward(
@@ -293,12 +293,17 @@ class SwiGlu(nn.Module):
         return out
 
 
+def _kept_bias(dim: int) -> Float[Tensor, " three_dims"]:
+    """Return 1 where queries and values have a bias, 0 for the keys."""
+    return torch.tensor([1.0, 0.0, 1.0], device="cpu").repeat_interleave(dim)
+
+
 class LayerScale(nn.Module):
     """Multiply every channel by a learned factor that starts small."""
 
     def __init__(self, dim: int, value: float) -> None:
         super().__init__()
-        self.constants = {"gamma": torch.full((dim,), value, device="cpu")}
+        self.constants = {"gamma": partial(torch.full, (dim,), value, device="cpu")}
         self.gamma = nn.Parameter(torch.empty(dim))
 
     def forward(self, tokens: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:

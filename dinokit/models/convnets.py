@@ -178,7 +178,7 @@ class ConvNeXtBlock(Residual):
 
     def __init__(self, dim: int, *, layer_scale: float) -> None:
         super().__init__()
-        self.constants = {"gamma": torch.full((dim,), layer_scale, device="cpu")}
+        self.constants = {"gamma": partial(torch.full, (dim,), layer_scale, device="cpu")}
         self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
         self.norm = _norm(dim)
         self.pwconv1 = nn.Linear(dim, 4 * dim)

@@ -250,7 +250,7 @@ class Built(Backbone):
         for _, owner, name, tensor in list(init.tensors(self)):
             if tensor.is_meta:  # a buffer that is not saved
                 assert isinstance(owner, init.HasConstants)
-                setattr(owner, name, owner.constants[name].clone())
+                setattr(owner, name, owner.constants[name]())
 
 
 def is_recorded() -> bool:

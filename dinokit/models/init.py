@@ -39,7 +39,7 @@ filled with NaN before, so that a forgotten tensor cannot pass for a small rando
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Literal, Protocol, runtime_checkable
 
@@ -57,7 +57,7 @@ ConvStyle = Literal["convnext", "resnet"]
 class HasConstants(Protocol):
     """A module that knows the initial values of some of its own tensors."""
 
-    constants: dict[str, Tensor]  # by the names of own parameters or buffers; on the CPU
+    constants: dict[str, Callable[[], Tensor]]  # makes them on the CPU, by the names of own parameters or buffers
 
 
 def materialise(module: nn.Module, style: Style | ConvStyle, *, seed: int, device: torch.device) -> None:
@@ -108,7 +108,7 @@ def _initial(
 ) -> Tensor | None:
     constants = owner.constants if isinstance(owner, HasConstants) else {}
     if name in constants:
-        return constants[name]
+        return constants[name]()
     empty = torch.empty(shape, device="cpu")
     match owner, name:
         case nn.Conv2d(), "weight" if style == "convnext":

@@ -23,6 +23,8 @@ from dinokit.models.head import Head, Pair
 from dinokit.objectives import assign, base
 from dinokit.objectives.prototypes import cross_entropy
 
+NO_HEAD = "ibot.head is null, which shares the head of dino, but no dino comes before ibot; add it"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(assign.Config):
@@ -33,6 +35,8 @@ class Config(assign.Config):
     def head_use(self, seen: base.Seen, *, siblings: Mapping[str, base.Config]) -> base.HeadUse:
         """Count hidden patches, for an own head or that of dino."""
         lender: Any = siblings.get("dino")
+        if self.head is None and lender is None:
+            raise UserError(NO_HEAD)
         return base.HeadUse(
             config=self.head or lender.head,
             owned=self.head is not None,
@@ -52,7 +56,7 @@ class Objective(base.Objective):
         super().__init__(config, dim=dim, seed=seed, siblings=siblings)
         lender: Any = siblings.get("dino")
         if config.head is None and lender is None:
-            raise UserError("ibot.head is null, which shares the head of dino, but no dino comes before ibot; add it")
+            raise UserError(NO_HEAD)
         self.head = None if config.head is None else Pair(Head(dim, config.head, seed=seed))
         # A tuple hides a borrowed head from torch: the objective that lends it saves it, moves it and trains it.
         self.borrowed: tuple[Pair[Head], ...] = (lender.head,) if self.head is None else ()

@@ -23,6 +23,7 @@ print(faults[0], min(faults[-3:]))
 """
 
 
+@pytest.mark.slow  # a process of its own, and no number depends on it
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries cannot be told")
 def test_later_steps_touch_no_new_pages() -> None:
     said = subprocess.run([sys.executable, "-c", _TRAIN], capture_output=True, text=True, check=True).stdout

@@ -1,7 +1,10 @@
 """The published architectures, to the parameter."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dinokit.models.architecture import ARCHITECTURES, VARIANTS, build, nearest, outline, swiglu_hidden
 from dinokit.models.vit import Config, VisionTransformer
@@ -58,6 +61,25 @@ def test_the_outline_asks_for_no_memory() -> None:
     small = Config(patch_size=4, dim=16, depth=1, heads=1, ffn_hidden=8)
     found = {key: value.shape for key, value in VisionTransformer(small).state_dict().items()}
     assert {key: value.shape for key, value in outline(small).items()} == found
+
+
+class _Made(TorchDispatchMode):
+    """Notes the largest tensor that is made off the meta device."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and not found.is_meta:
+            self.most = max(self.most, found.numel())
+        return found
+
+
+def test_an_outline_makes_no_initial_value() -> None:
+    absurd = Config(patch_size=4, dim=2**20, depth=1, heads=2**10, ffn_hidden=8, layer_scale=0.1, qkv_bias="qv")
+    with _Made() as made:
+        outline(absurd)
+    assert made.most < 2**20
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_traced_network_sees_images_of_any_size(name: str, frozen: bool) -> None:
     network = Outputs(name).requires_grad_(not frozen)

@@ -12,7 +12,7 @@ from dinokit.core.numbers import constant
 from dinokit.models.features import Features
 from dinokit.models.head import Config as HeadConfig
 from dinokit.objectives import assign, dino, ibot
-from dinokit.objectives.base import Inputs
+from dinokit.objectives.base import Inputs, Seen
 
 VIEWS, BATCH, PATCHES, DIM = 2, 3, 4, 8
 HEAD = HeadConfig(hidden=16, bottleneck=8, prototypes=12)
@@ -39,6 +39,12 @@ def inputs(hidden: Tensor) -> Inputs:
 
 def build(config: ibot.Config = TINY) -> ibot.Objective:
     return ibot.Objective(config, dim=DIM, seed=0, siblings={})
+
+
+def test_a_head_of_nobody_is_a_mistake_for_a_plan_too() -> None:
+    seen = Seen(crops=2, locals=0, hidden=1.0, patches=4, dim=DIM)
+    with pytest.raises(UserError, match="no dino comes before ibot"):
+        replace(TINY, head=None).head_use(seen, siblings={})
 
 
 def test_it_equals_a_loop_over_hidden_patches() -> None:

@@ -61,14 +61,14 @@ def experiment(*, local: int = 4, masked: bool = True, anchor: int = 0, **backbo
     "changes",
     [
         {},
-        {"local": 0},
+        pytest.param({"local": 0}, marks=pytest.mark.slow),
         {"masked": False},
         {"ffn": "swiglu", "ffn_hidden": 96},
-        {"drop_path": 0.5},
+        pytest.param({"drop_path": 0.5}, marks=pytest.mark.slow),
         {"anchor": 96},  # 36 patches of 64 numbers: Gram by patches
         {"anchor": 64, "dim": 16, "ffn_hidden": 64},  # by dims
         {"patch_size": 4, "dim": 32, "stem": 8},
-        {"depth": 5, "registers": 0},
+        pytest.param({"depth": 5, "registers": 0}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -112,7 +112,9 @@ def hangup() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize(("after", "wish"), [(1, signal.SIGINT), (2, signal.SIGTERM), (5, signal.SIGHUP)])
+@pytest.mark.parametrize(
+    ("after", "wish"), [(1, signal.SIGINT), pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow), (5, signal.SIGHUP)]
+)
 def test_an_interrupted_run_continues_bit_by_bit(
     photos: Path,
     whole: Callable[[], Path],

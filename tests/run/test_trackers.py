@@ -76,6 +76,7 @@ def test_trackio_holds_settings_and_numbers_in_one_run(
     assert any(each.get("backbone.dim") == 16 for each in settings)
 
 
+@pytest.mark.slow  # its process takes seconds to start; what is told to a tracker is seen by the others
 def test_wandb_continues_under_one_identity(tmp_path: Path) -> None:
     logged_twice(tmp_path / "run", "wandb")
     files = list((tmp_path / "run" / "events" / "wandb").rglob("*.wandb"))
