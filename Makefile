@@ -17,12 +17,12 @@ demo-emoji: $(VENV)/.ready  ## the same on emoji in two drawing styles: finds th
 	$(BIN)/dinokit pretrain demo --data demo:emoji --out runs/emoji
 
 test: $(VENV)/.ready  ## the default test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 check: $(VENV)/.ready  ## style, types and every test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: $(VENV)/.ready  ## the figures of docs/log.md
 	$(BIN)/python benchmarks/step.py

@@ -77,8 +77,13 @@ def lost(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {key for key, value in before.items() if key not in after or not torch.equal(value, after[key])}
 
 
+ALIKE = ("dinov2_vitg14_reg", "dinov3_vits16plus")  # each has its parts in two others
+
+
 @pytest.mark.parametrize("to", TARGETS)
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=pytest.mark.slow if each in ALIKE else []) for each in SMALLEST]
+)
 def test_there_and_back_is_bit_exact(tmp_path: Path, name: str, to: str) -> None:
     """Exceptions: what only training uses, if named; and timm adds the position of CLS to CLS."""
     source, there, back = saved(tmp_path, tiny(name)), tmp_path / TARGETS[to], tmp_path / "back.safetensors"

@@ -73,7 +73,8 @@ def deep(seed: int = 0) -> VisionTransformer:
     return backbone
 
 
-@pytest.mark.parametrize("protocol", ["linear4", "dpt"])
+# a dpt learns in dense/test_depth as well
+@pytest.mark.parametrize("protocol", ["linear4", pytest.param("dpt", marks=pytest.mark.slow)])
 def test_four_layers_are_read_and_the_head_is_used_again(protocol: str, tmp_path: Path, make_vit: MakeVit) -> None:
     backbone, data = deep(), str(bright_is_far(tmp_path / "data"))
     config = Config(data=data, protocol=protocol, limit=1, **QUICK | {"iterations": 1})  # type: ignore[arg-type]

@@ -25,7 +25,9 @@ def peer_pair() -> tuple[ResNet, nn.Module]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize(
+    "training", [pytest.param(False, marks=pytest.mark.slow), True], ids=["evaluation", "training"]
+)
 def test_features_and_statistics_are_those_of_torchvision(training: bool) -> None:
     model, theirs = peer_pair()
     model.train(training)

@@ -84,6 +84,7 @@ def _stopped(settings: TrainConfig, run: Path) -> None:
     assert not is_main() or "saved is step 8" in str(caught.value)  # others do not wait until it is
 
 
+@pytest.mark.slow  # what one rank says, all hear: core/test_dist; that a run stops: the test above
 def test_all_ranks_stop_together(tmp_path: Path) -> None:
     photos = _mixed(tmp_path / "photos", good=20, bad=12)
     train_on_ranks(config(photos, steps=10), tmp_path / "run", train=_stopped)

@@ -145,6 +145,7 @@ def _check_all(root: str) -> None:
         assert _values(shards) == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.slow  # a server of its own; what is asked of one is seen over http
 def test_s3(bucket: str) -> None:
     _check_all(bucket)
     assert _values(open_source(f"{bucket}/images/**/?.png", split="val")) == [2]
