@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 import dinokit
-from dinokit import cli, recipes
+from dinokit import cli
 from dinokit.commands import running
 from dinokit.commands.tables import shown
 from dinokit.evaluation import base as evaluations
@@ -78,7 +78,9 @@ def test_help_of_an_evaluation_lists_its_settings(capsys: pytest.CaptureFixture[
     assert "--data" not in text
 
 
-HELPS = [["pretrain", name] for name in recipes.names()] + [["evaluate", name] for name in evaluations.names()]
+HELPS = [["pretrain", name] for name in ("demo", "dinov3-vitl16")] + [
+    ["evaluate", name] for name in evaluations.names()
+]
 
 
 @pytest.mark.parametrize("words", [*HELPS, *([name] for name in cli.commands())], ids="-".join)

@@ -48,7 +48,8 @@ def assert_close(run: Path, alone: Path) -> None:
             assert float((found[name] - value).norm() / value.norm()) < 1e-2, name
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow  # teams of ranks are in test_a_step_that_one_student_cannot_take_is_taken_by_none, too
+@pytest.mark.parametrize("count", [2, 4])
 def test_groups_of_ranks_distil_as_one_process(count: int, photos: Path, teacher: Path, tmp_path: Path) -> None:
     """Losses and gradients of both students, weights, moments, the health of the one that is shown, and its files."""
     alone, grouped = tmp_path / "alone", tmp_path / "grouped"
