@@ -19,6 +19,7 @@ _HOME = {
     "distill": "dinokit.commands.distill",
     "evaluate": "dinokit.commands.evaluate",
     "embed": "dinokit.commands.embed",
+    "curate": "dinokit.commands.curate",
     "predict": "dinokit.commands.predict",
     "report": "dinokit.commands.report",
     "plan": "dinokit.commands.plan",

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import cattrs
 import yaml
@@ -306,6 +307,21 @@ def _one_of(value: Any, kind: Any) -> Any:
     return value
 
 
+def _has_words(kind: Any) -> bool:
+    """Tell what takes words or else a number; cattrs itself knows words or null."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+    return any(map(_is_literal, kinds)) and type(None) not in kinds
+
+
+def _word_or(value: Any, kind: Any) -> Any:
+    words = [word for each in get_args(kind) if _is_literal(each) for word in get_args(each)]
+    if isinstance(value, str):
+        if value not in words:
+            raise TypeError(f"expected {' or '.join(words)}, or a number, got {shortened(value)}")
+        return value
+    return converter.structure(value, next(each for each in get_args(kind) if not _is_literal(each)))
+
+
 def _each(value: Any, kind: Any) -> Any:
     if not isinstance(value, list | tuple):
         raise TypeError(f"expected a list such as [{shortened(value)}], got {shortened(value)}")
@@ -315,6 +331,7 @@ def _each(value: Any, kind: Any) -> Any:
 converter.register_structure_hook_factory(is_dataclass, _group)
 converter.register_structure_hook_func(_is_literal, _one_of)
 converter.register_structure_hook_func(_is_list, _each)
+converter.register_structure_hook_func(_has_words, _word_or)
 _strict(int, lambda value: type(value) is int and abs(value) < 2**63, "a whole number")
 _strict(
     float,

@@ -37,6 +37,7 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     maybe: Inner | None = None
     kind: Literal["plain", "fancy"] = "plain"  # of cake
+    level: float | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -69,6 +70,8 @@ def test_yaml_round_trip_gives_the_same_config(tmp_path: Path) -> None:
         ("inner.rate", 10**400, "expected a finite number"),
         ("kind", "b", "'kind': expected one of plain, fancy, got 'b'"),
         ("kind", [], "'kind': expected one of plain, fancy, got []"),
+        ("level", "high", "'level': expected auto, or a number, got 'high'"),
+        ("level", float("nan"), "'level': expected a finite number, got nan"),
         ("inner", {1: 2, "rate": 1.0}, "unknown setting 'inner.1'"),
         ("inner.scale", [0.4], "'inner.scale'"),
         ("steps", -1, "steps must be >= 0, got -1"),
@@ -156,6 +159,11 @@ def test_words_become_values_as_in_yaml() -> None:
 def test_words_that_are_no_pairs_are_refused(words: list[str]) -> None:
     with pytest.raises(UserError):
         parse_overrides(words)
+
+
+def test_a_setting_may_be_a_number_or_a_word() -> None:
+    assert override(Outer(), {"level": 0.5}).level == 0.5
+    assert override(Outer(level=0.5), {"level": "auto"}).level == "auto"
 
 
 def test_differences_name_paths_and_both_values() -> None:

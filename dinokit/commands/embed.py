@@ -1,11 +1,14 @@
 """`dinokit embed`: write the features of every image of a source"""
 
 from pathlib import Path
+from typing import Any
 
 from dinokit.core import device as devices
-from dinokit.core.messages import info
-from dinokit.dense.embedding import Embeddings
-from dinokit.dense.embedding import embed as embed_source
+from dinokit.core.messages import UserError, info
+from dinokit.curation.pool import Pool
+from dinokit.dense.embed import embed as embed_source
+from dinokit.dense.parts import Feature
+from dinokit.run import ranks
 
 
 def embed(
@@ -13,21 +16,45 @@ def embed(
     model: str,
     data: str,
     out: Path,
+    split: str | None = None,
+    feature: Feature = "cls",
     heads: int | None = None,
     device: str = "auto",
     precision: devices.Precision = "auto",
-) -> Embeddings:
-    """Write the features of every image of a source: OUT/embeddings.npy, one row per line of OUT/manifest.jsonl.
+    batch: int | None = None,
+    workers: int | None = None,
+    processes: int | None = None,
+) -> Pool | None:
+    """Write the features of every image of a source, or of those that are new: OUT/part-*.npy beside part-*.parquet.
+
+    The same command again goes on after a stop, and embeds images that were added. Started by torchrun or srun, the
+    ranks share the work.
 
     Args:
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder of images, a demo: name, or anything else that `pretrain` takes.
         out: the folder to write.
+        split: of the images; left out, train, or all where there are no splits.
+        feature: cls, or cls+patches: CLS and the mean of the patches, one after the other. Of length 1 as a whole.
         heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         device: auto, cpu, cuda or mps.
         precision: fp32, bf16, or auto: bf16 where the hardware multiplies it natively; its agreement is then said.
+        batch: images in one forward pass; left out, what suits the device.
+        workers: threads that read in each process; left out, what suits the device.
+        processes: that share the work; left out, one per GPU of this machine.
     """
-    found = embed_source(model, data, out, heads=heads, device=devices.choose(device), precision=precision)
-    info(f"{len(found.cls):,} images · {found.cls.shape[1]} numbers each · {len(found.bad)} unreadable · {out}")
+    for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
+        if value is not None and value < least:
+            raise UserError(f"--{name} must be at least {least}, got {value}")
+    options: dict[str, Any] = {"split": split, "feature": feature, "heads": heads, "precision": precision}
+    options |= {"batch": batch, "workers": workers}
+    given = {"model": model, "data": data, "out": out, "device": device, **options}
+    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
+    words = ["embed", *(word for pair in pairs for word in pair)]
+    with ranks.sharing(words, processes=processes, device=device) as where:
+        found = embed_source(model, data, out, device=where, **options)
+    if found is not None:
+        unread = found.stamp["unreadable"]
+        info(f"{len(found):,} images · {found.vectors.dim} numbers each · {unread} unreadable · {out}")
     return found

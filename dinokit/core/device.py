@@ -3,7 +3,7 @@
 import ctypes
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -43,9 +43,28 @@ def choose(name: str = "auto") -> torch.device:
     return device
 
 
+def exact(device: torch.device) -> torch.device:
+    """Return a device itself, or the CPU beside one that has no float64, such as MPS."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def cores() -> int:
     """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def readers(device: torch.device) -> int:
+    """Return how many threads of this process read for a device: beside a GPU all that are its own, else two."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(cores(), 2) if device.type == "cpu" else max(cores() // ranks, 2)
+
+
+def sent(parts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Stack tensors of one shape on a device; to a GPU through memory that it copies from while it computes."""
+    if device.type != "cuda":
+        return torch.stack(list(parts)).to(device)
+    whole = torch.empty((len(parts), *parts[0].shape), dtype=parts[0].dtype, pin_memory=True)
+    return torch.stack(list(parts), out=whole).to(device, non_blocking=True)
 
 
 def memory(device: torch.device) -> float:

@@ -12,6 +12,7 @@ as \\udcXX, which JSON and YAML read back as what they were.
 import fcntl
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -59,6 +60,16 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with write_atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors=ODD_BYTES)
+
+
+def utf8(text: str) -> str:
+    """Write the odd bytes of a file's name as a text that every table takes; `odd_bytes` reads it."""
+    return text if text.isascii() else text.encode(errors=ODD_BYTES).decode()
+
+
+def odd_bytes(text: str) -> str:
+    """Return the file's name of which `utf8` has written the odd bytes out."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
 
 
 def read_text(path: Path) -> str:

@@ -31,6 +31,7 @@ from dinokit.images.arrays import Stored
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _SCANS = 100  # of a JPEG; ten are many, and with thousands a small file is decoded for hours
 _GRAY = ("1", "L", "LA", "La")
+_JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF_TEXT = b"Raw profile type exif\0"
 _LONGEST = 1 << 16  # bytes of an orientation
@@ -68,6 +69,17 @@ def decode(
             raise BadImage("an image without pixels")
         pixels = found.picture(channels, white=white, holes=holes)
     return torch.from_numpy(pixels).permute(2, 0, 1)  # [channel, height, width], channels last in memory
+
+
+def upright_size(data: bytes, decoded: intensity.Image) -> tuple[int, int]:
+    """Return the width and height of the whole picture, where `decode` may have given a smaller one."""
+    height, width = decoded.shape[1:]
+    if not data.startswith(_JPEG):
+        return width, height
+    with reasons(), _open(data) as image:
+        width, height = image.size
+        turn = _turn(image)
+        return (height, width) if isinstance(turn, int) and 5 <= turn <= 8 else (width, height)
 
 
 def stored(data: bytes) -> Stored:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,9 +25,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import dinokit
 from dinokit.core import device as devices
-from dinokit.core import dist
+from dinokit.core import dist, slurm
 from dinokit.core.files import write_text
-from dinokit.core.messages import RunError, UserError, info
+from dinokit.core.messages import RunError, UserError, console, info, is_main
 from dinokit.training.config import Experiment, Runtime, TrainConfig
 
 PORT = "DINOKIT_PORT"  # of rank 0's store, in the environment of the ranks that it starts
@@ -46,16 +47,8 @@ def count(experiment: Experiment, runtime: Runtime) -> int:
         UserError: if they do not know each other, or cannot share a micro-batch in equal parts that suit every
             objective.
     """
-    if "RANK" in os.environ:
-        expected = ["WORLD_SIZE", *([] if PORT in os.environ else ["MASTER_ADDR", "MASTER_PORT"])]
-        missing = [name for name in expected if name not in os.environ]
-        if missing:
-            raise UserError(
-                f"RANK is set, but {' and '.join(missing)} not: expected all or none; start ranks by torchrun or srun, "
-                "or unset RANK"
-            )
-        wanted = int(os.environ["WORLD_SIZE"])
-    else:
+    wanted = started()
+    if wanted is None:
         kind = devices.choose(runtime.device).type
         room = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)  # a GPU is not shared
         if runtime.processes is None:
@@ -65,6 +58,24 @@ def count(experiment: Experiment, runtime: Runtime) -> int:
     if cannot:
         raise UserError(f"{cannot}; change data.batch_size, data.accumulate or runtime.processes")
     return wanted
+
+
+def started() -> int | None:
+    """Return the number of ranks with which this process was started; None if it is alone.
+
+    Raises:
+        UserError: if they do not know each other.
+    """
+    if "RANK" not in os.environ:
+        return None
+    expected = ["WORLD_SIZE", *([] if PORT in os.environ else ["MASTER_ADDR", "MASTER_PORT"])]
+    missing = [name for name in expected if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"RANK is set, but {' and '.join(missing)} not: expected all or none; start ranks by torchrun or srun, "
+            "or unset RANK"
+        )
+    return int(os.environ["WORLD_SIZE"])
 
 
 def misfit(experiment: Experiment, runtime: Runtime, ranks: int) -> str:
@@ -114,6 +125,7 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
     try:
         if PORT in os.environ:  # started below
             rank = int(os.environ["RANK"])
+            threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
             store = TCPStore("127.0.0.1", int(os.environ[PORT]), is_master=False)
             store.set(f"ready {rank}", "")
             dist.join(store=store, rank=rank, world_size=world)
@@ -143,6 +155,38 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
         dist.leave()
         _end(others)
         torch.set_num_threads(threads)
+
+
+def _follow(parent: int) -> None:
+    """End with the process that started this one: it may be killed while no message is due for hours."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+@contextmanager
+def sharing(command: Sequence[str], *, processes: int | None, device: str) -> Iterator[torch.device]:
+    """Be one of the ranks that share work which goes on by itself after a stop; yield this rank's device.
+
+    Args:
+        command: see `joined`; rank and processes apart it says the whole work.
+        processes: to start where nobody has started ranks; None: one per GPU of this machine.
+
+    Raises:
+        RunError: if another rank ended.
+    """
+    slurm.adopt()
+    console.quiet = not is_main()  # known only now
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes must be at least 1, got {processes}")
+    kind = devices.choose(device).type
+    room = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)  # a GPU is not shared
+    wanted = (room or 1) if processes is None else min(processes, room or processes)
+    try:
+        with joined(started() or wanted, command):
+            yield devices.choose(device)
+    except RankLost as error:
+        raise RunError(f"{error}; what was computed stays, the same command goes on") from error
 
 
 @dataclass(frozen=True)

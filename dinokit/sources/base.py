@@ -85,9 +85,13 @@ class Source:
             holes: NaN where a file has no data, instead of the mean.
         """
         found = self.fetch(int(self.rows[index]))
-        if not isinstance(found, bytes):
-            return found
-        return decode(found, channels=self.channels, min_side=min_side, white=self.white_of(index), holes=holes)
+        return self.pixels_of(index, found, min_side=min_side, holes=holes) if isinstance(found, bytes) else found
+
+    def pixels_of(
+        self, index: int, data: bytes, *, min_side: int | None = None, holes: bool = False
+    ) -> intensity.Image:
+        """Decode the file of an image as `read` does."""
+        return decode(data, channels=self.channels, min_side=min_side, white=self.white_of(index), holes=holes)
 
     def each(
         self, work: Callable[[int], T], indices: Iterable[int], *, workers: int

@@ -64,8 +64,10 @@ class Joined:
 
 
 def mixed(spec: str, sources: Sequence[Source], parts: Sequence[Part]) -> Source:
-    """Mix sources; UserError if their channels differ, or the shares are impossible."""
-    for source in sources[1:]:
+    """Mix sources; UserError if one is a mixture itself, their channels differ, or the shares are impossible."""
+    for source in sources:
+        if source.mix is not None:
+            raise UserError(f"{spec} mixes {source.name}, which is a mixture itself; list its sources here")
         if source.channels != sources[0].channels:
             raise UserError(
                 f"{spec} mixes images of {sources[0].channels} channels ({sources[0].name}) with images of "

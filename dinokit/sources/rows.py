@@ -37,7 +37,7 @@ _ROWS = 256  # read at a time
 def open_parquet(spec: str, *, split: str | None, channels: int) -> Source:
     """Open a Parquet file, a pattern, or a folder of them, with a column of images or of paths."""
     files, root = find_files(spec, PARQUET)
-    with _opened(files[0]) as table:
+    with parquet(files[0]) as table:
         names, images = list(table.schema_arrow.names), _image_column(table.schema_arrow)
     some = [row[0] for row in islice(_rows(files[0], [images]), _ROWS)] if images else []
     by_path = bool(some) and all(isinstance(each, dict) and each["bytes"] is None and each.get("path") for each in some)
@@ -138,7 +138,7 @@ def _class_of(names: Sequence[str], number: Any) -> Any:
 
 def _pack(file: str) -> Index:
     """Copy the images of a Parquet file into the cache and note where each lies there."""
-    with _opened(file) as table:
+    with parquet(file) as table:
         names, images = list(table.schema_arrow.names), _image_column(table.schema_arrow)
     if images is None:
         raise UserError(f"{file} has no column of images, other files beside it have")
@@ -170,7 +170,7 @@ def _pack(file: str) -> Index:
 
 def _rows(file: str, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Yield the values of some columns, row by row; numbers of classes become their names."""
-    with _opened(file) as table:
+    with parquet(file) as table:
         classes: dict[str, list[str]] = {}
         with suppress(ValueError, TypeError, AttributeError):  # where Hugging Face keeps them, anybody may write
             about = json.loads((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
@@ -187,7 +187,12 @@ def _rows(file: str, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[Any]:
+def parquet(file: str) -> Iterator[Any]:
+    """Open a Parquet file.
+
+    Raises:
+        UserError: if it is damaged, or looks like a bomb.
+    """
     try:
         import pyarrow
         import pyarrow.parquet

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dinokit.core.messages import LISTED, BadImage, UserError
-from dinokit.sources import containers, demo, files, location, mixture, rows
+from dinokit.sources import containers, demo, files, location, mixture, rows, selection
 from dinokit.sources.base import Source, Unusable, in_memory, labelled, thinned
 from dinokit.sources.location import choose_split, folder_splits, split_folders
 
@@ -49,8 +49,8 @@ def open_source(
 
     Args:
         spec: a folder, a pattern such as 'photos/**/*.jpg', a list .txt, a manifest .csv .tsv .jsonl .parquet, tar
-            shards, a zip, hf:NAME, a URL of one of these, a mixture .yaml, or demo:fashion, demo:fashion-placed,
-            demo:emoji.
+            shards, a zip, hf:NAME, a URL of one of these, a mixture .yaml, a selection of curation, or demo:fashion,
+            demo:fashion-placed, demo:emoji.
         split: None = the first of `splits(spec)`, i.e. train, or everything if there are no splits.
         channels: 1 = gray, 3 = RGB, other = as stored.
         white: what stands for 1.0 in files of more than 8 bits, as a column white of a manifest says of each.
@@ -65,6 +65,9 @@ def open_source(
         chosen = choose_split(spec, split, splits(spec))
         sources = [open_source(part.source, split=chosen, channels=channels) for part in parts]
         source = mixture.mixed(spec, sources, parts)
+    elif selection.is_selection(spec):
+        choose_split(spec, split, ())
+        source = selection.open_selection(spec, channels=channels, opened=open_source)
     else:
         source = _opener(spec)(spec, split=split, channels=channels)
     source = source if white is None else replace(source, white=float(white))
@@ -79,6 +82,8 @@ def splits(spec: str) -> tuple[str, ...]:
         return tuple(name for name in each[0] if all(name in known for known in each))
     if spec in demo.SPLITS:
         return demo.SPLITS[spec]  # without decoding them
+    if selection.is_selection(spec):
+        return ()
     opener = _opener(spec)
     if opener is files.open_folder and (found := folder_splits(Path(spec))):
         return tuple(found)  # without a walk through all of it

@@ -128,7 +128,7 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
     assert set(results) == {str(out), "random-init", "raw-pixels"}
     assert all({"top1@1", "top1@3"} <= result.keys() for result in results.values())
     assert run("embed", "--model", out, "--data", photos, "--out", tmp_path / "embedded") == 0
-    assert len(numpy.load(tmp_path / "embedded" / "embeddings.npy")) == 12
+    assert len(numpy.load(tmp_path / "embedded" / "part-00000.npy")) == 12
     assert run("report", out) == 0
 
 
@@ -234,7 +234,7 @@ def test_four_channels_from_files_to_features(tmp_path: Path, capsys: pytest.Cap
     assert not (out / "bad_images.jsonl").exists()
     assert (out / "report.html").exists()
     assert run("embed", "--model", out, "--data", folder, "--out", tmp_path / "embedded") == 0
-    assert numpy.isfinite(numpy.load(tmp_path / "embedded" / "embeddings.npy")).all()
+    assert numpy.isfinite(numpy.load(tmp_path / "embedded" / "part-00000.npy")).all()
 
 
 def test_a_run_that_is_not_measured_says_why(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

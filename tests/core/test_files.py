@@ -21,10 +21,12 @@ from dinokit.core.files import (
     digest_of_model,
     digest_of_weights,
     keep_lines,
+    odd_bytes,
     only_owner,
     read_json,
     read_jsonl,
     read_text,
+    utf8,
     write_atomic,
     write_json,
     write_jsonl,
@@ -82,6 +84,13 @@ def test_damaged_lines_and_odd_names_do_not_stop_a_reader(tmp_path: Path) -> Non
     assert read_jsonl(path) == values
     write_jsonl(path, values)
     assert read_jsonl(path) == values
+
+
+def test_odd_bytes_of_a_name_pass_through_a_table() -> None:
+    for name in ("a.png", "\u2603.png", os.fsdecode(b"\xff\xe9.png")):
+        text = utf8(name)
+        assert text.encode().decode() == text
+        assert odd_bytes(text) == name
 
 
 def test_a_place_that_cannot_be_written_is_known_before_and_left_as_it_was(tmp_path: Path) -> None:

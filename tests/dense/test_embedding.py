@@ -1,5 +1,3 @@
-import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.core.files import read_jsonl
 from dinokit.core.messages import RunError, UserError
-from dinokit.dense.embedding import embed, encode, extract, nearest, unit
+from dinokit.dense.embedding import encode, extract, nearest, unit
 from dinokit.images.intensity import multiple, prepare
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
@@ -41,13 +38,11 @@ def test_a_row_does_not_depend_on_batches_and_threads(
 def test_rows_are_the_backbone_of_the_prepared_image(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     source = open_source(str(make_folder(*FILES)))
     backbone = make_vit()
-    result = extract(backbone, source, patches=True)
+    result = extract(backbone, source)
     image = (source.read(7).float() / 255 - 0.5) / 0.25  # 16 px already: no resize
     with torch.no_grad():
         expected = backbone(image[None])
     torch.testing.assert_close(torch.from_numpy(result.cls[7]), expected.cls[0], atol=1e-5, rtol=0)
-    assert result.patches is not None
-    torch.testing.assert_close(torch.from_numpy(result.patches[7]), expected.patches[0], atol=1e-5, rtol=0)
     assert result.labels is not None
     assert result.labels.tolist() == [0] * 5 + [1] * 5
 
@@ -117,12 +112,6 @@ def test_extraction_is_frozen_and_leaves_the_mode(make_vit: MakeVit, make_folder
     assert backbone.training
 
 
-def test_patches_of_images_of_many_sizes_cannot_be_stacked(make_vit: MakeVit, make_folder: MakeFolder) -> None:
-    source = open_source(str(make_folder(*FILES, sizes=SIZES)))
-    with pytest.raises(UserError, match="16 to 24"):
-        extract(make_vit(size=None), source, patches=True)
-
-
 @pytest.mark.parametrize(("side", "expected"), [(1, 4), (4, 4), (5, 4), (7, 8), (17, 16), (19, 20)])
 def test_a_side_goes_to_the_nearest_multiple(side: int, expected: int) -> None:
     assert multiple(side, 4) == expected
@@ -155,91 +144,6 @@ def test_raw_pixels_pass_the_same_way() -> None:
     numpy.testing.assert_allclose(extract(backbone, in_memory(images)).cls, images.flatten(1).numpy() / 255, atol=1e-7)
 
 
-def test_the_folder_is_complete_and_reads_back(make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path) -> None:
-    data = make_folder(*FILES)
-    (data / "a" / "1.png").write_bytes(b"")
-    run = make_run(str(data))
-    out = tmp_path / "out"
-    result = embed(run / "checkpoints" / "100", str(data), out)
-    array = numpy.load(out / "embeddings.npy")
-    assert (array == result.cls).all()
-    assert array.dtype == numpy.float32
-    lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
-    assert [line["row"] for line in lines] == list(range(9))
-    assert lines[1] == {"row": 1, "key": "a/2.png", "label": 0, "class": "a"}
-    assert json.loads((out / "bad_images.jsonl").read_text())["key"] == "a/1.png"
-    summary = json.loads((out / "embed.json").read_text())
-    assert (summary["images"], summary["skipped"], summary["dim"]) == (9, 1, 16)
-
-
-def test_an_earlier_result_is_replaced_whole(make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path) -> None:
-    data = make_folder(*FILES)
-    model = make_run(str(data)) / "checkpoints" / "0"
-    embed(model, str(data), tmp_path / "out", patches=True)
-    embed(model, str(data), tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["embed.json", "embeddings.npy", "manifest.jsonl"]
-    with pytest.raises(UserError, match="out was made with other weights; delete it, or give another folder"):
-        embed(model.with_name("100"), str(data), tmp_path / "out")
-
-
-def test_a_full_disk_leaves_the_earlier_result(
-    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, out = make_folder(*FILES), tmp_path / "out"
-    model = make_run(str(data)) / "checkpoints" / "0"
-    embed(model, str(data), out)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError("1234 requested and 56 written")  # as NumPy says it: without the system's words
-
-    monkeypatch.setattr(numpy, "save", full)
-    with pytest.raises(UserError, match="1234 requested and 56 written"):
-        embed(model, str(data), out)
-    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
-
-
-def test_an_embed_killed_while_it_gave_names_is_taken_over(
-    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path
-) -> None:
-    data, out = make_folder(*FILES), tmp_path / "out"
-    model = make_run(str(data)) / "checkpoints" / "0"
-    embed(model, str(data), out, patches=True)
-    (out / "embed.json").rename(out / ".embed.json.part")
-    (out / "patches.npy").rename(out / ".patches.npy.part")
-    embed(model, str(data), out)
-    assert sorted(p.name for p in out.iterdir()) == ["embed.json", "embeddings.npy", "manifest.jsonl"]
-
-
-def test_a_foreign_folder_is_never_touched(make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path) -> None:
-    data = make_folder(*FILES)
-    model = make_run(str(data)) / "checkpoints" / "0"
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years")
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "embeddings.npy").write_text("of another program")
-    refused = {"mine": "thesis.txt", "file": "got the file", "theirs": "embeddings.npy"}
-    for out, message in refused.items():
-        with pytest.raises(UserError, match=message):
-            embed(model, str(data), tmp_path / out)
-    with pytest.raises(UserError, match="cannot write to /proc/embedded"):
-        embed(model, str(data), "/proc/embedded")
-    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-    assert (tmp_path / "theirs" / "embeddings.npy").read_text() == "of another program"
-
-
-def test_names_that_are_not_unicode_stay_readable(
-    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path
-) -> None:
-    data = make_folder(*FILES)
-    os.rename(data / "a" / "0.png", os.fsencode(data) + b"/a/\xff\xe9.png")
-    result = embed(make_run(str(data)) / "checkpoints" / "0", str(data), tmp_path / "out")
-    odd = os.fsdecode(b"a/\xff\xe9.png")
-    assert odd in result.keys
-    assert [line["key"] for line in read_jsonl(tmp_path / "out" / "manifest.jsonl")] == list(result.keys)
-
-
 def test_bf16_products_change_little_and_say_how_little(
     make_vit: MakeVit, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,11 +162,9 @@ def test_equal_images_have_equal_rows_whatever_the_batch(make_folder: MakeFolder
     root = make_folder(*(f"{number}.png" for number in range(5)))
     for name in ("3.png", "4.png"):
         (root / name).write_bytes((root / "0.png").read_bytes())
-    found = extract(make_vit(), open_source(str(root)), batch_size=2, patches=True)
-    assert found.patches is not None
+    found = extract(make_vit(), open_source(str(root)), batch_size=2)
     for copy in (3, 4):
         assert (found.cls[copy] == found.cls[0]).all()
-        assert (found.patches[copy] == found.patches[0]).all()
     assert not (found.cls[1] == found.cls[0]).all()
 
 

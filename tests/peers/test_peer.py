@@ -81,7 +81,7 @@ def test_an_evaluation_stands_beside_its_baselines(tmp_path: Path, scramble: Scr
 def test_embed_writes_the_features_of_a_peer(tmp_path: Path, scramble: Scramble, make_folder: MakeFolder) -> None:
     model = f"hf/{saved(tmp_path / 'model', scramble)}"
     dinokit.embed(model=model, data=str(make_folder(*FILES)), out=tmp_path / "out", device="cpu")
-    assert numpy.load(tmp_path / "out" / "embeddings.npy").shape == (12, 16)
+    assert numpy.load(tmp_path / "out" / "part-00000.npy").shape == (12, 16)
 
 
 def test_a_peer_is_not_converted(tmp_path: Path, scramble: Scramble, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,188 @@
+"""`dinokit curate`: from a raw pile to a balanced training set: dedup, cluster, sample, retrieve, auto"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dinokit import config as configuration
+from dinokit.commands import curating
+from dinokit.config import NO_SETTINGS, Settings
+from dinokit.core.files import check_result, only_owner
+from dinokit.core.messages import UserError, info, is_main, unknown_name
+from dinokit.curation import cluster, dedup, retrieve, sample
+from dinokit.curation.pool import Pool
+from dinokit.run import ranks
+from dinokit.sources import location
+from dinokit.sources.rows import PARQUET
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a step is asked to do; what stands in `STEPS` and `NEEDS` of it holds."""
+
+    data: str
+    out: Path
+    config: Any
+    device: torch.device
+    after: Path | str | None = None
+    against: Path | str | None = None
+    queries: Path | str | None = None
+    clusters: Path | str | None = None
+    model: Path | str | None = None
+    heads: int | None = None
+
+    def dedup(self) -> Any:
+        """Find duplicates."""
+        pool, against = Pool(self.data), None if self.against is None else Pool(self.against)
+        ask = curating.model_of(pool, device=self.device)
+        return dedup.run(pool, self.config, self.out, against=against, embed=ask, device=self.device)
+
+    def cluster(self) -> Any:
+        """Cluster, and say how many clusters there are."""
+        pool = Pool(self.data)
+        found = cluster.run(pool, self.config, self.out, rows=self._stay(pool), device=self.device)
+        info(f"clusters of each level: {', '.join(f'{count:,}' for count in found['clusters'])} · {self.out}")
+        return found
+
+    def sample(self) -> Any:
+        """Choose a balanced set."""
+        check_result(self.out)
+        count = sample.run(Path(self.data), self.config, self.out) if is_main() else 0
+        info(f"{count:,} images · {self.out}")
+        return count
+
+    def retrieve(self) -> Any:
+        """Find what resembles a set."""
+        assert self.queries is not None
+        pool = Pool(self.data)
+        given: dict[str, Any] = {"queries": Pool(self.queries), "rows": self._stay(pool), "device": self.device}
+        clusters = None if self.clusters is None else Path(self.clusters)
+        return retrieve.run(pool, self.config, self.out, clusters=clusters, **given)
+
+    def auto(self) -> Any:
+        """Do all of it."""
+        assert self.model is not None
+        given: dict[str, Any] = {"model": str(self.model), "heads": self.heads, "device": self.device}
+        return curating.auto(self.data, self.config, self.out, **given)
+
+    def _stay(self, pool: Pool) -> Any:
+        return None if self.after is None else dedup.kept(Path(self.after), pool)
+
+
+# of each step its settings, and the options it takes beside those that all take
+STEPS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "dedup": (dedup.Config, ("against",)),
+    "cluster": (cluster.Config, ("after",)),
+    "sample": (sample.Config, ()),
+    "retrieve": (retrieve.Config, ("after", "queries", "clusters")),
+    "auto": (curating.Config, ("against", "model", "heads")),
+}
+# options that a step cannot do without
+NEEDS = {
+    "retrieve": ("queries", "an embedded set whose like is to be found"),
+    "auto": ("model", "whose features tell images apart"),
+}
+
+
+def curate(
+    step: str,
+    data: str,
+    *,
+    out: Path,
+    after: Path | None = None,
+    against: str | None = None,
+    queries: Path | None = None,
+    clusters: Path | None = None,
+    model: str | None = None,
+    heads: int | None = None,
+    device: str = "auto",
+    processes: int | None = None,
+    settings: Settings = NO_SETTINGS,
+    **named: Any,
+) -> Any:
+    """Make a training set of a pile of images, step by step or, by auto, in one go.
+
+    The same command again goes on after a stop. What dedup keeps and retrieve and sample choose is a selection, which
+    --data of every command takes: OUT/selection.parquet, of sample OUT itself. Auto makes one of all.
+
+    Args:
+        step: dedup, cluster, sample, retrieve or auto; `dinokit curate STEP --help` lists a step's settings.
+        data: dedup, cluster, retrieve: a folder that `dinokit embed` wrote; sample: one that cluster wrote; auto:
+            images, anything that `pretrain` takes.
+        out: the folder to write; of sample a file .parquet.
+        after: cluster, retrieve: a folder that dedup wrote; only the images that stay are looked at.
+        against: dedup: an embedded set; what resembles it, such as the images of an evaluation, is dropped, too. auto:
+            a source of such images.
+        queries: retrieve: an embedded set whose like is to be found.
+        clusters: retrieve by cluster: a folder that cluster wrote.
+        model: auto: whose features tell images apart, as `dinokit embed` takes it.
+        heads: auto: of attention, for weights that do not say it.
+        device: auto, cpu, cuda or mps.
+        processes: that share the work; left out, one per GPU of this machine.
+    """
+    options: dict[str, Any] = {"after": after, "against": against, "queries": queries, "clusters": clusters}
+    options |= {"model": model, "heads": heads}
+    given = {name: value for name, value in options.items() if value is not None}
+    values, out = {**settings, **named}, Path(out)
+    config = _settings(step, out, given, values)
+    words = ["curate", step, str(data), "--out", str(out), "--device", device]
+    words += [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    words += [word for name, value in values.items() for word in (f"--{name}", json.dumps(value))]
+    with ranks.sharing(words, processes=processes, device=device) as where:
+        job = Job(str(data), out, config, where, **given)
+        with only_owner(out) if is_main() and step != "sample" else nullcontext():
+            return getattr(job, step)()
+
+
+def explained(words: Sequence[str]) -> tuple[str, Any] | None:
+    """Return the settings of the step that help is about."""
+    return (f"curate {words[0]}", _default(STEPS[words[0]][0])) if words and words[0] in STEPS else None
+
+
+def _settings(step: str, out: Path, given: Mapping[str, Any], values: Settings) -> Any:
+    """Return the settings of a step, before any work.
+
+    Raises:
+        UserError: if the step or a setting is unknown, or they do not go together with the options that are given.
+    """
+    if step not in STEPS:
+        raise unknown_name("step", step, STEPS)
+    kind, takes = STEPS[step]
+    for name in given:
+        if name not in takes:
+            takers = " and ".join(each for each, (_, known) in STEPS.items() if name in known)
+            raise UserError(f"curate {step} takes no --{name}; it is for {takers}")
+    needed, meaning = NEEDS.get(step, (None, ""))
+    if needed and needed not in given:
+        raise UserError(f"curate {step} needs --{needed}: {meaning}")
+    if "size" in kind.__dataclass_fields__ and "size" not in values:
+        raise UserError(f"curate {step} needs --size: how many images")
+    if step == "auto":
+        seeds = values.get("seeds", ())
+        values = {**values, "seeds": [seeds] if isinstance(seeds, str) else seeds}
+        values |= {"against": str(given["against"])} if "against" in given else {}
+    config = configuration.override(_default(kind), values)
+    _check_together(step, config, out, given, values)
+    return config
+
+
+def _check_together(step: str, config: Any, out: Path, given: Mapping[str, Any], values: Settings) -> None:
+    """Refuse what would be passed over in silence."""
+    if step == "sample" and location.suffix(str(out)) != PARQUET:
+        raise UserError(f"curate sample writes one file: expected --out FILE.parquet, got {out}")
+    alone = [name for name in ("reach", "against_threshold") if name in values]
+    if step == "dedup" and alone and "against" not in given:
+        raise UserError(f"--{alone[0]} says what --against drops; give --against, an embedded set, too")
+    if step == "retrieve" and config.by == "cluster" and "clusters" not in given:
+        raise UserError("curate retrieve --by cluster needs --clusters: a folder that curate cluster wrote")
+    if step == "retrieve" and config.by != "cluster" and "clusters" in given:
+        raise UserError("--clusters is for retrieval by cluster; give --by cluster, too")
+
+
+def _default(kind: Any) -> Any:
+    return kind(size=1) if "size" in kind.__dataclass_fields__ else kind()

@@ -1,0 +1,34 @@
+"""Tables of a curation: Parquet of plain columns, so that DuckDB, Spark or Ray read them as they are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from dinokit.core.files import write_atomic
+from dinokit.core.messages import UserError, library, line_of
+
+
+def write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of equal length - arrays or lists - atomically."""
+    arrow, parquet = library("pyarrow", extra="curate"), library("pyarrow.parquet", extra="curate")
+    with write_atomic(path) as temporary:
+        parquet.write_table(arrow.table(dict(columns)), temporary)
+
+
+def read_table(path: Path) -> dict[str, Shaped[np.ndarray, " row"]]:
+    """Read all columns.
+
+    Raises:
+        UserError: if it is missing or no Parquet.
+    """
+    parquet, arrow = library("pyarrow.parquet", extra="curate"), library("pyarrow", extra="curate")
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run the step that writes it again")
+    try:
+        table = parquet.read_table(path)
+    except (arrow.ArrowException, OSError) as error:
+        raise UserError(f"{path} cannot be read: {line_of(error)}; delete it and run the step again") from error
+    return {name: table[name].to_numpy() for name in table.column_names}

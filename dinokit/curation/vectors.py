@@ -1,0 +1,122 @@
+"""Vectors on disk: rows of float16 in one or more .npy files, read piece by piece.
+
+A pool of images may be larger than memory. What was read is copied and its file closed again at once, so that the
+memory of a process is what it asked for, not what it has ever looked at (a page of a mapped file counts as used until
+the mapping ends).
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from jaxtyping import Float16, Int64
+
+from dinokit.core.messages import UserError, reason
+
+BLOCK = 1 << 24  # numbers that are read at a time
+
+
+@final
+class Vectors:
+    """The rows of several parts, one after the other, or some of them."""
+
+    def __init__(
+        self, parts: Sequence[Path | Float16[np.ndarray, "row dim"]], chosen: Int64[np.ndarray, " row"] | None = None
+    ) -> None:
+        """Look at the headers.
+
+        Args:
+            parts: .npy files of float16, or arrays.
+            chosen: the rows of all parts that belong, in this order; None = all.
+
+        Raises:
+            UserError: if a part cannot be read, is not a float16 matrix, or has another width than the first.
+        """
+        self.parts = [part if isinstance(part, np.ndarray) else Path(part) for part in parts]
+        shapes = [self._open(part).shape for part in self.parts]
+        if not shapes:
+            raise UserError("expected vectors, got no part that holds any")
+        self.dim = int(shapes[0][1])
+        for part, shape in zip(self.parts, shapes, strict=True):
+            if shape[1] != self.dim:
+                raise UserError(f"{part} has vectors of {shape[1]} numbers, the first part of {self.dim}; embed anew")
+        self.ends: Int64[np.ndarray, " part"] = np.cumsum([shape[0] for shape in shapes])
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if self.chosen is None else len(self.chosen)
+
+    def subset(self, rows: Int64[np.ndarray, " row"]) -> "Vectors":
+        """Return some of the rows, in the order asked for; nothing is read."""
+        some = copy.copy(self)
+        some.chosen = rows if self.chosen is None else self.chosen[rows]
+        return some
+
+    def read(self, start: int, stop: int) -> Float16[np.ndarray, "row dim"]:
+        """Return a copy of some rows that follow each other."""
+        stop, found = min(stop, len(self)), []
+        if self.chosen is not None:
+            return self.take(np.arange(start, stop))
+        for part, end in zip(self.parts, self.ends.tolist(), strict=True):
+            array = self._open(part) if start < end and start < stop else None
+            if array is not None:
+                first = end - len(array)
+                found.append(np.array(array[start - first : min(stop, end) - first]))
+                start = min(stop, end)
+        return np.concatenate(found) if found else np.empty((0, self.dim), dtype=np.float16)
+
+    def take(self, rows: Int64[np.ndarray, " wanted"]) -> Float16[np.ndarray, "wanted dim"]:
+        """Return a copy of some rows, in the order asked for."""
+        rows = rows if self.chosen is None else self.chosen[rows]
+        out = np.empty((len(rows), self.dim), dtype=np.float16)
+        parts = np.searchsorted(self.ends, rows, side="right")
+        for number in np.unique(parts).tolist():
+            array, mine = self._open(self.parts[number]), np.flatnonzero(parts == number)
+            places = rows[mine] - (int(self.ends[number]) - len(array))
+            order = np.argsort(places, kind="stable")  # a disk likes to be read forwards
+            out[mine[order]] = array[places[order]]
+        return out
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Float16[np.ndarray, "row dim"]]]:
+        """Yield (first row, rows) of pieces of bounded size."""
+        stop = len(self) if stop is None else stop
+        for first in range(start, stop, self._step):
+            yield first, self.read(first, min(first + self._step, stop))
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> int:
+        """Return how many `blocks` yields."""
+        return len(range(start, len(self) if stop is None else stop, self._step))
+
+    @property
+    def _step(self) -> int:
+        return max(BLOCK // self.dim, 1)
+
+    def _open(self, part: Path | Float16[np.ndarray, "row dim"]) -> Float16[np.ndarray, "row dim"]:
+        if isinstance(part, np.ndarray):
+            return part
+        try:
+            array: np.ndarray = np.load(part, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            raise UserError(f"cannot read {part}: {reason(error)}") from error
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{part} is no whole .npy file of numbers: {error}; delete it and embed again") from error
+        if array.ndim != 2 or array.dtype != np.float16:
+            raise UserError(f"{part} holds {array.dtype} of shape {array.shape}, expected rows of float16")
+        return array
+
+
+def check_finite(vectors: Vectors) -> None:
+    """Refuse vectors that no distance can be computed of.
+
+    Raises:
+        UserError: if one holds NaN or infinity, or has length zero; names its row among all, also of a subset.
+    """
+    for first, rows in vectors.blocks():
+        sizes = np.einsum("rd,rd->r", rows, rows, dtype=np.float32)
+        wrong = np.flatnonzero(~np.isfinite(sizes) | (sizes == 0))
+        if len(wrong):
+            what = "zeros alone" if sizes[wrong[0]] == 0 else "numbers that are not finite"
+            row = first + wrong[0] if vectors.chosen is None else vectors.chosen[first + wrong[0]]
+            raise UserError(f"row {row:,} of the embeddings holds {what}; embed again, or leave it out")
