@@ -50,8 +50,9 @@ def library(name: str, *, extra: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == name:
-            raise UserError(f"{name} is not installed; run: pip install 'dinokit[{extra}]'") from error
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing in (name, name.partition(".")[0]):
+            raise UserError(f"{missing} is not installed; run: pip install 'dinokit[{extra}]'") from error
         raise UserError(f"{name} cannot be imported ({line_of(error)}); run: pip install 'dinokit[{extra}]'") from error
 
 
