@@ -23,3 +23,8 @@ def test_a_library_that_is_broken_is_not_called_missing(tmp_path: Path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=r"shattered cannot be imported \(No module named 'a_part_that_is_not_there'\)"):
         library("shattered", extra="timm")
+
+
+def test_a_part_of_a_library_that_is_not_there_names_the_library() -> None:
+    with pytest.raises(UserError, match=r"^no_such_library is not installed; run: pip install 'dinokit\[curate\]'$"):
+        library("no_such_library.part", extra="curate")
