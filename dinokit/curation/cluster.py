@@ -45,7 +45,7 @@ _BY_SIZE: tuple[tuple[float, tuple[int, ...], int], ...] = (
     (3e9, (74, 1_486, 14_860, 74_300), 100),
     (math.inf, (85, 2_125, 21_250, 170_000, 680_000), 1_000),
 )
-LINES = 10.0  # seconds between two lines on how far it is
+QUIET = 10.0  # seconds between two lines on how far it is
 _TOGETHER = 64  # clusters that are split between two writes
 
 
@@ -180,7 +180,7 @@ def _resampled(
         for done, moved, found in lloyd(taken, centres, iterations=config.iterations, done=move):
             _keep(state, turn, done, moved)
             centres, apart = moved, found.inertia / len(taken)
-            if time.monotonic() - said > LINES:
+            if time.monotonic() - said > QUIET:
                 said = time.monotonic()
                 info(f"{name} · {len(centres):,} centres · move {done} · mean squared distance {apart:.5g}")
         level = _belonging(vectors, centres.half().float())  # as it will be kept

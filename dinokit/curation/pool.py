@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
@@ -141,30 +140,6 @@ class Pool:
         )
         return source.subset(places)
 
-    def selected(
-        self,
-        rows: Int64[np.ndarray, " wanted"],
-        *,
-        component: str,
-        reason: Any,
-        weight: float = 1.0,
-        homogeneous: float = 0.0,
-        columns: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Any:
-        """Return the lines of a selection (sources/selection.py) for some rows, of which some may come twice.
-
-        Args:
-            component: what `weight` and `homogeneous`, its share of the positions and of the batches, are those of.
-            reason: why they are in; one text for all rows, or one each.
-            columns: more that is known of each row.
-        """
-        arrow, lines = library("pyarrow", extra=EXTRA), self.table(["source", "split", "key", "row"], rows=rows)
-        same = {"component": component, "weight": weight, "homogeneous": homogeneous, "reason": reason}
-        for name, value in {**same, **columns}.items():
-            of_all = isinstance(value, str | float | int)
-            lines = lines.append_column(name, arrow.repeat(value, len(rows)) if of_all else arrow.array(value))
-        return lines
-
     def selection(
         self,
         rows: Int64[np.ndarray, " wanted"],
@@ -175,15 +150,23 @@ class Pool:
         homogeneous: float = 0.0,
         columns: Callable[[slice], Mapping[str, Any]] = lambda _: {},
     ) -> Iterator[Any]:
-        """Yield the lines of `selected` for any number of rows, so many at a time.
+        """Yield the lines of a selection (sources/selection.py), tables of pyarrow, so many at a time.
 
         Args:
+            rows: of which some may come twice.
+            component: what `weight` and `homogeneous`, its share of the positions and of the batches, are those of.
+            reason: why they are in.
             columns: returns, for a slice of the rows, what more is known of each.
         """
+        arrow = library("pyarrow", extra=EXTRA)
+        same = {"component": component, "weight": weight, "homogeneous": homogeneous, "reason": reason}
         for first in range(0, len(rows), LINES):
             part = slice(first, first + LINES)
-            same: dict[str, Any] = {"component": component, "weight": weight, "homogeneous": homogeneous}
-            yield self.selected(rows[part], reason=reason, columns=columns(part), **same)
+            lines = self.table(["source", "split", "key", "row"], rows=rows[part])
+            own = {name: arrow.repeat(value, len(lines)) for name, value in same.items()}
+            for name, value in {**own, **columns(part)}.items():
+                lines = lines.append_column(name, arrow.array(value))
+            yield lines
 
     def check_same_model(self, other: "Pool") -> None:
         """Refuse vectors that cannot be compared with these.

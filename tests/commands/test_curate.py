@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy
 import pytest
-from safetensors.torch import save_file
 
 import dinokit
 from dinokit import cli
-from dinokit.checkpoints.store import header
 from dinokit.cli import arguments
 from dinokit.commands.curate import curate
 from dinokit.commands.curating import nearest_first
@@ -19,19 +17,12 @@ from dinokit.core.messages import UserError
 from dinokit.core.seed import generator
 from dinokit.curation.table import read_table
 from dinokit.sources.source import open_source
-from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
+from tests.conftest import MakeFolder
 from tests.curation.pools import make_pool, unit
 
 
 def run(*words: object) -> int:
     return cli.run([str(word) for word in words])
-
-
-@pytest.fixture
-def model(tmp_path: Path, make_vit: MakeVit) -> Path:
-    backbone, path = make_vit(), tmp_path / "model.safetensors"
-    save_file(backbone.state_dict(), path, header(ARCHITECTURE, backbone.pixels, step=0))
-    return path
 
 
 @pytest.fixture

@@ -19,13 +19,6 @@ def run(*words: object) -> int:
     return cli.run([str(word) for word in words])
 
 
-@pytest.fixture
-def model(tmp_path: Path, make_vit: MakeVit) -> Path:
-    backbone, path = make_vit(), tmp_path / "model.safetensors"
-    save_file(backbone.state_dict(), path, header(ARCHITECTURE, backbone.pixels, step=0))
-    return path
-
-
 def test_a_head_that_evaluate_saved_names_every_pixel(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,12 +151,18 @@ def test_keys_that_are_no_unicode_stay_whole(folder: Path) -> None:
     assert finish(folder).keys[7] == "\\udcff.png"
 
 
-def test_rows_of_a_pool_become_a_selection(folder: Path, tmp_path: Path) -> None:
+def test_rows_of_a_pool_become_a_selection(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, chosen = Pool(folder), tmp_path / "chosen.parquet"
     rows = numpy.array([5, 0, 5])
-    some = found.selected(rows, component="web", reason="a seed's neighbour", weight=2.0, columns={"level": [1, 2, 3]})
-    other = found.selected(rows[:1], component="seeds", reason=["itself"], homogeneous=0.1, columns={"level": [0]})
-    assert write_selection(chosen, [some, other], fingerprints=found.fingerprints) == 4
+    levels = numpy.array([1, 2, 3])
+    monkeypatch.setattr(pool, "LINES", 2)
+    some = found.selection(
+        rows, component="web", reason="a seed's neighbour", weight=2.0, columns=lambda part: {"level": levels[part]}
+    )
+    other = found.selection(
+        rows[:1], component="seeds", reason="itself", homogeneous=0.1, columns=lambda part: {"level": levels[:1][part]}
+    )
+    assert write_selection(chosen, [*some, *other], fingerprints=found.fingerprints) == 4
     images = open_source(str(chosen))
     assert images.mix is not None
     assert (images.mix.lengths, images.mix.weights, images.mix.alone) == ((3, 1), (2.0, 1.0), (0.0, 0.1))
@@ -167,4 +173,6 @@ def test_rows_of_a_pool_become_a_selection(folder: Path, tmp_path: Path) -> None
         "b/2.png",
     ]
     asked = f"select reason, level from '{chosen}' where component = 'seeds'"
-    assert duckdb.sql(asked).fetchall() == [("itself", 0)]
+    assert duckdb.sql(asked).fetchall() == [("itself", 1)]
+    asked = f"select level from '{chosen}' where component = 'web'"
+    assert duckdb.sql(asked).fetchall() == [(1,), (2,), (3,)]
