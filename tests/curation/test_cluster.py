@@ -60,6 +60,16 @@ def test_split_clusters_are_parts_of_one(tmp_path: Path) -> None:
     assert np.bincount(table["cluster"]).min() > 0
 
 
+def test_resampling_takes_the_entries_next_to_each_centre_or_any() -> None:
+    parent = np.array([1, 0, 1, 0, 0, 1, 2], dtype=np.int32)
+    distance = np.array([3, 1, 1, 3, 2, 2, 9], dtype=np.float32)
+    level = module.Level(torch.zeros(3, 2), parent, distance)
+    assert module._few(level, 2, "closest", key=(0,)).tolist() == [1, 2, 4, 5, 6]  # all of a cluster of one
+    drawn = {tuple(module._few(level, 2, "random", key=(seed,)).tolist()) for seed in range(20)}
+    assert len(drawn) > 1
+    assert all(np.bincount(parent[list(rows)]).tolist() == [2, 2, 1] for rows in drawn)
+
+
 @contextmanager
 def _ended_at(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the process be ended where the n-th file is about to take its place."""
