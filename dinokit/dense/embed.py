@@ -137,7 +137,7 @@ def embedder(
     """
     backbone = load(str(pool.stamp["model"]), heads=pool.stamp.get("heads") if heads is None else heads)
     check_same({"weights": pool.stamp["weights"]}, {"weights": digest_of_model(backbone)}, place=pool.folder)
-    if backbone.channels != 3:
+    if backbone.channels not in (1, 3):  # one of gray images sees their luminance
         raise UserError(f"{pool.folder} was embedded by a model of images of {backbone.channels} channels, expected 3")
     backbone = backbone.to(device or backbone.device).eval()
 

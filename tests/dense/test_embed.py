@@ -6,21 +6,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import header
 from dinokit.core.messages import RunError, UserError
 from dinokit.curation.pool import Pool
 from dinokit.dense.embed import compute, embed, embedder, missing, part_size
 from dinokit.dense.embedding import extract, unit
 from dinokit.dense.parts import Feature, Work
+from dinokit.images.intensity import Pixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
+from tests.conftest import ARCHITECTURE
 
 FILES = tuple(f"{folder}/{index}.png" for folder in "ab" for index in range(5))
 MakeVit = Callable[..., VisionTransformer]
@@ -76,6 +81,18 @@ def test_the_model_of_a_pool_sees_again_what_it_saw(model: Path, data: Path, tmp
     pool.stamp["weights"] = "other"
     with pytest.raises(UserError, match="made with other weights"):
         embedder(pool)
+
+
+def test_a_model_of_gray_images_sees_colour_images_as_its_pool_did(data: Path, tmp_path: Path) -> None:
+    gray = VisionTransformer(replace(ARCHITECTURE, channels=1))
+    gray.pixels = Pixels((0.5,), (0.25,), 16)
+    save_file(gray.state_dict(), tmp_path / "gray.safetensors", header(gray.config, gray.pixels, step=0))
+    pool = embed(tmp_path / "gray.safetensors", str(data), tmp_path / "out", workers=0, precision="fp32")
+    assert pool is not None
+    colour = open_source(str(data), channels=3)
+    again = embedder(pool)([colour.read(row) for row in pool.table(["row"])["row"].to_pylist()])
+    # the pool's gray is rounded to whole levels
+    assert (again * pool.vectors.read(0, len(pool))).sum(axis=1).min() > 0.999
 
 
 def test_cls_and_patches_are_joined_before_they_are_normalised(
