@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from dinokit.core import dist
 from dinokit.core.files import read_json, write_json
-from dinokit.core.messages import BadImage, UserError, info, is_main, progress
+from dinokit.core.messages import BadImage, UserError, info, is_main, progress, warn
 from dinokit.core.seed import generator
 from dinokit.curation.neighbours import Edges, Ordered, Search, places_of
 from dinokit.curation.pool import Pool
@@ -39,6 +39,7 @@ Embed = Callable[[Sequence[intensity.AnyImage]], Float[np.ndarray, "image dim"]]
 IMAGES = 256  # that are altered
 SIDE = 512  # pixels that their short side keeps at least
 OTHERS = 1024  # whose nearest other image is looked for
+TRUSTED = 0.75  # F, below which it is doubted: two of five found are wrong, or two of five are missed
 STEPS = 1000  # thresholds that are looked at, from the least cosine to 1: of some models all lie above 0.9
 
 
@@ -80,7 +81,10 @@ def proposed(pool: Pool, embed: Embed | None, *, seed: int, path: Path, device: 
     dist.barrier()
     found = read_json(path)
     shares = " · ".join(f"{name} {share:.0%}" for name, share in found["copies found"].items())
-    info(f"threshold {found['threshold']:.3f} · copies above it: {shares}")
+    info(f"threshold {found['threshold']:.4f} · copies above it: {shares}")
+    if max(found["F"]) < TRUSTED:
+        told = f"it tells copies from other images poorly (F {max(found['F']):.2f}, 1 is the best)"
+        warn(f"the model of {pool.folder}: {told}, so much will be wrong; embed with a better one, or give a threshold")
     return float(found["threshold"])
 
 

@@ -69,7 +69,23 @@ def test_the_threshold_lies_between_copies_and_others() -> None:
     np.testing.assert_allclose(np.mean(list(found.copies.values()), axis=0), naive)
 
 
-def test_a_pool_of_pictures_gets_a_threshold_and_its_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_tells_nothing_apart_is_doubted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(8):
+        smooth(number).save(tmp_path / "data" / f"{number}.png")
+    draw = np.random.default_rng(0)
+    pool = make_pool(tmp_path / "pool", unit(1 + 0.01 * draw.normal(size=(8, 4))), data=str(tmp_path / "data"))
+    proposed(
+        pool, lambda images: 1 + 0.01 * draw.normal(size=(len(images), 4)), seed=0, path=tmp_path / "x.json", device=CPU
+    )
+    assert "tells copies from other images poorly" in capsys.readouterr().err
+
+
+def test_a_pool_of_pictures_gets_a_threshold_and_its_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for number in range(40):
@@ -90,5 +106,6 @@ def test_a_pool_of_pictures_gets_a_threshold_and_its_curves(tmp_path: Path, monk
     assert told["F"][best] == max(told["F"])
     assert told["nearest other image"][-2] == pytest.approx(2 / 40)
     assert proposed(pool, None, seed=0, path=path, device=CPU) == found  # what is there is used
+    assert "poorly" not in capsys.readouterr().err
     with pytest.raises(UserError, match="give a number instead"):
         proposed(pool, None, seed=0, path=tmp_path / "other.json", device=CPU)
