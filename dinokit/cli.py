@@ -87,8 +87,8 @@ def _dispatch(words: list[str]) -> int:
         print("\n".join(_help(module, name, [word for word in rest if not word.startswith("-")])))
         return 0
     function = getattr(module, name)
-    code = function(**arguments(function, rest))
-    return code if isinstance(code, int) else 0
+    found = function(**arguments(function, rest))
+    return int(found) if get_type_hints(function).get("return") is int else 0  # else a number is a result, no code
 
 
 def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:
