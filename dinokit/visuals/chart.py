@@ -17,6 +17,7 @@ POINTS = 160  # drawn per line; longer curves are averaged in groups
 HOVERS = 60  # points per line that tell their value
 TICKS = 5
 PERCENT = " %"
+STEP = "step"
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,29 @@ class _Plot:
 
 
 def line_chart(
-    series: Sequence[Series], *, title: str, baselines: Sequence[Baseline] = (), unit: str = "", log: bool = False
+    series: Sequence[Series],
+    *,
+    title: str,
+    baselines: Sequence[Baseline] = (),
+    unit: str = "",
+    log: bool = False,
+    along: str = STEP,
+    at: Number | None = None,
 ) -> str:
-    """Draw curves over the training step as a <figure>.
+    """Draw curves, over the training step or what else they are along, as a <figure>.
 
     Args:
         unit: written behind every value; PERCENT keeps one decimal.
         log: logarithmic values; taken as linear if one is not positive.
+        along: what runs to the right; steps do so from zero, all else from its first value.
+        at: a place to the right that is marked, and where the legend reads the values; None: the last ones.
     """
-    drawn = []
+    drawn, read = [], {}
     for one in series:
         points = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
         xs, ys = [x for x, _ in points], [y for _, y in points]
+        if at is not None and points:
+            read[one.name] = min(points, key=lambda point: abs(point[0] - at))[1]
         if not one.marks:
             xs, ys = thinned(xs, ys, count=POINTS)
         drawn.append(replace(one, x=xs, y=ys))
@@ -80,22 +92,32 @@ def line_chart(
     log = log and low > 0
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     bottom = 0.0 if low >= 0 > low - margin else low - margin
-    plot = _Plot((0.0, last if last > 0 else 1.0), (low / 1.2, high * 1.2) if log else (bottom, high + margin), log)
-    named = [(one.colour, "", one.name, written(one.y[-1], unit)) for one in drawn]
+    first = 0.0 if along == STEP else min(x for one in drawn for x in one.x)
+    plot = _Plot(
+        (first, last if last > first else first + 1.0), (low / 1.2, high * 1.2) if log else (bottom, high + margin), log
+    )
+    named = [(one.colour, "", one.name, written(read.get(one.name, one.y[-1]), unit)) for one in drawn]
     named += [(line.colour, " dash", line.name, written(line.y, unit)) for line in baselines]
     legend = "".join(
         f'<li><i class="s{colour}{dash}"></i>{escape(name)} <b>{escape(value)}</b></li>'
         for colour, dash, name, value in named
     )
-    spoken = escape(f"{title} by step. Last values: {'; '.join(f'{name}: {value}' for _, _, name, value in named)}")
-    parts = [_axes(plot, unit)]
+    told = "; ".join(f"{name}: {value}" for _, _, name, value in named)
+    where = "Last values" if at is None else f"Values at {number(at)}"
+    spoken = escape(f"{title} by {along}. {where}: {told}")
+    parts = [_axes(plot, unit, along)]
+    if at is not None:
+        x = plot.at(at, plot.y[0])[0]
+        parts.append(
+            f'<g class="s2"><line class="line dash" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/></g>'
+        )
     for line in baselines:
         y = plot.at(0, line.y)[1]
         text = escape(f"{line.name}: {written(line.y, unit)}")
         shape = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
         target = f'<line class="wide" {shape}><title>{text}</title></line>'  # wide enough to be hit
         parts.append(f'<g class="s{line.colour}"><line class="line dash" {shape}/>{target}</g>')
-    parts += [_curve(plot, one, unit) for one in drawn]
+    parts += [_curve(plot, one, unit, along) for one in drawn]
     return (
         f'{heading}<ul class="legend">{legend}</ul>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{spoken}">{"".join(parts)}</svg></figure>'
@@ -152,7 +174,7 @@ def ticks(low: Number, high: Number, *, count: int = TICKS) -> list[Number]:
     return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _axes(plot: _Plot, unit: str) -> str:
+def _axes(plot: _Plot, unit: str, along: str) -> str:
     parts = []
     right, bottom, (low, high) = WIDTH - RIGHT, HEIGHT - BOTTOM, plot.y
     levels: Sequence[Number] = []
@@ -170,11 +192,11 @@ def _axes(plot: _Plot, unit: str) -> str:
         label = f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
         parts.append(f'<text x="{x:.1f}" y="{bottom + 22}" text-anchor="middle">{label}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(f'<text x="{LEFT - 12}" y="{bottom + 22}" text-anchor="end">step</text>')
+    parts.append(f'<text x="{LEFT - 12}" y="{bottom + 22}" text-anchor="end">{escape(along)}</text>')
     return "".join(parts)
 
 
-def _curve(plot: _Plot, one: Series, unit: str) -> str:
+def _curve(plot: _Plot, one: Series, unit: str, along: str) -> str:
     places = [plot.at(x, y) for x, y in zip(one.x, one.y, strict=True)]
     smooth = one.smooth and len(places) >= 30
     lines = [("line faint" if smooth else "line", places)]
@@ -189,6 +211,6 @@ def _curve(plot: _Plot, one: Series, unit: str) -> str:
         parts += [f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places]
     for index in range(0, len(places), math.ceil(len(places) / HOVERS)):
         x, y = places[index]
-        text = escape(f"step {number(one.x[index])}: {one.name} {written(one.y[index], unit)}")
+        text = escape(f"{along} {number(one.x[index])}: {one.name} {written(one.y[index], unit)}")
         parts.append(f'<circle class="hover" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{text}</title></circle>')
     return f'<g class="s{one.colour}">{"".join(parts)}</g>'

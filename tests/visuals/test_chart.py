@@ -21,6 +21,19 @@ def test_larger_values_are_higher_and_later_steps_further_right() -> None:
     assert y0 > y1  # down is positive
 
 
+def test_curves_along_something_else_begin_where_they_do_and_are_read_at_a_place() -> None:
+    series = [Series("found", [0.9, 0.95, 1.0], [0.8, 0.6, 0.1])]
+    svg = line_chart(series, title="Threshold", along="cosine", at=0.951)
+    (first, _), *_, (last, _) = places(svg)
+    whole = places(line_chart([Series("found", [0, 1], [0.8, 0.1])], title="Threshold"))
+    assert [first, last] == pytest.approx([whole[0][0], whole[1][0]])  # as wide as the plot
+    assert "found <b>0.6</b>" in svg
+    assert "Threshold by cosine. Values at" in svg
+    mark = next(line for line in parsed(svg).iter("line") if line.attrib["x1"] == line.attrib["x2"])
+    assert first < float(mark.attrib["x1"]) < last
+    assert ">step<" not in svg
+
+
 def test_a_logarithmic_axis_spaces_powers_evenly() -> None:
     points = places(line_chart([Series("norm", [0, 1, 2], [0.01, 1.0, 100.0])], title="Norm", log=True))
     assert points[0][1] - points[1][1] == pytest.approx(points[1][1] - points[2][1], abs=0.2)
