@@ -1,4 +1,4 @@
-"""`dinokit curate`: from a raw pile to a balanced training set: dedup, cluster, sample, retrieve, auto"""
+"""`dinokit curate`: from a raw pile to a balanced training set: dedup, cluster, sample, retrieve, auto, report"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from dinokit.curation.pool import Pool
 from dinokit.run import ranks
 from dinokit.sources import location
 from dinokit.sources.rows import PARQUET
+from dinokit.visuals.curation import FILE, Config, write_page
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ class Job:
         given: dict[str, Any] = {"model": str(self.model), "heads": self.heads, "device": self.device}
         return curating.auto(self.data, self.config, self.out, **given)
 
+    def report(self) -> Any:
+        """Show what became of every image."""
+        if is_main():
+            info(f"report {write_page(Path(self.data), self.config, self.out)}")
+        return self.out
+
     def _stay(self, pool: Pool) -> Any:
         return None if self.after is None else dedup.kept(Path(self.after), pool)
 
@@ -81,6 +88,7 @@ STEPS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "sample": (sample.Config, ()),
     "retrieve": (retrieve.Config, ("after", "queries", "clusters")),
     "auto": (curating.Config, ("against", "model", "heads")),
+    "report": (Config, ()),
 }
 # options that a step cannot do without
 NEEDS = {
@@ -93,7 +101,7 @@ def curate(
     step: str,
     data: str,
     *,
-    out: Path,
+    out: Path | None = None,
     after: Path | None = None,
     against: str | None = None,
     queries: Path | None = None,
@@ -111,10 +119,11 @@ def curate(
     --data of every command takes: OUT/selection.parquet, of sample OUT itself. Auto makes one of all.
 
     Args:
-        step: dedup, cluster, sample, retrieve or auto; `dinokit curate STEP --help` lists a step's settings.
+        step: dedup, cluster, sample, retrieve, auto or report; `dinokit curate STEP --help` lists a step's settings.
         data: dedup, cluster, retrieve: a folder that `dinokit embed` wrote; sample: one that cluster wrote; auto:
-            images, anything that `pretrain` takes.
-        out: the folder to write; of sample a file .parquet.
+            images, anything that `pretrain` takes; report: what auto wrote, the folder of a step, or one that holds
+            the folders of several.
+        out: the folder to write; of sample a file .parquet, of report a page, report.html in DATA if left out.
         after: cluster, retrieve: a folder that dedup wrote; only the images that stay are looked at.
         against: dedup: an embedded set; what resembles it, such as the images of an evaluation, is dropped, too. auto:
             a source of such images.
@@ -128,14 +137,17 @@ def curate(
     options: dict[str, Any] = {"after": after, "against": against, "queries": queries, "clusters": clusters}
     options |= {"model": model, "heads": heads}
     given = {name: value for name, value in options.items() if value is not None}
-    values, out = {**settings, **named}, Path(out)
+    if out is None and step in STEPS and step != "report":
+        raise UserError(f"curate {step} needs --out: what it writes")
+    values, out = {**settings, **named}, Path(data) / FILE if out is None else Path(out)
+    alone = step in ("sample", "report")
     config = _settings(step, out, given, values)
     words = ["curate", step, str(data), "--out", str(out), "--device", device]
     words += [word for name, value in given.items() for word in (f"--{name}", str(value))]
     words += [word for name, value in values.items() for word in (f"--{name}", json.dumps(value))]
-    with ranks.sharing(words, processes=processes, device=device) as where:
+    with ranks.sharing(words, processes=1 if alone and processes is None else processes, device=device) as where:
         job = Job(str(data), out, config, where, **given)
-        with only_owner(out) if is_main() and step != "sample" else nullcontext():
+        with only_owner(out) if is_main() and not alone else nullcontext():
             return getattr(job, step)()
 
 

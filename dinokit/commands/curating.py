@@ -6,6 +6,7 @@
     clusters/  balanced.parquet       hierarchical k-means of what stays, and a balanced choice of it
     selection.parquet                 all of it: balanced, retrieved, and the seeds themselves
     curate.json                       how many images each step left
+    report.html                       what each step did, in pictures (visuals/curation.py)
 
 An image is of one component: what was retrieved is not counted again as balanced, so that SIZE images of the source are
 chosen. Seeds come on top, as batches of their own: as DINOv3 mixes ImageNet-1k into every tenth batch. They are taken
@@ -24,17 +25,17 @@ from jaxtyping import Int64, Integer
 
 from dinokit.core import dist
 from dinokit.core.files import read_json, write_json
-from dinokit.core.messages import UserError, info, is_main
+from dinokit.core.messages import UserError, info, is_main, warn
 from dinokit.core.numbers import at_least, between
 from dinokit.core.seed import generator
 from dinokit.curation import cluster, dedup, retrieve, sample
+from dinokit.curation.account import AUTO, SEEDS, SELECTION
 from dinokit.curation.pool import Pool
 from dinokit.curation.table import read_table
 from dinokit.curation.threshold import Embed
 from dinokit.dense.embed import embed, embedder
 from dinokit.sources.selection import write_selection
-
-DONE, SELECTION = "curate.json", "selection.parquet"
+from dinokit.visuals import curation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,10 @@ class Component:
     weight: float
     homogeneous: float = 0.0
 
+    def places(self, lines: slice) -> dict[str, Int64[np.ndarray, " line"]]:
+        """Return what more is known of some of the rows: which they are."""
+        return {"place": self.rows[lines]}
+
 
 def auto(
     data: str, config: Config, out: Path, *, model: str, heads: int | None, device: torch.device
@@ -90,7 +95,7 @@ def auto(
 
     pool = embedded(data, "embeddings")
     against = None if config.against is None else embedded(config.against, "against")
-    seeds = [embedded(source, f"seeds-{number}") for number, source in enumerate(config.seeds, start=1)]
+    seeds = [embedded(source, f"{SEEDS}{number}") for number, source in enumerate(config.seeds, start=1)]
     if seeds and against is not None:
         info(f"seeds are taken whole, also what of them resembles {config.against}")
     ask, folder = model_of(pool, device=device), out / "duplicates"
@@ -104,8 +109,13 @@ def auto(
     if is_main():
         told = {"images": len(pool), "unreadable": pool.stamp["unreadable"], "duplicates": found, "source": data}
         _write(parts, told, out)
+        try:
+            info(f"report {curation.write_page(out, curation.Config(seed=config.seed))}")
+        except UserError as error:
+            warn(f"no report: {error}")  # what was chosen stands
+        info(f"next: dinokit pretrain RECIPE --data {out / SELECTION} --out runs/NAME")
     dist.barrier()
-    done: dict[str, Any] = read_json(out / DONE)
+    done: dict[str, Any] = read_json(out / AUTO)
     return done
 
 
@@ -173,7 +183,7 @@ def _seeds(seeds: list[Pool], config: Config) -> list[Component]:
     """Return the seeds themselves, which are in batches of their own or else in the mixed ones, not in both."""
     share = config.homogeneous / max(len(seeds), 1)
     return [
-        Component(f"seeds-{number}", queries, np.arange(len(queries)), "a seed", 0 if share else len(queries), share)
+        Component(f"{SEEDS}{number}", queries, np.arange(len(queries)), "a seed", 0 if share else len(queries), share)
         for number, queries in enumerate(seeds, start=1)
     ]
 
@@ -183,12 +193,16 @@ def _write(parts: list[Component], told: dict[str, Any], out: Path) -> None:
     prints = {key: value for part in parts for key, value in part.pool.fingerprints.items()}
     lines = (
         part.pool.selection(
-            part.rows, component=part.name, reason=part.reason, weight=part.weight, homogeneous=part.homogeneous
+            part.rows,
+            component=part.name,
+            reason=part.reason,
+            weight=part.weight,
+            homogeneous=part.homogeneous,
+            columns=part.places,
         )
         for part in parts
     )
     total = write_selection(out / SELECTION, chain.from_iterable(lines), fingerprints=prints)
     counts = {part.name: len(part.rows) for part in parts}
-    write_json(out / DONE, told | {"chosen": counts, "total": total})
+    write_json(out / AUTO, told | {"chosen": counts, "total": total})
     info(f"{total:,} images: {' · '.join(f'{name} {count:,}' for name, count in counts.items())}")
-    info(f"next: dinokit pretrain RECIPE --data {out / SELECTION} --out runs/NAME")

@@ -98,7 +98,7 @@ def run(
     parents = cluster(vectors, config, out, about=identity(pool, rows), device=device)
     if is_main() and not (out / DONE).exists():
         write_table(out / ROWS, {"place": np.arange(len(pool)) if rows is None else rows})
-        told = {"embeddings": str(pool.folder.resolve()), "clusters": [int(parent.max()) + 1 for parent in parents]}
+        told = {"embeddings": pool.place, "clusters": [int(parent.max()) + 1 for parent in parents]}
         write_json(out / DONE, read_json(out / STAMP) | told)
     dist.barrier()
     done: dict[str, Any] = read_json(out / DONE)

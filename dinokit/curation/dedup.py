@@ -110,6 +110,7 @@ def run(
         joined = components(first, read(edges), above=near) if join else first
         dropped = _dropped(pool, against, same, joined, Edges.concatenate([*read(links)]))
         numbers = _write(pool, dropped, same, out) | {"threshold": above, "against_threshold": near}
+        numbers |= {"embeddings": pool.place, "references": None if against is None else against.place}
         shutil.rmtree(out / STATE, ignore_errors=True)
         write_json(out / DONE, stamp | numbers)
     dist.barrier()
@@ -126,7 +127,7 @@ def kept(out: Path, pool: Pool) -> Int64[np.ndarray, " row"]:
     if not (out / DONE).is_file():
         raise UserError(f"{out} holds no duplicates (no {DONE}); dinokit curate dedup finds them")
     check_same({"pool": read_json(out / DONE)["pool"]}, {"pool": pool.digest}, place=out)
-    rows: Int64[np.ndarray, " row"] = read_table(out / "selection.parquet")["place"]
+    rows: Int64[np.ndarray, " row"] = read_table(out / "selection.parquet", ["place"])["place"]
     return rows
 
 

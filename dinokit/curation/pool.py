@@ -24,7 +24,7 @@ from dinokit.core.messages import UserError, library
 from dinokit.curation.vectors import Vectors
 from dinokit.sources.base import Source
 from dinokit.sources.rows import parquet
-from dinokit.sources.selection import located, texts
+from dinokit.sources.selection import located, places_of, texts
 from dinokit.sources.source import Unusable, open_source
 from dinokit.sources.table import Texts
 
@@ -89,6 +89,11 @@ class Pool:
         return str(self.stamp["data"])
 
     @property
+    def place(self) -> str:
+        """The folder, as it is found from any other."""
+        return str(self.folder.resolve())
+
+    @property
     def split(self) -> str | None:
         """The split of the source; None is its default."""
         return None if self.stamp["split"] is None else str(self.stamp["split"])
@@ -132,13 +137,23 @@ class Pool:
         Raises:
             UserError: if the source shrank since it was embedded; names an image that is gone, and how many are.
         """
-        white = self.stamp["pixels"]["white"]
-        source = open_source(self.source, split=self.split, channels=channels, white=white)
-        known = self.table(["row", "key"])
+        source, known = self.today(channels=channels), self.table(["row", "key"])
         places = located(
             source, known["row"].to_numpy(), lambda: texts(known["key"]), fingerprint=self.fingerprint, of=self.folder
         )
         return source.subset(places)
+
+    def today(self, *, channels: int = 3) -> Source:
+        """Open the source as it is now; `places` says where the images of rows are in it."""
+        white = self.stamp["pixels"]["white"]
+        return open_source(self.source, split=self.split, channels=channels, white=white)
+
+    def places(self, source: Source, rows: Int64[np.ndarray, " wanted"]) -> Int64[np.ndarray, " wanted"]:
+        """Return where the images of some rows are in the source today, -1 for those that are gone."""
+        known = self.table(["row", "key"], rows=rows)
+        if source.fingerprint == self.fingerprint:
+            return np.asarray(known["row"].to_numpy())
+        return places_of(source, texts(known["key"]))
 
     def selection(
         self,

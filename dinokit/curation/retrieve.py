@@ -102,6 +102,7 @@ def run(
         else:
             found, nominal = by_cluster(_own(queries.vectors, clusters), _assigned(clusters), config)
         numbers = _write(pool, queries, found, rows, config.by, out) | {"nominal": nominal}
+        numbers |= {"embeddings": pool.place, "seeds": queries.place}
         shutil.rmtree(out / STATE, ignore_errors=True)
         write_json(out / DONE, stamp | numbers)
     dist.barrier()

@@ -82,16 +82,16 @@ class Levels:
     distance: Shaped[np.ndarray, " row"]  # to the centre of its cluster
 
 
-def opened(clusters: Path) -> Levels:
-    """Open what `dinokit curate cluster` wrote, and the embeddings it belongs to."""
+def opened(clusters: Path, pool: Pool | None = None) -> Levels:
+    """Open what `dinokit curate cluster` wrote, and the embeddings it belongs to where they are not given."""
     if not (clusters / DONE).is_file():
         raise UserError(
             f"{clusters} holds no clusters (no {DONE}); make them: dinokit curate cluster EMBEDDINGS --out it"
         )
     told = read_json(clusters / DONE)
-    pool = Pool(told["embeddings"])
+    pool = Pool(told["embeddings"]) if pool is None else pool
     if pool.digest != told["pool"]["digest"]:
-        raise UserError(f"{told['embeddings']} has changed since {clusters} was made of it; cluster it again")
+        raise UserError(f"{pool.folder} has changed since {clusters} was made of it; cluster it again")
     tables = [read_table(clusters / f"level{number}.parquet") for number in range(1, len(told["clusters"]) + 1)]
     rows = read_table(clusters / ROWS)["place"]
     return Levels(pool, rows, [table["cluster"].astype(np.int64) for table in tables], tables[0]["distance"])

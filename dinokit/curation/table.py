@@ -1,6 +1,6 @@
 """Tables of a curation: Parquet of plain columns, so that DuckDB, Spark or Ray read them as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
         parquet.write_table(arrow.table(dict(columns)), temporary)
 
 
-def read_table(path: Path) -> dict[str, Shaped[np.ndarray, " row"]]:
-    """Read all columns.
+def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, Shaped[np.ndarray, " row"]]:
+    """Read some columns, None all; texts become objects, so of a large table name those that are wanted.
 
     Raises:
         UserError: if it is missing or no Parquet.
@@ -28,7 +28,7 @@ def read_table(path: Path) -> dict[str, Shaped[np.ndarray, " row"]]:
     if not path.is_file():
         raise UserError(f"{path} is missing; run the step that writes it again")
     try:
-        table = parquet.read_table(path)
+        table = parquet.read_table(path, columns=None if columns is None else list(columns))
     except (arrow.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read: {line_of(error)}; delete it and run the step again") from error
     return {name: table[name].to_numpy() for name in table.column_names}

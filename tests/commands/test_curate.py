@@ -15,6 +15,7 @@ from dinokit.commands.curating import nearest_first
 from dinokit.core.files import read_json
 from dinokit.core.messages import UserError
 from dinokit.core.seed import generator
+from dinokit.curation.account import read_account
 from dinokit.curation.table import read_table
 from dinokit.sources.source import open_source
 from tests.conftest import MakeFolder
@@ -57,6 +58,13 @@ def test_auto_makes_one_set_of_what_is_balanced_what_resembles_seeds_and_the_see
     assert len(best) > 6  # so some were cut: those that are far from every seed
     assert max(best[key] for key in taken) <= min(rank for key, rank in best.items() if key not in taken)
     assert open_source(str(out / "selection.parquet")).mix is not None
+    counted = {one.name: len(one.rows) for one in read_account(out).fates if len(one.rows)}
+    dropped = read_table(out / "duplicates" / "dropped.parquet", ["reason"])["reason"]
+    assert counted.pop("reference") == (dropped == "reference").sum() >= 2
+    assert counted == {"balanced": 18, "retrieved-1": 6, "over the budget": 40 - 24 - len(dropped)}
+    page = (out / "report.html").read_bytes()  # made at the end, and the same when it is asked for
+    assert run("curate", "report", out, "--out", tmp_path / "again.html") == 0
+    assert (tmp_path / "again.html").read_bytes() == page
 
 
 def test_auto_needs_no_clusters_where_all_is_retrieved_and_returns_what_it_wrote(
@@ -113,6 +121,9 @@ def test_a_cut_takes_the_nearest_of_every_query_before_the_second_of_any() -> No
         ),
         (("cluster", "{pool}", "--queries", "{pool}", "--out", "{out}"), "takes no --queries; it is for retrieve"),
         (("auto", "photos", "--out", "{out}", "--size", "3"), "needs --model"),
+        (("dedup", "{pool}"), "curate dedup needs --out"),
+        (("report", "{out}"), "{out} holds no step of dinokit curate"),
+        (("report", "{out}", "--after", "{pool}"), "takes no --after"),
         (("auto", "photos", "--out", "{out}", "--model", "m"), "needs --size"),
         (
             ("auto", "photos", "--out", "{out}", "--model", "m", "--size", "3", "--threshold", "2"),
@@ -139,6 +150,8 @@ def test_steps_take_the_folders_of_the_steps_before(tmp_path: Path) -> None:
     assert dinokit.curate("dedup", pool.folder, out=same, against=queries.folder, threshold=0.9)["kept"] <= 40
     dinokit.curate("cluster", pool.folder, out=tmp_path / "clusters", after=same, levels=[4, 2])
     assert dinokit.curate("sample", tmp_path / "clusters", out=tmp_path / "chosen.parquet", size=10) == 10
+    again = ("curate", "sample", tmp_path / "clusters", "--out", tmp_path / "chosen.parquet", "--size", 10)
+    assert run(*again) == 0  # ten images are no exit code
     by = {"queries": queries.folder, "after": same}
     assert dinokit.curate("retrieve", pool.folder, out=tmp_path / "one", neighbours=2, **by)["nominal"] == 16
     places = read_table(tmp_path / "one" / "selection.parquet")["place"]

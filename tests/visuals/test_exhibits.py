@@ -1,0 +1,81 @@
+"""Which images of a curation are shown, and in which order."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinokit.curation.account import Account, read_account
+from dinokit.visuals import exhibits
+from dinokit.visuals.exhibits import Groups, Hierarchy
+from dinokit.visuals.tiles import Album
+from tests.curation.steps import COPIES, all_steps
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Account:
+    all_steps(tmp_path / "set")
+    return read_account(tmp_path / "set")
+
+
+def shown(html: str) -> list[int]:
+    """Which rows are on tiles; the sources of made-up vectors do not exist, so that all are grey."""
+    return [int(number) for number in re.findall(r">(\d+)\.png</div>", html)]
+
+
+def test_a_cluster_shows_its_own_images_nearest_to_the_centre_first(account: Account) -> None:
+    tree, album = Hierarchy(account), Album(account.pool)
+    levels = account.levels
+    assert levels is not None
+    for cluster in range(int(levels.parents[0].max()) + 1):
+        mine = np.flatnonzero(levels.parents[0] == cluster)
+        wanted = levels.rows[mine[np.argsort(levels.distance[mine], kind="stable")]]
+        assert shown(tree.shown(album, 0, cluster)) == wanted[: exhibits.SHOWN].tolist()
+
+
+def test_a_cluster_of_clusters_shows_each_of_its_parts(account: Account) -> None:
+    tree, levels = Hierarchy(account), account.levels
+    assert levels is not None
+    for cluster in range(int(levels.parents[1].max()) + 1):
+        rows = shown(tree.shown(Album(account.pool), 1, cluster))
+        places = np.searchsorted(levels.rows, rows)
+        parts = np.flatnonzero(levels.parents[1] == cluster)
+        assert set(levels.parents[0][places].tolist()) == set(parts.tolist())
+        assert len(rows) == len(set(rows)) <= exhibits.SHOWN
+
+
+def test_a_group_shows_what_stays_then_its_copies_by_similarity(account: Account) -> None:
+    lines = {
+        "row": np.array([1, 2, 5, 9]),
+        "other": np.array([0, 0, 7, 0]),
+        "similarity": np.array([0.8, 0.95, 0.9, 0.9], dtype=np.float32),
+    }
+    found = Groups(np.array([0, 7]), np.array([3, 1]), lines).shown(Album(account.pool), 0)
+    assert shown(found) == [0, 2, 9, 1]
+    assert re.findall("<figcaption>(.*?)</figcaption>", found) == ["stays", "0.9500", "0.9000", "0.8000"]
+    assert "<h3>4 images</h3>" in found
+
+
+def test_groups_are_of_duplicates_not_of_what_resembles_a_reference(account: Account) -> None:
+    groups = exhibits.groups_of(account)
+    assert groups is not None
+    assert dict(zip(groups.kept.tolist(), groups.counts.tolist(), strict=True)) == dict.fromkeys(range(4), 1)
+    assert sorted(groups.lines["row"].tolist()) == list(COPIES)
+
+
+def test_what_is_drawn_by_lot_follows_from_the_seed(account: Account) -> None:
+    fate, album = max(account.fates, key=lambda one: len(one.rows)), Album(account.pool)
+    drawn = [shown(exhibits.fate(account, fate, album, seed=seed, turn=0)) for seed in (0, 0, 1)]
+    assert len(fate.rows) > exhibits.SHOWN == len(drawn[0])
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert set(drawn[0]) <= set(fate.rows.tolist())
+
+
+def test_a_seed_stands_before_what_it_brought(account: Account) -> None:
+    found = exhibits.retrieved(account, 0, Album(account.pool), seed=0)
+    assert found.count("<figcaption>seed</figcaption>") == 3
+    for part in found.split('<li class="tray')[1:]:
+        near = [float(value) for value in re.findall(r"<figcaption>(-?[\d.]+)</figcaption>", part)]
+        assert 1 <= len(near) <= 2
+        assert near == sorted(near, reverse=True)
