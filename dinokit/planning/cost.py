@@ -78,7 +78,7 @@ def shapes(experiment: Experiment) -> list[tuple[float, Shape]]:
     Raises:
         UserError: if the backbone is no transformer.
     """
-    if not experiment.backbone.whole_patches:
+    if not isinstance(experiment.backbone, VitConfig):
         raise UserError(f"plan knows transformers only, not a {experiment.backbone.kind}; time a few steps")
     views = experiment.data.views
     shares = [size.share for size in views.sizes] or [1.0]

@@ -10,6 +10,7 @@ import torch
 
 from dinokit.core import device as devices
 from dinokit.core.messages import UserError
+from dinokit.models.vit import Config as VitConfig
 from dinokit.planning import cost
 from dinokit.run.ranks import count
 from dinokit.training.config import Experiment, Runtime, TrainConfig
@@ -145,7 +146,7 @@ def foresee(config: TrainConfig, *, anyway: bool) -> list[str]:
         UserError: if a stage needs more memory than there is; the message names what fits.
     """
     experiment = config.experiment
-    if experiment.distil is not None or not experiment.backbone.whole_patches:
+    if experiment.distil is not None or not isinstance(experiment.backbone, VitConfig):
         what = experiment.backbone.kind if experiment.distil is None else "distillation"
         return [f"memory and time are not foreseen: plan knows the pretraining of transformers only, not a {what}"]
     device, ranks = devices.choose(config.runtime.device), count(experiment, config.runtime)

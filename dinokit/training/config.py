@@ -12,6 +12,7 @@ from dinokit.core.messages import UserError, unknown_name
 from dinokit.core.numbers import Schedule, above, at_least, between
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import Architecture
+from dinokit.models.vit import Config as VitConfig
 from dinokit.objectives import base as objectives
 from dinokit.sources.source import Source, absolute, open_source
 from dinokit.training import optim
@@ -256,7 +257,7 @@ class TrainConfig:
         if self.runtime.sharding != "none" and self.experiment.distil is not None:
             raise UserError("a distillation is not sharded; set runtime.sharding to none")
         for network in self.experiment.networks.values():
-            if self.runtime.sharding != "none" and not network.whole_patches:
+            if self.runtime.sharding != "none" and not isinstance(network, VitConfig):
                 raise UserError(f"runtime.sharding is for transformers, not a {network.kind}; set it to none")
             if self.runtime.recompute != "none" and network.batch_norm:
                 raise UserError(f"a {network.kind} would count images twice; set runtime.recompute to none")

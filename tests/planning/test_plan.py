@@ -11,9 +11,10 @@ from dinokit import recipes
 from dinokit.commands.plan import held
 from dinokit.core import device as devices
 from dinokit.core.messages import UserError
+from dinokit.models.convnets import ConvNeXtConfig
 from dinokit.planning import plan as planning
 from dinokit.planning.cost import activations, networks, shapes
-from dinokit.training.config import Experiment, Runtime
+from dinokit.training.config import Experiment, ObjectiveConfigs, Runtime
 from dinokit.training.course import Distillation, chosen
 from tests.training.test_execution import network
 
@@ -149,6 +150,18 @@ def test_what_is_foreseen_is_memory_and_time() -> None:
     memory, time = planning.foresee(recipes.find("demo"), anyway=False)
     assert memory.startswith("memory: about 0.7 GB")
     assert "1,850 steps" in time
+
+
+def test_only_a_transformer_is_foreseen_whatever_its_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ConvNeXtConfig, "whole_patches", True)
+    demo = recipes.find("demo")
+    kept = {name: each for name, each in demo.experiment.objectives.items() if name != "ibot"}
+    changed = {"backbone": ConvNeXtConfig(channels=1), "objectives": ObjectiveConfigs(kept)}
+    crops = replace(demo.experiment.data.views, global_size=32, local_size=32)
+    data = replace(demo.experiment.data, masks=None, views=crops)
+    convnet = replace(demo, experiment=replace(demo.experiment, data=data, **changed))
+    (line,) = planning.foresee(convnet, anyway=False)
+    assert "not a convnext" in line
 
 
 def test_what_is_not_foreseen_is_said_and_refuses_nothing() -> None:
