@@ -98,7 +98,7 @@ def _ours(options: argparse.Namespace, start: np.ndarray) -> tuple[np.ndarray, n
     from dinokit.curation.vectors import Vectors
 
     vectors, centres = Vectors([Path(options.file)]), torch.from_numpy(start)
-    for _, moved, _ in lloyd(vectors, centres, iterations=options.moves):
+    for _, moved in lloyd(vectors, centres, iterations=options.moves):
         centres = moved
     return centres.numpy(), look(vectors, centres, sums=False).centre
 

@@ -42,7 +42,7 @@ def fit(
     """Fit the centres of the cells to a sample of some rows, by k-means from random ones; all ranks call together."""
     sample = vectors.subset(generator(seed, 0).choice(rows, min(len(rows), PER_CELL * count), replace=False))
     centres = torch.from_numpy(sample.read(0, count)).to(devices.exact(device)).float()
-    for _, moved, _ in lloyd(sample, centres, iterations=ROUNDS):
+    for _, moved in lloyd(sample, centres, iterations=ROUNDS):
         centres = moved
     return centres.half().cpu().numpy()
 

@@ -29,7 +29,7 @@ from dinokit.core.files import check_same, digest, read_json, write_atomic, writ
 from dinokit.core.messages import UserError, info, is_main
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import generator
-from dinokit.curation.kmeans import lloyd, look
+from dinokit.curation.kmeans import distances, lloyd, look
 from dinokit.curation.pool import Pool
 from dinokit.curation.start import FEW, start
 from dinokit.curation.table import read_table, write_table
@@ -177,12 +177,13 @@ def _resampled(
             drawn = start(taken, min(count, len(taken)), key=(*key, turn), device=device)
             centres = dist.shared({"centres": drawn} if is_main() else {}, device)["centres"]
             _keep(state, turn, 0, centres)
-        for done, moved, found in lloyd(taken, centres, iterations=config.iterations, done=move):
+        for done, moved in lloyd(taken, centres, iterations=config.iterations, done=move):
             _keep(state, turn, done, moved)
-            centres, apart = moved, found.inertia / len(taken)
+            centres, apart = moved, float((moved - centres).norm(dim=1).mean())
             if time.monotonic() - said > QUIET:
                 said = time.monotonic()
-                info(f"{name} · {len(centres):,} centres · move {done} · mean squared distance {apart:.5g}")
+                which = f"move {done} of {config.iterations}"
+                info(f"{name} · {len(centres):,} centres · {which} · by {apart:.3g} on average")
         level = _belonging(vectors, centres.half().float())  # as it will be kept
         if turn == rounds:
             return level
@@ -212,10 +213,10 @@ def _keep(state: Path, turn: int, move: int, centres: Float32[Tensor, "cluster d
 def _belonging(vectors: Vectors, centres: Float32[Tensor, "cluster dim"]) -> Level:
     """Assign all entries; centres without any are left out."""
     found = look(vectors, centres, sums=False)
+    distance = np.sqrt(np.concatenate(dist.gather_lists([distances(vectors, centres, found.centre)])))
     used = (found.counts > 0).cpu()
     number = (used.cumsum(dim=0) - 1).numpy().astype(np.int32)
     parent = np.concatenate(dist.gather_lists([found.centre]))
-    distance = np.sqrt(np.concatenate(dist.gather_lists([found.distance])))
     return Level(centres[used.to(centres.device)], number[parent], distance)
 
 
@@ -251,7 +252,7 @@ def _split(
             for number in batch:
                 mine = vectors.subset(order[ends[number - 1] if number else 0 : ends[number]])
                 centres = start(mine, min(splits, len(mine)), key=(*key, 0, number), device=device)
-                for _, moved, _ in lloyd(mine, centres, iterations=config.iterations):
+                for _, moved in lloyd(mine, centres, iterations=config.iterations):
                     centres = moved
                 levels.append(_belonging(mine, centres.half().float()))
         with write_atomic(place) as path, path.open("wb") as file:

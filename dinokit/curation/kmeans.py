@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dinokit.core import dist
 from dinokit.core.messages import progress
-from dinokit.curation.assign import Centres, assign
+from dinokit.curation.assign import Centres, assign, squared
 from dinokit.curation.vectors import Vectors
 
 CHUNK = 1 << 14  # rows; the borders of shares lie between chunks, whatever the number of ranks
@@ -27,14 +27,8 @@ class Assigned:
     """What a look at all vectors found; sums and counts are of all ranks, the rest of this rank's share."""
 
     centre: Int32[np.ndarray, " row"]
-    distance: Float32[np.ndarray, " row"]  # squared
     sums: Float64[Tensor, "centre dim"]
     counts: Int64[Tensor, " centre"]
-
-    @property
-    def inertia(self) -> float:
-        """Return the sum of squared distances over all ranks; all must call together."""
-        return float(dist.all_reduce(torch.tensor(self.distance.sum(dtype=np.float64))))
 
 
 def share(rows: int) -> tuple[int, int]:
@@ -53,15 +47,25 @@ def look(vectors: Vectors, centres: Float32[Tensor, "centre dim"], *, sums: bool
     ready, (start, stop) = Centres(centres), share(len(vectors))
     added = torch.zeros(centres.shape if sums else (0, vectors.dim), dtype=torch.float64, device=centres.device)
     counts = torch.zeros(len(centres), dtype=torch.int64, device=centres.device)
-    centre, distance = np.empty(stop - start, dtype=np.int32), np.empty(stop - start, dtype=np.float32)
+    centre = np.empty(stop - start, dtype=np.int32)
     for first, rows in progress(vectors.blocks(start, stop), vectors.pieces(start, stop)):
-        nearest, squared = assign(rows, ready)
-        place = slice(first - start, first - start + len(rows))
-        centre[place], distance[place] = nearest.cpu().numpy(), squared.cpu().numpy()
+        nearest = assign(rows, ready)
+        centre[first - start : first - start + len(rows)] = nearest.cpu().numpy()
         counts += torch.bincount(nearest, minlength=len(centres))
         if sums:
             added.index_add_(0, nearest, torch.as_tensor(rows).to(added))
-    return Assigned(centre, distance, dist.all_reduce(added), dist.all_reduce(counts))
+    return Assigned(centre, dist.all_reduce(added), dist.all_reduce(counts))
+
+
+def distances(
+    vectors: Vectors, centres: Float32[Tensor, "centre dim"], centre: Int32[np.ndarray, " row"]
+) -> Float32[np.ndarray, " row"]:
+    """Return the square of the distance of each vector of this rank's share to its centre."""
+    (start, stop), found = share(len(vectors)), [np.empty(0, dtype=np.float32)]
+    for first, rows in vectors.blocks(start, stop):
+        nearest = torch.from_numpy(centre[first - start : first - start + len(rows)]).to(centres.device)
+        found.append(squared(rows, centres, nearest).float().cpu().numpy())
+    return np.concatenate(found)
 
 
 def moved(vectors: Vectors, centres: Float32[Tensor, "centre dim"], found: Assigned) -> Float32[Tensor, "centre dim"]:
@@ -72,8 +76,9 @@ def moved(vectors: Vectors, centres: Float32[Tensor, "centre dim"], found: Assig
     means = (found.sums / found.counts.clamp(min=1)[:, None]).float()
     empty = (found.counts == 0).nonzero().flatten()
     if len(empty):
-        far = np.argsort(-found.distance, kind="stable")[: len(empty)]
-        mine = zip((-found.distance[far]).tolist(), (far + share(len(vectors))[0]).tolist(), strict=True)
+        distance = distances(vectors, centres, found.centre)
+        far = np.argsort(-distance, kind="stable")[: len(empty)]
+        mine = zip((-distance[far]).tolist(), (far + share(len(vectors))[0]).tolist(), strict=True)
         farthest = [row for _, row in sorted(dist.gather_lists(list(mine)))[: len(empty)]]
         means[empty[: len(farthest)]] = torch.as_tensor(vectors.take(np.array(farthest))).to(means)
         means[empty[len(farthest) :]] = centres[empty[len(farthest) :]]  # more centres than vectors
@@ -82,18 +87,18 @@ def moved(vectors: Vectors, centres: Float32[Tensor, "centre dim"], found: Assig
 
 def lloyd(
     vectors: Vectors, centres: Float32[Tensor, "centre dim"], *, iterations: int, done: int = 0
-) -> Iterator[tuple[int, Float32[Tensor, "centre dim"], Assigned]]:
+) -> Iterator[tuple[int, Float32[Tensor, "centre dim"]]]:
     """Move centres until they stay where they are; all ranks must call together and get the same.
 
-    Yields after each move its number from 1 on, the new centres and what moved them.
+    Yields after each move its number from 1 on and the new centres.
 
     Args:
         iterations: moves, at most.
         done: moves that were made before.
     """
     for move in range(done + 1, iterations + 1):
-        found, old = look(vectors, centres), centres
-        centres = moved(vectors, centres, found)
-        yield move, centres, found
+        old = centres
+        centres = moved(vectors, centres, look(vectors, centres))
+        yield move, centres
         if torch.equal(centres, old):
             break

@@ -176,7 +176,7 @@ def _own(queries: Vectors, clusters: Path) -> Int64[np.ndarray, " query"]:
     """Return the cluster that each query belongs to."""
     kept = Vectors([clusters / "level1.npy"])
     centres = Centres(torch.from_numpy(kept.read(0, len(kept))).float())
-    return np.concatenate([assign(rows, centres)[0].numpy() for _, rows in queries.blocks()])
+    return np.concatenate([assign(rows, centres).numpy() for _, rows in queries.blocks()])
 
 
 def _write(

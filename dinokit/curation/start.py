@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dinokit.core import dist
 from dinokit.core.seed import generator
-from dinokit.curation.assign import Centres, assign
+from dinokit.curation.assign import Centres, assign, squared
 from dinokit.curation.kmeans import CHUNK, share
 from dinokit.curation.vectors import Vectors
 
@@ -93,11 +93,12 @@ def _parallel(
     for turn in range(ROUNDS + 1):
         ready = Centres(torch.as_tensor(vectors.take(np.array(fresh))).to(device).float())
         for first, block in vectors.blocks(begin, end):
-            centre, squared = (each.cpu().numpy() for each in assign(block, ready))
+            centre = assign(block, ready)
+            apart = squared(block, ready.exact, centre).cpu().numpy()
             place = slice(first - begin, first - begin + len(block))
-            closer = squared < far[place]
-            far[place] = np.where(closer, squared, far[place])
-            nearest[place] = np.where(closer, centre + len(rows), nearest[place])
+            closer = apart < far[place]
+            far[place] = np.where(closer, apart, far[place])
+            nearest[place] = np.where(closer, centre.cpu().numpy() + len(rows), nearest[place])
         rows += fresh
         if turn < ROUNDS:
             draws = [generator(JOINS, *key, turn, at).random(CHUNK) for at in range(begin, end, CHUNK)]

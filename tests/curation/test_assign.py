@@ -3,7 +3,15 @@ import pytest
 import torch
 
 from dinokit.curation import assign as module
-from dinokit.curation.assign import Centres, assign
+from dinokit.curation import integers
+from dinokit.curation.assign import Centres, assign, squared
+
+
+@pytest.fixture(autouse=True, params=["float32", "integers"])
+def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of product, on any machine and at any size: PyTorch multiplies bytes everywhere, if slowly."""
+    monkeypatch.setattr(integers, "are_fast", lambda _: request.param == "integers")
+    monkeypatch.setattr(module, "FROM", 0)
 
 
 def _naive(vectors: torch.Tensor, centres: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -15,17 +23,17 @@ def test_the_nearest_centre_is_that_of_all_distances() -> None:
     draw = torch.Generator().manual_seed(0)
     for count in (1, 31, 32, 33, 100):  # around a group
         vectors, centres = torch.randn(70, 5, generator=draw), 2 * torch.randn(count, 5, generator=draw)
-        found, distance = assign(vectors, Centres(centres))
+        found = assign(vectors, Centres(centres))
         wanted, apart = _naive(vectors, centres)
         torch.testing.assert_close(found, wanted)
-        torch.testing.assert_close(distance, apart)
+        torch.testing.assert_close(squared(vectors, centres, found), apart)
 
 
 def test_a_lead_smaller_than_the_rounding_of_a_product_is_seen() -> None:
     # the same centre 1,000 away from the origin, and one that is 1e-5 nearer: a float32 score is exact to 0.06
     vectors = torch.tensor([[1000.0, 0.0], [1000.0, 0.5]])
     centres = torch.tensor([[1000.0, 0.25], [1000.0, 0.25 - 1e-5], [1000.0, 0.25 + 1e-5]])
-    found, _ = assign(vectors, Centres(centres))
+    found = assign(vectors, Centres(centres))
     assert found.tolist() == [1, 2]
 
 
@@ -34,9 +42,9 @@ def test_of_equal_centres_the_first_is_taken_in_any_company() -> None:
     one = torch.randn(40, 8, generator=draw)
     centres = torch.cat([one, one, one])
     vectors = torch.randn(50, 8, generator=draw)
-    together, _ = assign(vectors, Centres(centres))
+    together = assign(vectors, Centres(centres))
     assert together.max() < 40
-    alone = torch.cat([assign(row[None], Centres(centres))[0] for row in vectors])
+    alone = torch.cat([assign(row[None], Centres(centres)) for row in vectors])
     torch.testing.assert_close(together, alone)
 
 
@@ -45,7 +53,7 @@ def test_pieces_of_nearly_equal_centres_change_nothing(monkeypatch: pytest.Monke
     centres = torch.cat([1000 + 1e-3 * torch.randn(70, 3, generator=draw)] * 2)  # all within the margin of a product
     vectors = 1000 + 1e-3 * torch.randn(20, 3, generator=draw)
     whole = assign(vectors, Centres(centres))
-    torch.testing.assert_close(whole[0], _naive(vectors, centres)[0])
+    torch.testing.assert_close(whole, _naive(vectors, centres)[0])
     monkeypatch.setattr(module, "HITS", 3)
     monkeypatch.setattr(module, "PAIRS", 7)
     torch.testing.assert_close(assign(vectors, Centres(centres)), whole, rtol=0, atol=0)
@@ -58,3 +66,35 @@ def test_blocks_of_rows_change_nothing() -> None:
     ready = Centres(centres)
     ready.rows = 7
     torch.testing.assert_close(assign(vectors, ready), whole, rtol=0, atol=0)
+
+
+def test_tiles_of_centres_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    vectors, centres = torch.randn(30, 6, generator=draw), torch.randn(150, 6, generator=draw)
+    monkeypatch.setattr(module, "TILE", 64)
+    torch.testing.assert_close(assign(vectors, Centres(centres)), _naive(vectors, centres)[0])
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0, 1e4])
+def test_centres_of_any_size_have_their_nearest(spread: float) -> None:
+    # one coordinate is a thousand times the others, and all lie far from the origin
+    draw = torch.Generator().manual_seed(0)
+    shape = torch.tensor([1000.0, 1, 1, 1, 1, 1])
+    centres = 5 + spread * shape * torch.randn(80, 6, generator=draw)
+    vectors = 5 + shape * torch.randn(40, 6, generator=draw)
+    torch.testing.assert_close(assign(vectors, Centres(centres)), _naive(vectors, centres)[0])
+
+
+def test_the_margin_of_whole_numbers_bounds_their_error() -> None:
+    draw = torch.Generator().manual_seed(0)
+    vectors, centres = (torch.nn.functional.normalize(torch.randn(n, 24, generator=draw)) for n in (200, 64))
+    rounded = integers.Integers(centres, fill=0)
+    out = torch.empty(1, 200, 64, dtype=torch.int32)
+    margin = rounded(vectors, out)
+    true = vectors.double() @ centres.double().T - centres.double().square().sum(dim=1) / 2
+    unit = (vectors - rounded.middle).double() @ rounded.turn.double()
+    scale = max(float(unit.abs().max()) / 127, rounded.unit) * rounded.unit
+    # of any two scores of a row: their difference against the true one
+    lead = (out[0].double() - out[0, :, :1]) * scale - (true - true[:, :1])
+    assert (lead.abs() <= margin * scale).all()
+    assert lead.abs().max() > 0.02 * float(margin.max() * scale)  # and is not far above it
