@@ -24,7 +24,7 @@ from dinokit.core.messages import UserError, library
 from dinokit.curation.vectors import Vectors
 from dinokit.sources.base import Source
 from dinokit.sources.rows import parquet
-from dinokit.sources.selection import located, places_of, texts
+from dinokit.sources.selection import finder, located, texts
 from dinokit.sources.source import Unusable, open_source
 from dinokit.sources.table import Texts
 
@@ -137,23 +137,19 @@ class Pool:
         Raises:
             UserError: if the source shrank since it was embedded; names an image that is gone, and how many are.
         """
-        source, known = self.today(channels=channels), self.table(["row", "key"])
+        source, known = self._open(channels), self.table(["row", "key"])
         places = located(
             source, known["row"].to_numpy(), lambda: texts(known["key"]), fingerprint=self.fingerprint, of=self.folder
         )
         return source.subset(places)
 
-    def today(self, *, channels: int = 3) -> Source:
-        """Open the source as it is now; `places` says where the images of rows are in it."""
-        white = self.stamp["pixels"]["white"]
-        return open_source(self.source, split=self.split, channels=channels, white=white)
-
-    def places(self, source: Source, rows: Int64[np.ndarray, " wanted"]) -> Int64[np.ndarray, " wanted"]:
-        """Return where the images of some rows are in the source today, -1 for those that are gone."""
-        known = self.table(["row", "key"], rows=rows)
+    def today(self) -> tuple[Source, Callable[[Int64[np.ndarray, " wanted"]], Int64[np.ndarray, " wanted"]]]:
+        """Open the source as it is now, and return with it what finds the images of rows there; -1: it is gone."""
+        source = self._open(3)
         if source.fingerprint == self.fingerprint:
-            return np.asarray(known["row"].to_numpy())
-        return places_of(source, texts(known["key"]))
+            return source, lambda rows: np.asarray(self.table(["row"], rows=rows)["row"].to_numpy())
+        find = finder(source)
+        return source, lambda rows: find(texts(self.table(["key"], rows=rows)["key"]))
 
     def selection(
         self,
@@ -199,6 +195,10 @@ class Pool:
     def fingerprints(self) -> dict[tuple[str, str | None], str]:
         """What `write_selection` wants to know of the source."""
         return {(self.source, self.split): self.fingerprint}
+
+    def _open(self, channels: int) -> Source:
+        white = self.stamp["pixels"]["white"]
+        return open_source(self.source, split=self.split, channels=channels, white=white)
 
     def _read(self, about: About, columns: list[str] | None) -> Any:
         with opened(self._path(about, ".parquet")) as file:

@@ -138,7 +138,7 @@ def located(
             raise UserError(f"{of} asks for image {outside[0]:,} of {source.name}, which has {len(source):,}")
         return rows
     wanted = keys()
-    places = places_of(source, wanted)
+    places = finder(source)(wanted)
     gone = np.flatnonzero(places < 0)
     if len(gone):
         raise UserError(
@@ -148,12 +148,18 @@ def located(
     return places
 
 
-def places_of(source: Source, keys: Texts) -> Int64[np.ndarray, " key"]:
-    """Return the index in a source of the first image with each key, -1 where there is none."""
-    theirs, ours = hashed(utf8(source.key(each)) for each in range(len(source))), hashed(keys)
+def finder(source: Source) -> Callable[[Iterable[str]], Int64[np.ndarray, " key"]]:
+    """Read the keys of a source once; what is returned finds the first image with each key, -1 where there is none."""
+    theirs = hashed(utf8(source.key(each)) for each in range(len(source)))
     order = np.argsort(theirs, kind="stable")
-    found = order[np.minimum(np.searchsorted(theirs[order], ours), len(source) - 1)]
-    return np.where(theirs[found] == ours, found, -1)
+    ordered = theirs[order]
+
+    def find(keys: Iterable[str]) -> Int64[np.ndarray, " key"]:
+        ours = hashed(keys)
+        found = order[np.minimum(np.searchsorted(ordered, ours), len(ordered) - 1)]
+        return np.where(theirs[found] == ours, found, -1)
+
+    return find
 
 
 def hashed(keys: Iterable[str]) -> Int64[np.ndarray, " key"]:

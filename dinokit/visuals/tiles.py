@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from dinokit.core.messages import UserError, warn
 from dinokit.curation.pool import Pool
 from dinokit.images import intensity
-from dinokit.sources.base import Source, Unusable
+from dinokit.sources.base import Unusable
 from dinokit.visuals.page import data_uri, picture, text
 
 SIDE = 96  # pixels of a tile's long side
@@ -26,10 +26,10 @@ class Album:
 
     def __init__(self, pool: Pool | None) -> None:
         self._pool = pool
-        self._source: Source | None = None
+        self._now = None
         if pool is not None:
             try:
-                self._source = pool.today()
+                self._now = pool.today()
             except UserError as error:
                 warn(f"no pictures of {pool.source}: {error}")
 
@@ -55,15 +55,15 @@ class Album:
 
     def _pictures(self, rows: Int64[np.ndarray, " row"]) -> list[str | None]:
         """Return the data of each picture, None where there is none."""
-        source = self._source
-        if self._pool is None or source is None or not len(rows):
+        if self._now is None or not len(rows):
             return [None] * len(rows)
+        source, find = self._now
 
         def drawn(index: int) -> str:
             pixels = intensity.for_display(source.read(index, min_side=SIDE)[None])[0]
             return data_uri(pixels.permute(1, 2, 0), side=SIDE)
 
-        places = self._pool.places(source, rows)
+        places = find(rows)
         here = np.flatnonzero(places >= 0)
         found: list[str | None] = [None] * len(rows)
         read = source.each(drawn, places[here].tolist(), workers=0 if source.decoded else THREADS)
