@@ -5,13 +5,12 @@ folder gives the same page.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
 from dinokit.core.files import read_json, write_text
 from dinokit.core.messages import UserError, reason
@@ -47,8 +46,8 @@ BALANCE = (
     "are of one size; before is all that was clustered, after what the balanced choice took of it."
 )
 MOSAIC = (
-    "Of each level the two largest clusters and others by lot. Of a cluster of clusters one sees the images nearest to "
-    "the centres of its parts. What is in the result has a frame."
+    "Clusters by lot, of the coarser levels after the two largest. Of a cluster of clusters one sees the images "
+    "nearest to the centres of its parts. What is in the result has a frame."
 )
 
 
@@ -169,29 +168,16 @@ def _threshold(found: Mapping[str, Any]) -> str:
 
 def _balance(tree: Hierarchy) -> str:
     """Tabulate and draw the sizes of clusters, before and after a balanced choice."""
-    head, rows, charts = ["Level", "Clusters", "Images each", "Gini", "Evenness"], [], ""
-    taken: Sequence[Int64[np.ndarray, " cluster"] | None] = tree.taken or (None,) * len(tree.sizes)
-    if tree.taken is not None:
-        head += ["Chosen each", "Gini after", "Evenness after", "Without any"]
-    for level, (before, after) in enumerate(zip(tree.sizes, taken, strict=True), start=1):
-        row = [
-            level,
-            number(len(before)),
-            number(float(before.mean())),
-            f"{gini(before):.3f}",
-            f"{entropy(before):.3f}",
-        ]
+    rows, charts = list[tuple[str, str, str, str, str]](), ""
+    for level, before in enumerate(tree.sizes):
         kinds = [Sizes("before", before, 2)]
-        if after is not None:
-            kinds.append(Sizes("after", after, 0))
-            row += [
-                number(float(after.mean())),
-                f"{gini(after):.3f}",
-                f"{entropy(after):.3f}",
-                number(int((after == 0).sum())),
-            ]
-        rows.append(row)
-        charts += histogram(kinds, title=f"Clusters of level {level} by their size", what="clusters")
+        kinds += [] if tree.taken is None else [Sizes("after", tree.taken[level], 0)]
+        for one in kinds:
+            used, mean = number(int((one.sizes > 0).sum())), number(float(one.sizes.mean()))
+            scores = f"{gini(one.sizes):.3f}", f"{entropy(one.sizes):.3f}"
+            rows.append((f"Level {level + 1}, {one.name}", used, mean, *scores))
+        charts += histogram(kinds, title=f"Clusters of level {level + 1} by their size", what="clusters")
+    head = ["", "Clusters", "Images each", "Gini", "Evenness"]
     return paragraph(BALANCE) + f'<div class="charts">{charts}</div>' + table(head, rows, kind="numbers")
 
 

@@ -23,7 +23,7 @@ from dinokit.visuals.tiles import Album
 
 GROUPS = 6  # of duplicates, the largest ones; and twice as many by lot
 CLUSTERS = 6  # of each level, and concepts of each kind
-LARGEST = 2  # of the clusters of a level; the others are drawn by lot
+LARGEST = 2  # clusters of a level that are always shown, but of level 1, whose largest are the frequent concepts
 NARROW = 3  # pictures that fit into a narrow tray
 SEEDS = 8  # whose like is shown
 SHOWN = 12  # pictures of a group, a cluster or a fate; a row of the page holds 6, on a phone 4
@@ -113,19 +113,18 @@ class Hierarchy:
         """Return the tray of a cluster."""
         near = self._nearest(level, cluster, SHOWN)
         size, total = int(self.sizes[level][cluster]), len(self.rows)
-        told = f"{number(size)} image{'s' * (size > 1)} ({100 * size / total:.2g} %)"
+        told = f"{number(size)} image{'s' * (size > 1)} ({100 * size / total:.2g}\N{NO-BREAK SPACE}%)"
         told += "" if self.taken is None else f", {number(int(self.taken[level][cluster]))} chosen"
         rows = self.rows[near].tolist()
         marked = [row for row, chosen in zip(rows, self._chosen[near].tolist(), strict=True) if chosen]
         return tray(told, album.tiles(rows, ["chosen" if row in marked else "" for row in rows], marked=marked))
 
     def mosaic(self, album: Album, level: int, *, seed: int) -> str:
-        """Return the largest clusters of a level and others by lot, in the order of their sizes."""
+        """Return clusters of a level by lot, of coarser ones also the largest, in the order of their sizes."""
         order = np.argsort(-self.sizes[level], kind="stable")
-        lot = generator(seed, DRAWS.index("clusters"), level).permutation(
-            len(order) - LARGEST if len(order) > LARGEST else 0
-        )
-        places = np.sort(np.append(np.arange(min(LARGEST, len(order))), lot[: CLUSTERS - LARGEST] + LARGEST))
+        first = min(LARGEST, len(order)) if level else 0
+        lot = generator(seed, DRAWS.index("clusters"), level).permutation(len(order) - first)[: CLUSTERS - first]
+        places = np.sort(np.append(np.arange(first), lot + first))
         return trays([self.shown(album, level, cluster) for cluster in order[places].tolist()])
 
     def concepts(self, album: Album, *, seed: int) -> tuple[str, str]:

@@ -45,6 +45,27 @@ def test_a_cluster_of_clusters_shows_each_of_its_parts(account: Account) -> None
         assert len(rows) == len(set(rows)) <= exhibits.SHOWN
 
 
+def test_a_mosaic_holds_different_clusters_of_a_coarse_level_the_largest_first(account: Account) -> None:
+    tree = Hierarchy(account)
+    for level, sizes in enumerate(tree.sizes):
+        found = tree.mosaic(Album(account.pool), level, seed=0)
+        counts = [int(count) for count in re.findall(r"<h3>(\d+) image", found)]
+        assert len(counts) == min(len(sizes), exhibits.CLUSTERS)
+        assert counts == sorted(counts, reverse=True)
+        assert len(set(shown(found))) == len(shown(found))
+        assert counts[0] == sizes.max() or level == 0
+
+
+def test_frequent_concepts_are_the_largest_clusters_and_rare_ones_are_no_others(account: Account) -> None:
+    tree = Hierarchy(account)
+    most, least = (
+        [int(count) for count in re.findall(r"<h3>(\d+) image", each)]
+        for each in tree.concepts(Album(account.pool), seed=0)
+    )
+    assert most == sorted(tree.sizes[0].tolist(), reverse=True)[: exhibits.CLUSTERS]
+    assert least == sorted(tree.sizes[0].tolist())[:2]  # of eight clusters six are shown above
+
+
 def test_a_group_shows_what_stays_then_its_copies_by_similarity(account: Account) -> None:
     lines = {
         "row": np.array([1, 2, 5, 9]),
