@@ -42,8 +42,9 @@ MEANINGS = {
 }
 NAMES = {dedup.DUPLICATE: "duplicates", dedup.REFERENCE: "resembling a reference"}
 BALANCE = (
-    "A Gini coefficient of 0 and an evenness (entropy as a share of the largest possible) of 1 mean that all clusters "
-    "are of one size; before is all that was clustered, after what the balanced choice took of it."
+    "A Gini coefficient of 0 and an entropy, as a share of the largest possible, of 1 mean that all clusters are "
+    "of one size, empty ones among them. Mean is that of their images; before is all that was clustered, "
+    "after what the balanced choice took of it."
 )
 MOSAIC = (
     "Clusters by lot, of the coarser levels after the two largest. Of a cluster of clusters one sees the images "
@@ -177,7 +178,7 @@ def _balance(tree: Hierarchy) -> str:
             scores = f"{gini(one.sizes):.3f}", f"{entropy(one.sizes):.3f}"
             rows.append((f"Level {level + 1}, {one.name}", used, mean, *scores))
         charts += histogram(kinds, title=f"Clusters of level {level + 1} by their size", what="clusters")
-    head = ["", "Clusters", "Images each", "Gini", "Evenness"]
+    head = ["", "Clusters", "Mean", "Gini", "Entropy"]
     return paragraph(BALANCE) + f'<div class="charts">{charts}</div>' + table(head, rows, kind="numbers")
 
 
