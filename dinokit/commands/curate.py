@@ -15,6 +15,7 @@ from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core.files import check_result, only_owner
 from dinokit.core.messages import UserError, info, is_main, unknown_name
 from dinokit.curation import cluster, dedup, retrieve, sample
+from dinokit.curation.memory import in_bytes
 from dinokit.curation.pool import Pool
 from dinokit.run import ranks
 from dinokit.sources import location
@@ -36,6 +37,7 @@ class Job:
     clusters: Path | str | None = None
     model: Path | str | None = None
     heads: int | None = None
+    memory: str | None = None
 
     def dedup(self) -> Any:
         """Find duplicates."""
@@ -46,7 +48,8 @@ class Job:
     def cluster(self) -> Any:
         """Cluster, and say how many clusters there are."""
         pool = Pool(self.data)
-        found = cluster.run(pool, self.config, self.out, rows=self._stay(pool), device=self.device)
+        given: dict[str, Any] = {"rows": self._stay(pool), "memory": self._bytes, "device": self.device}
+        found = cluster.run(pool, self.config, self.out, **given)
         info(f"clusters of each level: {', '.join(f'{count:,}' for count in found['clusters'])} · {self.out}")
         return found
 
@@ -69,6 +72,7 @@ class Job:
         """Do all of it."""
         assert self.model is not None
         given: dict[str, Any] = {"model": str(self.model), "heads": self.heads, "device": self.device}
+        given |= {"memory": self._bytes}
         return curating.auto(self.data, self.config, self.out, **given)
 
     def report(self) -> Any:
@@ -77,6 +81,10 @@ class Job:
             info(f"report {write_page(Path(self.data), self.config, self.out)}")
         return self.out
 
+    @property
+    def _bytes(self) -> int | None:
+        return None if self.memory is None else in_bytes(self.memory)
+
     def _stay(self, pool: Pool) -> Any:
         return None if self.after is None else dedup.kept(Path(self.after), pool)
 
@@ -84,10 +92,10 @@ class Job:
 # of each step its settings, and the options it takes beside those that all take
 STEPS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "dedup": (dedup.Config, ("against",)),
-    "cluster": (cluster.Config, ("after",)),
+    "cluster": (cluster.Config, ("after", "memory")),
     "sample": (sample.Config, ()),
     "retrieve": (retrieve.Config, ("after", "queries", "clusters")),
-    "auto": (curating.Config, ("against", "model", "heads")),
+    "auto": (curating.Config, ("against", "model", "heads", "memory")),
     "report": (Config, ()),
 }
 # options that a step cannot do without
@@ -108,6 +116,7 @@ def curate(
     clusters: Path | None = None,
     model: str | None = None,
     heads: int | None = None,
+    memory: str | None = None,
     device: str = "auto",
     processes: int | None = None,
     settings: Settings = NO_SETTINGS,
@@ -131,11 +140,12 @@ def curate(
         clusters: retrieve by cluster: a folder that cluster wrote.
         model: auto: whose features tell images apart, as `dinokit embed` takes it.
         heads: auto: of attention, for weights that do not say it.
+        memory: cluster, auto: what each process may hold while it clusters, such as 2GiB.
         device: auto, cpu, cuda or mps.
         processes: that share the work; left out, one per GPU of this machine.
     """
     options: dict[str, Any] = {"after": after, "against": against, "queries": queries, "clusters": clusters}
-    options |= {"model": model, "heads": heads}
+    options |= {"model": model, "heads": heads, "memory": memory}
     given = {name: value for name, value in options.items() if value is not None}
     if out is None and step in STEPS and step != "report":
         raise UserError(f"curate {step} needs --out: what it writes")
@@ -185,6 +195,8 @@ def _settings(step: str, out: Path, given: Mapping[str, Any], values: Settings) 
 
 def _check_together(step: str, config: Any, out: Path, given: Mapping[str, Any], values: Settings) -> None:
     """Refuse what would be passed over in silence."""
+    if "memory" in given:
+        in_bytes(given["memory"])
     if step == "sample" and location.suffix(str(out)) != PARQUET:
         raise UserError(f"curate sample writes one file: expected --out FILE.parquet, got {out}")
     alone = [name for name in ("reach", "against_threshold") if name in values]

@@ -78,7 +78,14 @@ class Component:
 
 
 def auto(
-    data: str, config: Config, out: Path, *, model: str, heads: int | None, device: torch.device
+    data: str,
+    config: Config,
+    out: Path,
+    *,
+    model: str,
+    heads: int | None,
+    memory: int | None = None,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Make a training set; call as the owner of `out`, on all ranks together.
 
@@ -105,7 +112,7 @@ def auto(
         raise UserError(f"size: expected at most the {len(stay):,} images that are no duplicates, got {config.size:,}")
     near = _retrieved(pool, seeds, stay, config, out, device)
     chosen = np.concatenate([np.empty(0, dtype=np.int64), *(part.rows for part in near)])
-    parts = [*_balanced(pool, stay, chosen, config, out, device), *near, *_seeds(seeds, config)]
+    parts = [*_balanced(pool, stay, chosen, config, out, memory, device), *near, *_seeds(seeds, config)]
     if is_main():
         told = {"images": len(pool), "unreadable": pool.stamp["unreadable"], "duplicates": found, "source": data}
         _write(parts, told, out)
@@ -164,6 +171,7 @@ def _balanced(
     taken: Int64[np.ndarray, " row"],
     config: Config,
     out: Path,
+    memory: int | None,
     device: torch.device,
 ) -> list[Component]:
     """Choose the images that are still wanted, if any, from clusters of what is not taken."""
@@ -171,7 +179,8 @@ def _balanced(
     if not wanted:
         return []
     levels = cluster.Config(levels=config.levels, resample=config.resample, seed=config.seed)
-    cluster.run(pool, levels, out / "clusters", rows=np.setdiff1d(stay, taken), device=device)
+    rows = np.setdiff1d(stay, taken)
+    cluster.run(pool, levels, out / "clusters", rows=rows, memory=memory, device=device)
     if is_main():
         sample.run(out / "clusters", sample.Config(size=wanted, seed=config.seed), out / "balanced.parquet")
     dist.barrier()

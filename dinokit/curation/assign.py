@@ -33,34 +33,45 @@ class Centres:
         count, dim = centres.shape
         self.exact, self.tile = centres, min(TILE, count + -count % GROUP)
         fill = -count % self.tile
-        self.halves = centres.double().square().sum(dim=1) / 2
-        self.longest = float(self.halves.max().mul(2).sqrt())
-        self.rows = min(max(SCORES // (count + fill), 16), ROWS)  # of a block
-        self.rounding = (dim + 2) * torch.finfo(torch.float32).eps
-        few = count < FROM * dim or not integers.are_fast(centres.device)
-        self.integers = None if few else integers.Integers(centres, fill=fill)
-        self.padded = functional.pad(centres, (0, 0, 0, fill))
+        halves = centres.double().square().sum(dim=1) / 2
         # what only fills up the last tile is never the nearest
-        self.bias = functional.pad(self.halves.neg().float(), (0, fill), value=-torch.inf)
+        self.bias = functional.pad(halves.neg().float(), (0, fill), value=-torch.inf)
+        self.longest = float(halves.max().mul(2).sqrt())
+        self.rounding = (dim + 2) * torch.finfo(torch.float32).eps
+        self.rows = min(max(SCORES // (count + fill), 16), ROWS)  # of a block
+        whole = count >= FROM * dim and integers.are_fast(centres.device)
+        self.product = integers.Integers(centres, fill=fill) if whole else Floats(self, fill=fill)
 
     def scores(
         self, vectors: Float32[Tensor, "row dim"]
     ) -> tuple[Shaped[Tensor, "tile row member"], Shaped[Tensor, "row 1"]]:
         """Return rounded scores, and by how much two of a row may be misjudged together, both in the same unit."""
-        dtype = torch.float32 if self.integers is None else torch.int32
-        shape = len(self.padded) // self.tile, len(vectors), self.tile
-        out = torch.empty(shape, dtype=dtype, device=vectors.device)
-        if self.integers is not None:
-            return out, self.integers(vectors, out)
-        for number, scores in enumerate(out):
-            part = slice(number * self.tile, (number + 1) * self.tile)
-            torch.addmm(self.bias[part], vectors, self.padded[part].T, out=scores)
-        return out, self.margin(vectors)
+        shape = len(self.bias) // self.tile, len(vectors), self.tile
+        out = torch.empty(shape, dtype=self.product.dtype, device=vectors.device)
+        return out, self.product(vectors, out)
 
     def margin(self, vectors: Float32[Tensor, "row dim"]) -> Float32[Tensor, "row 1"]:
         """Return by how much two scores of a row in float32 may be misjudged together: (dim + 2) roundings each."""
         sizes = vectors.square().sum(dim=1, keepdim=True).sqrt()
         return self.rounding * self.longest * (sizes + self.longest / 2)
+
+
+class Floats:
+    """Scores by products in float32, see `integers.Integers`."""
+
+    dtype = torch.float32
+
+    def __init__(self, centres: Centres, *, fill: int) -> None:
+        self.centres, self.padded = centres, functional.pad(centres.exact, (0, 0, 0, fill))
+
+    def __call__(
+        self, vectors: Float32[Tensor, "row dim"], out: Float32[Tensor, "tile row member"]
+    ) -> Float32[Tensor, "row 1"]:
+        """Write the scores of all centres, a tile of them after the other, and return the margin."""
+        for number, scores in enumerate(out):
+            part = slice(number * out.shape[2], (number + 1) * out.shape[2])
+            torch.addmm(self.centres.bias[part], vectors, self.padded[part].T, out=scores)
+        return self.centres.margin(vectors)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ OUT/rows.parquet holds which rows of the pool these are; OUT/cluster.json, writt
 from which a start after a kill goes on. Bytes are the same for any number of ranks with as many threads each.
 """
 
+import copy
 import math
 import shutil
 import time
@@ -30,6 +31,7 @@ from dinokit.core.messages import UserError, info, is_main
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import generator
 from dinokit.curation.kmeans import distances, lloyd, look
+from dinokit.curation.memory import block_within
 from dinokit.curation.pool import Pool
 from dinokit.curation.start import FEW, start
 from dinokit.curation.table import read_table, write_table
@@ -88,14 +90,23 @@ def identity(pool: Pool, rows: Int64[np.ndarray, " row"] | None) -> dict[str, st
 
 
 def run(
-    pool: Pool, config: Config, out: Path, *, rows: Int64[np.ndarray, " row"] | None = None, device: torch.device
+    pool: Pool,
+    config: Config,
+    out: Path,
+    *,
+    rows: Int64[np.ndarray, " row"] | None = None,
+    memory: int | None = None,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Cluster a pool, or some of its rows, into `out`; call as its owner, on all ranks together.
+
+    Args:
+        memory: bytes that each process may hold; whatever they are, the clusters are the same.
 
     Returns what OUT/cluster.json says.
     """
     vectors = pool.vectors if rows is None else pool.vectors.subset(rows)
-    parents = cluster(vectors, config, out, about=identity(pool, rows), device=device)
+    parents = cluster(vectors, config, out, about=identity(pool, rows), memory=memory, device=device)
     if is_main() and not (out / DONE).exists():
         write_table(out / ROWS, {"place": np.arange(len(pool)) if rows is None else rows})
         told = {"embeddings": pool.place, "clusters": [int(parent.max()) + 1 for parent in parents]}
@@ -106,7 +117,13 @@ def run(
 
 
 def cluster(
-    vectors: Vectors, config: Config, out: Path, *, about: Mapping[str, Any], device: torch.device
+    vectors: Vectors,
+    config: Config,
+    out: Path,
+    *,
+    about: Mapping[str, Any],
+    memory: int | None = None,
+    device: torch.device,
 ) -> list[Int32[np.ndarray, " entry"]]:
     """Cluster a pool level by level and write the result; go on where an earlier start was ended.
 
@@ -114,6 +131,7 @@ def cluster(
 
     Args:
         about: what else tells this pool from others, such as the weights that embedded it.
+        memory: see `run`.
 
     Raises:
         UserError: if there are more clusters than entries, a vector is not finite or zero, or `out` holds the clusters
@@ -126,6 +144,7 @@ def cluster(
             raise UserError(f"levels: expected at most {below:,} clusters of {below:,} vectors, got {count:,}")
     if splits > levels[0]:
         raise UserError(f"splits: expected at most the {levels[0]:,} clusters of level 1, got {splits:,}")
+    vectors = _within(memory, vectors, levels, splits)
     settings = asdict(config) | {"levels": list(levels), "splits": splits}
     stamp = {"settings": settings, "pool": dict(about) | {"rows": len(vectors)}}
     if (out / STAMP).exists():
@@ -148,6 +167,15 @@ def cluster(
     if is_main():
         shutil.rmtree(out / STATE, ignore_errors=True)
     return parents
+
+
+def _within(memory: int | None, vectors: Vectors, levels: Sequence[int], splits: int) -> Vectors:
+    """Return the vectors, read in pieces that fit into memory."""
+    if memory is None:
+        return vectors
+    centres, limited = max(levels[0] // splits, splits if splits > 1 else 1, *levels[1:], 1), copy.copy(vectors)
+    limited.block = block_within(memory, rows=len(vectors), dim=vectors.dim, centres=centres, kept=levels[0])
+    return limited
 
 
 def _level(

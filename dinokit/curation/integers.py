@@ -37,6 +37,8 @@ def rotation(dim: int) -> Float64[Tensor, "dim dim"]:
 class Integers:
     """Centres in whole numbers; those that only fill up are never the best."""
 
+    dtype = torch.int32  # of scores
+
     def __init__(self, centres: Float32[Tensor, "centre dim"], *, fill: int) -> None:
         """Round.
 

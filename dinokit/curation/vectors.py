@@ -15,7 +15,7 @@ from jaxtyping import Float16, Int64
 
 from dinokit.core.messages import UserError, reason
 
-BLOCK = 1 << 24  # numbers that are read at a time
+BLOCK = 1 << 24  # numbers that are read at a time where nothing else is said
 
 
 @final
@@ -44,6 +44,7 @@ class Vectors:
                 raise UserError(f"{part} has vectors of {shape[1]} numbers, the first part of {self.dim}; embed anew")
         self.ends: Int64[np.ndarray, " part"] = np.cumsum([shape[0] for shape in shapes])
         self.chosen = chosen
+        self.block = BLOCK  # numbers that are read at a time
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if self.chosen is None else len(self.chosen)
@@ -91,7 +92,7 @@ class Vectors:
 
     @property
     def _step(self) -> int:
-        return max(BLOCK // self.dim, 1)
+        return max(self.block // self.dim, 1)
 
     def _open(self, part: Path | Float16[np.ndarray, "row dim"]) -> Float16[np.ndarray, "row dim"]:
         if isinstance(part, np.ndarray):
