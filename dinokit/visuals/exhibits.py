@@ -175,8 +175,9 @@ def retrieved(account: Account, turn: int, album: Album, *, seed: int) -> str:
     lines = read_table(step.folder / SELECTION, ["place", "query", "rank", "similarity"])
     seeds = account.neighbour(step.told.get("seeds"), step.folder.name.replace("retrieved-", "seeds-"))
     if seeds is None:
-        drawn = np.zeros(SEEDS, dtype=np.int64)
-        keys = [str(key) for key in lines["query"][lot.permutation(len(lines["query"]))[:SEEDS]]]
+        some = lines["query"][lot.permutation(len(lines["query"]))[: 4 * SEEDS]]
+        keys = list(dict.fromkeys(str(key) for key in some))[:SEEDS]
+        drawn = np.zeros(len(keys), dtype=np.int64)
     else:
         drawn = lot.permutation(len(seeds))[: 16 * SEEDS]
         keys = seeds.table(["key"], rows=drawn)["key"].to_pylist()

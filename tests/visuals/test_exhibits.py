@@ -1,16 +1,20 @@
 """Which images of a curation are shown, and in which order."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dinokit.curation import dedup, retrieve
 from dinokit.curation.account import Account, read_account
+from dinokit.curation.table import read_table
 from dinokit.visuals import exhibits
 from dinokit.visuals.exhibits import Groups, Hierarchy
 from dinokit.visuals.tiles import Album
-from tests.curation.steps import COPIES, all_steps
+from tests.curation.pools import make_pool
+from tests.curation.steps import COPIES, CPU, all_steps, vectors
 
 
 @pytest.fixture
@@ -100,3 +104,34 @@ def test_a_seed_stands_before_what_it_brought(account: Account) -> None:
         near = [float(value) for value in re.findall(r"<figcaption>(-?[\d.]+)</figcaption>", part)]
         assert 1 <= len(near) <= 2
         assert near == sorted(near, reverse=True)
+
+
+def test_retrieval_by_cluster_shows_the_clusters_that_were_hit_the_most_first(account: Account) -> None:
+    folder, pool = account.folder, account.pool
+    near = retrieve.Config(by="cluster", hits=0, per_cluster=3)
+    given = {"queries": make_pool(folder / "many", vectors()[:20]), "clusters": folder / "clusters"}
+    stay = dedup.kept(folder / "duplicates", pool)
+    retrieve.run(pool, near, folder / "by-cluster", rows=stay, device=CPU, **given)
+    again = read_account(folder)
+    turn = [step.folder.name for step in again.retrieve].index("by-cluster")
+    found = exhibits.retrieved(again, turn, Album(pool), seed=0)
+    hits = [int(count) for count in re.findall(r"hit by (\d+) seeds", found)]
+    assert len(hits) > 1
+    assert hits == sorted(hits, reverse=True)
+    lines = read_table(folder / "by-cluster" / "selection.parquet", ["place", "cluster"])
+    for part in found.split('<li class="tray')[1:]:
+        cluster = int(re.findall(r"cluster (\d+): hit", part)[0])
+        assert shown(part) == sorted(lines["place"][lines["cluster"] == cluster].tolist())
+
+
+def test_seeds_and_references_that_are_gone_are_grey_and_what_they_were_for_is_shown(account: Account) -> None:
+    for name in ("seeds-1", "against"):
+        shutil.rmtree(account.folder / name)
+    album = Album(account.pool)
+    near = exhibits.retrieved(account, 0, album, seed=0)
+    assert "gone</div><figcaption>seed" in near
+    assert len(shown(near)) >= 3
+    turn, fate = next((at, one) for at, one in enumerate(account.fates) if one.name == dedup.REFERENCE)
+    found = exhibits.fate(account, fate, album, seed=0, turn=turn)
+    assert shown(found) == [7]
+    assert "gone</div><figcaption>reference" in found
