@@ -1,7 +1,7 @@
 """`dinokit curate`: from a raw pile to a balanced training set: dedup, cluster, sample, retrieve, auto, report"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from dinokit import config as configuration
 from dinokit.commands import curating
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core.files import check_result, only_owner
-from dinokit.core.messages import UserError, info, is_main, unknown_name
+from dinokit.core.messages import RunError, UserError, info, is_main, reason, unknown_name
 from dinokit.curation import cluster, dedup, retrieve, sample
 from dinokit.curation.memory import in_bytes
 from dinokit.curation.pool import Pool
@@ -158,7 +158,11 @@ def curate(
     with ranks.sharing(words, processes=1 if alone and processes is None else processes, device=device) as where:
         job = Job(str(data), out, config, where, **given)
         with only_owner(out) if is_main() and not alone else nullcontext():
-            return getattr(job, step)()
+            try:
+                return getattr(job, step)()
+            except OSError as error:
+                said = f"{reason(error)}: {error.filename or out}"
+                raise RunError(f"{said}; what was computed stays, the same command goes on") from error
 
 
 def explained(words: Sequence[str]) -> tuple[str, Any] | None:
@@ -199,13 +203,28 @@ def _check_together(step: str, config: Any, out: Path, given: Mapping[str, Any],
         in_bytes(given["memory"])
     if step == "sample" and location.suffix(str(out)) != PARQUET:
         raise UserError(f"curate sample writes one file: expected --out FILE.parquet, got {out}")
-    alone = [name for name in ("reach", "against_threshold") if name in values]
-    if step == "dedup" and alone and "against" not in given:
-        raise UserError(f"--{alone[0]} says what --against drops; give --against, an embedded set, too")
     if step == "retrieve" and config.by == "cluster" and "clusters" not in given:
         raise UserError("curate retrieve --by cluster needs --clusters: a folder that curate cluster wrote")
-    if step == "retrieve" and config.by != "cluster" and "clusters" in given:
-        raise UserError("--clusters is for retrieval by cluster; give --by cluster, too")
+    for names, needs in _idle(step, config, given):
+        idle = [name for name in names if name in values or name in given]
+        if idle:
+            raise UserError(f"--{idle[0]} would do nothing; {needs}, or leave it out")
+
+
+def _idle(step: str, config: Any, given: Mapping[str, Any]) -> Iterator[tuple[Sequence[str], str]]:
+    """Yield options that do nothing as things are, and what they would need."""
+    if step == "dedup" and "against" not in given:
+        yield ("reach", "against_threshold"), "give --against, an embedded set, too"
+    if step == "retrieve" and config.by == "sample":
+        yield ("clusters", "hits", "per_cluster", "cap"), "give --by cluster, too"
+    if step == "retrieve" and config.by == "cluster":
+        yield ("neighbours", "unique", "exact"), "retrieve by sample"
+    if step == "auto" and not config.seeds:
+        yield ("neighbours", "retrieved", "homogeneous"), "give --seeds, too"
+    if step == "cluster" and not config.resample:
+        yield ("pick",), "give --resample at least 1"
+    if step == "auto" and config.seeds and not config.retrieved:
+        yield ("neighbours",), "give --retrieved above 0"
 
 
 def _default(kind: Any) -> Any:

@@ -5,7 +5,7 @@
     retrieved-N/                      of what stays the nearest images of each seed
     clusters/  balanced.parquet       hierarchical k-means of what stays, and a balanced choice of it
     selection.parquet                 all of it: balanced, retrieved, and the seeds themselves
-    curate.json                       how many images each step left
+    curate.json                       the settings, and how many images each step left
     report.html                       what each step did, in pictures (visuals/curation.py)
 
 An image is of one component: what was retrieved is not counted again as balanced, so that SIZE images of the source are
@@ -13,7 +13,7 @@ chosen. Seeds come on top, as batches of their own: as DINOv3 mixes ImageNet-1k 
 whole: whoever curated them answers for those that resemble the sets to stay clear of.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -24,17 +24,19 @@ import torch
 from jaxtyping import Int64, Integer
 
 from dinokit.core import dist
-from dinokit.core.files import read_json, write_json
+from dinokit.core.files import utf8
 from dinokit.core.messages import UserError, info, is_main, warn
 from dinokit.core.numbers import at_least, between
 from dinokit.core.seed import generator
 from dinokit.curation import cluster, dedup, retrieve, sample
 from dinokit.curation.account import AUTO, SEEDS, SELECTION
 from dinokit.curation.pool import Pool
+from dinokit.curation.step import Step
 from dinokit.curation.table import read_table
 from dinokit.curation.threshold import Embed
 from dinokit.dense.embed import embed, embedder
 from dinokit.sources.selection import write_selection
+from dinokit.sources.source import absolute, open_source
 from dinokit.visuals import curation
 
 
@@ -48,10 +50,12 @@ class Config:
     neighbours: int = at_least(1, 4)  # images that a seed image retrieves; 32 makes a set the core
     retrieved: float = between(0, 1, 0.5)  # of size, at most; the rest is balanced
     homogeneous: float = between(0, 1, 0.1)  # share of the batches that hold seeds alone; 0: mixed by their number
-    threshold: float | Literal["auto"] = "auto"  # of duplicates, a cosine; auto: that which tells altered copies best
-    levels: tuple[int, ...] | None = at_least(1, None)  # of the clustering; null: by the number of images
-    resample: int = at_least(0, 9)
-    seed: int = at_least(0, 0)
+    threshold: float | Literal["auto"] = (
+        "auto"  # cosine above which images are duplicates; auto: that which finds altered copies best
+    )
+    levels: tuple[int, ...] | None = at_least(1, None)  # clusters of each, fine to coarse; null: by the pool's size
+    resample: int = at_least(0, 9)  # rounds of resampling within a level
+    seed: int = at_least(0, 0)  # of all that is drawn by lot
 
     def __post_init__(self) -> None:
         self.duplicates()  # knows what a threshold can be
@@ -95,6 +99,11 @@ def auto(
         UserError: if a setting or a source cannot be used, or fewer images stay than are asked for.
     """
 
+    step = Step(out, AUTO.removesuffix(".json"), {"source": absolute(data), **asdict(config)}, (SELECTION,))
+    step.done(beside=("embeddings", "against", "seeds-*"))  # what it says is computed anew: images may have been added
+    _check_sources(data, config)
+    step.begin()
+
     def embedded(source: str, name: str) -> Pool:
         info(f"embedding {source}")
         embed(model, source, out / name, heads=heads, device=device)
@@ -113,16 +122,17 @@ def auto(
     near = _retrieved(pool, seeds, stay, config, out, device)
     chosen = np.concatenate([np.empty(0, dtype=np.int64), *(part.rows for part in near)])
     parts = [*_balanced(pool, stay, chosen, config, out, memory, device), *near, *_seeds(seeds, config)]
+    total = _write(parts, out) if is_main() else 0
+    counts = {part.name: len(part.rows) for part in parts}
+    told = {"images": len(pool), "unreadable": pool.stamp["unreadable"], "duplicates": found, "chosen": counts}
+    done = step.end(told | {"total": total})
     if is_main():
-        told = {"images": len(pool), "unreadable": pool.stamp["unreadable"], "duplicates": found, "source": data}
-        _write(parts, told, out)
         try:
             info(f"report {curation.write_page(out, curation.Config(seed=config.seed))}")
         except UserError as error:
             warn(f"no report: {error}")  # what was chosen stands
         info(f"next: dinokit pretrain RECIPE --data {out / SELECTION} --out runs/NAME")
     dist.barrier()
-    done: dict[str, Any] = read_json(out / AUTO)
     return done
 
 
@@ -161,7 +171,7 @@ def _retrieved(
         new, room = ~np.isin(found["place"], taken), most * number // len(seeds) - len(taken)
         rows = nearest_first(found["place"][new], found["rank"][new], room, draw=generator(config.seed, number))
         taken = np.concatenate([taken, rows])
-        parts.append(Component(name, pool, rows, f"resembles {queries.source}", len(rows)))
+        parts.append(Component(name, pool, rows, f"resembles {utf8(queries.source)}", len(rows)))
     return parts
 
 
@@ -197,8 +207,22 @@ def _seeds(seeds: list[Pool], config: Config) -> list[Component]:
     ]
 
 
-def _write(parts: list[Component], told: dict[str, Any], out: Path) -> None:
-    """Write the selection, then the numbers."""
+def _check_sources(data: str, config: Config) -> None:
+    """Refuse before any work what can be known to fail.
+
+    Raises:
+        UserError: if a source cannot be opened, or there are fewer images than are asked for.
+    """
+    images = len(open_source(data))
+    for source in (*config.seeds, *([] if config.against is None else [config.against])):
+        open_source(source)
+    if config.size > images:
+        raise UserError(f"size: expected at most the {images:,} images of {data}, got {config.size:,}")
+    cluster.shape(cluster.Config(levels=config.levels), images)
+
+
+def _write(parts: list[Component], out: Path) -> int:
+    """Write the selection and return the number of its lines."""
     prints = {key: value for part in parts for key, value in part.pool.fingerprints.items()}
     lines = (
         part.pool.selection(
@@ -212,6 +236,5 @@ def _write(parts: list[Component], told: dict[str, Any], out: Path) -> None:
         for part in parts
     )
     total = write_selection(out / SELECTION, chain.from_iterable(lines), fingerprints=prints)
-    counts = {part.name: len(part.rows) for part in parts}
-    write_json(out / AUTO, told | {"chosen": counts, "total": total})
-    info(f"{total:,} images: {' · '.join(f'{name} {count:,}' for name, count in counts.items())}")
+    info(f"{total:,} images: {' · '.join(f'{part.name} {len(part.rows):,}' for part in parts)}")
+    return total

@@ -14,7 +14,7 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dinokit.core import device as devices
 from dinokit.core import dist
-from dinokit.core.files import check_same, digest, read_json, write_atomic, write_json
+from dinokit.core.files import digest, write_atomic
 from dinokit.core.messages import UserError, info, is_main
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import generator
@@ -34,10 +34,11 @@ from dinokit.curation.kmeans import distances, lloyd, look
 from dinokit.curation.memory import block_within
 from dinokit.curation.pool import Pool
 from dinokit.curation.start import FEW, start
-from dinokit.curation.table import read_table, write_table
-from dinokit.curation.vectors import Vectors, check_finite
+from dinokit.curation.step import Step
+from dinokit.curation.table import read_table, write_array, write_table
+from dinokit.curation.vectors import Vectors
 
-DONE, STAMP, STATE, ROWS = "cluster.json", ".cluster.json", ".level", "rows.parquet"
+DONE, STATE, ROWS = "cluster.json", ".level", "rows.parquet"
 # up to how many rows: rows per cluster of each level, and splits. As in the sizes at which the method was run, scaled
 _BY_SIZE: tuple[tuple[float, tuple[int, ...], int], ...] = (
     (3e5, (20, 100), 1),
@@ -60,7 +61,7 @@ class Config:
     resample: int = at_least(0, 9)  # rounds of resampling within a level; none where it is split
     pick: Literal["closest", "random"] = "closest"  # which rows of a cluster a round takes, half the average number
     iterations: int = at_least(1, 20)  # moves of the centres; fewer where they stay
-    seed: int = at_least(0, 0)
+    seed: int = at_least(0, 0)  # of all that is drawn by lot
 
 
 @dataclass(frozen=True)
@@ -104,59 +105,63 @@ def run(
         memory: bytes that each process may hold; whatever they are, the clusters are the same.
 
     Returns what OUT/cluster.json says.
+
+    Raises:
+        UserError: if there are more clusters than entries, a vector is not finite or zero, or `out` holds something
+            else.
     """
     vectors = pool.vectors if rows is None else pool.vectors.subset(rows)
-    parents = cluster(vectors, config, out, about=identity(pool, rows), memory=memory, device=device)
-    if is_main() and not (out / DONE).exists():
+    levels, splits = shape(config, len(vectors))
+    settings = asdict(config) | {"levels": levels, "splits": splits}
+    stamp = {"settings": settings, "pool": identity(pool, rows) | {"rows": len(vectors)}}
+    files = [name for number in range(1, len(levels) + 1) for name in (f"level{number}.npy", f"level{number}.parquet")]
+    step = Step(out, "cluster", stamp, (ROWS, *files))
+    if (done := step.done()) is not None:
+        return done
+    pool.check(block=_within(memory, vectors, levels, splits).block)
+    step.begin()
+    parents = cluster(vectors, config, out, memory=memory, device=device)
+    if is_main():
         write_table(out / ROWS, {"place": np.arange(len(pool)) if rows is None else rows})
-        told = {"embeddings": pool.place, "clusters": [int(parent.max()) + 1 for parent in parents]}
-        write_json(out / DONE, read_json(out / STAMP) | told)
-    dist.barrier()
-    done: dict[str, Any] = read_json(out / DONE)
-    return done
+        shutil.rmtree(out / STATE, ignore_errors=True)
+    clusters = [int(parent.max()) + 1 for parent in parents]
+    return step.end({"embeddings": pool.place, "clusters": clusters})
+
+
+def shape(config: Config, rows: int) -> tuple[tuple[int, ...], int]:
+    """Return the number of clusters of each level, and of splits, for so many rows.
+
+    Raises:
+        UserError: if there are more clusters than there is to cluster.
+    """
+    levels, splits = levels_for(rows) if config.levels is None else (config.levels, 1)
+    splits = config.splits or splits
+    for below, count in zip((rows, *levels), levels, strict=False):
+        if count > below:
+            raise UserError(
+                f"levels: expected at most {below:,} clusters of {below:,} vectors, got {count:,}; fine to coarse"
+            )
+    if splits > levels[0]:
+        raise UserError(f"splits: expected at most the {levels[0]:,} clusters of level 1, got {splits:,}")
+    return levels, splits
 
 
 def cluster(
-    vectors: Vectors,
-    config: Config,
-    out: Path,
-    *,
-    about: Mapping[str, Any],
-    memory: int | None = None,
-    device: torch.device,
+    vectors: Vectors, config: Config, out: Path, *, memory: int | None = None, device: torch.device
 ) -> list[Int32[np.ndarray, " entry"]]:
-    """Cluster a pool level by level and write the result; go on where an earlier start was ended.
+    """Cluster vectors level by level and write the levels; go on where an earlier start was ended.
 
     All ranks must call together. Returns of every level the cluster of each of its entries.
 
     Args:
-        about: what else tells this pool from others, such as the weights that embedded it.
         memory: see `run`.
-
-    Raises:
-        UserError: if there are more clusters than entries, a vector is not finite or zero, or `out` holds the clusters
-            of something else.
     """
-    levels, splits = levels_for(len(vectors)) if config.levels is None else (config.levels, 1)
-    splits = config.splits or splits
-    for below, count in zip((len(vectors), *levels), levels, strict=False):
-        if count > below:
-            raise UserError(f"levels: expected at most {below:,} clusters of {below:,} vectors, got {count:,}")
-    if splits > levels[0]:
-        raise UserError(f"splits: expected at most the {levels[0]:,} clusters of level 1, got {splits:,}")
+    levels, splits = shape(config, len(vectors))
     vectors = _within(memory, vectors, levels, splits)
-    settings = asdict(config) | {"levels": list(levels), "splits": splits}
-    stamp = {"settings": settings, "pool": dict(about) | {"rows": len(vectors)}}
-    if (out / STAMP).exists():
-        check_same(read_json(out / STAMP), stamp, place=out)
-    elif is_main():
-        write_json(out / STAMP, stamp)
-    if not (out / DONE).exists():
-        check_finite(vectors)
     parents, device = [], devices.exact(device)
     for number, count in enumerate(levels, start=1):
         place = out / f"level{number}.parquet"
-        if not place.exists():
+        if not (place.exists() and place.with_suffix(".npy").exists()):
             parts = splits if number == 1 else 1
             level = _level(vectors, count, parts, config, number, out / STATE, device)
             if is_main():
@@ -164,8 +169,6 @@ def cluster(
             dist.barrier()
         parents.append(read_table(place)["cluster"])
         vectors = Vectors([place.with_suffix(".npy")])
-    if is_main():
-        shutil.rmtree(out / STATE, ignore_errors=True)
     return parents
 
 
@@ -218,8 +221,7 @@ def _resampled(
         few = _few(level, half(len(vectors), count), config.pick, key=(*key, turn))
         turn, move, centres = turn + 1, 0, None
         if is_main():
-            with write_atomic(state / f"rows{turn}.npy") as path, path.open("wb") as file:
-                np.save(file, few)
+            write_array(state / f"rows{turn}.npy", few)
         dist.barrier()
 
 
@@ -309,6 +311,5 @@ def _joined(levels: Sequence[Level]) -> Level:
 
 def _write(level: Level, place: Path) -> None:
     """Write the centres, then the table that makes them count."""
-    with write_atomic(place.with_suffix(".npy")) as path, path.open("wb") as file:
-        np.save(file, level.centres.half().cpu().numpy())
+    write_array(place.with_suffix(".npy"), level.centres.half().cpu().numpy())
     write_table(place, {"cluster": level.parent, "distance": level.distance})

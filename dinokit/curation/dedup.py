@@ -24,18 +24,20 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 
 from dinokit.core import dist
-from dinokit.core.files import check_same, read_json, write_atomic, write_json
+from dinokit.core.files import check_same, read_json
 from dinokit.core.messages import UserError, info, is_main, library
 from dinokit.core.numbers import OutOfBounds, at_least, between
 from dinokit.curation.neighbours import Edges, cosines, places_of
 from dinokit.curation.pairs import compute, find, read
 from dinokit.curation.pool import EXTRA, Pool
-from dinokit.curation.table import read_table, write_table
+from dinokit.curation.step import Step
+from dinokit.curation.table import read_table, write_array, write_table
 from dinokit.curation.threshold import Embed, proposed
-from dinokit.curation.vectors import Vectors, check_finite
+from dinokit.curation.vectors import Vectors
 from dinokit.sources.selection import write_selection
 
-DONE, STAMP, STATE = "dedup.json", ".dedup.json", ".cells"
+NAME, STATE = "dedup", ".cells"
+DONE, SELECTION, DROPPED = f"{NAME}.json", "selection.parquet", "dropped.parquet"
 DUPLICATE, REFERENCE = "duplicate", "reference"  # why a row is dropped
 WAITING = 1 << 23  # edges that are joined at a time
 
@@ -45,11 +47,13 @@ class Config:
     """What counts as a duplicate."""
 
     k: int = at_least(1, 64)  # neighbours of a row that are looked at
-    threshold: float | Literal["auto"] = "auto"  # of the cosine; auto: from images and altered copies (threshold.py)
-    against_threshold: float | None = between(-1, 1, None)  # of an image and a reference; null: the same
+    threshold: float | Literal["auto"] = (
+        "auto"  # cosine above which they are; auto: that which finds altered copies best
+    )
+    against_threshold: float | None = between(-1, 1, None)  # the same of an image and a reference; null: as threshold
     reach: Literal["component", "direct"] = "component"  # what a reference takes along: its component, or neighbours
     exact: int = at_least(1, 100_000)  # rows that are all compared with each other; more are within cells
-    seed: int = at_least(0, 0)
+    seed: int = at_least(0, 0)  # of all that is drawn by lot
 
     def __post_init__(self) -> None:
         if self.threshold != "auto" and not -1 <= self.threshold <= 1:
@@ -86,17 +90,14 @@ def run(
             found, or `out` holds the result of something else.
     """
     stamp = {"settings": asdict(config), "pool": pool.digest, "against": None if against is None else against.digest}
-    if (out / STAMP).exists():
-        check_same(read_json(out / STAMP), stamp, place=out)
-    if (out / DONE).exists():
-        found: dict[str, Any] = read_json(out / DONE)
+    step = Step(out, NAME, stamp, (SELECTION, DROPPED))
+    if (found := step.done()) is not None:
         return found
-    check_finite(pool.vectors)
+    pool.check()
     if against is not None:
         pool.check_same_model(against)
-        check_finite(against.vectors)
-    if is_main():
-        write_json(out / STAMP, stamp)
+        against.check()
+    step.begin()
     path, threshold = out / "threshold.json", config.threshold
     above = proposed(pool, embed, seed=config.seed, path=path, device=device) if threshold == "auto" else threshold
     near = config.against_threshold if config.against_threshold is not None else above
@@ -105,6 +106,7 @@ def run(
     join = config.reach == "component" and against is not None
     low = min(above, near) if join else above
     edges, links = _pairs(pool, against, first, config, low=low, near=near, out=out, device=device)
+    numbers = dict[str, Any]()
     if is_main():
         same = components(first, read(edges), above=above)
         joined = components(first, read(edges), above=near) if join else first
@@ -112,10 +114,7 @@ def run(
         numbers = _write(pool, dropped, same, out) | {"threshold": above, "against_threshold": near}
         numbers |= {"embeddings": pool.place, "references": None if against is None else against.place}
         shutil.rmtree(out / STATE, ignore_errors=True)
-        write_json(out / DONE, stamp | numbers)
-    dist.barrier()
-    done: dict[str, Any] = read_json(out / DONE)
-    return done
+    return step.end(numbers)
 
 
 def kept(out: Path, pool: Pool) -> Int64[np.ndarray, " row"]:
@@ -127,7 +126,7 @@ def kept(out: Path, pool: Pool) -> Int64[np.ndarray, " row"]:
     if not (out / DONE).is_file():
         raise UserError(f"{out} holds no duplicates (no {DONE}); dinokit curate dedup finds them")
     check_same({"pool": read_json(out / DONE)["pool"]}, {"pool": pool.digest}, place=out)
-    rows: Int64[np.ndarray, " row"] = read_table(out / "selection.parquet", ["place"])["place"]
+    rows: Int64[np.ndarray, " row"] = read_table(out / SELECTION, ["place"])["place"]
     return rows
 
 
@@ -248,8 +247,7 @@ def _firsts(vectors: Vectors, state: Path) -> Int64[np.ndarray, " row"]:
         new[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
         firsts = np.empty(len(order), dtype=np.int64)
         firsts[order] = order[new][np.cumsum(new) - 1]
-        with write_atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, firsts, allow_pickle=False)
+        write_array(path, firsts)
     dist.barrier()
     found: Int64[np.ndarray, " row"] = np.load(path)
     return found
@@ -264,10 +262,10 @@ def _write(pool: Pool, dropped: Dropped, component: Int64[np.ndarray, " row"], o
     """Write what stays and what does not, and return the numbers."""
     reasons = np.where(dropped.reference, REFERENCE, DUPLICATE).tolist()
     columns = {"row": dropped.rows, "reason": reasons, "other": dropped.others, "similarity": dropped.similarity}
-    write_table(out / "dropped.parquet", columns)
+    write_table(out / DROPPED, columns)
     kept = np.setdiff1d(np.arange(len(pool)), dropped.rows, assume_unique=True)
     lines = pool.selection(kept, component="pool", reason="no duplicate", columns=lambda part: {"place": kept[part]})
-    write_selection(out / "selection.parquet", lines, fingerprints=pool.fingerprints)
+    write_selection(out / SELECTION, lines, fingerprints=pool.fingerprints)
     sizes = np.bincount(component)
     references = int(dropped.reference.sum())
     copies = len(dropped.rows) - references

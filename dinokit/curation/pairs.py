@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Int64
 
 from dinokit.core import dist
-from dinokit.core.files import read_json, write_atomic, write_json
+from dinokit.core.files import read_json, write_json
 from dinokit.core.messages import info, is_main, progress
 from dinokit.curation import cells
 from dinokit.curation.neighbours import Edges, Ordered, Search
-from dinokit.curation.table import read_table, write_table
+from dinokit.curation.table import read_table, write_array, write_table
 from dinokit.curation.vectors import Vectors
 
 PARTS = 1024  # of a search, at most
@@ -92,7 +92,6 @@ def _centres(others: Ordered, count: int, seed: int, state: Path, device: torch.
     if not path.exists():
         fitted = cells.fit(others.vectors, others.rows, count=count, seed=seed, device=device)
         if is_main():
-            with write_atomic(path) as temporary, temporary.open("wb") as file:
-                np.save(file, fitted, allow_pickle=False)
+            write_array(path, fitted)
         dist.barrier()
     return Vectors([path])

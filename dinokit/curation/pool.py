@@ -21,7 +21,8 @@ from jaxtyping import Float16, Int64
 
 from dinokit.core.files import ODD_BYTES, check_same, digest, read_json, utf8, write_atomic, write_json, write_jsonl
 from dinokit.core.messages import UserError, library
-from dinokit.curation.vectors import Vectors
+from dinokit.curation.table import write_array
+from dinokit.curation.vectors import BLOCK, Vectors, check_finite
 from dinokit.sources.base import Source
 from dinokit.sources.rows import parquet
 from dinokit.sources.selection import finder, located, texts
@@ -82,6 +83,24 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def check(self, *, block: int = BLOCK) -> None:
+        """Read all vectors and refuse those that no distance can be computed of, or that were written by others.
+
+        Args:
+            block: numbers that are read at a time.
+
+        Raises:
+            UserError: if a vector holds NaN or infinity, or has length zero, or a part is not what its table tells of.
+        """
+        first = 0
+        for about in self.parts:
+            path = self._path(about, ".npy")
+            part = Vectors([path])
+            part.block = block
+            if check_finite(part, first=first) != about.vectors:
+                raise UserError(f"{path} holds other vectors than those that were embedded; delete it and embed again")
+            first += about.lines
 
     @property
     def source(self) -> str:
@@ -261,8 +280,7 @@ def write_part(
     vectors = np.ascontiguousarray(vectors)
     about = About(number, len(vectors), fingerprint, digest([vectors]), tuple(unread))
     told = {_ABOUT: json.dumps(asdict(about)).encode(errors=ODD_BYTES)}
-    with write_atomic(folder / f"{stem(number)}.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, vectors, allow_pickle=False)
+    write_array(folder / f"{stem(number)}.npy", vectors)
     table = arrow.table({**lines, "key": list(map(utf8, lines["key"]))}, schema=schema().with_metadata(told))
     with write_atomic(folder / f"{stem(number)}.parquet") as temporary:
         tables.write_table(table, temporary, compression="zstd")
@@ -297,11 +315,15 @@ def abouts(folder: Path) -> list[About]:
     found = []
     for path in sorted(folder.glob("part-*.parquet")):
         with opened(path) as file:
-            told = (file.schema_arrow.metadata or {}).get(_ABOUT)
+            told, lines = (file.schema_arrow.metadata or {}).get(_ABOUT), file.metadata.num_rows
         if told is None:
             raise UserError(f"{path} is no table of dinokit embed; take it out of the folder")
         about = json.loads(told)
         found.append(About(**{**about, "unread": tuple(Unusable(**each) for each in about["unread"])}))
+        if path.stem != stem(found[-1].number):
+            raise UserError(f"{path} is a copy of {stem(found[-1].number)}.parquet; take it out of the folder")
+        if lines != found[-1].lines:
+            raise UserError(f"{path} has {lines:,} lines, {found[-1].lines:,} were embedded; delete it and embed again")
     return sorted(found, key=lambda about: about.number)
 
 

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Integer, Shaped
 
-from dinokit.core import dist
-from dinokit.core.files import check_same, read_json, write_json
+from dinokit.core.files import read_json
 from dinokit.core.messages import UserError, info, is_main
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import generator
@@ -31,25 +30,26 @@ from dinokit.curation.cluster import identity
 from dinokit.curation.neighbours import Edges, places_of
 from dinokit.curation.pairs import compute, find, read
 from dinokit.curation.pool import Pool
+from dinokit.curation.step import Step
 from dinokit.curation.table import read_table
-from dinokit.curation.vectors import Vectors, check_finite
+from dinokit.curation.vectors import Vectors
 from dinokit.sources.selection import write_selection
 
-DONE, STAMP, STATE = "retrieve.json", ".retrieve.json", ".pairs"
+SELECTION, STATE = "selection.parquet", ".pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What is retrieved."""
 
-    by: Literal["sample", "cluster"] = "sample"
+    by: Literal["sample", "cluster"] = "sample"  # the nearest of each query, or images of the clusters queries lie in
     neighbours: int = at_least(1, 4)  # by sample: images of a query
     unique: bool = True  # by sample: take an image once, for the first query that finds it
     hits: int = at_least(0, 3)  # by cluster: a cluster gives images if more queries than these lie in it
     per_cluster: int = at_least(1, 10_000)  # by cluster: images of one
     cap: int = at_least(1, 1_000_000)  # by cluster: images in all
-    exact: int = at_least(1, 100_000)  # as in dedup: queries and images that are compared each with each
-    seed: int = at_least(0, 0)
+    exact: int = at_least(1, 100_000)  # by sample: as many queries and images are all compared; more are within cells
+    seed: int = at_least(0, 0)  # of all that is drawn by lot
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,15 @@ def run(
     pool_is = identity(pool, rows)
     known = _known(clusters, pool, pool_is) if config.by == "cluster" else None
     stamp = {"settings": asdict(config), "pool": pool_is, "queries": queries.digest, "clusters": known}
-    if (out / STAMP).exists():
-        check_same(read_json(out / STAMP), stamp, place=out)
-    if (out / DONE).exists():
-        kept: dict[str, Any] = read_json(out / DONE)
-        return kept
+    step = Step(out, "retrieve", stamp, (SELECTION,))
+    if (done := step.done()) is not None:
+        return done
     pool.check_same_model(queries)
-    check_finite(queries.vectors)
-    check_finite(vectors)
-    if is_main():
-        write_json(out / STAMP, stamp)
+    queries.check()
+    pool.check()
+    step.begin()
     parts = _pairs(queries.vectors, vectors, config, out, device) if config.by == "sample" else []
+    numbers = dict[str, Any]()
     if is_main():
         if clusters is None or config.by == "sample":
             found, nominal = by_sample(read(parts), unique=config.unique)
@@ -104,10 +102,7 @@ def run(
         numbers = _write(pool, queries, found, rows, config.by, out) | {"nominal": nominal}
         numbers |= {"embeddings": pool.place, "seeds": queries.place}
         shutil.rmtree(out / STATE, ignore_errors=True)
-        write_json(out / DONE, stamp | numbers)
-    dist.barrier()
-    done: dict[str, Any] = read_json(out / DONE)
-    return done
+    return step.end(numbers)
 
 
 def _pairs(queries: Vectors, vectors: Vectors, config: Config, out: Path, device: torch.device) -> list[Path]:
@@ -192,7 +187,7 @@ def _write(
         return columns
 
     lines = pool.selection(places, component="retrieved", reason=f"by {by}", columns=known)
-    write_selection(out / "selection.parquet", lines, fingerprints=pool.fingerprints)
+    write_selection(out / SELECTION, lines, fingerprints=pool.fingerprints)
     distinct = len(np.unique(places))
     info(f"{len(places):,} images retrieved by {by} for {len(queries):,} queries, {distinct:,} of them different")
     return {"queries": len(queries), "retrieved": len(places), "different": distinct}

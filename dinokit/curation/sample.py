@@ -33,8 +33,8 @@ class Config:
 
     size: int = at_least(1)  # images
     multiplier: int = at_least(1, 1)  # how often one may be taken
-    pick: Literal["random", "closest"] = "random"  # which of a cluster's
-    seed: int = at_least(0, 0)
+    pick: Literal["random", "closest"] = "random"  # which of a cluster's: by lot, or next to its centre
+    seed: int = at_least(0, 0)  # of all that is drawn by lot
 
 
 def run(clusters: Path, config: Config, out: Path) -> int:

@@ -1,5 +1,7 @@
-"""Tables of a curation: Parquet of plain columns, so that DuckDB, Spark or Ray read them as they are."""
+"""Tables of a curation: Parquet of plain columns, so that DuckDB, Spark or Ray read them as they are; and arrays."""
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,21 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
     arrow, parquet = library("pyarrow", extra="curate"), library("pyarrow.parquet", extra="curate")
     with write_atomic(path) as temporary:
         parquet.write_table(arrow.table(dict(columns)), temporary)
+
+
+def write_array(path: Path, array: Shaped[np.ndarray, "..."]) -> None:
+    """Write a .npy file atomically.
+
+    Raises:
+        OSError: by its own words, if the disk is full.
+    """
+    with write_atomic(path) as temporary, temporary.open("wb") as file:
+        try:
+            np.save(file, array, allow_pickle=False)
+        except OSError as error:
+            if error.errno is None:  # numpy says how many numbers were written
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, Shaped[np.ndarray, " row"]]:

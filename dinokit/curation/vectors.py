@@ -7,6 +7,7 @@ the mapping ends).
 
 import copy
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import final
 
@@ -108,16 +109,21 @@ class Vectors:
         return array
 
 
-def check_finite(vectors: Vectors) -> None:
-    """Refuse vectors that no distance can be computed of.
+def check_finite(vectors: Vectors, *, first: int = 0) -> str:
+    """Refuse vectors that no distance can be computed of, and return the digest of what was read (core/files.py).
+
+    Args:
+        first: the number of the first row, for the message.
 
     Raises:
-        UserError: if one holds NaN or infinity, or has length zero; names its row among all, also of a subset.
+        UserError: if one holds NaN or infinity, or has length zero; names its row.
     """
-    for first, rows in vectors.blocks():
+    digest = blake2b(digest_size=16)
+    for start, rows in vectors.blocks():
+        digest.update(rows.reshape(-1).view(np.uint8).data)  # no copy, and of one axis, else hashlib refuses
         sizes = np.einsum("rd,rd->r", rows, rows, dtype=np.float32)
         wrong = np.flatnonzero(~np.isfinite(sizes) | (sizes == 0))
         if len(wrong):
             what = "zeros alone" if sizes[wrong[0]] == 0 else "numbers that are not finite"
-            row = first + wrong[0] if vectors.chosen is None else vectors.chosen[first + wrong[0]]
-            raise UserError(f"row {row:,} of the embeddings holds {what}; embed again, or leave it out")
+            raise UserError(f"row {first + start + wrong[0]:,} of the embeddings holds {what}; embed again")
+    return digest.hexdigest()

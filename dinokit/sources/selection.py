@@ -6,7 +6,8 @@
     reason                     why it is in; further columns may say more
 
 A row may come several times. Beside the columns stands the fingerprint of every source: while it is the same, images
-are found by their index, later by their key.
+are found by their index, later by their key. Other programs that write the columns pass the fingerprints over, and then
+keys count.
 """
 
 import json
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 
 from dinokit.core.files import odd_bytes, utf8, write_atomic
-from dinokit.core.messages import UserError, library, reason
+from dinokit.core.messages import UserError, library, line_of, reason
 from dinokit.sources import location
 from dinokit.sources.base import Source
 from dinokit.sources.mixture import Part, mixed
@@ -40,7 +41,7 @@ def is_selection(spec: str) -> bool:
     if not location.is_remote(spec) and not Path(spec).is_file():
         return False
     with parquet(spec) as file:
-        return MARK in (file.schema_arrow.metadata or {})
+        return MARK in (file.schema_arrow.metadata or {}) or set(COLUMNS) <= set(file.schema_arrow.names)
 
 
 def open_selection(spec: str, *, channels: int, opened: Callable[..., Source]) -> Source:
@@ -50,7 +51,8 @@ def open_selection(spec: str, *, channels: int, opened: Callable[..., Source]) -
         opened: opens what stands in the column source.
 
     Raises:
-        UserError: if an image is gone from its source, or the columns are not those of a selection.
+        UserError: if an image is gone from its source, the columns are not those of a selection, or it selects from
+            itself.
     """
     with parquet(spec) as file:
         names = file.schema_arrow.names
@@ -58,12 +60,15 @@ def open_selection(spec: str, *, channels: int, opened: Callable[..., Source]) -
         if lost:
             raise UserError(f"{spec} is a selection without the column {lost[0]}; write it again")
         table = file.read(columns=[name for name in COLUMNS if name not in ("key", "reason")])
-        about = json.loads(file.schema_arrow.metadata[MARK])
+        about = json.loads((file.schema_arrow.metadata or {}).get(MARK, b'{"sources": []}'))
     if not len(table):
         raise UserError(f"{spec} selects no image; curate again, with a larger size or another threshold")
     prints = {(each["source"], each["split"]): each["fingerprint"] for each in about["sources"]}
-    rows, (origin, origins), (part, parts) = table["row"].to_numpy(), _coded(table, "source"), _shares(spec, table)
-    split, splits = _coded(table, "split")
+    rows, (part, parts) = _numbers(spec, table, "row", "int64"), _shares(spec, table)
+    (origin, origins), (split, splits) = _coded(table, "source"), _coded(table, "split")
+    if None in origins:
+        raise UserError(f"{spec} has rows without a source; name the source of each")
+    check_no_circle(spec, map(odd_bytes, origins))
     pairs, which = np.unique(np.stack([origin, split]), axis=1, return_inverse=True)
     which, sources = which.reshape(-1), list[Source]()
     places = np.empty(len(rows), dtype=np.int64)
@@ -85,8 +90,11 @@ def write_selection(path: Path, tables: Iterable[Any], *, fingerprints: Mapping[
         fingerprints: of each source and split; where it is empty or missing, images are found by key.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if it cannot be written, would replace something else, or selects from what it would replace.
     """
+    if path.exists() and not is_selection(str(path)):
+        raise UserError(f"{path} holds something else than a selection; give --out a new place")
+    check_no_circle(str(path), (source for source, _ in fingerprints))
     arrow, files = library("pyarrow", extra=_EXTRA), library("pyarrow.parquet", extra=_EXTRA)
     number, text = arrow.float64(), arrow.string()
     kinds = dict.fromkeys(COLUMNS, text) | {"row": arrow.int64(), "weight": number, "homogeneous": number}
@@ -112,6 +120,24 @@ def write_selection(path: Path, tables: Iterable[Any], *, fingerprints: Mapping[
     except OSError as error:
         raise UserError(f"cannot write {path}: {reason(error)}; give --out another place") from error
     return count
+
+
+def check_no_circle(spec: str, sources: Iterable[str]) -> None:
+    """Refuse a selection that selects from itself, be it through others.
+
+    Raises:
+        UserError: if it does; names the selection that leads back.
+    """
+    todo, seen = list(sources), set[str]()
+    while todo:
+        source = todo.pop()
+        if Path(source).exists() and Path(spec).exists() and Path(source).samefile(spec):
+            raise UserError(f"{spec} selects from itself, by way of {source}; give each a name of its own")
+        if source in seen or not is_selection(source):
+            continue
+        seen.add(source)
+        with parquet(source) as file:
+            todo += filter(None, _coded(file.read(columns=["source"]), "source")[1])
 
 
 def located(
@@ -202,12 +228,12 @@ def _component(
 def _shares(spec: str, table: Any) -> tuple[Int64[np.ndarray, " image"], list[Part]]:
     """Return the component of each row, and the components."""
     codes, names = _coded(table, "component")
-    shares = np.stack([table[name].to_numpy() for name in ("weight", "homogeneous")])  # [2, image]
+    shares = np.stack([_numbers(spec, table, name, "double") for name in ("weight", "homogeneous")])  # [2, image]
     parts = []
     for number, name in enumerate(names):
         own = np.unique(shares[:, codes == number], axis=1)
-        if own.shape[1] != 1 or not np.isfinite(own).all():
-            raise UserError(f"the rows of {name} in {spec} have no common weight and homogeneous; give them one")
+        if own.shape[1] != 1 or not np.isfinite(own).all() or (own < 0).any():
+            raise UserError(f"the rows of {name} in {spec} have no common weight and homogeneous, from 0 on; give them")
         parts.append(Part(str(name), *own[:, 0].tolist()))
     return codes, parts
 
@@ -216,6 +242,19 @@ def _coded(table: Any, name: str) -> tuple[Int64[np.ndarray, " image"], list[Any
     """Return a column as places in the list of its values, which are in the order in which they come; null is one."""
     found = table[name].cast("string").dictionary_encode(null_encoding="encode").combine_chunks()
     return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
+
+
+def _numbers(spec: str, table: Any, name: str, kind: str) -> Shaped[np.ndarray, " image"]:
+    """Return a column of numbers, whatever type another program gave it."""
+    arrow = library("pyarrow", extra=_EXTRA)
+    try:
+        found = table[name].cast(kind)
+    except arrow.ArrowException as error:
+        raise UserError(f"{spec}: the column {name} holds {table[name].type}: {line_of(error)}") from error
+    if found.null_count:
+        raise UserError(f"{spec}: the column {name} is empty in {found.null_count:,} rows; give each a number")
+    numbers: Shaped[np.ndarray, " image"] = found.to_numpy()
+    return numbers
 
 
 def _keys(spec: str, rows: Int64[np.ndarray, " row"]) -> Texts:

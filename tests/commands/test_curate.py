@@ -111,13 +111,16 @@ def test_a_cut_takes_the_nearest_of_every_query_before_the_second_of_any() -> No
     ("words", "said"),
     [
         (("sample", "clusters", "--out", "{out}", "--size", "3"), "expected --out FILE.parquet, got {out}"),
-        (("retrieve", "{pool}", "--queries", "{pool}", "--clusters", "c", "--out", "{out}"), "give --by cluster, too"),
+        (
+            ("retrieve", "{pool}", "--queries", "{pool}", "--clusters", "c", "--out", "{out}"),
+            "--clusters would do nothing",
+        ),
         (("retrieve", "{pool}", "--queries", "{pool}", "--by", "cluster", "--out", "{out}"), "needs --clusters"),
         (("retrieve", "{pool}", "--out", "{out}"), "needs --queries"),
         (("dedup", "{pool}", "--reach", "direct", "--out", "{out}"), "give --against, an embedded set, too"),
         (
             ("dedup", "{pool}", "--against_threshold", "0.5", "--out", "{out}"),
-            "--against_threshold says what --against",
+            "--against_threshold would do nothing; give --against",
         ),
         (("cluster", "{pool}", "--queries", "{pool}", "--out", "{out}"), "takes no --queries; it is for retrieve"),
         (("auto", "photos", "--out", "{out}", "--size", "3"), "needs --model"),

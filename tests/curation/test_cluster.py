@@ -12,9 +12,10 @@ import torch.distributed as group
 from dinokit.core.messages import UserError
 from dinokit.curation import cluster as module
 from dinokit.curation import kmeans, start
-from dinokit.curation.cluster import Config, cluster, half, levels_for
+from dinokit.curation.cluster import Config, cluster, half, levels_for, run
 from dinokit.curation.table import read_table
 from dinokit.curation.vectors import Vectors
+from tests.curation.pools import files, make_pool
 from tests.ranks import on_ranks
 
 CPU = torch.device("cpu")
@@ -29,14 +30,13 @@ def _rows(count: int = 400) -> np.ndarray:
 
 
 def _run(out: Path, config: Config = PLAIN, rows: np.ndarray | None = None) -> dict[str, bytes]:
-    cluster(Vectors([_rows() if rows is None else rows]), config, out, about={"weights": "a"}, device=CPU)
+    cluster(Vectors([_rows() if rows is None else rows]), config, out, device=CPU)
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
 def test_every_level_clusters_the_centres_below(tmp_path: Path) -> None:
-    files = _run(tmp_path)
-    assert set(files) == {
-        ".cluster.json",
+    found = _run(tmp_path)
+    assert {name for name in found if not name.startswith(".")} == {
         *("level1.npy", "level1.parquet", "level2.npy", "level2.parquet"),
     }
     below = _rows()
@@ -141,15 +141,29 @@ def test_what_cannot_be_is_said_before_any_work(tmp_path: Path) -> None:
     broken = _rows()
     broken[7] = np.nan
     with pytest.raises(UserError, match="row 7 of the embeddings holds numbers that are not finite"):
-        _run(tmp_path, rows=broken)
+        run(make_pool(tmp_path / "pool", broken), PLAIN, tmp_path / "out", device=CPU)
+    assert not (tmp_path / "out").exists()
 
 
 def test_clusters_of_something_else_are_refused(tmp_path: Path) -> None:
-    _run(tmp_path, Config(levels=(9,), resample=0, iterations=1))
+    pool, out = make_pool(tmp_path / "pool", _rows()), tmp_path / "out"
+    config = Config(levels=(9,), resample=0, iterations=1)
+    told = run(pool, config, out, device=CPU)
+    assert run(pool, config, out, device=CPU) == told
     with pytest.raises(UserError, match="was made with other settings; delete it, or give another folder"):
-        _run(tmp_path, Config(levels=(8,), resample=0, iterations=1))
+        run(pool, Config(levels=(8,), resample=0, iterations=1), out, device=CPU)
     with pytest.raises(UserError, match="was made with other pool"):
-        _run(tmp_path, Config(levels=(9,), resample=0, iterations=1), rows=_rows(200))
+        run(pool, config, out, rows=np.arange(200), device=CPU)
+
+
+@pytest.mark.parametrize("lost", ["level1.npy", "level1.parquet", "level2.npy", "rows.parquet", "cluster.json"])
+def test_what_was_deleted_is_computed_again(lost: str, tmp_path: Path) -> None:
+    pool, out = make_pool(tmp_path / "pool", _rows()), tmp_path / "out"
+    run(pool, PLAIN, out, device=CPU)
+    whole = files(out)
+    (out / lost).unlink()
+    run(pool, PLAIN, out, device=CPU)
+    assert files(out) == whole
 
 
 @pytest.mark.parametrize(
