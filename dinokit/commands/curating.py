@@ -34,7 +34,7 @@ from dinokit.curation.pool import Pool
 from dinokit.curation.step import Step
 from dinokit.curation.table import read_table
 from dinokit.curation.threshold import Embed
-from dinokit.dense.embed import embed, embedder
+from dinokit.dense.embed import check_outside, embed, embedder
 from dinokit.sources.selection import write_selection
 from dinokit.sources.source import absolute, open_source
 from dinokit.visuals import curation
@@ -101,7 +101,7 @@ def auto(
 
     step = Step(out, AUTO.removesuffix(".json"), {"source": absolute(data), **asdict(config)}, (SELECTION,))
     step.done(beside=("embeddings", "against", "seeds-*"))  # what it says is computed anew: images may have been added
-    _check_sources(data, config)
+    _check_sources(data, config, out)
     step.begin()
 
     def embedded(source: str, name: str) -> Pool:
@@ -207,12 +207,13 @@ def _seeds(seeds: list[Pool], config: Config) -> list[Component]:
     ]
 
 
-def _check_sources(data: str, config: Config) -> None:
+def _check_sources(data: str, config: Config, out: Path) -> None:
     """Refuse before any work what can be known to fail.
 
     Raises:
         UserError: if a source cannot be opened, or there are fewer images than are asked for.
     """
+    check_outside(out, data)
     images = len(open_source(data))
     for source in (*config.seeds, *([] if config.against is None else [config.against])):
         open_source(source)

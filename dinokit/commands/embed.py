@@ -27,8 +27,8 @@ def embed(
 ) -> Pool | None:
     """Write the features of every image of a source, or of those that are new: OUT/part-*.npy beside part-*.parquet.
 
-    The same command again goes on after a stop, and embeds images that were added. Started by torchrun or srun, the
-    ranks share the work.
+    The same command again goes on after a stop, and embeds images that were added; those whose name it knows are not
+    looked at again. Started by torchrun or srun, the ranks share the work.
 
     Args:
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:

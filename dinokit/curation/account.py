@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from dinokit.core.files import read_json
 from dinokit.core.messages import UserError, listed
 from dinokit.curation import cluster, dedup, retrieve
 from dinokit.curation.pool import STAMP, Pool, abouts
 from dinokit.curation.sample import Levels, opened
+from dinokit.curation.step import numbers_of
 from dinokit.curation.table import read_table
 from dinokit.sources.base import Unusable
 from dinokit.sources.rows import parquet
@@ -106,7 +106,7 @@ def _steps(folder: Path, name: str) -> Iterator[Step]:
     inside = sorted(path.parent for path in folder.glob(f"*/{name}")) if folder.is_dir() else []
     for place in (folder, *inside):
         if (place / name).is_file():
-            yield Step(place, read_json(place / name))
+            yield Step(place, numbers_of(place, name.removesuffix(".json"), "pool"))
 
 
 def _only(steps: Sequence[Step], what: str) -> Step | None:

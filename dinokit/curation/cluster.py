@@ -38,7 +38,8 @@ from dinokit.curation.step import Step
 from dinokit.curation.table import read_table, write_array, write_table
 from dinokit.curation.vectors import Vectors
 
-DONE, STATE, ROWS = "cluster.json", ".level", "rows.parquet"
+NAME, STATE, ROWS = "cluster", ".level", "rows.parquet"
+DONE = f"{NAME}.json"
 # up to how many rows: rows per cluster of each level, and splits. As in the sizes at which the method was run, scaled
 _BY_SIZE: tuple[tuple[float, tuple[int, ...], int], ...] = (
     (3e5, (20, 100), 1),
@@ -112,15 +113,16 @@ def run(
     """
     vectors = pool.vectors if rows is None else pool.vectors.subset(rows)
     levels, splits = shape(config, len(vectors))
+    vectors = _within(memory, vectors, levels, splits)
     settings = asdict(config) | {"levels": levels, "splits": splits}
     stamp = {"settings": settings, "pool": identity(pool, rows) | {"rows": len(vectors)}}
     files = [name for number in range(1, len(levels) + 1) for name in (f"level{number}.npy", f"level{number}.parquet")]
-    step = Step(out, "cluster", stamp, (ROWS, *files))
+    step = Step(out, NAME, stamp, (ROWS, *files))
     if (done := step.done()) is not None:
         return done
-    pool.check(block=_within(memory, vectors, levels, splits).block)
+    pool.check(block=vectors.block)
     step.begin()
-    parents = cluster(vectors, config, out, memory=memory, device=device)
+    parents = cluster(vectors, config, out, device=device)
     if is_main():
         write_table(out / ROWS, {"place": np.arange(len(pool)) if rows is None else rows})
         shutil.rmtree(out / STATE, ignore_errors=True)
@@ -146,18 +148,12 @@ def shape(config: Config, rows: int) -> tuple[tuple[int, ...], int]:
     return levels, splits
 
 
-def cluster(
-    vectors: Vectors, config: Config, out: Path, *, memory: int | None = None, device: torch.device
-) -> list[Int32[np.ndarray, " entry"]]:
+def cluster(vectors: Vectors, config: Config, out: Path, *, device: torch.device) -> list[Int32[np.ndarray, " entry"]]:
     """Cluster vectors level by level and write the levels; go on where an earlier start was ended.
 
     All ranks must call together. Returns of every level the cluster of each of its entries.
-
-    Args:
-        memory: see `run`.
     """
     levels, splits = shape(config, len(vectors))
-    vectors = _within(memory, vectors, levels, splits)
     parents, device = [], devices.exact(device)
     for number, count in enumerate(levels, start=1):
         place = out / f"level{number}.parquet"

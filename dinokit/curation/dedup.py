@@ -24,13 +24,13 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 
 from dinokit.core import dist
-from dinokit.core.files import check_same, read_json
+from dinokit.core.files import check_same
 from dinokit.core.messages import UserError, info, is_main, library
 from dinokit.core.numbers import OutOfBounds, at_least, between
 from dinokit.curation.neighbours import Edges, cosines, places_of
 from dinokit.curation.pairs import compute, find, read
 from dinokit.curation.pool import EXTRA, Pool
-from dinokit.curation.step import Step
+from dinokit.curation.step import Step, numbers_of
 from dinokit.curation.table import read_table, write_array, write_table
 from dinokit.curation.threshold import Embed, proposed
 from dinokit.curation.vectors import Vectors
@@ -125,7 +125,7 @@ def kept(out: Path, pool: Pool) -> Int64[np.ndarray, " row"]:
     """
     if not (out / DONE).is_file():
         raise UserError(f"{out} holds no duplicates (no {DONE}); dinokit curate dedup finds them")
-    check_same({"pool": read_json(out / DONE)["pool"]}, {"pool": pool.digest}, place=out)
+    check_same({"pool": numbers_of(out, NAME, "pool")["pool"]}, {"pool": pool.digest}, place=out)
     rows: Int64[np.ndarray, " row"] = read_table(out / SELECTION, ["place"])["place"]
     return rows
 
@@ -264,6 +264,8 @@ def _write(pool: Pool, dropped: Dropped, component: Int64[np.ndarray, " row"], o
     columns = {"row": dropped.rows, "reason": reasons, "other": dropped.others, "similarity": dropped.similarity}
     write_table(out / DROPPED, columns)
     kept = np.setdiff1d(np.arange(len(pool)), dropped.rows, assume_unique=True)
+    if not len(kept):
+        raise UserError(f"no image of {pool.folder} stays, {DROPPED} says why; give another threshold or reach")
     lines = pool.selection(kept, component="pool", reason="no duplicate", columns=lambda part: {"place": kept[part]})
     write_selection(out / SELECTION, lines, fingerprints=pool.fingerprints)
     sizes = np.bincount(component)

@@ -69,7 +69,7 @@ class Pool:
         self.parts = [about for about in abouts(self.folder) if about.lines]
         counted, told = sum(about.lines for about in self.parts), self.stamp["images"]
         if counted != told:
-            raise UserError(f"{folder} has lines for {counted:,} of {told:,} images; the same dinokit embed goes on")
+            raise UserError(f"{folder} has lines for {counted:,} of {told} images; the same dinokit embed goes on")
         self.vectors = Vectors([self._path(about, ".npy") for about in self.parts])
         rows = np.diff(self.vectors.ends, prepend=0).tolist()
         for about, count in zip(self.parts, rows, strict=True):
@@ -316,8 +316,11 @@ def abouts(folder: Path) -> list[About]:
     for path in sorted(folder.glob("part-*.parquet")):
         with opened(path) as file:
             told, lines = (file.schema_arrow.metadata or {}).get(_ABOUT), file.metadata.num_rows
+            fits = file.schema_arrow.equals(schema())
         if told is None:
             raise UserError(f"{path} is no table of dinokit embed; take it out of the folder")
+        if not fits:
+            raise UserError(f"{path} has other columns than dinokit embed wrote; delete it and embed again")
         about = json.loads(told)
         found.append(About(**{**about, "unread": tuple(Unusable(**each) for each in about["unread"])}))
         if path.stem != stem(found[-1].number):

@@ -20,22 +20,23 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Integer, Shaped
 
-from dinokit.core.files import read_json
 from dinokit.core.messages import UserError, info, is_main
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import generator
 from dinokit.curation.assign import Centres, assign
 from dinokit.curation.cluster import DONE as CLUSTERED
+from dinokit.curation.cluster import NAME as CLUSTER
 from dinokit.curation.cluster import identity
 from dinokit.curation.neighbours import Edges, places_of
 from dinokit.curation.pairs import compute, find, read
 from dinokit.curation.pool import Pool
-from dinokit.curation.step import Step
+from dinokit.curation.step import Step, numbers_of
 from dinokit.curation.table import read_table
 from dinokit.curation.vectors import Vectors
 from dinokit.sources.selection import write_selection
 
-SELECTION, STATE = "selection.parquet", ".pairs"
+NAME, STATE, SELECTION = "retrieve", ".pairs", "selection.parquet"
+DONE = f"{NAME}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ def run(
     pool_is = identity(pool, rows)
     known = _known(clusters, pool, pool_is) if config.by == "cluster" else None
     stamp = {"settings": asdict(config), "pool": pool_is, "queries": queries.digest, "clusters": known}
-    step = Step(out, "retrieve", stamp, (SELECTION,))
+    step = Step(out, NAME, stamp, (SELECTION,))
     if (done := step.done()) is not None:
         return done
     pool.check_same_model(queries)
@@ -154,7 +155,7 @@ def _known(clusters: Path | None, pool: Pool, pool_is: dict[str, str | None]) ->
         raise UserError("by cluster needs the clusters of the pool; run dinokit curate cluster and give its folder")
     if not (clusters / CLUSTERED).is_file():
         raise UserError(f"{clusters} holds no finished clusters (no {CLUSTERED}); run dinokit curate cluster first")
-    known: dict[str, Any] = read_json(clusters / CLUSTERED)
+    known = numbers_of(clusters, CLUSTER, "pool")
     told = {name: known["pool"].get(name) for name in pool_is}
     if told["digest"] != pool_is["digest"]:
         raise UserError(f"{clusters} holds the clusters of other embeddings than {pool.folder}; cluster these")

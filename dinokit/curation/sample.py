@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from dinokit.core.files import read_json
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import generator
-from dinokit.curation.cluster import DONE, ROWS
+from dinokit.curation.cluster import DONE, NAME, ROWS
 from dinokit.curation.pool import Pool
+from dinokit.curation.step import numbers_of
 from dinokit.curation.table import read_table
 from dinokit.sources.selection import write_selection
 
@@ -88,7 +88,7 @@ def opened(clusters: Path, pool: Pool | None = None) -> Levels:
         raise UserError(
             f"{clusters} holds no clusters (no {DONE}); make them: dinokit curate cluster EMBEDDINGS --out it"
         )
-    told = read_json(clusters / DONE)
+    told = numbers_of(clusters, NAME, "embeddings", "pool", "clusters")
     pool = Pool(told["embeddings"]) if pool is None else pool
     if pool.digest != told["pool"]["digest"]:
         raise UserError(f"{pool.folder} has changed since {clusters} was made of it; cluster it again")

@@ -41,8 +41,10 @@ class Step:
             self._check_own(beside)
         if not all((self.out / name).is_file() for name in (self._numbers, *self.results)):
             return None
-        found: dict[str, Any] = read_json(self.out / self._numbers)
-        return found
+        found = numbers_of(self.out, self.name)
+        return (
+            found if all(found.get(name) == value for name, value in self._plain.items()) else None
+        )  # else they were edited
 
     def begin(self) -> None:
         """Write the stamp once nothing speaks against the work; what a killed process was writing goes."""
@@ -50,7 +52,6 @@ class Step:
         if is_main():
             for left in self.out.rglob(".*.part"):
                 left.unlink()
-            (self.out / self._numbers).unlink(missing_ok=True)
             write_json(self.out / self._stamp, self.stamp)
         dist.barrier()
 
@@ -59,7 +60,11 @@ class Step:
         if is_main():
             write_json(self.out / self._numbers, {**self.stamp, **numbers})
         dist.barrier()
-        found: dict[str, Any] = read_json(self.out / self._numbers)
+        return numbers_of(self.out, self.name)
+
+    @property
+    def _plain(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(json.dumps(self.stamp))
         return found
 
     @property
@@ -74,8 +79,21 @@ class Step:
         others = [each for each in sorted(self.out.glob("*")) if each.name not in (".lock", self._stamp)]
         if (self.out / self._stamp).exists():
             if others:  # else a start was refused before any work, and this one asks for something else
-                check_same(read_json(self.out / self._stamp), json.loads(json.dumps(self.stamp)), place=self.out)
+                check_same(read_json(self.out / self._stamp), self._plain, place=self.out)
             return
         foreign = [each.name for each in others if not each.name.startswith(".") and not any(map(each.match, beside))]
         if foreign:
             raise UserError(f"{self.out} holds other files such as {foreign[0]}; give --out a new folder")
+
+
+def numbers_of(folder: Path, name: str, *needs: str) -> dict[str, Any]:
+    """Read the numbers of a step that is done.
+
+    Raises:
+        UserError: if they are none, or one of those that are needed is not among them.
+    """
+    path = folder / f"{name}.json"
+    found = read_json(path)
+    if not isinstance(found, dict) or any(each not in found for each in needs):
+        raise UserError(f"{path} is not what dinokit curate {name} wrote; delete it and run that again")
+    return found

@@ -101,9 +101,11 @@ class Vectors:
         try:
             array: np.ndarray = np.load(part, mmap_mode="r", allow_pickle=False)
         except OSError as error:
-            raise UserError(f"cannot read {part}: {reason(error)}") from error
+            raise UserError(f"cannot read {part}: {reason(error)}; run the step that writes it again") from error
         except (ValueError, EOFError) as error:
-            raise UserError(f"{part} is no whole .npy file of numbers: {error}; delete it and embed again") from error
+            raise UserError(
+                f"{part} is no whole .npy file of numbers: {error}; delete it and run the step again"
+            ) from error
         if array.ndim != 2 or array.dtype != np.float16:
             raise UserError(f"{part} holds {array.dtype} of shape {array.shape}, expected rows of float16")
         return array

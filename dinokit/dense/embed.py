@@ -78,6 +78,7 @@ def embed(
     """
     library("pyarrow.parquet", extra=EXTRA)
     out, data = Path(out), absolute(data)
+    check_outside(out, data)
     backbone = load(str(model), heads=heads)
     source = open_source(data, split=split, channels=backbone.channels, white=backbone.pixels.white)
     device = device or backbone.device
@@ -93,6 +94,16 @@ def embed(
     with _owned(out, stamp) if is_main() else nullcontext():
         dist.barrier()
         return _completed(work, workers=devices.readers(device) if workers is None else workers)
+
+
+def check_outside(out: Path, data: str) -> None:
+    """Refuse a folder among the images: the next start would take its arrays for some of them.
+
+    Raises:
+        UserError: if it is one.
+    """
+    if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise UserError(f"{out} lies among the images of {data}; give --out a folder elsewhere")
 
 
 def _seen(backbone: Backbone, model: str | Path, heads: int | None, feature: Feature) -> dict[str, Any]:

@@ -233,7 +233,9 @@ def _shares(spec: str, table: Any) -> tuple[Int64[np.ndarray, " image"], list[Pa
     for number, name in enumerate(names):
         own = np.unique(shares[:, codes == number], axis=1)
         if own.shape[1] != 1 or not np.isfinite(own).all() or (own < 0).any():
-            raise UserError(f"the rows of {name} in {spec} have no common weight and homogeneous, from 0 on; give them")
+            raise UserError(
+                f"the rows of {name} in {spec} have no common weight and homogeneous from 0 on; give them one"
+            )
         parts.append(Part(str(name), *own[:, 0].tolist()))
     return codes, parts
 

@@ -1,5 +1,6 @@
 """Curation from the shell: what goes together, and a training set of a folder in one go."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from dinokit.curation.account import read_account
 from dinokit.curation.table import read_table
 from dinokit.sources.source import open_source
 from tests.conftest import MakeFolder
-from tests.curation.pools import make_pool, unit
+from tests.curation.pools import files, make_pool, unit
 
 
 def run(*words: object) -> int:
@@ -90,6 +91,60 @@ def test_a_model_is_not_asked_for_again_once_the_threshold_is_known(tmp_path: Pa
     assert run("curate", "dedup", pool, "--out", out, "--threshold", "auto") == 0  # from dedup.json
 
 
+def test_auto_looks_at_all_sources_before_it_embeds_one(
+    tmp_path: Path, model: Path, pile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("curate", "auto", pile, "--model", model, "--threshold", "0.9")
+    for more, said in (
+        (("--size", "3", "--seeds", tmp_path / "no"), "no folder"),
+        (("--size", "3", "--against", tmp_path / "no"), "no folder"),
+        (("--size", "41"), "size: expected at most the 40 images of"),
+        (
+            ("--size", "3", "--levels", "[2,5]"),
+            "levels: expected at most 2 clusters of 2 vectors, got 5; fine to coarse",
+        ),
+    ):
+        assert run(*words, "--out", tmp_path / "set", *more) == 2
+        assert said in capsys.readouterr().err
+        assert not list((tmp_path / "set").iterdir())
+    assert run(*words, "--out", pile / "set", "--size", "3") == 2
+    assert "lies among the images of" in capsys.readouterr().err
+
+
+def test_auto_mixes_no_two_settings_and_goes_on_with_embeddings_that_were_moved(
+    tmp_path: Path, model: Path, pile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("curate", "auto", pile, "--model", model, "--threshold", "0.9999", "--levels", "[4]", "--resample", "0")
+    assert run(*words, "--size", "9", "--out", tmp_path / "one") == 0
+    before = files(tmp_path / "one")
+    assert run(*words, "--size", "8", "--out", tmp_path / "one") == 2
+    assert "one was made with other size; delete it, or give another folder" in capsys.readouterr().err
+    assert files(tmp_path / "one") == before
+    assert run(*words, "--size", "9", "--out", tmp_path / "one") == 0
+    assert files(tmp_path / "one") == before
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one" / "embeddings").rename(tmp_path / "two" / "embeddings")
+    assert run(*words, "--size", "8", "--out", tmp_path / "two") == 0
+    assert "nothing new in" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_a_step_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool, out = make_pool(tmp_path / "pool", unit(numpy.random.default_rng(0).normal(size=(40, 8)))), tmp_path / "out"
+    words = ("curate", "cluster", pool.folder, "--levels", "[9,3]", "--out", out)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("9 requested and 0 written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(numpy, "save", full)
+        assert run(*words) == 3
+    said = "No space left on device: .*; what was computed stays, the same command goes on"
+    assert re.search(said, capsys.readouterr().err)
+    assert run(*words) == 0
+
+
 def test_a_place_on_a_server_is_stood_clear_of_as_it_is_written() -> None:
     words = ["auto", "photos", "--out", "set", "--model", "m", "--against", "s3://bucket/held"]
     assert arguments(curate, words)["against"] == "s3://bucket/held"  # a Path would have one slash
@@ -123,6 +178,29 @@ def test_a_cut_takes_the_nearest_of_every_query_before_the_second_of_any() -> No
             "--against_threshold would do nothing; give --against",
         ),
         (("cluster", "{pool}", "--queries", "{pool}", "--out", "{out}"), "takes no --queries; it is for retrieve"),
+        (("retrieve", "{pool}", "--queries", "{pool}", "--cap", "9", "--out", "{out}"), "--cap would do nothing"),
+        (
+            (
+                "retrieve",
+                "{pool}",
+                "--queries",
+                "p",
+                "--by",
+                "cluster",
+                "--clusters",
+                "c",
+                "--exact",
+                "9",
+                "--out",
+                "o",
+            ),
+            "--exact would do nothing; retrieve by sample",
+        ),
+        (("cluster", "{pool}", "--resample", "0", "--pick", "random", "--out", "{out}"), "--pick would do nothing"),
+        (
+            ("auto", "photos", "--out", "{out}", "--model", "m", "--size", "3", "--retrieved", "0.5"),
+            "--retrieved would do nothing; give --seeds, too",
+        ),
         (("auto", "photos", "--out", "{out}", "--size", "3"), "needs --model"),
         (("dedup", "{pool}"), "curate dedup needs --out"),
         (("report", "{out}"), "{out} holds no step of dinokit curate"),

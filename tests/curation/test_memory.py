@@ -8,6 +8,7 @@ import torch
 from dinokit.core.messages import UserError
 from dinokit.curation import cluster, memory
 from dinokit.curation.vectors import BLOCK, Vectors
+from tests.curation.pools import files, make_pool
 
 
 @pytest.mark.parametrize(
@@ -45,15 +46,14 @@ def test_less_memory_reads_less_at_a_time_and_gives_the_same_bytes(
 
     monkeypatch.setattr(Vectors, "blocks", told)
     monkeypatch.setattr(memory, "LEAST", 1)
-    rows = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float16)
+    pool = make_pool(tmp_path / "pool", np.random.default_rng(0).normal(size=(300, 8)).astype(np.float16), parts=1)
     config = cluster.Config(levels=(12, 3), resample=1, iterations=3)
     needed = memory.PROCESS + memory.ROW * 300 + (memory.CENTRE + memory.KEPT) * 12 * 8
-    files = []
+    found = []
     for name, given, most in (("whole", None, 300), ("pieces", needed + memory.NUMBER * 8 * 20, 20)):
         read.clear()
         out = tmp_path / name
-        out.mkdir()
-        cluster.cluster(Vectors([rows]), config, out, about={}, memory=given, device=torch.device("cpu"))
+        cluster.run(pool, config, out, memory=given, device=torch.device("cpu"))
         assert max(read) == most
-        files.append({file.name: file.read_bytes() for file in sorted(out.iterdir())})
-    assert files[0] == files[1]
+        found.append(files(out))
+    assert found[0] == found[1]

@@ -5,6 +5,7 @@ from typing import Any
 
 import duckdb
 import numpy
+import pyarrow.parquet
 import pytest
 
 from dinokit.core.messages import UserError
@@ -100,6 +101,13 @@ def test_what_does_not_fit_is_one_line(folder: Path) -> None:
     array.unlink()
     refused(r"cannot read .*part-00001\.npy: No such file")
     table = folder / "part-00002.parquet"
+    table.write_bytes((folder / "part-00000.parquet").read_bytes())
+    refused(r"part-00002\.parquet is a copy of part-00000\.parquet; take it out of the folder")
+    lines = pyarrow.parquet.read_table(table)
+    pyarrow.parquet.write_table(lines.slice(1), table)
+    refused(r"part-00002\.parquet has 1 lines, 2 were embedded; delete it and embed again")
+    pyarrow.parquet.write_table(lines.drop_columns(["width"]), table)
+    refused(r"part-00002\.parquet has other columns than dinokit embed wrote")
     table.write_bytes(table.read_bytes()[:-9])
     refused(r"part-00002\.parquet is no whole Parquet file: .*; delete it and embed again")
     table.unlink()
@@ -110,6 +118,20 @@ def test_what_does_not_fit_is_one_line(folder: Path) -> None:
     del stamp["images"]
     (folder / "embed.json").write_text(json.dumps(stamp))
     refused("is not finished; the same dinokit embed again goes on with it")
+
+
+def test_vectors_of_another_part_are_told_by_their_digest(folder: Path) -> None:
+    Pool(folder).check()
+    whole = (folder / "part-00001.npy").read_bytes()
+    numpy.save(folder / "part-00001.npy", vectors([3, 2]))
+    with pytest.raises(UserError, match=r"part-00001\.npy holds other vectors than those that were embedded"):
+        Pool(folder).check()
+    (folder / "part-00001.npy").write_bytes(whole)
+    last = numpy.load(folder / "part-00002.npy")
+    last[1, 0] = numpy.nan
+    numpy.save(folder / "part-00002.npy", last)
+    with pytest.raises(UserError, match="row 6 of the embeddings holds numbers that are not finite"):
+        Pool(folder).check()
 
 
 def test_a_pool_belongs_to_its_stamp(folder: Path, tmp_path: Path) -> None:

@@ -142,6 +142,60 @@ def test_what_is_no_selection_is_one_line(folder: Path, tmp_path: Path) -> None:
         open_source(str(chosen))
 
 
+def _written(table: pyarrow.Table, path: Path) -> str:
+    """What another program leaves of a selection: the columns without the fingerprints."""
+    pyarrow.parquet.write_table(table.replace_schema_metadata(None), path)
+    return str(path)
+
+
+def test_a_selection_that_another_program_wrote_again_is_one(folder: Path, tmp_path: Path) -> None:
+    table = lines(str(folder), [4, 0, 5])
+    kinds = {"row": "double", "weight": "string", "homogeneous": "int32", "key": "large_string"}
+    for name, kind in kinds.items():
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
+    table = table.select(table.column_names[::-1])
+    assert keys(open_source(_written(table, tmp_path / "again.parquet"))) == ["b/1.png", "a/0.png", "b/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("row", [0, None], "the column row is empty in 1 rows"),
+        ("row", ["0", "second"], "the column row holds string: Failed to parse"),
+        ("row", [0.0, 1.5], "the column row holds double: .*truncated"),
+        ("weight", [-1.0, -1.0], "no common weight and homogeneous from 0 on"),
+        ("weight", [1.0, float("nan")], "no common weight"),
+        ("source", [None, None], "rows without a source"),
+    ],
+)
+def test_columns_that_another_program_broke_are_one_line(
+    column: str, values: list[Any], said: str, folder: Path, tmp_path: Path
+) -> None:
+    table = lines(str(folder), [0, 1])
+    table = table.set_column(table.column_names.index(column), column, [values])
+    with pytest.raises(UserError, match=said):
+        open_source(_written(table, tmp_path / "broken.parquet"))
+
+
+def test_a_selection_of_itself_is_neither_written_nor_read(folder: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
+    write_selection(one, [lines(str(folder), [0, 1])], fingerprints=prints(str(folder)))
+    write_selection(other, [lines(str(one), [1])], fingerprints=prints(str(one)))
+    with pytest.raises(UserError, match=r"one\.parquet selects from itself, by way of .*one\.parquet"):
+        write_selection(one, [lines(str(other), [0])], fingerprints=prints(str(other)))
+    assert keys(open_source(str(other))) == ["a/1.png"]
+    other.replace(one)
+    with pytest.raises(UserError, match="selects from itself"):
+        open_source(str(one))
+
+
+def test_a_selection_is_written_over_nothing_else(folder: Path, tmp_path: Path) -> None:
+    path, table = tmp_path / "mine.parquet", lines(str(folder), [0])
+    _written(table.drop_columns(["reason"]), path)
+    with pytest.raises(UserError, match="holds something else than a selection"):
+        write_selection(path, [table], fingerprints=prints(str(folder)))
+
+
 def test_texts_of_a_column_come_whole_from_several_chunks_and_a_slice() -> None:
     words = ["a", "", "bc\N{SNOWMAN}", "d"]
     chunked = pyarrow.chunked_array([words[:1], [], words[1:]]).slice(1)
