@@ -5,7 +5,6 @@ import pytest
 
 from dinokit.core.files import digest
 from dinokit.core.messages import UserError
-from dinokit.curation import vectors as module
 from dinokit.curation.vectors import Vectors, check_finite
 
 
@@ -17,7 +16,7 @@ def _parts(folder: Path, sizes: list[int], dim: int = 3) -> tuple[list[Path], np
     return paths, whole
 
 
-def test_rows_run_on_over_the_borders_of_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_run_on_over_the_borders_of_parts(tmp_path: Path) -> None:
     paths, whole = _parts(tmp_path, [4, 0, 1, 5])
     vectors = Vectors(paths)
     assert len(vectors) == 10
@@ -26,7 +25,7 @@ def test_rows_run_on_over_the_borders_of_parts(tmp_path: Path, monkeypatch: pyte
             np.testing.assert_array_equal(vectors.read(start, stop), whole[start:stop])
     rows = np.array([9, 0, 4, 4, 3])
     np.testing.assert_array_equal(vectors.take(rows), whole[rows])
-    monkeypatch.setattr(module, "BLOCK", 9)  # three rows
+    vectors.block = 9  # three rows
     blocks = list(vectors.blocks(1, 9))
     assert [first for first, _ in blocks] == [1, 4, 7]
     assert vectors.pieces(1, 9) == 3
