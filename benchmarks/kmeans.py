@@ -6,6 +6,7 @@ The vectors are float16 of unit length in a .npy file: a long-tailed mixture of 
 Every side is a process of its own that reads the file (faiss and scikit-learn as float32 in memory), starts from the
 same random rows and makes the same number of moves; then all rows are assigned once more and the inertia is computed in
 float64 by the same code. Sides by turns, round by round; medians of wall time, and the largest resident memory.
+The side `cluster` is a whole level as `dinokit curate cluster --memory` makes it: its own start, moves, table.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def main() -> None:
         found: dict[str, list[dict[str, float]]] = {side: [] for side in options.sides}
         for _ in range(options.rounds):
             for side in options.sides:
-                words = [f"--{name}={getattr(options, name)}" for name in ("file", "centres", "moves")]
+                words = [f"--{name}={getattr(options, name)}" for name in ("file", "centres", "moves", "memory")]
                 run = subprocess.run(
                     [sys.executable, __file__, *words, f"--side={side}"], stdout=subprocess.PIPE, check=True
                 )
@@ -56,6 +57,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--moves", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", nargs="+", default=["ours", "faiss", "minibatch"])
+    parser.add_argument("--memory", default="2GiB", help="of the side cluster")
     parser.add_argument("--file", default="", help="vectors to use, or where to write them")
     parser.add_argument("--side", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -81,7 +83,9 @@ def _side(options: argparse.Namespace) -> dict[str, float]:
     first = np.sort(np.random.default_rng(1).choice(rows, options.centres, replace=False))
     start = np.load(options.file, mmap_mode="r")[first].astype(np.float32)
     began = time.perf_counter()
-    centres, assigned = {"ours": _ours, "faiss": _faiss, "minibatch": _minibatch}[options.side](options, start)
+    centres, assigned = {"ours": _ours, "cluster": _cluster, "faiss": _faiss, "minibatch": _minibatch}[options.side](
+        options, start
+    )
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     inertia = 0.0
@@ -101,6 +105,20 @@ def _ours(options: argparse.Namespace, start: np.ndarray) -> tuple[np.ndarray, n
     for _, moved in lloyd(vectors, centres, iterations=options.moves):
         centres = moved
     return centres.numpy(), look(vectors, centres, sums=False).centre
+
+
+def _cluster(options: argparse.Namespace, _: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    from dinokit.curation.cluster import Config, cluster
+    from dinokit.curation.memory import in_bytes
+    from dinokit.curation.vectors import Vectors
+
+    config = Config(levels=(options.centres,), resample=0, iterations=options.moves)
+    limit = {"memory": in_bytes(options.memory), "device": torch.device("cpu")}
+    with tempfile.TemporaryDirectory() as folder:
+        (found,) = cluster(Vectors([Path(options.file)]), config, Path(folder), about={}, **limit)
+        return np.load(Path(folder) / "level1.npy").astype(np.float64), found
 
 
 def _faiss(options: argparse.Namespace, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
