@@ -6,7 +6,8 @@ that leaves the smallest sum is taken. Its k rounds one after another are too ma
 
 Many vectors: a sample of them, 16 or more rows per centre. Many centres: k-means|| (Bahmani et al. 2012,
 arXiv:1203.6402): five rounds, in each of which every row joins the candidates with probability k / 2 x D^2 / sum D^2;
-each candidate then weighs as many rows as are nearest to it, and k-means++ draws the centres among the candidates.
+each candidate then weighs as many rows as are nearest to it, and k-means++ draws the centres among the candidates, of
+many several at a time: a few of thousands that are drawn by the same distances are hardly ever near each other.
 
 All ranks get the same centres, for any number of them with as many threads each: products of k-means++ round as their
 threads cut them.
@@ -28,6 +29,7 @@ from dinokit.curation.vectors import Vectors
 SMALL = 5e10  # vectors x centres x numbers that greedy k-means++ is used for: half a minute of a core
 HELD = 1 << 26  # numbers that it holds in memory: 256 MiB
 ROUNDS = 5
+SEVERAL = 1024  # rounds in which k-means++ draws among candidates, at most twice as many
 SAMPLED = 16  # rows per centre, and
 LEAST = 1 << 16  # rows in all, at least
 # what is drawn: the first integer of a draw's key, so that no two share a stream; FEW are those of cluster.py
@@ -55,32 +57,45 @@ def start(vectors: Vectors, count: int, *, key: tuple[int, ...], device: torch.d
 
 @torch.inference_mode()
 def plus_plus(
-    points: Float32[Tensor, "row dim"],
-    first: int,
-    uniforms: Float64[np.ndarray, "draw trial"],
-    weights: Float64[Tensor, " row"] | None = None,
+    points: Float32[Tensor, "row dim"], first: int, uniforms: Float64[np.ndarray, "draw trial"]
 ) -> Int64[np.ndarray, " centre"]:
     """Choose rows by greedy k-means++, one more than there are draws.
 
     Args:
         first: the row to begin with.
         uniforms: in [0, 1); every draw has as many candidates as there are trials.
-        weights: of the rows; all count once if not given.
     """
     chosen, sizes = [first], points.square().sum(dim=1)
     far = (points - points[first]).square().sum(dim=1).double()  # squared distance to the nearest centre so far
-    weights = torch.ones_like(far) if weights is None else weights
     for draw in torch.from_numpy(uniforms).to(far):
-        sums = (weights * far).cumsum(dim=0)
+        sums = far.cumsum(dim=0)
         candidates = torch.searchsorted(sums, draw * sums[-1]).clamp(max=len(points) - 1)  # [trial]
         products = points @ points[candidates].T  # [row, trial]
         apart = (sizes[:, None] + sizes[candidates] - 2 * products).clamp(min=0).double()
         left = torch.minimum(far[:, None], apart)  # [row, trial]
-        best = int((weights @ left).argmin())
+        best = int(left.sum(dim=0).argmin())
         far = left[:, best]
         chosen.append(int(candidates[best]))
         far[chosen[-1]] = 0  # not by a rounded product
     return np.array(chosen)
+
+
+@torch.inference_mode()
+def spread(
+    points: Float32[Tensor, "row dim"], weights: Float64[Tensor, " row"], count: int, draw: np.random.Generator
+) -> Int64[Tensor, " centre"]:
+    """Choose rows by k-means++, first the heaviest; of many, several are drawn by the same distances."""
+    together, sizes = max(count // SEVERAL, 1), points.square().sum(dim=1)
+    chosen, far = [weights.argmax()[None]], torch.full_like(weights, torch.inf)
+    while (left := count - sum(map(len, chosen))) > 0:
+        fresh = chosen[-1]
+        apart = sizes[:, None] + sizes[fresh] - 2 * points @ points[fresh].T  # [row, fresh]
+        far = torch.minimum(far, apart.clamp(min=0).amin(dim=1).double())
+        far[fresh] = 0  # not by a rounded product
+        # the first of exponential clocks at these rates to ring: a draw without replacement
+        clocks = torch.from_numpy(draw.exponential(size=len(points))).to(far) / (weights * far)
+        chosen.append(clocks.topk(min(together, left), largest=False).indices)
+    return torch.cat(chosen)
 
 
 def _parallel(
@@ -110,11 +125,8 @@ def _parallel(
     if len(rows) < count:  # nearly all are equal; the rest may be any
         others = np.setdiff1d(np.arange(len(vectors)), rows)[: count - len(rows)]
         return torch.as_tensor(vectors.take(np.concatenate([rows, others]))).to(device).float()
-    draw = generator(AMONG, *key)
     points = torch.as_tensor(vectors.take(np.array(rows))).to(device).float()
-    first = int(weights.argmax())
-    chosen = plus_plus(points, first, draw.random((count - 1, 1)), weights.double().to(device))
-    return points[torch.from_numpy(chosen)]
+    return points[spread(points, weights.double().to(device), count, generator(AMONG, *key))]
 
 
 def _sum(values: Float64[np.ndarray, " row"]) -> float:

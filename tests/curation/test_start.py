@@ -8,7 +8,7 @@ from sklearn.cluster import kmeans_plusplus
 from dinokit.core.seed import generator
 from dinokit.curation import start as module
 from dinokit.curation.kmeans import distances, look
-from dinokit.curation.start import plus_plus, start
+from dinokit.curation.start import plus_plus, spread, start
 from dinokit.curation.vectors import Vectors
 
 CPU = torch.device("cpu")
@@ -27,8 +27,21 @@ def test_greedy_plus_plus_is_that_of_scikit_learn_under_equal_draws(count: int) 
 def test_a_row_without_weight_is_never_drawn() -> None:
     points = torch.eye(6)
     weights = torch.tensor([1.0, 1, 0, 1, 0, 1], dtype=torch.float64)
-    rows = plus_plus(points, 0, np.random.default_rng(0).random((3, 3)), weights)
+    rows = spread(points, weights, 4, np.random.default_rng(0))
     assert set(rows.tolist()) == {0, 1, 3, 5}
+
+
+@pytest.mark.parametrize("several", [1024, 5], ids=["one by one", "four at a time"])
+def test_what_is_far_and_heavy_is_drawn_first(several: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 20 heavy groups far from each other, each with light rows beside it
+    monkeypatch.setattr(module, "SEVERAL", several)
+    points = 100 * torch.eye(20).repeat(5, 1) + torch.randn(100, 20, generator=torch.Generator().manual_seed(0))
+    weights = torch.ones(100, dtype=torch.float64)
+    rows = spread(points, weights, 20, np.random.default_rng(0))
+    assert len(set(rows.tolist())) == 20
+    assert len({row % 20 for row in rows.tolist()}) >= (20 if several == 1024 else 16)
+    heavy = spread(points, weights.index_fill(0, torch.arange(20), 1e6), 20, np.random.default_rng(0))
+    assert sum(row < 20 for row in heavy.tolist()) >= (20 if several == 1024 else 16)
 
 
 def _blobs(blobs: int, each: int) -> Vectors:
