@@ -187,7 +187,8 @@ def _help(module: ModuleType, name: str, words: Sequence[str]) -> Iterator[str]:
         return
     from dinokit import config as configuration
 
-    settings = {each.path: each for each in configuration.explained(shown[1], hidden=HALVES) if each.path != "data"}
+    told = configuration.explained(shown[1], hidden=HALVES)
+    settings = {each.path: each for each in told if each.path not in _parameters(function)}
     first = [key for key in getattr(module, "FIRST", ()) if key in settings]
     for title, keys in (("settings that matter first", first), (f"all settings of '{shown[0]}'", settings)):
         if keys:
@@ -195,7 +196,8 @@ def _help(module: ModuleType, name: str, words: Sequence[str]) -> Iterator[str]:
         for key in keys:
             found = settings[key]
             choices = f"{' | '.join(found.choices)}; " if found.choices else ""
-            yield _row(f"--{key}", f"{choices}{found.meaning} (default: {found.value})")
+            default = "must be given" if key in getattr(module, "REQUIRED", ()) else f"default: {found.value}"
+            yield _row(f"--{key}", f"{choices}{found.meaning} ({default})")
 
 
 def _row(name: str, text: str) -> str:

@@ -98,6 +98,7 @@ STEPS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "auto": (curating.Config, ("against", "model", "heads", "memory")),
     "report": (Config, ()),
 }
+REQUIRED = ("size",)  # settings without a default, of the steps that have them
 # options that a step cannot do without
 NEEDS = {
     "retrieve": ("queries", "an embedded set whose like is to be found"),
@@ -186,8 +187,9 @@ def _settings(step: str, out: Path, given: Mapping[str, Any], values: Settings) 
     needed, meaning = NEEDS.get(step, (None, ""))
     if needed and needed not in given:
         raise UserError(f"curate {step} needs --{needed}: {meaning}")
-    if "size" in kind.__dataclass_fields__ and "size" not in values:
-        raise UserError(f"curate {step} needs --size: how many images")
+    for name in REQUIRED:
+        if name in kind.__dataclass_fields__ and name not in values:
+            raise UserError(f"curate {step} needs --{name}: how many images")
     if step == "auto":
         seeds = values.get("seeds", ())
         values = {**values, "seeds": [seeds] if isinstance(seeds, str) else seeds}
@@ -228,4 +230,4 @@ def _idle(step: str, config: Any, given: Mapping[str, Any]) -> Iterator[tuple[Se
 
 
 def _default(kind: Any) -> Any:
-    return kind(size=1) if "size" in kind.__dataclass_fields__ else kind()
+    return kind(**{name: 1 for name in REQUIRED if name in kind.__dataclass_fields__})

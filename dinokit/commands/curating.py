@@ -99,7 +99,9 @@ def auto(
         UserError: if a setting or a source cannot be used, or fewer images stay than are asked for.
     """
 
-    step = Step(out, AUTO.removesuffix(".json"), {"source": absolute(data), **asdict(config)}, (SELECTION,))
+    seeds_are, clear_of = [*map(absolute, config.seeds)], None if config.against is None else absolute(config.against)
+    sources = {"source": absolute(data), "seeds": seeds_are, "against": clear_of}
+    step = Step(out, AUTO.removesuffix(".json"), asdict(config) | sources, (SELECTION,))
     step.done(beside=("embeddings", "against", "seeds-*"))  # what it says is computed anew: images may have been added
     _check_sources(data, config, out)
     step.begin()

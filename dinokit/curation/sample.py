@@ -31,7 +31,7 @@ from dinokit.sources.selection import write_selection
 class Config:
     """What is taken of a clustered pool."""
 
-    size: int = at_least(1)  # images
+    size: int = at_least(1)  # images that are chosen
     multiplier: int = at_least(1, 1)  # how often one may be taken
     pick: Literal["random", "closest"] = "random"  # which of a cluster's: by lot, or next to its centre
     seed: int = at_least(0, 0)  # of all that is drawn by lot

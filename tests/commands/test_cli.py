@@ -17,6 +17,7 @@ from PIL import Image
 import dinokit
 from dinokit import cli
 from dinokit.commands import running
+from dinokit.commands.curate import STEPS
 from dinokit.commands.tables import shown
 from dinokit.evaluation import base as evaluations
 from dinokit.training.config import TrainConfig
@@ -81,6 +82,7 @@ def test_help_of_an_evaluation_lists_its_settings(capsys: pytest.CaptureFixture[
 HELPS = [["pretrain", name] for name in ("demo", "dinov3-vitl16")] + [
     ["evaluate", name] for name in evaluations.names()
 ]
+HELPS += [["curate", step] for step in STEPS]
 
 
 @pytest.mark.parametrize("words", [*HELPS, *([name] for name in cli.commands())], ids="-".join)
@@ -93,6 +95,11 @@ def test_every_help_is_whole_and_points_to_nothing_that_is_not_there(
     assert not re.search(r"\w\.py\b|see above|see below|\bNone\b", text)
     for paragraph in text.split("\n  --"):
         assert paragraph.count("(") == paragraph.count(")"), paragraph
+        assert len(re.sub("(at least|between) .*|[(].*", "", paragraph.partition(" ")[2], flags=re.DOTALL).strip()) > 3
+    options, *settings = (re.findall(r"\n  (--[\w.-]+) ", each) for each in re.split("that matter|all settings", text))
+    for names in (options, *settings):
+        assert len(set(names)) == len(names)
+    assert not set(options) & {name for names in settings for name in names}
 
 
 def test_help_of_pretrain_opens_with_the_settings_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
