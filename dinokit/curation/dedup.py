@@ -31,7 +31,7 @@ from dinokit.curation.neighbours import Edges, cosines, places_of
 from dinokit.curation.pairs import compute, find, read
 from dinokit.curation.pool import EXTRA, Pool
 from dinokit.curation.step import Step, numbers_of
-from dinokit.curation.table import read_table, write_array, write_table
+from dinokit.curation.table import read_places, write_array, write_table
 from dinokit.curation.threshold import Embed, proposed
 from dinokit.curation.vectors import Vectors
 from dinokit.sources.selection import write_selection
@@ -126,8 +126,7 @@ def kept(out: Path, pool: Pool) -> Int64[np.ndarray, " row"]:
     if not (out / DONE).is_file():
         raise UserError(f"{out} holds no duplicates (no {DONE}); dinokit curate dedup finds them")
     check_same({"pool": numbers_of(out, NAME, "pool")["pool"]}, {"pool": pool.digest}, place=out)
-    rows: Int64[np.ndarray, " row"] = read_table(out / SELECTION, ["place"])["place"]
-    return rows
+    return read_places(out / SELECTION, "place", below=len(pool))
 
 
 def components(first: Int64[np.ndarray, " row"], parts: Iterable[Edges], *, above: float) -> Int64[np.ndarray, " row"]:

@@ -31,7 +31,7 @@ from dinokit.curation.neighbours import Edges, places_of
 from dinokit.curation.pairs import compute, find, read
 from dinokit.curation.pool import Pool
 from dinokit.curation.step import Step, numbers_of
-from dinokit.curation.table import read_table
+from dinokit.curation.table import read_places
 from dinokit.curation.vectors import Vectors
 from dinokit.sources.selection import write_selection
 
@@ -99,7 +99,8 @@ def run(
         if clusters is None or config.by == "sample":
             found, nominal = by_sample(read(parts), unique=config.unique)
         else:
-            found, nominal = by_cluster(_own(queries.vectors, clusters), _assigned(clusters), config)
+            assigned = _assigned(clusters, len(vectors))
+            found, nominal = by_cluster(_own(queries.vectors, clusters), assigned, config)
         numbers = _write(pool, queries, found, rows, config.by, out) | {"nominal": nominal}
         numbers |= {"embeddings": pool.place, "seeds": queries.place}
         shutil.rmtree(out / STATE, ignore_errors=True)
@@ -164,8 +165,9 @@ def _known(clusters: Path | None, pool: Pool, pool_is: dict[str, str | None]) ->
     return known
 
 
-def _assigned(clusters: Path) -> Integer[np.ndarray, " row"]:
-    return read_table(clusters / "level1.parquet")["cluster"]
+def _assigned(clusters: Path, rows: int) -> Int64[np.ndarray, " row"]:
+    count = numbers_of(clusters, CLUSTER, "clusters")["clusters"][0]
+    return read_places(clusters / "level1.parquet", "cluster", below=count, count=rows)
 
 
 def _own(queries: Vectors, clusters: Path) -> Int64[np.ndarray, " query"]:

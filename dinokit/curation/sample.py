@@ -11,6 +11,7 @@ there are siblings that hold more, goes one each to some of these by lot. Source
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from dinokit.core.seed import generator
 from dinokit.curation.cluster import DONE, NAME, ROWS
 from dinokit.curation.pool import Pool
 from dinokit.curation.step import numbers_of
-from dinokit.curation.table import read_table
+from dinokit.curation.table import read_places, read_table
 from dinokit.sources.selection import write_selection
 
 
@@ -92,9 +93,12 @@ def opened(clusters: Path, pool: Pool | None = None) -> Levels:
     pool = Pool(told["embeddings"]) if pool is None else pool
     if pool.digest != told["pool"]["digest"]:
         raise UserError(f"{pool.folder} has changed since {clusters} was made of it; cluster it again")
-    tables = [read_table(clusters / f"level{number}.parquet") for number in range(1, len(told["clusters"]) + 1)]
-    rows = read_table(clusters / ROWS)["place"]
-    return Levels(pool, rows, [table["cluster"].astype(np.int64) for table in tables], tables[0]["distance"])
+    rows, counts = read_places(clusters / ROWS, "place", below=len(pool)), told["clusters"]
+    parents = [
+        read_places(clusters / f"level{number}.parquet", "cluster", below=count, count=entries)
+        for number, (entries, count) in enumerate(pairwise([len(rows), *counts]), start=1)
+    ]
+    return Levels(pool, rows, parents, read_table(clusters / "level1.parquet", ["distance"])["distance"])
 
 
 def budgets(

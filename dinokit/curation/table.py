@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 
 from dinokit.core.files import write_atomic
 from dinokit.core.messages import UserError, library, line_of
@@ -49,3 +49,21 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> dict[str, Sh
     except (arrow.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read: {line_of(error)}; delete it and run the step again") from error
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def read_places(path: Path, column: str, *, below: int, count: int | None = None) -> Int64[np.ndarray, " row"]:
+    """Read a column of places in something else.
+
+    Args:
+        below: how many places there are.
+        count: how many are expected; None: some.
+
+    Raises:
+        UserError: if they are none, as where another program has written the table again.
+    """
+    found = read_table(path, [column])[column]
+    whole = found.dtype.kind in "iu" and len(found) > 0 and len(found) == (len(found) if count is None else count)
+    if not whole or found.min() < 0 or found.max() >= below:
+        expected = f"{'' if count is None else f'{count:,} '}whole numbers from 0 to {below - 1:,}"
+        raise UserError(f"{path}: expected {expected} in the column {column}; delete it and run the step again")
+    return found.astype(np.int64)

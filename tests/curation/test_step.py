@@ -1,15 +1,12 @@
 """A step on disk: whose folder it is, and when it is done."""
 
-import errno
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dinokit.core.files import write_json
 from dinokit.core.messages import UserError
 from dinokit.curation.step import Step, numbers_of
-from dinokit.curation.table import write_array
 from tests.curation.pools import files
 
 
@@ -66,14 +63,3 @@ def test_what_a_killed_process_was_writing_goes(tmp_path: Path) -> None:
     left.write_text("half")
     step(tmp_path).begin()
     assert not left.exists()
-
-
-def test_a_full_disk_is_told_in_the_words_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError("1234 requested and 56 written")  # as NumPy says it
-
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space left on device") as error:
-        write_array(tmp_path / "a.npy", np.zeros(3))
-    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "a.npy"))
-    assert not list(tmp_path.iterdir())
