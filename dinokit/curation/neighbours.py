@@ -130,11 +130,11 @@ class Search:
                 _, here, there = np.intersect1d(own, met, assume_unique=True, return_indices=True)
                 scores[torch.from_numpy(here), torch.from_numpy(there)] = -torch.inf
             found.add(scores, met)
-        rows, others = self.queries.rows[own[found.queries]], self.gallery.rows[found.places]
-        edges = Edges(rows, others, found.scores)
-        if self.exactly:
-            edges = Edges(rows, others, cosines(self.queries.vectors, rows, self.gallery.vectors, others))
-        return self._settled(found.queries, edges)
+            crowd = found.crowd()
+            if len(crowd):
+                found.drop(np.delete(crowd, self._nearest(own, found, crowd)[0]))
+        edges = self._nearest(own, found, np.arange(len(found.queries)))[1]
+        return edges if self.above is None else edges.some(edges.similarity > np.float32(self.above))
 
     def _scores(
         self, queries: Float32[Tensor, "query dim"], met: Float32[Tensor, "met dim"]
@@ -158,13 +158,17 @@ class Search:
         for first in range(0, len(places), TILE):
             yield places[first : first + TILE]
 
-    def _settled(self, queries: Int64[np.ndarray, " pair"], edges: Edges) -> Edges:
-        """Order pairs by their exact similarity and keep the k nearest of each query."""
-        if self.above is not None:
-            high = edges.similarity > np.float32(self.above)
-            queries, edges = queries[high], edges.some(high)
-        order = np.lexsort((edges.others, -edges.similarity, queries))
-        return edges.some(order[places_of(queries[order]) < self.k])
+    def _nearest(
+        self, own: Int64[np.ndarray, " query"], found: "_Candidates", pairs: Int64[np.ndarray, " pair"]
+    ) -> tuple[Int64[np.ndarray, " kept"], Edges]:
+        """Return which of some pairs are the k nearest of each query, in the order of their exact similarity."""
+        queries, places = found.queries[pairs], found.places[pairs]
+        rows, others, similarity = self.queries.rows[own[queries]], self.gallery.rows[places], found.scores[pairs]
+        if self.exactly:
+            similarity = cosines(self.queries.vectors, rows, self.gallery.vectors, others)
+        order = np.lexsort((others, -similarity, queries))
+        order = order[places_of(queries[order]) < self.k]
+        return order, Edges(rows, others, similarity).some(order)
 
 
 class _Candidates:
@@ -172,8 +176,8 @@ class _Candidates:
 
     def __init__(self, count: int, k: int, above: float | None, *, dim: int, device: torch.device) -> None:
         self.k = k
-        # (dim + 2) roundings misjudge two scores together at most; those of making lengths 1 come on top
-        self.margin = (dim + 6) * torch.finfo(torch.float32).eps
+        # dim roundings of a product and half as many of either length misjudge a score at most, here of two together
+        self.margin = (2 * dim + 6) * torch.finfo(torch.float32).eps
         # a score below this one cannot count
         self.least = torch.full((count, 1), -torch.inf if above is None else above - self.margin, device=device)
         self.queries: Int64[np.ndarray, " pair"] = np.empty(0, np.int64)
@@ -195,21 +199,23 @@ class _Candidates:
         self.queries = np.concatenate([self.queries, queries[hits].cpu().numpy()])
         self.places = np.concatenate([self.places, met[columns.cpu().numpy()]])
         self.scores = np.concatenate([self.scores, inside[hits, members].cpu().numpy()])
-        self._trim()
-
-    def _trim(self) -> None:
-        """Drop pairs of queries that have k better ones, and raise what the next ones must reach."""
-        # scores that may be equal in truth count as equal, and then the lower place comes first; twice k, as of
-        # thousands of equal rows all would stay
-        order = np.lexsort((self.places, -np.rint(self.scores / self.margin), self.queries))
-        nth = places_of(self.queries[order])
-        order, nth = order[nth < 2 * self.k], nth[nth < 2 * self.k]
-        last = order[nth == self.k - 1]
-        worst = torch.from_numpy(self.scores[last] - np.float32(2 * self.margin)).to(self.least.device)
+        # raise what must be reached, and drop what does not
+        order = np.lexsort((-self.scores, self.queries))
+        last = order[places_of(self.queries[order]) == self.k - 1]
+        worst = torch.from_numpy(self.scores[last] - np.float32(self.margin)).to(self.least.device)
         full = torch.from_numpy(self.queries[last]).to(self.least.device)
         self.least[full, 0] = torch.maximum(self.least[full, 0], worst)
-        good = order[self.scores[order] >= self.least.cpu().numpy()[self.queries[order], 0]]
-        self.queries, self.places, self.scores = self.queries[good], self.places[good], self.scores[good]
+        self.drop(np.flatnonzero(self.scores < self.least.cpu().numpy()[self.queries, 0]))
+
+    def crowd(self) -> Int64[np.ndarray, " pair"]:
+        """Return the pairs of queries that have far more than k; of thousands of equal rows all would stay."""
+        return np.flatnonzero((np.bincount(self.queries) > 2 * self.k + GROUP)[self.queries])
+
+    def drop(self, pairs: Int64[np.ndarray, " pair"]) -> None:
+        """Drop some pairs."""
+        self.queries, self.places, self.scores = (
+            np.delete(each, pairs) for each in (self.queries, self.places, self.scores)
+        )
 
 
 def cosines(

@@ -67,6 +67,15 @@ def test_more_equal_rows_than_asked_for_leave_the_lowest() -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("k", [1, 4, 40])
+def test_rows_that_rounding_cannot_tell_apart_are_told_apart(k: int) -> None:
+    queries, gallery = draw(3, 64), np.repeat(draw(1, 64, seed=1), 300, axis=0)
+    gallery[:, abs(gallery[0]).argmax()] = np.linspace(-5e-5, 5e-5, 300)  # less apart than a product may round
+    edges = everything(Search(Ordered.single(Vectors([queries])), Ordered.single(Vectors([gallery])), k=k))
+    assert list(zip(edges.rows.tolist(), edges.others.tolist(), strict=True)) == naive(queries, gallery, k)
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_some_rows_in_another_order_keep_their_numbers() -> None:
     rows = draw(60)
     chosen = np.array([40, 7, 30, 12, 55])
