@@ -65,8 +65,12 @@ def test_the_threshold_lies_between_copies_and_others() -> None:
     narrow = {name: 1 - (1 - each) / 1000 for name, each in copies.items()}
     near = np.linspace(0.9992, 0.9996, 100, dtype=np.float32)
     assert 0.9996 <= choose(narrow, near, near).threshold <= 0.99981
-    naive = [np.mean([(each > np.float32(t)).mean() for each in copies.values()]) for t in found.grid]
-    np.testing.assert_allclose(np.mean(list(found.copies.values()), axis=0), naive)
+    right = np.array([np.mean([(each > np.float32(t)).mean() for each in copies.values()]) for t in found.grid])
+    np.testing.assert_allclose(np.mean(list(found.copies.values()), axis=0), right)
+    by_chance = np.array([(np.linspace(0.2, 0.6, 100, dtype=np.float32) > np.float32(t)).mean() for t in found.grid])
+    scores = 2 * right / (right + 1 - np.log(np.maximum(1 - by_chance, 0.005)))  # none of 100 is as half of one
+    np.testing.assert_allclose(found.score, scores)
+    assert found.threshold == max(found.grid[scores > scores.max() - 1e-12])  # of equal ones the highest
 
 
 def test_a_model_that_tells_nothing_apart_is_doubted(
