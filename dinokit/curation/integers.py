@@ -48,12 +48,13 @@ class Integers:
         exact = centres.double()
         self.middle = exact.mean(dim=0).float()
         self.turn = rotation(centres.shape[1]).float()
-        turned = (exact - self.middle.double()) @ self.turn.double()
+        about = exact - self.middle.double()
+        turned = about @ self.turn.double()
         self.unit = max(float(turned.abs().max()), torch.finfo(torch.float32).tiny) / LARGEST
         whole = (turned / self.unit).round()
         self.off = float((turned - whole * self.unit).norm(dim=1).max())
         self.longest = float(turned.norm(dim=1).max())
-        self.halves = turned.square().sum(dim=1) / 2
+        self.halves = about.square().sum(dim=1) / 2  # in float32 a rotation changes lengths
         self.whole = functional.pad(whole.to(torch.int8), (0, 0, 0, fill))
         self.fill = fill
 
