@@ -30,6 +30,7 @@ SMALL = 5e10  # vectors x centres x numbers that greedy k-means++ is used for: h
 HELD = 1 << 26  # numbers that it holds in memory: 256 MiB
 ROUNDS = 5
 SEVERAL = 1024  # rounds in which k-means++ draws among candidates, at most twice as many
+DISTANCES = 1 << 24  # that it looks at together: 64 MiB
 SAMPLED = 16  # rows per centre, and
 LEAST = 1 << 16  # rows in all, at least
 # what is drawn: the first integer of a draw's key, so that no two share a stream; FEW are those of cluster.py
@@ -89,8 +90,9 @@ def spread(
     chosen, far = [weights.argmax()[None]], torch.full_like(weights, torch.inf)
     while (left := count - sum(map(len, chosen))) > 0:
         fresh = chosen[-1]
-        apart = sizes[:, None] + sizes[fresh] - 2 * points @ points[fresh].T  # [row, fresh]
-        far = torch.minimum(far, apart.clamp(min=0).amin(dim=1).double())
+        for part in torch.split(torch.arange(len(points), device=far.device), max(DISTANCES // len(fresh), 1)):
+            apart = sizes[part, None] + sizes[fresh] - 2 * points[part] @ points[fresh].T  # [part, fresh]
+            far[part] = torch.minimum(far[part], apart.clamp(min=0).amin(dim=1).double())
         far[fresh] = 0  # not by a rounded product
         # the first of exponential clocks at these rates to ring: a draw without replacement
         clocks = torch.from_numpy(draw.exponential(size=len(points))).to(far) / (weights * far)

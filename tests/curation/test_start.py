@@ -44,6 +44,15 @@ def test_what_is_far_and_heavy_is_drawn_first(several: int, monkeypatch: pytest.
     assert sum(row < 20 for row in heavy.tolist()) >= (20 if several == 1024 else 16)
 
 
+def test_candidates_that_are_looked_at_in_pieces_give_the_same_centres(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEVERAL", 5)
+    points = torch.randint(9, (100, 4), generator=torch.Generator().manual_seed(0)).float()  # products are exact
+    whole = spread(points, torch.ones(100, dtype=torch.float64), 20, np.random.default_rng(0))
+    monkeypatch.setattr(module, "DISTANCES", 40)
+    pieces = spread(points, torch.ones(100, dtype=torch.float64), 20, np.random.default_rng(0))
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=0)
+
+
 def _blobs(blobs: int, each: int) -> Vectors:
     draw = np.random.default_rng(0)
     centres = 20 * draw.normal(size=(blobs, 8))
