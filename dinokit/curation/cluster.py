@@ -154,7 +154,7 @@ def cluster(vectors: Vectors, config: Config, out: Path, *, device: torch.device
     All ranks must call together. Returns of every level the cluster of each of its entries.
     """
     levels, splits = shape(config, len(vectors))
-    parents, device = [], devices.exact(device)
+    parents, device, block = [], devices.exact(device), vectors.block
     for number, count in enumerate(levels, start=1):
         place = out / f"level{number}.parquet"
         if not (place.exists() and place.with_suffix(".npy").exists()):
@@ -165,6 +165,7 @@ def cluster(vectors: Vectors, config: Config, out: Path, *, device: torch.device
             dist.barrier()
         parents.append(read_table(place)["cluster"])
         vectors = Vectors([place.with_suffix(".npy")])
+        vectors.block = block
     return parents
 
 

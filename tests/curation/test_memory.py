@@ -50,7 +50,7 @@ def test_less_memory_reads_less_at_a_time_and_gives_the_same_bytes(
     config = cluster.Config(levels=(12, 3), resample=1, iterations=3)
     needed = memory.PROCESS + memory.ROW * 300 + (memory.CENTRE + memory.KEPT) * 12 * 8
     found = []
-    for name, given, most in (("whole", None, 300), ("pieces", needed + memory.NUMBER * 8 * 20, 20)):
+    for name, given, most in (("whole", None, 300), ("pieces", needed + memory.NUMBER * 8 * 10, 10)):
         read.clear()
         out = tmp_path / name
         cluster.run(pool, config, out, memory=given, device=torch.device("cpu"))
