@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from dinokit.core import device as devices
-from dinokit.curation.pool import begin
+from dinokit.curation.stored import begin
 from dinokit.dense.embed import batch_size, compute, missing
 from dinokit.dense.embedding import encode
 from dinokit.dense.parts import Work

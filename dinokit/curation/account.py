@@ -15,9 +15,10 @@ from jaxtyping import Int64
 
 from dinokit.core.messages import UserError, listed
 from dinokit.curation import cluster, dedup, retrieve
-from dinokit.curation.pool import STAMP, Pool, abouts
+from dinokit.curation.pool import Pool
 from dinokit.curation.sample import Levels, opened
 from dinokit.curation.step import numbers_of
+from dinokit.curation.stored import STAMP, abouts
 from dinokit.curation.table import read_table
 from dinokit.sources.base import Unusable
 from dinokit.sources.rows import parquet

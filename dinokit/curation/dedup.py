@@ -29,8 +29,9 @@ from dinokit.core.messages import UserError, info, is_main, library
 from dinokit.core.numbers import OutOfBounds, at_least, between
 from dinokit.curation.neighbours import Edges, cosines, places_of
 from dinokit.curation.pairs import compute, find, read
-from dinokit.curation.pool import EXTRA, Pool
+from dinokit.curation.pool import Pool
 from dinokit.curation.step import Step, numbers_of
+from dinokit.curation.stored import EXTRA
 from dinokit.curation.table import read_places, write_array, write_table
 from dinokit.curation.threshold import Embed, proposed
 from dinokit.curation.vectors import Vectors

@@ -26,7 +26,8 @@ from dinokit.core import dist
 from dinokit.core.device import Precision
 from dinokit.core.files import check_same, check_writable, digest_of_model, only_owner, read_json, utf8
 from dinokit.core.messages import RunError, UserError, console, duration, info, is_main, library, progress, reason, warn
-from dinokit.curation.pool import EXTRA, STAMP, Pool, abouts, begin, finish, keys_of, rows_of
+from dinokit.curation.pool import Pool
+from dinokit.curation.stored import EXTRA, STAMP, abouts, begin, finish, keys_of, rows_of
 from dinokit.dense.embedding import batches, encode, seen, unit
 from dinokit.dense.parts import Batch, Feature, Part, Work, pooled
 from dinokit.images.intensity import AnyImage
@@ -291,7 +292,8 @@ def _finished(work: Work, paces: Sequence[_Pace]) -> Pool:
         bad = [each for about in found for each in about.unread]
         first = f"; the first: {bad[0].key}: {bad[0].reason}" if bad else ""
         raise UserError(f"expected images in {work.source.name}, got none that can be read{first}")
-    pool = finish(work.out)
+    finish(work.out)
+    pool = Pool(work.out)
     images, seconds = sum(pace.total for pace in paces), max(pace.seconds for pace in paces)
     if not images:
         info(f"nothing new in {work.source.name}")

@@ -16,7 +16,7 @@ from dinokit.core import device as devices
 from dinokit.core.device import Precision
 from dinokit.core.files import utf8
 from dinokit.core.messages import RunError
-from dinokit.curation.pool import write_part
+from dinokit.curation.stored import write_part
 from dinokit.dense.embedding import batches, digest_of, encode, enough, seen, unit
 from dinokit.images import intensity
 from dinokit.images.decode import upright_size

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from dinokit.curation.pool import Pool, begin, finish, write_part
+from dinokit.curation.pool import Pool
+from dinokit.curation.stored import begin, finish, write_part
 
 STAMP: dict[str, Any] = {
     "weights": "w",
@@ -43,7 +44,8 @@ def make_pool(
             "domain": [None] * len(rows),
         }
         write_part(folder, number, vectors[rows], lines, fingerprint="f")
-    return finish(folder)
+    finish(folder)
+    return Pool(folder)
 
 
 def files(out: Path) -> dict[str, bytes]:

@@ -10,7 +10,8 @@ import pytest
 
 from dinokit.core.messages import UserError
 from dinokit.curation import pool
-from dinokit.curation.pool import Pool, begin, finish, write_part
+from dinokit.curation.pool import Pool
+from dinokit.curation.stored import begin, finish, write_part
 from dinokit.sources.selection import write_selection
 from dinokit.sources.source import Unusable, open_source
 
@@ -169,8 +170,9 @@ def test_images_are_found_by_key_once_the_source_has_changed(folder: Path) -> No
 def test_keys_that_are_no_unicode_stay_whole(folder: Path) -> None:
     lines = Pool(folder).table(rows=numpy.array([0])).to_pydict() | {"key": ["\udcff.png"]}
     write_part(folder, 3, vectors([0]), lines, fingerprint="")
-    begin(folder, json.loads((folder / pool.STAMP).read_text()))
-    assert finish(folder).keys[7] == "\\udcff.png"
+    begin(folder, json.loads((folder / "embed.json").read_text()))
+    finish(folder)
+    assert Pool(folder).keys[7] == "\\udcff.png"
 
 
 def test_rows_of_a_pool_become_a_selection(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from dinokit.core.files import read_json, write_json
 from dinokit.core.messages import UserError
 from dinokit.curation.account import read_account
-from dinokit.curation.pool import finish, schema, write_part
+from dinokit.curation.stored import finish, schema, write_part
 from dinokit.sources.base import Unusable
 from dinokit.visuals.curation import Config, counts, write_page
 from tests.conftest import MakeFolder
