@@ -33,7 +33,7 @@ SEVERAL = 1024  # rounds in which k-means++ draws among candidates, at most twic
 DISTANCES = 1 << 24  # that it looks at together: 64 MiB
 SAMPLED = 16  # rows per centre, and
 LEAST = 1 << 16  # rows in all, at least
-# what is drawn: the first integer of a draw's key, so that no two share a stream; FEW are those of cluster.py
+# what is drawn: the first integer of a draw's key, so that no two share a stream; FEW are those of level.py
 STRATA, GREEDY, FIRST, JOINS, AMONG, FEW = range(6)
 
 

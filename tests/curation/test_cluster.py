@@ -11,8 +11,8 @@ import torch.distributed as group
 
 from dinokit.core.messages import UserError
 from dinokit.curation import cluster as module
-from dinokit.curation import kmeans, start
-from dinokit.curation.cluster import Config, cluster, half, levels_for, run
+from dinokit.curation import kmeans, level, start
+from dinokit.curation.cluster import Config, cluster, levels_for, run
 from dinokit.curation.table import read_table
 from dinokit.curation.vectors import Vectors
 from tests.curation.pools import files, make_pool
@@ -40,8 +40,8 @@ def test_every_level_clusters_the_centres_below(tmp_path: Path) -> None:
         *("level1.npy", "level1.parquet", "level2.npy", "level2.parquet"),
     }
     below = _rows()
-    for level in (1, 2):
-        table, centres = read_table(tmp_path / f"level{level}.parquet"), np.load(tmp_path / f"level{level}.npy")
+    for number in (1, 2):
+        table, centres = read_table(tmp_path / f"level{number}.parquet"), np.load(tmp_path / f"level{number}.npy")
         assert centres.dtype == np.float16
         apart = np.linalg.norm(below[:, None].astype(np.float64) - centres, axis=2)
         np.testing.assert_array_equal(table["cluster"], apart.argmin(axis=1))
@@ -58,16 +58,6 @@ def test_split_clusters_are_parts_of_one(tmp_path: Path) -> None:
     apart = np.linalg.norm(_rows()[np.arange(400)].astype(np.float64) - centres[table["cluster"]], axis=1)
     np.testing.assert_allclose(table["distance"], apart, rtol=1e-6)
     assert np.bincount(table["cluster"]).min() > 0
-
-
-def test_resampling_takes_the_entries_next_to_each_centre_or_any() -> None:
-    parent = np.array([1, 0, 1, 0, 0, 1, 2], dtype=np.int32)
-    distance = np.array([3, 1, 1, 3, 2, 2, 9], dtype=np.float32)
-    level = module.Level(torch.zeros(3, 2), parent, distance)
-    assert module._few(level, 2, "closest", key=(0,)).tolist() == [1, 2, 4, 5, 6]  # all of a cluster of one
-    drawn = {tuple(module._few(level, 2, "random", key=(seed,)).tolist()) for seed in range(20)}
-    assert len(drawn) > 1
-    assert all(np.bincount(parent[list(rows)]).tolist() == [2, 2, 1] for rows in drawn)
 
 
 @contextmanager
@@ -90,7 +80,7 @@ def _ended_at(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_start_after_any_end_gives_the_same_bytes(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_TOGETHER", 3)
+    monkeypatch.setattr(level, "TOGETHER", 3)
     whole, write = _run(tmp_path / "whole", config), 0
     for write in range(1, 100, 3):
         out = tmp_path / f"{write}"
@@ -113,7 +103,7 @@ def _on_rank(rank: int, store: str, folder: str) -> None:
 
 
 def _all_kinds(folder: Path) -> None:
-    module._TOGETHER, kmeans.CHUNK, start.CHUNK = 3, 64, 64  # type: ignore[attr-defined]
+    level.TOGETHER, kmeans.CHUNK, start.CHUNK = 3, 64, 64  # type: ignore[attr-defined]
     _run(folder / "plain")
     _run(folder / "split", SPLIT)
     start.SMALL = 0
@@ -121,7 +111,7 @@ def _all_kinds(folder: Path) -> None:
 
 
 def test_three_ranks_give_the_bytes_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for where, name in ((module, "_TOGETHER"), (kmeans, "CHUNK"), (start, "CHUNK"), (start, "SMALL")):
+    for where, name in ((level, "TOGETHER"), (kmeans, "CHUNK"), (start, "CHUNK"), (start, "SMALL")):
         monkeypatch.setattr(where, name, getattr(where, name))  # put back at the end
     _all_kinds(tmp_path / "one")
     on_ranks(_on_rank, str(tmp_path / "store"), str(tmp_path / "three"), count=3)
@@ -189,11 +179,6 @@ def test_splits_come_with_the_levels_of_the_size(tmp_path: Path, monkeypatch: py
     split = _run(tmp_path / "split", Config(levels=(40, 8), splits=4, resample=0, iterations=2))
     given = _run(tmp_path / "given", Config(levels=(40, 8), resample=0, iterations=2))
     assert (tmp_path / "null" / "level1.npy").read_bytes() == split["level1.npy"] != given["level1.npy"]
-
-
-def test_half_a_cluster_is_that_of_the_published_runs() -> None:
-    assert [half(entries, 1) for entries in (20, 10, 5, 3)] == [10, 5, 3, 2]
-    assert half(299, 100) == 2  # a few clusters of the level below were empty
 
 
 def test_two_entries_per_cluster_are_not_resampled(tmp_path: Path) -> None:
