@@ -19,10 +19,15 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("knn", "k"): {"k": (1,)},
     ("knn", "temperature"): {"temperature": 1e-5},
     ("knn", "limit"): {"limit": 5},
+    ("knn", "shots"): {"shots": 0.25},
+    ("knn", "draws"): {"draws": 2},
+    ("knn", "near"): {"near": -1.0},
     ("retrieval", "split"): {"split": "val"},
 }
 
 
+# settings under which every other one counts
+SETTINGS: dict[str, dict[str, Any]] = {"knn": {"k": (12,), "shots": 2.0}}
 # what is measured on patches takes masks, not classes of images, and is tested beside its own file
 NAMES = [name for name in base.names() if not getattr(base.find(name), "PATCHES", False)]
 
@@ -60,7 +65,7 @@ def test_data_without_labels_is_a_clear_mistake(name: str, make_folder: MakeFold
 )
 def test_every_setting_changes_the_result(name: str, field: str, labelled: str, make_vit: MakeVit) -> None:
     module = base.find(name)
-    config = module.Config(data=labelled, **({"k": (12,)} if name == "knn" else {}))
+    config = module.Config(data=labelled, **SETTINGS.get(name, {}))
     assert (name, field) in OTHER_VALUES, f"give {name}.{field} a value in OTHER_VALUES"
     changed = replace(config, **OTHER_VALUES[name, field])
     assert base.measure(name, make_vit(seed=1), changed) != base.measure(name, make_vit(seed=1), config)

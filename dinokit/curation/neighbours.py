@@ -1,9 +1,14 @@
 """Nearest neighbours by cosine, out of core: large products find the few pairs that matter, which are settled exactly.
 
-A block of rows meets the others tile by tile. A product of matrices rounds as its tiles happen to be cut; the margin
-bounds that error, so whatever could be among the k nearest, or above the threshold, is kept, and its cosine is computed
-in float64 from the stored float16. So the answer depends neither on tiles nor on ranks, and of equal neighbours the
-lower row comes first.
+A block of rows meets the others tile by tile. A product of matrices rounds as its tiles happen to be cut; a bound of
+that error is known, so whatever could be among the k nearest, or above the threshold, is kept, and its cosine is
+computed in float64 from the stored numbers. So the answer depends neither on tiles nor on ranks, and of equal
+neighbours the lower row comes first.
+
+    q . g = (q - m) . (g - m) + m . (g - m) + a number of q        for any m, such as the mean of the rows
+
+Rounding errs by a share of |q - m| |g - m|, so the cosines of features that differ from each other in their fifth digit
+alone are bounded as well as any.
 
 Rows may lie in cells (`cells.py`), and a block then meets only the cells that its own one visits: the inverted file of
 faiss, but the rows of a cell are searched together, by one product instead of one scan each, and its lists are rows of
@@ -13,19 +18,21 @@ the pool, so that nothing of its size is held in memory. Without cells all rows 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from dinokit.curation.vectors import Vectors
 
 QUERIES, TILE = 2048, 4096  # rows of a block, and of those that it meets at a time: 32 MiB of products
-GROUP = 32  # neighbouring columns of which the best is looked for first: a quarter of the cost of looking at all
+GROUP = 32  # columns of which the best is looked for first: a quarter of the cost of looking at all
 PAIRS = 4096  # settled at a time
+ROOM = 1 << 20  # pairs of a block that wait, beyond two answers to every query, before the hopeless ones are dropped
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Edges:
 
     rows: Int64[np.ndarray, " pair"]
     others: Int64[np.ndarray, " pair"]
-    similarity: Float32[np.ndarray, " pair"]
+    similarity: Float[np.ndarray, " pair"]  # float32 of rows of float16, else float64
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,6 +82,15 @@ class Ordered:
         return functional.normalize(torch.from_numpy(self.vectors.take(self.rows[places])).to(device).float())
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows that are multiplied, and what bounds the rounding of it."""
+
+    vectors: Float32[Tensor, "row dim"]
+    lengths: Float32[Tensor, "row 1"]
+    bias: Float32[Tensor, " row"] | None  # of their scores as columns
+
+
 @final
 class Search:
     """The k nearest rows of a gallery for every query, or the pairs within one set of rows; block by block.
@@ -91,6 +107,7 @@ class Search:
         above: float | None = None,
         visits: Sequence[Int64[np.ndarray, " visited"]] = (np.zeros(1, dtype=np.int64),),
         exactly: bool = True,
+        middle: Float64[np.ndarray, " dim"] | None = None,
         device: torch.device | None = None,
     ) -> None:
         """Prepare a search; nothing is computed.
@@ -101,12 +118,15 @@ class Search:
             above: a pair counts if its cosine is larger; None: every pair.
             visits: for each cell of the queries, the cells of the gallery that it looks into.
             exactly: settle pairs in float64; else their order may err where they are equal up to rounding.
+            middle: about which products are taken: the nearer the rows, the fewer pairs need to be settled. None: zero.
         """
         assert k > 0
         assert len(visits) == len(queries.ends)
+        assert middle is None or (above is None and exactly)  # scores about it are no cosines
         self.queries, self.gallery, self.among = queries, gallery or queries, gallery is None
         assert self.queries.vectors.dim == self.gallery.vectors.dim
         self.k, self.above, self.visits, self.exactly = k, above, visits, exactly
+        self.middle = None if middle is None else torch.from_numpy(middle)
         self.device = device or torch.device("cpu")
         sizes = queries.ends - queries.starts
         counts = -(-sizes // QUERIES)
@@ -122,28 +142,42 @@ class Search:
         """Compute the pairs of one block of queries."""
         cell, start = int(self._cells[number]), int(self._starts[number])
         own = np.arange(start, min(start + QUERIES, int(self.queries.ends[cell])))
-        queries = self.queries.unit(own, self.device)
-        found = _Candidates(len(own), self.k, self.above, dim=queries.shape[1], device=self.device)
+        queries = self._rows(self.queries, own)
+        found = _Candidates(len(own), self.k, self.above, device=self.device)
         for met in self._tiles(cell):
-            scores = self._scores(queries, self.gallery.unit(met, self.device))
+            columns = self._rows(self.gallery, met)
+            scores = self._scores(queries, columns)
             if self.among:
                 _, here, there = np.intersect1d(own, met, assume_unique=True, return_indices=True)
                 scores[torch.from_numpy(here), torch.from_numpy(there)] = -torch.inf
-            found.add(scores, met)
-            crowd = found.crowd()
-            if len(crowd):
-                found.drop(np.delete(crowd, self._nearest(own, found, crowd)[0]))
-        edges = self._nearest(own, found, np.arange(len(found.queries)))[1]
-        return edges if self.above is None else edges.some(edges.similarity > np.float32(self.above))
+            found.add(scores, met, _error(queries, columns))
+            if len(found) > ROOM + 2 * self.k * len(own):
+                found.prune()
+                if len(found) > ROOM // 2 + self.k * len(own):  # equal up to rounding
+                    found.keep(self._without_copies(found))
+                    found.keep(self._settled(own, found)[0])
+        found.prune()
+        chosen, edges = self._settled(own, found)
+        return edges.some(chosen)
 
-    def _scores(
-        self, queries: Float32[Tensor, "query dim"], met: Float32[Tensor, "met dim"]
-    ) -> Float32[Tensor, "query column"]:
+    def _rows(self, side: Ordered, places: Int64[np.ndarray, " row"]) -> _Rows:
+        """Read rows of length 1, about the middle."""
+        if self.middle is None:
+            vectors = side.unit(places, self.device)
+            return _Rows(vectors, torch.ones_like(vectors[:, :1]), None)
+        exact = functional.normalize(torch.from_numpy(side.vectors.take(side.rows[places])).double()) - self.middle
+        numbers = exact, exact.norm(dim=1, keepdim=True), exact @ self.middle
+        return _Rows(*(each.float().to(self.device) for each in numbers))
+
+    def _scores(self, queries: _Rows, met: _Rows) -> Float32[Tensor, "query column"]:
         """Multiply; columns that only fill up the last group are -inf. The next call writes to the same memory."""
-        columns = -(-len(met) // GROUP) * GROUP
-        scores = self._memory[: len(queries) * columns].view(len(queries), columns)
-        scores[:, len(met) :] = -torch.inf
-        torch.mm(queries, met.T, out=scores[:, : len(met)])
+        count, filled = len(met.vectors), -(-len(met.vectors) // GROUP) * GROUP
+        scores = self._memory[: len(queries.vectors) * filled].view(len(queries.vectors), filled)
+        scores[:, count:] = -torch.inf
+        if met.bias is None:
+            torch.mm(queries.vectors, met.vectors.T, out=scores[:, :count])
+        else:
+            torch.addmm(met.bias, queries.vectors, met.vectors.T, out=scores[:, :count])
         return scores
 
     @cached_property
@@ -158,79 +192,139 @@ class Search:
         for first in range(0, len(places), TILE):
             yield places[first : first + TILE]
 
-    def _nearest(
-        self, own: Int64[np.ndarray, " query"], found: "_Candidates", pairs: Int64[np.ndarray, " pair"]
-    ) -> tuple[Int64[np.ndarray, " kept"], Edges]:
-        """Return which of some pairs are the k nearest of each query, in the order of their exact similarity."""
-        queries, places = found.queries[pairs], found.places[pairs]
-        rows, others, similarity = self.queries.rows[own[queries]], self.gallery.rows[places], found.scores[pairs]
+    def _settled(
+        self, own: Int64[np.ndarray, " query"], found: "_Candidates"
+    ) -> tuple[Int64[np.ndarray, " chosen"], Edges]:
+        """Return all pairs that are found and which of them are the k nearest of each query, in their order."""
+        rows, others = self.queries.rows[own[found.queries]], self.gallery.rows[found.places]
+        edges = Edges(rows, others, found.scores)
         if self.exactly:
-            similarity = cosines(self.queries.vectors, rows, self.gallery.vectors, others)
-        order = np.lexsort((others, -similarity, queries))
-        order = order[places_of(queries[order]) < self.k]
-        return order, Edges(rows, others, similarity).some(order)
+            edges = Edges(rows, others, cosines(self.queries.vectors, rows, self.gallery.vectors, others))
+        order = np.lexsort((others, -edges.similarity, found.queries))
+        if self.above is not None:
+            order = order[edges.similarity[order] > edges.similarity.dtype.type(self.above)]
+        return order[places_of(found.queries[order]) < self.k], edges
+
+    def _without_copies(self, found: "_Candidates") -> Int64[np.ndarray, " chosen"]:
+        """Choose of the pairs of a query with equal rows the k of the lowest rows."""
+        others, of_pair = np.unique(self.gallery.rows[found.places], return_inverse=True)
+        digests = [
+            blake2b(row.tobytes(), digest_size=16).digest()
+            for start in range(0, len(others), TILE)
+            for row in self.gallery.vectors.take(others[start : start + TILE])
+        ]
+        twins = np.unique(np.frombuffer(b"".join(digests), dtype="V16"), return_inverse=True)[1][of_pair]
+        order = np.lexsort((of_pair, twins, found.queries))
+        return order[places_of((found.queries * len(others) + twins)[order]) < self.k]
 
 
 class _Candidates:
     """Pairs that may be among the nearest, by their rounded scores."""
 
-    def __init__(self, count: int, k: int, above: float | None, *, dim: int, device: torch.device) -> None:
+    def __init__(self, count: int, k: int, above: float | None, *, device: torch.device) -> None:
         self.k = k
-        # dim roundings of a product and half as many of either length misjudge a score at most, here of two together
-        self.margin = (2 * dim + 6) * torch.finfo(torch.float32).eps
-        # a score below this one cannot count
-        self.least = torch.full((count, 1), -torch.inf if above is None else above - self.margin, device=device)
-        self.queries: Int64[np.ndarray, " pair"] = np.empty(0, np.int64)
-        self.places: Int64[np.ndarray, " pair"] = np.empty(0, np.int64)
-        self.scores: Float32[np.ndarray, " pair"] = np.empty(0, np.float32)
+        # k scores are at least as large, whatever rounding has done; smaller ones cannot count
+        self.least = torch.full((count, 1), -torch.inf if above is None else above, device=device)
+        self.error = torch.zeros(count, 1, device=device)  # of a score, at most
+        self._top = torch.empty(count, 0, device=device)  # up to k scores, less their errors
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [
+            (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+        ]
+        self._count = 0
 
-    def add(self, scores: Float32[Tensor, "query column"], met: Int64[np.ndarray, " met"]) -> None:
-        """Look through the scores of a tile; those of the columns behind `met` are -inf."""
-        grouped = scores.view(len(scores), -1, GROUP)  # [query, group, GROUP]
-        best = grouped.amax(dim=2)
-        if self.least.min() == -torch.inf:  # nothing is known yet: k groups hold k scores as good as the worst of them
-            several = best if best.shape[1] >= self.k else scores
-            if several.shape[1] >= self.k:
-                torch.maximum(self.least, several.topk(self.k).values[:, -1:] - self.margin, out=self.least)
-        queries, groups = (best >= self.least).nonzero(as_tuple=True)
-        inside = grouped[queries, groups]  # [hit, GROUP]
-        hits, members = ((inside >= self.least[queries]) & (inside > -torch.inf)).nonzero(as_tuple=True)
-        columns = groups[hits] * GROUP + members
-        self.queries = np.concatenate([self.queries, queries[hits].cpu().numpy()])
-        self.places = np.concatenate([self.places, met[columns.cpu().numpy()]])
-        self.scores = np.concatenate([self.scores, inside[hits, members].cpu().numpy()])
-        # raise what must be reached, and drop what does not
-        order = np.lexsort((-self.scores, self.queries))
-        last = order[places_of(self.queries[order]) == self.k - 1]
-        worst = torch.from_numpy(self.scores[last] - np.float32(self.margin)).to(self.least.device)
-        full = torch.from_numpy(self.queries[last]).to(self.least.device)
-        self.least[full, 0] = torch.maximum(self.least[full, 0], worst)
-        self.drop(np.flatnonzero(self.scores < self.least.cpu().numpy()[self.queries, 0]))
+    def __len__(self) -> int:
+        return self._count
 
-    def crowd(self) -> Int64[np.ndarray, " pair"]:
-        """Return the pairs of queries that have far more than k; of thousands of equal rows all would stay."""
-        return np.flatnonzero((np.bincount(self.queries) > 2 * self.k + GROUP)[self.queries])
+    @property
+    def queries(self) -> Int64[np.ndarray, " pair"]:
+        """The query of each pair, by its place in the block."""
+        return self._columns()[0]
 
-    def drop(self, pairs: Int64[np.ndarray, " pair"]) -> None:
-        """Drop some pairs."""
-        self.queries, self.places, self.scores = (
-            np.delete(each, pairs) for each in (self.queries, self.places, self.scores)
-        )
+    @property
+    def places(self) -> Int64[np.ndarray, " pair"]:
+        """The place of the other row in the gallery."""
+        return self._columns()[1]
+
+    @property
+    def scores(self) -> Float32[np.ndarray, " pair"]:
+        """What the product has given."""
+        return self._columns()[2]
+
+    def add(
+        self, scores: Float32[Tensor, "query column"], met: Int64[np.ndarray, " met"], error: Float32[Tensor, "query 1"]
+    ) -> None:
+        """Look through the scores of a tile; those of the columns behind `met` are -inf.
+
+        Args:
+            error: by how much a score of this tile may err.
+        """
+        # groups of columns that lie apart: those that belong together often follow each other
+        grouped = scores.view(len(scores), GROUP, -1)  # [query, GROUP, group]
+        best = grouped.amax(dim=1)
+        # the best of groups are distinct scores as well, and a bound nearly as high
+        several = best if max(self._top.shape[1], best.shape[1] // 2) >= self.k else scores
+        nearest = several.topk(min(self.k, several.shape[1]), sorted=False).values - error
+        self._top = torch.cat([self._top, nearest], dim=1)
+        self._top = self._top.topk(min(self.k, self._top.shape[1]), sorted=False).values
+        if self._top.shape[1] == self.k:
+            torch.maximum(self.least, self._top.amin(dim=1, keepdim=True), out=self.least)
+        torch.maximum(self.error, error, out=self.error)
+        wanted = self.least - error
+        queries, groups = (best >= wanted).nonzero(as_tuple=True)
+        inside = grouped[queries, :, groups]  # [hit, GROUP]
+        hits, members = ((inside >= wanted[queries]) & (inside > -torch.inf)).nonzero(as_tuple=True)
+        columns = members * grouped.shape[2] + groups[hits]
+        part = queries[hits].cpu().numpy(), met[columns.cpu().numpy()], inside[hits, members].cpu().numpy()
+        self._parts.append(part)
+        self._count += len(part[0])
+
+    def prune(self) -> None:
+        """Drop pairs of queries that have k better ones, whatever rounding has done."""
+        queries, _, scores = self._columns()
+        error = self.error.cpu().numpy()[queries, 0]
+        order = np.lexsort((error - scores, queries))
+        last = order[places_of(queries[order]) == self.k - 1]
+        least = self.least.cpu().numpy()[:, 0]
+        least[queries[last]] = np.maximum(least[queries[last]], scores[last] - error[last])
+        self.least[:, 0] = torch.from_numpy(least)
+        self.keep(np.flatnonzero(scores + error >= least[queries]))
+
+    def keep(self, chosen: Int64[np.ndarray, " chosen"]) -> None:
+        """Drop all other pairs."""
+        queries, places, scores = self._columns()
+        self._parts, self._count = [(queries[chosen], places[chosen], scores[chosen])], len(chosen)
+
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if len(self._parts) > 1:
+            first, second, third = zip(*self._parts, strict=True)
+            self._parts = [(np.concatenate(first), np.concatenate(second), np.concatenate(third))]
+        return self._parts[0]
+
+
+def _error(queries: _Rows, met: _Rows) -> Float32[Tensor, "query 1"]:
+    """Bound what rounding does to a score: dim roundings of a product, and half as many of either length."""
+    dim, unit = queries.vectors.shape[1], torch.finfo(torch.float32).eps / 2
+    if met.bias is None:
+        return (2 * dim + 10) * unit * met.lengths.max() * queries.lengths
+    # lengths were made 1 in float64
+    return (dim + 10) * unit * met.lengths.max() * queries.lengths + 4 * unit * met.bias.abs().max()
 
 
 def cosines(
     left: Vectors, rows: Int64[np.ndarray, " pair"], right: Vectors, others: Int64[np.ndarray, " pair"]
-) -> Float32[np.ndarray, " pair"]:
-    """Compute the cosine of each pair, in float64 from the stored numbers."""
-    found = np.empty(len(rows), dtype=np.float32)
+) -> Float[np.ndarray, " pair"]:
+    """Compute the cosine of each pair, in float64 from the stored numbers; of a row of zeros it is 0."""
+    halves = left.dtype == right.dtype == np.float16
+    # where the product of two stored numbers is exact
+    wide = torch.float32 if halves else torch.float64
+    found = np.empty(len(rows), dtype=np.float32 if halves else np.float64)
     for start in range(0, len(rows), PAIRS):
         part = slice(start, start + PAIRS)
-        first, second = (torch.from_numpy(each).float() for each in (left.take(rows[part]), right.take(others[part])))
-        # the product of two float16 is exact in float32
+        first, second = (torch.from_numpy(each).to(wide) for each in (left.take(rows[part]), right.take(others[part])))
         inner, one, other = (
             (a * b).sum(dim=1, dtype=torch.float64) for a, b in ((first, second), (first, first), (second, second))
         )
-        found[part] = (inner / (one * other).sqrt()).numpy()
+        found[part] = (inner / (one * other).sqrt().clamp(min=torch.finfo(torch.float64).tiny)).numpy()
     return found
 
 

@@ -1,4 +1,4 @@
-"""Vectors on disk: rows of float16 in one or more .npy files, read piece by piece.
+"""Vectors on disk: rows of float16 in one or more .npy files, read piece by piece; or rows in memory, read the same.
 
 A pool of images may be larger than memory. What was read is copied and its file closed again at once, so that the
 memory of a process is what it asked for, not what it has ever looked at (a page of a mapped file counts as used until
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
-from jaxtyping import Float16, Int64
+from jaxtyping import Float, Float16, Float32, Int64
 
 from dinokit.core.messages import UserError, reason
 
@@ -24,21 +24,24 @@ class Vectors:
     """The rows of several parts, one after the other, or some of them."""
 
     def __init__(
-        self, parts: Sequence[Path | Float16[np.ndarray, "row dim"]], chosen: Int64[np.ndarray, " row"] | None = None
+        self,
+        parts: Sequence[Path | Float16[np.ndarray, "row dim"] | Float32[np.ndarray, "row dim"]],
+        chosen: Int64[np.ndarray, " row"] | None = None,
     ) -> None:
         """Look at the headers.
 
         Args:
-            parts: .npy files of float16, or arrays.
+            parts: .npy files of float16, or arrays, all of one type.
             chosen: the rows of all parts that belong, in this order; None = all.
 
         Raises:
             UserError: if a part cannot be read, is not a float16 matrix, or has another width than the first.
         """
         self.parts = [part if isinstance(part, np.ndarray) else Path(part) for part in parts]
-        shapes = [self._open(part).shape for part in self.parts]
-        if not shapes:
+        opened = [self._open(part) for part in self.parts]
+        if not opened:
             raise UserError("expected vectors, got no part that holds any")
+        shapes, self.dtype = [array.shape for array in opened], opened[0].dtype
         self.dim = int(shapes[0][1])
         for part, shape in zip(self.parts, shapes, strict=True):
             if shape[1] != self.dim:
@@ -56,7 +59,7 @@ class Vectors:
         some.chosen = rows if self.chosen is None else self.chosen[rows]
         return some
 
-    def read(self, start: int, stop: int) -> Float16[np.ndarray, "row dim"]:
+    def read(self, start: int, stop: int) -> Float[np.ndarray, "row dim"]:
         """Return a copy of some rows that follow each other."""
         stop, found = min(stop, len(self)), []
         if self.chosen is not None:
@@ -67,12 +70,12 @@ class Vectors:
                 first = end - len(array)
                 found.append(np.array(array[start - first : min(stop, end) - first]))
                 start = min(stop, end)
-        return np.concatenate(found) if found else np.empty((0, self.dim), dtype=np.float16)
+        return np.concatenate(found) if found else np.empty((0, self.dim), dtype=self.dtype)
 
-    def take(self, rows: Int64[np.ndarray, " wanted"]) -> Float16[np.ndarray, "wanted dim"]:
+    def take(self, rows: Int64[np.ndarray, " wanted"]) -> Float[np.ndarray, "wanted dim"]:
         """Return a copy of some rows, in the order asked for."""
         rows = rows if self.chosen is None else self.chosen[rows]
-        out = np.empty((len(rows), self.dim), dtype=np.float16)
+        out = np.empty((len(rows), self.dim), dtype=self.dtype)
         parts = np.searchsorted(self.ends, rows, side="right")
         for number in np.unique(parts).tolist():
             array, mine = self._open(self.parts[number]), np.flatnonzero(parts == number)
@@ -81,7 +84,7 @@ class Vectors:
             out[mine[order]] = array[places[order]]
         return out
 
-    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Float16[np.ndarray, "row dim"]]]:
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Float[np.ndarray, "row dim"]]]:
         """Yield (first row, rows) of pieces of bounded size."""
         stop = len(self) if stop is None else stop
         for first in range(start, stop, self._step):
@@ -95,7 +98,7 @@ class Vectors:
     def _step(self) -> int:
         return max(self.block // self.dim, 1)
 
-    def _open(self, part: Path | Float16[np.ndarray, "row dim"]) -> Float16[np.ndarray, "row dim"]:
+    def _open(self, part: Path | Float[np.ndarray, "row dim"]) -> Float[np.ndarray, "row dim"]:
         if isinstance(part, np.ndarray):
             return part
         try:

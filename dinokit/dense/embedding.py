@@ -35,6 +35,7 @@ class Embeddings:
     labels: Int64[numpy.ndarray, " image"] | None
     classes: tuple[str, ...]
     domains: numpy.ndarray | None
+    digests: tuple[bytes, ...]  # of the pixels that the backbone has seen: equal ones, equal pictures
     bad: tuple[Unusable, ...]
 
 
@@ -65,9 +66,9 @@ def extract(
     device = torch.device(device) if device is not None else backbone.device
     was_training = backbone.to(device).training
     backbone.eval()
-    bad, twins = list[Unusable](), dict[int, int]()
+    bad, digests = list[Unusable](), dict[int, bytes]()
     rows: dict[int, Float32[numpy.ndarray, " dim"]] = {}
-    for batch in batches(_readable(source, backbone, workers=workers, bad=bad, twins=twins), batch_size):
+    for batch in batches(_readable(source, backbone, workers=workers, bad=bad, digests=digests), batch_size):
         images = torch.stack([image for _, image in batch]).to(device)
         if not rows:
             intensity.warn_of_values([image for _, image in batch], backbone.pixels)
@@ -81,7 +82,7 @@ def extract(
     if not rows:
         first = f"; the first: {bad[0].key}: {bad[0].reason}" if bad else ""
         raise UserError(f"expected images in {source.name}, got none that can be read{first}")
-    return _assembled(source, rows, twins, bad)
+    return _assembled(source, rows, digests, bad)
 
 
 @torch.inference_mode()
@@ -137,13 +138,13 @@ def nearest(
 
 
 def _readable(
-    source: Source, backbone: Backbone, *, workers: int, bad: list[Unusable], twins: dict[int, int]
+    source: Source, backbone: Backbone, *, workers: int, bad: list[Unusable], digests: dict[int, bytes]
 ) -> Iterator[tuple[int, intensity.Image]]:
-    """Yield (index, prepared image) in order; note what cannot be read in `bad`, in `twins` which image equals which.
+    """Yield (index, prepared image) in order; note what cannot be read in `bad`, the pixels of others in `digests`.
 
     Of equal images the first is yielded.
     """
-    firsts: dict[bytes, int] = {}  # pixels -> the first image that has them
+    known = set[bytes]()
 
     def read(index: int) -> intensity.Image:
         return seen(source.read(index, min_side=enough(backbone)), backbone)
@@ -152,11 +153,10 @@ def _readable(
         if isinstance(image, Unusable):
             bad.append(image)
             continue
-        first = firsts.setdefault(digest_of(image), index)
-        if first == index:
+        digests[index] = digest_of(image)
+        if digests[index] not in known:
+            known.add(digests[index])
             yield index, image
-        else:
-            twins[index] = first
 
 
 def batches(images: Iterable[tuple[int, Tensor]], batch_size: int) -> Iterator[list[tuple[int, Tensor]]]:
@@ -177,12 +177,12 @@ def batches(images: Iterable[tuple[int, Tensor]], batch_size: int) -> Iterator[l
 def _assembled(
     source: Source,
     rows: dict[int, Float32[numpy.ndarray, " dim"]],
-    twins: dict[int, int],
+    digests: dict[int, bytes],
     bad: list[Unusable],
 ) -> Embeddings:
-    rows |= {index: rows[first] for index, first in twins.items()}
-    indices = numpy.array(sorted(rows), dtype=numpy.int64)
-    cls = numpy.stack([rows[index] for index in indices.tolist()])
+    firsts = {digests[index]: row for index, row in rows.items()}
+    indices = numpy.array(sorted(digests), dtype=numpy.int64)
+    cls = numpy.stack([firsts[digests[index]] for index in indices.tolist()])
     if not numpy.isfinite(cls).all():
         key = source.key(int(indices[~numpy.isfinite(cls).all(axis=1)][0]))
         raise RunError(f"the model gives features that are not finite, first for {key}; its weights are broken")
@@ -193,5 +193,6 @@ def _assembled(
         labels=None if source.labels is None else source.labels[indices],
         classes=tuple(source.classes),
         domains=None if source.domains is None else source.domains[indices],
+        digests=tuple(digests[index] for index in indices.tolist()),
         bad=tuple(bad),
     )

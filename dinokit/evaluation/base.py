@@ -7,8 +7,9 @@ name, and `measure` calls it. It may say more of itself: `PATCHES = True` if pat
 the unit of a number by the beginning of its name. Every accuracy, recall and average precision is in percent.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from dinokit.core.files import write_json
@@ -26,10 +27,13 @@ from dinokit.core.order import evenly
 from dinokit.dense.embedding import Embeddings, extract, unit
 from dinokit.dense.fit import Member
 from dinokit.dense.heads import About, save_head
+from dinokit.dense.leaks import Leaks, leaks
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels, RawPixels
+from dinokit.sources.check import doubts, images_of_classes
 from dinokit.sources.location import SPLITS, split_name
-from dinokit.sources.source import labelled, open_source, splits, thinned
+from dinokit.sources.source import Source, labelled, open_source, splits, thinned
+from dinokit.sources.table import members
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
@@ -44,31 +48,36 @@ IMAGES = 500, 200  # of training, of test, at most, of the quick protocol
 # similarities held at once, in numbers: 128 MiB of float64
 CHUNK = 1 << 24
 
+_warn_once = cache(warn)
+
 
 @dataclass(frozen=True)
 class Task:
     """Images that ask (queries) and images that answer (gallery), with one set of class ids."""
 
-    gallery: Float[Tensor, "gallery dim"]  # rows of length 1
+    gallery: Float[Tensor, "gallery dim"]
     gallery_labels: Int64[Tensor, " gallery"]
     gallery_domains: numpy.ndarray | None
-    queries: Float[Tensor, "query dim"]  # rows of length 1
+    queries: Float[Tensor, "query dim"]
     query_labels: Int64[Tensor, " query"]
     query_domains: numpy.ndarray | None
     leave_one_out: bool  # gallery and queries are the same rows; an image never answers itself
+    named: Bool[Tensor, "label class"] | None = None  # classes that a label names; None: each the one
+    leaks: Leaks | None = None
 
-    def compared(self) -> Iterator[tuple[slice, Float[Tensor, "query gallery"]]]:
+    def compared(self) -> Iterator[tuple[slice, Float64[Tensor, "query gallery"]]]:
         """Yield the cosines of some queries with the gallery, and which; under leave-one-out, -inf with itself.
 
         Equal features have equal cosines, to the bit: a matrix product alone rounds by the place of a row.
         """
+        gallery = unit(self.gallery)
         first: dict[bytes, int] = {}  # row -> its place
-        digests = (blake2b(row.tobytes(), digest_size=16).digest() for row in self.gallery.numpy())
+        digests = (blake2b(row.tobytes(), digest_size=16).digest() for row in gallery.numpy())
         twins = torch.tensor([first.setdefault(digest, place) for place, digest in enumerate(digests)])
         step = max(1, CHUNK // max(len(twins), 1))
         for start in range(0, len(self.queries), step):
             part = slice(start, min(start + step, len(self.queries)))
-            similarity = self.queries[part] @ self.gallery.T  # [query, gallery]
+            similarity = unit(self.queries[part]) @ gallery.T  # [query, gallery]
             if len(first) < len(twins):
                 similarity = similarity[:, twins]
             if self.leave_one_out:
@@ -126,42 +135,77 @@ def baselines(backbone: Backbone, *, seed: int = 0, dense: bool = False) -> dict
     return {"random-init": backbone.untrained(seed=seed), "raw-pixels": pixels}
 
 
-def task(backbone: Backbone, data: str, *, gallery: str | None, query: str | None, limit: int | None = None) -> Task:
-    """Extract the features of the two sides of a labelled comparison.
+def task(
+    backbone: Backbone,
+    data: str,
+    *,
+    gallery: str | None,
+    query: str | None,
+    limit: int | None = None,
+    near: float | None = None,
+    several: bool = False,
+) -> Task:
+    """Extract the features of the two sides of a labelled comparison, and say, once, what makes it doubtful.
 
     Args:
         gallery: split that answers; None is the source's default: train, or everything where there are no splits.
         query: split that asks; the same as `gallery` means leave-one-out.
         limit: images of each side, evenly spaced in the data; None takes all.
+        near: the cosine above which two pictures are one; None: only equal ones are.
+        several: whether an image may have several classes.
     """
-    found = {split: features(backbone, data, split=split, limit=limit) for split in (gallery, query)}
-    left, right = found[gallery], found[query]
+    sources = {split: opened(backbone, data, split=split, limit=limit) for split in (gallery, query)}
+    left, right = sources[gallery], sources[query]
     assert left.labels is not None
     assert right.labels is not None
-    if not numpy.isin(right.labels, left.labels).any():
+    lists = members(left.classes)
+    if lists is not None and not several:
+        raise UserError(f"images of {data} have several classes, such as {left.classes[0]}; only knn measures that")
+    named = None if lists is None else lists[1]
+    wanted, known = (images_of_classes(each)[1] for each in (right, left))
+    if not ((wanted > 0) & (known > 0)).any():
         asks, answers = right.classes[right.labels[0]], left.classes[left.labels[0]]
         raise UserError(
             f"no class of {query} is one of {gallery} in {data} (such as '{asks}' and '{answers}'), so that no answer "
             "can be right; name the class folders alike"
         )
-    if gallery == query and numpy.bincount(right.labels).max() < 2:
+    if gallery == query and wanted.max() < 2:
         raise UserError(
             f"expected two or more images of a class in {data}, got one of each, so that no answer can be right; add "
             "images, or a split that asks"
         )
+    doubted(data, doubts(right, left))
+    found = {split: embedded(backbone, source) for split, source in sources.items()}
+    answering, asking = found[gallery], found[query]
+    leaking = leaks(asking, answering, above=near)
+    if len(leaking):
+        doubted(data, [leaking.line(str(query or data), str(gallery or data))])
     return Task(
-        gallery=unit(torch.from_numpy(left.cls)),
-        gallery_labels=torch.from_numpy(left.labels),
-        gallery_domains=left.domains,
-        queries=unit(torch.from_numpy(right.cls)),
-        query_labels=torch.from_numpy(right.labels),
-        query_domains=right.domains,
+        gallery=torch.from_numpy(answering.cls),
+        gallery_labels=torch.from_numpy(answering.labels),
+        gallery_domains=answering.domains,
+        queries=torch.from_numpy(asking.cls),
+        query_labels=torch.from_numpy(asking.labels),
+        query_domains=asking.domains,
         leave_one_out=gallery == query,
+        named=None if named is None else torch.from_numpy(named),
+        leaks=leaking,
     )
+
+
+def doubted(data: str, lines: Iterable[str]) -> None:
+    """Say each line of some data once, for the baselines of a model are measured on the same."""
+    for line in lines:
+        _warn_once(f"{data}: {line}")
 
 
 def features(backbone: Backbone, data: str, *, split: str | None, limit: int | None = None) -> Embeddings:
     """Extract the CLS features of the labelled images of a split, of two classes or more, all with images."""
+    return embedded(backbone, opened(backbone, data, split=split, limit=limit))
+
+
+def opened(backbone: Backbone, data: str, *, split: str | None, limit: int | None = None) -> Source:
+    """Open the labelled images of a split, of two classes or more."""
     source = labelled(open_source(data, split=split, channels=backbone.channels, white=backbone.pixels.white))
     if source.labels is None or len(source.classes) < 2:
         raise UserError(
@@ -169,14 +213,25 @@ def features(backbone: Backbone, data: str, *, split: str | None, limit: int | N
             "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg, or give a manifest a "
             "column label"
         )
-    source = source if limit is None else thinned(source, limit)
+    return source if limit is None else thinned(source, limit)
+
+
+def embedded(backbone: Backbone, source: Source) -> Embeddings:
+    """Extract the CLS features of labelled images; every class keeps some."""
     result = extract(backbone, source)
     assert source.labels is not None
     lost = numpy.setdiff1d(source.labels, source.labels[result.indices]).tolist()
-    if lost:
+    if lost and members(source.classes) is None:
         raise UserError(
-            f"no image of class '{source.classes[lost[0]]}' in {data} can be read, so that a number would say nothing; "
-            f"repair them or move the class away; the first bad image: {result.bad[0].key}: {result.bad[0].reason}"
+            f"no image of class '{source.classes[lost[0]]}' in {source.name} can be read, so that a number would say "
+            f"nothing; repair them or move the class away; the first bad image: {result.bad[0].key}: "
+            f"{result.bad[0].reason}"
+        )
+    if result.bad:
+        bad, more = result.bad[0], "; ..." * (len(result.bad) > 1)
+        doubted(
+            source.name,
+            [f"images that cannot be read and do not count, {len(result.bad):,}: {bad.key}: {bad.reason}{more}"],
         )
     return result
 

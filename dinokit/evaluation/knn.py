@@ -2,22 +2,41 @@
 
 Every test image takes the labels of its k most similar training images (cosine of the CLS features), each weighted by
 exp(similarity / temperature); the class with the largest sum wins. Source: Wu et al. 2018 (arXiv:1805.01978), with the
-temperature and the values of k of DINO (arXiv:2104.14294, section 4.1).
+temperature and the values of k of DINO (arXiv:2104.14294, section 4.1). One search finds the neighbours for every k,
+exactly, and of equal ones the first.
+
+Few-shot, so many images of each class answer, drawn several times. Where images have several classes, a neighbour
+votes for all of its own, by its share of the votes of the most neighbours that are asked for (as in DINOv2,
+arXiv:2304.07193), and the measure is the 11-point mAP.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from dinokit.core.numbers import above, at_least
-from dinokit.dense.embedding import nearest
-from dinokit.evaluation.base import Found, sides, task
+from dinokit.core.messages import UserError
+from dinokit.core.numbers import above, at_least, between
+from dinokit.core.seed import generator
+from dinokit.curation import neighbours
+from dinokit.curation.neighbours import Edges, Ordered, Search, places_of
+from dinokit.curation.vectors import Vectors
+from dinokit.dense.embedding import unit
+from dinokit.evaluation import base
+from dinokit.evaluation.base import Found, Task, sides, task
+from dinokit.metrics.precision import eleven_points
 from dinokit.models.features import Backbone
 
-UNITS = {"top1": "%", "top5": "%"}
+UNITS = {"top1": "%", "top5": "%", "mAP": "%", "best": "%"}
+DRAWS = 5
+SAMPLE = 4096  # images whose mean is near all
+
+Scores = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,27 +49,128 @@ class Config:
     k: tuple[int, ...] = at_least(1, (10, 20, 100, 200))  # neighbours; more than the gallery has: all of it
     limit: int | None = at_least(2, None)  # images of each side, evenly spaced in the data; null: all
     temperature: float = above(0, 0.07)  # of the weights exp(similarity / temperature); smaller trusts the nearest more
+    shots: float | None = above(0, None)  # images of each class that answer, or below 1 their share; null: all
+    draws: int | None = at_least(1, None)  # of these images, with the seeds 0, 1, ...; null: 5
+    near: float | None = between(-1, 1, None)  # cosine above which two pictures are one, said as leakage; null: equal
+
+    def __post_init__(self) -> None:
+        if self.shots is not None and self.shots > 1 and self.shots != int(self.shots):
+            raise UserError(f"shots must be a whole number of images or a share below 1, got {self.shots:g}")
+        if self.draws is not None and self.shots is None:
+            raise UserError(f"draws ({self.draws}) are of the images that shots says; give shots, or leave draws out")
 
 
 def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
-    """Classify every query image; return `top1@k` and `top5@k` in percent, and how many images took part."""
+    """Classify every query image; return `top1@k` and `top5@k` in percent, the best k, and how many images took part.
+
+    Few-shot, means over the draws, with their standard deviation as `top1@k/std`. With several classes per image
+    `mAP@k` alone.
+    """
     gallery, query = sides(config.data, config.gallery, config.query)
-    images = task(backbone, config.data, gallery=gallery, query=query, limit=config.limit)
-    answers = len(images.gallery) - images.leave_one_out
-    ks = sorted(set(config.k))
+    images = task(
+        backbone, config.data, gallery=gallery, query=query, limit=config.limit, near=config.near, several=True
+    )
+    measured = partial(_measured, images, sorted(set(config.k)), config.temperature, backbone.device)
+    details = images.leaks.details() if images.leaks else {}
+    if config.shots is None:
+        answers, result = len(images.gallery) - images.leave_one_out, measured(None)
+    else:
+        drawn = [some_of_each(images.gallery_labels, config.shots, seed) for seed in range(config.draws or DRAWS)]
+        answers, each = len(drawn[0]), [measured(rows) for rows in drawn]
+        result = {name: float(numpy.mean([scores[name] for scores in each])) for name in each[0]}
+        result |= {f"{name}/std": float(numpy.std([scores[name] for scores in each])) for name in each[0]}
+        details["draws"] = each
+    first = [name for name in result if name.startswith(("top1@", "mAP@")) and not name.endswith("/std")]
+    best = max(first, key=lambda name: result[name])
+    result |= {"best": result[best], "best_k": float(best.split("@")[1])}
+    if images.leaks:
+        result["leaks"] = float(len(images.leaks))
+    return result | {"queries": float(len(images.queries)), "gallery": float(answers)}, details
+
+
+def some_of_each(labels: Int64[Tensor, " gallery"], shots: float, seed: int) -> Int64[numpy.ndarray, " drawn"]:
+    """Draw images of each class, in their order; of one with fewer all, by a share at least one."""
+    places = labels.numpy()
+    order = generator(seed).permutation(len(places))
+    order = order[numpy.argsort(places[order], kind="stable")]
+    counts = numpy.bincount(places)
+    wanted = numpy.maximum(counts * shots, 1).astype(numpy.int64) if shots < 1 else numpy.full(len(counts), int(shots))
+    found: Int64[numpy.ndarray, " drawn"] = numpy.sort(order[places_of(places[order]) < wanted[places[order]]])
+    return found
+
+
+def _measured(
+    images: Task,
+    ks: list[int],
+    temperature: float,
+    device: torch.device,
+    rows: Int64[numpy.ndarray, " drawn"] | None,
+) -> Scores:
+    """Let some images of the gallery answer, or all, and judge what they say, for every k."""
     classes = int(torch.cat([images.gallery_labels, images.query_labels]).max()) + 1
     right = {f"top{n}@{k}": 0 for k in ks for n in (1, 5)}
-    for part, found in images.compared():
-        similarity, neighbours = nearest(found, min(max(ks), answers))  # [query, neighbour], nearest first
-        votes = vote(similarity, images.gallery_labels[neighbours], ks, classes=classes, temperature=config.temperature)
+    shares: dict[int, list[Tensor]] = {k: [] for k in ks}
+    step = max(1, base.CHUNK // max(classes, ks[-1]))  # queries at a time
+    for part, similarity, others in nearest(images, ks[-1], rows, step=step, device=device):
+        votes = vote(similarity, images.gallery_labels[others], ks, classes=classes, temperature=temperature)
+        if images.named is not None:
+            total = votes[ks[-1]].sum(dim=1, keepdim=True)
+            for k, scores in votes.items():
+                shares[k].append(scores / total @ images.named[:classes].double())  # [query, class]
+            continue
         for k, scores in votes.items():
             best = scores.sort(dim=1, descending=True, stable=True)
             # a class without a vote is no answer, wherever the sort puts it
             ranked = ((best.indices == images.query_labels[part, None]) & (best.values > 0))[:, :5]  # [query, rank]
             right[f"top1@{k}"] += int(ranked[:, 0].sum())
             right[f"top5@{k}"] += int(ranked.any(dim=1).sum())
-    result = {name: 100 * count / len(images.queries) for name, count in right.items()}
-    return result | {"queries": float(len(images.queries)), "gallery": float(answers)}, {}
+    if images.named is None:
+        return {name: 100 * count / len(images.queries) for name, count in right.items()}
+    truth = images.named[images.query_labels]
+    asked = truth.any(dim=0).nonzero().flatten().tolist()  # classes that some query has
+    points = {k: [eleven_points(truth[:, c].numpy(), torch.cat(shares[k])[:, c].numpy()) for c in asked] for k in ks}
+    return {f"mAP@{k}": 100 * float(numpy.mean(each)) for k, each in points.items()}
+
+
+def nearest(
+    images: Task, k: int, rows: Int64[numpy.ndarray, " drawn"] | None, *, step: int, device: torch.device
+) -> Iterator[tuple[slice, Float64[Tensor, "query k"], Int64[Tensor, "query k"]]]:
+    """Yield some queries, the cosines of their k nearest in the gallery, nearest first, and where these are.
+
+    Args:
+        rows: of the gallery that may answer; None: all. If a query has fewer than k, -inf fills up.
+        step: queries, at most.
+        device: where products are taken; the answer is the same wherever.
+    """
+    vectors = Vectors([images.gallery.numpy()])
+    answers = Ordered.single(vectors, rows)
+    asks = Ordered.single(vectors if images.leave_one_out else Vectors([images.queries.numpy()]))
+    middle = unit(images.gallery[:: max(len(images.gallery) // SAMPLE, 1)]).mean(dim=0).numpy()
+    count = min(k, len(answers.rows) - (images.leave_one_out and rows is None))
+    search = Search(asks, answers, k=count + images.leave_one_out, middle=middle, device=device)
+    for number in range(len(search)):
+        edges = search.block(number)
+        if images.leave_one_out:
+            edges = edges.some(edges.rows != edges.others)
+        block = slice(number * neighbours.QUERIES, min((number + 1) * neighbours.QUERIES, len(asks.rows)))
+        similarity, others = _filled(edges, block, count)
+        for start in range(0, len(others), step):
+            part = slice(start, min(start + step, len(others)))
+            yield slice(block.start + part.start, block.start + part.stop), similarity[part], others[part]
+
+
+def _filled(
+    edges: Edges, block: slice, count: int
+) -> tuple[Float64[Tensor, "query count"], Int64[Tensor, "query count"]]:
+    """Return the pairs of a block of queries as rows of equal length."""
+    place = places_of(edges.rows)
+    edges, place = edges.some(place < count), place[place < count]
+    similarity = torch.full((block.stop - block.start, count), -torch.inf, dtype=torch.float64)
+    others = torch.zeros(similarity.shape, dtype=torch.int64)
+    where = torch.from_numpy(edges.rows - block.start), torch.from_numpy(place)
+    similarity[where] = torch.from_numpy(edges.similarity)
+    others[where] = torch.from_numpy(edges.others)
+    return similarity, others
 
 
 def vote(

@@ -53,7 +53,10 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
             f"expected two or more images of a thing in {config.data}, got one of each; retrieval needs pairs"
         )
     result = {"mAP": 100 * precision.mean().item(), "R@1": 100 * first.mean().item()} | result
-    return result | {"queries": float(len(precision)), "gallery": float(len(images.gallery))}, {}
+    return result | {
+        "queries": float(len(precision)),
+        "gallery": float(len(images.gallery)),
+    }, images.leaks.details() if images.leaks else {}
 
 
 def search(images: Task) -> tuple[Float[Tensor, " query"], Float[Tensor, " query"]]:

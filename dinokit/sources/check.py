@@ -1,26 +1,28 @@
 """What a source holds, before a run finds out: formats, sizes, channels, duplicates, statistics, and what is broken.
 
 Every image is decoded whole, in threads. Per image some 40 bytes are kept, so that a million need no more than 40 MB.
+What labels alone say of a comparison of two parts is said here too (`doubts`).
 """
 
 import time
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
-from dinokit.core.messages import UserError, progress
+from dinokit.core.messages import UserError, listed, progress
 from dinokit.images import intensity
 from dinokit.images.decode import decode, describe
 from dinokit.sources.source import Source, Unusable, remarks, thinned
+from dinokit.sources.table import members
 
 SIDES = (8, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # pixels; edges of the classes of the short side
 _CLASSES = (f"< {SIDES[0]}", *(f"{low}-{high - 1}" for low, high in pairwise(SIDES)), f">= {SIDES[-1]}")
@@ -141,11 +143,52 @@ def check(source: Source, *, channels: int | None = None, limit: int | None = No
         duplicates=sum(len(group) - 1 for group in groups),
         duplicate_groups=tuple(tuple(map(some.key, group)) for group in groups[:LISTED]),
         unreadable=tuple(unreadable),
-        remarks=tuple(remarks(source)),
+        remarks=(*remarks(source), *filter(None, [numbered(source)])),
         seconds=seconds,
         images_per_second=len(some) / seconds,
         seconds_per_pass=seconds / len(some) * len(source),
     )
+
+
+def doubts(asks: Source, answers: Source) -> list[str]:
+    """Say what makes a number on classes doubtful, before it is computed, a line each; both sides are labelled.
+
+    Args:
+        asks: images that are classified, by those of `answers`; the same object where each is by all others.
+    """
+    found = [numbered(answers)]
+    (classes, wanted, _), (_, known, of_image) = images_of_classes(asks), images_of_classes(answers)
+    for one, other, what in ((wanted, known, "asked, with no image to answer"), (known, wanted, "there to answer")):
+        lost = np.flatnonzero((one > 0) & (other == 0)).tolist()
+        if lost:
+            names = listed([classes[place] for place in lost])
+            found.append(f"classes that are only {what}, {len(lost):,}: {names}")
+    alone = np.flatnonzero(~(of_image(known > 1))).tolist() if asks is answers else []
+    if alone:
+        found.append(f"images without another of their class, {len(alone):,}: {listed([*map(asks.key, alone)])}")
+    return [line for line in found if line]
+
+
+def images_of_classes(source: Source) -> tuple[Sequence[str], Int64[np.ndarray, "class"], Callable[..., Any]]:
+    """Return the classes, how many images each has, and what tells of each image whether one of its is among some."""
+    assert source.labels is not None
+    labels, several = source.labels, members(source.classes)
+    counts = np.bincount(labels, minlength=len(source.classes))
+    if several is None:
+        return source.classes, counts, lambda some: some[labels]
+    classes, named = several
+    return classes, counts @ named, lambda some: (named & some).any(axis=1)[labels]
+
+
+def numbered(source: Source) -> str:
+    """Say that the folders of classes are numbers, which may mean places in a list of names elsewhere."""
+    names = source.classes
+    if source.labels is None or not names or not all(name.isdecimal() for name in names):
+        return ""
+    place = int(source.labels.argmax())
+    if names[int(source.labels[place])] not in source.key(place).split("/")[:-1]:
+        return ""
+    return f"the folders of classes are numbers, {listed(names)}: each is a name, whatever its place in a list"
 
 
 def stats(source: Source, *, limit: int | None = None, workers: int = 2) -> Stats:

@@ -1,9 +1,10 @@
 """What is known of the images of a source before one is opened: keys, labels, domains, splits; a million cost little.
 
 Names of columns, and what a cell means, are settled here, the same for every kind of source: blanks around a word say
-nothing, `0.0` is the class `0`, and `nan` is no class.
+nothing, `0.0` is the class `0`, and `nan` is no class. A list of words is one label that names several classes.
 """
 
+import json
 import math
 import os
 from array import array
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from dinokit.core.messages import UserError
 from dinokit.core.order import natural
@@ -160,6 +161,27 @@ class Table:
         return ((), None) if (found < 0).all() else (tuple(used), found)
 
 
+def members(labels: Sequence[str]) -> tuple[tuple[str, ...], Bool[np.ndarray, "label class"]] | None:
+    """Return the classes, and which of them each label names; None if each names one, itself."""
+    each = [_listed(label) for label in labels]
+    if all(len(names) == 1 for names in each):
+        return None
+    classes = sorted({name for names in each for name in names})
+    named = [set(names) for names in each]
+    return tuple(classes), np.array([[name in names for name in classes] for names in named])
+
+
+def _listed(label: str) -> list[str]:
+    """Return the words of a label: of a list in JSON of two words or more, as `word_of` writes it, all of them."""
+    if not label.startswith('["'):
+        return [label]
+    try:
+        found = json.loads(label)
+    except ValueError:
+        return [label]
+    return found if len(found) > 1 and all(isinstance(name, str) for name in found) else [label]
+
+
 def column_of(words: Iterable[str]) -> Column | None:
     """Return the column of some words, '' for none."""
     builder = ColumnBuilder()
@@ -212,8 +234,11 @@ def column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
 
 
 def word_of(value: Any) -> str:
-    """Return the word in a cell of a table, '' where it holds none, or several."""
-    if value is None or isinstance(value, list | tuple | dict) or (isinstance(value, float) and math.isnan(value)):
+    """Return the word in a cell of a table, '' where it holds none; of a list its words, each once, as JSON."""
+    if isinstance(value, list | tuple):
+        found = {word_of(each) for each in value if not isinstance(each, list | tuple)} - {"", "-1"}
+        return json.dumps(sorted(found), ensure_ascii=False) if len(found) > 1 else "".join(found)
+    if value is None or isinstance(value, dict) or (isinstance(value, float) and math.isnan(value)):
         return ""
     text = value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
     word = text.strip().strip("\ufeff").strip()  # a byte-order mark is left where texts were joined

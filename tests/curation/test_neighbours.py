@@ -104,3 +104,41 @@ def test_a_cosine_takes_lengths_into_account() -> None:
 def test_places_count_each_run_from_zero() -> None:
     assert places_of(np.array([3, 3, 5, 7, 7, 7])).tolist() == [0, 1, 0, 0, 1, 2]
     assert len(places_of(np.empty(0, dtype=np.int64))) == 0
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("k", [1, 5, 40])
+@pytest.mark.parametrize("spread", [1.0, 1e-5])
+def test_rows_of_float32_that_hardly_differ_are_told_apart(k: int, spread: float) -> None:
+    # cosines differ from 1 in the tenth digit, of which a product in float32 knows seven
+    rows = (draw(1).astype(np.float32) + spread * draw(170, seed=1).astype(np.float32)).astype(np.float32)
+    rows[70:80] = rows[3]
+    queries, gallery = rows[:20], rows[20:]
+    middle = rows.astype(np.float64).mean(axis=0) / np.linalg.norm(rows.astype(np.float64).mean(axis=0))
+    search = Search(Ordered.single(Vectors([queries])), Ordered.single(Vectors([gallery])), k=k, middle=middle)
+    edges = everything(search)
+    one, other = (each.astype(np.float64) for each in (queries, gallery))
+    norms = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(other, axis=1)
+    scores = np.einsum("qd,gd->qg", one, other) / norms
+    found = scores[edges.rows, edges.others]
+    assert edges.similarity == pytest.approx(found, abs=1e-15)
+    # of equal ones the order is theirs; what differs by rounding alone may be in either
+    assert found == pytest.approx(-np.sort(-scores, axis=1)[:, :k].ravel(), abs=1e-15)
+    of_twins = edges.others[(edges.rows == 3) & (edges.others >= 50) & (edges.others < 60)]
+    assert of_twins.tolist() == list(range(50, 60))[: len(of_twins)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_more_waiting_pairs_than_there_is_room_for_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = draw(200, 3, seed=4)
+    rows[20:170] = rows[5]
+    whole = everything(Search(Ordered.single(Vectors([rows])), k=4))
+    monkeypatch.setattr(neighbours, "ROOM", 2)
+    cut = everything(Search(Ordered.single(Vectors([rows])), k=4))
+    assert list(zip(cut.rows.tolist(), cut.others.tolist(), strict=True)) == naive(rows, rows, 4, among=True)
+    assert whole.others.tobytes() == cut.others.tobytes()
+
+
+def test_a_row_of_zeros_is_like_nothing() -> None:
+    rows = Vectors([np.array([[0, 0], [0, 1]], dtype=np.float32)])
+    assert cosines(rows, np.array([0, 0, 1]), rows, np.array([0, 1, 1])).tolist() == [0, 0, 1]

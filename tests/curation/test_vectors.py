@@ -78,3 +78,10 @@ def test_a_vector_without_a_direction_is_named(value: float, said: str) -> None:
         check_finite(Vectors([rows]))
     with pytest.raises(UserError, match="row 25 of"):
         check_finite(Vectors([rows]), first=20)
+
+
+def test_rows_in_memory_keep_their_type() -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    vectors = Vectors([rows[:1], rows[1:]])
+    assert vectors.take(np.array([3, 0])).dtype == vectors.read(0, 0).dtype == np.float32
+    np.testing.assert_array_equal(vectors.take(np.array([3, 0])), rows[[3, 0]])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinokit.core.files import read_json
 from dinokit.core.messages import UserError
 from dinokit.evaluation import base
 from dinokit.images.intensity import Pixels
@@ -89,3 +90,23 @@ def test_baselines_look_at_the_same_images(make_vit: MakeVit) -> None:
     assert isinstance(found["raw-pixels"], RawPixels)
     assert found["raw-pixels"].pixels.size == 16
     assert base.raw_pixels(make_vit(size=224)).pixels.size == 32
+
+
+def test_what_is_doubtful_is_said_once_for_a_model_and_its_baselines(
+    make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [f"{split}/{number}/{i}.png" for split in ("train", "val") for number in (1, 2) for i in range(3)]
+    root = make_folder(*files, "val/3/0.png")
+    (root / "val" / "1" / "0.png").write_bytes((root / "train" / "2" / "1.png").read_bytes())
+    (root / "train" / "1" / "2.png").write_bytes(b"")
+    config, backbone = base.find("knn").Config(data=str(root), k=(1,)), make_vit()
+    result = base.measure("knn", backbone, config, tmp_path / "out")
+    for rival in base.baselines(backbone).values():
+        assert base.measure("knn", rival, config)["leaks"] == result["leaks"] == 1
+    assert [line.removeprefix(f"warning: {root}: ") for line in capsys.readouterr().err.splitlines()] == [
+        "the folders of classes are numbers, 1, 2, 3: each is a name, whatever its place in a list",
+        "classes that are only asked, with no image to answer, 1: 3",
+        "images that cannot be read and do not count, 1: 1/2.png: empty file (0 bytes)",
+        "leakage, images of val that are in train again, 1: 1/0.png = 2/1.png",
+    ]
+    assert read_json(tmp_path / "out" / "knn.json")["leakage"]["equal"] == [["1/0.png", "2/1.png"]]

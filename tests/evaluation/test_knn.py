@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,10 @@ import pytest
 import torch
 
 from dinokit.core.messages import UserError
-from dinokit.dense.embedding import extract
-from dinokit.evaluation import base, knn
+from dinokit.curation import neighbours
+from dinokit.dense.embedding import extract, unit
+from dinokit.evaluation import base, knn, retrieval
+from dinokit.metrics.precision import eleven_points
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
@@ -76,7 +79,8 @@ def test_chunks_do_not_change_the_result(
 def test_a_folder_without_splits_leaves_one_out(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     result = base.measure("knn", make_vit(), knn.Config(data=str(make_folder("a/0.png", "a/1.png", "b/0.png")), k=(1,)))
     # b has no other image: only finding itself could be right
-    assert result == {"top1@1": pytest.approx(200 / 3), "top5@1": pytest.approx(200 / 3), "queries": 3, "gallery": 2}
+    share = pytest.approx(200 / 3)
+    assert result == {"top1@1": share, "top5@1": share, "best": share, "best_k": 1, "queries": 3, "gallery": 2}
 
 
 def test_one_image_of_each_class_has_no_right_answer(make_vit: MakeVit, make_folder: MakeFolder) -> None:
@@ -128,3 +132,126 @@ def test_data_without_labels_says_what_to_do(make_vit: MakeVit, make_folder: Mak
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError):
         knn.Config(data="x", **wrong)  # type: ignore[arg-type]
+
+
+def features(rows: int, seed: int, *, separable: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise, in three classes that may lie far apart."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % 3
+    return torch.randn(rows, 8, generator=draw) + 20 * separable * torch.eye(8)[labels], labels
+
+
+def asked(*, separable: bool = True, leave_one_out: bool = False, rows: int = 120) -> base.Task:
+    """A task without images."""
+    gallery, labels = features(rows, 0, separable=separable)
+    queries, wanted = (gallery, labels) if leave_one_out else features(90, 1, separable=separable)
+    return base.Task(gallery, labels, None, queries, wanted, None, leave_one_out)
+
+
+def measured(task: base.Task, *ks: int) -> dict[str, float]:
+    """The numbers of a task in which all images answer."""
+    return knn._measured(task, list(ks), 0.07, torch.device("cpu"), None)
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_separable_features_reach_all_and_noise_chance(*, leave_one_out: bool) -> None:
+    assert measured(asked(leave_one_out=leave_one_out), 1, 20) == {
+        "top1@1": 100, "top5@1": 100, "top1@20": 100, "top5@20": 100
+    }  # fmt: skip
+    # leave-one-out: 600 images at a third; three standard deviations are 5.8 points
+    chance = measured(asked(separable=False, leave_one_out=True, rows=600), 5)["top1@5"]
+    assert chance == pytest.approx(100 / 3, abs=5.8)
+
+
+def test_all_k_at_once_are_those_of_one_each() -> None:
+    task = asked(separable=False)
+    together = measured(task, 1, 3, 10, 500)
+    assert together == measured(task, 1) | measured(task, 3) | measured(task, 10) | measured(task, 500)
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_neighbours_and_votes_are_those_of_a_naive_formula_whatever_the_tiles(
+    monkeypatch: pytest.MonkeyPatch, *, leave_one_out: bool
+) -> None:
+    task = asked(separable=False, leave_one_out=leave_one_out)
+    task.gallery[50:60] = task.gallery[7]  # equal ones: the lower row first
+    one, other = (each.double().numpy() for each in (task.queries, task.gallery))
+    for tile, block, step in ((4096, 2048, 500), (64, 7, 3)):
+        monkeypatch.setattr(neighbours, "TILE", tile)
+        monkeypatch.setattr(neighbours, "QUERIES", block)
+        rows = 0
+        for part, similarity, places in knn.nearest(task, 12, None, step=step, device=torch.device("cpu")):
+            votes = knn.vote(similarity, task.gallery_labels[places], [12], classes=3, temperature=0.07)[12]
+            for query, near, found, own in zip(range(part.start, part.stop), similarity, places, votes, strict=True):
+                cosines = (other * one[query]).sum(axis=1)
+                cosines /= numpy.sqrt((one[query] ** 2).sum() * (other**2).sum(axis=1))
+                if leave_one_out:
+                    cosines[query] = -numpy.inf
+                order = numpy.lexsort((numpy.arange(len(other)), -cosines.round(14)))[:12]
+                assert found.tolist() == order.tolist()
+                assert near.tolist() == pytest.approx(cosines[order], abs=1e-15)
+                expected = numpy.zeros(3)
+                for place in order:
+                    expected[task.gallery_labels[place]] += numpy.exp((cosines[place] - cosines[order[0]]) / 0.07)
+                assert own.tolist() == pytest.approx(expected, rel=1e-13)
+                rows += 1
+        assert rows == len(task.queries)
+
+
+def test_a_draw_takes_so_many_of_each_class_and_another_seed_others() -> None:
+    labels = torch.tensor([0] * 10 + [2] * 10 + [3] * 2)
+    drawn = [knn.some_of_each(labels, 3.0, seed) for seed in range(40)]
+    assert all(numpy.bincount(labels[rows]).tolist() == [3, 0, 3, 2] for rows in drawn)
+    assert len({tuple(rows) for rows in drawn[:9]}) == 9
+    assert {place for rows in drawn for place in rows} == set(range(22))
+    assert numpy.bincount(labels[knn.some_of_each(labels, 0.25, 0)]).tolist() == [2, 0, 2, 1]  # at least one
+
+
+def test_few_shots_are_the_mean_over_draws(make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path) -> None:
+    data = str(make_folder(*SPLIT, tinted=False))
+    result = base.measure("knn", make_vit(), knn.Config(data=data, k=(1, 5), shots=2.0, draws=3), tmp_path / "out")
+    kept = json.loads((tmp_path / "out" / "knn.json").read_text())
+    each = [draw["top1@1"] for draw in kept["draws"]]
+    assert len(set(each)) > 1
+    assert (result["top1@1"], result["top1@1/std"]) == (pytest.approx(numpy.mean(each)), pytest.approx(numpy.std(each)))
+    assert (result["queries"], result["gallery"]) == (18, 6)
+    assert result["best"] == max(result["top1@1"], result["top1@5"]) == result[f"top1@{result['best_k']:.0f}"]
+    whole = knn.Config(data=data, k=(1, 5), gallery="test", query="test")
+    every = replace(whole, shots=6.0, draws=1)  # all of each class: leave-one-out still leaves itself out
+    numbers, drawn = (base.measure("knn", make_vit(), config) for config in (whole, every))
+    assert {name: drawn[name] for name in ("top1@1", "top5@5")} == {
+        name: numbers[name] for name in ("top1@1", "top5@5")
+    }
+
+
+def test_images_with_several_classes_are_judged_by_mean_average_precision(
+    make_vit: MakeVit, make_folder: MakeFolder
+) -> None:
+    root = make_folder(*SPLIT, tinted=False)
+    names = ["cat", ["cat", "dog"], ["dog", "owl"], "owl", ["cat", "dog", "owl"]]
+    rows = [{"path": path, "split": path.split("/")[0], "labels": names[n * n % 5]} for n, path in enumerate(SPLIT)]
+    (root / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data, backbone = str(root / "table.jsonl"), make_vit()
+    result = base.measure("knn", backbone, knn.Config(data=data, k=(2, 5)))
+    left, right = (extract(backbone, open_source(data, split=split)) for split in ("train", "test"))
+    truth = {row["path"]: [name in row["labels"] for name in ("cat", "dog", "owl")] for row in rows}
+    cosines = unit(torch.from_numpy(right.cls)) @ unit(torch.from_numpy(left.cls)).T
+    for k in (2, 5):
+        scores = numpy.zeros((18, 3))
+        for query in range(18):
+            order = cosines[query].argsort(descending=True)[:5]
+            weights = (cosines[query, order] / 0.07).softmax(0)  # over the most neighbours that are asked for
+            for weight, place in zip(weights[:k].tolist(), order.tolist()):
+                scores[query] += weight * numpy.array(truth[left.keys[place]])
+        wanted = numpy.array([truth[key] for key in right.keys])
+        mean = numpy.mean([eleven_points(wanted[:, c], scores[:, c]) for c in range(3)])
+        assert result[f"mAP@{k}"] == pytest.approx(100 * mean)
+    with pytest.raises(UserError, match="several classes.*only knn"):
+        base.measure("retrieval", backbone, retrieval.Config(data=data, split="train"))
+
+
+def test_draws_without_shots_and_parts_of_images_are_refused() -> None:
+    with pytest.raises(UserError, match="give shots"):
+        knn.Config(data="x", draws=3)
+    with pytest.raises(UserError, match="whole number"):
+        knn.Config(data="x", shots=2.5)

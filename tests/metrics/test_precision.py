@@ -2,7 +2,7 @@ import numpy
 import pytest
 from sklearn.metrics import average_precision_score
 
-from dinokit.metrics.precision import average_precision
+from dinokit.metrics.precision import average_precision, eleven_points
 
 
 @pytest.mark.parametrize("levels", [4, 1000])
@@ -17,3 +17,20 @@ def test_a_hand_case_and_no_positive() -> None:
     assert average_precision(truth, numpy.array([0.9, 0.8, 0.1, 0.0])) == pytest.approx((1 / 2 + 2 / 3) / 2)
     with pytest.raises(ValueError, match="positive sample"):
         average_precision(numpy.zeros(3, bool), numpy.zeros(3))
+
+
+def test_eleven_points_are_those_of_the_definition() -> None:
+    generator = numpy.random.default_rng(1)
+    for positives in (1, 3, 10, 30):
+        truth, scores = numpy.arange(60) < positives, generator.permutation(60) / 60
+        hits, seen = numpy.cumsum(truth[numpy.argsort(-scores)]), numpy.arange(1, 61)
+        best = [max(h / n for h, n in zip(hits, seen) if 10 * h >= tenth * positives) for tenth in range(11)]
+        assert eleven_points(truth, scores) == pytest.approx(sum(best) / 11)
+
+
+def test_eleven_points_by_hand() -> None:
+    truth = numpy.array([True, False, True, False])
+    # recall 1/2 at precision 1: the points 0 to 0.5; recall 1 at 2/3: the other five
+    assert eleven_points(truth, numpy.array([0.9, 0.8, 0.7, 0.6])) == pytest.approx((6 + 5 * 2 / 3) / 11)
+    # equal scores are one threshold, whatever their order
+    assert eleven_points(truth, numpy.ones(4)) == pytest.approx(1 / 2)

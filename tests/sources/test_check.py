@@ -1,5 +1,6 @@
 """A check counts exactly what was put there."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from PIL import Image
 
 from dinokit.commands.data import print_check
 from dinokit.core.messages import UserError
-from dinokit.sources.check import Spread, Unreadable, check
+from dinokit.sources.check import Spread, Unreadable, check, doubts, numbered
 from dinokit.sources.source import in_memory, open_source, thinned
+from tests.conftest import MakeFolder
 from tests.images.hostile import deep_png, npy
 
 
@@ -129,3 +131,36 @@ def test_folders_need_not_be_classes(tmp_path: Path) -> None:
     source = open_source(str(tmp_path), labels=False)
     assert (source.labels, source.classes, check(source).remarks) == (None, (), ())
     assert source.fingerprint == open_source(str(tmp_path)).fingerprint
+
+
+def test_what_labels_say_of_two_sides(make_folder: MakeFolder) -> None:
+    files = ("train/a/0.png", "train/b/0.png", "train/b/1.png", "val/b/2.png", "val/c/0.png", "val/d/0.png")
+    data = str(make_folder(*files))
+    assert doubts(open_source(data, split="val"), open_source(data, split="train")) == [
+        "classes that are only asked, with no image to answer, 2: c, d",
+        "classes that are only there to answer, 1: a",
+    ]
+    whole = open_source(str(make_folder("a/0.png", "b/0.png", "b/1.png", name="plain")))
+    assert doubts(whole, whole) == ["images without another of their class, 1: a/0.png"]
+    assert doubts(open_source(data, split="train"), open_source(data, split="train")) == []
+
+
+def test_an_image_with_several_classes_is_alone_if_all_of_them_are(tmp_path: Path) -> None:
+    lists = {"0": ["a", "b"], "1": ["b", "c"], "2": ["d", "e"]}
+    lines = [f'{{"path": "{name}.png", "label": {json.dumps(names)}}}' for name, names in lists.items()]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    source = open_source(str(tmp_path / "m.jsonl"))
+    assert doubts(source, source) == ["images without another of their class, 1: 2.png"]
+    assert doubts(source.subset(np.array([0])), source.subset(np.array([1, 2]))) == [
+        "classes that are only asked, with no image to answer, 1: a",
+        "classes that are only there to answer, 3: c, d, e",
+    ]
+
+
+def test_folders_named_by_numbers_are_said(make_folder: MakeFolder, tmp_path: Path) -> None:
+    data = str(make_folder("2/0.png", "10/0.png"))
+    assert numbered(open_source(data)).startswith("the folders of classes are numbers, 2, 10")
+    assert numbered(open_source(data)) in check(open_source(data)).remarks
+    assert not numbered(open_source(str(make_folder("2/0.png", "x/0.png", name="words"))))
+    (tmp_path / "m.csv").write_text(f"path,label\n{data}/2/0.png,7\n{data}/10/0.png,8\n")  # a column of numbers
+    assert not numbered(open_source(str(tmp_path / "m.csv")))
