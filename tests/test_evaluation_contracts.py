@@ -10,7 +10,7 @@ from dinokit.core.messages import UserError
 from dinokit.evaluation import base
 from tests.conftest import MakeFolder, MakeVit
 
-COUNTS = {"train": 4, "val": 3}
+COUNTS = {"train": 4, "val": 3, "test": 3}
 FILES = tuple(f"{split}/{kind}/{index}.png" for split, n in COUNTS.items() for kind in "abc" for index in range(n))
 # (evaluation, field) -> a value that changes what is computed on the folder above
 OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
@@ -23,7 +23,17 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("knn", "draws"): {"draws": 2},
     ("knn", "near"): {"near": -1.0},
     ("retrieval", "split"): {"split": "val"},
+    ("logreg", "train"): {"train": "test", "test": "train"},
+    ("logreg", "val"): {"val": "train", "train": "val"},
+    ("logreg", "test"): {"test": "val", "val": "test"},
+    ("logreg", "c"): {"c": (1e-6,)},
+    ("logreg", "metric"): {"metric": "per-class"},
+    ("logreg", "limit"): {"limit": 6},
+    ("logreg", "shots"): {"shots": 1},
+    ("logreg", "draws"): {"draws": 1},
 }
+# (evaluation) -> what is not the default in all comparisons: few neighbours, several draws
+SETTINGS: dict[str, dict[str, Any]] = {"knn": {"k": (12,)}, "logreg": {"shots": 2, "c": (0.1, 1.0)}}
 
 
 # settings under which every other one counts

@@ -1,4 +1,4 @@
-"""`dinokit evaluate`: measure frozen features beside honest baselines: knn, retrieval, segmentation, ..."""
+"""`dinokit evaluate`: measure frozen features beside honest baselines: knn, logreg, retrieval, segmentation, ..."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -43,7 +43,7 @@ def evaluate(
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
 
     Args:
-        task: knn or retrieval; segmentation, depth, foreground, tracking or matching, which look at patches.
+        task: knn, logreg or retrieval; segmentation, depth, foreground, tracking or matching, which look at patches.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything

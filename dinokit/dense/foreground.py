@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +23,6 @@ from dinokit.models.features import Features
 FOLDERS = ("probabilities", "overlays")
 DETAILS = ()  # nothing that drawing needs
 COLOUR = (255, 64, 64)
-Solution = tuple[Float[Tensor, " width"], Float[Tensor, ""]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,49 +59,6 @@ def median(maps: Float[Tensor, "batch 1 rows columns"]) -> Float[Tensor, "batch 
     """Replace each value by the median of its 3 x 3 neighbours, zeros beyond the border (as scipy's medfilt2d)."""
     around = F.pad(maps, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)  # [batch, 1, rows, columns, 3, 3]
     return around.flatten(4).median(dim=4).values
-
-
-def logistic(
-    samples: Float[Tensor, "sample width"],
-    truth: Bool[Tensor, " sample"],
-    *,
-    c: float,
-    start: Solution | None = None,
-    iterations: int = 1000,
-) -> Solution:
-    """Return (weights, intercept) of a binary logistic regression in float64, exact and without a learning rate.
-
-    Minimises ||w||^2 / 2 + C sum_i log(1 + exp(-y_i (w x_i + b))), y in {-1, 1}, by L-BFGS; b is not penalised.
-
-    Args:
-        c: the weight of the data against the penalty.
-        start: where to begin, such as the solution for another c.
-        iterations: at most.
-    """
-    samples, targets = samples.double(), truth.double()
-    begin = samples.new_zeros(samples.shape[1] + 1) if start is None else torch.cat([start[0], start[1][None]])
-    parameters = begin.clone().requires_grad_(True)
-    small = min(c, 1.0)  # the data pull that little; a fixed tolerance would end before the intercept has moved
-    optimiser: torch.optim.Optimizer = torch.optim.LBFGS(
-        [parameters],
-        max_iter=iterations,
-        tolerance_grad=1e-6 * small,
-        tolerance_change=1e-12 * small,
-        line_search_fn="strong_wolfe",
-    )
-
-    def loss() -> float:
-        optimiser.zero_grad()
-        with torch.enable_grad():
-            logits = samples @ parameters[:-1] + parameters[-1]
-            errors = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
-            # divided by c where that is large: gradients then stop at the same size for all c
-            value = ((parameters[:-1] ** 2).sum() / 2 + c * errors) / max(c, 1.0)
-            torch.autograd.backward(value)
-        return value.item()
-
-    optimiser.step(loss)
-    return parameters.detach()[:-1], parameters.detach()[-1]
 
 
 def pictures(

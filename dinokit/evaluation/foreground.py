@@ -19,8 +19,9 @@ from dinokit.annotations.pairs import Pairs, open_pairs
 from dinokit.core.messages import UserError, progress, warn
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.foreground import Config as HeadConfig
-from dinokit.dense.foreground import ForegroundHead, Solution, logistic
+from dinokit.dense.foreground import ForegroundHead
 from dinokit.dense.heads import About, save_head
+from dinokit.dense.logistic import solutions
 from dinokit.dense.maps import Windows, encode, frozen, pad, prepared
 from dinokit.metrics.precision import average_precision
 from dinokit.models.features import Backbone
@@ -71,7 +72,7 @@ def learn(backbone: Backbone, config: Config) -> tuple[ForegroundHead, About, di
     pairs = open_pairs(config.data, split=config.split, channels=backbone.channels, white=backbone.pixels.white)
     if len(pairs) < 2:
         raise UserError(f"expected masks of at least 2 images in {config.data}, got {len(pairs)}: one judges the other")
-    samples, cs = _samples(backbone, pairs, size=config.size), sorted(config.c)
+    samples, cs = _samples(backbone, pairs, size=config.size), sorted(set(config.c))
     table, marks = _left_out(samples, cs)  # [c, image], [c]
     if not table.shape[1]:
         raise UserError(f"no image of {config.data} can be judged by the others; give more masks of several things")
@@ -79,12 +80,13 @@ def learn(backbone: Backbone, config: Config) -> tuple[ForegroundHead, About, di
     c, found, every = cs[best], 100 * table[best], _joined(samples)
     if len(cs) > 1 and best in (0, len(cs) - 1):
         warn(f"C {c:g} is the {'largest' if best else 'smallest'} that was tried; --c takes others")
-    weights, intercept = logistic(every.patches, every.truth, c=c)
-    if not (every.patches.double() @ weights + intercept)[every.truth].gt(0).any():
+    (solution,) = solutions(every.patches, every.truth.long(), [c])
+    if not solution.margin(every.patches)[every.truth].gt(0).any():
         warn("no patch has a probability above 0.5, not even of what was learnt from; give more masks, or a larger --c")
-    head = ForegroundHead(HeadConfig(width=len(weights))).to(weights.device).eval().requires_grad_(False)
-    head.linear.weight.copy_(weights[None])
-    head.linear.bias.copy_(intercept)
+    head = ForegroundHead(HeadConfig(width=every.patches.shape[1])).to(every.patches.device)
+    head = head.eval().requires_grad_(False)
+    head.linear.weight.copy_(solution.weight.diff(dim=0))
+    head.linear.bias.copy_(solution.bias.diff())
     windows = Windows(2 * config.size, config.size)  # an image of up to 1 : 2 is seen whole, a panorama by windows
     details = {"AP": found.tolist(), "c": c}
     about = About.of(backbone, "foreground", windows, short=config.size, details=details)
@@ -151,10 +153,8 @@ def _left_out(
         if not mine.truth.any() or others.truth.all() or not others.truth.any():
             continue
         truth, column = mine.truth.cpu().numpy(), list[float]()
-        solution: Solution | None = None
-        for place, c in enumerate(cs):
-            solution = weights, intercept = logistic(others.patches, others.truth, c=c, start=solution)
-            found = (mine.patches.double() @ weights + intercept).cpu().numpy()
+        for place, solution in enumerate(solutions(others.patches, others.truth.long(), cs)):
+            found = solution.margin(mine.patches).cpu().numpy()
             marks[place] |= bool((found[truth] > 0).any())
             column.append(average_precision(truth, found))
         columns.append(column)

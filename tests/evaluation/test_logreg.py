@@ -1,0 +1,143 @@
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from dinokit.core.messages import UserError
+from dinokit.dense.embedding import extract
+from dinokit.evaluation import base, logreg
+from dinokit.evaluation.logreg import Config, Images, roles, some_of_each
+from dinokit.models.pixels import RawPixels
+from dinokit.models.vit import VisionTransformer
+from dinokit.sources.source import open_source
+
+MakeVit = Callable[..., VisionTransformer]
+MakeFolder = Callable[..., Path]
+
+COUNTS = {"train": 6, "val": 4, "test": 5}
+SPLIT = tuple(f"{split}/{label}/{i}.png" for split, count in COUNTS.items() for label in "abc" for i in range(count))
+
+
+def naive(backbone: VisionTransformer, data: str, cs: tuple[float, ...]) -> tuple[float, float]:
+    """The protocol with scikit-learn: the test accuracy and C."""
+    found = {split: extract(backbone, open_source(data, split=split)) for split in COUNTS}
+    rows = {split: each.cls.astype(float) for split, each in found.items()}
+    labels = {split: each.labels for split, each in found.items()}
+
+    def fit(parts: tuple[str, ...], c: float) -> LogisticRegression:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = LogisticRegression(C=c, tol=1e-12, max_iter=10_000)
+            return model.fit(numpy.concatenate([rows[p] for p in parts]), numpy.concatenate([labels[p] for p in parts]))
+
+    values = [fit(("train",), c).score(rows["val"], labels["val"]) for c in cs]
+    c = cs[int(numpy.argmax(values))]
+    return 100 * fit(("train", "val"), c).score(rows["test"], labels["test"]), c
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_is_the_protocol_with_scikit_learn(make_vit: MakeVit, make_folder: MakeFolder, seed: int) -> None:
+    data = str(make_folder(*SPLIT, tinted=False))  # hard: an accuracy of 100 % would hide a wrong choice
+    backbone, cs = make_vit(seed=seed), (1e-3, 0.1, 1.0, 100.0)
+    result = base.measure("logreg", backbone, Config(data=data, c=cs))
+    assert (result["top1"], result["C"]) == pytest.approx(naive(backbone, data, cs))
+    assert (result["train"], result["test"]) == (30, 15)
+
+
+def test_colours_are_told_apart(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    result = base.measure("logreg", make_vit(), Config(data=str(make_folder(*SPLIT))))
+    assert result["top1"] == result["val"] == 100
+
+
+def test_of_equal_values_the_smallest_c_counts(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    result = base.measure("logreg", make_vit(), Config(data=str(make_folder(*SPLIT)), c=(1e5, 1e3, 1e4)))
+    assert result["C"] == 1e3
+
+
+def test_a_class_that_val_does_not_have_is_learnt_and_one_that_train_does_not_have_is_wrong(
+    make_vit: MakeVit, make_folder: MakeFolder
+) -> None:
+    files = [file for file in SPLIT if not file.startswith("val/b")] + [f"test/d/{i}.png" for i in range(5)]
+    result = base.measure("logreg", make_vit(), Config(data=str(make_folder(*files)), metric="per-class"))
+    assert result["per-class"] == 75
+
+
+def test_the_published_values_of_c() -> None:
+    assert pytest.approx(numpy.logspace(-6, 5, 45)) == logreg.CS
+
+
+def test_a_part_of_train_stands_in_for_what_is_not_there(
+    make_vit: MakeVit, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = str(make_folder(*(f"{label}/{i}.png" for label in "ab" for i in range(10)), name="plain"))
+    result = base.measure("logreg", make_vit(), Config(data=plain))
+    assert (result["top1"], result["train"], result["test"]) == (100, 16, 4)
+    assert "20% of each class are set aside" in capsys.readouterr().err
+    two = str(make_folder(*(file for file in SPLIT if not file.startswith("test")), name="two"))
+    result = base.measure("logreg", make_vit(), Config(data=two))
+    assert (result["train"], result["test"]) == (18, 12)  # val is tested on; what chose C is learnt again
+
+
+def test_a_tenth_of_each_class_is_set_aside_but_never_all_of_it() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 5 + [2] + [4] * 2)
+    rest, aside = Images(torch.arange(48.0)[:, None], labels).parted(0.1)
+    assert aside.labels.bincount(minlength=5).tolist() == [4, 1, 0, 0, 1]
+    assert sorted(torch.cat([rest.features, aside.features]).flatten().tolist()) == list(range(48))
+    assert aside.features[:4].flatten().tolist() != [0, 1, 2, 3]
+
+
+def test_so_many_of_each_class_are_drawn() -> None:
+    labels = numpy.array([0, 1] * 10 + [2])
+    drawn = some_of_each(labels, 3, seed=0)
+    assert numpy.bincount(labels[drawn]).tolist() == [3, 3, 1]
+    assert drawn.tolist() == sorted(set(drawn.tolist())) != some_of_each(labels, 3, seed=1).tolist()
+    assert numpy.bincount(labels[some_of_each(labels, 0.25, seed=0)]).tolist() == [2, 2, 1]
+
+
+def test_few_shots_are_drawn_several_times_and_not_fitted_again(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    config = Config(data=str(make_folder(*SPLIT, tinted=False)), shots=2, draws=3, c=(1.0,))
+    numbers, details = logreg.run(make_vit(), config, None)
+    each = details["draws"]
+    assert isinstance(each, list)
+    values = [one["top1"] for one in each]
+    assert len(set(values)) > 1
+    assert numbers["top1"] == pytest.approx(numpy.mean(values))
+    assert numbers["top1/std"] == pytest.approx(numpy.std(values))
+    assert numbers["train"] == 6
+
+
+def test_splits_have_one_role_each() -> None:
+    known = ("train", "val", "test")
+    assert roles(Config(data="x"), known) == known
+    assert roles(Config(data="x"), ("train", "val")) == ("train", None, "val")
+    assert roles(Config(data="x", test="val"), known) == ("train", None, "val")
+    assert roles(Config(data="x", train="val", val="training"), known) == ("val", "train", "test")
+    assert roles(Config(data="x"), ()) == (None, None, None)
+    for wrong in ({"val": "train"}, {"val": "test", "test": "testing"}, {"train": "val", "val": "val"}):
+        with pytest.raises(UserError, match="three different splits"):
+            roles(Config(data="x", **wrong), known)
+    with pytest.raises(UserError, match="expected a split train"):
+        roles(Config(data="x"), ("val", "test"))
+
+
+@pytest.mark.parametrize("files", [("a/0.png", "b/0.png"), ("train/a/0.png", "train/b/0.png", "val/a/0.png")])
+def test_one_image_of_each_class_is_too_few(files: tuple[str, ...], make_folder: MakeFolder) -> None:
+    with pytest.raises(UserError, match=r"(two or more images of a class|expected labelled images)"):
+        base.measure("logreg", RawPixels(size=16), Config(data=str(make_folder(*files))))
+
+
+def test_splits_without_a_class_in_common_are_refused(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    files = [f"train/{name}/{i}.png" for name in ("cats", "dogs") for i in range(3)]
+    files += [f"val/{name}/0.png" for name in ("Cat", "Dog")]
+    with pytest.raises(UserError, match="no class of the test images"):
+        base.measure("logreg", make_vit(), Config(data=str(make_folder(*files))))
+
+
+@pytest.mark.parametrize("wrong", [{"c": ()}, {"c": (0.0,)}, {"shots": 1.5}, {"draws": 2}])
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UserError):
+        Config(data="x", **wrong)  # type: ignore[arg-type]
