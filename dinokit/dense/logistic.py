@@ -150,12 +150,14 @@ class _Problem:
         if width > count:
             plane = torch.linalg.qr(self._centred(slice(None)).T).Q  # [width, sample]
             inside = self._centred(slice(None)) @ plane
-            return plane @ torch.linalg.eigh(inside.T @ inside).eigenvectors
+            axes: Tensor = plane @ torch.linalg.eigh(inside.T @ inside).eigenvectors
+            return axes
         gram = self.mean.new_zeros(width, width)
         for block in self.blocks:
             centred = self._centred(block)
             gram.addmm_(centred.T, centred)
-        return torch.linalg.eigh(gram).eigenvectors
+        axes: Tensor = torch.linalg.eigh(gram).eigenvectors
+        return axes
 
     def _centred(self, block: slice) -> Float64[Tensor, "sample width"]:
         return self.samples[block].double() - self.mean

@@ -28,20 +28,20 @@ from torch import Tensor
 from dinokit.core.device import exact
 from dinokit.core.messages import UserError, info, progress
 from dinokit.core.numbers import above, at_least
-from dinokit.core.seed import generator
 from dinokit.dense.logistic import Solution, solutions
 from dinokit.evaluation.base import Found, features
+from dinokit.evaluation.knn import DRAWS, some_of_each
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.models.features import Backbone
 from dinokit.sources.location import split_name
 from dinokit.sources.source import splits
+from dinokit.sources.table import members
 
 UNITS = {"top1": "%", "per-class": "%", "val": "%"}
 METRICS = {"top1": accuracy, "per-class": per_class}
 JUDGES = ("test", "val")  # splits to test on, in this order
 CHOICE, FEW_CHOICE, TEST = 0.1, 0.01, 0.2  # shares of each class that are set aside to choose, and to test
 CS = tuple(10 ** (-6 + place / 4) for place in range(45))
-DRAWS = 5
 
 Classifier = Callable[[Tensor], Tensor]  # features [image, dim] -> classes [image]
 
@@ -81,7 +81,7 @@ class Images:
     def parted(self, share: float) -> tuple["Images", "Images"]:
         """Set a share of each class aside: at least one image, but of a class of one none; return the rest, and it."""
         labels = self.labels.cpu().numpy()
-        aside = some_of_each(labels, share, seed=0)
+        aside = some_of_each(self.labels.cpu(), share, seed=0)
         aside = aside[numpy.bincount(labels)[labels[aside]] > 1]
         return self.some(numpy.setdiff1d(numpy.arange(len(labels)), aside)), self.some(aside)
 
@@ -107,24 +107,12 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     if config.shots is None:
         numbers, tried = _measured(train, val, test, config)
         return numbers, {"tried": tried}
-    labels = train.labels.cpu().numpy()
+    labels = train.labels.cpu()
     drawn = [some_of_each(labels, config.shots, seed) for seed in range(config.draws or DRAWS)]
     each = [_measured(train.some(rows), val, test, config)[0] for rows in drawn]
     values = [numbers[config.metric] for numbers in each]
     means = {name: float(numpy.mean([numbers[name] for numbers in each])) for name in each[0] if name != "C"}
     return means | {f"{config.metric}/std": float(numpy.std(values))}, {"draws": each}
-
-
-def some_of_each(labels: Int64[numpy.ndarray, " image"], wanted: float, seed: int) -> Int64[numpy.ndarray, " drawn"]:
-    """Draw images of each class, in their order: so many, or below 1 that share, at least one; of fewer all."""
-    order = generator(seed).permutation(len(labels))
-    order = order[numpy.argsort(labels[order], kind="stable")]  # by class, in the order of the draw
-    counts = numpy.bincount(labels)
-    place = numpy.arange(len(labels)) - numpy.repeat(numpy.cumsum(counts) - counts, counts)  # within the class
-    quota = (
-        numpy.maximum(counts * wanted, 1).astype(numpy.int64) if wanted < 1 else numpy.full(len(counts), int(wanted))
-    )
-    return numpy.sort(order[place < quota[labels[order]]])
 
 
 def roles(config: Config, known: Sequence[str]) -> tuple[str | None, str | None, str | None]:
@@ -154,6 +142,10 @@ def _parts(backbone: Backbone, config: Config) -> tuple[Images, Images | None, I
 
     def extracted(split: str | None) -> Images:
         found = features(backbone, config.data, split=split, limit=config.limit)
+        if members(found.classes) is not None:
+            raise UserError(
+                f"images of {config.data} have several classes, such as {found.classes[0]}; only knn measures that"
+            )
         device = exact(backbone.device)
         return Images(torch.from_numpy(found.cls).to(device), torch.from_numpy(found.labels).to(device))
 
@@ -189,7 +181,7 @@ def _measured(train: Images, val: Images, test: Images, config: Config) -> tuple
 
 def fitted(images: Images, cs: Sequence[float]) -> Iterator[tuple[float, Classifier]]:
     """Yield each C with what tells the classes of features after it."""
-    classes, labels = images.labels.unique(return_inverse=True)
+    classes, labels = torch.unique(images.labels, return_inverse=True)
     for c, solution in zip(cs, solutions(images.features, labels, cs)):
         yield c, partial(_answers, classes, solution)
 
