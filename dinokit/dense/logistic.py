@@ -150,8 +150,8 @@ class _Problem:
         if width > count:
             plane = torch.linalg.qr(self._centred(slice(None)).T).Q  # [width, sample]
             inside = self._centred(slice(None)) @ plane
-            axes: Tensor = plane @ torch.linalg.eigh(inside.T @ inside).eigenvectors
-            return axes
+            inner: Tensor = plane @ torch.linalg.eigh(inside.T @ inside).eigenvectors
+            return inner
         gram = self.mean.new_zeros(width, width)
         for block in self.blocks:
             centred = self._centred(block)
