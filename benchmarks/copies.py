@@ -28,7 +28,8 @@ from jaxtyping import Shaped
 from PIL import Image
 
 import dinokit
-from dinokit.curation.pool import Pool, begin, finish, write_part
+from dinokit.curation.pool import Pool
+from dinokit.curation.stored import begin, finish, write_part
 from dinokit.curation.table import read_table
 
 PIXELS, SIDE = "raw pixels", 24

@@ -178,14 +178,14 @@ def measured(run: Path, heaped: Path, *, baselines: bool) -> dict[str, dict[str,
 
 
 def table(found: Mapping[str, Any], seeds: Sequence[int]) -> str:
-    """Return a row per set, mean ± standard deviation over seeds, and the baselines."""
+    """Return a row per set, mean and each seed, and the baselines."""
     shares = {"different": "different pictures", **{name: name for name in DOMAINS}}
     rows = ["| set | " + " | ".join([*MEASURES, *(f"{name}, %" for name in shares.values())]) + " |"]
     rows.append("|" + "---|" * (len(MEASURES) + len(shares) + 1))
     by_arm = {arm: [f"{arm}-{seed}" for seed in seeds if f"{arm}-{seed}" in found["runs"]] for arm in ARMS}
     for arm, runs in ((arm, runs) for arm, runs in by_arm.items() if runs):
         values = {title: [found["runs"][run][title] for run in runs] for title in MEASURES}
-        cells = [f"{statistics.mean(each):.1f} ± {statistics.pstdev(each):.1f}" for each in values.values()]
+        cells = [f"{statistics.mean(each):.1f} ({', '.join(f'{v:.1f}' for v in each)})" for each in values.values()]
         cells += [f"{statistics.mean(found['sets'][run][name] for run in runs):.0f}" for name in shares]
         rows.append(f"| {arm} | " + " | ".join(cells) + " |")
     for name, row in found["baselines"].items():

@@ -271,7 +271,8 @@ def _write(pool: Pool, dropped: Dropped, component: Int64[np.ndarray, " row"], o
     sizes = np.bincount(component)
     references = int(dropped.reference.sum())
     copies = len(dropped.rows) - references
-    info(f"{len(kept):,} of {len(pool):,} images stay · {copies:,} duplicates · {references:,} like references")
+    told = f"{len(kept):,} of {len(pool):,} images stay · {copies:,} duplicates · {references:,} like references"
+    info(f"{told} · {int(sizes.max()):,} in the largest group")  # a chain of pairs is one that grows without end
     return {
         "images": len(pool),
         "kept": len(kept),

@@ -12,7 +12,8 @@ harmonic mean of R and of the share R / (R + n) of what was found that is right:
 
     F(t) = 2 R / (R + 1 + n)
 
-Other images of the pool that are copies count against it, so the threshold is rather too high than too low.
+Other images of the pool that are copies count against it, which makes the threshold higher. Chains, by which images
+that do not resemble each other are one group, do not count, which makes it lower (measured: docs/log.md, 2026-11-29).
 """
 
 import io

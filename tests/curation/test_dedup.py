@@ -67,7 +67,7 @@ def test_components_joined_in_turns_are_those_joined_at_once(monkeypatch: pytest
     assert (whole[80:] == whole[5]).all()
 
 
-def test_a_chain_is_one_group_and_the_largest_image_stays(tmp_path: Path) -> None:
+def test_a_chain_is_one_group_and_the_largest_image_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pool = make_pool(tmp_path / "pool", CHAIN, widths=[10, 10, 20, 10, 10, 10])
     found = run(pool, Config(threshold=0.9), tmp_path / "out", device=CPU)
     assert decided(tmp_path / "out") == [(0, "duplicate", 2), (1, "duplicate", 2), (4, "duplicate", 3)]
@@ -75,6 +75,7 @@ def test_a_chain_is_one_group_and_the_largest_image_stays(tmp_path: Path) -> Non
     assert table["place"].tolist() == [2, 3, 5]
     assert table["key"].tolist() == ["2.png", "3.png", "5.png"]
     assert (found["kept"], found["duplicates"], found["groups"], found["largest group"]) == (3, 3, 2, 3)
+    assert "3 in the largest group" in capsys.readouterr().err
     assert read_table(tmp_path / "out" / "dropped.parquet")["similarity"][2] == 1.0
 
 
