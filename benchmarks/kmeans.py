@@ -111,13 +111,14 @@ def _cluster(options: argparse.Namespace, _: np.ndarray) -> tuple[np.ndarray, np
     import torch
 
     from dinokit.curation.cluster import Config, cluster
-    from dinokit.curation.memory import in_bytes
+    from dinokit.curation.memory import block_within, in_bytes
     from dinokit.curation.vectors import Vectors
 
     config = Config(levels=(options.centres,), resample=0, iterations=options.moves)
-    limit = {"memory": in_bytes(options.memory), "device": torch.device("cpu")}
+    vectors, size = Vectors([Path(options.file)]), {"centres": options.centres, "kept": options.centres}
+    vectors.block = block_within(in_bytes(options.memory), rows=len(vectors), dim=vectors.dim, **size)
     with tempfile.TemporaryDirectory() as folder:
-        (found,) = cluster(Vectors([Path(options.file)]), config, Path(folder), about={}, **limit)
+        (found,) = cluster(vectors, config, Path(folder), device=torch.device("cpu"))
         return np.load(Path(folder) / "level1.npy").astype(np.float64), found
 
 
