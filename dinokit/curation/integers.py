@@ -1,24 +1,21 @@
-"""Scores of centres in whole numbers of eight bits, several times faster than in float32 where a CPU multiplies them.
+"""Products in whole numbers of eight bits, several times faster than in float32 where a CPU multiplies them.
 
-    score(x, c) = x . c - |c|^2 / 2         about the mean of the centres, which moves all scores of a row alike
     x = u X + e,  c = v C + f               X, C: whole numbers up to 127
-    |score(x, c) - (u v X . C - |c|^2 / 2)| <= |e| |c| + |u X| |f|
+    |x . c - u v X . C| <= |e| |c| + |u X| |f|
 
-Products of whole numbers are exact, so the last line is all that rounding can do: who is worse than the best by more
-than twice as much is not the nearest. Before rounding all are turned by a random rotation, after which no coordinate is
-much larger than the others and u, v are small (as in Ailon and Chazelle 2006): on embeddings that leaves a handful of
-centres, to be settled by their true distances.
+Products of whole numbers are exact, so the last line is all that rounding can do. Before rounding all are turned by a
+random rotation, after which no coordinate is much larger than the others and u, v are small (as in Ailon and Chazelle
+2006): of 20,000 centres of embeddings a handful are left that may be the nearest.
 """
 
 from functools import cache
 
 import torch
-from jaxtyping import Float32, Float64, Int32
+from jaxtyping import Float32, Float64, Int8, Int32
 from torch import Tensor
 from torch.nn import functional
 
 LARGEST = 127
-NEVER = 1 << 30  # less than any score, as a bias
 
 
 def are_fast(device: torch.device) -> bool:
@@ -35,50 +32,44 @@ def rotation(dim: int) -> Float64[Tensor, "dim dim"]:
 
 
 class Integers:
-    """Centres in whole numbers; those that only fill up are never the best."""
+    """Vectors to be multiplied with, in whole numbers."""
 
-    dtype = torch.int32  # of scores
+    dtype = torch.int32  # of products
 
-    def __init__(self, centres: Float32[Tensor, "centre dim"], *, fill: int) -> None:
-        """Round.
+    def __init__(self, vectors: Float32[Tensor, "centre dim"], *, fill: int) -> None:
+        """Turn and round.
 
         Args:
-            fill: how many are added at the end.
+            fill: how many vectors of zeros are added at the end.
         """
-        exact = centres.double()
-        self.middle = exact.mean(dim=0).float()
-        self.turn = rotation(centres.shape[1]).float()
-        about = exact - self.middle.double()
-        turned = about @ self.turn.double()
-        self.unit = max(float(turned.abs().max()), torch.finfo(torch.float32).tiny) / LARGEST
+        self.turn = rotation(vectors.shape[1]).float()
+        turned = vectors.double() @ self.turn.double()
+        self.unit = max(float(turned.abs().max()) / LARGEST, torch.finfo(torch.float32).tiny)
         whole = (turned / self.unit).round()
         self.off = float((turned - whole * self.unit).norm(dim=1).max())
-        self.longest = float(turned.norm(dim=1).max())
-        self.halves = about.square().sum(dim=1) / 2  # in float32 a rotation changes lengths
+        # a rotation in float32 keeps lengths up to its own rounding
+        self.longest = max(float(each.double().norm(dim=1).max()) for each in (vectors, turned))
         self.whole = functional.pad(whole.to(torch.int8), (0, 0, 0, fill))
-        self.fill = fill
 
-    def __call__(
-        self, vectors: Float32[Tensor, "row dim"], out: Int32[Tensor, "tile row member"]
-    ) -> Int32[Tensor, "row 1"]:
-        """Write the scores of all centres, a tile of them after the other.
+    def prepare(
+        self, vectors: Float32[Tensor, "row dim"]
+    ) -> tuple[Int8[Tensor, "row dim"], float, Float32[Tensor, "row 1"]]:
+        """Round, too.
 
         Returns:
-            By how much two scores of a row may be misjudged together.
+            What `multiply` takes, the unit of the products, and by how much two products of a row may be misjudged
+            together.
         """
-        turned = (vectors - self.middle) @ self.turn  # [row, dim]
-        unit = max(float(turned.abs().max()) / LARGEST, self.unit)  # not much less, or a bias would not fit
+        turned = vectors @ self.turn
+        unit = max(float(turned.abs().max()) / LARGEST, torch.finfo(torch.float32).tiny)
         whole = (turned / unit).round()
-        scale = unit * self.unit  # of a score
-        bias = functional.pad((self.halves / scale).round().int(), (0, self.fill), value=NEVER)
-        rows, tile = whole.to(torch.int8), out.shape[2]
-        for number, scores in enumerate(out):
-            part = slice(number * tile, (number + 1) * tile)
-            torch._int_mm(rows, self.whole[part].T, out=scores)
-            scores -= bias[part]
-        sizes, errors = (each.square().sum(dim=1).sqrt().double() for each in (whole * unit, turned - whole * unit))
+        rounded = whole * unit
+        sizes, errors = (each.square().sum(dim=1, keepdim=True).sqrt() for each in (rounded, turned - rounded))
         dim = len(self.turn)
         # of turning in float32, by vectors at most as long as these and their errors together
-        errors = errors + dim**1.5 * torch.finfo(torch.float32).eps * (sizes + errors)
-        margin: Tensor = 2 * (errors * self.longest + sizes * self.off) / scale + 3
-        return margin.ceil().int()[:, None]
+        errors += dim**1.5 * torch.finfo(torch.float32).eps * (sizes + errors)
+        return whole.to(torch.int8), unit * self.unit, 2 * (errors * self.longest + sizes * self.off)
+
+    def multiply(self, rows: Int8[Tensor, "row dim"], part: slice, out: Int32[Tensor, "row centre"]) -> None:
+        """Write the products with some of the vectors."""
+        torch._int_mm(rows, self.whole[part].T, out=out)

@@ -89,12 +89,11 @@ def test_the_margin_of_whole_numbers_bounds_their_error() -> None:
     draw = torch.Generator().manual_seed(0)
     vectors, centres = (torch.nn.functional.normalize(torch.randn(n, 24, generator=draw)) for n in (200, 64))
     rounded = integers.Integers(centres, fill=0)
-    out = torch.empty(1, 200, 64, dtype=torch.int32)
-    margin = rounded(vectors, out)
-    true = vectors.double() @ centres.double().T - centres.double().square().sum(dim=1) / 2
-    unit = (vectors - rounded.middle).double() @ rounded.turn.double()
-    scale = max(float(unit.abs().max()) / 127, rounded.unit) * rounded.unit
-    # of any two scores of a row: their difference against the true one
-    lead = (out[0].double() - out[0, :, :1]) * scale - (true - true[:, :1])
-    assert (lead.abs() <= margin * scale).all()
-    assert lead.abs().max() > 0.02 * float(margin.max() * scale)  # and is not far above it
+    rows, unit, margin = rounded.prepare(vectors)
+    out = torch.empty(200, 64, dtype=torch.int32)
+    rounded.multiply(rows, slice(0, 64), out)
+    # of any two products of a row: their difference against the true one
+    true = vectors.double() @ centres.double().T
+    lead = (out.double() - out[:, :1]) * unit - (true - true[:, :1])
+    assert (lead.abs() <= margin).all()
+    assert lead.abs().max() > 0.02 * float(margin.max())  # and is not far above it
