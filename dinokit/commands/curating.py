@@ -29,9 +29,9 @@ from dinokit.core.messages import UserError, info, is_main, warn
 from dinokit.core.numbers import at_least, between
 from dinokit.core.seed import generator
 from dinokit.curation import cluster, dedup, retrieve, sample
-from dinokit.curation.account import AUTO, SEEDS, SELECTION
+from dinokit.curation.account import AUTO, SEEDS
 from dinokit.curation.pool import Pool
-from dinokit.curation.step import Step
+from dinokit.curation.step import SELECTION, Step
 from dinokit.curation.table import read_table
 from dinokit.curation.threshold import Embed
 from dinokit.dense.embed import check_outside, embed, embedder

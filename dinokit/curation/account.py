@@ -17,22 +17,22 @@ from dinokit.core.messages import UserError, listed
 from dinokit.curation import cluster, dedup, retrieve
 from dinokit.curation.pool import Pool
 from dinokit.curation.sample import Levels, opened
-from dinokit.curation.step import numbers_of
+from dinokit.curation.step import SELECTION, numbers_of
 from dinokit.curation.stored import STAMP, abouts
 from dinokit.curation.table import read_table
 from dinokit.sources.base import Unusable
 from dinokit.sources.rows import parquet
 from dinokit.sources.selection import is_selection
 
-AUTO, SELECTION = "curate.json", "selection.parquet"  # numbers of `curate auto`, and what it chose
+AUTO = "curate.json"  # numbers of `curate auto`
 SEEDS = "seeds-"  # of its selection, the components that are none of the pool
 KEPT, OVER, CLUSTERED = "stays", "over the budget", "clustered"
 NOT_RETRIEVED, NOT_CLUSTERED = "not retrieved", "not clustered"
 
 
 @dataclass(frozen=True)
-class Step:
-    """A step's folder and what its numbers say."""
+class Done:
+    """A step that is done: its folder, and what its numbers say."""
 
     folder: Path
     told: dict[str, Any]
@@ -54,9 +54,9 @@ class Account:
     folder: Path
     pool: Pool
     unreadable: tuple[Unusable, ...]
-    dedup: Step | None
-    cluster: Step | None
-    retrieve: tuple[Step, ...]
+    dedup: Done | None
+    cluster: Done | None
+    retrieve: tuple[Done, ...]
     levels: Levels | None  # of the clusters
     sampled: dict[str, Int64[np.ndarray, " line"]] | None  # of a balanced choice the place, and the cluster of a level
     fates: tuple[Fate, ...]
@@ -70,7 +70,7 @@ class Account:
         )
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[Done]:
         """All of them, in their order."""
         return [step for step in (self.dedup, *self.retrieve, self.cluster) if step is not None]
 
@@ -102,22 +102,22 @@ def read_account(folder: Path) -> Account:
     return Account(folder, pool, unread, same, groups, tuple(known[retrieve.DONE]), levels, sampled, fates, total)
 
 
-def _steps(folder: Path, name: str) -> Iterator[Step]:
+def _steps(folder: Path, name: str) -> Iterator[Done]:
     """Yield the folders that hold the numbers of one kind of step."""
     inside = sorted(path.parent for path in folder.glob(f"*/{name}")) if folder.is_dir() else []
     for place in (folder, *inside):
         if (place / name).is_file():
-            yield Step(place, numbers_of(place, name.removesuffix(".json"), "pool"))
+            yield Done(place, numbers_of(place, name.removesuffix(".json"), "pool"))
 
 
-def _only(steps: Sequence[Step], what: str) -> Step | None:
+def _only(steps: Sequence[Done], what: str) -> Done | None:
     if len(steps) > 1:
         names = listed([str(step.folder) for step in steps])
         raise UserError(f"there are {what} of several runs, {names}; give a folder that holds those of one")
     return steps[0] if steps else None
 
 
-def _pool(folder: Path, steps: Sequence[Step]) -> Pool:
+def _pool(folder: Path, steps: Sequence[Done]) -> Pool:
     """Open the embeddings that all steps are of."""
     prints = [
         step.told["pool"] if isinstance(step.told["pool"], str) else step.told["pool"]["digest"] for step in steps
@@ -182,10 +182,10 @@ def _of(levels: Levels, lines: Mapping[str, Int64[np.ndarray, " line"]]) -> bool
 def _fates(
     folder: Path,
     pool: Pool,
-    same: Step | None,
+    same: Done | None,
     levels: Levels | None,
     sampled: dict[str, Int64[np.ndarray, " line"]] | None,
-    near: Sequence[Step],
+    near: Sequence[Done],
 ) -> tuple[tuple[Fate, ...], int | None]:
     """Give each row the first of the fates that claims it, and the rest one of its own; then count the selection."""
     chosen, total = dict[str, Int64[np.ndarray, " row"]](), None
@@ -196,7 +196,7 @@ def _fates(
         chosen |= {step.folder.name: read_table(step.folder / SELECTION, ["place"])["place"] for step in near}
     dropped = dict[str, Int64[np.ndarray, " row"]]()
     if same is not None:
-        lines = read_table(same.folder / "dropped.parquet", ["row", "reason"])
+        lines = read_table(same.folder / dedup.DROPPED, ["row", "reason"])
         dropped = {name: lines["row"][lines["reason"] == name] for name in (dedup.REFERENCE, dedup.DUPLICATE)}
     if levels is not None and (sampled is not None or not near):
         dropped[CLUSTERED if sampled is None else OVER] = levels.rows

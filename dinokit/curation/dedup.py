@@ -30,7 +30,7 @@ from dinokit.core.numbers import OutOfBounds, at_least, between
 from dinokit.curation.neighbours import Edges, cosines, places_of
 from dinokit.curation.pairs import compute, find, read
 from dinokit.curation.pool import Pool
-from dinokit.curation.step import Step, numbers_of
+from dinokit.curation.step import SELECTION, Step, numbers_of
 from dinokit.curation.stored import EXTRA
 from dinokit.curation.table import read_places, write_array, write_table
 from dinokit.curation.threshold import Embed, proposed
@@ -38,7 +38,7 @@ from dinokit.curation.vectors import Vectors
 from dinokit.sources.selection import write_selection
 
 NAME, STATE = "dedup", ".cells"
-DONE, SELECTION, DROPPED = f"{NAME}.json", "selection.parquet", "dropped.parquet"
+DONE, DROPPED, THRESHOLD = f"{NAME}.json", "dropped.parquet", "threshold.json"
 DUPLICATE, REFERENCE = "duplicate", "reference"  # why a row is dropped
 WAITING = 1 << 23  # edges that are joined at a time
 
@@ -99,7 +99,7 @@ def run(
         pool.check_same_model(against)
         against.check()
     step.begin()
-    path, threshold = out / "threshold.json", config.threshold
+    path, threshold = out / THRESHOLD, config.threshold
     above = proposed(pool, embed, seed=config.seed, path=path, device=device) if threshold == "auto" else threshold
     near = config.against_threshold if config.against_threshold is not None else above
     first = _firsts(pool.vectors, out / STATE)

@@ -30,12 +30,12 @@ from dinokit.curation.cluster import identity
 from dinokit.curation.neighbours import Edges, places_of
 from dinokit.curation.pairs import compute, find, read
 from dinokit.curation.pool import Pool
-from dinokit.curation.step import Step, numbers_of
+from dinokit.curation.step import SELECTION, Step, numbers_of
 from dinokit.curation.table import read_places
 from dinokit.curation.vectors import Vectors
 from dinokit.sources.selection import write_selection
 
-NAME, STATE, SELECTION = "retrieve", ".pairs", "selection.parquet"
+NAME, STATE = "retrieve", ".pairs"
 DONE = f"{NAME}.json"
 
 

@@ -17,6 +17,8 @@ from dinokit.core import dist
 from dinokit.core.files import check_same, read_json, write_json
 from dinokit.core.messages import UserError, is_main
 
+SELECTION = "selection.parquet"  # what a step chose, in its folder
+
 
 @final
 @dataclass(frozen=True)

@@ -172,9 +172,9 @@ def _cosines(
 def _above(
     cosines: Float32[np.ndarray, " pair"], grid: Float64[np.ndarray, " threshold"]
 ) -> Float64[np.ndarray, " threshold"]:
-    """Return the share that is larger than each threshold."""
-    ordered = np.sort(cosines)
-    return 1 - np.searchsorted(ordered, grid.astype(np.float32), side="right") / max(len(ordered), 1)
+    """Return the share that is larger than each threshold; none of none."""
+    larger = len(cosines) - np.searchsorted(np.sort(cosines), grid.astype(np.float32), side="right")
+    return larger / max(len(cosines), 1)
 
 
 def _marked(picture: Image.Image, draw: np.random.Generator) -> Image.Image:

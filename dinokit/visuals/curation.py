@@ -138,7 +138,7 @@ def _duplicates(account: Account, album: Album, seed: int) -> str:
     """Show the threshold and the groups."""
     if account.dedup is None:
         return ""
-    told, path = account.dedup.told, account.dedup.folder / "threshold.json"
+    told, path = account.dedup.told, account.dedup.folder / dedup.THRESHOLD
     note = f"Images whose cosine is above {told['threshold']:.4f} are joined, and of each group one stays: "
     note += f"{number(told['groups'])} groups of two or more, {number(told['duplicates'])} duplicates."
     parts = [paragraph(note)]

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float32, Int64, Shaped
 from dinokit.core.order import evenly
 from dinokit.core.seed import generator
 from dinokit.curation import dedup
-from dinokit.curation.account import SELECTION, Account, Fate
+from dinokit.curation.account import Account, Fate
 from dinokit.curation.sample import below
+from dinokit.curation.step import SELECTION
 from dinokit.curation.table import read_table
 from dinokit.visuals.chart import number
 from dinokit.visuals.page import text
@@ -70,7 +71,7 @@ def groups_of(account: Account) -> Groups | None:
     """Find the groups of duplicates; None without any."""
     if account.dedup is None:
         return None
-    lines = read_table(account.dedup.folder / "dropped.parquet")
+    lines = read_table(account.dedup.folder / dedup.DROPPED)
     copies = lines.pop("reason") == dedup.DUPLICATE
     lines = {name: each[copies] for name, each in lines.items()}
     kept, counts = np.unique(lines["other"], return_counts=True)
@@ -156,7 +157,7 @@ def fate(account: Account, one: Fate, album: Album, *, seed: int, turn: int) -> 
     rows = np.sort(generator(seed, DRAWS.index("fates"), turn).permutation(one.rows)[:SHOWN]).tolist()
     if account.dedup is None or one.name not in (dedup.DUPLICATE, dedup.REFERENCE):
         return tiled(album.tiles(rows, [""] * len(rows)))
-    lines = read_table(account.dedup.folder / "dropped.parquet", ["row", "other", "similarity"])
+    lines = read_table(account.dedup.folder / dedup.DROPPED, ["row", "other", "similarity"])
     place = np.searchsorted(lines["row"], rows)
     others, same = lines["other"][place].tolist(), one.name == dedup.DUPLICATE
     theirs = album if same else Album(account.neighbour(account.dedup.told.get("references"), "against"))

@@ -73,6 +73,14 @@ def test_the_threshold_lies_between_copies_and_others() -> None:
     assert found.threshold == max(found.grid[scores > scores.max() - 1e-12])  # of equal ones the highest
 
 
+def test_a_pool_of_one_image_has_no_other_that_is_nearer() -> None:
+    none = np.empty(0, dtype=np.float32)
+    found = choose({"a": np.array([0.8, 0.9], dtype=np.float32)}, none, none)
+    assert not found.nearest.any()
+    assert not found.random.any()
+    assert 0.79 < found.threshold < 0.8
+
+
 def test_a_model_that_tells_nothing_apart_is_doubted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
