@@ -82,7 +82,7 @@ def plus_plus(
 
 
 @torch.inference_mode()
-def spread(
+def weighted_plus_plus(
     points: Float32[Tensor, "row dim"], weights: Float64[Tensor, " row"], count: int, draw: np.random.Generator
 ) -> Int64[Tensor, " centre"]:
     """Choose rows by k-means++, first the heaviest; of many, several are drawn by the same distances."""
@@ -128,7 +128,7 @@ def _parallel(
         others = np.setdiff1d(np.arange(len(vectors)), rows)[: count - len(rows)]
         return torch.as_tensor(vectors.take(np.concatenate([rows, others]))).to(device).float()
     points = torch.as_tensor(vectors.take(np.array(rows))).to(device).float()
-    return points[spread(points, weights.double().to(device), count, generator(AMONG, *key))]
+    return points[weighted_plus_plus(points, weights.double().to(device), count, generator(AMONG, *key))]
 
 
 def _sum(values: Float64[np.ndarray, " row"]) -> float:

@@ -8,7 +8,7 @@ from sklearn.cluster import kmeans_plusplus
 from dinokit.core.seed import generator
 from dinokit.curation import start as module
 from dinokit.curation.kmeans import distances, look
-from dinokit.curation.start import plus_plus, spread, start
+from dinokit.curation.start import plus_plus, start, weighted_plus_plus
 from dinokit.curation.vectors import Vectors
 
 CPU = torch.device("cpu")
@@ -27,8 +27,15 @@ def test_greedy_plus_plus_is_that_of_scikit_learn_under_equal_draws(count: int) 
 def test_a_row_without_weight_is_never_drawn() -> None:
     points = torch.eye(6)
     weights = torch.tensor([1.0, 1, 0, 1, 0, 1], dtype=torch.float64)
-    rows = spread(points, weights, 4, np.random.default_rng(0))
+    rows = weighted_plus_plus(points, weights, 4, np.random.default_rng(0))
     assert set(rows.tolist()) == {0, 1, 3, 5}
+
+
+def test_a_row_is_drawn_by_its_weight_and_the_square_of_its_distance() -> None:
+    points, weights = torch.tensor([[0.0], [1], [2]]), torch.tensor([10, 2, 1], dtype=torch.float64)
+    second = [int(weighted_plus_plus(points, weights, 2, np.random.default_rng(seed))[1]) for seed in range(600)]
+    # 2 x 1 to 1 x 4; by distance it were a half, without weights 0.8; 0.06 is three standard deviations
+    assert np.mean(np.array(second) == 2) == pytest.approx(2 / 3, abs=0.06)
 
 
 @pytest.mark.parametrize("several", [1024, 5], ids=["one by one", "four at a time"])
@@ -37,19 +44,19 @@ def test_what_is_far_and_heavy_is_drawn_first(several: int, monkeypatch: pytest.
     monkeypatch.setattr(module, "SEVERAL", several)
     points = 100 * torch.eye(20).repeat(5, 1) + torch.randn(100, 20, generator=torch.Generator().manual_seed(0))
     weights = torch.ones(100, dtype=torch.float64)
-    rows = spread(points, weights, 20, np.random.default_rng(0))
+    rows = weighted_plus_plus(points, weights, 20, np.random.default_rng(0))
     assert len(set(rows.tolist())) == 20
     assert len({row % 20 for row in rows.tolist()}) >= (20 if several == 1024 else 16)
-    heavy = spread(points, weights.index_fill(0, torch.arange(20), 1e6), 20, np.random.default_rng(0))
+    heavy = weighted_plus_plus(points, weights.index_fill(0, torch.arange(20), 1e6), 20, np.random.default_rng(0))
     assert sum(row < 20 for row in heavy.tolist()) >= (20 if several == 1024 else 16)
 
 
 def test_candidates_that_are_looked_at_in_pieces_give_the_same_centres(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEVERAL", 5)
     points = torch.randint(9, (100, 4), generator=torch.Generator().manual_seed(0)).float()  # products are exact
-    whole = spread(points, torch.ones(100, dtype=torch.float64), 20, np.random.default_rng(0))
+    whole = weighted_plus_plus(points, torch.ones(100, dtype=torch.float64), 20, np.random.default_rng(0))
     monkeypatch.setattr(module, "DISTANCES", 40)
-    pieces = spread(points, torch.ones(100, dtype=torch.float64), 20, np.random.default_rng(0))
+    pieces = weighted_plus_plus(points, torch.ones(100, dtype=torch.float64), 20, np.random.default_rng(0))
     torch.testing.assert_close(pieces, whole, rtol=0, atol=0)
 
 
