@@ -78,7 +78,7 @@ def test_a_pool_of_one_image_has_no_other_that_is_nearer() -> None:
     found = choose({"a": np.array([0.8, 0.9], dtype=np.float32)}, none, none)
     assert not found.nearest.any()
     assert not found.random.any()
-    assert 0.79 < found.threshold < 0.8
+    assert 0.89 < found.threshold < 0.9  # half of the copies, as from 0.8 on; of equal ones the highest
 
 
 def test_a_model_that_tells_nothing_apart_is_doubted(
