@@ -71,7 +71,7 @@ def test_python_takes_paths_and_settings_by_keyword(
 ) -> None:
     data = make_folder(*(f"{label}/{number}.png" for label in "ab" for number in range(3)))
     found = dinokit.evaluate("knn", model=model, data=data, k=[2], baselines=False)
-    assert set(found[str(model)]) == {"top1@2", "top5@2", "queries", "gallery"}
+    assert set(found[str(model)]) == {"top1@2", "top5@2", "best", "best_k", "queries", "gallery"}
     shown = capsys.readouterr().out
     assert " %" in shown
     assert "6.00" not in shown  # counts are whole
