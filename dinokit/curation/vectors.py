@@ -16,6 +16,7 @@ from jaxtyping import Float, Float16, Float32, Int64
 
 from dinokit.core.messages import UserError, reason
 
+SPAN = 1 << 24  # numbers of a part that are mapped at a time
 BLOCK = 1 << 24  # numbers that are read at a time where nothing else is said
 
 
@@ -78,10 +79,12 @@ class Vectors:
         out = np.empty((len(rows), self.dim), dtype=self.dtype)
         parts = np.searchsorted(self.ends, rows, side="right")
         for number in np.unique(parts).tolist():
-            array, mine = self._open(self.parts[number]), np.flatnonzero(parts == number)
-            places = rows[mine] - (int(self.ends[number]) - len(array))
+            mine = np.flatnonzero(parts == number)
+            places = rows[mine] - (self.ends[number - 1] if number else 0)
             order = np.argsort(places, kind="stable")  # a disk likes to be read forwards
-            out[mine[order]] = array[places[order]]
+            stretch = places[order] // max(SPAN // self.dim, 1)
+            for piece in np.split(order, np.flatnonzero(np.diff(stretch)) + 1):
+                out[mine[piece]] = self._open(self.parts[number])[places[piece]]  # and a mapping ends with its stretch
         return out
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Float[np.ndarray, "row dim"]]]:

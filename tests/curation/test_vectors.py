@@ -5,6 +5,7 @@ import pytest
 
 from dinokit.core.files import digest
 from dinokit.core.messages import UserError
+from dinokit.curation import vectors as module
 from dinokit.curation.vectors import Vectors, check_finite
 
 
@@ -38,6 +39,19 @@ def test_a_subset_of_a_subset_is_a_subset(tmp_path: Path) -> None:
     assert len(some) == 2
     np.testing.assert_array_equal(some.read(0, 2), whole[[2, 8]])
     np.testing.assert_array_equal(some.take(np.array([1])), whole[[8]])
+
+
+def test_rows_from_all_over_a_part_map_a_stretch_of_it_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(300, dtype=np.float16).reshape(100, 3)
+    np.save(tmp_path / "part.npy", rows)
+    vectors, wanted = Vectors([rows[:7], tmp_path / "part.npy"]), np.array([106, 3, 7, 50, 8, 105, 56])
+    opened, load = list[int](), np.load
+    monkeypatch.setattr(module, "SPAN", 3 * 10)
+    monkeypatch.setattr(np, "load", lambda *args, **options: opened.append(1) or load(*args, **options))
+    np.testing.assert_array_equal(vectors.take(wanted), np.concatenate([rows[:7], rows])[wanted])
+    assert len(opened) == 3  # rows 0 to 9, 40 to 49 and 90 to 99 of the file
 
 
 def test_a_subset_reads_nothing(tmp_path: Path) -> None:
