@@ -25,13 +25,17 @@ import numpy as np
 def main() -> None:
     """Run every side in turn and print a table."""
     options = _options()
+    if options.side == "write":  # in a process of its own: those that are started inherit the peak of their parent
+        write_vectors(Path(options.file), options.rows, options.dim)
+        return
     if options.side:
         print(json.dumps(_side(options)))
         return
     with tempfile.TemporaryDirectory() as folder:
         options.file = options.file or str(Path(folder) / "vectors.npy")
         if not Path(options.file).exists():
-            write_vectors(Path(options.file), options.rows, options.dim)
+            words = [f"--{name}={getattr(options, name)}" for name in ("file", "rows", "dim")]
+            subprocess.run([sys.executable, __file__, *words, "--side=write"], check=True)
         found: dict[str, list[dict[str, float]]] = {side: [] for side in options.sides}
         for _ in range(options.rounds):
             for side in options.sides:

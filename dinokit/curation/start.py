@@ -90,8 +90,9 @@ def weighted_plus_plus(
     chosen, far = [weights.argmax()[None]], torch.full_like(weights, torch.inf)
     while (left := count - sum(map(len, chosen))) > 0:
         fresh = chosen[-1]
-        for part in torch.split(torch.arange(len(points), device=far.device), max(DISTANCES // len(fresh), 1)):
-            apart = sizes[part, None] + sizes[fresh] - 2 * points[part] @ points[fresh].T  # [part, fresh]
+        step = max(DISTANCES // len(fresh), 1)
+        for part in (slice(first, first + step) for first in range(0, len(points), step)):  # no copy of the points
+            apart = sizes[part, None] + sizes[fresh] - 2 * (points[part] @ points[fresh].T)  # [part, fresh]
             far[part] = torch.minimum(far[part], apart.clamp(min=0).amin(dim=1).double())
         far[fresh] = 0  # not by a rounded product
         # the first of exponential clocks at these rates to ring: a draw without replacement
