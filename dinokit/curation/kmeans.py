@@ -61,11 +61,13 @@ def distances(
     vectors: Vectors, centres: Float32[Tensor, "centre dim"], centre: Int32[np.ndarray, " row"]
 ) -> Float32[np.ndarray, " row"]:
     """Return the square of the distance of each vector of this rank's share to its centre."""
-    (start, stop), found = share(len(vectors)), [np.empty(0, dtype=np.float32)]
+    start, stop = share(len(vectors))
+    found = np.empty(stop - start, dtype=np.float32)  # pieces of it would keep what was freed around them from reuse
     for first, rows in vectors.blocks(start, stop):
-        nearest = torch.from_numpy(centre[first - start : first - start + len(rows)]).to(centres.device)
-        found.append(squared(rows, centres, nearest).float().cpu().numpy())
-    return np.concatenate(found)
+        place = slice(first - start, first - start + len(rows))
+        nearest = torch.from_numpy(centre[place]).to(centres.device)
+        found[place] = squared(rows, centres, nearest).float().cpu().numpy()
+    return found
 
 
 def moved(vectors: Vectors, centres: Float32[Tensor, "centre dim"], found: Assigned) -> Float32[Tensor, "centre dim"]:

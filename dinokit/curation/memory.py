@@ -12,8 +12,8 @@ import re
 from dinokit.core.messages import UserError
 from dinokit.curation.vectors import BLOCK
 
-PROCESS = 500 << 20  # with libraries, products of a block and their scores
-ROW, CENTRE, KEPT, NUMBER = 340, 64, 8, 14
+PROCESS = 800 << 20  # with libraries, products of a block and their scores
+ROW, CENTRE, KEPT, NUMBER = 100, 64, 8, 14
 LEAST = 1 << 18  # numbers of a block; smaller ones take longer
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}

@@ -44,9 +44,8 @@ class Step:
         if not all((self.out / name).is_file() for name in (self._numbers, *self.results)):
             return None
         found = numbers_of(self.out, self.name)
-        return (
-            found if all(found.get(name) == value for name, value in self._plain.items()) else None
-        )  # else they were edited
+        edited = any(found.get(name) != value for name, value in self._plain.items())
+        return None if edited else found
 
     def begin(self) -> None:
         """Write the stamp once nothing speaks against the work; what a killed process was writing goes."""

@@ -23,7 +23,10 @@ from torch import Tensor, nn
 
 from dinokit.core.files import write_json
 from dinokit.core.messages import UserError, info, unknown_name, warn
+from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
+from dinokit.core.seed import generator
+from dinokit.curation.neighbours import places_of
 from dinokit.dense.embedding import Embeddings, extract, unit
 from dinokit.dense.fit import Member
 from dinokit.dense.heads import About, save_head
@@ -47,6 +50,7 @@ IMAGES = 500, 200  # of training, of test, at most, of the quick protocol
 
 # similarities held at once, in numbers: 128 MiB of float64
 CHUNK = 1 << 24
+DRAWS = 5  # of few images
 
 _warn_once = cache(warn)
 
@@ -83,6 +87,36 @@ class Task:
             if self.leave_one_out:
                 similarity[torch.arange(len(similarity)), torch.arange(part.start, part.stop)] = -torch.inf
             yield part, similarity
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShot:
+    """Settings of an evaluation in which few images of each class may stand for all."""
+
+    shots: float | None = above(0, None)  # images of each class to learn from, or below 1 their share; null: all
+    draws: int | None = at_least(1, None)  # of these images, with the seeds 0, 1, ...; null: 5
+
+    def __post_init__(self) -> None:
+        if self.shots is not None and self.shots > 1 and self.shots != int(self.shots):
+            raise UserError(f"shots must be a whole number of images or a share below 1, got {self.shots:g}")
+        if self.draws is not None and self.shots is None:
+            raise UserError(f"draws ({self.draws}) are of the images that shots says; give shots, or leave draws out")
+
+    def drawn(self, labels: Int64[Tensor, " image"]) -> list[Int64[numpy.ndarray, " drawn"]]:
+        """Return the places of the images of every draw; there are shots."""
+        assert self.shots is not None
+        return [some_of_each(labels, self.shots, seed) for seed in range(self.draws or DRAWS)]
+
+
+def some_of_each(labels: Int64[Tensor, " image"], shots: float, seed: int) -> Int64[numpy.ndarray, " drawn"]:
+    """Draw images of each class, in their order; of one with fewer all, by a share at least one."""
+    places = labels.numpy()
+    order = generator(seed).permutation(len(places))
+    order = order[numpy.argsort(places[order], kind="stable")]
+    counts = numpy.bincount(places)
+    wanted = numpy.maximum(counts * shots, 1).astype(numpy.int64) if shots < 1 else numpy.full(len(counts), int(shots))
+    found: Int64[numpy.ndarray, " drawn"] = numpy.sort(order[places_of(places[order]) < wanted[places[order]]])
+    return found
 
 
 def sides(data: str, gallery: str | None, query: str | None) -> tuple[str | None, str | None]:

@@ -20,27 +20,24 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from dinokit.core.messages import UserError
 from dinokit.core.numbers import above, at_least, between
-from dinokit.core.seed import generator
 from dinokit.curation import neighbours
 from dinokit.curation.neighbours import Edges, Ordered, Search, places_of
 from dinokit.curation.vectors import Vectors
 from dinokit.dense.embedding import unit
 from dinokit.evaluation import base
-from dinokit.evaluation.base import Found, Task, sides, task
+from dinokit.evaluation.base import FewShot, Found, Task, sides, task
 from dinokit.metrics.precision import eleven_points
 from dinokit.models.features import Backbone
 
 UNITS = {"top1": "%", "top5": "%", "mAP": "%", "best": "%"}
-DRAWS = 5
 SAMPLE = 4096  # images whose mean is near all
 
 Scores = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(FewShot):
     """Which images, and how they vote."""
 
     data: str  # a folder with one folder per class, or a demo: name
@@ -49,15 +46,7 @@ class Config:
     k: tuple[int, ...] = at_least(1, (10, 20, 100, 200))  # neighbours; more than the gallery has: all of it
     limit: int | None = at_least(2, None)  # images of each side, evenly spaced in the data; null: all
     temperature: float = above(0, 0.07)  # of the weights exp(similarity / temperature); smaller trusts the nearest more
-    shots: float | None = above(0, None)  # images of each class that answer, or below 1 their share; null: all
-    draws: int | None = at_least(1, None)  # of these images, with the seeds 0, 1, ...; null: 5
     near: float | None = between(-1, 1, None)  # cosine above which two pictures are one, said as leakage; null: equal
-
-    def __post_init__(self) -> None:
-        if self.shots is not None and self.shots > 1 and self.shots != int(self.shots):
-            raise UserError(f"shots must be a whole number of images or a share below 1, got {self.shots:g}")
-        if self.draws is not None and self.shots is None:
-            raise UserError(f"draws ({self.draws}) are of the images that shots says; give shots, or leave draws out")
 
 
 def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
@@ -75,7 +64,7 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     if config.shots is None:
         answers, result = len(images.gallery) - images.leave_one_out, measured(None)
     else:
-        drawn = [some_of_each(images.gallery_labels, config.shots, seed) for seed in range(config.draws or DRAWS)]
+        drawn = config.drawn(images.gallery_labels)
         answers, each = len(drawn[0]), [measured(rows) for rows in drawn]
         result = {name: float(numpy.mean([scores[name] for scores in each])) for name in each[0]}
         result |= {f"{name}/std": float(numpy.std([scores[name] for scores in each])) for name in each[0]}
@@ -86,17 +75,6 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     if images.leaks:
         result["leaks"] = float(len(images.leaks))
     return result | {"queries": float(len(images.queries)), "gallery": float(answers)}, details
-
-
-def some_of_each(labels: Int64[Tensor, " gallery"], shots: float, seed: int) -> Int64[numpy.ndarray, " drawn"]:
-    """Draw images of each class, in their order; of one with fewer all, by a share at least one."""
-    places = labels.numpy()
-    order = generator(seed).permutation(len(places))
-    order = order[numpy.argsort(places[order], kind="stable")]
-    counts = numpy.bincount(places)
-    wanted = numpy.maximum(counts * shots, 1).astype(numpy.int64) if shots < 1 else numpy.full(len(counts), int(shots))
-    found: Int64[numpy.ndarray, " drawn"] = numpy.sort(order[places_of(places[order]) < wanted[places[order]]])
-    return found
 
 
 def _measured(

@@ -29,8 +29,7 @@ from dinokit.core.device import exact
 from dinokit.core.messages import UserError, info, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.logistic import Solution, solutions
-from dinokit.evaluation.base import Found, features
-from dinokit.evaluation.knn import DRAWS, some_of_each
+from dinokit.evaluation.base import FewShot, Found, features, some_of_each
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.models.features import Backbone
 from dinokit.sources.location import split_name
@@ -47,7 +46,7 @@ Classifier = Callable[[Tensor], Tensor]  # features [image, dim] -> classes [ima
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(FewShot):
     """Which images, and what is tried."""
 
     data: str  # a folder with one folder per class, or a demo: name
@@ -57,14 +56,6 @@ class Config:
     c: tuple[float, ...] | None = above(0, None)  # tried weights of the data; null: the 45 of the papers
     metric: Literal["top1", "per-class"] = "top1"  # right of all images, or as a mean over classes
     limit: int | None = at_least(4, None)  # images of each split, evenly spaced in the data; null: all
-    shots: float | None = above(0, None)  # images of each class to learn from, or below 1 their share; null: all
-    draws: int | None = at_least(1, None)  # of these images, with the seeds 0, 1, ...; null: 5
-
-    def __post_init__(self) -> None:
-        if self.shots is not None and self.shots > 1 and self.shots != int(self.shots):
-            raise UserError(f"shots must be a whole number of images or a share below 1, got {self.shots:g}")
-        if self.draws is not None and self.shots is None:
-            raise UserError(f"draws ({self.draws}) are of the images that shots says; give shots, or leave draws out")
 
 
 @dataclass(frozen=True)
@@ -107,9 +98,7 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     if config.shots is None:
         numbers, tried = _measured(train, val, test, config)
         return numbers, {"tried": tried}
-    labels = train.labels.cpu()
-    drawn = [some_of_each(labels, config.shots, seed) for seed in range(config.draws or DRAWS)]
-    each = [_measured(train.some(rows), val, test, config)[0] for rows in drawn]
+    each = [_measured(train.some(rows), val, test, config)[0] for rows in config.drawn(train.labels.cpu())]
     values = [numbers[config.metric] for numbers in each]
     means = {name: float(numpy.mean([numbers[name] for numbers in each])) for name in each[0] if name != "C"}
     return means | {f"{config.metric}/std": float(numpy.std(values))}, {"draws": each}

@@ -200,11 +200,11 @@ def test_neighbours_and_votes_are_those_of_a_naive_formula_whatever_the_tiles(
 
 def test_a_draw_takes_so_many_of_each_class_and_another_seed_others() -> None:
     labels = torch.tensor([0] * 10 + [2] * 10 + [3] * 2)
-    drawn = [knn.some_of_each(labels, 3.0, seed) for seed in range(40)]
+    drawn = [base.some_of_each(labels, 3.0, seed) for seed in range(40)]
     assert all(numpy.bincount(labels[rows]).tolist() == [3, 0, 3, 2] for rows in drawn)
     assert len({tuple(rows) for rows in drawn[:9]}) == 9
     assert {place for rows in drawn for place in rows} == set(range(22))
-    assert numpy.bincount(labels[knn.some_of_each(labels, 0.25, 0)]).tolist() == [2, 0, 2, 1]  # at least one
+    assert numpy.bincount(labels[base.some_of_each(labels, 0.25, 0)]).tolist() == [2, 0, 2, 1]  # at least one
 
 
 def test_few_shots_are_the_mean_over_draws(make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path) -> None:
