@@ -42,7 +42,7 @@ def block_within(memory: int, *, rows: int, dim: int, centres: int, kept: int) -
     if needed + NUMBER * LEAST > memory:
         raise UserError(
             f"memory: {rows:,} vectors of {dim} numbers and {centres:,} centres at a time take "
-            f"{(needed + NUMBER * LEAST) / 2**30:.1f} GiB, got {memory / 2**30:.1f}; "
+            f"{(needed + NUMBER * LEAST) / 2**30:.2g} GiB, got {memory / 2**30:.2g}; "
             "give more, or have fewer clusters at a time by --splits"
         )
     return min((memory - needed) // NUMBER, BLOCK)

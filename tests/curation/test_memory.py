@@ -30,7 +30,7 @@ def test_more_rows_and_centres_leave_less_to_read_until_nothing_fits() -> None:
 
     assert block(1_000, 10) == BLOCK
     assert BLOCK > block(6 * 10**6, 20_000) > block(7 * 10**6, 20_000)
-    with pytest.raises(UserError, match=r"100,000 centres at a time take 3\.\d GiB, got 2\.0; give more"):
+    with pytest.raises(UserError, match=r"100,000 centres at a time take 3\.\d GiB, got 2; give more"):
         block(10**6, 100_000)
 
 
