@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dinokit.curation.vectors import Vectors
+
 
 def main() -> None:
     """Run every side in turn and print a table."""
@@ -83,9 +85,10 @@ def write_vectors(path: Path, rows: int, dim: int) -> None:
 
 
 def _side(options: argparse.Namespace) -> dict[str, float]:
-    rows = len(np.load(options.file, mmap_mode="r"))
+    vectors = Vectors([Path(options.file)])  # of a mapping all pages that rows from all over it touch would count
+    rows = len(vectors)
     first = np.sort(np.random.default_rng(1).choice(rows, options.centres, replace=False))
-    start = np.load(options.file, mmap_mode="r")[first].astype(np.float32)
+    start = vectors.take(first).astype(np.float32)
     began = time.perf_counter()
     centres, assigned = {"ours": _ours, "cluster": _cluster, "faiss": _faiss, "minibatch": _minibatch}[options.side](
         options, start
@@ -103,7 +106,6 @@ def _ours(options: argparse.Namespace, start: np.ndarray) -> tuple[np.ndarray, n
     import torch
 
     from dinokit.curation.kmeans import lloyd, look
-    from dinokit.curation.vectors import Vectors
 
     vectors, centres = Vectors([Path(options.file)]), torch.from_numpy(start)
     for _, moved in lloyd(vectors, centres, iterations=options.moves):
@@ -116,7 +118,6 @@ def _cluster(options: argparse.Namespace, _: np.ndarray) -> tuple[np.ndarray, np
 
     from dinokit.curation.cluster import Config, cluster
     from dinokit.curation.memory import block_within, in_bytes
-    from dinokit.curation.vectors import Vectors
 
     config = Config(levels=(options.centres,), resample=0, iterations=options.moves)
     vectors, size = Vectors([Path(options.file)]), {"centres": options.centres, "kept": options.centres}
