@@ -7,6 +7,7 @@ white whatever their depth, and a thermal image of -40 to 120 is not cut off at 
 
 Outside training an image is the centre square, resized (bicubic, antialiased) to the multiple of the patch nearest to
 the size that is wanted; at native size nothing is cut and each side goes to its own nearest multiple of the patch.
+Other ways, which some protocols have: images/transforms.py.
 """
 
 from collections.abc import Sequence
@@ -134,12 +135,16 @@ def prepare(image: Image, *, size: int | None, patch_size: int) -> Shaped[Tensor
         square = min(height, width)
         top, left = (height - square) // 2, (width - square) // 2
         image, height, width = image[:, top : top + square, left : left + square], size, size
-    sides = multiple(height, patch_size), multiple(width, patch_size)
-    if image.shape[1:] == sides:
+    return resized(image, multiple(height, patch_size), multiple(width, patch_size))
+
+
+def resized(image: Image, height: int, width: int) -> Shaped[Tensor, "channel rows columns"]:
+    """Resize one image, bicubic and antialiased; its type stays, and one that fits is not touched."""
+    if image.shape[1:] == (height, width):
         return image
     # uint8 in, uint8 out: rounds and clamps as Pillow does, without a float copy of a large photo
-    resized = functional.interpolate(image[None], size=sides, mode="bicubic", antialias=True)[0]
-    return resized if image.dtype == torch.uint8 else resized.clamp_(*value_range(image))
+    found = functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)[0]
+    return found if image.dtype == torch.uint8 else found.clamp_(*value_range(image))
 
 
 def multiple(side: int, patch_size: int) -> int:
