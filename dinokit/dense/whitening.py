@@ -37,7 +37,7 @@ class Whitening:
         if dims is not None and dims > dim:
             raise UserError(f"whitening can keep no more than the {dim} numbers of a descriptor, got dims {dims}")
         middle, product = torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64)
-        for part in vectors.split(max(1, BLOCK // dim)):
+        for part in torch.split(vectors, max(1, BLOCK // dim)):
             exact = unit(part)
             middle += exact.sum(dim=0) / count
             product += exact.T @ exact / count
@@ -49,5 +49,5 @@ class Whitening:
 
     def __call__(self, vectors: Float[Tensor, "image dim"]) -> Float32[Tensor, "image kept"]:
         """Whiten descriptors, to length 1."""
-        parts = vectors.split(max(1, BLOCK // vectors.shape[1]))
+        parts = torch.split(vectors, max(1, BLOCK // vectors.shape[1]))
         return torch.cat([unit((unit(part) - self.middle) @ self.axes).float() for part in parts])
