@@ -27,6 +27,7 @@ from dinokit.curation.vectors import Vectors
 from dinokit.dense.embedding import unit
 from dinokit.evaluation import base
 from dinokit.evaluation.base import FewShot, Found, Task, sides, task
+from dinokit.metrics.interval import percent
 from dinokit.metrics.precision import eleven_points
 from dinokit.models.features import Backbone
 
@@ -34,6 +35,7 @@ UNITS = {"top1": "%", "top5": "%", "mAP": "%", "best": "%"}
 SAMPLE = 4096  # images whose mean is near all
 
 Scores = dict[str, float]
+Right = dict[str, Float64[numpy.ndarray, " query"]]  # by number: 1 or 0 of each query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +64,22 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     measured = partial(_measured, images, sorted(set(config.k)), config.temperature, backbone.device)
     details = images.leaks.details() if images.leaks else {}
     if config.shots is None:
-        answers, result = len(images.gallery) - images.leave_one_out, measured(None)
+        answers = len(images.gallery) - images.leave_one_out
+        result, right = measured(None)
     else:
         drawn = config.drawn(images.gallery_labels)
-        answers, each = len(drawn[0]), [measured(rows) for rows in drawn]
+        answers, found = len(drawn[0]), [measured(rows) for rows in drawn]
+        each = [scores for scores, _ in found]
+        right = {name: numpy.mean([one[name] for _, one in found], axis=0) for name in found[0][1]}
         result = {name: float(numpy.mean([scores[name] for scores in each])) for name in each[0]}
         result |= {f"{name}/std": float(numpy.std([scores[name] for scores in each])) for name in each[0]}
         details["draws"] = each
     first = [name for name in result if name.startswith(("top1@", "mAP@")) and not name.endswith("/std")]
     best = max(first, key=lambda name: result[name])
     result |= {"best": result[best], "best_k": float(best.split("@")[1])}
+    if right:
+        ends = {name: percent(values) for name, values in right.items()}
+        details["intervals"] = ends | {"best": ends[best]}
     if images.leaks:
         result["leaks"] = float(len(images.leaks))
     return result | {"queries": float(len(images.queries)), "gallery": float(answers)}, details
@@ -83,10 +91,10 @@ def _measured(
     temperature: float,
     device: torch.device,
     rows: Int64[numpy.ndarray, " drawn"] | None,
-) -> Scores:
+) -> tuple[Scores, Right]:
     """Let some images of the gallery answer, or all, and judge what they say, for every k."""
     classes = int(torch.cat([images.gallery_labels, images.query_labels]).max()) + 1
-    right = {f"top{n}@{k}": 0 for k in ks for n in (1, 5)}
+    right = {f"top{n}@{k}": numpy.zeros(len(images.queries)) for k in ks for n in (1, 5)}
     shares: dict[int, list[Tensor]] = {k: [] for k in ks}
     step = max(1, base.CHUNK // max(classes, ks[-1]))  # queries at a time
     for part, similarity, others in nearest(images, ks[-1], rows, step=step, device=device):
@@ -100,14 +108,14 @@ def _measured(
             best = scores.sort(dim=1, descending=True, stable=True)
             # a class without a vote is no answer, wherever the sort puts it
             ranked = ((best.indices == images.query_labels[part, None]) & (best.values > 0))[:, :5]  # [query, rank]
-            right[f"top1@{k}"] += int(ranked[:, 0].sum())
-            right[f"top5@{k}"] += int(ranked.any(dim=1).sum())
+            right[f"top1@{k}"][part] = ranked[:, 0]
+            right[f"top5@{k}"][part] = ranked.any(dim=1)
     if images.named is None:
-        return {name: 100 * count / len(images.queries) for name, count in right.items()}
+        return {name: 100 * float(values.sum()) / len(values) for name, values in right.items()}, right
     truth = images.named[images.query_labels]
     asked = truth.any(dim=0).nonzero().flatten().tolist()  # classes that some query has
     points = {k: [eleven_points(truth[:, c].numpy(), torch.cat(shares[k])[:, c].numpy()) for c in asked] for k in ks}
-    return {f"mAP@{k}": 100 * float(numpy.mean(each)) for k, each in points.items()}
+    return {f"mAP@{k}": 100 * float(numpy.mean(each)) for k, each in points.items()}, {}
 
 
 def nearest(

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from dinokit.core.device import exact
@@ -31,6 +31,7 @@ from dinokit.core.numbers import above, at_least
 from dinokit.dense.logistic import Solution, solutions
 from dinokit.evaluation.base import FewShot, Found, features, some_of_each
 from dinokit.metrics.accuracy import accuracy, per_class
+from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.models.features import Backbone
 from dinokit.sources.location import split_name
 from dinokit.sources.source import splits
@@ -96,12 +97,14 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
             "choose C; add images, or a split val"
         )
     if config.shots is None:
-        numbers, tried = _measured(train, val, test, config)
-        return numbers, {"tried": tried}
-    each = [_measured(train.some(rows), val, test, config)[0] for rows in config.drawn(train.labels.cpu())]
+        numbers, tried, counted = _measured(train, val, test, config)
+        return numbers, {"tried": tried, "intervals": {config.metric: percent(counted)}}
+    found = [_measured(train.some(rows), val, test, config) for rows in config.drawn(train.labels.cpu())]
+    each, counted = [numbers for numbers, _, _ in found], numpy.mean([one for _, _, one in found], axis=0)
     values = [numbers[config.metric] for numbers in each]
     means = {name: float(numpy.mean([numbers[name] for numbers in each])) for name in each[0] if name != "C"}
-    return means | {f"{config.metric}/std": float(numpy.std(values))}, {"draws": each}
+    details = {"draws": each, "intervals": {config.metric: percent(counted)}}
+    return means | {f"{config.metric}/std": float(numpy.std(values))}, details
 
 
 def roles(config: Config, known: Sequence[str]) -> tuple[str | None, str | None, str | None]:
@@ -151,8 +154,10 @@ def _parts(backbone: Backbone, config: Config) -> tuple[Images, Images | None, I
     return train, val, test
 
 
-def _measured(train: Images, val: Images, test: Images, config: Config) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the numbers, and by C the metric on the validation images."""
+def _measured(
+    train: Images, val: Images, test: Images, config: Config
+) -> tuple[dict[str, float], dict[str, float], Float64[numpy.ndarray, " image"]]:
+    """Return the numbers, by C the metric on the validation images, and what each test image counts."""
     cs = sorted(set(config.c or CS))
     tried, best, chosen = dict[float, float](), -1.0, None
     for c, classifier in progress(fitted(train, cs), len(cs)):
@@ -165,7 +170,9 @@ def _measured(train: Images, val: Images, test: Images, config: Config) -> tuple
         (chosen,) = fitted(train, [chosen[0]])
     numbers = {config.metric: judged(chosen[1], test, config), "val": best, "C": chosen[0]}
     counts = {"train": float(len(train.labels)), "test": float(len(test.labels))}
-    return numbers | counts, {f"{c:g}": value for c, value in tried.items()}
+    truth, right = test.labels.cpu().numpy(), (chosen[1](test.features) == test.labels).cpu().numpy()
+    counted = right.astype(numpy.float64) if config.metric == "top1" else per_class_shares(truth, right)
+    return numbers | counts, {f"{c:g}": value for c, value in tried.items()}, counted
 
 
 def fitted(images: Images, cs: Sequence[float]) -> Iterator[tuple[float, Classifier]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dinokit.core.messages import UserError
 from dinokit.evaluation.base import Found, Task, task
+from dinokit.metrics.interval import percent
 from dinokit.metrics.precision import average_precision
 from dinokit.models.features import Backbone
 
@@ -53,10 +54,11 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
             f"expected two or more images of a thing in {config.data}, got one of each; retrieval needs pairs"
         )
     result = {"mAP": 100 * precision.mean().item(), "R@1": 100 * first.mean().item()} | result
+    details = {"intervals": {"mAP": percent(precision.numpy()), "R@1": percent(first.numpy())}}
     return result | {
         "queries": float(len(precision)),
         "gallery": float(len(images.gallery)),
-    }, images.leaks.details() if images.leaks else {}
+    }, details | (images.leaks.details() if images.leaks else {})
 
 
 def search(images: Task) -> tuple[Float[Tensor, " query"], Float[Tensor, " query"]]:

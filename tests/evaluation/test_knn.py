@@ -150,7 +150,7 @@ def asked(*, separable: bool = True, leave_one_out: bool = False, rows: int = 12
 
 def measured(task: base.Task, *ks: int) -> dict[str, float]:
     """The numbers of a task in which all images answer."""
-    return knn._measured(task, list(ks), 0.07, torch.device("cpu"), None)
+    return knn._measured(task, list(ks), 0.07, torch.device("cpu"), None)[0]
 
 
 @pytest.mark.parametrize("leave_one_out", [False, True])
@@ -255,3 +255,15 @@ def test_draws_without_shots_and_parts_of_images_are_refused() -> None:
         knn.Config(data="x", draws=3)
     with pytest.raises(UserError, match="whole number"):
         knn.Config(data="x", shots=2.5)
+
+
+def test_an_interval_stands_beside_every_accuracy(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    names = tuple(f"{split}/{kind}/{index}.png" for split in ("train", "val") for kind in "abc" for index in range(4))
+    config = knn.Config(data=str(make_folder(*names, tinted=False)), k=(1, 3), shots=2.0, draws=3)
+    numbers, details = knn.run(make_vit(), config, None)
+    ends = details["intervals"]
+    assert isinstance(ends, dict)
+    assert ends.keys() == {"top1@1", "top5@1", "top1@3", "top5@3", "best"}
+    assert all(ends[name][0] <= numbers[name] <= ends[name][1] for name in ends)
+    assert ends["best"] == ends[f"top1@{numbers['best_k']:g}"]
+    assert ends["top1@1"][0] < numbers["top1@1"] < ends["top1@1"][1]

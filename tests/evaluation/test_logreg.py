@@ -1,6 +1,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy
 import pytest
@@ -133,3 +134,16 @@ def test_splits_without_a_class_in_common_are_refused(make_vit: MakeVit, make_fo
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError):
         Config(data="x", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", ["top1", "per-class"])
+@pytest.mark.parametrize("shots", [None, 2.0])
+def test_an_interval_stands_beside_the_metric(
+    make_vit: MakeVit, make_folder: MakeFolder, metric: Literal["top1", "per-class"], shots: float | None
+) -> None:
+    files = (*SPLIT, "test/a/8.png", "test/a/9.png")  # classes of several sizes
+    config = Config(data=str(make_folder(*files, tinted=False)), c=(1.0,), metric=metric, shots=shots)
+    numbers, details = logreg.run(make_vit(), config, None)
+    ends = details["intervals"]
+    assert isinstance(ends, dict)
+    assert ends[metric][0] < numbers[metric] < ends[metric][1]

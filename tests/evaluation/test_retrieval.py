@@ -33,6 +33,14 @@ def test_a_thing_with_a_single_picture_is_not_asked() -> None:
     assert len(precision) == 2
 
 
+def test_an_interval_stands_beside_both_numbers(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    data = str(make_folder(*(f"{label}/{i}.png" for label in "abc" for i in range(4)), tinted=False))
+    numbers, details = retrieval.run(make_vit(), retrieval.Config(data=data), None)
+    ends = details["intervals"]
+    assert isinstance(ends, dict)
+    assert all(ends[name][0] < numbers[name] < ends[name][1] for name in ("mAP", "R@1"))
+
+
 def test_chunks_do_not_change_the_result(
     make_vit: MakeVit, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
