@@ -3,7 +3,8 @@
 dinokit COMMAND ...        exit codes: 0 done, 2 your mistake, 3 the run cannot go on, 130 interrupted and saved
 
 A verb is a function. What its signature has before `*` are words in their order, what follows are options (a bool is
---NAME or --no-NAME), and any other --KEY VALUE is a dotted setting, if the function takes `settings`.
+--NAME or --no-NAME, a tuple takes all words up to the next option), and any other --KEY VALUE is a dotted setting, if
+the function takes `settings`. A file may have a verb with words of its own, which its INNER names: `evaluate suite`.
 """
 
 import ast
@@ -83,10 +84,14 @@ def _dispatch(words: list[str]) -> int:
     if name not in commands():
         raise unknown_name("command", name, commands())
     module = import_module(f"dinokit.commands.{name}")  # here, not at the top: most import torch
+    inner = getattr(module, "INNER", {}).get(rest[0] if rest else "")
+    function = inner or getattr(module, name)
+    rest = rest[1:] if inner else rest
     if "-h" in rest or "--help" in rest:
-        print("\n".join(_help(module, name, [word for word in rest if not word.startswith("-")])))
+        explained = None if inner else getattr(module, "explained", None)
+        words = [word for word in rest if not word.startswith("-")]
+        print("\n".join(_help(module, function, None if explained is None else explained(words[:1]))))
         return 0
-    function = getattr(module, name)
     found = function(**arguments(function, rest))
     return int(found) if get_type_hints(function).get("return") is int else 0  # else a number is a result, no code
 
@@ -117,6 +122,11 @@ def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, A
             if not equals and (not rest or rest[0].startswith("--")):
                 raise UserError(f"{option} has no value; write {option} VALUE")
             text = text if equals else rest.pop(0)
+            if get_origin(kinds[options[option]]) is tuple:
+                more = next((at for at, each in enumerate(rest) if each.startswith("--")), len(rest))
+                found[options[option]] = (text, *rest[:more])
+                rest = rest[more:]
+                continue
             if not text and parameters[options[option]].default != "":
                 raise UserError(f"{option} is empty; give it a value or leave it out")
             found[options[option]] = _typed(option, text, kinds[options[option]])
@@ -164,16 +174,15 @@ def _typed(name: str, text: str, kind: Any) -> Any:
 
 
 def _usage(function: Callable[..., Any]) -> str:
-    parts = [f"dinokit {function.__name__}"]
+    parts = [f"dinokit {function.__name__.replace('_', ' ')}"]
     for key, each in _parameters(function).items():
         given = key.upper() if each.kind is each.POSITIONAL_OR_KEYWORD else f"{_option(key)} {key.strip('_').upper()}"
         parts += [given] if each.default is each.empty else []
     return " ".join(parts)
 
 
-def _help(module: ModuleType, name: str, words: Sequence[str]) -> Iterator[str]:
+def _help(module: ModuleType, function: Callable[..., Any], shown: tuple[str, Any] | None) -> Iterator[str]:
     """Yield what a command takes, and where it has settings every one with its default and its meaning."""
-    function = getattr(module, name)
     about, _, rest = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:\n")
     described = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", rest.partition("\n\n")[0], re.MULTILINE)
     meanings = {key: " ".join(text.split()) for key, text in described}
@@ -183,7 +192,7 @@ def _help(module: ModuleType, name: str, words: Sequence[str]) -> Iterator[str]:
         start = f"--[no-]{start[2:]}" if isinstance(each.default, bool) else start
         said = each.default not in (each.empty, None, "") and not isinstance(each.default, bool)
         yield _row(start, meanings.get(key, "") + (f" (default: {each.default})" if said else ""))
-    if (shown := module.explained(words[:1]) if hasattr(module, "explained") else None) is None:
+    if shown is None:
         return
     from dinokit import config as configuration
 
