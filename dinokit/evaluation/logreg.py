@@ -103,7 +103,7 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     each, counted = [numbers for numbers, _, _ in found], numpy.mean([one for _, _, one in found], axis=0)
     values = [numbers[config.metric] for numbers in each]
     means = {name: float(numpy.mean([numbers[name] for numbers in each])) for name in each[0] if name != "C"}
-    details = {"draws": each, "intervals": {config.metric: percent(counted)}}
+    details: dict[str, object] = {"draws": each, "intervals": {config.metric: percent(counted)}}
     return means | {f"{config.metric}/std": float(numpy.std(values))}, details
 
 
