@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import getitem
-from typing import Any, TypeVar, cast, final
+from typing import Any, Literal, TypeVar, cast, final
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
@@ -26,6 +26,7 @@ from dinokit.sources.sampler import Mix, Order, order
 from dinokit.sources.table import Table, Texts
 
 T = TypeVar("T")
+Metric = Literal["top1", "per-class", "mAP"]  # right of all images, as a mean over classes, 11-point average precision
 Fetch = Callable[[int], bytes | intensity.Image]  # what lies in a row: a file, or else pixels; raises BadImage
 _AHEAD = 32  # images read ahead, per thread
 
@@ -58,6 +59,7 @@ class Source:
     white: float | None = None  # what is 1.0 in files of more than 8 bits, where the user says so
     whites: Float64[np.ndarray, "sample"] | None = None  # the same of every image, NaN = unknown
     mix: Mix | None = None  # the shares of several sources in a batch; None = all images alike
+    metric: Metric | None = None  # what a published set is measured by
     remarks: tuple[str, ...] = ()  # what a person should know of how this was read, such as what was passed over
 
     def __len__(self) -> int:

@@ -41,7 +41,7 @@ MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 _FOLLOWED = re.compile(rf"(.*?(?:{'|'.join(map(re.escape, EXTENSIONS))}))[\s,;]+(.+)", re.IGNORECASE)
 
 
-def _fetch(root: str, keys: Texts, row: int) -> bytes:
+def fetch_file(root: str, keys: Texts, row: int) -> bytes:
     """Read the file of a row, relative to the root or absolute; if a disk or server fails, that is one BadImage."""
     try:
         return location.read(location.join(root, keys[row]))
@@ -52,7 +52,7 @@ def _fetch(root: str, keys: Texts, row: int) -> bytes:
 
 def open_files(spec: str, root: str, table: Table, *, split: str | None, channels: int) -> Source:
     """Open the files of a table, whose keys are paths relative to a root, or absolute, or URLs."""
-    return from_table(spec, table, partial(_fetch, root, table.keys), split=split, channels=channels)
+    return from_table(spec, table, partial(fetch_file, root, table.keys), split=split, channels=channels)
 
 
 def open_folder(spec: str, *, split: str | None, channels: int) -> Source:

@@ -23,6 +23,7 @@ from dinokit.core.messages import UserError, reason, unknown_name
 from dinokit.sources import remote
 
 NO_PATHS = ("demo:", "hf:")  # what such a spec begins with
+_NAMED = re.compile(r"[a-z][a-z0-9-]+:(?!//)")  # demo:NAME, hf:NAME, food101:FOLDER; no URL, no drive of Windows
 # of images, in any case: .JPG too; what a file is, its bytes say (images/decode.py)
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".npy")
 SPLITS = ("train", "val", "test")  # the default first
@@ -40,6 +41,12 @@ def is_remote(location: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", location) is not None
 
 
+def prefix(spec: str) -> str:
+    """Return what names the kind of a spec, with its colon: demo:, hf:, food101:; '' of a path or a URL."""
+    found = _NAMED.match(spec)
+    return found[0] if found and (found[0] in NO_PATHS or not os.path.exists(spec)) else ""
+
+
 def suffix(location: str) -> str:
     """Return the ending in lower case, '.tar', without what follows the path of a URL."""
     path = urlsplit(location).path if re.match("https?://", location) else location
@@ -53,8 +60,11 @@ def absolute(location: str) -> str:
 
 def join(folder: str, name: str) -> str:
     """Return where a name lies that is given relative to a folder; or is absolute, a URL, or no path at all."""
-    if is_remote(name) or name.startswith(NO_PATHS):
+    kind = prefix(name)
+    if is_remote(name) or kind in NO_PATHS:
         return name
+    if kind:
+        return kind + join(folder, name.removeprefix(kind))
     if is_remote(folder):
         return f"{folder.rstrip('/')}/{name}"
     return os.path.join(folder, os.path.expanduser(name))

@@ -36,7 +36,7 @@ _GROUP = 1 << 17  # rows that are written at a time
 
 def is_selection(spec: str) -> bool:
     """Tell a selection from other Parquet files."""
-    if location.suffix(spec) != PARQUET or location.is_pattern(spec) or spec.startswith(location.NO_PATHS):
+    if location.suffix(spec) != PARQUET or location.is_pattern(spec) or location.prefix(spec):
         return False
     if not location.is_remote(spec) and not Path(spec).is_file():
         return False

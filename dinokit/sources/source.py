@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dinokit.core.messages import LISTED, BadImage, UserError
-from dinokit.sources import containers, demo, files, location, mixture, rows, selection
+from dinokit.sources import containers, demo, files, location, mixture, published, rows, selection
 from dinokit.sources.base import Source, Unusable, in_memory, labelled, thinned
 from dinokit.sources.location import choose_split, folder_splits, split_folders
 
@@ -49,8 +49,8 @@ def open_source(
 
     Args:
         spec: a folder, a pattern such as 'photos/**/*.jpg', a list .txt, a manifest .csv .tsv .jsonl .parquet, tar
-            shards, a zip, hf:NAME, a URL of one of these, a mixture .yaml, a selection of curation, or demo:fashion,
-            demo:fashion-placed, demo:emoji.
+            shards, a zip, hf:NAME, a URL of one of these, a mixture .yaml, a selection of curation, a published set
+            such as food101:FOLDER (`published.SETS`), or demo:fashion, demo:fashion-placed, demo:emoji.
         split: None = the first of `splits(spec)`, i.e. train, or everything if there are no splits.
         channels: 1 = gray, 3 = RGB, other = as stored.
         white: what stands for 1.0 in files of more than 8 bits, as a column white of a manifest says of each.
@@ -85,6 +85,8 @@ def splits(spec: str) -> tuple[str, ...]:
     if selection.is_selection(spec):
         return ()
     opener = _opener(spec)
+    if opener is published.open_published:
+        return published.splits(spec)  # without reading its lists
     if opener is files.open_folder and (found := folder_splits(Path(spec))):
         return tuple(found)  # without a walk through all of it
     return opener(spec, split=None, channels=3).splits
@@ -101,22 +103,25 @@ def remarks(source: Source) -> list[str]:
 
 def same_source(one: str, other: str) -> bool:
     """Tell whether two specs are ways to write the same thing, such as a relative and an absolute path."""
-    first, second = (
-        spec.rstrip("/")
-        if spec.startswith(location.NO_PATHS) or location.is_remote(spec)
-        else str(Path(spec).resolve())
-        for spec in (absolute(one), absolute(other))
-    )
-    return first == second if one and other else one == other
+    return _real(one) == _real(other) if one and other else one == other
 
 
 def absolute(spec: str) -> str:
     """Write a spec so that it means the same from any working directory."""
-    prefix = rows.HUB if spec.startswith(rows.HUB) else ""
-    path = spec.removeprefix(prefix)
-    if not spec or spec.startswith(demo.PREFIX) or (prefix and not os.path.exists(os.path.expanduser(path))):
+    kind = location.prefix(spec)
+    path = spec.removeprefix(kind)
+    if not spec or kind == demo.PREFIX or (kind == rows.HUB and not os.path.exists(os.path.expanduser(path))):
         return spec
-    return prefix + location.absolute(path)
+    return kind + location.absolute(path)
+
+
+def _real(spec: str) -> str:
+    """Return the one way to write a spec, without links."""
+    spec = absolute(spec)
+    kind = location.prefix(spec)
+    if kind in location.NO_PATHS or location.is_remote(spec):
+        return spec.rstrip("/")
+    return kind + str(Path(spec.removeprefix(kind)).resolve())
 
 
 def is_gray(source: Source) -> bool:
@@ -134,8 +139,10 @@ def _opener(spec: str) -> Opener:
     """Find the kind of source that a spec means."""
     if not spec:  # Path("") would be the current folder
         raise UserError("no images are given; give the path of a folder of images, or demo:fashion")
-    if spec.startswith(location.NO_PATHS):
-        return demo.open_demo if spec.startswith(demo.PREFIX) else rows.open_hub
+    kind = location.prefix(spec)
+    if kind:
+        named: dict[str, Opener] = {demo.PREFIX: demo.open_demo, rows.HUB: rows.open_hub}
+        return named.get(kind, published.open_published)
     ending = location.suffix(spec)
     if location.is_pattern(spec):
         return _LARGE_FILES.get(ending, files.open_several)
@@ -169,4 +176,4 @@ def _by_content(paths: Iterable[str]) -> Opener | None:
 
 
 def _is_mixture(spec: str) -> bool:
-    return spec.endswith(mixture.SUFFIXES) and not spec.startswith(location.NO_PATHS) and not os.path.isdir(spec)
+    return spec.endswith(mixture.SUFFIXES) and not location.prefix(spec) and not os.path.isdir(spec)

@@ -1,7 +1,8 @@
 """What is known of the images of a source before one is opened: keys, labels, domains, splits; a million cost little.
 
 Names of columns, and what a cell means, are settled here, the same for every kind of source: blanks around a word say
-nothing, `0.0` is the class `0`, and `nan` is no class. A list of words is one label that names several classes.
+nothing, `0.0` is the class `0`, and `nan` is no class. A list of words is one label that names several classes; a
+published set may also leave classes of an image open (`label_of`).
 """
 
 import json
@@ -164,22 +165,47 @@ class Table:
 def members(labels: Sequence[str]) -> tuple[tuple[str, ...], Bool[np.ndarray, "label class"]] | None:
     """Return the classes, and which of them each label names; None if each names one, itself."""
     each = [_listed(label) for label in labels]
-    if all(len(names) == 1 for names in each):
+    if all(len(names) == 1 and not doubtful for names, doubtful in each):
         return None
-    classes = sorted({name for names in each for name in names})
-    named = [set(names) for names in each]
-    return tuple(classes), np.array([[name in names for name in classes] for names in named])
+    classes = tuple(sorted({name for both in each for names in both for name in names}))
+    return classes, _among([names for names, _ in each], classes)
 
 
-def _listed(label: str) -> list[str]:
-    """Return the words of a label: of a list in JSON of two words or more, as `word_of` writes it, all of them."""
-    if not label.startswith('["'):
-        return [label]
-    try:
-        found = json.loads(label)
-    except ValueError:
-        return [label]
-    return found if len(found) > 1 and all(isinstance(name, str) for name in found) else [label]
+def undecided(labels: Sequence[str]) -> Bool[np.ndarray, "label class"]:
+    """Return which of the classes of `members` each label leaves open: the image counts neither for nor against one."""
+    found = members(labels)
+    assert found is not None
+    return _among([_listed(label)[1] for label in labels], found[0])
+
+
+def label_of(names: Sequence[str], doubtful: Sequence[str] = ()) -> str:
+    """Return the label of an image of any number of classes, also of none, and of some that it may have."""
+    if not doubtful and len(names) > 0:
+        return word_of([*names])
+    return json.dumps([sorted(names), sorted(doubtful)], ensure_ascii=False)
+
+
+def _among(each: Sequence[Sequence[str]], classes: Sequence[str]) -> Bool[np.ndarray, "label class"]:
+    found = [set(names) for names in each]
+    return np.array([[name in names for name in classes] for names in found])
+
+
+def _listed(label: str) -> tuple[list[str], list[str]]:
+    """Return the classes that a label names, and those that it leaves open; of most labels one, itself, and none."""
+    if label.startswith(('["', "[[")):
+        try:
+            found = json.loads(label)
+        except ValueError:
+            return [label], []
+        if len(found) > 1 and _are_words(found):
+            return found, []
+        if len(found) == 2 and all(isinstance(names, list) and _are_words(names) for names in found):
+            return found[0], found[1]
+    return [label], []
+
+
+def _are_words(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def column_of(words: Iterable[str]) -> Column | None:
