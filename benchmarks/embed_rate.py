@@ -24,9 +24,9 @@ from PIL import Image
 
 from dinokit.core import device as devices
 from dinokit.curation.stored import begin
-from dinokit.dense.embed import batch_size, compute, missing
+from dinokit.dense.embed import missing
 from dinokit.dense.embedding import encode
-from dinokit.dense.parts import Work
+from dinokit.dense.pipeline import batch_size, compute
 from dinokit.images.intensity import Pixels
 from dinokit.models import architecture
 from dinokit.models.features import Backbone
@@ -72,15 +72,7 @@ def _row(title: str, backbone: Backbone, source: Source, decoded: torch.Tensor, 
         place.mkdir()
         stamp = {"weights": "", "feature": "cls", "dim": backbone.dim, "precision": "", "pixels": {}}
         begin(place, stamp | {"data": source.name, "split": None, "part": 1024})
-        work = Work(
-            backbone=backbone,
-            source=source,
-            split=None,
-            out=place,
-            feature="cls",
-            precision="auto",
-            batch_size=batch_size(device),
-        )
+        work = work_of(backbone, source, place, precision="auto")
         pace = compute(work, missing(place, source), workers=devices.readers(device))
         waits.append(pace.waited / pace.seconds)
         return pace.total

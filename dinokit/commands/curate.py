@@ -1,6 +1,5 @@
 """`dinokit curate`: from a raw pile to a balanced training set: dedup, cluster, sample, retrieve, auto, report"""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -153,9 +152,7 @@ def curate(
     values, out = {**settings, **named}, Path(data) / FILE if out is None else Path(out)
     alone = step in ("sample", "report")
     config = _settings(step, out, given, values)
-    words = ["curate", step, str(data), "--out", str(out), "--device", device]
-    words += [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    words += [word for name, value in values.items() for word in (f"--{name}", json.dumps(value))]
+    words = ranks.words("curate", step, str(data), out=out, device=device, **given, settings=values)
     with ranks.sharing(words, processes=1 if alone and processes is None else processes, device=device) as where:
         job = Job(str(data), out, config, where, **given)
         with only_owner(out) if is_main() and not alone else nullcontext():

@@ -6,8 +6,8 @@ from typing import Any
 from dinokit.core import device as devices
 from dinokit.core.messages import UserError, info
 from dinokit.curation.pool import Pool
+from dinokit.dense.embed import Feature
 from dinokit.dense.embed import embed as embed_source
-from dinokit.dense.parts import Feature
 from dinokit.run import ranks
 
 
@@ -50,9 +50,7 @@ def embed(
     options: dict[str, Any] = {"split": split, "feature": feature, "heads": heads, "precision": precision}
     options |= {"batch": batch, "workers": workers}
     given = {"model": model, "data": data, "out": out, "device": device, **options}
-    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
-    words = ["embed", *(word for pair in pairs for word in pair)]
-    with ranks.sharing(words, processes=processes, device=device) as where:
+    with ranks.sharing(ranks.words("embed", **given), processes=processes, device=device) as where:
         found = embed_source(model, data, out, device=where, **options)
     if found is not None:
         unread = found.stamp["unreadable"]

@@ -9,7 +9,6 @@ from dinokit import config as configuration
 from dinokit.checkpoints.load import load
 from dinokit.commands.tables import outdone, print_table
 from dinokit.config import NO_SETTINGS, Settings
-from dinokit.core import device as devices
 from dinokit.core.files import (
     check_result,
     check_same,
@@ -19,9 +18,10 @@ from dinokit.core.files import (
     read_json,
     write_json,
 )
-from dinokit.core.messages import warn
+from dinokit.core.messages import is_main, warn
 from dinokit.evaluation import base as evaluations
 from dinokit.models.features import Backbone
+from dinokit.run import ranks
 from dinokit.sources.source import absolute
 
 STAMP = "evaluate.json"  # of a folder: what made it
@@ -37,6 +37,7 @@ def evaluate(
     heads: int | None = None,
     baselines: bool = True,
     device: str = "auto",
+    processes: int | None = None,
     settings: Settings = NO_SETTINGS,
     **named: Any,
 ) -> dict[str, dict[str, float]]:
@@ -60,18 +61,26 @@ def evaluate(
         heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         baselines: also measure the untrained network and the raw pixels; not with --head, which fits one model.
         device: auto, cpu, cuda or mps.
+        processes: that share the features of images; left out, one per GPU of this machine, or as torchrun has started.
     """
-    model, where = str(model), devices.choose(device)
-    config = configuration.override(evaluations.find(task).Config(data=str(data)), {**settings, **named})
+    model, settings = str(model), {**settings, **named}
+    module = evaluations.find(task)
+    config = configuration.override(module.Config(data=str(data)), settings)
     if out is not None:
         check_result(Path(out))
     if save is not None:
         check_writable(Path(save), option="--save")
-    backbone = load(model, heads=heads).to(where)
-    backbone.name = absolute(model)
-    config, rows = _measured(task, config, backbone, name=model, save=save, baselines=baselines)
-    if out is not None:
-        write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
+    alone = 1 if getattr(module, "PATCHES", False) else processes
+    given = {"model": model, "data": data, "heads": heads, "baselines": baselines, "device": device}
+    words = ranks.words("evaluate", task, settings=settings, **given)
+    with ranks.sharing(words, processes=alone, device=device) as where:
+        if not is_main():
+            out = save = None
+        backbone = load(model, heads=heads).to(where)
+        backbone.name = absolute(model)
+        config, rows = _measured(task, config, backbone, name=model, save=save, baselines=baselines)
+        if out is not None:
+            write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
     return rows
 
 

@@ -12,6 +12,7 @@ from dinokit.core import device as devices
 from dinokit.core import slurm as srun
 from dinokit.core.files import append_jsonl, read_jsonl, write_atomic
 from dinokit.core.messages import RunError, UserError, console, info, is_main, slow, warn
+from dinokit.dense.extraction import forgotten
 from dinokit.evaluation import base as evaluations
 from dinokit.planning.plan import foresee
 from dinokit.run import engine
@@ -130,7 +131,8 @@ def _measure(config: TrainConfig, images: Source, run: RunFolder) -> Callable[[i
         for model in left:
             try:
                 measured = evaluations.raw_pixels(backbone).to(device) if model == "raw-pixels" else backbone
-                result = evaluations.measure(name, measured, settings)
+                with forgotten():
+                    result = evaluations.measure(name, measured, settings)
             except (UserError, RunError) as error:
                 warn(f"step {step} is not measured: {error}")
                 return

@@ -211,6 +211,12 @@ def check_same(kept: object, stamp: Mapping[str, object], *, place: Path) -> Non
         )
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be computed again: DINOKIT_CACHE, or dinokit in XDG_CACHE_HOME or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DINOKIT_CACHE") or Path(home) / "dinokit")
+
+
 def digest(parts: Iterable[bytes | str | Shaped[numpy.ndarray, "..."]]) -> str:
     """Return a short digest of some parts, in their order."""
     found = blake2b(digest_size=16)

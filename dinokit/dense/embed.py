@@ -6,43 +6,41 @@ parts that are missing, later the images that were added. Reading, the network a
 """
 
 import os
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float16, Float64
+from torch import Tensor
 
 from dinokit.checkpoints.load import load
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.device import Precision
 from dinokit.core.files import check_same, check_writable, digest_of_model, only_owner, read_json, utf8
-from dinokit.core.messages import RunError, UserError, console, duration, info, is_main, library, progress, reason, warn
+from dinokit.core.messages import RunError, UserError, info, is_main, library, reason, warn
 from dinokit.curation.pool import Pool
-from dinokit.curation.stored import EXTRA, STAMP, abouts, begin, finish, keys_of, rows_of
-from dinokit.dense.embedding import batches, encode, seen, unit
-from dinokit.dense.parts import Batch, Feature, Part, Work, pooled
+from dinokit.curation.stored import EXTRA, STAMP, abouts, begin, finish, keys_of, rows_of, write_part
+from dinokit.dense.embedding import batches, read, square, unit
+from dinokit.dense.parts import Kept, Look, Part, Work
+from dinokit.dense.pipeline import Pace, batch_size, compute, limit
 from dinokit.images.intensity import AnyImage
+from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
 from dinokit.sources import location
 from dinokit.sources.selection import hashed
-from dinokit.sources.source import Source, absolute, open_source
+from dinokit.sources.source import Source, Unusable, absolute, open_source
 
+Feature = Literal["cls", "cls+patches"]
+READINGS = {"cls": Reading(), "cls+patches": Reading(mean_patch=True)}
+GRAY, TWIN = "gray", "twin"  # flags: all channels are equal; the network sees what it saw in an earlier row of the part
 SMALLEST, LARGEST, PARTS = 1 << 10, 1 << 16, 256  # images of a part, and how many parts are wanted
-_BATCH = {"cpu": 32}  # images; of more, a processor's cache holds nothing
-_LARGE_BATCH = 256
-_LINES = 10.0  # seconds between two lines on how far it is
-_MUCH = 0.1  # of the time spent waiting for images makes them the limit
-_COMPARED = 8  # images that are computed in float32 too, where bfloat16 is the default
-_PENDING = 3  # batches of vectors on their way to the disk
 
 
 def embed(
@@ -90,11 +88,33 @@ def embed(
         "part": part or part_size(len(source)),
     }
     backbone = backbone.to(device).eval()
-    options: dict[str, Any] = {"feature": feature, "precision": precision, "batch_size": batch or batch_size(device)}
-    work = Work(backbone=backbone, source=source, split=split, out=out, **options)
+    work = work_of(backbone, source, out, split=split, feature=feature, precision=precision, batch=batch)
     with _owned(out, stamp) if is_main() else nullcontext():
         dist.barrier()
-        return _completed(work, workers=devices.readers(device) if workers is None else workers)
+        return _completed(work, out, workers=devices.readers(device) if workers is None else workers)
+
+
+def work_of(
+    backbone: Backbone,
+    source: Source,
+    out: Path,
+    *,
+    split: str | None = None,
+    feature: Feature = "cls",
+    precision: Precision = "fp32",
+    batch: int | None = None,
+) -> Work:
+    """Return what the parts of a pool have in common."""
+    return Work(
+        backbone=backbone,
+        source=source,
+        read=READINGS[feature],
+        transform=square(backbone),
+        precision=precision,
+        batch_size=batch or batch_size(backbone.device),
+        finished=_halved,
+        save=partial(_write, out, split),
+    )
 
 
 def check_outside(out: Path, data: str) -> None:
@@ -115,23 +135,57 @@ def _seen(backbone: Backbone, model: str | Path, heads: int | None, feature: Fea
         "heads": heads,
         "weights": digest_of_model(backbone),
         "feature": feature,
-        "dim": backbone.dim * (2 if feature == "cls+patches" else 1),
+        "dim": backbone.dim * READINGS[feature].vectors,
         "pixels": asdict(backbone.pixels),
     }
 
 
-def _completed(work: Work, *, workers: int) -> Pool | None:
+def _halved(vectors: Float[Tensor, "image dim"]) -> Float16[numpy.ndarray, "image dim"]:
+    return unit(vectors).numpy().astype(numpy.float16)
+
+
+def _write(out: Path, split: str | None, kept: Kept) -> None:
+    """Write a part with its table."""
+    source, indices = kept.work.source, kept.part.indices.tolist()
+    found = [(place, look) for place, look in enumerate(kept.looks) if isinstance(look, Look)]
+    rows, firsts = [indices[place] for place, _ in found], dict[bytes, int]()
+    labels = [-1] * len(rows) if source.labels is None else source.labels[rows].tolist()
+    lines = {
+        "row": rows,
+        "key": [source.key(row) for row in rows],
+        "source": [utf8(absolute(source.name))] * len(rows),
+        "split": [split] * len(rows),
+        "width": [look.width for _, look in found],
+        "height": [look.height for _, look in found],
+        "bytes_digest": [look.bytes_digest for _, look in found],
+        "flags": [
+            [GRAY] * look.gray + [TWIN] * (firsts.setdefault(look.pixels, place) != place) for place, look in found
+        ],
+        "class": [source.classes[label] if label >= 0 else None for label in labels],
+        "domain": [None] * len(rows) if source.domains is None else [str(each) for each in source.domains[rows]],
+    }
+    write_part(
+        out,
+        kept.part.number,
+        numpy.stack([kept.rows[look.pixels] for _, look in found]) if found else numpy.empty((0, 1), numpy.float16),
+        lines,
+        fingerprint=source.fingerprint,
+        unread=[look for look in kept.looks if isinstance(look, Unusable)],
+    )
+
+
+def _completed(work: Work, out: Path, *, workers: int) -> Pool | None:
     """Compute what is missing, on all ranks together; the first one returns the pool."""
-    parts = missing(work.out, work.source)
+    parts = missing(out, work.source)
     dist.barrier()  # nobody writes before all have looked
     try:
         pace = compute(work, parts[dist.rank() :: dist.world_size()], workers=workers)
     except OSError as error:
-        said = f"cannot write to {work.out}: {reason(error)}"
+        said = f"cannot write to {out}: {reason(error)}"
         raise RunError(f"{said}; what was computed stays, the same command goes on") from error
     dist.barrier()
     paces = dist.gather_lists([pace])
-    pool = _finished(work, paces) if is_main() else None
+    pool = _finished(work.source, out, paces) if is_main() else None
     dist.barrier()
     return pool
 
@@ -155,22 +209,14 @@ def embedder(
 
     def embedded(images: Sequence[AnyImage]) -> Float64[numpy.ndarray, "image dim"]:
         vectors = numpy.empty((len(images), pool.vectors.dim))
-        ready = ((place, seen(image, backbone)) for place, image in enumerate(images))
+        ready = ((place, square(backbone)(image)) for place, image in enumerate(images))
         for batch in batches(ready, batch_size(backbone.device)):
-            features = encode(
-                backbone,
-                devices.sent([image for _, image in batch], backbone.device),
-                precision=pool.stamp["precision"],
-            )
-            vectors[[place for place, _ in batch]] = unit(pooled(features, pool.stamp["feature"]).cpu()).numpy()
+            sent = devices.sent([image for _, image in batch], backbone.device)
+            found = read(backbone, sent, READINGS[pool.stamp["feature"]], precision=pool.stamp["precision"])
+            vectors[[place for place, _ in batch]] = unit(found.cpu()).numpy()
         return vectors
 
     return embedded
-
-
-def batch_size(device: torch.device) -> int:
-    """Return how many images suit a device in one forward pass."""
-    return _BATCH.get(device.type, _LARGE_BATCH)
 
 
 def part_size(images: int) -> int:
@@ -203,64 +249,6 @@ def missing(out: Path, source: Source) -> list[Part]:
     return [Part(next(free), todo[first : first + size]) for first in range(0, len(todo), size)]
 
 
-@dataclass
-class _Pace:
-    """How fast a rank is, and how long its network has waited for images."""
-
-    total: int  # images of this start
-    done: int = 0
-    waited: float = 0.0
-    began: float = field(default_factory=time.monotonic)
-    seconds: float = 0.0
-
-
-def compute(work: Work, parts: Sequence[Part], *, workers: int) -> _Pace:
-    """Compute some parts: one thread brings batches, this one drives the network, a third stores what comes out."""
-    indices = numpy.concatenate([part.indices for part in parts]) if parts else numpy.empty(0, dtype=numpy.int64)
-    pace, said, first, ended = _Pace(len(indices)), time.monotonic(), True, 0
-    looks = work.source.each(work.look, map(int, indices), workers=workers)
-    shown = iter(progress(looks, len(indices)))
-    pending = deque[Future[float]]()
-    with ThreadPoolExecutor(1) as behind, closing(_beside(work.batches(list(parts), shown))) as found:
-        asked = idle = time.monotonic()  # since when the network has nothing to do
-        for batch in found:
-            now = time.monotonic()
-            while pending and (pending[0].done() or len(pending) > _PENDING):  # in their order: the first error counts
-                idle = pending.popleft().result()
-            if not pending:
-                pace.waited += now - max(asked, idle)
-            if batch.images is None:
-                pending.append(behind.submit(batch.part.write))
-                ended += len(batch.part.part.indices)
-                pace.done = ended
-            else:
-                vectors = work.vectors(batch.images)
-                pending.append(behind.submit(batch.part.store, batch.places, vectors))
-                pace.done = ended + max(batch.places)
-                if first and is_main() and devices.uses_bf16(work.backbone.device, work.precision):
-                    exact = work.vectors(batch.images[:_COMPARED], precision="fp32")
-                    cosine = (unit(vectors[:_COMPARED]) * unit(exact)).sum(dim=-1).min().item()
-                    info(f"bf16 matrix products: cosine to fp32 at least {cosine:.6f} in the first {len(exact)} images")
-                first = False
-            if now - said > _LINES and pace.done < pace.total and not console.is_terminal:
-                said = now
-                _say(pace, now)
-            asked = time.monotonic()
-        for each in pending:
-            each.result()
-    pace.seconds = time.monotonic() - pace.began
-    return pace
-
-
-def _beside(items: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-    """Yield batches while another thread makes the next one."""
-    with closing(items), ThreadPoolExecutor(1) as thread:
-        item = thread.submit(next, items, None)
-        while (found := item.result()) is not None:
-            item = thread.submit(next, items, None)
-            yield found
-
-
 @contextmanager
 def _owned(out: Path, stamp: Mapping[str, Any]) -> Iterator[None]:
     """Own the folder, which belongs to the stamp, while the body runs."""
@@ -277,29 +265,13 @@ def _owned(out: Path, stamp: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _say(pace: _Pace, now: float) -> None:
-    """Say how far it is, as far as one rank can tell of all."""
-    ranks, rate = dist.world_size(), pace.done / (now - pace.began)
-    if rate:
-        left = duration((pace.total - pace.done) / rate)
-        info(f"{pace.done * ranks:,} of {pace.total * ranks:,} images · {rate * ranks:.1f} img/s · {left} left")
-
-
-def _finished(work: Work, paces: Sequence[_Pace]) -> Pool:
+def _finished(source: Source, out: Path, paces: Sequence[Pace]) -> Pool:
     """Complete the folder, and say how fast it was and what was the limit."""
-    found = abouts(work.out)
+    found = abouts(out)
     if not any(about.lines for about in found):
         bad = [each for about in found for each in about.unread]
         first = f"; the first: {bad[0].key}: {bad[0].reason}" if bad else ""
-        raise UserError(f"expected images in {work.source.name}, got none that can be read{first}")
-    finish(work.out)
-    pool = Pool(work.out)
-    images, seconds = sum(pace.total for pace in paces), max(pace.seconds for pace in paces)
-    if not images:
-        info(f"nothing new in {work.source.name}")
-        return pool
-    share = sum(pace.waited for pace in paces) / sum(pace.seconds for pace in paces)
-    limit = "reading and decoding were" if share > _MUCH else "the network was"
-    rate = f"{images:,} images in {duration(seconds)}, {images / seconds:.1f} img/s"
-    info(f"{rate}: {limit} the limit (the network waited for images {100 * share:.0f} % of the time)")
-    return pool
+        raise UserError(f"expected images in {source.name}, got none that can be read{first}")
+    finish(out)
+    info(limit(paces) if any(pace.total for pace in paces) else f"nothing new in {source.name}")
+    return Pool(out)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dinokit.curation.neighbours import Edges, Ordered, Search
 from dinokit.curation.vectors import Vectors
-from dinokit.dense.embedding import Embeddings
+from dinokit.dense.extraction import Embeddings
 
 SHOWN, KEPT = 3, 1000  # pairs in a line, and in a JSON file; all are counted
 
@@ -64,6 +64,6 @@ def leaks(asks: Embeddings, answers: Embeddings, *, above: float | None = None) 
 
 
 def _nearest(asks: Embeddings, answers: Embeddings, above: float) -> Edges:
-    queries, gallery = (Ordered.single(Vectors([each.cls])) for each in (asks, answers))
+    queries, gallery = (Ordered.single(Vectors([each.vectors])) for each in (asks, answers))
     search = Search(queries, None if asks is answers else gallery, k=1, above=above)
     return Edges.concatenate([search.block(number) for number in range(len(search))])

@@ -1,30 +1,29 @@
-"""The parts of a pool while they are computed: images are read, brought into batches, and their vectors written."""
+"""Images on their way through a network, part by part: read, put into batches, their vectors kept until a part ends.
+
+A part is computed by one rank, whichever, and its batches stay inside it, so that neither ranks nor kills change a bit.
+Of equal images one is computed, so that their rows are equal, too.
+"""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from pathlib import Path
-from typing import Literal, final
+from typing import Any, final
 
 import numpy
 import torch
-from jaxtyping import Float, Float16, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from dinokit.core import device as devices
 from dinokit.core.device import Precision
-from dinokit.core.files import utf8
 from dinokit.core.messages import RunError
-from dinokit.curation.stored import write_part
-from dinokit.dense.embedding import batches, digest_of, encode, enough, seen, unit
+from dinokit.dense.embedding import Read, batches, digest_of, read
 from dinokit.images import intensity
 from dinokit.images.decode import upright_size
-from dinokit.models.features import Backbone, Features
-from dinokit.sources.source import Source, Unusable, absolute
-
-Feature = Literal["cls", "cls+patches"]
-GRAY, TWIN = "gray", "twin"  # flags: all channels are equal; the network sees what it saw in an earlier row of the part
+from dinokit.images.intensity import Transform
+from dinokit.models.features import Backbone
+from dinokit.sources.source import Source, Unusable
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,20 @@ class Look:
     width: int
     height: int
     bytes_digest: str
+    file: bytes  # digest of all that decides what the network sees
     pixels: bytes  # digest of what the network sees
     gray: bool
 
 
 Looks = Iterator[tuple[int, Look | Unusable]]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What need not be computed."""
+
+    files: Mapping[bytes, bytes]  # digest of a file -> of its pixels; when the work began
+    pixels: set[bytes]  # grows while it goes on
 
 
 @dataclass(frozen=True)
@@ -66,24 +74,33 @@ class Work:
 
     backbone: Backbone
     source: Source
-    split: str | None
-    out: Path
-    feature: Feature
+    read: Read
+    transform: Transform
     precision: Precision
     batch_size: int
+    finished: Callable[[Float[Tensor, "image *row"]], Shaped[numpy.ndarray, "image *row"]]  # as it is kept
+    save: Callable[["Kept"], Any]  # a part that is whole
+    known: Known | None = None  # None: every part begins anew
 
     def look(self, index: int) -> Look:
-        """Read an image, or raise BadImage."""
-        found = self.source.fetch(int(self.source.rows[index]))
+        """Read an image, or raise BadImage; not one whose features are known."""
+        source, enough = self.source, self.transform.enough
+        found = source.fetch(int(source.rows[index]))
         if isinstance(found, bytes):
-            image, data = self.source.pixels_of(index, found, min_side=enough(self.backbone)), found
-            width, height = upright_size(found, image)
+            told, white = blake2b(found, digest_size=16), source.white_of(index)
+            bytes_digest = told.hexdigest()
+            told.update(b"" if white is None else repr(white).encode())
+            file = told.digest()
         else:
-            image, data = found, found.contiguous().numpy().tobytes()
-            height, width = found.shape[1:]
-        ready = seen(image, self.backbone)
+            bytes_digest = blake2b(found.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+            file = digest_of(found)
+        if self.known is not None and file in self.known.files:
+            return Look(None, 0, 0, bytes_digest, file, self.known.files[file], gray=False)
+        image = source.pixels_of(index, found, min_side=enough) if isinstance(found, bytes) else found
+        width, height = upright_size(found, image) if isinstance(found, bytes) else (image.shape[2], image.shape[1])
+        ready = self.transform(image)
         gray = len(ready) > 1 and bool((ready == ready[:1]).all())
-        return Look(ready, width, height, blake2b(data, digest_size=16).hexdigest(), digest_of(ready), gray)
+        return Look(ready, width, height, bytes_digest, file, digest_of(ready), gray)
 
     def batches(self, parts: list[Part], looks: Looks) -> Generator[Batch, None, None]:
         """Bring the images of each part into batches of equal sizes, and those to where the network is."""
@@ -98,15 +115,9 @@ class Work:
                 yield Batch(kept, [place for place, _ in batch], devices.sent(images, self.backbone.device))
             yield Batch(kept, [], None)
 
-    def vectors(self, images: intensity.Images, *, precision: Precision | None = None) -> Float[Tensor, "image dim"]:
-        """Compute the feature of a batch, not yet of length 1."""
-        return pooled(encode(self.backbone, images, precision=precision or self.precision), self.feature)
-
-
-def pooled(features: Features, feature: Feature) -> Float[Tensor, "image dim"]:
-    """Return the vector of each image, not yet of length 1."""
-    cls = features.cls.float()
-    return cls if feature == "cls" else torch.cat([cls, features.patches.float().mean(dim=1)], dim=1)
+    def vectors(self, images: intensity.Images, *, precision: Precision | None = None) -> Float[Tensor, "image *row"]:
+        """Compute what is read of a batch, as the network gives it."""
+        return read(self.backbone, images, self.read, precision=precision or self.precision)
 
 
 @final
@@ -116,62 +127,35 @@ class Kept:
     def __init__(self, work: Work, part: Part) -> None:
         self.work, self.part = work, part
         self.looks = list[Look | Unusable]()
-        self.twins = dict[int, int]()  # place -> an earlier one of which the network sees the same
-        self.rows: dict[int, Float16[numpy.ndarray, " dim"]] = {}  # by place
+        self.rows: dict[bytes, Shaped[numpy.ndarray, "*row"]] = {}  # by the pixels that were seen
 
     def readable(self, looks: Looks) -> Iterator[tuple[int, intensity.Image]]:
         """Take this part's looks; yield place and image of those to be computed, of equal ones the first."""
-        firsts: dict[bytes, int] = {}
+        seen = set[bytes]() if self.work.known is None else self.work.known.pixels
         for place in range(len(self.part.indices)):
             _, look = next(looks)
             if isinstance(look, Unusable):
                 self.looks.append(look)
                 continue
             self.looks.append(replace(look, image=None))
-            assert look.image is not None
-            first = firsts.setdefault(look.pixels, place)
-            if first == place:
+            if look.pixels not in seen:
+                assert look.image is not None
+                seen.add(look.pixels)
                 yield place, look.image
-            else:
-                self.twins[place] = first
 
-    def store(self, places: list[int], vectors: Float[Tensor, "image dim"]) -> float:
+    def store(self, places: list[int], vectors: Float[Tensor, "image *row"]) -> float:
         """Keep the vectors of a batch once they are there; return when that was."""
-        values = unit(vectors.cpu()).numpy()
+        values = vectors.cpu()
         now = time.monotonic()
-        broken = numpy.flatnonzero(~numpy.isfinite(values).all(axis=1))
-        if len(broken):
-            key = self.work.source.key(int(self.part.indices[places[int(broken[0])]]))
+        broken = torch.nonzero(~torch.isfinite(values).flatten(1).all(dim=1)).flatten().tolist()
+        if broken:
+            key = self.work.source.key(int(self.part.indices[places[broken[0]]]))
             raise RunError(f"the model gives features that are not finite, first for {key}; its weights are broken")
-        self.rows |= zip(places, values.astype(numpy.float16))
+        looks = (self.looks[place] for place in places)
+        self.rows |= zip((look.pixels for look in looks if isinstance(look, Look)), self.work.finished(values))
         return now
 
     def write(self) -> float:
         """Write the part; return when that was done."""
-        work, source, indices = self.work, self.work.source, self.part.indices.tolist()
-        self.rows |= {twin: self.rows[first] for twin, first in self.twins.items()}
-        bad = [look for look in self.looks if isinstance(look, Unusable)]
-        found = [(place, look) for place, look in enumerate(self.looks) if isinstance(look, Look)]
-        rows = [indices[place] for place, _ in found]
-        labels = [-1] * len(rows) if source.labels is None else source.labels[rows].tolist()
-        lines = {
-            "row": rows,
-            "key": [source.key(row) for row in rows],
-            "source": [utf8(absolute(source.name))] * len(rows),
-            "split": [work.split] * len(rows),
-            "width": [look.width for _, look in found],
-            "height": [look.height for _, look in found],
-            "bytes_digest": [look.bytes_digest for _, look in found],
-            "flags": [[GRAY] * look.gray + [TWIN] * (place in self.twins) for place, look in found],
-            "class": [source.classes[label] if label >= 0 else None for label in labels],
-            "domain": [None] * len(rows) if source.domains is None else [str(each) for each in source.domains[rows]],
-        }
-        write_part(
-            work.out,
-            self.part.number,
-            numpy.stack([self.rows[place] for place, _ in found]) if found else numpy.empty((0, 1), numpy.float16),
-            lines,
-            fingerprint=source.fingerprint,
-            unread=bad,
-        )
+        self.work.save(self)
         return time.monotonic()

@@ -27,7 +27,8 @@ from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.core.seed import generator
 from dinokit.curation.neighbours import places_of
-from dinokit.dense.embedding import Embeddings, extract, unit
+from dinokit.dense.embedding import Read, unit
+from dinokit.dense.extraction import Embeddings, extract
 from dinokit.dense.fit import Member
 from dinokit.dense.heads import About, save_head
 from dinokit.dense.leaks import Leaks, leaks
@@ -215,10 +216,10 @@ def task(
     if len(leaking):
         doubted(data, [leaking.line(str(query or data), str(gallery or data))])
     return Task(
-        gallery=torch.from_numpy(answering.cls),
+        gallery=torch.from_numpy(answering.vectors),
         gallery_labels=torch.from_numpy(answering.labels),
         gallery_domains=answering.domains,
-        queries=torch.from_numpy(asking.cls),
+        queries=torch.from_numpy(asking.vectors),
         query_labels=torch.from_numpy(asking.labels),
         query_domains=asking.domains,
         leave_one_out=gallery == query,
@@ -233,9 +234,15 @@ def doubted(data: str, lines: Iterable[str]) -> None:
         _warn_once(f"{data}: {line}")
 
 
-def features(backbone: Backbone, data: str, *, split: str | None, limit: int | None = None) -> Embeddings:
-    """Extract the CLS features of the labelled images of a split, of two classes or more, all with images."""
-    return embedded(backbone, opened(backbone, data, split=split, limit=limit))
+def features(
+    backbone: Backbone, data: str, *, split: str | None, limit: int | None = None, reading: Read | None = None
+) -> Embeddings:
+    """Extract the features of the labelled images of a split, of two classes or more, all with images.
+
+    Args:
+        reading: what is read of the network; None: its CLS token.
+    """
+    return embedded(backbone, opened(backbone, data, split=split, limit=limit), reading=reading)
 
 
 def opened(backbone: Backbone, data: str, *, split: str | None, limit: int | None = None) -> Source:
@@ -250,9 +257,9 @@ def opened(backbone: Backbone, data: str, *, split: str | None, limit: int | Non
     return source if limit is None else thinned(source, limit)
 
 
-def embedded(backbone: Backbone, source: Source) -> Embeddings:
-    """Extract the CLS features of labelled images; every class keeps some."""
-    result = extract(backbone, source)
+def embedded(backbone: Backbone, source: Source, *, reading: Read | None = None) -> Embeddings:
+    """Extract the features of labelled images; every class keeps some."""
+    result = extract(backbone, source, reading=reading)
     assert source.labels is not None
     lost = numpy.setdiff1d(source.labels, source.labels[result.indices]).tolist()
     if lost and members(source.classes) is None:

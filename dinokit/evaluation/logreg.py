@@ -139,7 +139,7 @@ def _parts(backbone: Backbone, config: Config) -> tuple[Images, Images | None, I
                 f"images of {config.data} have several classes, such as {found.classes[0]}; only knn measures that"
             )
         device = exact(backbone.device)
-        return Images(torch.from_numpy(found.cls).to(device), torch.from_numpy(found.labels).to(device))
+        return Images(torch.from_numpy(found.vectors).to(device), torch.from_numpy(found.labels).to(device))
 
     train = extracted(learn)
     val = None if choose is None else extracted(choose)

@@ -35,11 +35,11 @@ class Reading:
     def __call__(
         self, backbone: Backbone, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch feature"]:
-        """Compute it for normalised images."""
+        """Compute it for normalised images, in float32."""
         layers = backbone.intermediate(images, self.blocks)
-        seen = [features.cls for features in layers]
+        seen = [features.cls.float() for features in layers]
         if self.mean_patch:
-            seen.append(layers[-1].patches.mean(dim=1))  # [batch, dim]
+            seen.append(layers[-1].patches.float().mean(dim=1))  # [batch, dim]
         if self.interleaved:
             return torch.stack(seen, dim=-1).flatten(1)  # [batch, dim * 2]
         return torch.cat(seen, dim=-1)  # [batch, vectors * dim]
@@ -60,5 +60,5 @@ class Classifier(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class"]:
         """Score the classes for images normalised as `backbone.pixels` says."""
-        logits: Tensor = self.linear(self.reading(self.backbone, images))
+        logits: Tensor = self.linear(self.reading(self.backbone, images).to(self.linear.weight.dtype))
         return logits

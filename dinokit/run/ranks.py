@@ -24,6 +24,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 import dinokit
+from dinokit.config import NO_SETTINGS
 from dinokit.core import device as devices
 from dinokit.core import dist, slurm
 from dinokit.core.files import write_text
@@ -162,6 +163,20 @@ def _follow(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
+
+
+def words(*first: str, settings: Mapping[str, Any] = NO_SETTINGS, **options: object) -> list[str]:
+    """Return the words after `dinokit` that give a command again: its own options as texts, settings as JSON."""
+    found = list(first)
+    for name, value in options.items():
+        dashed = name.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{dashed}" if value else f"--no-{dashed}")
+        elif value is not None:
+            found += [f"--{dashed}", str(value)]
+    for name, value in settings.items():
+        found += [f"--{name}", dumps(value)]
+    return found
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from dinokit.core.files import write_atomic
+from dinokit.core.files import cache_folder, write_atomic
 from dinokit.core.messages import BadImage, UserError, info, reason, warn
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
@@ -174,9 +174,7 @@ def open_archives(
 
 def cached(file: str, ending: str) -> Path:
     """Return where in the cache something about a file is kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("DINOKIT_CACHE") or Path(home) / "dinokit")
-    return folder / (hashlib.sha256(os.fsencode(location.absolute(file))).hexdigest()[:32] + ending)
+    return cache_folder() / (hashlib.sha256(os.fsencode(location.absolute(file))).hexdigest()[:32] + ending)
 
 
 def find_files(spec: str, ending: str) -> tuple[list[str], str]:

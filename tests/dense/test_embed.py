@@ -19,9 +19,10 @@ from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import header
 from dinokit.core.messages import RunError, UserError
 from dinokit.curation.pool import Pool
-from dinokit.dense.embed import compute, embed, embedder, missing, part_size
-from dinokit.dense.embedding import extract, unit
-from dinokit.dense.parts import Feature, Work
+from dinokit.dense.embed import Feature, embed, embedder, missing, part_size, work_of
+from dinokit.dense.embedding import unit
+from dinokit.dense.extraction import extract
+from dinokit.dense.pipeline import compute
 from dinokit.images.intensity import Pixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
@@ -60,7 +61,7 @@ def test_rows_are_the_unit_features_of_the_images(model: Path, data: Path, tmp_p
     pool = filled(model, data, tmp_path / "out")
     exact = extract(make_vit(), open_source(str(data)))
     assert tuple(pool.keys) == exact.keys
-    expected = unit(torch.from_numpy(exact.cls)).numpy()
+    expected = unit(torch.from_numpy(exact.vectors)).numpy()
     # half a unit in the last place of float16, below 1; other batches move the last bits of float32
     numpy.testing.assert_allclose(pool.vectors.read(0, 9), expected, rtol=2**-11, atol=1e-6)
     table = pool.table().to_pydict()
@@ -139,15 +140,7 @@ def test_ranks_and_a_kill_change_no_byte_and_no_image_is_read_twice(
         (2, [8, 9]),
     ]
     done = [part for rank in range(1, ranks) for part in parts[rank::ranks]]  # rank 0 was killed
-    work = Work(
-        backbone=load(str(model)),
-        source=source,
-        split=None,
-        out=out,
-        feature="cls",
-        precision="fp32",
-        batch_size=32,
-    )
+    work = work_of(load(str(model)), source, out)
     for rank in range(1, ranks):
         compute(work, parts[rank::ranks], workers=2)
     (out / "part-00000.npy").write_bytes(b"an array without its table does not count")
@@ -220,15 +213,7 @@ def test_a_network_that_breaks_leaves_what_was_computed(
     (out / "part-00001.parquet").unlink()
     kept, backbone = files(out), make_vit()
     backbone.cls_token.data.fill_(torch.nan)
-    work = Work(
-        backbone=backbone,
-        source=open_source(str(data)),
-        split=None,
-        out=out,
-        feature="cls",
-        precision="fp32",
-        batch_size=2,
-    )
+    work = work_of(backbone, open_source(str(data)), out, batch=2)
     with pytest.raises(RunError, match=r"not finite, first for a/4\.png; its weights are broken"):
         compute(work, missing(out, work.source), workers=0)
     assert files(out) == kept

@@ -3,20 +3,23 @@
 import numpy as np
 import pytest
 
-from dinokit.dense.embedding import Embeddings
+from dinokit.dense.cache import Cache
+from dinokit.dense.extraction import Embeddings
 from dinokit.dense.leaks import Leaks, leaks
 
 
 def embeddings(name: str, rows: list[list[float]], digests: str) -> Embeddings:
     """Images with given features and pixels."""
+    kept, pixels = Cache(None), [16 * letter.encode() for letter in digests]
+    kept.add(pixels, pixels, dict(zip(pixels, np.array(rows, dtype=np.float32), strict=True)))
     return Embeddings(
-        cls=np.array(rows, dtype=np.float32),
+        rows=kept,
         indices=np.arange(len(rows)),
         keys=tuple(f"{name}{number}" for number in range(len(rows))),
         labels=None,
         classes=(),
         domains=None,
-        digests=tuple(letter.encode() for letter in digests),
+        digests=tuple(pixels),
         bad=(),
     )
 

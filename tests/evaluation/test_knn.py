@@ -9,7 +9,8 @@ import torch
 
 from dinokit.core.messages import UserError
 from dinokit.curation import neighbours
-from dinokit.dense.embedding import extract, unit
+from dinokit.dense.embedding import unit
+from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, knn, retrieval
 from dinokit.metrics.precision import eleven_points
 from dinokit.models.pixels import RawPixels
@@ -29,8 +30,10 @@ def naive(backbone: VisionTransformer, data: str, k: int, temperature: float) ->
     assert gallery.labels is not None
     assert queries.labels is not None
     right = 0
-    for feature, label in zip(queries.cls.astype(float), queries.labels, strict=True):
-        cosines = [feature @ g / numpy.linalg.norm(feature) / numpy.linalg.norm(g) for g in gallery.cls.astype(float)]
+    for feature, label in zip(queries.vectors.astype(float), queries.labels, strict=True):
+        cosines = [
+            feature @ g / numpy.linalg.norm(feature) / numpy.linalg.norm(g) for g in gallery.vectors.astype(float)
+        ]
         scores = dict.fromkeys(range(3), 0.0)
         for neighbour in numpy.argsort(cosines)[::-1][:k]:
             scores[int(gallery.labels[neighbour])] += numpy.exp(cosines[neighbour] / temperature)
@@ -235,7 +238,7 @@ def test_images_with_several_classes_are_judged_by_mean_average_precision(
     result = base.measure("knn", backbone, knn.Config(data=data, k=(2, 5)))
     left, right = (extract(backbone, open_source(data, split=split)) for split in ("train", "test"))
     truth = {row["path"]: [name in row["labels"] for name in ("cat", "dog", "owl")] for row in rows}
-    cosines = unit(torch.from_numpy(right.cls)) @ unit(torch.from_numpy(left.cls)).T
+    cosines = unit(torch.from_numpy(right.vectors)) @ unit(torch.from_numpy(left.vectors)).T
     for k in (2, 5):
         scores = numpy.zeros((18, 3))
         for query in range(18):

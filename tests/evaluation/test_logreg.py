@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from dinokit.core.messages import UserError
-from dinokit.dense.embedding import extract
+from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, logreg
 from dinokit.evaluation.logreg import Config, Images, roles
 from dinokit.models.pixels import RawPixels
@@ -26,7 +26,7 @@ SPLIT = tuple(f"{split}/{label}/{i}.png" for split, count in COUNTS.items() for 
 def naive(backbone: VisionTransformer, data: str, cs: tuple[float, ...]) -> tuple[float, float]:
     """The protocol with scikit-learn: the test accuracy and C."""
     found = {split: extract(backbone, open_source(data, split=split)) for split in COUNTS}
-    rows = {split: each.cls.astype(float) for split, each in found.items()}
+    rows = {split: each.vectors.astype(float) for split, each in found.items()}
     labels = {split: each.labels for split, each in found.items()}
 
     def fit(parts: tuple[str, ...], c: float) -> LogisticRegression:
