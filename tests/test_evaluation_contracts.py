@@ -22,6 +22,7 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("knn", "shots"): {"shots": 0.25},
     ("knn", "draws"): {"draws": 2},
     ("knn", "near"): {"near": -1.0},
+    ("knn", "metric"): {"metric": "per-class"},
     ("retrieval", "split"): {"split": "val"},
     ("logreg", "train"): {"train": "test", "test": "train"},
     ("logreg", "val"): {"val": "train", "train": "val"},

@@ -34,10 +34,11 @@ from dinokit.dense.heads import About, save_head
 from dinokit.dense.leaks import Leaks, leaks
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels, RawPixels
+from dinokit.sources.base import Metric
 from dinokit.sources.check import doubts, images_of_classes
 from dinokit.sources.location import SPLITS, split_name
 from dinokit.sources.source import Source, labelled, open_source, splits, thinned
-from dinokit.sources.table import members
+from dinokit.sources.table import members, undecided
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
@@ -68,6 +69,8 @@ class Task:
     query_domains: numpy.ndarray | None
     leave_one_out: bool  # gallery and queries are the same rows; an image never answers itself
     named: Bool[Tensor, "label class"] | None = None  # classes that a label names; None: each the one
+    undecided: Bool[Tensor, "label class"] | None = None  # classes that a label leaves open, where `named` is given
+    metric: Metric | None = None  # what the set of the queries is measured by
     leaks: Leaks | None = None
 
     def compared(self) -> Iterator[tuple[slice, Float64[Tensor, "query gallery"]]]:
@@ -195,7 +198,9 @@ def task(
     assert right.labels is not None
     lists = members(left.classes)
     if lists is not None and not several:
-        raise UserError(f"images of {data} have several classes, such as {left.classes[0]}; only knn measures that")
+        raise UserError(
+            f"images of {data} have several classes, such as {left.classes[0]}; only knn and logreg measure that"
+        )
     named = None if lists is None else lists[1]
     wanted, known = (images_of_classes(each)[1] for each in (right, left))
     if not ((wanted > 0) & (known > 0)).any():
@@ -224,6 +229,8 @@ def task(
         query_domains=asking.domains,
         leave_one_out=gallery == query,
         named=None if named is None else torch.from_numpy(named),
+        undecided=None if named is None else torch.from_numpy(undecided(left.classes)),
+        metric=right.metric,
         leaks=leaking,
     )
 

@@ -11,15 +11,17 @@ arXiv:2304.07193), and the measure is the 11-point mAP.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from dinokit.core.messages import UserError
 from dinokit.core.numbers import above, at_least, between
 from dinokit.curation import neighbours
 from dinokit.curation.neighbours import Edges, Ordered, Search, places_of
@@ -27,11 +29,11 @@ from dinokit.curation.vectors import Vectors
 from dinokit.dense.embedding import unit
 from dinokit.evaluation import base
 from dinokit.evaluation.base import FewShot, Found, Task, sides, task
-from dinokit.metrics.interval import percent
-from dinokit.metrics.precision import eleven_points
+from dinokit.metrics.interval import per_class_shares, percent
+from dinokit.metrics.precision import mean_precision
 from dinokit.models.features import Backbone
 
-UNITS = {"top1": "%", "top5": "%", "mAP": "%", "best": "%"}
+UNITS = {"top1": "%", "top5": "%", "per-class": "%", "mAP": "%", "best": "%"}
 SAMPLE = 4096  # images whose mean is near all
 
 Scores = dict[str, float]
@@ -48,19 +50,25 @@ class Config(FewShot):
     k: tuple[int, ...] = at_least(1, (10, 20, 100, 200))  # neighbours; more than the gallery has: all of it
     limit: int | None = at_least(2, None)  # images of each side, evenly spaced in the data; null: all
     temperature: float = above(0, 0.07)  # of the weights exp(similarity / temperature); smaller trusts the nearest more
+    metric: Literal["top1", "per-class"] | None = (
+        None  # right of all images, or as a mean over classes; null: the set's
+    )
     near: float | None = between(-1, 1, None)  # cosine above which two pictures are one, said as leakage; null: equal
 
 
 def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     """Classify every query image; return `top1@k` and `top5@k` in percent, the best k, and how many images took part.
 
-    Few-shot, means over the draws, with their standard deviation as `top1@k/std`. With several classes per image
-    `mAP@k` alone.
+    Few-shot, means over the draws, with their standard deviation as `top1@k/std`. Of a set that is measured as a mean
+    over the classes, `per-class@k` in place of `top1@k`. With several classes per image `mAP@k` alone.
     """
     gallery, query = sides(config.data, config.gallery, config.query)
     images = task(
         backbone, config.data, gallery=gallery, query=query, limit=config.limit, near=config.near, several=True
     )
+    images = replace(images, metric=config.metric or images.metric)
+    if config.metric is not None and images.named is not None:
+        raise UserError(f"images of {config.data} have several classes, which mAP judges; leave metric out")
     measured = partial(_measured, images, sorted(set(config.k)), config.temperature, backbone.device)
     details = images.leaks.details() if images.leaks else {}
     if config.shots is None:
@@ -74,7 +82,7 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
         result = {name: float(numpy.mean([scores[name] for scores in each])) for name in each[0]}
         result |= {f"{name}/std": float(numpy.std([scores[name] for scores in each])) for name in each[0]}
         details["draws"] = each
-    first = [name for name in result if name.startswith(("top1@", "mAP@")) and not name.endswith("/std")]
+    first = [name for name in result if name.startswith(("top1@", "per-class@", "mAP@")) and not name.endswith("/std")]
     best = max(first, key=lambda name: result[name])
     result |= {"best": result[best], "best_k": float(best.split("@")[1])}
     if right:
@@ -111,11 +119,14 @@ def _measured(
             right[f"top1@{k}"][part] = ranked[:, 0]
             right[f"top5@{k}"][part] = ranked.any(dim=1)
     if images.named is None:
+        if images.metric == "per-class":
+            truth = images.query_labels.numpy()
+            right |= {f"per-class@{k}": per_class_shares(truth, right.pop(f"top1@{k}") > 0) for k in ks}
         return {name: 100 * float(values.sum()) / len(values) for name, values in right.items()}, right
-    truth = images.named[images.query_labels]
-    asked = truth.any(dim=0).nonzero().flatten().tolist()  # classes that some query has
-    points = {k: [eleven_points(truth[:, c].numpy(), torch.cat(shares[k])[:, c].numpy()) for c in asked] for k in ks}
-    return {f"mAP@{k}": 100 * float(numpy.mean(each)) for k, each in points.items()}, {}
+    assert images.undecided is not None
+    asked, left_open = images.named[images.query_labels].numpy(), images.undecided[images.query_labels].numpy()
+    points = {k: mean_precision(asked, torch.cat(scores).numpy(), left_out=left_open) for k, scores in shares.items()}
+    return {f"mAP@{k}": 100 * mean for k, mean in points.items()}, {}
 
 
 def nearest(

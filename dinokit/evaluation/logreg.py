@@ -7,6 +7,10 @@ together and measured on the test images. The metric is the share of images that
 classes, as the paper of the data has it. Source: DINOv2 (arXiv:2304.07193) section 7.3, on the twelve sets of SimCLR;
 DINOv3 (arXiv:2508.10104) appendix D.
 
+Where images have several classes, each class is told from all others by a regression of its own, one C is chosen for
+all, and the metric is the 11-point mAP. An image of which a class is left open, as VOC 2007 does with difficult
+objects, is neither learnt nor measured for that class.
+
 Without validation images a tenth of each class of the training images is set aside, at least one where there are two
 (DINOv3's rule; DINOv2 draws from all images alike). Few-shot, a hundredth is, the images that are learnt from are drawn
 from the others several times, and nothing is fitted once more. The papers say nothing of data without test images: here
@@ -22,28 +26,31 @@ from typing import Literal
 
 import numpy
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int8, Int64
 from torch import Tensor
 
 from dinokit.core.device import exact
 from dinokit.core.messages import UserError, info, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.logistic import Solution, solutions
-from dinokit.evaluation.base import FewShot, Found, features, some_of_each
+from dinokit.evaluation.base import FewShot, Found, embedded, opened, some_of_each
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
+from dinokit.metrics.precision import mean_precision
 from dinokit.models.features import Backbone
+from dinokit.sources.base import Metric
 from dinokit.sources.location import split_name
 from dinokit.sources.source import splits
-from dinokit.sources.table import members
+from dinokit.sources.table import members, undecided
 
-UNITS = {"top1": "%", "per-class": "%", "val": "%"}
+UNITS = {"top1": "%", "per-class": "%", "mAP": "%", "val": "%"}
 METRICS = {"top1": accuracy, "per-class": per_class}
+IS, IS_NOT, OPEN = 1, 0, -1  # of an image and a class
 JUDGES = ("test", "val")  # splits to test on, in this order
 CHOICE, FEW_CHOICE, TEST = 0.1, 0.01, 0.2  # shares of each class that are set aside to choose, and to test
 CS = tuple(10 ** (-6 + place / 4) for place in range(45))
 
-Classifier = Callable[[Tensor], Tensor]  # features [image, dim] -> classes [image]
+Classifier = Callable[[Tensor], Tensor]  # features [image, dim] -> classes [image], or for mAP scores [image, class]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,8 @@ class Config(FewShot):
     val: str | None = None  # split that chooses C; null: val, if it is not tested on, or else a part of train
     test: str | None = None  # split that is measured; null: test, or else val, or else a part of train
     c: tuple[float, ...] | None = above(0, None)  # tried weights of the data; null: the 45 of the papers
-    metric: Literal["top1", "per-class"] = "top1"  # right of all images, or as a mean over classes
+    # right of all images, as a mean over classes, 11-point mAP; null: what the set is measured by, else top1
+    metric: Literal["top1", "per-class", "mAP"] | None = None
     limit: int | None = at_least(4, None)  # images of each split, evenly spaced in the data; null: all
 
 
@@ -65,17 +73,35 @@ class Images:
 
     features: Float32[Tensor, "image dim"]
     labels: Int64[Tensor, " image"]
+    truth: Int8[Tensor, "image class"] | None = None  # what each is of, for mAP: IS, IS_NOT or OPEN
 
     def some(self, rows: Int64[numpy.ndarray, " chosen"]) -> "Images":
         """Return some of them."""
-        return Images(self.features[rows], self.labels[rows])
+        return Images(self.features[rows], self.labels[rows], None if self.truth is None else self.truth[rows])
 
     def parted(self, share: float) -> tuple["Images", "Images"]:
-        """Set a share of each class aside: at least one image, but of a class of one none; return the rest, and it."""
+        """Set a share of each class aside: at least one image, but of a class of one none; return the rest, and it.
+
+        Of images of several classes, those of equal ones are a class here.
+        """
         labels = self.labels.cpu().numpy()
         aside = some_of_each(self.labels.cpu(), share, seed=0)
         aside = aside[numpy.bincount(labels)[labels[aside]] > 1]
         return self.some(numpy.setdiff1d(numpy.arange(len(labels)), aside)), self.some(aside)
+
+    def joined(self, other: "Images") -> "Images":
+        """Return these, then the others."""
+        features, labels = torch.cat([self.features, other.features]), torch.cat([self.labels, other.labels])
+        if self.truth is None or other.truth is None:
+            return Images(features, labels)
+        return Images(features, labels, torch.cat([self.truth, other.truth]))
+
+    def has(self, other: "Images") -> bool:
+        """Tell whether some class of the others is one of these."""
+        if self.truth is None or other.truth is None:
+            return bool(torch.isin(other.labels, self.labels).any())
+        ours, theirs = ((truth == IS).any(dim=0) for truth in (self.truth, other.truth))
+        return bool((ours & theirs).any())
 
 
 def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
@@ -83,28 +109,29 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
 
     Few-shot, means over the draws, with the standard deviation as `top1/std`; the details hold each.
     """
-    train, val, test = _parts(backbone, config)
-    if not torch.isin(test.labels, train.labels).any():
+    train, val, test, metric = _parts(backbone, config)
+    if not train.has(test):
         raise UserError(
             f"no class of the test images of {config.data} is one of the training images, so that no answer can be "
             "right; name the class folders alike"
         )
     if val is None:
         train, val = train.parted(CHOICE if config.shots is None else FEW_CHOICE)
-    if not len(val.labels):
+    if not val.has(val):  # there is none, or none of any class
         raise UserError(
             f"expected two or more images of a class to learn from in {config.data}, got one of each, so that none can "
             "choose C; add images, or a split val"
         )
+    measured = partial(_measured, val=val, test=test, metric=metric, config=config)
     if config.shots is None:
-        numbers, tried, counted = _measured(train, val, test, config)
-        return numbers, {"tried": tried, "intervals": {config.metric: percent(counted)}}
-    found = [_measured(train.some(rows), val, test, config) for rows in config.drawn(train.labels.cpu())]
+        numbers, tried, counted = measured(train)
+        return numbers, {"tried": tried} | _intervals(metric, counted)
+    found = [measured(train.some(rows)) for rows in config.drawn(train.labels.cpu())]
     each, counted = [numbers for numbers, _, _ in found], numpy.mean([one for _, _, one in found], axis=0)
-    values = [numbers[config.metric] for numbers in each]
+    values = [numbers[metric] for numbers in each]
     means = {name: float(numpy.mean([numbers[name] for numbers in each])) for name in each[0] if name != "C"}
-    details: dict[str, object] = {"draws": each, "intervals": {config.metric: percent(counted)}}
-    return means | {f"{config.metric}/std": float(numpy.std(values))}, details
+    details: dict[str, object] = {"draws": each}
+    return means | {f"{metric}/std": float(numpy.std(values))}, details | _intervals(metric, counted)
 
 
 def roles(config: Config, known: Sequence[str]) -> tuple[str | None, str | None, str | None]:
@@ -128,66 +155,111 @@ def roles(config: Config, known: Sequence[str]) -> tuple[str | None, str | None,
     return train, val, test
 
 
-def _parts(backbone: Backbone, config: Config) -> tuple[Images, Images | None, Images]:
-    """Extract the features of all images; without a split to test on, a part of those to learn from."""
+def _parts(backbone: Backbone, config: Config) -> tuple[Images, Images | None, Images, Metric]:
+    """Extract the features of all images; without a split to test on, a part of those to learn from. And the metric."""
     learn, choose, judge = roles(config, splits(config.data))
-
-    def extracted(split: str | None) -> Images:
-        found = features(backbone, config.data, split=split, limit=config.limit)
-        if members(found.classes) is not None:
-            raise UserError(
-                f"images of {config.data} have several classes, such as {found.classes[0]}; only knn measures that"
-            )
-        device = exact(backbone.device)
-        return Images(torch.from_numpy(found.vectors).to(device), torch.from_numpy(found.labels).to(device))
-
-    train = extracted(learn)
-    val = None if choose is None else extracted(choose)
+    train, metric = _extracted(backbone, config, learn)
+    val = None if choose is None else _extracted(backbone, config, choose)[0]
     if judge is not None:
-        return train, val, extracted(judge)
+        return train, val, _extracted(backbone, config, judge)[0], metric
     info(f"no split to test on in {config.data}: {TEST:.0%} of each class are set aside for it")
     train, test = train.parted(TEST)
     if not len(test.labels):
         raise UserError(
             f"expected two or more images of a class in {config.data}, got one of each; add images, or a split test"
         )
-    return train, val, test
+    return train, val, test, metric
+
+
+def _extracted(backbone: Backbone, config: Config, split: str | None) -> tuple[Images, Metric]:
+    """Extract the features of a split, and say what it is measured by."""
+    source = opened(backbone, config.data, split=split, limit=config.limit)
+    several = members(source.classes)
+    metric = config.metric or source.metric or ("top1" if several is None else "mAP")
+    if several is not None and metric != "mAP":
+        raise UserError(
+            f"images of {config.data} have several classes, such as {source.classes[0]}, which {metric} does not judge"
+        )
+    found, device = embedded(backbone, source), exact(backbone.device)
+    assert found.labels is not None
+    truth = None
+    if metric == "mAP":
+        named = numpy.eye(len(source.classes), dtype=bool) if several is None else several[1]
+        left_open = numpy.zeros_like(named) if several is None else undecided(source.classes)
+        of_label = numpy.where(left_open, OPEN, numpy.where(named, IS, IS_NOT)).astype(numpy.int8)
+        truth = torch.from_numpy(of_label[found.labels])
+    return Images(torch.from_numpy(found.vectors).to(device), torch.from_numpy(found.labels).to(device), truth), metric
 
 
 def _measured(
-    train: Images, val: Images, test: Images, config: Config
+    train: Images, *, val: Images, test: Images, metric: Metric, config: Config
 ) -> tuple[dict[str, float], dict[str, float], Float64[numpy.ndarray, " image"]]:
-    """Return the numbers, by C the metric on the validation images, and what each test image counts."""
+    """Return the numbers, by C the metric on the validation images, and what each test image counts, but of mAP."""
     cs = sorted(set(config.c or CS))
     tried, best, chosen = dict[float, float](), -1.0, None
     for c, classifier in progress(fitted(train, cs), len(cs)):
-        tried[c] = judged(classifier, val, config)
+        tried[c] = judged(classifier, val, metric)
         if tried[c] > best:
             best, chosen = tried[c], (c, classifier)
     assert chosen is not None
     if config.shots is None:
-        train = Images(torch.cat([train.features, val.features]), torch.cat([train.labels, val.labels]))
+        train = train.joined(val)
         (chosen,) = fitted(train, [chosen[0]])
-    numbers = {config.metric: judged(chosen[1], test, config), "val": best, "C": chosen[0]}
+    numbers = {metric: judged(chosen[1], test, metric), "val": best, "C": chosen[0]}
     counts = {"train": float(len(train.labels)), "test": float(len(test.labels))}
-    truth, right = test.labels.cpu().numpy(), (chosen[1](test.features) == test.labels).cpu().numpy()
-    counted = right.astype(numpy.float64) if config.metric == "top1" else per_class_shares(truth, right)
-    return numbers | counts, {f"{c:g}": value for c, value in tried.items()}, counted
+    return numbers | counts, {f"{c:g}": value for c, value in tried.items()}, _counted(chosen[1], test, metric)
+
+
+def _counted(classifier: Classifier, test: Images, metric: Metric) -> Float64[numpy.ndarray, " image"]:
+    """Return what each image counts in the metric, nothing for mAP, which is no mean over images."""
+    if metric == "mAP":
+        return numpy.empty(0)
+    truth, right = test.labels.cpu().numpy(), (classifier(test.features) == test.labels).cpu().numpy()
+    return right.astype(numpy.float64) if metric == "top1" else per_class_shares(truth, right)
+
+
+def _intervals(metric: Metric, counted: Float64[numpy.ndarray, " image"]) -> dict[str, object]:
+    return {"intervals": {metric: percent(counted)}} if len(counted) else {}
 
 
 def fitted(images: Images, cs: Sequence[float]) -> Iterator[tuple[float, Classifier]]:
-    """Yield each C with what tells the classes of features after it."""
+    """Yield each C with what tells the classes of features after it, or for mAP scores them."""
+    if images.truth is not None:
+        each = [_against_others(images, number, cs) for number in range(images.truth.shape[1])]
+        for place, c in enumerate(cs):
+            yield c, partial(_scores, [one[place] if one else None for one in each])
+        return
     classes, labels = torch.unique(images.labels, return_inverse=True)
     for c, solution in zip(cs, solutions(images.features, labels, cs)):
         yield c, partial(_answers, classes, solution)
 
 
-def judged(classifier: Classifier, images: Images, config: Config) -> float:
+def _against_others(images: Images, number: int, cs: Sequence[float]) -> list[Solution]:
+    """Fit one class against all others, for each C; nothing where there is nothing to tell apart."""
+    assert images.truth is not None
+    truth = images.truth[:, number]
+    rows = (truth != OPEN).nonzero().flatten()
+    labels = truth[rows].long().to(images.features.device)
+    return list(solutions(images.features[rows], labels, cs)) if 0 < labels.sum() < len(labels) else []
+
+
+def judged(classifier: Classifier, images: Images, metric: Metric) -> float:
     """Return the metric of some images in percent."""
-    return 100 * METRICS[config.metric](images.labels.cpu().numpy(), classifier(images.features).cpu().numpy())
+    found = classifier(images.features).cpu().numpy()
+    if metric == "mAP":
+        assert images.truth is not None
+        truth = images.truth.numpy()
+        return 100 * mean_precision(truth == IS, found, left_out=truth == OPEN)
+    return 100 * METRICS[metric](images.labels.cpu().numpy(), found)
 
 
 def _answers(
     classes: Int64[Tensor, " class"], solution: Solution, features: Float32[Tensor, "image dim"]
 ) -> Int64[Tensor, " image"]:
     return classes[solution(features).argmax(dim=1)]
+
+
+def _scores(each: Sequence[Solution | None], features: Float32[Tensor, "image dim"]) -> Float64[Tensor, "image class"]:
+    """Score every class; one that was not learnt is never likelier in one image than in another."""
+    nothing = features.new_zeros(len(features), dtype=torch.float64)
+    return torch.stack([nothing if one is None else one.margin(features) for one in each], dim=1)

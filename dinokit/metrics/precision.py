@@ -25,6 +25,26 @@ def eleven_points(truth: Bool[numpy.ndarray, " sample"], scores: Float[numpy.nda
     return float(best[[numpy.searchsorted(10 * hits, tenth * hits[-1]) for tenth in range(11)]].mean())
 
 
+def mean_precision(
+    truth: Bool[numpy.ndarray, "sample class"],
+    scores: Float[numpy.ndarray, "sample class"],
+    *,
+    left_out: Bool[numpy.ndarray, "sample class"],
+) -> float:
+    """Return the mean of `eleven_points` over the classes of which some sample is, in [0, 1].
+
+    Args:
+        left_out: samples that count neither for nor against a class.
+    """
+    counted = ~left_out
+    each = [
+        eleven_points(truth[rows, number], scores[rows, number])
+        for number, rows in enumerate(counted.T)
+        if truth[rows, number].any()
+    ]
+    return float(numpy.mean(each))
+
+
 def _thresholds(
     truth: Bool[numpy.ndarray, " sample"], scores: Float[numpy.ndarray, " sample"]
 ) -> tuple[Int64[numpy.ndarray, " threshold"], Int64[numpy.ndarray, " threshold"]]:

@@ -204,6 +204,13 @@ def voc(root: Path, split: str) -> Listing:
     """Read VOC 2007: a text per class says of every image 1, -1, or 0 where all its objects are difficult."""
     lists = root / "ImageSets" / "Main"
     classes = sorted(path.name.removesuffix("_train.txt") for path in lists.glob("*_train.txt"))
+    labels = {name: _shown(lists, classes, name) for name in ("train", "val", "test")}
+    images = ((f"JPEGImages/{name}.jpg", word) for name, word in labels[split].items())
+    return listing(root, images, {*classes, *(word for each in labels.values() for word in each.values())})
+
+
+def _shown(lists: Path, classes: Iterable[str], split: str) -> dict[str, str]:
+    """Return the label of each image of a split."""
     named, doubtful = dict[str, list[str]](), dict[str, list[str]]()
     for word in classes:
         path = lists / f"{word}_{split}.txt"
@@ -213,8 +220,7 @@ def voc(root: Path, split: str) -> Listing:
                 raise UserError(f"line {number} of {path} is '{line}', expected an image and 1, 0 or -1")
             for found, wanted in ((named, "1"), (doubtful, "0")):
                 found.setdefault(name, []).extend([word] * (value.strip() == wanted))
-    images = ((f"JPEGImages/{name}.jpg", label_of(named[name], doubtful[name])) for name in named)
-    return listing(root, images, classes)
+    return {name: label_of(named[name], doubtful[name]) for name in named}
 
 
 # Tables of MATLAB

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from dinokit.metrics.precision import eleven_points
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
+from dinokit.sources.table import members, undecided
+from tests.sources.sets import build
 
 MakeVit = Callable[..., VisionTransformer]
 MakeFolder = Callable[..., Path]
@@ -270,3 +273,45 @@ def test_an_interval_stands_beside_every_accuracy(make_vit: MakeVit, make_folder
     assert all(ends[name][0] <= numbers[name] <= ends[name][1] for name in ends)
     assert ends["best"] == ends[f"top1@{numbers['best_k']:g}"]
     assert ends["top1@1"][0] < numbers["top1@1"] < ends["top1@1"][1]
+
+
+def test_the_set_says_that_classes_count_the_same(make_vit: MakeVit, tmp_path: Path) -> None:
+    data = f"flowers102:{build('flowers102', tmp_path)}"
+    config = knn.Config(data=data, k=(1, 3), gallery="train", query="test")
+    numbers = base.measure("knn", make_vit(), config)
+    assert {name for name in numbers if "@" in name} == {"per-class@1", "per-class@3", "top5@1", "top5@3"}
+    assert numbers["best"] == max(numbers["per-class@1"], numbers["per-class@3"])
+    assert "top1@1" in base.measure("knn", make_vit(), replace(config, metric="top1"))
+
+
+def test_per_class_is_the_mean_over_the_classes(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    files = (*SPLIT, *(f"test/a/{index}.png" for index in range(6, 12)))  # of one class more
+    root = make_folder(*files, tinted=False)
+    config, shares = knn.Config(data=str(root), k=(3,), metric="per-class"), []
+    numbers, details = knn.run(make_vit(), config, None)
+    for kind in "abc":
+        shutil.copytree(root / "train", root.with_name(kind) / "train")
+        shutil.copytree(root / "test" / kind, root.with_name(kind) / "test" / kind)
+        alone = replace(config, data=str(root.with_name(kind)), metric="top1")
+        shares.append(base.measure("knn", make_vit(), alone)["top1@3"])
+    assert numbers["per-class@3"] != pytest.approx(numpy.average(shares, weights=[2, 1, 1]))
+    assert numbers["per-class@3"] == pytest.approx(numpy.mean(shares))
+    ends = details["intervals"]
+    assert isinstance(ends, dict)
+    assert ends["per-class@3"][0] < numbers["per-class@3"] < ends["per-class@3"][1]
+
+
+def test_a_class_that_an_image_leaves_open_is_not_measured_on_it(make_vit: MakeVit, tmp_path: Path) -> None:
+    data, backbone = f"voc07:{build('voc07', tmp_path)}", make_vit()
+    result = base.measure("knn", backbone, knn.Config(data=data, k=(2,)))
+    left, right = (extract(backbone, open_source(data, split=split)) for split in ("train", "val"))
+    found = members(left.classes)
+    assert found is not None
+    similar = unit(torch.from_numpy(right.vectors)) @ unit(torch.from_numpy(left.vectors)).T
+    best = similar.sort(dim=1, descending=True, stable=True)
+    weights = (best.values[:, :2] / 0.07).softmax(1).numpy()
+    scores = (weights[:, :, None] * found[1][left.labels][best.indices[:, :2].numpy()]).sum(1)
+    kept = ~undecided(left.classes)[right.labels]
+    truth = found[1][right.labels]
+    wanted = [eleven_points(truth[kept[:, c], c], scores[kept[:, c], c]) for c in range(2)]
+    assert result["mAP@2"] == pytest.approx(100 * numpy.mean(wanted))

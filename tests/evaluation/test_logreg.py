@@ -12,9 +12,12 @@ from dinokit.core.messages import UserError
 from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, logreg
 from dinokit.evaluation.logreg import Config, Images, roles
+from dinokit.metrics.precision import eleven_points
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
+from dinokit.sources.table import members, undecided
+from tests.sources.sets import build
 
 MakeVit = Callable[..., VisionTransformer]
 MakeFolder = Callable[..., Path]
@@ -147,3 +150,56 @@ def test_an_interval_stands_beside_the_metric(
     ends = details["intervals"]
     assert isinstance(ends, dict)
     assert ends[metric][0] < numbers[metric] < ends[metric][1]
+
+
+def of_voc(backbone: VisionTransformer, data: str, cs: tuple[float, ...]) -> tuple[float, float]:
+    """The protocol of VOC 2007 with scikit-learn, an image left out of the classes that it leaves open."""
+    found = {split: extract(backbone, open_source(data, split=split)) for split in COUNTS}
+    named, doubtful = members(found["train"].classes), undecided(found["train"].classes)
+    assert named is not None
+    rows = {split: each.vectors.astype(float) for split, each in found.items()}
+    truth = {split: named[1][each.labels] for split, each in found.items()}
+    kept = {split: ~doubtful[each.labels] for split, each in found.items()}
+
+    def points(parts: tuple[str, ...], c: float, judge: str) -> float:
+        x, y, use = (numpy.concatenate([each[part] for part in parts]) for each in (rows, truth, kept))
+        each = []
+        for column in range(y.shape[1]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = LogisticRegression(C=c, tol=1e-12, max_iter=10_000)
+                model.fit(x[use[:, column]], y[use[:, column], column])
+            some = kept[judge][:, column]
+            each.append(eleven_points(truth[judge][some, column], model.decision_function(rows[judge][some])))
+        return float(numpy.mean(each))
+
+    values = [points(("train",), c, "val") for c in cs]
+    c = cs[int(numpy.argmax(values))]
+    return 100 * points(("train", "val"), c, "test"), c
+
+
+def test_a_set_of_several_classes_is_one_regression_for_each(make_vit: MakeVit, tmp_path: Path) -> None:
+    data, backbone, cs = f"voc07:{build('voc07', tmp_path)}", make_vit(), (1e-3, 1.0, 100.0)
+    result = base.measure("logreg", backbone, Config(data=data, c=cs))
+    assert (result["mAP"], result["C"]) == pytest.approx(of_voc(backbone, data, cs))
+    assert (result["train"], result["test"]) == (16, 8)
+    with pytest.raises(UserError, match="have several classes.*which top1 does not judge"):
+        base.measure("logreg", backbone, Config(data=data, metric="top1"))
+
+
+def test_a_published_set_is_measured_as_its_paper_has_it(make_vit: MakeVit, tmp_path: Path) -> None:
+    data = f"flowers102:{build('flowers102', tmp_path)}"
+    assert "per-class" in base.measure("logreg", make_vit(), Config(data=data, c=(1.0,)))
+    assert "top1" in base.measure("logreg", make_vit(), Config(data=data, c=(1.0,), metric="top1"))
+    assert "mAP" in base.measure("logreg", make_vit(), Config(data=data, c=(1.0,), metric="mAP"))  # of one class each
+
+
+def test_a_class_that_is_not_learnt_scores_alike_everywhere() -> None:
+    features, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2
+    truth = torch.stack([labels, torch.zeros_like(labels)], dim=1).to(torch.int8)
+    images = Images(features, labels, truth)
+    ((_, scores),) = logreg.fitted(images, [1.0])
+    assert scores(features)[:, 0].unique().numel() == 6
+    assert scores(features)[:, 1].unique().numel() == 1
+    shown = Images(features, labels, torch.cat([truth[:, :1], torch.ones(6, 1, dtype=torch.int8)], dim=1))
+    assert logreg.judged(scores, shown, "mAP") == pytest.approx((100 + logreg.judged(scores, images, "mAP")) / 2)

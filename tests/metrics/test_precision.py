@@ -2,7 +2,7 @@ import numpy
 import pytest
 from sklearn.metrics import average_precision_score
 
-from dinokit.metrics.precision import average_precision, eleven_points
+from dinokit.metrics.precision import average_precision, eleven_points, mean_precision
 
 
 @pytest.mark.parametrize("levels", [4, 1000])
@@ -34,3 +34,11 @@ def test_eleven_points_by_hand() -> None:
     assert eleven_points(truth, numpy.array([0.9, 0.8, 0.7, 0.6])) == pytest.approx((6 + 5 * 2 / 3) / 11)
     # equal scores are one threshold, whatever their order
     assert eleven_points(truth, numpy.ones(4)) == pytest.approx(1 / 2)
+
+
+def test_the_mean_is_over_classes_that_are_there_and_over_samples_that_count() -> None:
+    truth = numpy.array([[True, False, True], [False, False, False], [True, False, False], [False, False, False]])
+    scores = numpy.array([[0.9, 0.9, 0.1], [0.8, 0.8, 0.2], [0.7, 0.7, 0.3], [0.6, 0.6, 0.4]])
+    left_out = numpy.zeros_like(truth)
+    left_out[2:, 2] = True  # of two samples that count the second is right
+    assert mean_precision(truth, scores, left_out=left_out) == pytest.approx(((6 + 5 * 2 / 3) / 11 + 1 / 2) / 2)
