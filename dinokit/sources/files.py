@@ -120,9 +120,13 @@ def open_list(spec: str, *, split: str | None, channels: int) -> Source:
 
 def open_manifest(spec: str, *, split: str | None, channels: int) -> Source:
     """Open the images that a manifest lists."""
-    rows = _csv(spec) if location.suffix(spec) in (".csv", ".tsv") else _jsonl(spec)
     root = location.parent(spec)
-    return open_files(spec, root, table_of_rows(spec, rows, root=root), split=split, channels=channels)
+    return open_files(spec, root, table_of_rows(spec, rows_of(spec), root=root), split=split, channels=channels)
+
+
+def rows_of(spec: str) -> Iterator[Sequence[Any]]:
+    """Yield the names of the columns of a manifest, then its rows."""
+    return _csv(spec) if location.suffix(spec) in (".csv", ".tsv") else _jsonl(spec)
 
 
 def table_of_rows(spec: str, rows: Iterator[Sequence[Any]], *, root: str) -> Table:
