@@ -44,7 +44,8 @@ def evaluate(
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
 
     Args:
-        task: knn, logreg or retrieval; segmentation, depth, foreground, tracking or matching, which look at patches.
+        task: knn, logreg or retrieval; segmentation, depth, foreground, tracking, matching or discovery, which look at
+            patches.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything
@@ -53,7 +54,8 @@ def evaluate(
             with --head; on a CPU both take the quick protocol, --protocol linear is the published one. foreground:
             images/ and masks/, or PNGs with an alpha channel. tracking: DAVIS 2017, YouTube-VOS, MOSE; or a folder of
             frames or a video file with --mask, a PNG of its first frame. matching: SPair-71k, NAVI, or a list of pairs
-            with points: pairs.jsonl or .csv, lines of image_a, image_b, points_a, points_b.
+            with points: pairs.jsonl or .csv, lines of image_a, image_b, points_a, points_b. discovery: Pascal VOC,
+            COCO, a folder with images/ and masks/, or a table of boxes: boxes.csv, lines of path, x0, y0, x1, y1.
         out: file that receives the numbers as JSON.
         save: folder that receives the model's own numbers in full and the head that was trained, or the masks and
             overlays of every frame; the same command again continues an interrupted training or tracking. A folder
