@@ -5,8 +5,9 @@
     load("hf-hub:OWNER/NAME")
 
 cls is what the tower pools an image into before the projection into the space of text. Patches pass the norm that this
-vector gets. A tower of timm is read as any model of timm is. OpenCLIP's own ViT knows one size of images. Towers whose
-pooling is itself the projection (CLIP's ResNets, CoCa) are refused.
+vector gets. A tower of timm is read as any model of timm is. OpenCLIP's own ViT knows one size of images; its table of
+positions is fitted to others as the library does when weights are loaded for one. Towers whose pooling is itself the
+projection (CLIP's ResNets, CoCa) are refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,12 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dinokit.core.hub import fetching
 from dinokit.core.messages import UserError, library, unknown_name
 from dinokit.models.features import Features
+from dinokit.models.vit import resized
 from dinokit.peers.peer import Peer, pixels_of
 from dinokit.peers.timm import Timm
 
@@ -62,7 +65,10 @@ class OpenClip(Peer):
         """Return the features of the whole network, and those after each of some layers."""
         theirs: Any = self.network
         wanted = sorted({*layers, self.depth - 1})
-        out = theirs.forward_intermediates(images, indices=wanted, output_fmt="NCHW", output_extra_tokens=True)
+        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        positions = resized(theirs.positional_embedding[None], grid, how="antialias")[0]  # [1 + patch, dim]
+        options = {"indices": wanted, "output_fmt": "NCHW", "output_extra_tokens": True}
+        out = functional_call(_Layers(theirs), {"tower.positional_embedding": positions}, (images,), options)
         states = dict(zip(wanted, zip(out["image_intermediates_prefix"], out["image_intermediates"])))
         final = self._features(*states[self.depth - 1], norm=True, pooled=out["image_features"])
         return final, {index: self._features(*states[index], norm=norm, pooled=None) for index in layers}
@@ -73,6 +79,17 @@ class OpenClip(Peer):
         raw = Features.from_maps(maps)
         first, patches = final_norm(prefix), final_norm(raw.patches)
         return Features(first[:, 0] if pooled is None else pooled, first[:, 1:], patches, raw.grid)
+
+
+class _Layers(nn.Module):
+    """A tower that gives its inner layers when it is called."""
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, *given: Any, **options: Any) -> Any:
+        return self.tower.forward_intermediates(*given, **options)
 
 
 def _created(open_clip: Any, architecture: str, tag: str | None, *, trained: bool) -> Any:

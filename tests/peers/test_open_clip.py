@@ -81,12 +81,23 @@ def test_a_tower_of_timm_is_a_model_of_timm(tmp_path: Path, scramble: Scramble, 
     assert twin(images(64, 64)).cls.shape == found.cls.shape
 
 
-def test_pixels_and_the_one_size_are_those_of_the_folder(tmp_path: Path, scramble: Scramble, images: Images) -> None:
+def test_pixels_are_those_of_the_folder(tmp_path: Path, scramble: Scramble) -> None:
+    saved(tmp_path, "vit", scramble)
+    assert load(f"open_clip/local-dir:{tmp_path}").pixels == Pixels((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 48)
+
+
+@torch.no_grad()
+def test_positions_are_fitted_to_other_sizes_as_open_clip_does(
+    tmp_path: Path, scramble: Scramble, images: Images
+) -> None:
     saved(tmp_path, "vit", scramble)
     ours = load(f"open_clip/local-dir:{tmp_path}")
-    assert ours.pixels == Pixels((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 48)
-    with pytest.raises(UserError, match="takes images of 48x48 pixels, got 64x96"):
-        ours(images(64, 96))
+    theirs = open_clip.create_model(f"local-dir:{tmp_path}", force_image_size=(64, 96)).visual.eval()
+    theirs.proj = None
+    before = {key: value.clone() for key, value in ours.state_dict().items()}
+    torch.testing.assert_close(ours(images(64, 96)).cls, theirs(images(64, 96)), atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in ours.state_dict().items())
+    assert ours(images(50, 48)).grid == (3, 3)  # what fills no patch is not seen
 
 
 def test_the_untrained_twin_has_other_weights(tmp_path: Path, scramble: Scramble) -> None:
