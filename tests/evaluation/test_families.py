@@ -92,6 +92,7 @@ def prepared(tmp_path: Path, make_folder: MakeFolder) -> dict[str, Callable[[], 
         "segmentation": lambda: {"data": str(squares(tmp_path / "data", side=SIDE)), "size": SIDE, **head},
         "depth": lambda: {"data": str(bright_is_far(tmp_path / "data")), "high": 8.0, **head, "short": SIDE},
         "foreground": lambda: {"data": str(halves(tmp_path / "data")), "size": 2 * SIDE, "c": (0.1,)},
+        "discovery": lambda: {"data": str(halves(tmp_path / "data")), "tau": (0.2,)},
         "tracking": lambda: {"data": str(clips(tmp_path / "data", frames=2)), "short": SIDE, "rule": Rule(radius=1)},
         "matching": lambda: {"data": moved(tmp_path / "data"), "size": SIDE},
     }
