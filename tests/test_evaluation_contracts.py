@@ -12,7 +12,7 @@ from tests.conftest import MakeFolder, MakeVit
 
 COUNTS = {"train": 4, "val": 3, "test": 3}
 FILES = tuple(f"{split}/{kind}/{index}.png" for split, n in COUNTS.items() for kind in "abc" for index in range(n))
-# (evaluation, field) -> a value that changes what is computed on the folder above
+# (evaluation, field) -> a value that changes what is computed on the folder above, which is DATA
 OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("knn", "gallery"): {"gallery": "val", "query": "train"},
     ("knn", "query"): {"gallery": "train", "query": "train"},
@@ -24,6 +24,13 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("knn", "near"): {"near": -1.0},
     ("knn", "metric"): {"metric": "per-class"},
     ("retrieval", "split"): {"split": "val"},
+    ("retrieval", "distractors"): {"distractors": "DATA"},
+    ("retrieval", "fit"): {"fit": "inner"},
+    ("retrieval", "size"): {"size": 8},
+    ("retrieval", "scales"): {"scales": (1.0, 0.5)},
+    ("retrieval", "gem"): {"gem": 4.0},
+    ("retrieval", "whiten"): {"whiten": None},
+    ("retrieval", "dims"): {"dims": 2},
     ("logreg", "train"): {"train": "test", "test": "train"},
     ("logreg", "val"): {"val": "train", "train": "val"},
     ("logreg", "test"): {"test": "val", "val": "test"},
@@ -37,6 +44,7 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
 
 # settings under which every other one counts
 SETTINGS: dict[str, dict[str, Any]] = {
+    "retrieval": {"whiten": "DATA"},
     "knn": {"k": (12,), "shots": 2.0},
     "logreg": {"shots": 2.0, "c": (0.1, 1.0)},
 }
@@ -77,7 +85,11 @@ def test_data_without_labels_is_a_clear_mistake(name: str, make_folder: MakeFold
 )
 def test_every_setting_changes_the_result(name: str, field: str, labelled: str, make_vit: MakeVit) -> None:
     module = base.find(name)
-    config = module.Config(data=labelled, **SETTINGS.get(name, {}))
     assert (name, field) in OTHER_VALUES, f"give {name}.{field} a value in OTHER_VALUES"
-    changed = replace(config, **OTHER_VALUES[name, field])
+    usual, other = (
+        {key: labelled if value == "DATA" else value for key, value in values.items()}
+        for values in (SETTINGS.get(name, {}), OTHER_VALUES[name, field])
+    )
+    config = module.Config(data=labelled, **usual)
+    changed = replace(config, **other)
     assert base.measure(name, make_vit(seed=1), changed) != base.measure(name, make_vit(seed=1), config)

@@ -49,8 +49,9 @@ def evaluate(
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything
-            with labels that `pretrain` takes. segmentation: train/ and val/, each with images/ and masks/, or ADE20K,
-            Cityscapes, Pascal VOC. depth: train/ and val/, each with images/ and depth/, or NYUv2, KITTI, SUN RGB-D
+            with labels that `pretrain` takes. retrieval: also roxford5k: rparis6k: met: amstertime: copydays: with a
+            folder, as published. segmentation: train/ and val/, each with images/ and masks/, or ADE20K, Cityscapes,
+            Pascal VOC. depth: train/ and val/, each with images/ and depth/, or NYUv2, KITTI, SUN RGB-D
             with --head; on a CPU both take the quick protocol, --protocol linear is the published one. foreground:
             images/ and masks/, or PNGs with an alpha channel. tracking: DAVIS 2017, YouTube-VOS, MOSE; or a folder of
             frames or a video file with --mask, a PNG of its first frame. matching: SPair-71k, NAVI, or a list of pairs

@@ -23,7 +23,7 @@ from dinokit.core.device import Precision
 from dinokit.core.files import cache_folder, digest, digest_of_files, digest_of_model, write_atomic
 from dinokit.core.messages import reason, warn
 from dinokit.dense.embedding import Read
-from dinokit.images.intensity import Transform
+from dinokit.images.transforms import Transform
 from dinokit.models.features import Backbone
 
 _ROOMS = ("images", "models", "peers")  # whose code decides what a feature is

@@ -16,7 +16,7 @@ from torch.nn import functional
 from dinokit.core import device as devices
 from dinokit.core.device import Precision
 from dinokit.images import intensity
-from dinokit.images.intensity import CentreSquare
+from dinokit.images.transforms import Square
 from dinokit.models.features import Backbone, Features
 
 # what is read of normalised images, such as models.classifier.Reading; its repr tells it from any other
@@ -46,9 +46,9 @@ def read(
     return found.float() if found.dtype == torch.bfloat16 else found
 
 
-def square(backbone: Backbone) -> CentreSquare:
+def square(backbone: Backbone) -> Square:
     """Return how an image is brought to what a backbone sees outside training."""
-    return CentreSquare(backbone.pixels.size, backbone.patch_size)
+    return Square(backbone.pixels.size, backbone.patch_size)
 
 
 def digest_of(image: Shaped[Tensor, "channel rows columns"]) -> bytes:

@@ -23,7 +23,7 @@ from dinokit.dense.cache import Cache, folder_of
 from dinokit.dense.embedding import Read, square
 from dinokit.dense.parts import Kept, Known, Look, Part, Work
 from dinokit.dense.pipeline import batch_size, compute, limit
-from dinokit.images.intensity import Transform
+from dinokit.images.transforms import Transform
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
 from dinokit.sources.source import Source, Unusable

@@ -21,7 +21,7 @@ from dinokit.core.messages import RunError
 from dinokit.dense.embedding import Read, batches, digest_of, read
 from dinokit.images import intensity
 from dinokit.images.decode import upright_size
-from dinokit.images.intensity import Transform
+from dinokit.images.transforms import Transform
 from dinokit.models.features import Backbone
 from dinokit.sources.source import Source, Unusable
 

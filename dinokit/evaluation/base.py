@@ -7,10 +7,9 @@ name, and `measure` calls it. It may say more of itself: `PATCHES = True` if pat
 the unit of a number by the beginning of its name. Every accuracy, recall and average precision is in percent.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import cache
-from hashlib import blake2b
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from dinokit.core.files import write_json
@@ -27,7 +26,7 @@ from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.core.seed import generator
 from dinokit.curation.neighbours import places_of
-from dinokit.dense.embedding import Read, unit
+from dinokit.dense.embedding import Read
 from dinokit.dense.extraction import Embeddings, extract
 from dinokit.dense.fit import Member
 from dinokit.dense.heads import About, save_head
@@ -72,25 +71,6 @@ class Task:
     undecided: Bool[Tensor, "label class"] | None = None  # classes that a label leaves open, where `named` is given
     metric: Metric | None = None  # what the set of the queries is measured by
     leaks: Leaks | None = None
-
-    def compared(self) -> Iterator[tuple[slice, Float64[Tensor, "query gallery"]]]:
-        """Yield the cosines of some queries with the gallery, and which; under leave-one-out, -inf with itself.
-
-        Equal features have equal cosines, to the bit: a matrix product alone rounds by the place of a row.
-        """
-        gallery = unit(self.gallery)
-        first: dict[bytes, int] = {}  # row -> its place
-        digests = (blake2b(row.tobytes(), digest_size=16).digest() for row in gallery.numpy())
-        twins = torch.tensor([first.setdefault(digest, place) for place, digest in enumerate(digests)])
-        step = max(1, CHUNK // max(len(twins), 1))
-        for start in range(0, len(self.queries), step):
-            part = slice(start, min(start + step, len(self.queries)))
-            similarity = unit(self.queries[part]) @ gallery.T  # [query, gallery]
-            if len(first) < len(twins):
-                similarity = similarity[:, twins]
-            if self.leave_one_out:
-                similarity[torch.arange(len(similarity)), torch.arange(part.start, part.stop)] = -torch.inf
-            yield part, similarity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +162,7 @@ def task(
     limit: int | None = None,
     near: float | None = None,
     several: bool = False,
+    described: Callable[[Source], Embeddings] | None = None,
 ) -> Task:
     """Extract the features of the two sides of a labelled comparison, and say, once, what makes it doubtful.
 
@@ -191,6 +172,7 @@ def task(
         limit: images of each side, evenly spaced in the data; None takes all.
         near: the cosine above which two pictures are one; None: only equal ones are.
         several: whether an image may have several classes.
+        described: computes the features of a source; None: CLS.
     """
     sources = {split: opened(backbone, data, split=split, limit=limit) for split in (gallery, query)}
     left, right = sources[gallery], sources[query]
@@ -215,7 +197,8 @@ def task(
             "images, or a split that asks"
         )
     doubted(data, doubts(right, left))
-    found = {split: embedded(backbone, source) for split, source in sources.items()}
+    describe = described or partial(extract, backbone)
+    found = {split: checked(source, describe(source)) for split, source in sources.items()}
     answering, asking = found[gallery], found[query]
     leaking = leaks(asking, answering, above=near)
     if len(leaking):
@@ -266,22 +249,31 @@ def opened(backbone: Backbone, data: str, *, split: str | None, limit: int | Non
 
 def embedded(backbone: Backbone, source: Source, *, reading: Read | None = None) -> Embeddings:
     """Extract the features of labelled images; every class keeps some."""
-    result = extract(backbone, source, reading=reading)
+    return checked(source, extract(backbone, source, reading=reading))
+
+
+def checked(source: Source, found: Embeddings) -> Embeddings:
+    """Return the features of labelled images; UserError if a class has lost all of them."""
     assert source.labels is not None
-    lost = numpy.setdiff1d(source.labels, source.labels[result.indices]).tolist()
+    lost = numpy.setdiff1d(source.labels, source.labels[found.indices]).tolist()
     if lost and members(source.classes) is None:
         raise UserError(
             f"no image of class '{source.classes[lost[0]]}' in {source.name} can be read, so that a number would say "
-            f"nothing; repair them or move the class away; the first bad image: {result.bad[0].key}: "
-            f"{result.bad[0].reason}"
+            f"nothing; repair them or move the class away; the first bad image: {found.bad[0].key}: "
+            f"{found.bad[0].reason}"
         )
-    if result.bad:
-        bad, more = result.bad[0], "; ..." * (len(result.bad) > 1)
+    say_bad(source, found)
+    return found
+
+
+def say_bad(source: Source, found: Embeddings) -> None:
+    """Say, once, how many images cannot be read."""
+    if found.bad:
+        bad, more = found.bad[0], "; ..." * (len(found.bad) > 1)
         doubted(
             source.name,
-            [f"images that cannot be read and do not count, {len(result.bad):,}: {bad.key}: {bad.reason}{more}"],
+            [f"images that cannot be read and do not count, {len(found.bad):,}: {bad.key}: {bad.reason}{more}"],
         )
-    return result
 
 
 def raw_pixels(backbone: Backbone) -> RawPixels:

@@ -13,7 +13,6 @@ Other ways, which some protocols have: images/transforms.py.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32, Shaped, UInt8
@@ -146,35 +145,6 @@ def resized(image: Image, height: int, width: int) -> Shaped[Tensor, "channel ro
     # uint8 in, uint8 out: rounds and clamps as Pillow does, without a float copy of a large photo
     found = functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)[0]
     return found if image.dtype == torch.uint8 else found.clamp_(*value_range(image))
-
-
-@runtime_checkable
-class Transform(Protocol):
-    """How an image is brought to what a network sees; its repr tells it from any other."""
-
-    @property
-    def enough(self) -> int | None:
-        """Short side, in pixels, that a file may be decoded to; None: all of it is seen."""
-
-    def __call__(self, image: Image) -> Shaped[Tensor, "channel rows columns"]:
-        """Return what a network sees of an image; its type stays."""
-
-
-@dataclass(frozen=True)
-class CentreSquare:
-    """The size rule above."""
-
-    size: int | None
-    patch_size: int
-
-    @property
-    def enough(self) -> int | None:
-        """Side of the square."""
-        return None if self.size is None else multiple(self.size, self.patch_size)
-
-    def __call__(self, image: Image) -> Shaped[Tensor, "channel rows columns"]:
-        """Resize and crop an image."""
-        return prepare(image, size=self.size, patch_size=self.patch_size)
 
 
 def multiple(side: int, patch_size: int) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from dinokit.core.messages import UserError, unknown_name
 from dinokit.images import intensity
 from dinokit.images.decode import decode
-from dinokit.sources import cifar, imagenet, listings
+from dinokit.sources import cifar, imagenet, instances, listings
 from dinokit.sources.base import Metric, Source, from_table
 from dinokit.sources.listings import Listing
 from dinokit.sources.location import choose_split, entries, existing_folder
@@ -41,7 +41,7 @@ class Published:
     read: Callable[[Path, str], Listing]  # folder, split ("" where there are none)
     folders: tuple[str, ...] = ()  # names its folder may have beside its own, as `_plain` writes them
     splits: tuple[str, ...] = ("train", "test")
-    metric: Metric = "top1"
+    metric: Metric | None = "top1"  # None: it is not measured by classes
 
 
 _THREE = ("train", "val", "test")
@@ -213,6 +213,41 @@ SETS = {
         folders=("objectnet10",),
         splits=(),
     ),
+    **{
+        name: Published(
+            layout=f"gnd_{name}.pkl, jpg/*.jpg",
+            marks=(f"gnd_{name}.pkl", "jpg"),
+            read=instances.oxford,
+            splits=(instances.DATABASE, instances.QUERY),
+            metric=None,
+        )
+        for name in ("roxford5k", "rparis6k")
+    },
+    **{
+        name: Published(
+            layout=f"images/, ground_truth/{{{database},valset,testset}}.json",
+            marks=(f"ground_truth/{database}.json", "ground_truth/valset.json", "ground_truth/testset.json", "images"),
+            read=partial(instances.met, database=f"{database}.json"),
+            folders=("met",),
+            splits=_THREE,
+            metric=None,
+        )
+        for name, database in (("met", "MET_database"), ("met-mini", "mini_MET_database"))
+    },
+    "amstertime": Published(
+        layout="new/0000.png, ..., old/0000.jpg, ...",
+        marks=instances.TIMES,
+        read=instances.amstertime,
+        splits=(),
+        metric=None,
+    ),
+    "copydays": Published(
+        layout="original/*.jpg, strong/*.jpg; perhaps jpegqual/{3,5,8,...}/*.jpg, crops/{10,15,20,...}/*.jpg",
+        marks=(instances.ORIGINAL, instances.STRONG),
+        read=instances.copydays,
+        splits=(instances.ORIGINAL, *instances.ATTACKS),
+        metric=None,
+    ),
 }
 
 
@@ -230,6 +265,11 @@ def open_published(spec: str, *, split: str | None, channels: int) -> Source:
 def splits(spec: str) -> tuple[str, ...]:
     """Return the names of the splits, the default first, without a look at the images; UserError if it is not there."""
     return _found(spec)[1].splits
+
+
+def place_of(spec: str) -> Path:
+    """Return the folder of a published set itself; UserError if something of it is missing."""
+    return _found(spec)[2]
 
 
 def find_sets(root: str | Path) -> dict[str, str]:

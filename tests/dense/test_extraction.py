@@ -15,7 +15,7 @@ from dinokit.core import dist
 from dinokit.core.messages import RunError, UserError
 from dinokit.dense.embedding import encode, unit
 from dinokit.dense.extraction import extract, forgotten
-from dinokit.images.intensity import CentreSquare, Transform
+from dinokit.images.transforms import Square, Transform
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
@@ -184,7 +184,7 @@ def test_only_what_changed_is_computed_anew(make_vit: MakeVit, make_folder: Make
     assert computed(make_vit(), root) == 1
     Image.new("RGB", (16, 16), "red").save(root / "a" / "2.bmp")
     assert computed(make_vit(), root) == 0  # another file of the same pixels
-    assert computed(make_vit(), root, CentreSquare(8, 4)) == 10  # of 10 pictures
+    assert computed(make_vit(), root, Square(8, 4)) == 10  # of 10 pictures
     assert computed(make_vit(seed=1), root) == 10
 
 

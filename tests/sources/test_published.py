@@ -72,14 +72,15 @@ def _words(source: Source) -> list[str]:
 
 
 def test_every_set_has_a_small_copy() -> None:
-    assert sorted(BUILDERS) == sorted(SETS) == sorted(COUNTS)
+    of_classes = [name for name, published in SETS.items() if published.metric is not None]
+    assert sorted(BUILDERS) == sorted(of_classes) == sorted(COUNTS)  # the others: test_instances.py
 
 
 def test_the_documented_layouts_are_those_that_are_read() -> None:
     rows = (Path(__file__).parents[2] / "docs" / "sets.md").read_text().splitlines()
     for name, published in SETS.items():
         known = ", ".join(published.splits) or "none"
-        assert f"| `{name}:` | `{published.layout}` | {known} | {published.metric} |" in rows
+        assert f"| `{name}:` | `{published.layout}` | {known} | {published.metric or 'retrieval'} |" in rows
 
 
 @pytest.mark.parametrize("name", BUILDERS)

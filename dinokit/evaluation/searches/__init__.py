@@ -1,0 +1,1 @@
+"""Protocols of published sets for retrieval, which says when each is asked."""

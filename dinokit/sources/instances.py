@@ -1,0 +1,189 @@
+"""Published sets of things that are photographed several times, in the layouts in which they are handed out.
+
+Revisited Oxford and Paris (arXiv:1803.11285), Met (arXiv:2202.01747), AmsterTime (arXiv:2203.16291), and Copydays
+(Douze et al. 2009). What is right in Oxford and Paris stands in a pickle, which may run any program when it is read.
+Here it may hold nothing but plain values and arrays of numbers, and anything else in it is refused.
+"""
+
+import pickle
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, final
+
+import numpy as np
+from jaxtyping import Int64
+
+from dinokit.core.files import read_json
+from dinokit.core.messages import UserError, line_of, reason
+from dinokit.sources.files import fetch_file, images_among
+from dinokit.sources.listings import Image, Listing, listing
+from dinokit.sources.location import entries
+from dinokit.sources.table import Table, Texts
+
+DATABASE, QUERY = "database", "query"
+TIMES = ("new", "old")
+ORIGINAL, STRONG = "original", "strong"
+QUALITIES = (3, 5, 8, 10, 15, 20, 30, 50, 75)  # of JPEG
+CROPS = (10, 15, 20, 30, 40, 50, 60, 70, 80)  # percent that is cut off
+ATTACKS = (STRONG, *(f"jpegqual/{number}" for number in QUALITIES), *(f"crops/{number}" for number in CROPS))
+_GROUP = 4  # letters of a name of Copydays that a copy shares with its original
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which images of the database show what a query shows: clearly, hardly, or so little that they do not count."""
+
+    easy: Int64[np.ndarray, " easy"]
+    hard: Int64[np.ndarray, " hard"]
+    junk: Int64[np.ndarray, " junk"]
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """The images of Oxford or Paris, by name, and what is right."""
+
+    database: tuple[str, ...]
+    query: tuple[str, ...]
+    truth: tuple[Query, ...]  # of each query
+
+
+def landmarks(root: Path) -> Landmarks:
+    """Read what is right in the folder of revisited Oxford or Paris."""
+    path = min(root.glob("gnd_*.pkl"))
+    found = _unpickled(path)
+    try:
+        database, query = (tuple(map(str, found[name])) for name in ("imlist", "qimlist"))
+        each = [{kind: _rows(one[kind], len(database)) for kind in ("easy", "hard", "junk")} for one in found["gnd"]]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not say what is right in Oxford or Paris: {line_of(error)}") from error
+    if len(each) != len(query):
+        raise UserError(f"{path} has {len(query)} queries and says of {len(each)} what is right; it is damaged")
+    return Landmarks(database, query, tuple(Query(**one) for one in each))
+
+
+def oxford(root: Path, split: str) -> Listing:
+    """List the images of Oxford or Paris that are searched, or that ask."""
+    names = getattr(landmarks(root), split)
+    there = {PurePosixPath(name).stem: name for name in _images(root / "jpg")}
+    lost = [name for name in names if name not in there]
+    if lost:
+        raise UserError(f"{len(lost):,} images are not in {root / 'jpg'}, such as {lost[0]}.jpg; unpack all archives")
+    keys = Texts(f"jpg/{there[name]}" for name in names)
+    return Listing(Table(keys=keys), partial(fetch_file, str(root), keys))
+
+
+def met(root: Path, split: str, *, database: str) -> Listing:
+    """List the images of a split of Met, with the ids of what they show; distractors have none.
+
+    Args:
+        database: the file that lists what is learnt from.
+    """
+    files = {"train": database, "val": "valset.json", "test": "testset.json"}
+    found = {name: _exhibits(root / "ground_truth" / file) for name, file in files.items()}
+    top = "" if found[split][0][0].startswith("images/") else "images/"
+    images = [(f"{top}{path}", word) for path, word in found[split]]
+    return listing(root, images, {word for each in found.values() for _, word in each})
+
+
+def amstertime(root: Path, _: str) -> Listing:
+    """List the pairs of AmsterTime, a place in two times: a class each, with the time as domain."""
+    found = {time: _images(root / time) for time in TIMES}
+    one, other = ({PurePosixPath(name).stem for name in names} for names in found.values())
+    if one != other:
+        raise UserError(f"{min(one ^ other)} is not in both {root}/new and {root}/old; unpack all archives")
+    images = ((f"{time}/{name}", PurePosixPath(name).stem) for time, names in found.items() for name in names)
+    return listing(root, images, domain=lambda path: path.partition("/")[0])
+
+
+def copydays(root: Path, split: str) -> Listing:
+    """List the originals of Copydays or the copies of one attack; a class is an original with its copies."""
+    originals = {name[:_GROUP] for name in _images(root / ORIGINAL)}
+    images = [(f"{split}/{name}", name[:_GROUP]) for name in _images(root / split)]
+    strange = next((path for path, word in images if word not in originals), None)
+    if strange is not None:
+        raise UserError(f"no original of {strange} in {root / ORIGINAL}, whose name would begin alike")
+    return listing(root, images, originals)
+
+
+def _images(folder: Path) -> list[str]:
+    """Return the names of the images in a folder, or raise UserError."""
+    names, _ = images_among(entries(folder)[0], where=str(folder))
+    return names
+
+
+def _exhibits(path: Path) -> list[Image]:
+    """Read the paths of images and the ids of what they show, -1 where that is nothing of Met."""
+    found = read_json(path)
+    try:
+        images = [(str(entry["path"]), str(entry.get("id" if "id" in entry else "MET_id", "-1"))) for entry in found]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no list of images with a path each, as Met has them: {line_of(error)}") from error
+    if not images:
+        raise UserError(f"{path} lists no images")
+    return images
+
+
+def _rows(numbers: Any, count: int) -> Int64[np.ndarray, " row"]:
+    rows = np.array(numbers, dtype=np.int64).reshape(-1)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise ValueError(f"it names image {rows.max()} of {count}")
+    return rows
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return _Reader(file, encoding="latin1").load()
+    except OSError as error:
+        raise UserError(f"cannot open {path}: {reason(error)}") from error
+    except Exception as error:  # of a damaged file it raises what it likes
+        raise UserError(f"{path} is no whole pickle of plain values: {line_of(error)}") from error
+
+
+@final
+class _Reader(pickle.Unpickler):
+    """Builds dictionaries, lists, words, numbers and arrays of numbers, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands for the few names that such values need."""
+        known = {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): _number,
+            ("multiarray", "_reconstruct"): _empty,
+            ("multiarray", "scalar"): _scalar,
+            ("numeric", "_frombuffer"): _filled,
+            ("_codecs", "encode"): _encoded,
+            ("__builtin__", "bytes"): _no_bytes,
+        }
+        module = re.sub(r"numpy\._?core\.", "", module)
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no list of images needs")
+        return known[module, name]
+
+
+def _number(kind: str, *_: Any) -> np.dtype[Any]:
+    if not re.fullmatch("[biuf][1248]", kind):
+        raise pickle.UnpicklingError(f"it holds an array of {kind}, expected numbers")
+    return np.dtype(kind, copy=True)
+
+
+def _empty(*_: Any) -> np.ndarray:
+    return np.empty(0, dtype=np.uint8)
+
+
+def _filled(data: bytes, kind: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
+    return np.frombuffer(data, dtype=kind).reshape(shape, order=order)
+
+
+def _scalar(kind: np.dtype[Any], data: bytes | str) -> Any:
+    return np.frombuffer(data if isinstance(data, bytes) else _encoded(data), dtype=kind)[0]
+
+
+def _encoded(text: str, *_: Any) -> bytes:
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
