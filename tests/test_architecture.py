@@ -35,7 +35,7 @@ FLOORS: list[set[str]] = [
     {"recipes"},
     {"run"},
     {"planning", "evaluation", "visuals"},
-    {"studio", "export"},
+    {"studio", "export", "suites"},
     {"commands"},
     {"cli"},
     {"__main__", "__init__"},

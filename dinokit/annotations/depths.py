@@ -104,7 +104,7 @@ class Depths(Annotated):
 def splits_of(data: str) -> tuple[str, ...]:
     """Return the splits, the one to train on first; empty if there are none."""
     root = existing_folder(data)
-    layout = _layout(root)
+    layout = layout_of(root)
     if layout is not None:
         return tuple(split for split, names in layout.lists.items() if any((root / name).is_file() for name in names))
     return tuple(name for name in folders_of(root, "depth") if name)
@@ -124,7 +124,7 @@ def open_depths(
         units: of a depth, a metre; None: what the set says.
     """
     root, chosen = existing_folder(data), choose_split(data, split, splits_of(data)) or ""
-    layout = _layout(root)
+    layout = layout_of(root)
     if layout is not None:
         return Depths(data, *_listed(root, layout, chosen), channels, white, layout, units)
     places = folders_of(root, "depth")
@@ -134,7 +134,8 @@ def open_depths(
     return Depths(data, *matched(*places[chosen], kind="depth", endings=ENDINGS), channels, white, FOLDER, units)
 
 
-def _layout(root: Path) -> Layout | None:
+def layout_of(root: Path) -> Layout | None:
+    """Return the published layout of a folder; None if it has none."""
     return next((one for one in LAYOUTS if any((root / name).is_file() for name in sum(one.lists.values(), ()))), None)
 
 

@@ -159,8 +159,14 @@ LAYOUTS = {
 }
 
 
+def layout_of(root: Path) -> str | None:
+    """Return the name of the published layout of a folder; None if it has none."""
+    return next((name for name, one in LAYOUTS.items() if all((root / each).is_dir() for each in one.there)), None)
+
+
 def _layout(root: Path) -> Layout | None:
-    return next((layout for layout in LAYOUTS.values() if all((root / one).is_dir() for one in layout.there)), None)
+    name = layout_of(root)
+    return None if name is None else LAYOUTS[name]
 
 
 def _cut_outs(root: Path) -> tuple[Path, ...]:

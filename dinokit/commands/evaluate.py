@@ -1,5 +1,6 @@
-"""`dinokit evaluate`: measure frozen features beside honest baselines: knn, logreg, retrieval, segmentation, ..."""
+"""`dinokit evaluate`: measure frozen features beside honest baselines: knn, logreg, segmentation, ..., suite"""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import load
-from dinokit.commands.tables import outdone, print_table
+from dinokit.commands.tables import outdone, print_rows, print_table
 from dinokit.config import NO_SETTINGS, Settings
+from dinokit.core import device as devices
 from dinokit.core.files import (
     check_result,
     check_same,
@@ -18,11 +20,17 @@ from dinokit.core.files import (
     read_json,
     write_json,
 )
-from dinokit.core.messages import is_main, warn
+from dinokit.core.messages import info, is_main, warn
 from dinokit.evaluation import base as evaluations
 from dinokit.models.features import Backbone
 from dinokit.run import ranks
 from dinokit.sources.source import absolute
+from dinokit.suites import cells
+from dinokit.suites import found as sets
+from dinokit.suites import table as suites
+from dinokit.suites.columns import columns
+from dinokit.visuals import scores
+from dinokit.visuals import suite as pages
 
 STAMP = "evaluate.json"  # of a folder: what made it
 
@@ -85,6 +93,53 @@ def evaluate(
         if out is not None:
             write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
     return rows
+
+
+def evaluate_suite(
+    *,
+    models: tuple[str, ...],
+    data: tuple[str, ...],
+    out: Path,
+    suite: str = "quick",
+    tokens: int | None = None,
+    baselines: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure many models on all data there is: OUT/results.json, results.md and index.html, a page.
+
+    The same command again goes on after a stop, measures what failed, a further model or a further set, and nothing
+    twice. What fails is a line in the results and stops nothing else.
+
+    Args:
+        models: what --model of an evaluation takes, one or several words: runs/a timm/NAME vits14.dinov2.
+        data: a folder with published sets, folders of classes, masks, depths, videos and pairs in it; demo:fashion and
+            the like beside it. Further words are further data.
+        out: folder of the results, of one suite.
+        suite: quick: ours, minutes on a CPU; classification, robustness, retrieval, dense: the protocols of DINOv3 on
+            whatever there is; paper-v2, paper-v3: the tables of DINOv2 and DINOv3.
+        tokens: patches of an image, 256 or 1024, so that models of patches of 14 and 16 are compared at the same
+            number: 224 and 256 px, or 448 and 512; a model's own size if left out.
+        baselines: also the first model untrained, raw pixels, and histograms of colours.
+        device: auto, cpu, cuda or mps.
+    """
+    suites.find(suite)
+    models, data = ((each,) if isinstance(each, str) else each for each in (models, data))
+    names = [name for word in models for name in ([word] if os.path.exists(word) else word.split(",")) if name]
+    every = columns(list(dict.fromkeys(names)), baselines=baselines, tokens=tokens, device=devices.choose(device))
+    found, lines = sets.find(data)
+    for line in lines:
+        warn(f"passed over: {line}")
+    results = cells.run(suite, found, every, Path(out), tokens=tokens)
+    for title in scores.titles(results):
+        head, rows = scores.scores(results, title)
+        print_rows(title, head, rows)
+    for line in results["missing"]:
+        info(f"missing: {line}")
+    info(f"results {Path(out) / pages.FILE}")
+    return results
+
+
+INNER = {"suite": evaluate_suite}  # verbs of their own under this one
 
 
 def _measured(

@@ -1,7 +1,7 @@
 """What commands print: tables on standard output."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from rich.console import Console
@@ -21,6 +21,15 @@ def print_table(
         unit = units.get(re.split("[@/]", measure)[0], "")
         table.add_row(measure, *(f"{shown(row[measure], unit=unit)}" for row in rows.values()))
     Console().print(table)
+
+
+def print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table as it is, as wide as it needs."""
+    table = Table(*head, title=title, box=None)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console()
+    console.print(table, width=max(console.width, 24 * len(head)) if not console.is_terminal else None)
 
 
 def outdone(rows: Mapping[str, Mapping[str, float]], units: Mapping[str, str]) -> str:

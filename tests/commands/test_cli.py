@@ -82,7 +82,7 @@ def test_help_of_an_evaluation_lists_its_settings(capsys: pytest.CaptureFixture[
 HELPS = [["pretrain", name] for name in ("demo", "dinov3-vitl16")] + [
     ["evaluate", name] for name in evaluations.names()
 ]
-HELPS += [["curate", step] for step in STEPS]
+HELPS += [["curate", step] for step in STEPS] + [["evaluate", "suite"]]
 
 
 @pytest.mark.parametrize("words", [*HELPS, *([name] for name in cli.commands())], ids="-".join)

@@ -1,0 +1,1 @@
+"""Suites: many evaluations of many models in one go, beside the published numbers."""

@@ -1,0 +1,177 @@
+"""A suite, cell by cell: every line of its table on every set that is there, for every model.
+
+OUT/results.json is written after each cell, so that a kill costs one. A cell carries its stamp - digests of weights and
+data, and all settings - and is computed again only if that changed; so a further model costs its own column. What fails
+is one line in its cell, and is tried again by the next start. Beside the table lies all that a cell found:
+OUT/cells/MODEL/TASK-SET.json.
+"""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinokit import config as configuration
+from dinokit.core.files import check_same, check_writable, only_owner, read_json, write_json, write_text
+from dinokit.core.messages import UserError, duration, info, line_of
+from dinokit.evaluation import base
+from dinokit.sources import published
+from dinokit.suites import columns, papers, table
+from dinokit.suites.columns import Column
+from dinokit.suites.found import Found
+from dinokit.suites.table import WANTS, Line
+from dinokit.visuals import scores
+from dinokit.visuals.suite import write_page
+
+RESULTS = "results.json"
+CHOSEN = ("best_k", "C", "lr", "layer", "norm", "threshold")  # numbers that were chosen and measure nothing
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A line of the suite on a set."""
+
+    line: Line
+    data: Found
+    digest: str  # of the data
+
+    @property
+    def config(self) -> Any:
+        """The settings of the evaluation."""
+        module = base.find(self.line.task)
+        return configuration.override(module.Config(data=self.data.source), dict(self.line.settings))
+
+    def stamp(self, about: Mapping[str, Any], config: Any) -> dict[str, Any]:
+        """Return all that the numbers of a cell follow from."""
+        seen = {name: about[name] for name in ("weights", "patch", "side", "dim")}
+        settings = {**configuration.to_plain(config), "data": self.data.name}
+        return {**seen, "task": self.line.task, "settings": settings, "data": self.digest}
+
+
+def run(
+    suite: str, sets: Sequence[Found], models: Sequence[Column], out: Path, *, tokens: int | None
+) -> dict[str, Any]:
+    """Measure what is not measured yet, and return what OUT/results.json then says.
+
+    Raises:
+        UserError: if OUT holds results of another suite, or not one number could be had.
+    """
+    check_writable(out)
+    lines = table.find(suite)
+    with only_owner(out):
+        results = _begun(out, suite, tokens)
+        jobs = [Job(line, one, one.digest()) for line in lines for one in sets if _fits(line, one)]
+        results["missing"] = missing(lines, sets)
+        results["sets"] = {one.name: {"kind": one.kind, "source": one.source} for one in sets}
+        count, total = 0, len(jobs) * len(models)
+        for column in models:
+            for job in jobs:
+                count += 1
+                _settle(results, column, job, out, place=f"[{count}/{total}]")
+            column.forget()
+        for name, short in columns.shown(results["models"]).items():
+            results["models"][name]["shown"] = short
+        results["models"] = dict(sorted(results["models"].items(), key=lambda each: each[0] in columns.BASELINES))
+        write_json(out / RESULTS, results)
+        write_text(out / scores.FILE, scores.markdown(results))
+        write_page(results, out)
+    if not any("numbers" in cell for cell in results["cells"]):
+        raise UserError(f"nothing could be measured: {_why(results, jobs)}")
+    return results
+
+
+def missing(lines: Sequence[Line], sets: Sequence[Found]) -> list[str]:
+    """Say which data the lines of a suite want that are not there, and how they would lie."""
+    said = dict[str, None]()  # in their order, each once
+    for line in lines:
+        for name in line.sets:
+            if not any(one.name == name and one.kind == line.kind for one in sets):
+                known = published.SETS.get(name)
+                expected = WANTS[line.kind][1] if known is None else f"{name}/ with {known.layout}"
+                said[f"{name} ({line.task}): {expected}"] = None
+        if not line.sets and not any(one.kind == line.kind for one in sets):
+            what, expected = WANTS[line.kind]
+            said[f"{what} ({line.task}): {expected}"] = None
+    return list(said)
+
+
+def _begun(out: Path, suite: str, tokens: int | None) -> dict[str, Any]:
+    """Return the results that are there, or none yet."""
+    fresh: dict[str, Any] = {"suite": suite, "tokens": tokens, "missing": [], "sets": {}, "models": {}, "cells": []}
+    path = out / RESULTS
+    if not path.exists():
+        return fresh
+    kept = read_json(path)
+    known = {name: kept.get(name) for name in ("suite", "tokens")} if isinstance(kept, Mapping) else {}
+    check_same(known, {"suite": suite, "tokens": tokens}, place=path)
+    return {**fresh, **kept}
+
+
+def _fits(line: Line, one: Found) -> bool:
+    return one.kind == line.kind and (not line.sets or one.name in line.sets)
+
+
+def _settle(results: dict[str, Any], column: Column, job: Job, out: Path, *, place: str) -> None:
+    """Take a cell as it is, or measure it and write the results."""
+    key = {"model": column.name, "task": job.line.title, "set": job.data.name}
+    before = next((cell for cell in results["cells"] if all(cell[name] == key[name] for name in key)), None)
+    begin = time.monotonic()
+    try:
+        cell = {**key, **_measured(column, job, before, out)}
+    except Exception as error:  # whatever is wrong with a model or a set must not cost the others
+        cell = {**key, "error": line_of(error)}
+    if cell == before:
+        return
+    if "numbers" in cell:
+        cell["seconds"] = round(time.monotonic() - begin, 1)
+        told = f"{cell['headline']} {cell['numbers'][cell['headline']]:.2f}, {duration(cell['seconds'])}"
+    else:
+        told = f"failed: {cell['error']}"
+    info(f"{place} {job.line.title} on {job.data.name}, {column.name}: {told}")
+    results["cells"] = [each for each in results["cells"] if each is not before] + [cell]
+    if "about" in cell:
+        results["models"][column.name] = cell.pop("about")
+    write_json(out / RESULTS, results)
+
+
+def _measured(column: Column, job: Job, before: Cell | None, out: Path) -> Cell:
+    """Return what a cell says beside its key: the kept one, if nothing that it follows from has changed."""
+    module = base.find(job.line.task)
+    backbone = column.backbone(dense=getattr(module, "PATCHES", False))
+    about = columns.about(backbone)
+    config = base.settled(job.config, backbone)
+    stamp = job.stamp(about, config)
+    if before is not None and before.get("stamp") == stamp:
+        return {name: value for name, value in before.items() if name not in ("model", "task", "set")}
+    numbers, details = module.run(backbone, config, None)
+    if not numbers:
+        raise UserError("nothing was measured")
+    headline = table.headline(job.line.task, numbers)
+    name = f"{_plain(job.line.title)}-{_plain(job.data.name)}.json"
+    write_json(out / "cells" / _plain(column.name) / name, numbers | details)
+    return {
+        "headline": headline,
+        "lower": table.lower_is_better(headline),
+        "numbers": numbers,
+        "intervals": details.get("intervals", {}),
+        "chosen": {name: numbers[name] for name in CHOSEN if name in numbers},
+        "seed": getattr(config, "seed", None),
+        "published": papers.published(column.name, job.line, job.data.name, numbers),
+        "stamp": stamp,
+        "about": about,
+    }
+
+
+def _why(results: Mapping[str, Any], jobs: Sequence[Job]) -> str:
+    errors = [str(cell["error"]) for cell in results["cells"] if "error" in cell]
+    if errors:
+        return errors[0]
+    return "no set fits the suite" if not jobs else "no model was given"
+
+
+def _plain(name: str) -> str:
+    """Write a name so that it can be a file's."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "_"

@@ -1,0 +1,131 @@
+"""What a suite measures: a line per task, with the kind of data that it wants and its settings.
+
+`quick` is ours, minutes on a CPU. The others are those of the papers: `paper-v2` the tables 4 and 6 to 11 of DINOv2
+(arXiv:2304.07193), `paper-v3` the tables 3 to 5, 7, 8, 22 and 23 and figure 14 of DINOv3 (arXiv:2508.10104);
+`classification`, `robustness`, `retrieval` and `dense` are DINOv3's protocols on whatever data there are. Names of sets
+are those of `sources/published` and of `suites/found`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dinokit.core.messages import unknown_name
+
+FINE = (  # the twelve of SimCLR, with CUB for Birdsnap
+    "food101",
+    "cifar10",
+    "cifar100",
+    "sun397",
+    "cars",
+    "aircraft",
+    "voc07",
+    "dtd",
+    "pets",
+    "caltech101",
+    "flowers102",
+    "cub",
+)
+LARGE = ("inat18", "inat21", "places205")
+IMAGENET = "imagenet"
+INSTANCES = ("roxford5k", "rparis6k", "met", "amstertime")
+MASKS = ("ade20k", "cityscapes", "voc12")
+DEPTHS = ("nyuv2", "kitti")
+VIDEOS = ("davis", "youtube-vos", "mose")
+# number -> whether less of it is better, and its name for a person
+LOWER = frozenset({"RMSE", "AbsRel", "mCE"})
+HEADLINES = {"knn": "best"}  # of a task the number that counts, where it is not the first
+PROTOCOL = ("protocol", "recipe", "size")  # settings that make a protocol of a task
+WANTS = {  # kind of data -> what it is called, and how it lies in a folder
+    "classes": ("labelled images", "a folder with one folder per class, or train/ and val/ of such"),
+    "instances": ("pictures of the same things", "a folder with one folder per thing, of a few pictures each"),
+    "robustness": ("what tests a head of ImageNet", "as published"),
+    "masks": ("masks", "train/ and val/ with images/ and masks/, or ADE20K, Cityscapes, Pascal VOC"),
+    "depth": ("depths", "train/ and val/ with images/ and depth/, or NYUv2, KITTI"),
+    "few masks": ("a few masks", "images/ and masks/ without splits"),
+    "videos": ("videos", "JPEGImages/ and Annotations/: DAVIS, YouTube-VOS, MOSE"),
+    "pairs": ("pairs", "pairs.jsonl with points, SPair-71k, NAVI"),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One evaluation of a suite, on each set of a kind."""
+
+    task: str  # an evaluation, by name
+    kind: str  # of data, see WANTS
+    sets: tuple[str, ...] = ()  # the published sets that the paper has; none: whatever is of the kind
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the evaluation
+    name: str = ""  # of the same task with several settings, such as ms
+
+    @property
+    def title(self) -> str:
+        """How the line is called in tables."""
+        return f"{self.task} {self.name}".strip()
+
+    @property
+    def protocol(self) -> str:
+        """The words by which published numbers know it."""
+        return " ".join([self.task, *(str(self.settings[key]) for key in PROTOCOL if key in self.settings)])
+
+
+def headline(task: str, numbers: Mapping[str, float]) -> str:
+    """Return the name of the number that counts."""
+    name = HEADLINES.get(task, "")
+    return name if name in numbers else next(iter(numbers))
+
+
+def lower_is_better(number: str) -> bool:
+    """Tell whether less is better."""
+    return number.split("/")[-1].split("@")[0] in LOWER
+
+
+QUICK = (
+    Line("knn", "classes", settings={"limit": 10_000}),
+    Line("logreg", "classes", settings={"limit": 2_000, "c": tuple(10.0**power for power in range(-4, 4))}),
+    Line("retrieval", "instances"),
+    Line("segmentation", "masks", settings={"protocol": "quick"}),
+    Line("depth", "depth", settings={"protocol": "quick"}),
+    Line("foreground", "few masks", settings={"size": 256}),
+    Line("tracking", "videos", settings={"size": "S"}),
+    Line("matching", "pairs", settings={"limit": 20}),
+)
+DENSE = (
+    Line("segmentation", "masks", settings={"protocol": "linear"}),
+    Line("depth", "depth", settings={"protocol": "linear"}),
+    Line("foreground", "few masks"),
+    *(Line("tracking", "videos", settings={"size": size}, name=size) for size in "SML"),
+    Line("matching", "pairs"),
+)
+SUITES: dict[str, tuple[Line, ...]] = {
+    "quick": QUICK,
+    "classification": (Line("knn", "classes"), Line("logreg", "classes")),
+    "robustness": (Line("knn", "classes", (IMAGENET,)),),
+    "retrieval": (Line("retrieval", "instances"),),
+    "dense": DENSE,
+    "paper-v2": (
+        Line("knn", "classes", (IMAGENET,)),
+        Line("logreg", "classes", FINE),
+        Line("retrieval", "instances", INSTANCES),
+        Line("segmentation", "masks", MASKS, {"protocol": "linear-v2"}),
+        Line("segmentation", "masks", MASKS, {"protocol": "ms"}, "ms"),
+        Line("depth", "depth", DEPTHS, {"protocol": "linear-v2"}, "lin. 1"),
+        Line("depth", "depth", DEPTHS, {"protocol": "linear4"}, "lin. 4"),
+        Line("depth", "depth", DEPTHS, {"protocol": "dpt"}, "DPT"),
+    ),
+    "paper-v3": (
+        Line("logreg", "classes", FINE),
+        Line("retrieval", "instances", INSTANCES),
+        Line("segmentation", "masks", MASKS, {"protocol": "linear"}),
+        Line("depth", "depth", DEPTHS, {"protocol": "linear"}),
+        *(Line("tracking", "videos", VIDEOS, {"size": size}, size) for size in "SML"),
+        Line("matching", "pairs", ("navi", "spair")),
+    ),
+}
+
+
+def find(name: str) -> tuple[Line, ...]:
+    """Return the lines of a suite, or raise UserError."""
+    if name not in SUITES:
+        raise unknown_name("suite", name, SUITES)
+    return SUITES[name]

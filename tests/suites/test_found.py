@@ -1,0 +1,71 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from dinokit.core.messages import UserError
+from dinokit.suites.found import Found, find
+from tests.conftest import MakeFolder
+from tests.evaluation.dense_data import squares
+
+
+def kinds(*data: Path | str) -> dict[str, str]:
+    return {one.name: one.kind for one in find([str(each) for each in data])[0]}
+
+
+def test_sets_are_told_by_what_lies_in_them(root: Path) -> None:
+    squares(root / "few", splits=False)
+    (root / "clips" / "JPEGImages").mkdir(parents=True)
+    (root / "clips" / "Annotations").mkdir()
+    (root / "points").mkdir()
+    (root / "points" / "pairs.jsonl").write_text("")
+    assert kinds(root) == {
+        "colours": "classes",
+        "twins": "instances",
+        "squares": "masks",
+        "few": "few masks",
+        "clips": "videos",
+        "points": "pairs",
+    }
+
+
+def test_the_root_may_be_a_set_itself_and_a_source_a_word(root: Path) -> None:
+    assert kinds(root / "colours") == {"colours": "classes"}
+    assert kinds(root / "twins") == {"twins": "instances"}
+    assert kinds(root / "squares") == {"squares": "masks"}
+    assert kinds("demo:emoji", "demo:fashion") == {"emoji": "instances", "fashion": "classes"}
+    with pytest.raises(UserError, match="nowhere"):
+        find([str(root / "nowhere")])
+
+
+def test_published_sets_are_found_by_name_and_those_for_robustness_apart(
+    tmp_path: Path, make_folder: MakeFolder
+) -> None:
+    wnids = ("n01440764", "n01443537")
+    make_folder(*(f"{wnid}/{index}.jpg" for wnid in wnids for index in range(8)), name="data/imagenet-a")
+    assert kinds(tmp_path / "data") == {"imagenet-a": "robustness"}
+
+
+def test_two_sets_of_a_name_are_told_apart_by_their_place(tmp_path: Path, make_folder: MakeFolder) -> None:
+    for side in ("left", "right"):
+        make_folder(*(f"{thing}/{index}.png" for thing in "uvw" for index in range(8)), name=f"{side}/colours")
+    names = [one.name for one in find([str(tmp_path / "left"), str(tmp_path / "right")])[0]]
+    assert names == ["colours", str((tmp_path / "right" / "colours").resolve())]
+
+
+def test_a_set_that_cannot_be_opened_is_one_line(root: Path) -> None:
+    (root / "broken.csv").write_text("label\n1\n")
+    found, lines = find([str(root)])
+    assert len(found) == 3
+    assert len(lines) == 1
+    assert lines[0].startswith("broken.csv: ")
+
+
+def test_a_digest_follows_the_files(root: Path) -> None:
+    one = Found("twins", "instances", str(root / "twins"))
+    before = one.digest()
+    assert one.digest() == before
+    file = root / "twins" / "u" / "0.png"
+    os.utime(file, (0, 0))
+    assert one.digest() != before
+    assert Found("emoji", "instances", "demo:emoji").digest() == "demo:emoji"
