@@ -23,10 +23,12 @@ def places(
         right: the images to be found.
         ignored: images that count as if they were not there.
     """
-    wanted, found = numpy.zeros(len(similarity), dtype=bool), numpy.ones(len(similarity), dtype=bool)
-    wanted[right], found[ignored] = True, False
-    order = numpy.lexsort((wanted, -similarity))
-    places: Int64[numpy.ndarray, " right"] = numpy.flatnonzero(wanted[order[found[order]]])
+    wrong = numpy.ones(len(similarity), dtype=bool)
+    wrong[right] = wrong[ignored] = False
+    wanted = numpy.sort(similarity[right])
+    reached = numpy.searchsorted(wanted, similarity[wrong], side="right")  # right images a wrong one is as similar as
+    before = numpy.cumsum(numpy.bincount(reached, minlength=len(wanted) + 1)[:0:-1])  # wrong ones, the first first
+    places: Int64[numpy.ndarray, " right"] = before + numpy.arange(len(wanted))
     return places
 
 

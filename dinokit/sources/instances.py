@@ -144,7 +144,7 @@ def _unpickled(path: Path) -> Any:
 
 @final
 class _Reader(pickle.Unpickler):
-    """Builds dictionaries, lists, words, numbers and arrays of numbers, and nothing else."""
+    """Builds dictionaries, lists, words, numbers and arrays of them, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what stands for the few names that such values need."""
@@ -164,8 +164,8 @@ class _Reader(pickle.Unpickler):
 
 
 def _number(kind: str, *_: Any) -> np.dtype[Any]:
-    if not re.fullmatch("[biuf][1248]", kind):
-        raise pickle.UnpicklingError(f"it holds an array of {kind}, expected numbers")
+    if not re.fullmatch("[biuf][1248]|U[0-9]+", kind):
+        raise pickle.UnpicklingError(f"it holds an array of {kind}, expected numbers or words")
     return np.dtype(kind, copy=True)
 
 

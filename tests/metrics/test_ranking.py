@@ -2,6 +2,7 @@
 
 import numpy
 import pytest
+from sklearn.metrics import average_precision_score
 
 from dinokit.metrics import ranking
 
@@ -77,6 +78,12 @@ def test_gap_is_that_of_a_loop(seed: int) -> None:
     right = answerable & (draw.random(40) < 0.6)
     wanted = naive_gap(confidence.tolist(), right.tolist(), answerable.tolist())
     assert ranking.gap(confidence, right, answerable) == pytest.approx(wanted)
+
+
+def test_without_distractors_gap_is_that_of_scikit_learn() -> None:
+    right, confidence = DRAW.random(80) < 0.4, DRAW.random(80)
+    wanted = average_precision_score(right, confidence) * right.mean()
+    assert ranking.gap(confidence, right, numpy.ones(80, dtype=bool)) == pytest.approx(wanted)
 
 
 def test_gap_by_hand() -> None:

@@ -30,7 +30,7 @@ def test_oxford_and_paris_are_searched_and_ask(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_what_is_right_may_be_arrays_of_numbers(tmp_path: Path, protocol: int) -> None:
     rows = {"easy": numpy.array([0, 2]), "hard": [numpy.int64(1)], "junk": numpy.empty(0)}
-    value = {"imlist": ["a", "b", "c"], "qimlist": numpy.array(["d"]).tolist(), "gnd": [rows]}
+    value = {"imlist": ["a", "b", "c"], "qimlist": numpy.array(["d"]), "gnd": [rows]}
     instance_sets.written(tmp_path, value, protocol=protocol)
     truth = instances.landmarks(tmp_path).truth[0]
     assert (truth.easy.tolist(), truth.hard.tolist(), truth.junk.tolist()) == ([0, 2], [1], [])
