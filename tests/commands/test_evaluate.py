@@ -1,0 +1,81 @@
+"""`dinokit evaluate` from outside: kills and ranks change no number."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeFolder
+
+FILES = tuple(
+    f"{split}/{kind}/{number}.png"
+    for split, count in (("train", 150), ("test", 50))
+    for kind in "ab"
+    for number in range(count)
+)
+
+
+def command(task: str, model: Path, data: Path, out: Path, *words: str) -> list[str]:
+    fast = {"logreg": ["--c", "[0.1, 1]"]}.get(task, [])
+    start = [sys.executable, "-m", "dinokit", "evaluate", task, "--model", str(model), "--data", str(data)]
+    return [*start, "--out", str(out), *fast, *words]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["knn", "logreg", "retrieval"])
+def test_a_task_that_was_killed_three_times_gives_the_same_json(
+    task: str, make_run: MakeFolder, make_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("place")
+    data = make_folder(*FILES, tinted=False)
+    model = make_run(str(data), steps=(0,)) / "checkpoints" / "0"
+    whole, out, cache = place / "whole.json", place / "out.json", place / "cache"
+    subprocess.run(
+        command(task, model, data, whole),
+        env={**os.environ, "DINOKIT_CACHE": str(place / "other")},
+        check=True,
+        capture_output=True,
+    )
+    for parts in (0, 1, 2):  # that are there when the kill comes
+        process = subprocess.Popen(
+            command(task, model, data, out),
+            env={**os.environ, "DINOKIT_CACHE": str(cache)},
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        while process.poll() is None and len(list(cache.glob("features/*/*.keys"))) < parts:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(
+        command(task, model, data, out),
+        env={**os.environ, "DINOKIT_CACHE": str(cache)},
+        check=True,
+        capture_output=True,
+    )
+    assert json.loads(out.read_text()) == json.loads(whole.read_text())
+
+
+@pytest.mark.slow
+def test_ranks_share_the_images_and_change_no_number(
+    make_run: MakeFolder, make_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("place")
+    data = make_folder(*FILES, tinted=False)
+    model = make_run(str(data), steps=(0,)) / "checkpoints" / "0"
+    found = []
+    for ranks in ("1", "2"):
+        done = subprocess.run(
+            command("knn", model, data, place / f"{ranks}.json", "--processes", ranks),
+            env={**os.environ, "DINOKIT_CACHE": str(place / ranks), "OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        found.append((json.loads((place / f"{ranks}.json").read_text()), done.stdout.splitlines()[0]))
+    assert found[0] == found[1]
