@@ -30,14 +30,14 @@ from dinokit.dense.embedding import unit
 from dinokit.evaluation import base
 from dinokit.evaluation.base import FewShot, Found, Task, sides, task
 from dinokit.metrics.interval import per_class_shares, percent
-from dinokit.metrics.precision import mean_precision
+from dinokit.metrics.precision import mean_precision, mean_precision_interval
 from dinokit.models.features import Backbone
 
 UNITS = {"top1": "%", "top5": "%", "per-class": "%", "mAP": "%", "best": "%"}
 SAMPLE = 4096  # images whose mean is near all
 
 Scores = dict[str, float]
-Right = dict[str, Float64[numpy.ndarray, " query"]]  # by number: 1 or 0 of each query
+Right = dict[str, Float64[numpy.ndarray, "query ..."]]  # by number: 1 or 0 of each query, for mAP scores of classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,21 +73,21 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     details = images.leaks.details() if images.leaks else {}
     if config.shots is None:
         answers = len(images.gallery) - images.leave_one_out
-        result, right = measured(None)
+        result, found = measured(None)
+        right = {name: [values] for name, values in found.items()}
     else:
         drawn = config.drawn(images.gallery_labels)
-        answers, found = len(drawn[0]), [measured(rows) for rows in drawn]
-        each = [scores for scores, _ in found]
-        right = {name: numpy.mean([one[name] for _, one in found], axis=0) for name in found[0][1]}
+        answers, draws = len(drawn[0]), [measured(rows) for rows in drawn]
+        each = [scores for scores, _ in draws]
+        right = {name: [found[name] for _, found in draws] for name in draws[0][1]}
         result = {name: float(numpy.mean([scores[name] for scores in each])) for name in each[0]}
         result |= {f"{name}/std": float(numpy.std([scores[name] for scores in each])) for name in each[0]}
         details["draws"] = each
     first = [name for name in result if name.startswith(("top1@", "per-class@", "mAP@")) and not name.endswith("/std")]
     best = max(first, key=lambda name: result[name])
     result |= {"best": result[best], "best_k": float(best.split("@")[1])}
-    if right:
-        ends = {name: percent(values) for name, values in right.items()}
-        details["intervals"] = ends | {"best": ends[best]}
+    ends = {name: _interval(images, each) for name, each in right.items()}
+    details["intervals"] = ends | {"best": ends[best]}
     if images.leaks:
         result["leaks"] = float(len(images.leaks))
     return result | {"queries": float(len(images.queries)), "gallery": float(answers)}, details
@@ -125,8 +125,16 @@ def _measured(
         return {name: 100 * float(values.sum()) / len(values) for name, values in right.items()}, right
     assert images.undecided is not None
     asked, left_open = images.named[images.query_labels].numpy(), images.undecided[images.query_labels].numpy()
-    points = {k: mean_precision(asked, torch.cat(scores).numpy(), left_out=left_open) for k, scores in shares.items()}
-    return {f"mAP@{k}": 100 * mean for k, mean in points.items()}, {}
+    found = {f"mAP@{k}": torch.cat(scores).numpy() for k, scores in shares.items()}
+    return {name: 100 * mean_precision(asked, each, left_out=left_open) for name, each in found.items()}, found
+
+
+def _interval(images: Task, each: list[Float64[numpy.ndarray, "query ..."]]) -> list[float]:
+    """Return the ends of the interval of a number in percent, as a mean over draws."""
+    if images.named is None or images.undecided is None:
+        return percent(numpy.mean(each, axis=0))
+    asked, left_open = images.named[images.query_labels].numpy(), images.undecided[images.query_labels].numpy()
+    return [100 * end for end in mean_precision_interval(asked, each, left_out=left_open)]
 
 
 def nearest(

@@ -36,7 +36,7 @@ from dinokit.dense.logistic import Solution, solutions
 from dinokit.evaluation.base import FewShot, Found, embedded, opened, some_of_each
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
-from dinokit.metrics.precision import mean_precision
+from dinokit.metrics.precision import mean_precision, mean_precision_interval
 from dinokit.models.features import Backbone
 from dinokit.sources.base import Metric
 from dinokit.sources.location import split_name
@@ -124,14 +124,15 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
         )
     measured = partial(_measured, val=val, test=test, metric=metric, config=config)
     if config.shots is None:
-        numbers, tried, counted = measured(train)
-        return numbers, {"tried": tried} | _intervals(metric, counted)
+        numbers, tried, judges = measured(train)
+        return numbers, {"tried": tried, "intervals": {metric: _interval([judges], test, metric)}}
     found = [measured(train.some(rows)) for rows in config.drawn(train.labels.cpu())]
-    each, counted = [numbers for numbers, _, _ in found], numpy.mean([one for _, _, one in found], axis=0)
+    each = [numbers for numbers, _, _ in found]
     values = [numbers[metric] for numbers in each]
     means = {name: float(numpy.mean([numbers[name] for numbers in each])) for name in each[0] if name != "C"}
-    details: dict[str, object] = {"draws": each}
-    return means | {f"{metric}/std": float(numpy.std(values))}, details | _intervals(metric, counted)
+    ends = _interval([judges for _, _, judges in found], test, metric)
+    details: dict[str, object] = {"draws": each, "intervals": {metric: ends}}
+    return means | {f"{metric}/std": float(numpy.std(values))}, details
 
 
 def roles(config: Config, known: Sequence[str]) -> tuple[str | None, str | None, str | None]:
@@ -193,8 +194,8 @@ def _extracted(backbone: Backbone, config: Config, split: str | None) -> tuple[I
 
 def _measured(
     train: Images, *, val: Images, test: Images, metric: Metric, config: Config
-) -> tuple[dict[str, float], dict[str, float], Float64[numpy.ndarray, " image"]]:
-    """Return the numbers, by C the metric on the validation images, and what each test image counts, but of mAP."""
+) -> tuple[dict[str, float], dict[str, float], Classifier]:
+    """Return the numbers, by C the metric on the validation images, and what has classified the test images."""
     cs = sorted(set(config.c or CS))
     tried, best, chosen = dict[float, float](), -1.0, None
     for c, classifier in progress(fitted(train, cs), len(cs)):
@@ -207,19 +208,20 @@ def _measured(
         (chosen,) = fitted(train, [chosen[0]])
     numbers = {metric: judged(chosen[1], test, metric), "val": best, "C": chosen[0]}
     counts = {"train": float(len(train.labels)), "test": float(len(test.labels))}
-    return numbers | counts, {f"{c:g}": value for c, value in tried.items()}, _counted(chosen[1], test, metric)
+    return numbers | counts, {f"{c:g}": value for c, value in tried.items()}, chosen[1]
 
 
-def _counted(classifier: Classifier, test: Images, metric: Metric) -> Float64[numpy.ndarray, " image"]:
-    """Return what each image counts in the metric, nothing for mAP, which is no mean over images."""
+def _interval(classifiers: Sequence[Classifier], test: Images, metric: Metric) -> list[float]:
+    """Return the ends of the interval of the metric, as a mean over classifiers."""
+    found = [classifier(test.features).cpu().numpy() for classifier in classifiers]
     if metric == "mAP":
-        return numpy.empty(0)
-    truth, right = test.labels.cpu().numpy(), (classifier(test.features) == test.labels).cpu().numpy()
-    return right.astype(numpy.float64) if metric == "top1" else per_class_shares(truth, right)
-
-
-def _intervals(metric: Metric, counted: Float64[numpy.ndarray, " image"]) -> dict[str, object]:
-    return {"intervals": {metric: percent(counted)}} if len(counted) else {}
+        assert test.truth is not None
+        truth = test.truth.numpy()
+        return [100 * end for end in mean_precision_interval(truth == IS, found, left_out=truth == OPEN)]
+    truth = test.labels.cpu().numpy()
+    right = [answers == truth for answers in found]
+    counted = right if metric == "top1" else [per_class_shares(truth, one) for one in right]
+    return percent(numpy.mean(counted, axis=0))
 
 
 def fitted(images: Images, cs: Sequence[float]) -> Iterator[tuple[float, Classifier]]:

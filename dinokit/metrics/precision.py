@@ -1,7 +1,11 @@
 """Average precision of a ranking: the area under its precision-recall curve, as a sum of steps or at eleven points."""
 
+from collections.abc import Sequence
+
 import numpy
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int32, Int64
+
+from dinokit.metrics.interval import HELD, LEVEL
 
 
 def average_precision(truth: Bool[numpy.ndarray, " sample"], scores: Float[numpy.ndarray, " sample"]) -> float:
@@ -43,6 +47,63 @@ def mean_precision(
         if truth[rows, number].any()
     ]
     return float(numpy.mean(each))
+
+
+def mean_precision_interval(
+    truth: Bool[numpy.ndarray, "sample class"],
+    scores: Sequence[Float[numpy.ndarray, "sample class"]],
+    *,
+    left_out: Bool[numpy.ndarray, "sample class"],
+    seed: int = 0,
+    draws: int = 1000,
+) -> tuple[float, float]:
+    """Return the ends of the 95 % percentile interval of the bootstrap of `mean_precision`.
+
+    It is no mean over samples: they are drawn again, as many as there are, and it is taken of each draw, over the
+    classes that are in it.
+
+    Args:
+        scores: of several classifiers, of which the mean is meant.
+    """
+    drawn, step = numpy.random.default_rng(seed), max(1, HELD // len(truth))
+    places = [numpy.flatnonzero(each) for each in ~left_out.T]
+    means, even = list[Float[numpy.ndarray, " draw"]](), numpy.full(len(truth), 1 / len(truth))
+    for start in range(0, draws, step):
+        counts = drawn.multinomial(len(truth), even, size=min(step, draws - start)).astype(numpy.int32).T.copy()
+        points = [
+            _points_of_draws(truth[rows, number], each[rows, number], rows, counts)
+            for each in scores
+            for number, rows in enumerate(places)
+            if truth[rows, number].any()
+        ]
+        there = (~numpy.isnan(points)).sum(axis=0)  # [draw]
+        means.append(numpy.nansum(points, axis=0)[there > 0] / there[there > 0])
+    low, high = numpy.quantile(numpy.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _points_of_draws(
+    truth: Bool[numpy.ndarray, " counted"],
+    scores: Float[numpy.ndarray, " counted"],
+    rows: Int64[numpy.ndarray, " counted"],
+    counts: Int32[numpy.ndarray, "sample draw"],
+) -> Float64[numpy.ndarray, " draw"]:
+    """Return `eleven_points` of some samples, by how often each is drawn; NaN where nothing true is.
+
+    Only the thresholds at which something true is found can have the best precision, so only these are looked at.
+    """
+    order = numpy.argsort(-scores, kind="stable")
+    found = numpy.flatnonzero(truth[order])
+    last = numpy.flatnonzero(numpy.append(numpy.diff(scores[order]) != 0, True))  # of the samples with one score
+    ends, firsts = numpy.unique(last[numpy.searchsorted(last, found)], return_index=True)
+    hits = numpy.add.reduceat(counts[rows[order[found]]], firsts, axis=0).cumsum(axis=0)  # [threshold, draw]
+    starts = numpy.concatenate([[0], ends[:-1] + 1])
+    seen = numpy.add.reduceat(counts[rows[order[: ends[-1] + 1]]], starts, axis=0).cumsum(axis=0)
+    best = numpy.maximum.accumulate((hits / numpy.maximum(seen, 1))[::-1], axis=0)[::-1]
+    first = [(10 * hits < tenth * hits[-1]).sum(axis=0) for tenth in range(11)]
+    points = numpy.mean([numpy.take_along_axis(best, place[None], axis=0)[0] for place in first], axis=0)
+    values: Float64[numpy.ndarray, " draw"] = numpy.where(hits[-1] > 0, points, numpy.nan)
+    return values
 
 
 def _thresholds(

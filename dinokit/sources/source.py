@@ -13,6 +13,7 @@ from dinokit.core.messages import LISTED, BadImage, UserError
 from dinokit.sources import containers, demo, files, location, mixture, published, rows, selection
 from dinokit.sources.base import Source, Unusable, in_memory, labelled, thinned
 from dinokit.sources.location import choose_split, folder_splits, split_folders
+from dinokit.sources.table import members
 
 __all__ = [
     "Source",
@@ -94,8 +95,10 @@ def splits(spec: str) -> tuple[str, ...]:
 
 def remarks(source: Source) -> list[str]:
     """Say what was taken for classes and what was passed over, where that is for the reader to judge."""
-    classes = f"{len(source.classes)} classes: {', '.join(source.classes[:LISTED])}"
-    more = ", ..." if len(source.classes) > LISTED else ""
+    several = members(source.classes)
+    names, kind = (source.classes, "classes") if several is None else (several[0], "classes, several in an image")
+    classes = f"{len(names)} {kind}: {', '.join(names[:LISTED])}"
+    more = ", ..." if len(names) > LISTED else ""
     lost = 0 if source.labels is None else int((source.labels < 0).sum())
     without = f"; {lost:,} images have none" if lost else ""
     return [f"{classes}{more}{without}"] * bool(source.classes) + list(source.remarks)

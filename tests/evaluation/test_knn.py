@@ -303,7 +303,7 @@ def test_per_class_is_the_mean_over_the_classes(make_vit: MakeVit, make_folder: 
 
 def test_a_class_that_an_image_leaves_open_is_not_measured_on_it(make_vit: MakeVit, tmp_path: Path) -> None:
     data, backbone = f"voc07:{build('voc07', tmp_path)}", make_vit()
-    result = base.measure("knn", backbone, knn.Config(data=data, k=(2,)))
+    result, details = knn.run(backbone, knn.Config(data=data, k=(2,)), None)
     left, right = (extract(backbone, open_source(data, split=split)) for split in ("train", "val"))
     found = members(left.classes)
     assert found is not None
@@ -315,3 +315,7 @@ def test_a_class_that_an_image_leaves_open_is_not_measured_on_it(make_vit: MakeV
     truth = found[1][right.labels]
     wanted = [eleven_points(truth[kept[:, c], c], scores[kept[:, c], c]) for c in range(2)]
     assert result["mAP@2"] == pytest.approx(100 * numpy.mean(wanted))
+    ends = details["intervals"]
+    assert isinstance(ends, dict)
+    assert ends["best"] == ends["mAP@2"]
+    assert ends["best"][0] <= result["best"] <= ends["best"][1]

@@ -183,6 +183,11 @@ def test_a_set_of_several_classes_is_one_regression_for_each(make_vit: MakeVit, 
     result = base.measure("logreg", backbone, Config(data=data, c=cs))
     assert (result["mAP"], result["C"]) == pytest.approx(of_voc(backbone, data, cs))
     assert (result["train"], result["test"]) == (16, 8)
+    for shots in (None, 2.0):
+        numbers, details = logreg.run(backbone, Config(data=data, c=cs[:1], shots=shots), None)
+        ends = details["intervals"]
+        assert isinstance(ends, dict)
+        assert ends["mAP"][0] <= numbers["mAP"] <= ends["mAP"][1]
     with pytest.raises(UserError, match="have several classes.*which top1 does not judge"):
         base.measure("logreg", backbone, Config(data=data, metric="top1"))
 

@@ -2,7 +2,7 @@ import numpy
 import pytest
 from sklearn.metrics import average_precision_score
 
-from dinokit.metrics.precision import average_precision, eleven_points, mean_precision
+from dinokit.metrics.precision import average_precision, eleven_points, mean_precision, mean_precision_interval
 
 
 @pytest.mark.parametrize("levels", [4, 1000])
@@ -42,3 +42,22 @@ def test_the_mean_is_over_classes_that_are_there_and_over_samples_that_count() -
     left_out = numpy.zeros_like(truth)
     left_out[2:, 2] = True  # of two samples that count the second is right
     assert mean_precision(truth, scores, left_out=left_out) == pytest.approx(((6 + 5 * 2 / 3) / 11 + 1 / 2) / 2)
+
+
+def test_the_interval_is_that_of_the_naive_bootstrap() -> None:
+    draw = numpy.random.default_rng(0)
+    truth, scores = draw.random((40, 3)) < 0.4, draw.integers(0, 12, (2, 40, 3)) / 12
+    left_out = draw.random((40, 3)) < 0.1
+    counts = numpy.random.default_rng(7).multinomial(40, numpy.full(40, 1 / 40), size=50)
+    means = []
+    for times in counts:
+        rows = numpy.repeat(numpy.arange(40), times)
+        means.append(numpy.mean([mean_precision(truth[rows], each[rows], left_out=left_out[rows]) for each in scores]))
+    found = mean_precision_interval(truth, [*scores], left_out=left_out, seed=7, draws=50)
+    assert found == pytest.approx(numpy.quantile(means, [0.025, 0.975]))
+
+
+def test_a_draw_without_a_class_is_the_mean_over_the_others() -> None:
+    truth = numpy.array([[True, False], [True, False], [True, True], [False, False]])  # the second is often not drawn
+    low, high = mean_precision_interval(truth, [truth.astype(float)], left_out=numpy.zeros_like(truth))
+    assert low == high == 1

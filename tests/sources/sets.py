@@ -163,7 +163,7 @@ def voc07(root: Path) -> None:
     for number, split in enumerate(("train", "val", "test")):
         names = [f"{8 * number + place:06d}" for place in range(8)]
         for place, (name, (plane, dog)) in enumerate(zip(names, shown)):
-            picture(root / "JPEGImages" / f"{name}.jpg", 3 * (plane > 0) + 5 * (dog > 0), place)
+            picture(root / "JPEGImages" / f"{name}.jpg", 3 * (plane > 0) + 5 * (dog > 0), 8 * number + place)
         text(lists / f"{split}.txt", names)
         for column, word in enumerate(("aeroplane", "dog")):
             text(lists / f"{word}_{split}.txt", [f"{name} {row[column]:2d}" for name, row in zip(names, shown)])
