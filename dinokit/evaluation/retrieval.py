@@ -167,21 +167,17 @@ def _labelled(backbone: Backbone, config: Config, describe: Descriptor, others: 
     images = task(backbone, config.data, gallery=config.split, query=config.split, described=describe)
     if others is not None:
         images = _among(images, others)
-    result: dict[str, float] = {}
-    precisions, firsts = [], []
-    for name, direction in _directions(images):
-        precision, first = search(direction)
-        if name and len(precision):
-            result |= {f"mAP/{name}": 100 * precision.mean().item(), f"R@1/{name}": 100 * first.mean().item()}
-        precisions.append(precision)
-        firsts.append(first)
-    precision, first = torch.cat(precisions), torch.cat(firsts)
+    each = {name: search(direction) for name, direction in _directions(images)}
+    precision, first = (torch.cat(values) for values in zip(*each.values(), strict=True))
     if not len(precision):
         raise UserError(
             f"expected two or more images of a thing in {config.data}, got one of each; retrieval needs pairs"
         )
-    result = {"mAP": 100 * precision.mean().item(), "R@1": 100 * first.mean().item()} | result
-    details: dict[str, object] = {"intervals": {"mAP": percent(precision.numpy()), "R@1": percent(first.numpy())}}
+    values = {"mAP": precision, "R@1": first}
+    for name, (area, hit) in each.items():
+        values |= {f"mAP/{name}": area, f"R@1/{name}": hit} if name and len(area) else {}
+    result = {name: 100 * found.mean().item() for name, found in values.items()}
+    details: dict[str, object] = {"intervals": {name: percent(found.numpy()) for name, found in values.items()}}
     counts = {"queries": float(len(precision)), "gallery": float(len(images.gallery))}
     return result | counts, details | (images.leaks.details() if images.leaks else {})
 

@@ -75,7 +75,7 @@ def find(data: Sequence[str]) -> tuple[list[Found], list[str]]:
 def _in_folder(root: Path) -> tuple[list[Found], list[str]]:
     """Look through a folder; a set is not looked into."""
     known, lines = published.find_sets(root), list[str]()
-    found = [Found(name, "robustness" if name in ROBUSTNESS else "classes", spec) for name, spec in known.items()]
+    found = [Found(name, _kind(name), spec) for name, spec in known.items()]
     taken = {Path(spec.partition(":")[2]) for spec in known.values()}
     if root in taken:
         return found, lines
@@ -104,6 +104,13 @@ def _in_folder(root: Path) -> tuple[list[Found], list[str]]:
         found += _labelled(str(root), name=root.name)
         lines = [] if len(found) > before else lines
     return found, lines
+
+
+def _kind(name: str) -> str:
+    """Return the kind of a published set."""
+    if name in ROBUSTNESS:
+        return "robustness"
+    return "instances" if published.SETS[name].metric is None else "classes"
 
 
 def _labelled(source: str, *, name: str) -> list[Found]:

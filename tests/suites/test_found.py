@@ -7,6 +7,7 @@ from dinokit.core.messages import UserError
 from dinokit.suites.found import Found, find
 from tests.conftest import MakeFolder
 from tests.evaluation.dense_data import squares
+from tests.sources import instance_sets
 
 
 def kinds(*data: Path | str) -> dict[str, str]:
@@ -44,6 +45,12 @@ def test_published_sets_are_found_by_name_and_those_for_robustness_apart(
     wnids = ("n01440764", "n01443537")
     make_folder(*(f"{wnid}/{index}.jpg" for wnid in wnids for index in range(8)), name="data/imagenet-a")
     assert kinds(tmp_path / "data") == {"imagenet-a": "robustness"}
+
+
+def test_published_sets_for_retrieval_are_of_things(tmp_path: Path) -> None:
+    instance_sets.oxford(tmp_path / "roxford5k")
+    instance_sets.copydays(tmp_path / "copydays")
+    assert kinds(tmp_path) == {"roxford5k": "instances", "copydays": "instances"}
 
 
 def test_two_sets_of_a_name_are_told_apart_by_their_place(tmp_path: Path, make_folder: MakeFolder) -> None:
