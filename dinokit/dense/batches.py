@@ -1,0 +1,101 @@
+"""What heads on whole images learn from, step by step: rows that are kept, or crops that a backbone sees anew.
+
+Every image comes once per pass, in a new order each, so that the batch of a step is a function of (seed, step), and a
+crop of (seed, position). Crops are read and cut by threads ahead of the network.
+"""
+
+from collections.abc import Iterator
+
+import numpy
+import torch
+from jaxtyping import Float32, Shaped
+from torch import Tensor
+
+from dinokit.core import device as devices
+from dinokit.core.device import Precision
+from dinokit.core.messages import BadImage, RunError
+from dinokit.core.seed import Passes
+from dinokit.dense.embedding import read
+from dinokit.dense.grid import Batches
+from dinokit.dense.maps import frozen
+from dinokit.images import intensity
+from dinokit.models.classifier import Reading
+from dinokit.models.features import Backbone
+from dinokit.sources.source import Source, Unusable
+from dinokit.views.resized import resized_crop
+
+_ORDER, _CROPS = 0, 1  # keep their random numbers apart
+SIZE = 224  # pixels, of a crop for a model without a size of its own
+
+
+def kept(
+    rows: Float32[numpy.ndarray, "image width"],
+    targets: Shaped[Tensor, "image *class"],
+    *,
+    batch: int,
+    seed: int,
+    device: torch.device,
+) -> Batches:
+    """Return what draws batches of rows that are kept, where the heads are if they fit."""
+    order = Passes(len(rows), seed, _ORDER)
+    fits = device.type == "cpu" or rows.nbytes < devices.memory(device) / 2
+    there = torch.from_numpy(rows).to(device if fits else "cpu")
+
+    def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        step = first
+        while True:
+            chosen = torch.from_numpy(order.indices(step * batch, batch))
+            yield there[chosen.to(there.device)].to(device), targets[chosen].to(device)
+            step += 1
+
+    return batches
+
+
+def cropped(
+    backbone: Backbone,
+    source: Source,
+    targets: Shaped[Tensor, "image *class"],
+    reading: Reading,
+    *,
+    batch: int,
+    seed: int,
+) -> Batches:
+    """Return what draws random resized crops, and shows them to the backbone.
+
+    Args:
+        source: images that can be read.
+    """
+    order, device = Passes(len(source), seed, _ORDER), backbone.device
+    size = intensity.multiple(backbone.pixels.size or SIZE, backbone.patch_size)
+    precision: Precision = "fp32" if device.type == "cpu" else "auto"
+    places = dict[int, int]()  # position -> image, of those that are under way
+
+    def ahead(first: int) -> Iterator[int]:
+        step = first
+        while True:
+            start = step * batch
+            places.update(zip(range(start, start + batch), order.indices(start, batch).tolist()))
+            yield from range(start, start + batch)
+            step += 1
+
+    def cut(position: int) -> intensity.AnyImage | Unusable:
+        index = places[position]
+        try:
+            return resized_crop(source.read(index), size=size, key=(seed, _CROPS, position))
+        except BadImage as error:  # position is no index
+            return Unusable(index, source.key(index), str(error))
+
+    def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        crops, chosen = list[intensity.AnyImage](), list[int]()
+        for position, found in source.each(cut, ahead(first), workers=devices.readers(device)):
+            chosen.append(places.pop(position))
+            if isinstance(found, Unusable):
+                raise RunError(f"{found.key} can no longer be read: {found.reason}")
+            crops.append(found)
+            if len(crops) == batch:
+                with frozen(backbone):
+                    seen = read(backbone, intensity.stacked(crops).to(device), reading, precision=precision)
+                yield seen, targets[chosen].to(device)
+                crops, chosen = [], []
+
+    return batches
