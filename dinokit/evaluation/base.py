@@ -41,6 +41,8 @@ from dinokit.sources.table import members, undecided
 
 TRAIN_SPLIT = "train"
 TEST_SPLITS = ("val", "test")  # in this order
+JUDGES = ("test", "val")  # of what also chooses: splits to test on, in this order
+CHOICE, FEW_CHOICE, TEST = 0.1, 0.01, 0.2  # shares of each class that are set aside to choose, few-shot, and to test
 NAMES = {"random-init": "untrained", "raw-pixels": "raw pixels"}  # of the baselines, for a person
 
 Found = tuple[dict[str, float], dict[str, object]]  # numbers, and what else NAME.json says
@@ -103,6 +105,48 @@ def some_of_each(labels: Int64[Tensor, " image"], shots: float, seed: int) -> In
     return found
 
 
+def parted(
+    labels: Int64[Tensor, " image"], share: float
+) -> tuple[Int64[numpy.ndarray, " rest"], Int64[numpy.ndarray, " aside"]]:
+    """Set a share of each class aside, at least one image, but of a class of one none; return the rest, and it."""
+    places = labels.numpy()
+    aside = some_of_each(labels, share, seed=0)
+    aside = aside[numpy.bincount(places)[places[aside]] > 1]
+    return numpy.setdiff1d(numpy.arange(len(places)), aside), aside
+
+
+def roles(
+    config: Any, known: Sequence[str], *, choosing: str, shared: bool = False
+) -> tuple[str | None, str | None, str | None]:
+    """Return the splits that are learnt from, choose, and are measured; None where a part of the first has to do it.
+
+    Args:
+        config: with data, train, val and test.
+        known: splits of the data.
+        choosing: what is chosen, for a message.
+        shared: the split that is measured may choose, as in the linear evaluations of the papers.
+
+    Raises:
+        UserError: if one split would do two of it: what is chosen, and measured, must not be on what is learnt.
+    """
+    train, val, test = (name and split_name(name) for name in (config.train, config.val, config.test))
+    test = test or next(
+        (name for name in JUDGES if name in known and name not in (train, None if shared else val)), None
+    )
+    train = train or (TRAIN_SPLIT if TRAIN_SPLIT in known else None)
+    val = val or ("val" if "val" in known and "val" not in ((train,) if shared else (train, test)) else None)
+    val = test if val is None and shared else val
+    if known and train is None:
+        raise UserError(f"expected a split train in {config.data}, found {', '.join(known)}; name one with --train")
+    given = [name for name in (train, val, None if shared and val == test else test) if name is not None]
+    if len(set(given)) < len(given):
+        raise UserError(
+            f"expected three different splits to learn from, to choose {choosing} and to test on, got "
+            f"{', '.join(given)}; leave one out, and a part of train does it"
+        )
+    return train, val, test
+
+
 def sides(data: str, gallery: str | None, query: str | None) -> tuple[str | None, str | None]:
     """Choose (gallery split, query split) where they are not given: train and val, or else test.
 
@@ -119,7 +163,8 @@ def sides(data: str, gallery: str | None, query: str | None) -> tuple[str | None
 
 def names() -> list[str]:
     """List the evaluations on disk."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "base"))
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")}
+    return sorted(name for name, text in texts.items() if "\ndef run(" in text)
 
 
 def find(name: str) -> ModuleType:
@@ -294,9 +339,11 @@ def settled(config: C, backbone: Backbone) -> C:
     settings: Any = config
     if getattr(config, "protocol", "its only one") is not None or getattr(config, "head", None) is not None:
         return config
+    published = getattr(config, "published", "linear")
     if backbone.device.type != "cpu":
-        return replace(settings, protocol="linear")  # type: ignore[no-any-return]
-    info("on a CPU: the quick protocol, right in minutes; --protocol linear is the published one, which takes hours")
+        return replace(settings, protocol=published)  # type: ignore[no-any-return]
+    other = f"--protocol {published} is the published one, which takes hours"
+    info(f"on a CPU: the quick protocol, right in minutes; {other}")
     return replace(settings, protocol=QUICK)  # type: ignore[no-any-return]
 
 

@@ -33,21 +33,18 @@ from dinokit.core.device import exact
 from dinokit.core.messages import UserError, info, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.logistic import Solution, solutions
-from dinokit.evaluation.base import FewShot, Found, embedded, opened, some_of_each
+from dinokit.evaluation.base import CHOICE, FEW_CHOICE, TEST, FewShot, Found, embedded, opened, parted, roles
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.metrics.precision import mean_precision, mean_precision_interval
 from dinokit.models.features import Backbone
 from dinokit.sources.base import Metric
-from dinokit.sources.location import split_name
 from dinokit.sources.source import splits
 from dinokit.sources.table import members, undecided
 
 UNITS = {"top1": "%", "per-class": "%", "mAP": "%", "val": "%"}
 METRICS = {"top1": accuracy, "per-class": per_class}
 IS, IS_NOT, OPEN = 1, 0, -1  # of an image and a class
-JUDGES = ("test", "val")  # splits to test on, in this order
-CHOICE, FEW_CHOICE, TEST = 0.1, 0.01, 0.2  # shares of each class that are set aside to choose, and to test
 CS = tuple(10 ** (-6 + place / 4) for place in range(45))
 
 Classifier = Callable[[Tensor], Tensor]  # features [image, dim] -> classes [image], or for mAP scores [image, class]
@@ -84,10 +81,8 @@ class Images:
 
         Of images of several classes, those of equal ones are a class here.
         """
-        labels = self.labels.cpu().numpy()
-        aside = some_of_each(self.labels.cpu(), share, seed=0)
-        aside = aside[numpy.bincount(labels)[labels[aside]] > 1]
-        return self.some(numpy.setdiff1d(numpy.arange(len(labels)), aside)), self.some(aside)
+        rest, aside = parted(self.labels.cpu(), share)
+        return self.some(rest), self.some(aside)
 
     def joined(self, other: "Images") -> "Images":
         """Return these, then the others."""
@@ -135,30 +130,9 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     return means | {f"{metric}/std": float(numpy.std(values))}, details
 
 
-def roles(config: Config, known: Sequence[str]) -> tuple[str | None, str | None, str | None]:
-    """Return the splits that are learnt from, choose C, and are measured; None where a part of the first has to do it.
-
-    Raises:
-        UserError: if one split would do two of it: C must not be chosen, nor measured, on what is learnt.
-    """
-    train, val, test = (name and split_name(name) for name in (config.train, config.val, config.test))
-    test = test or next((name for name in JUDGES if name in known and name not in (train, val)), None)
-    train = train or ("train" if "train" in known else None)
-    val = val or ("val" if "val" in known and "val" not in (train, test) else None)
-    if known and train is None:
-        raise UserError(f"expected a split train in {config.data}, found {', '.join(known)}; name one with --train")
-    given = [name for name in (train, val, test) if name is not None]
-    if len(set(given)) < len(given):
-        raise UserError(
-            f"expected three different splits to learn from, to choose C and to test on, got {', '.join(given)}; leave "
-            "one out, and a part of train does it"
-        )
-    return train, val, test
-
-
 def _parts(backbone: Backbone, config: Config) -> tuple[Images, Images | None, Images, Metric]:
     """Extract the features of all images; without a split to test on, a part of those to learn from. And the metric."""
-    learn, choose, judge = roles(config, splits(config.data))
+    learn, choose, judge = roles(config, splits(config.data), choosing="C")
     train, metric = _extracted(backbone, config, learn)
     val = None if choose is None else _extracted(backbone, config, choose)[0]
     if judge is not None:

@@ -112,3 +112,37 @@ def test_what_is_doubtful_is_said_once_for_a_model_and_its_baselines(
         "leakage, images of val that are in train again, 1: 1/0.png = 2/1.png",
     ]
     assert read_json(tmp_path / "out" / "knn.json")["leakage"]["equal"] == [["1/0.png", "2/1.png"]]
+
+
+def test_splits_have_one_role_each() -> None:
+    settings = base.find("logreg").Config
+
+    def roles(known: tuple[str, ...], *, shared: bool = False, **given: str) -> tuple[str | None, ...]:
+        return base.roles(settings(data="x", **given), known, choosing="C", shared=shared)
+
+    known = ("train", "val", "test")
+    assert roles(known) == known
+    assert roles(("train", "val")) == ("train", None, "val")
+    assert roles(known, test="val") == ("train", None, "val")
+    assert roles(known, train="val", val="training") == ("val", "train", "test")
+    assert roles(()) == (None, None, None)
+    for wrong in ({"val": "train"}, {"val": "test", "test": "testing"}, {"train": "val", "val": "val"}):
+        with pytest.raises(UserError, match="three different splits"):
+            roles(known, **wrong)
+    with pytest.raises(UserError, match="expected a split train"):
+        roles(("val", "test"))
+
+
+def test_what_is_measured_may_choose_where_that_is_how_it_was_published() -> None:
+    settings = base.find("logreg").Config
+
+    def roles(known: tuple[str, ...], **given: str) -> tuple[str | None, ...]:
+        return base.roles(settings(data="x", **given), known, choosing="a head", shared=True)
+
+    assert roles(("train", "val", "test")) == ("train", "val", "test")
+    assert roles(("train", "val")) == ("train", "val", "val")
+    assert roles(("train", "test")) == ("train", "test", "test")
+    assert roles(("train", "val", "test"), test="val") == ("train", "val", "val")
+    assert roles(()) == (None, None, None)
+    with pytest.raises(UserError, match="three different splits"):
+        roles(("train", "val"), val="train")

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from dinokit.core.messages import UserError
 from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, logreg
-from dinokit.evaluation.logreg import Config, Images, roles
+from dinokit.evaluation.logreg import Config, Images
 from dinokit.metrics.precision import eleven_points
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
@@ -104,20 +104,6 @@ def test_few_shots_are_drawn_several_times_and_not_fitted_again(make_vit: MakeVi
     assert numbers["top1"] == pytest.approx(numpy.mean(values))
     assert numbers["top1/std"] == pytest.approx(numpy.std(values))
     assert numbers["train"] == 6
-
-
-def test_splits_have_one_role_each() -> None:
-    known = ("train", "val", "test")
-    assert roles(Config(data="x"), known) == known
-    assert roles(Config(data="x"), ("train", "val")) == ("train", None, "val")
-    assert roles(Config(data="x", test="val"), known) == ("train", None, "val")
-    assert roles(Config(data="x", train="val", val="training"), known) == ("val", "train", "test")
-    assert roles(Config(data="x"), ()) == (None, None, None)
-    for wrong in ({"val": "train"}, {"val": "test", "test": "testing"}, {"train": "val", "val": "val"}):
-        with pytest.raises(UserError, match="three different splits"):
-            roles(Config(data="x", **wrong), known)
-    with pytest.raises(UserError, match="expected a split train"):
-        roles(Config(data="x"), ("val", "test"))
 
 
 @pytest.mark.parametrize("files", [("a/0.png", "b/0.png"), ("train/a/0.png", "train/b/0.png", "val/a/0.png")])
