@@ -39,6 +39,25 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("logreg", "limit"): {"limit": 6},
     ("logreg", "shots"): {"shots": 1.0},
     ("logreg", "draws"): {"draws": 1},
+    ("linear", "protocol"): {"protocol": "dino"},
+    ("linear", "train"): {"train": "test", "test": "train"},
+    ("linear", "val"): {"val": "test"},
+    ("linear", "test"): {"test": "val", "val": "test"},
+    ("linear", "crops"): {"crops": True},
+    ("linear", "lr"): {"lr": (1e-4,)},
+    ("linear", "weight_decay"): {"weight_decay": (0.5,)},
+    ("linear", "blocks"): {"blocks": (2,)},
+    ("linear", "mean_patch"): {"mean_patch": (True,)},
+    ("linear", "optimizer"): {"optimizer": "adamw"},
+    ("linear", "loss"): {"loss": "bce"},
+    ("linear", "iterations"): {"iterations": 1},
+    ("linear", "batch_size"): {"batch_size": 2},
+    ("linear", "metric"): {"metric": "per-class"},
+    ("linear", "limit"): {"limit": 6},
+    ("linear", "near"): {"near": -1.0},
+    ("linear", "seed"): {"seed": 1},
+    ("linear", "shots"): {"shots": 1.0},
+    ("linear", "draws"): {"draws": 2},
 }
 
 
@@ -47,7 +66,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "retrieval": {"whiten": "DATA"},
     "knn": {"k": (12,), "shots": 2.0},
     "logreg": {"shots": 2.0, "c": (0.1, 1.0)},
+    "linear": {"protocol": "dinov2", "crops": False, "shots": 2.0, "lr": (0.1, 0.3), "blocks": (1,), "iterations": 5},
 }
+SOURCES = {"data", "tests"}  # fields that name images
 # what is measured on patches takes masks, not classes of images, and is tested beside its own file
 NAMES = [name for name in base.names() if not getattr(base.find(name), "PATCHES", False)]
 
@@ -81,7 +102,8 @@ def test_data_without_labels_is_a_clear_mistake(name: str, make_folder: MakeFold
 
 
 @pytest.mark.parametrize(
-    ("name", "field"), [(n, f.name) for n in NAMES for f in fields(base.find(n).Config) if f.name != "data"]
+    ("name", "field"),
+    [(n, f.name) for n in NAMES for f in fields(base.find(n).Config) if f.name not in ("data", "tests")],
 )
 def test_every_setting_changes_the_result(name: str, field: str, labelled: str, make_vit: MakeVit) -> None:
     module = base.find(name)

@@ -13,8 +13,12 @@ width does, in vectors of the backbone's width:
 | 5       | the same, mean patch of the last                 | DINOv2 linear4                                     |
 
 A convolutional network has no blocks of one width: 1 and 2 only.
+
+The folder of a head that `dinokit evaluate linear --save` wrote says what it sees and whose output that is, in
+head.json: it opens with that model and refuses any other.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,10 +26,12 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints.layouts.recognise import check_pooling, parts
 from dinokit.checkpoints.load import beside, is_finite, load, opened, read, weights_file
+from dinokit.core.files import digest_of_model, read_json
 from dinokit.core.messages import UserError, listed
 from dinokit.models.classifier import Classifier, Reading
 from dinokit.models.features import Backbone, Built
 
+ABOUT, KEPT = "head.json", "head.safetensors"  # of a head's folder
 # before "weight" and "bias"
 NAMES = ("", "linear.", "linear_head.", "head.", "head.fc.", "classifier.", "classifier.1.", "fc.")
 
@@ -39,13 +45,17 @@ def load_classifier(
 
     Args:
         model: whatever `load` takes, or a loaded backbone.
-        head: its weights, .pth or .safetensors; None: those in the file of the model.
+        head: its weights, .pth or .safetensors, or the folder SAVE/head of `dinokit evaluate linear --save SAVE`; None:
+            those in the file of the model.
         heads: of attention, see `load`.
     Raises:
         UserError: if there is no head, more than one, or one that does not fit the backbone; or as `load` does.
     """
     if head is not None:
-        backbone, file = model if isinstance(model, Backbone) else load(model, heads=heads), weights_file(head)
+        backbone = model if isinstance(model, Backbone) else load(model, heads=heads)
+        if os.path.isfile(os.path.join(os.path.expanduser(head), ABOUT)):
+            return _kept(backbone, Path(os.path.expanduser(head)))
+        file = weights_file(head)
         return _classifier(backbone, *_found(_flat(read(file)[0]), file), file=file)
     if isinstance(model, Backbone):
         raise UserError("a loaded backbone has no head; give the file of one, or the path of a model that has one")
@@ -78,11 +88,30 @@ def _found(state: Mapping[str, Tensor], file: Path) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
-def _classifier(backbone: Backbone, weight: Tensor, bias: Tensor, *, file: Path) -> Classifier:
+def _kept(backbone: Backbone, folder: Path) -> Classifier:
+    """Open a head that says itself what it sees."""
+    about, file = read_json(folder / ABOUT), weights_file(folder / KEPT)
+    config = about.get("config") if isinstance(about, dict) else None
+    if not isinstance(config, dict) or not {"blocks", "mean_patch"} <= config.keys():
+        raise UserError(f"{folder} holds no classifier of whole images; {ABOUT} says {about.get('task')}")
+    if about.get("digest") != digest_of_model(backbone):
+        raise UserError(
+            f"the head in {folder} was trained on {about.get('model')}, whose weights are not those of "
+            f"{backbone.name or 'the model'}; give that model"
+        )
+    reading = Reading(blocks=int(config["blocks"]), mean_patch=bool(config["mean_patch"]))
+    weight, bias = _found(_flat(read(file)[0]), file)
+    return _classifier(backbone, weight, bias, file=file, reading=reading)
+
+
+def _classifier(
+    backbone: Backbone, weight: Tensor, bias: Tensor, *, file: Path, reading: Reading | None = None
+) -> Classifier:
     if not (is_finite(weight) and is_finite(bias)):
         raise UserError(f"the head in {file} holds NaN or infinite numbers; train it again")
     classes, width = weight.shape
-    readings = {reading.vectors * backbone.dim: reading for reading in _readings(backbone)}
+    known_readings = _readings(backbone) if reading is None else [reading]
+    readings = {each.vectors * backbone.dim: each for each in known_readings}
     if width not in readings:
         known = ", ".join(map(str, readings))
         raise UserError(

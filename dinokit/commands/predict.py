@@ -1,4 +1,4 @@
-"""`dinokit predict`: write masks, by a head that evaluate saved or from a few masks"""
+"""`dinokit predict`: write masks or classes, by a head that evaluate saved or from a few masks"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from dinokit.core import device as devices
 from dinokit.core.files import check_writable
 from dinokit.core.messages import UserError, info, unknown_name
 from dinokit.dense.heads import Written, apply, check_model, load_head
+from dinokit.dense.linear import LinearHead, classify
 from dinokit.evaluation import foreground
 from dinokit.sources.source import absolute, open_source
 
@@ -32,7 +33,7 @@ def predict(
     """Apply a head to every image of a source; OUT receives PNGs and a legend. The same command again goes on.
 
     segmentation: masks/ with a palette, overlays/. depth: depth/ (16 bits), colours/. foreground: probabilities/
-    (white = 1), overlays/.
+    (white = 1), overlays/. linear: classes.csv, a line per image with its five likeliest classes.
 
     Args:
         data: a folder of images, or anything else that `pretrain` takes.
@@ -65,7 +66,10 @@ def predict(
         check_writable(out)
         learnt, about, result = foreground.learn(backbone, config)
         info(f"average precision {result['AP']:.1f} % on images left out, C {result['C']:g}")
-    found = apply(backbone, learnt.to(where), about, data, out, split=split, keep_head=head is None)
+    if isinstance(learnt, LinearHead):
+        found = classify(backbone, learnt.to(where), about, data, out, split=split)
+    else:
+        found = apply(backbone, learnt.to(where), about, data, out, split=split, keep_head=head is None)
     info(f"{found.images:,} images written · {found.there:,} were there · {len(found.bad)} unreadable · {out}")
     return found
 

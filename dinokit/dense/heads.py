@@ -163,7 +163,7 @@ def apply(
     written, there, bad = 0, 0, list[Unusable]()
     check_writable(out)
     with only_owner(out), frozen(backbone):
-        _claim(out, stamp)
+        claim(out, stamp)
         if keep_head:
             save_head(out / "head", head, about)
         _save(task.legend(about.details), out / "legend.png")
@@ -195,8 +195,8 @@ def apply(
     return Written(written, there, tuple(bad))
 
 
-def _claim(out: Path, stamp: dict[str, Any]) -> None:
-    """Say whose pictures these are; refuse a folder that holds those of another head."""
+def claim(out: Path, stamp: dict[str, Any]) -> None:
+    """Say whose a folder of predictions is; refuse one that holds those of another head."""
     if (out / MADE_BY).exists():
         kept = read_json(out / MADE_BY)
         kept = kept | {"data": absolute(str(kept.get("data")))} if isinstance(kept, dict) else kept

@@ -1,0 +1,423 @@
+"""Linear classification: how well does one linear layer, trained by descent on frozen features, tell the classes?
+
+    dino       one head. Up to width 384: CLS of the last four blocks; above: CLS and the mean patch. 100 passes
+    dinov2     52 heads: 13 rates x CLS of the last block or of four x without or with the mean patch. 12,500 steps
+    dinov3     30 heads: 15 rates x weight decay 0 or 1e-5, on CLS. 10 passes
+    quick      ours, right in a minute on a CPU: 12 heads, 1,000 steps on kept features, each number of which is brought
+               to mean 0 and deviation 1 (of a network that has hardly learnt, 67 % of demo:fashion in place of 45)
+
+All heads are trained in one pass (`dense/grid.py`), on random resized crops that the backbone sees anew, or on the kept
+features of the training images as they are evaluated: `crops`, by default where there is a GPU. The head with the best
+metric on validation images counts, of equal ones the first; further sets (`tests`) are measured with it as it is
+(`sets.py`).
+Rates are those used: as published times batch / 256, at 1,024 images a step four times the numbers of the papers, of
+DINOv2 those of its code. Source: DINO (arXiv:2104.14294), DINOv2 (arXiv:2304.07193) section 7.1, DINOv3
+(arXiv:2508.10104) appendix D; the cosine is taken at every step, in DINO at every pass.
+
+The published numbers are chosen on what they are measured on, ImageNet's val, and so are those of these protocols where
+data has no third split, with a line that says so; quick, and whoever gives `val`, sets a tenth of train aside instead.
+Test images are shown as everywhere here, resized to the crop itself, where DINO and DINOv2 cut 224 of 256 pixels.
+
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy
+import torch
+from jaxtyping import Float32, Int64, Shaped
+from torch import Tensor
+
+from dinokit.core.files import digest, digest_of_model
+from dinokit.core.messages import UserError, info
+from dinokit.core.numbers import above, at_least, between
+from dinokit.dense.batches import cropped, kept
+from dinokit.dense.extraction import Embeddings
+from dinokit.dense.grid import Grid, Layout, Member, Training, train
+from dinokit.dense.heads import save_head
+from dinokit.dense.leaks import leaks
+from dinokit.dense.linear import LinearHead, about_of
+from dinokit.evaluation import base
+from dinokit.evaluation.base import QUICK, FewShot, Found, doubted, embedded, opened
+from dinokit.evaluation.sets import Images, Result, further, measured, named, widths_of
+from dinokit.metrics.accuracy import accuracy, per_class
+from dinokit.metrics.classes import Truth
+from dinokit.metrics.interval import percent
+from dinokit.models.classifier import Reading
+from dinokit.models.features import Backbone
+from dinokit.models.pixels import OwnPixels
+from dinokit.sources.base import Metric
+from dinokit.sources.check import doubts, images_of_classes
+from dinokit.sources.source import Source, splits
+from dinokit.sources.table import members, undecided
+
+UNITS = {"top1": "%", "top5": "%", "per-class": "%", "mAP": "%", "val": "%", "mCE": "%"}
+NARROW = 384  # width up to which DINO reads four blocks
+_ROWS = 1024  # images that all heads of a grid score at once
+_say_once = cache(info)
+
+Numbers = dict[str, float]
+Intervals = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the names of this module's docstring stand for."""
+
+    lr: tuple[float, ...]
+    blocks: tuple[int, ...] | None = (1,)  # null, with `mean_patch`: by the width
+    mean_patch: tuple[bool, ...] = (False,)
+    weight_decay: tuple[float, ...] = (0.0,)
+    passes: int | None = None  # over the training images; null: iterations
+    iterations: int = 0
+    batch_size: int = 1024
+    standard: bool = False  # each number of the kept features is brought to mean 0 and deviation 1
+
+
+def _rates(*rates: float) -> tuple[float, ...]:
+    """Bring rates that are written for 256 images a step to 1,024."""
+    return tuple(4 * rate for rate in rates)
+
+
+PROTOCOLS = {
+    "dino": Protocol(lr=_rates(1e-3), blocks=None, passes=100),
+    "dinov2": Protocol(
+        lr=_rates(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
+        blocks=(1, 4),
+        mean_patch=(False, True),
+        iterations=12_500,
+    ),
+    "dinov3": Protocol(
+        lr=_rates(*(digit * 10.0**power for power in range(-4, 1) for digit in (1, 2, 5))),
+        weight_decay=(0.0, 1e-5),
+        passes=10,
+    ),
+    QUICK: Protocol(
+        lr=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+        mean_patch=(False, True),
+        iterations=1_000,
+        batch_size=256,
+        standard=True,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(FewShot):
+    """Which images, and which heads."""
+
+    published: ClassVar[str] = "dinov3"  # the protocol where there is a GPU
+
+    data: str  # a folder with one folder per class, or a demo: name
+    tests: tuple[str, ...] = ()  # further sets that the chosen head is measured on
+    protocol: Literal["dino", "dinov2", "dinov3", "quick"] | None = None  # null: dinov3, on a CPU quick
+    train: str | None = None  # split that is learnt from; null: train, or everything where there are no splits
+    val: str | None = None  # split that chooses the head; null: val, or what is tested on, for quick a part of train
+    test: str | None = None  # split that is measured; null: test, or else val, or else a part of train
+    crops: bool | None = None  # learn from random crops, not kept features; null: on a GPU, not for quick
+    lr: tuple[float, ...] | None = above(0, None)  # peak rates, side by side; null: those of the protocol
+    weight_decay: tuple[float, ...] | None = at_least(0, None)  # side by side; null: those of the protocol
+    blocks: tuple[int, ...] | None = at_least(1, None)  # CLS of so many last ones, side by side; null: the protocol's
+    mean_patch: tuple[bool, ...] | None = None  # without or with it, side by side; null: the protocol's
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # with momentum 0.9; or with its usual constants
+    loss: Literal["ce", "bce"] | None = None  # null: ce, for images of several classes bce
+    iterations: int | None = at_least(1, None)  # training steps; null: those of the protocol
+    batch_size: int | None = at_least(1, None)  # images per step; null: 1,024, quick 256
+    metric: Literal["top1", "per-class", "mAP"] | None = (
+        None  # chooses; null: as published, or top1, of several classes mAP
+    )
+    limit: int | None = at_least(4, None)  # images of each split, evenly spaced in the data; null: all
+    near: float | None = between(-1, 1, None)  # cosine above which two pictures are one, said as leakage; null: equal
+    seed: int = at_least(0, 0)  # of initial weights, order and crops
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What heads learn from, and what they are judged by."""
+
+    classes: tuple[str, ...]
+    labels: Int64[Tensor, " image"]  # of the images that are learnt from
+    targets: Shaped[Tensor, "image *class"]  # what a head is to say of each
+    source: Source  # of these images
+    rows: Float32[numpy.ndarray, "image width"] | None  # what is read of them; None: crops are cut of them anew
+    val: Images | None  # None: there is nothing to choose
+    test: Images
+    metric: Metric
+    layout: Layout
+    digest: str  # of what is learnt from
+    leaks: int  # test images that are learnt from, too
+    details: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The best head of a grid, and how the others did."""
+
+    head: LinearHead
+    member: Member
+    val: float | None  # in percent; None: there was nothing to choose
+    tried: list[dict[str, object]]
+
+
+def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
+    """Train a grid of heads, choose one and measure it; return its metrics in percent, and what it is.
+
+    Few-shot, means over the draws, with the standard deviation as `top1/std`; the details hold each.
+
+    Args:
+        out: folder that receives the head as `head/`, few-shot that of the first draw; an interrupted training in it is
+            continued.
+    """
+    grid, layout = _heads(backbone, config)
+    lesson = _lesson(backbone, config, layout)
+    draws = [None] if config.shots is None else config.drawn(lesson.labels)
+    chosen = [_trained(backbone, config, grid, lesson, rows, out) for rows in draws]
+    heads = [one.head for one in chosen]
+    if out is not None:
+        save_head(out / "head", heads[0], about_of(backbone, heads[0], lesson.classes))
+    found = {"": [measured(head, lesson.test, layout, lesson.classes) for head in heads]}
+    for name, spec in named(config.tests).items():
+        found[name] = further(backbone, heads, spec, classes=lesson.classes, limit=config.limit)
+    numbers, details, intervals = _summary(found, first=lesson.metric, few=config.shots is not None)
+    counts = {"heads": float(len(grid)), "test": float(len(lesson.test.rows))}
+    counts["train"] = float(len(lesson.labels) if draws[0] is None else len(draws[0]))
+    counts |= {"leaks": float(lesson.leaks)} if lesson.leaks else {}
+    vals = [one.val for one in chosen if one.val is not None]
+    counts |= {"val": float(numpy.mean(vals))} if vals else {}
+    if config.shots is None:
+        best = chosen[0].member
+        counts |= {"lr": best.lr, "weight_decay": best.weight_decay}
+        counts |= {"blocks": float(best.reading.blocks), "mean_patch": float(best.reading.mean_patch)}
+        details |= {"tried": chosen[0].tried}
+    return numbers | counts, lesson.details | details | {"intervals": intervals}
+
+
+def _summary(
+    found: Mapping[str, Sequence[Result]], *, first: str, few: bool
+) -> tuple[Numbers, dict[str, Any], Intervals]:
+    """Return the numbers of all sets, the means over the heads, with their details and intervals.
+
+    Args:
+        found: by the name of the set, '' for the test images, one result per head.
+        first: the measure that leads.
+        few: the heads are of draws of few images; the deviation of the first measure is a number, too.
+    """
+    numbers, details, intervals = Numbers(), dict[str, Any](), Intervals()
+    for name, results in found.items():
+        ending = f"/{name}" if name else ""
+        names = sorted(results[0].numbers, key=lambda measure: measure != first or bool(name))
+        for measure in names:
+            values = [result.numbers[measure] for result in results]
+            numbers[measure + ending] = float(numpy.mean(values))
+            if measure == names[0] and few:
+                numbers[f"{measure}/std{ending}"] = float(numpy.std(values))
+            if measure in results[0].counted:
+                means = numpy.mean([result.counted[measure] for result in results], axis=0)
+                intervals[measure + ending] = percent(means)
+        said = dict(results[0].details) | ({"draws": [each.numbers for each in results]} if few else {})
+        details |= {"tests": details.get("tests", {}) | {name: said}} if name else said
+    return numbers, details, intervals
+
+
+def _heads(backbone: Backbone, config: Config) -> tuple[list[Member], Layout]:
+    """Return the heads of the grid, and how what they read lies side by side."""
+    protocol = PROTOCOLS[str(config.protocol)]
+    blocks, mean_patch = config.blocks or protocol.blocks, config.mean_patch or protocol.mean_patch
+    if blocks is None:
+        blocks = (4,) if backbone.dim <= NARROW else (1,)
+        mean_patch = config.mean_patch or (backbone.dim > NARROW,)
+    if isinstance(backbone, OwnPixels):
+        blocks = (1,)  # all blocks of pixels are the pixels
+    widths = dict[int, tuple[int, int]]()
+    for count in sorted(set(blocks)):
+        try:
+            widths[count] = widths_of(backbone, count)
+        except UserError as error:
+            if config.blocks is not None:
+                raise UserError(f"heads cannot read {count} blocks of this model: {error}") from error
+            info(f"{backbone.name or 'the model'}: no head on {count} blocks, {error}")
+    if not widths:
+        widths[1] = widths_of(backbone, 1)
+    heads = [
+        Member(reading=Reading(blocks=count, mean_patch=mean), lr=lr, weight_decay=decay)
+        for count in widths
+        for mean in sorted(set(mean_patch))
+        for lr in sorted(set(config.lr or protocol.lr))
+        for decay in sorted(set(config.weight_decay or protocol.weight_decay))
+    ]
+    dim, mean = widths[max(widths)]
+    return heads, Layout(max(widths), dim, mean if any(mean_patch) else 0)
+
+
+def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
+    """Open all images and extract what is read of them; say what makes the numbers doubtful."""
+    if config.crops and config.protocol == QUICK:
+        raise UserError("the quick protocol learns from kept features; leave --crops out, or take --protocol dinov3")
+    crops = config.crops if config.crops is not None else config.protocol != QUICK and backbone.device.type != "cpu"
+    if not crops and config.protocol != QUICK and config.crops is None:
+        _say_once(
+            "on a CPU: heads learn from kept features of whole images; --crops true shows random crops, for hours"
+        )
+    train, val, test = _sources(backbone, config)
+    doubted(config.data, doubts(test, train))
+    learnt = embedded(backbone, train, reading=None if crops else layout.reading)
+    asked = embedded(backbone, test, reading=layout.reading)
+    near = embedded(backbone, test) if crops and config.near is not None else asked
+    leaking = leaks(near, learnt, above=config.near)
+    if len(leaking):
+        doubted(config.data, [leaking.line("test", "train")])
+    assert learnt.labels is not None
+    classes, shown = members(train.classes) or (train.classes, numpy.eye(len(train.classes), dtype=bool))
+    several, labels = members(train.classes) is not None, torch.from_numpy(learnt.labels)
+    left_open = undecided(train.classes) if several else numpy.zeros_like(shown)
+    metric = config.metric or train.metric or ("mAP" if several else "top1")
+    if several and metric != "mAP":
+        raise UserError(
+            f"images of {config.data} have several classes, such as {train.classes[0]}, which {metric} does not judge"
+        )
+    targets: Tensor = labels
+    if several:
+        wanted = numpy.where(left_open, 0.0 if config.loss == "ce" else numpy.nan, shown)  # [label, class]
+        wanted = wanted / numpy.maximum(wanted.sum(axis=1, keepdims=True), 1) if config.loss == "ce" else wanted
+        targets = torch.from_numpy(wanted.astype(numpy.float32))[labels]  # [image, class]
+
+    def judge(found: Embeddings) -> Images:
+        assert found.labels is not None
+        return Images(found.vectors, Truth(found.labels, shown, metric == "mAP", left_open))
+
+    chosen_by = None
+    if val is not None:
+        chosen_by = judge(asked) if val is test else judge(embedded(backbone, val, reading=layout.reading))
+    return Lesson(
+        classes=classes,
+        labels=labels,
+        targets=targets,
+        source=train.subset(learnt.indices),
+        rows=None if crops else learnt.vectors,
+        val=chosen_by,
+        test=judge(asked),
+        metric=metric,
+        layout=layout,
+        digest=digest([*learnt.digests, learnt.labels]),
+        leaks=len(leaking),
+        details=leaking.details(),
+    )
+
+
+def _sources(backbone: Backbone, config: Config) -> tuple[Source, Source | None, Source]:
+    """Open what is learnt from, chooses - None if there is nothing to - and is measured."""
+    protocol = PROTOCOLS[str(config.protocol)]
+    tried = [config.lr or protocol.lr, config.weight_decay or protocol.weight_decay]
+    tried += [config.blocks or protocol.blocks or (1,), config.mean_patch or protocol.mean_patch]
+    chooses, shared = max(map(len, tried)) > 1, config.protocol != QUICK
+    learn, choose, judge = base.roles(config, splits(config.data), choosing="a head", shared=shared)
+    train = opened(backbone, config.data, split=learn, limit=config.limit)
+    assert train.labels is not None
+    if judge is None:
+        info(f"no split to test on in {config.data}: {base.TEST:.0%} of each class are set aside for it")
+        train, test = _parted(train, base.TEST, config.data)
+    else:
+        test = opened(backbone, config.data, split=judge, limit=config.limit)
+    _, known, _ = images_of_classes(train)
+    if not ((known > 0) & (images_of_classes(test)[1] > 0)).any():
+        raise UserError(
+            f"no class of the test images of {config.data} is one of the training images, so that no answer can be "
+            "right; name the class folders alike"
+        )
+    if not chooses:
+        return train, None, test
+    if choose is not None and choose == judge:
+        _say_once(f"{config.data}: {choose} chooses the head and is measured, as published, which flatters a little")
+        return train, test, test
+    if choose is not None:
+        return train, opened(backbone, config.data, split=choose, limit=config.limit), test
+    train, val = _parted(train, base.CHOICE if config.shots is None else base.FEW_CHOICE, config.data)
+    return train, val, test
+
+
+def _parted(source: Source, share: float, data: str) -> tuple[Source, Source]:
+    """Set a share of each class aside; return the rest, and it."""
+    rest, aside = base.parted(torch.from_numpy(source.labels), share)
+    if not len(aside):
+        raise UserError(
+            f"expected two or more images of a class to learn from in {data}, got one of each, so that none can be set "
+            "aside; add images, or a split val and a split test"
+        )
+    return source.subset(rest), source.subset(aside)
+
+
+def _trained(
+    backbone: Backbone,
+    config: Config,
+    heads: Sequence[Member],
+    lesson: Lesson,
+    rows: Int64[numpy.ndarray, " drawn"] | None,
+    out: Path | None,
+) -> Chosen:
+    """Train all heads on all images, or on some, and choose one."""
+    protocol = PROTOCOLS[str(config.protocol)]
+    count = len(lesson.labels) if rows is None else len(rows)
+    batch = min(config.batch_size or protocol.batch_size, count)
+    iterations = config.iterations or protocol.iterations or math.ceil((protocol.passes or 0) * count / batch)
+    training = Training(
+        iterations=iterations,
+        optimizer=config.optimizer,
+        loss=config.loss or ("ce" if lesson.targets.ndim == 1 else "bce"),
+        seed=config.seed,
+    )
+    grid = Grid(heads, lesson.layout, classes=len(lesson.classes), training=training, device=backbone.device)
+    some = slice(None) if rows is None else rows
+    mean = scale = None
+    if lesson.rows is None:
+        source = lesson.source if rows is None else lesson.source.subset(rows)
+        batches = cropped(backbone, source, lesson.targets[some], lesson.layout.reading, batch=batch, seed=config.seed)
+    else:
+        seen = lesson.rows[some]
+        if protocol.standard:
+            mean, scale = (each(seen, axis=0, dtype=float).astype(seen.dtype) for each in (numpy.mean, numpy.std))
+            scale[scale == 0] = 1
+            seen = (seen - mean) / scale
+        batches = kept(seen, lesson.targets[some], device=backbone.device, batch=batch, seed=config.seed)
+    folder = out if rows is None else None  # few images are learnt in seconds
+    stamp = {
+        "weights": digest_of_model(backbone),
+        "images": lesson.digest,
+        "settings": [batch, lesson.rows is None],
+    }
+    train(grid, batches, folder=folder, stamp=stamp)
+    if mean is not None:
+        grid.undo(torch.from_numpy(mean).to(grid.device), torch.from_numpy(scale).to(grid.device))
+    if lesson.val is None:
+        return Chosen(LinearHead.of(grid, 0), grid.members[0], None, [])
+    values = _values(grid, lesson.val, lesson)
+    tried: list[dict[str, object]] = [
+        {
+            "blocks": member.reading.blocks,
+            "mean_patch": member.reading.mean_patch,
+            "lr": member.lr,
+            "weight_decay": member.weight_decay,
+            "val": value,
+        }
+        for member, value in zip(grid.members, values, strict=True)
+    ]
+    best = int(numpy.argmax([-1.0 if value is None else value for value in values]))  # of equal ones the first
+    return Chosen(LinearHead.of(grid, best), grid.members[best], values[best], tried)
+
+
+def _values(grid: Grid, images: Images, lesson: Lesson) -> list[float | None]:
+    """Return the metric of every head in percent; None of one that has diverged."""
+    finite = grid.finite().tolist()
+    if lesson.metric == "mAP":
+        heads = [LinearHead.of(grid, place) if fine else None for place, fine in enumerate(finite)]
+        found = [None if head is None else measured(head, images, grid.layout, lesson.classes) for head in heads]
+        return [None if result is None else result.numbers["mAP"] for result in found]
+    some = []
+    for start in range(0, len(images.rows), _ROWS):
+        rows = torch.from_numpy(images.rows[start : start + _ROWS]).to(grid.device)
+        some.append(grid.answers(rows).cpu())
+    answers, judge = torch.cat(some, dim=1).numpy(), {"top1": accuracy, "per-class": per_class}[lesson.metric]
+    return [100 * judge(images.truth.labels, row) if fine else None for row, fine in zip(answers, finite, strict=True)]
