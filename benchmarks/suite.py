@@ -1,7 +1,7 @@
 """Which of ten ways to see real pictures is the best? One `dinokit evaluate suite` over all of them.
 
     shared/fetch_data.sh FETCHED tux walls opencv skimage
-    python benchmarks/suite.py FETCHED DATA OUT [--minutes 6] [--suite quick]
+    python benchmarks/suite.py FETCHED DATA OUT [--minutes 3] [--suite quick]
 
 DATA holds openclipart_96.zip. OUT then holds
 
@@ -80,7 +80,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {  # `small-cpu` with the objectives,
     "dinov3": {},
 }
 ANCHORED = 0.25  # share of DINOv3's steps that have the anchor
-TIMED = 60  # steps that say how long one lasts
+TIMED = 8, 40  # steps of two runs that say how long one lasts
 SIDE, CROP, BATCH = 64, 48, 64  # of the ResNet: pixels that it is measured at, of its crops; images
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("fetched", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=6, help="of one core for each training")
+    parser.add_argument("--minutes", type=float, default=3, help="of one core for each training")
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--prepare", action="store_true", help="make sets and models, and measure nothing")
     args = parser.parse_args()
@@ -180,10 +180,13 @@ def pretrained(name: str, out: Path, minutes: float) -> None:
     if (runs / name / "model.safetensors").exists():
         return
     if not (runs / f"{name}.json").exists():
-        train(name, out, steps=TIMED // 4, run=runs / f"{name}-first")  # which reads the images once
-        begin = time.process_time()
-        train(name, out, steps=TIMED, run=runs / f"{name}-timed")
-        seconds = (time.process_time() - begin) / TIMED
+        train(name, out, steps=TIMED[0], run=runs / f"{name}-first")  # which reads the images once
+        spent = []
+        for steps in TIMED:  # what they differ by is steps alone
+            begin = time.process_time()
+            train(name, out, steps=steps, run=runs / f"{name}-{steps}")
+            spent.append(time.process_time() - begin)
+        seconds = (spent[1] - spent[0]) / (TIMED[1] - TIMED[0])
         told = {"seconds of a step": seconds, "steps": int(60 * minutes / seconds)}
         (runs / f"{name}.json").write_text(json.dumps(told))
     begin, steps = time.process_time(), json.loads((runs / f"{name}.json").read_text())["steps"]

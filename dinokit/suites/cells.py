@@ -73,7 +73,7 @@ def run(
                 _settle(results, column, job, out, place=f"[{count}/{total}]")
             column.forget()
         for name, short in columns.shown(results["models"]).items():
-            results["models"][name]["shown"] = short
+            results["models"][name] |= {"shown": short, "baseline": name in columns.BASELINES}
         results["models"] = dict(sorted(results["models"].items(), key=lambda each: each[0] in columns.BASELINES))
         write_json(out / RESULTS, results)
         write_text(out / scores.FILE, scores.markdown(results))

@@ -26,6 +26,7 @@ from dinokit.visuals.scores import Cell
 from dinokit.visuals.tiles import SIDE
 
 FILE = "index.html"
+COLOURS, GREY = (0, 1, 3, 4, 5), 2  # of the page's series: of models, of baselines
 SHOWN = 6  # pictures of a set
 MANY = 100_000  # files of a set among which pictures are chosen
 PICTURES = {"images", "JPEGImages", "leftImg8bit"}  # folders of pictures, where others hold masks or depths
@@ -75,13 +76,10 @@ def _header(results: Mapping[str, Any]) -> str:
     if not compared:
         return "".join(parts)
     won = Counter(scores.best_of(row) for row in compared)
-    bars = "".join(
-        _bar(models[name]["shown"], won[name] / len(compared), str(won[name]), place)
-        for place, name in enumerate(models)
-    )
+    bars = "".join(_bar(models, name, won[name] / len(compared), str(won[name])) for name in models)
     leader, count = won.most_common(1)[0]
     told = f"{models[leader]['shown']} is the best in {count} of {len(compared)} comparisons."
-    bars = f'<ul class="bars counts" aria-label="Comparisons won">{bars}</ul>'
+    bars = f'<ul class="bars models" aria-label="Comparisons won">{bars}</ul>'
     return "".join([*parts, f'<div class="result">{paragraph(told, kind="headline")}{bars}</div>'])
 
 
@@ -90,7 +88,7 @@ def _task(results: Mapping[str, Any], title: str) -> str:
     head, rows = scores.scores(results, title)
     charts = "".join(_chart(results, data, row) for data, row in scores.rows_of(results, title).items())
     meaning = MEANINGS.get(title.split()[0], "")
-    body = f'<div class="charts">{charts}</div>{table(head, rows, kind="numbers")}'
+    body = f'<div class="charts">{charts}</div>{table(head, rows, kind="numbers wide")}'
     return paragraph(f"{meaning} {scores.INTERVALS}".strip()) + body
 
 
@@ -99,11 +97,11 @@ def _chart(results: Mapping[str, Any], data: str, row: Mapping[str, Cell]) -> st
     first = next(iter(row.values()))
     values = {name: cell["numbers"][cell["headline"]] for name, cell in row.items()}
     longest = max(*values.values(), 1e-9) if first["lower"] else 100.0
-    places = list(results["models"])
-    bars = "".join(
-        _bar(results["models"][name]["shown"], value / longest, scores.figure(value), places.index(name))
-        for name, value in values.items()
-    )
+    bars = ""
+    for name, value in values.items():
+        ends = row[name]["intervals"].get(first["headline"])
+        between = None if ends is None else (ends[0] / longest, ends[1] / longest)
+        bars += _bar(results["models"], name, value / longest, scores.figure(value), between)
     papers = [
         f"{results['models'][cell['model']]['shown']}: {one['value']:g} published ({one['source']})"
         for cell in row.values()
@@ -112,13 +110,25 @@ def _chart(results: Mapping[str, Any], data: str, row: Mapping[str, Cell]) -> st
     ]
     said = "".join(paragraph(line) for line in papers)
     heading = f"{data}, {first['headline']}" + (" (less is better)" if first["lower"] else "")
-    return f'<div class="chart"><h3>{text(heading)}</h3><ul class="bars counts">{bars}</ul>{said}</div>'
+    return f'<div class="chart"><h3>{text(heading)}</h3><ul class="bars models">{bars}</ul>{said}</div>'
 
 
-def _bar(name: str, share: float, value: str, place: int) -> str:
-    width = f"{100 * min(max(share, 0), 1):.2f}%"
-    bar = f'<i class="s{place % 6}"><u style="width:{width}"></u></i>'
-    return f'<li><span title="{text(name)}">{text(name)}</span>{bar}<b>{text(value)}</b></li>'
+def _bar(
+    models: Mapping[str, Any], name: str, share: float, value: str, between: tuple[float, float] | None = None
+) -> str:
+    """Draw a line of a model: its bar, with the interval on it, and its value; baselines are grey."""
+    own = [each for each in models if not models[each]["baseline"]]
+    colour = GREY if models[name]["baseline"] else COLOURS[own.index(name) % len(COLOURS)]
+    mark = (
+        "" if between is None else f'<s style="left:{_width(between[0])};width:{_width(between[1] - between[0])}"></s>'
+    )
+    shown = text(models[name]["shown"])
+    bar = f'<i class="s{colour}"><u style="width:{_width(share)}"></u>{mark}</i>'
+    return f'<li><span title="{shown}">{shown}</span>{bar}<b>{text(value)}</b></li>'
+
+
+def _width(share: float) -> str:
+    return f"{100 * min(max(share, 0), 1):.2f}%"
 
 
 def _data(results: Mapping[str, Any]) -> str:
@@ -140,13 +150,13 @@ def _missing(results: Mapping[str, Any]) -> str:
 
 
 def _models(results: Mapping[str, Any]) -> str:
-    body = table(*scores.models(results), kind="numbers")
+    body = table(*scores.models(results), kind="numbers wide")
     names = [(about["shown"], name, about["licence"] or "") for name, about in results["models"].items()]
-    body += details("where they are", table(["Model", "Name", "Licence"], names))
+    body += details("where they are", table(["Model", "Name", "Licence"], names, kind="wide"))
     published, chosen = scores.published(results), scores.chosen(results)
     if published[1]:
-        body += details("all published numbers", table(*published))
-    return body + details("what was chosen: hyper-parameters, seeds, seconds", table(*chosen))
+        body += details("all published numbers", table(*published, kind="wide"))
+    return body + details("what was chosen: hyper-parameters, seeds, seconds", table(*chosen, kind="wide"))
 
 
 def _pictures(about: Mapping[str, str]) -> Iterator[tuple[str, str]]:
