@@ -26,7 +26,7 @@ from dinokit.visuals import scores
 from dinokit.visuals.suite import write_page
 
 RESULTS = "results.json"
-CHOSEN = ("best_k", "C", "lr", "layer", "norm", "threshold")  # numbers that were chosen and measure nothing
+CHOSEN = ("best_k", "C", "lr", "layer", "norm", "tau", "K", "T")  # numbers that were chosen and measure nothing
 Cell = dict[str, Any]
 
 
@@ -65,7 +65,9 @@ def run(
         results = _begun(out, suite, tokens)
         jobs = [Job(line, one, one.digest()) for line in lines for one in sets if _fits(line, one)]
         results["missing"] = missing(lines, sets)
-        results["sets"] = {one.name: {"kind": one.kind, "source": one.source} for one in sets}
+        for one in sets:
+            kinds = [other.kind for other in sets if other.name == one.name]
+            results["sets"][one.name] = {"kinds": kinds, "source": one.source}
         count, total = 0, len(jobs) * len(models)
         for column in models:
             for job in jobs:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy
 
-from dinokit.annotations import depths, matching, pairing, pairs
+from dinokit.annotations import boxes, depths, matching, pairing, pairs
 from dinokit.core.files import digest
 from dinokit.core.messages import UserError
 from dinokit.sources import containers, demo, files, published, rows
@@ -22,6 +22,7 @@ DEEP = 3  # folders below the root that are looked into
 TABLES = (*files.MANIFESTS, rows.PARQUET, containers.TAR, containers.ZIP)
 # what is asked of a head that learnt on imagenet
 ROBUSTNESS = {"imagenet-real", "imagenet-v2", "imagenet-r", "imagenet-a", "imagenet-c", "imagenet-sketch", "objectnet"}
+VOC07 = "voc07"  # which has boxes, too
 DENSE = {  # of published sets with masks, depths: layout -> name
     "ADE20K": "ade20k",
     "Cityscapes": "cityscapes",
@@ -75,13 +76,15 @@ def find(data: Sequence[str]) -> tuple[list[Found], list[str]]:
 def _in_folder(root: Path) -> tuple[list[Found], list[str]]:
     """Look through a folder; a set is not looked into."""
     known, lines = published.find_sets(root), list[str]()
+    places = {name: Path(spec.partition(":")[2]) for name, spec in known.items()}
     found = [Found(name, _kind(name), spec) for name, spec in known.items()]
-    taken = {Path(spec.partition(":")[2]) for spec in known.values()}
+    found += [Found(VOC07, "boxes", str(places[VOC07]))] if VOC07 in places else []
+    taken = set(places.values())
     if root in taken:
         return found, lines
-    found += _dense(root)
-    if len(found) > len(known):
-        return found, lines
+    dense = list(_dense(root))
+    if dense:
+        return found + dense, lines
     for place in _below(root, DEEP):
         if any(place.is_relative_to(one) for one in taken):
             continue
@@ -137,6 +140,12 @@ def _dense(folder: Path) -> Iterator[Found]:
     elif _splits(folder, "depth") > 1:
         yield Found(folder.name, "depth", place)
     voc = layout is not None or (folder / "ImageSets" / "Main").is_dir()  # whose Annotations are boxes
+    if voc and (folder / "Annotations").is_dir():
+        yield Found(VOC07 if "2007" in folder.name else "voc12", "boxes", place)
+    elif next((folder / "annotations").glob("instances_*.json"), None) is not None:
+        yield Found("coco20k" if (folder / boxes.TWENTY).is_file() else folder.name, "boxes", place)
+    elif any((folder / name).is_file() for name in boxes.TABLES):
+        yield Found(folder.name, "boxes", place)
     if not voc and any((each / "JPEGImages").is_dir() and (each / "Annotations").is_dir() for each in _parts(folder)):
         yield Found(_video(folder), "videos", place)
     if (folder / "PairAnnotation").is_dir():

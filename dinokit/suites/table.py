@@ -43,6 +43,7 @@ WANTS = {  # kind of data -> what it is called, and how it lies in a folder
     "masks": ("masks", "train/ and val/ with images/ and masks/, or ADE20K, Cityscapes, Pascal VOC"),
     "depth": ("depths", "train/ and val/ with images/ and depth/, or NYUv2, KITTI"),
     "few masks": ("a few masks", "images/ and masks/ without splits"),
+    "boxes": ("boxes", "boxes.csv, Pascal VOC, COCO"),
     "videos": ("videos", "JPEGImages/ and Annotations/: DAVIS, YouTube-VOS, MOSE"),
     "pairs": ("pairs", "pairs.jsonl with points, SPair-71k, NAVI"),
 }
@@ -87,6 +88,7 @@ QUICK = (
     Line("segmentation", "masks", settings={"protocol": "quick"}),
     Line("depth", "depth", settings={"protocol": "quick"}),
     Line("foreground", "few masks", settings={"size": 256}),
+    Line("discovery", "boxes", settings={"size": 224, "limit": 100}),
     Line("tracking", "videos", settings={"size": "S"}),
     Line("matching", "pairs", settings={"limit": 20}),
 )
@@ -94,6 +96,7 @@ DENSE = (
     Line("segmentation", "masks", settings={"protocol": "linear"}),
     Line("depth", "depth", settings={"protocol": "linear"}),
     Line("foreground", "few masks"),
+    Line("discovery", "boxes"),
     *(Line("tracking", "videos", settings={"size": size}, name=size) for size in "SML"),
     Line("matching", "pairs"),
 )
@@ -120,6 +123,7 @@ SUITES: dict[str, tuple[Line, ...]] = {
         Line("depth", "depth", DEPTHS, {"protocol": "linear"}),
         *(Line("tracking", "videos", VIDEOS, {"size": size}, size) for size in "SML"),
         Line("matching", "pairs", ("navi", "spair")),
+        Line("discovery", "boxes", ("voc07", "voc12", "coco20k")),
     ),
 }
 

@@ -136,7 +136,7 @@ def _data(results: Mapping[str, Any]) -> str:
     shown = []
     for name, about in results["sets"].items():
         tiles = [f"<figure>{picture(uri, alt=key)}<figcaption></figcaption></figure>" for key, uri in _pictures(about)]
-        shown.append(tray(f"{name} · {about['kind']}", tiles))
+        shown.append(tray(f"{name} · {', '.join(about['kinds'])}", tiles))
     return trays(shown)
 
 
@@ -159,10 +159,10 @@ def _models(results: Mapping[str, Any]) -> str:
     return body + details("what was chosen: hyper-parameters, seeds, seconds", table(*chosen, kind="wide"))
 
 
-def _pictures(about: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _pictures(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield name and data of some pictures of a set, evenly spaced."""
     with suppress(UserError, OSError):
-        if about["kind"] in ("classes", "instances"):
+        if {"classes", "instances", "robustness"} & set(about["kinds"]):
             source = open_source(about["source"])
             for place in np.linspace(0, len(source) - 1, SHOWN).astype(int).tolist():
                 with suppress(BadImage):

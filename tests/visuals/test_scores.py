@@ -11,7 +11,7 @@ def cell(model: str, data: str, value: float, **changes: Any) -> dict[str, Any]:
 def results(*cells: dict[str, Any]) -> dict[str, Any]:
     about = {"patch": 14, "side": 224, "tokens": 256, "parameters": 22_000_000, "licence": None, "baseline": False}
     models = {name: {"shown": name.upper(), **about} for name in ("a", "b")}
-    sets = {"photos": {"kind": "classes", "source": "nowhere"}}
+    sets = {"photos": {"kinds": ["classes"], "source": "nowhere"}}
     return {"suite": "quick", "tokens": None, "missing": [], "sets": sets, "models": models, "cells": list(cells)}
 
 

@@ -30,7 +30,7 @@ def test_the_page_needs_nothing_else_and_shows_numbers_bars_and_pictures(
 def test_sets_that_are_gone_and_a_single_model_make_a_page(tmp_path: Path) -> None:
     found = results(cell("a", "photos", 70.0))
     for kind in ("classes", "masks"):
-        found["sets"]["photos"]["kind"] = kind
+        found["sets"]["photos"]["kinds"] = [kind]
         page = write_page(found, tmp_path).read_text()
         assert "photos · " in page
         assert "comparisons" not in page
