@@ -82,8 +82,11 @@ def met(root: Path, split: str, *, database: str) -> Listing:
     """
     files = {"train": database, "val": "valset.json", "test": "testset.json"}
     found = {name: _exhibits(root / "ground_truth" / file) for name, file in files.items()}
-    top = "" if found[split][0][0].startswith("images/") else "images/"
-    images = [(f"{top}{path}", word) for path, word in found[split]]
+    first = found[split][0][0]
+    place = next((top for top in ("images/", "") if (root / top / first).exists()), None)
+    if place is None:
+        raise UserError(f"{first} is neither in {root / 'images'} nor in {root}; unpack all archives in one of both")
+    images = [(f"{place}{path}", word) for path, word in found[split]]
     return listing(root, images, {word for each in found.values() for _, word in each})
 
 

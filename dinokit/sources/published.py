@@ -225,8 +225,13 @@ SETS = {
     },
     **{
         name: Published(
-            layout=f"images/, ground_truth/{{{database},valset,testset}}.json",
-            marks=(f"ground_truth/{database}.json", "ground_truth/valset.json", "ground_truth/testset.json", "images"),
+            layout=f"ground_truth/{{{database},valset,testset}}.json, MET/, test_*/ (or in images/)",
+            marks=(
+                f"ground_truth/{database}.json",
+                "ground_truth/valset.json",
+                "ground_truth/testset.json",
+                "images|MET",
+            ),
             read=partial(instances.met, database=f"{database}.json"),
             folders=("met",),
             splits=_THREE,

@@ -84,7 +84,13 @@ def test_met_has_the_classes_of_all_splits_and_distractors_have_none(tmp_path: P
     assert val.labels is not None
     assert val.labels.tolist() == [0, 1, 2, 3, 4] + [-1] * 5
     assert test.read(19).shape == (3, 18, 24)
+    (root / "images").rename(root / "MET")  # what is in no folder of its own lies beside the lists
+    with pytest.raises(UserError, match="1.jpg is neither in"):
+        open_source(f"met:{root}")
+    for folder in ("MET_database", "valset", "testset", "other"):
+        (root / "MET" / folder).rename(root / folder)
     mini = open_source(f"met-mini:{root}")
+    assert mini.read(0).shape == (3, 18, 24)
     assert (len(mini), len(mini.classes)) == (9, 5)  # photos may show what is not learnt
 
 
