@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,43 @@ from dinokit.visuals import scores
 from dinokit.visuals.suite import write_page
 
 RESULTS = "results.json"
-CHOSEN = ("best_k", "C", "lr", "layer", "norm", "tau", "K", "T")  # numbers that were chosen and measure nothing
+CHOSEN = (
+    "best_k",
+    "C",
+    "lr",
+    "weight_decay",
+    "blocks",
+    "mean_patch",
+    "layer",
+    "norm",
+    "tau",
+    "K",
+    "T",
+)  # numbers that were chosen and measure nothing
 Cell = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A line of the suite on a set."""
+    """A line of the suite on a set, and the further sets that its head is measured on."""
 
     line: Line
     data: Found
+    tests: tuple[Found, ...]
     digest: str  # of the data
 
     @property
     def config(self) -> Any:
         """The settings of the evaluation."""
-        module = base.find(self.line.task)
-        return configuration.override(module.Config(data=self.data.source), dict(self.line.settings))
+        module, settings = base.find(self.line.task), dict(self.line.settings)
+        settings |= {"tests": [one.source for one in self.tests]} if self.tests else {}
+        return configuration.override(module.Config(data=self.data.source), settings)
 
     def stamp(self, about: Mapping[str, Any], config: Any) -> dict[str, Any]:
         """Return all that the numbers of a cell follow from."""
         seen = {name: about[name] for name in ("weights", "patch", "side", "dim")}
-        settings = {**configuration.to_plain(config), "data": self.data.name}
+        names = {"tests": [one.name for one in self.tests]} if self.tests else {}
+        settings = {**configuration.to_plain(config), "data": self.data.name, **names}
         return {**seen, "task": self.line.task, "settings": settings, "data": self.digest}
 
 
@@ -63,7 +79,7 @@ def run(
     lines = table.find(suite)
     with only_owner(out):
         results = _begun(out, suite, tokens)
-        jobs = [Job(line, one, one.digest()) for line in lines for one in sets if _fits(line, one)]
+        jobs = _jobs(lines, sets)
         results["missing"] = missing(lines, sets)
         for one in sets:
             kinds = [other.kind for other in sets if other.name == one.name]
@@ -89,8 +105,9 @@ def missing(lines: Sequence[Line], sets: Sequence[Found]) -> list[str]:
     """Say which data the lines of a suite want that are not there, and how they would lie."""
     said = dict[str, None]()  # in their order, each once
     for line in lines:
-        for name in line.sets:
-            if not any(one.name == name and one.kind == line.kind for one in sets):
+        for name in (*line.sets, *line.tests):
+            kind = "robustness" if name in line.tests else line.kind
+            if not any(one.name == name and one.kind == kind for one in sets):
                 known = published.SETS.get(name)
                 expected = WANTS[line.kind][1] if known is None else f"{name}/ with {known.layout}"
                 said[f"{name} ({line.task}): {expected}"] = None
@@ -112,14 +129,22 @@ def _begun(out: Path, suite: str, tokens: int | None) -> dict[str, Any]:
     return {**fresh, **kept}
 
 
-def _fits(line: Line, one: Found) -> bool:
-    return one.kind == line.kind and (not line.sets or one.name in line.sets)
+def _jobs(lines: Sequence[Line], sets: Sequence[Found]) -> list[Job]:
+    """Return what the suite asks of the sets that are there; the files of each are looked at once."""
+    seen = cache(Found.digest)
+    found = []
+    for line in lines:
+        tests = tuple(one for one in sets if one.name in line.tests)
+        for one in sets:
+            if one.kind == line.kind and (not line.sets or one.name in line.sets):
+                found.append(Job(line, one, tests, " ".join(map(seen, (one, *tests)))))
+    return found
 
 
 def _settle(results: dict[str, Any], column: Column, job: Job, out: Path, *, place: str) -> None:
     """Take a cell as it is, or measure it and write the results."""
     key = {"model": column.name, "task": job.line.title, "set": job.data.name}
-    before = next((cell for cell in results["cells"] if all(cell[name] == key[name] for name in key)), None)
+    before = _cell(results, key)
     begin = time.monotonic()
     try:
         cell = {**key, **_measured(column, job, before, out)}
@@ -133,10 +158,43 @@ def _settle(results: dict[str, Any], column: Column, job: Job, out: Path, *, pla
     else:
         told = f"failed: {cell['error']}"
     info(f"{place} {job.line.title} on {job.data.name}, {column.name}: {told}")
-    results["cells"] = [each for each in results["cells"] if each is not before] + [cell]
+    further = _parted(cell, column.name, job)
+    old = [before, *(_cell(results, each) for each in further)]
+    results["cells"] = [each for each in results["cells"] if not any(each is one for one in old)] + [cell, *further]
     if "about" in cell:
         results["models"][column.name] = cell.pop("about")
     write_json(out / RESULTS, results)
+
+
+def _cell(results: Mapping[str, Any], key: Mapping[str, Any]) -> Cell | None:
+    """Return the cell of a model, task and set; None if there is none yet."""
+    same = (each for each in results["cells"] if all(each[name] == key[name] for name in ("model", "task", "set")))
+    return next(same, None)
+
+
+def _parted(cell: Cell, model: str, job: Job) -> list[Cell]:
+    """Take the numbers of further sets out of a cell, and make each set a cell: `top1/imagenet-a` is a `top1`."""
+    found = []
+    for one in job.tests if "numbers" in cell else ():
+        own: dict[str, Cell] = {}
+        for part in ("numbers", "intervals"):
+            own[part] = {
+                name.removesuffix(f"/{one.name}"): cell[part].pop(name)
+                for name in list(cell[part])
+                if name.endswith(f"/{one.name}")
+            }
+        if own["numbers"]:
+            papers_of = papers.published(model, job.line, one.name, own["numbers"])
+            key = {"model": model, "task": job.line.title, "set": one.name, "head of": job.data.name}
+            told = {"chosen": {}, "seed": cell["seed"], "published": papers_of, "seconds": 0.0}
+            found.append({**key, **_headed(job.line.task, own["numbers"]), **own, **told})
+    return found
+
+
+def _headed(task: str, numbers: Mapping[str, float]) -> Cell:
+    """Say which number counts, and which way."""
+    name = table.headline(task, numbers)
+    return {"headline": name, "lower": table.lower_is_better(name)}
 
 
 def _measured(column: Column, job: Job, before: Cell | None, out: Path) -> Cell:
@@ -151,12 +209,10 @@ def _measured(column: Column, job: Job, before: Cell | None, out: Path) -> Cell:
     numbers, details = module.run(backbone, config, None)
     if not numbers:
         raise UserError("nothing was measured")
-    headline = table.headline(job.line.task, numbers)
     name = f"{_plain(job.line.title)}-{_plain(job.data.name)}.json"
     write_json(out / "cells" / _plain(column.name) / name, numbers | details)
     return {
-        "headline": headline,
-        "lower": table.lower_is_better(headline),
+        **_headed(job.line.task, numbers),
         "numbers": numbers,
         "intervals": details.get("intervals", {}),
         "chosen": {name: numbers[name] for name in CHOSEN if name in numbers},

@@ -28,6 +28,7 @@ FINE = (  # the twelve of SimCLR, with CUB for Birdsnap
 )
 LARGE = ("inat18", "inat21", "places205")
 IMAGENET = "imagenet"
+HARDER = ("imagenet-real", "imagenet-v2", "imagenet-r", "imagenet-a", "imagenet-c", "imagenet-sketch", "objectnet")
 INSTANCES = ("roxford5k", "rparis6k", "met", "amstertime")
 MASKS = ("ade20k", "cityscapes", "voc12")
 DEPTHS = ("nyuv2", "kitti")
@@ -35,7 +36,7 @@ VIDEOS = ("davis", "youtube-vos", "mose")
 # number -> whether less of it is better, and its name for a person
 LOWER = frozenset({"RMSE", "AbsRel", "mCE"})
 HEADLINES = {"knn": "best"}  # of a task the number that counts, where it is not the first
-PROTOCOL = ("protocol", "recipe", "size")  # settings that make a protocol of a task
+PROTOCOL = ("protocol", "size")  # settings that make a protocol of a task
 WANTS = {  # kind of data -> what it is called, and how it lies in a folder
     "classes": ("labelled images", "a folder with one folder per class, or train/ and val/ of such"),
     "instances": ("pictures of the same things", "a folder with one folder per thing, of a few pictures each"),
@@ -58,6 +59,7 @@ class Line:
     sets: tuple[str, ...] = ()  # the published sets that the paper has; none: whatever is of the kind
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the evaluation
     name: str = ""  # of the same task with several settings, such as ms
+    tests: tuple[str, ...] = ()  # published sets that the chosen head is measured on, as far as they are there
 
     @property
     def title(self) -> str:
@@ -72,8 +74,8 @@ class Line:
 
 def headline(task: str, numbers: Mapping[str, float]) -> str:
     """Return the name of the number that counts."""
-    name = HEADLINES.get(task, "")
-    return name if name in numbers else next(iter(numbers))
+    wanted = (HEADLINES.get(task, ""), "mCE")
+    return next((name for name in wanted if name in numbers), next(iter(numbers)))
 
 
 def lower_is_better(number: str) -> bool:
@@ -81,9 +83,11 @@ def lower_is_better(number: str) -> bool:
     return number.split("/")[-1].split("@")[0] in LOWER
 
 
+V2, V3 = {"protocol": "dinov2"}, {"protocol": "dinov3"}
 QUICK = (
     Line("knn", "classes", settings={"limit": 10_000}),
     Line("logreg", "classes", settings={"limit": 2_000, "c": tuple(10.0**power for power in range(-4, 4))}),
+    Line("linear", "classes", settings={"protocol": "quick", "limit": 10_000}),
     Line("retrieval", "instances"),
     Line("segmentation", "masks", settings={"protocol": "quick"}),
     Line("depth", "depth", settings={"protocol": "quick"}),
@@ -102,12 +106,14 @@ DENSE = (
 )
 SUITES: dict[str, tuple[Line, ...]] = {
     "quick": QUICK,
-    "classification": (Line("knn", "classes"), Line("logreg", "classes")),
-    "robustness": (Line("knn", "classes", (IMAGENET,)),),
+    "classification": (Line("knn", "classes"), Line("linear", "classes", settings=V3), Line("logreg", "classes")),
+    "robustness": (Line("linear", "classes", (IMAGENET,), V3, tests=HARDER),),
     "retrieval": (Line("retrieval", "instances"),),
     "dense": DENSE,
     "paper-v2": (
         Line("knn", "classes", (IMAGENET,)),
+        Line("linear", "classes", (IMAGENET,), V2, tests=HARDER[:-1]),
+        Line("linear", "classes", LARGE, V2),
         Line("logreg", "classes", FINE),
         Line("retrieval", "instances", INSTANCES),
         Line("segmentation", "masks", MASKS, {"protocol": "linear-v2"}),
@@ -117,6 +123,8 @@ SUITES: dict[str, tuple[Line, ...]] = {
         Line("depth", "depth", DEPTHS, {"protocol": "dpt"}, "DPT"),
     ),
     "paper-v3": (
+        Line("linear", "classes", (IMAGENET,), V3, tests=HARDER),
+        Line("linear", "classes", LARGE, V3),
         Line("logreg", "classes", FINE),
         Line("retrieval", "instances", INSTANCES),
         Line("segmentation", "masks", MASKS, {"protocol": "linear"}),

@@ -11,6 +11,7 @@ from dinokit.suites import cells, table
 from dinokit.suites.columns import BASELINES, columns
 from dinokit.suites.found import Found, find
 from dinokit.suites.table import Line
+from tests.conftest import MakeFolder
 from tests.suites.conftest import SaveModel
 
 SMALL = (
@@ -154,6 +155,27 @@ def test_nothing_to_measure_and_another_suite_are_mistakes(
 def test_every_line_of_every_suite_can_be_set() -> None:
     for lines in table.SUITES.values():
         for line in lines:
-            config = cells.Job(line, Found("x", line.kind, "DATA"), "").config
+            tests = tuple(Found(name, "robustness", f"{name}:DATA") for name in line.tests)
+            config = cells.Job(line, Found("x", line.kind, "DATA"), tests, "").config
             assert config.data == "DATA"
+            assert len(getattr(config, "tests", ())) == len(line.tests)
             assert line.kind in table.WANTS
+
+
+def test_sets_that_a_head_is_measured_on_have_their_own_cells(
+    root: Path, tmp_path: Path, save_model: SaveModel, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(*(f"{kind}/{index}.png" for kind in "abc" for index in range(3)), name="harder")
+    settings = {"protocol": "quick", "iterations": 5, "lr": (1.0,), "mean_patch": (False,)}
+    line = Line("linear", "classes", ("colours",), settings, tests=("harder", "hardest"))
+    monkeypatch.setitem(table.SUITES, "quick", (line,))
+    found = [*find([str(root)])[0], Found("harder", "robustness", str(tmp_path / "harder"))]
+    every = columns([save_model("one", 0)], baselines=False, tokens=None, device=torch.device("cpu"))
+    results = cells.run("quick", found, every, tmp_path / "out", tokens=None)
+    by_set = {cell["set"]: cell for cell in results["cells"]}
+    assert by_set.keys() == {"colours", "harder"}
+    assert by_set["harder"]["headline"] == "top1"
+    assert by_set["harder"]["intervals"].keys() >= {"top1"}
+    assert not any("harder" in name for name in by_set["colours"]["numbers"])
+    assert [line.partition(" ")[0] for line in results["missing"]] == ["hardest"]
+    assert cells.run("quick", found, every, tmp_path / "out", tokens=None) == results
