@@ -52,8 +52,8 @@ def evaluate(
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
 
     Args:
-        task: knn, logreg, linear or retrieval; segmentation, depth, foreground, tracking, matching or discovery, which
-            look at patches.
+        task: knn, logreg, linear, attentive or retrieval; segmentation, depth, foreground, tracking, matching or
+            discovery, which look at patches.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything

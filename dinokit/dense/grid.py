@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
@@ -41,7 +41,7 @@ _STATE = "training.pt"
 Optimizer = Literal["sgd", "adamw"]
 Loss = Literal["ce", "bce"]
 # step from which on -> what is seen of the images of each step, and their classes: numbers, or how much of each
-Batches = Callable[[int], Iterator[tuple[Float[Tensor, "batch width"], Shaped[Tensor, "batch *class"]]]]
+Batches = Callable[[int], Iterator[tuple[Float[Tensor, "batch *row"], Shaped[Tensor, "batch *class"]]]]
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,31 @@ class Grid:
                 other.copy_(one)
 
 
-def train(grid: Grid, batches: Batches, *, folder: Path | None = None, stamp: Mapping[str, Any] | None = None) -> None:
+@runtime_checkable
+class Sweep(Protocol):
+    """Heads that are trained side by side, such as a `Grid`."""
+
+    members: Any  # what each is: dataclasses with the peak of its learning rate, lr
+    training: Any  # how all are trained: a dataclass with the steps, iterations
+    classes: int
+
+    def step(self, seen: Tensor, targets: Tensor, *, step: int) -> None:
+        """Take one step with every head."""
+
+    def losses(self, seen: Tensor, targets: Tensor) -> Float[Tensor, " head"]:
+        """Return the loss of every head on some images."""
+
+    def finite(self) -> Bool[Tensor, " head"]:
+        """Tell which heads have not diverged."""
+
+    def state(self) -> list[Any]:
+        """Return what a training is continued from."""
+
+    def restore(self, state: Sequence[Sequence[Tensor]]) -> None:
+        """Take over what `state` gave."""
+
+
+def train(grid: Sweep, batches: Batches, *, folder: Path | None = None, stamp: Mapping[str, Any] | None = None) -> None:
     """Train all heads in place.
 
     Args:
@@ -303,7 +327,7 @@ def train(grid: Grid, batches: Batches, *, folder: Path | None = None, stamp: Ma
         raise UserError(f"all heads have diverged, at the learning rates {rates}; give lower ones as --lr")
 
 
-def _resumed(state: Path | None, grid: Grid, *, stamp: Mapping[str, Any]) -> int:
+def _resumed(state: Path | None, grid: Sweep, *, stamp: Mapping[str, Any]) -> int:
     if state is None or not state.is_file():
         return 0
     try:

@@ -55,7 +55,7 @@ IMAGES = 500, 200  # of training, of test, at most, of the quick protocol
 CHUNK = 1 << 24
 DRAWS = 5  # of few images
 
-_warn_once = cache(warn)
+_warn_once, _say_once = cache(warn), cache(info)
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,54 @@ def roles(
             f"{', '.join(given)}; leave one out, and a part of train does it"
         )
     return train, val, test
+
+
+def thirds(
+    backbone: Backbone, config: Any, *, choosing: str, shared: bool = False, chooses: bool = True
+) -> tuple[Source, Source | None, Source]:
+    """Open the images that are learnt from, those that choose and those that are measured.
+
+    Without a split for it, a share of each class of the first is set aside, few-shot a smaller one to choose.
+
+    Args:
+        config: with data, train, val, test, limit and shots.
+        choosing: what is chosen, for a message.
+        shared: the split that is measured may choose; it is then the same source.
+        chooses: whether there is anything to choose; else the second is None.
+    """
+    learn, choose, judge = roles(config, splits(config.data), choosing=choosing, shared=shared)
+    train = opened(backbone, config.data, split=learn, limit=config.limit)
+    if judge is None:
+        info(f"no split to test on in {config.data}: {TEST:.0%} of each class are set aside for it")
+        train, test = _set_aside(train, TEST, config.data)
+    else:
+        test = opened(backbone, config.data, split=judge, limit=config.limit)
+    if not ((images_of_classes(train)[1] > 0) & (images_of_classes(test)[1] > 0)).any():
+        raise UserError(
+            f"no class of the test images of {config.data} is one of the training images, so that no answer can be "
+            "right; name the class folders alike"
+        )
+    if not chooses:
+        return train, None, test
+    if choose is not None and choose == judge:
+        _say_once(f"{config.data}: {choose} chooses {choosing} and is measured, as published, which flatters a little")
+        return train, test, test
+    if choose is not None:
+        return train, opened(backbone, config.data, split=choose, limit=config.limit), test
+    train, val = _set_aside(train, CHOICE if config.shots is None else FEW_CHOICE, config.data)
+    return train, val, test
+
+
+def _set_aside(source: Source, share: float, data: str) -> tuple[Source, Source]:
+    """Set a share of each class aside; return the rest, and it."""
+    assert source.labels is not None
+    rest, aside = parted(torch.from_numpy(source.labels), share)
+    if not len(aside):
+        raise UserError(
+            f"expected two or more images of a class to learn from in {data}, got one of each, so that none can be set "
+            "aside; add images, or a split val and a split test"
+        )
+    return source.subset(rest), source.subset(aside)
 
 
 def sides(data: str, gallery: str | None, query: str | None) -> tuple[str | None, str | None]:

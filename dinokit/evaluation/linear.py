@@ -42,7 +42,7 @@ from dinokit.dense.heads import save_head
 from dinokit.dense.leaks import leaks
 from dinokit.dense.linear import LinearHead, about_of
 from dinokit.evaluation import base
-from dinokit.evaluation.base import QUICK, FewShot, Found, doubted, embedded, opened
+from dinokit.evaluation.base import QUICK, FewShot, Found, doubted, embedded
 from dinokit.evaluation.sets import Images, Result, further, measured, named, widths_of
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.classes import Truth
@@ -51,8 +51,8 @@ from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import OwnPixels
 from dinokit.sources.base import Metric
-from dinokit.sources.check import doubts, images_of_classes
-from dinokit.sources.source import Source, splits
+from dinokit.sources.check import doubts
+from dinokit.sources.source import Source
 from dinokit.sources.table import members, undecided
 
 UNITS = {"top1": "%", "top5": "%", "per-class": "%", "mAP": "%", "val": "%", "mCE": "%"}
@@ -314,40 +314,7 @@ def _sources(backbone: Backbone, config: Config) -> tuple[Source, Source | None,
     tried = [config.lr or protocol.lr, config.weight_decay or protocol.weight_decay]
     tried += [config.blocks or protocol.blocks or (1,), config.mean_patch or protocol.mean_patch]
     chooses, shared = max(map(len, tried)) > 1, config.protocol != QUICK
-    learn, choose, judge = base.roles(config, splits(config.data), choosing="a head", shared=shared)
-    train = opened(backbone, config.data, split=learn, limit=config.limit)
-    assert train.labels is not None
-    if judge is None:
-        info(f"no split to test on in {config.data}: {base.TEST:.0%} of each class are set aside for it")
-        train, test = _parted(train, base.TEST, config.data)
-    else:
-        test = opened(backbone, config.data, split=judge, limit=config.limit)
-    _, known, _ = images_of_classes(train)
-    if not ((known > 0) & (images_of_classes(test)[1] > 0)).any():
-        raise UserError(
-            f"no class of the test images of {config.data} is one of the training images, so that no answer can be "
-            "right; name the class folders alike"
-        )
-    if not chooses:
-        return train, None, test
-    if choose is not None and choose == judge:
-        _say_once(f"{config.data}: {choose} chooses the head and is measured, as published, which flatters a little")
-        return train, test, test
-    if choose is not None:
-        return train, opened(backbone, config.data, split=choose, limit=config.limit), test
-    train, val = _parted(train, base.CHOICE if config.shots is None else base.FEW_CHOICE, config.data)
-    return train, val, test
-
-
-def _parted(source: Source, share: float, data: str) -> tuple[Source, Source]:
-    """Set a share of each class aside; return the rest, and it."""
-    rest, aside = base.parted(torch.from_numpy(source.labels), share)
-    if not len(aside):
-        raise UserError(
-            f"expected two or more images of a class to learn from in {data}, got one of each, so that none can be set "
-            "aside; add images, or a split val and a split test"
-        )
-    return source.subset(rest), source.subset(aside)
+    return base.thirds(backbone, config, choosing="the head", shared=shared, chooses=chooses)
 
 
 def _trained(

@@ -1,0 +1,199 @@
+"""Attentive probes: a learned query looks at all tokens of an image, and a linear layer names what it gathers.
+
+Of the tokens x - CLS and the patches after the last block, each channel brought to mean 0 and variance 1 of the
+training images - every head of attention h makes
+
+    z_h = V_h sum_t softmax_t(q_h . K_h x_t / sqrt(d_h)) x_t,        logits = W LayerNorm(z + b) + c
+
+Source: attentive probing of AIM (arXiv:2401.08541, where a batch norm stands for the mean and the variance), the last
+stage of the probes of V-JEPA 2 (arXiv:2506.09985) and of DINOv3's on videos (arXiv:2508.10104, appendix D.6).
+
+There is one query, so that no token needs a key or a value of its own: K_h' q_h is a single vector, and V_h may wait
+for the sum. All probes of a sweep are stacked, and what they do to the tokens is two matrix products. No probe sees
+another, and one that diverges stays alone.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from dinokit.core.numbers import at_least
+from dinokit.core.seed import derived
+from dinokit.models.features import Backbone
+from dinokit.models.pixels import RawPixels
+
+BETAS, TINY = (0.9, 0.999), 1e-8  # of AdamW
+WIDTH = 64  # channels of a head of attention, about
+CELL = 4  # pixels along the squares that raw pixels are cut into
+FLAT = 1e-6  # of its mean: a channel that varies by less holds rounding
+
+MATRICES = ("key", "value", "weight")  # what decays
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a probe sees of an image: CLS, where it is as wide as a patch, and all patches; of raw pixels squares."""
+
+    def __call__(
+        self, backbone: Backbone, images: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch token dim"]:
+        """Compute it for normalised images, in float32."""
+        if isinstance(backbone, RawPixels):
+            rows, columns = (side // CELL * CELL for side in images.shape[2:])
+            return F.pixel_unshuffle(images[..., :rows, :columns], CELL).flatten(2).transpose(1, 2).float()
+        features = backbone(images)
+        return torch.cat([features.cls[:, None], features.patches], dim=1).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One probe of a sweep."""
+
+    lr: float  # peak
+    weight_decay: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How all probes are trained."""
+
+    iterations: int = at_least(1)  # steps
+    seed: int = at_least(0)  # of the initial weights
+
+    def factor(self, step: int) -> float:
+        """Return the rate of a step (from 0) as a fraction of its peak."""
+        return (1 + math.cos(math.pi * step / self.iterations)) / 2
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What brings every channel of the tokens to mean 0 and variance 1."""
+
+    mean: Float[Tensor, " dim"]
+    deviation: Float[Tensor, " dim"]
+
+    @staticmethod
+    def of(parts: Iterable[Float[Tensor, "_ token dim"]]) -> "Scale":
+        """Measure it on the tokens of some images."""
+        first, count, sums = None, 0, None
+        for part in parts:
+            values = part.flatten(0, 1).double()
+            first = values.mean(dim=0) if first is None else first
+            values -= first  # squares of small differences of large numbers would be rounding
+            both = torch.stack([values.sum(dim=0), values.square().sum(dim=0)])
+            count, sums = count + len(values), both if sums is None else sums + both
+        assert first is not None
+        assert sums is not None
+        shift, square = sums / count
+        mean, deviation = first + shift, (square - shift.square()).clamp_min(0).sqrt()
+        return Scale(mean.float(), deviation.masked_fill(deviation <= FLAT * mean.abs(), 1).float())
+
+    def __call__(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """Apply it."""
+        return (tokens - self.mean) / self.deviation
+
+
+def heads_of(dim: int) -> int:
+    """Return how many heads of attention there are: of about 64 channels, all alike."""
+    return next(count for count in range(max(1, dim // WIDTH), 0, -1) if dim % count == 0)
+
+
+def scored(
+    values: Mapping[str, Tensor], tokens: Float[Tensor, "batch token dim"]
+) -> Float[Tensor, "probe batch class"]:
+    """Score the classes by stacked probes.
+
+    Args:
+        values: [probe, ...]: query [head, part], key and value [head, part, dim], offset, gain and shift [dim], weight
+            [class, dim], bias [class].
+        tokens: of mean 0 and variance 1.
+    """
+    probes, heads, part, dim = values["key"].shape
+    asks = torch.einsum("phe,phed->phd", values["query"], values["key"]) / part**0.5
+    looks = (asks.flatten(0, 1) @ tokens.transpose(1, 2)).softmax(dim=-1)  # [batch, probe * head, token]
+    found = (looks @ tokens).unflatten(1, (probes, heads))  # [batch, probe, head, dim]
+    seen = torch.einsum("bphd,phed->pbhe", found, values["value"]).flatten(2) + values["offset"][:, None]
+    normed = F.layer_norm(seen, (dim,)) * values["gain"][:, None] + values["shift"][:, None]  # [probe, batch, dim]
+    return torch.baddbmm(values["bias"][:, None], normed, values["weight"].transpose(1, 2))
+
+
+@final
+class Probes:
+    """All probes of a sweep, stacked."""
+
+    def __init__(
+        self, members: Sequence[Member], scale: Scale, *, classes: int, training: Training, device: torch.device
+    ) -> None:
+        self.members, self.classes, self.training = list(members), classes, training
+        self.scale = Scale(scale.mean.to(device), scale.deviation.to(device))
+        dim = len(scale.mean)
+        heads = heads_of(dim)
+        part = dim // heads
+        draw = torch.Generator().manual_seed(derived(training.seed))
+        # of a variance that keeps that of what comes in; the last layer begins near 0
+        first = {
+            "query": torch.randn(heads, part, generator=draw),
+            "key": torch.randn(heads, part, dim, generator=draw) / dim**0.5,
+            "value": torch.randn(heads, part, dim, generator=draw) / dim**0.5,
+            "offset": torch.zeros(dim),
+            "gain": torch.ones(dim),
+            "shift": torch.zeros(dim),
+            "weight": torch.randn(classes, dim, generator=draw) * 0.01,
+            "bias": torch.zeros(classes),
+        }
+        self.values = {
+            name: value.to(device).expand(len(members), *value.shape).clone().requires_grad_()
+            for name, value in first.items()
+        }  # [probe, ...]
+        self.moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in self.values.items()}
+        self.lr = torch.tensor([member.lr for member in members], device=device)
+        self.decay = torch.tensor([member.weight_decay for member in members], device=device)
+
+    def logits(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "probe batch class"]:
+        """Score the classes by all probes."""
+        return scored(self.values, self.scale(tokens))
+
+    def losses(
+        self, tokens: Float[Tensor, "batch token dim"], labels: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, " probe"]:
+        """Return the loss of every probe."""
+        logits = self.logits(tokens)
+        each = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
+        return each.view(len(logits), -1).mean(dim=1)
+
+    def step(self, tokens: Float[Tensor, "batch token dim"], labels: Int64[Tensor, " batch"], *, step: int) -> None:
+        """Take one step of AdamW with every probe."""
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(self.losses(tokens, labels).sum(), list(self.values.values()))
+        (first, second), rates = BETAS, self.lr * self.training.factor(step)
+        with torch.no_grad():
+            for (name, value), slope in zip(self.values.items(), slopes, strict=True):
+                mean, square = self.moments[name]
+                mean.lerp_(slope, 1 - first)
+                square.mul_(second).addcmul_(slope, slope, value=1 - second)
+                rate = rates.view(-1, *[1] * (value.ndim - 1))
+                if name in MATRICES:
+                    value.mul_(1 - rate * self.decay.view_as(rate))
+                size = square.sqrt().div_(math.sqrt(1 - second ** (step + 1))).add_(TINY)
+                value.addcmul_(mean / size, -rate / (1 - first ** (step + 1)))
+
+    def finite(self) -> Bool[Tensor, " probe"]:
+        """Tell which probes have not diverged."""
+        return torch.stack([value.isfinite().flatten(1).all(dim=1) for value in self.values.values()]).all(dim=0)
+
+    def state(self) -> list[Any]:
+        """Return what a training is continued from."""
+        return [[value.detach(), *self.moments[name]] for name, value in self.values.items()]
+
+    @torch.no_grad()
+    def restore(self, state: Sequence[Sequence[Tensor]]) -> None:
+        """Take over what `state` gave."""
+        for kept, own in zip(state, self.state(), strict=True):
+            for one, other in zip(kept, own, strict=True):
+                other.copy_(one)
