@@ -88,6 +88,7 @@ def prepared(tmp_path: Path, make_folder: MakeFolder) -> dict[str, Callable[[], 
     return {
         "knn": lambda: {"data": classes(), "k": (3,)},
         "logreg": lambda: {"data": classes(), "c": (0.1,)},
+        "linear": lambda: {"data": classes(), "iterations": 2},
         "retrieval": lambda: {"data": classes()},
         "segmentation": lambda: {"data": str(squares(tmp_path / "data", side=SIDE)), "size": SIDE, **head},
         "depth": lambda: {"data": str(bright_is_far(tmp_path / "data")), "high": 8.0, **head, "short": SIDE},
