@@ -109,10 +109,12 @@ def _points_of_draws(
 def _thresholds(
     truth: Bool[numpy.ndarray, " sample"], scores: Float[numpy.ndarray, " sample"]
 ) -> tuple[Int64[numpy.ndarray, " threshold"], Int64[numpy.ndarray, " threshold"]]:
-    """Return how many are found and how many seen at each threshold, the highest first."""
+    """Return how many are found and how many seen at each threshold at which something is found, the highest first.
+
+    The others change nothing; without a sort of all scores a few right ones among many cost an eighth.
+    """
     if not truth.any():
         raise ValueError("average precision needs a positive sample, got none")
-    order = numpy.argsort(-scores, kind="stable")
-    hits = numpy.cumsum(truth[order])
-    last = numpy.append(numpy.diff(scores[order]) != 0, True)  # of the samples with one score
-    return hits[last], numpy.flatnonzero(last) + 1
+    wanted, found = numpy.unique(scores[truth], return_counts=True)  # ascending
+    above = numpy.searchsorted(wanted, scores[scores >= wanted[0]], side="right")  # thresholds that each score reaches
+    return numpy.cumsum(found[::-1]), numpy.cumsum(numpy.bincount(above, minlength=len(wanted) + 1)[:0:-1])

@@ -26,6 +26,8 @@ def places(
     wrong = numpy.ones(len(similarity), dtype=bool)
     wrong[right] = wrong[ignored] = False
     wanted = numpy.sort(similarity[right])
+    if len(wanted):
+        wrong &= similarity >= wanted[0]
     reached = numpy.searchsorted(wanted, similarity[wrong], side="right")  # right images a wrong one is as similar as
     before = numpy.cumsum(numpy.bincount(reached, minlength=len(wanted) + 1)[:0:-1])  # wrong ones, the first first
     places: Int64[numpy.ndarray, " right"] = before + numpy.arange(len(wanted))
