@@ -32,7 +32,7 @@ from torch import Tensor
 from dinokit.core.device import exact
 from dinokit.core.messages import UserError, info, progress
 from dinokit.core.numbers import above, at_least
-from dinokit.dense.logistic import Solution, solutions
+from dinokit.dense.logistic import IS, IS_NOT, OPEN, Solution, each_against_others, solutions
 from dinokit.evaluation.base import CHOICE, FEW_CHOICE, TEST, FewShot, Found, embedded, opened, parted, roles
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
@@ -44,7 +44,6 @@ from dinokit.sources.table import members, undecided
 
 UNITS = {"top1": "%", "per-class": "%", "mAP": "%", "val": "%"}
 METRICS = {"top1": accuracy, "per-class": per_class}
-IS, IS_NOT, OPEN = 1, 0, -1  # of an image and a class
 CS = tuple(10 ** (-6 + place / 4) for place in range(45))
 
 Classifier = Callable[[Tensor], Tensor]  # features [image, dim] -> classes [image], or for mAP scores [image, class]
@@ -201,22 +200,15 @@ def _interval(classifiers: Sequence[Classifier], test: Images, metric: Metric) -
 def fitted(images: Images, cs: Sequence[float]) -> Iterator[tuple[float, Classifier]]:
     """Yield each C with what tells the classes of features after it, or for mAP scores them."""
     if images.truth is not None:
-        each = [_against_others(images, number, cs) for number in range(images.truth.shape[1])]
-        for place, c in enumerate(cs):
-            yield c, partial(_scores, [one[place] if one else None for one in each])
+        known = [((images.truth == kind).any(dim=0)) for kind in (IS, IS_NOT)]
+        learnt = (known[0] & known[1]).nonzero().flatten()  # of others there is nothing to tell apart
+        truth = images.truth[:, learnt].to(images.features.device)
+        for c, solution in zip(cs, each_against_others(images.features, truth, cs)):
+            yield c, partial(_scores, solution, learnt, images.truth.shape[1])
         return
     classes, labels = torch.unique(images.labels, return_inverse=True)
     for c, solution in zip(cs, solutions(images.features, labels, cs)):
         yield c, partial(_answers, classes, solution)
-
-
-def _against_others(images: Images, number: int, cs: Sequence[float]) -> list[Solution]:
-    """Fit one class against all others, for each C; nothing where there is nothing to tell apart."""
-    assert images.truth is not None
-    truth = images.truth[:, number]
-    rows = (truth != OPEN).nonzero().flatten()
-    labels = truth[rows].long().to(images.features.device)
-    return list(solutions(images.features[rows], labels, cs)) if 0 < labels.sum() < len(labels) else []
 
 
 def judged(classifier: Classifier, images: Images, metric: Metric) -> float:
@@ -235,7 +227,10 @@ def _answers(
     return classes[solution(features).argmax(dim=1)]
 
 
-def _scores(each: Sequence[Solution | None], features: Float32[Tensor, "image dim"]) -> Float64[Tensor, "image class"]:
+def _scores(
+    solution: Solution, learnt: Int64[Tensor, " known"], classes: int, features: Float32[Tensor, "image dim"]
+) -> Float64[Tensor, "image class"]:
     """Score every class; one that was not learnt is never likelier in one image than in another."""
-    nothing = features.new_zeros(len(features), dtype=torch.float64)
-    return torch.stack([nothing if one is None else one.margin(features) for one in each], dim=1)
+    scores = features.new_zeros(len(features), classes, dtype=torch.float64)
+    scores[:, learnt] = solution(features)
+    return scores

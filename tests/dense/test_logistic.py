@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.dense.logistic import Solution, solutions
+from dinokit.dense.logistic import OPEN, Solution, each_against_others, solutions
 
 CS = [1e-6, 1e-4, 1e-2, 1.0, 100.0, 1e5]
 CLOSE = 1e-6  # of probabilities
@@ -126,3 +126,25 @@ def test_blocks_of_rows_change_no_solution(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("dinokit.core.device.SLICE", {"cpu": 50})
     (cut,) = solutions(samples, labels, [1.0])
     torch.testing.assert_close(cut.weight, whole.weight, atol=1e-6, rtol=1e-5)
+
+
+def test_each_class_is_told_from_the_others_by_its_own_regression() -> None:
+    samples, labels = drawn(4)
+    truth = torch.stack([labels == 0, labels < 2, labels != 3], dim=1).to(torch.int8)
+    truth[::7, 1] = OPEN
+    for c, found in zip(CS, each_against_others(samples, truth, CS)):
+        for number in range(3):
+            rows = (truth[:, number] != OPEN).nonzero().flatten()
+            expected = theirs(samples[rows], truth[rows, number].long(), c)
+            shares = expected.predict_proba(samples.double().numpy())[:, 1]
+            numpy.testing.assert_allclose(found(samples)[:, number].sigmoid().numpy(), shares, atol=CLOSE)
+
+
+def test_classes_side_by_side_are_those_alone_and_that_of_two_classes() -> None:
+    samples, labels = drawn(2, width=10)
+    other = torch.arange(len(labels)) % 3 == 0
+    together = each_against_others(samples, torch.stack([labels, other], dim=1).to(torch.int8), CS)
+    alone = each_against_others(samples, other[:, None].to(torch.int8), CS)
+    for both, one, two in zip(together, alone, solutions(samples, labels, CS)):
+        numpy.testing.assert_allclose(both(samples)[:, 1].sigmoid(), one(samples)[:, 0].sigmoid(), atol=CLOSE)
+        numpy.testing.assert_allclose(both(samples)[:, 0].sigmoid(), two.margin(samples).sigmoid(), atol=CLOSE)
