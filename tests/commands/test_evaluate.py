@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dinokit.commands.evaluate import evaluate
 from tests.conftest import MakeFolder
+from tests.sources import instance_sets
 
 FILES = tuple(
     f"{split}/{kind}/{number}.png"
@@ -79,3 +81,15 @@ def test_ranks_share_the_images_and_change_no_number(
         )
         found.append((json.loads((place / f"{ranks}.json").read_text()), done.stdout.splitlines()[0]))
     assert found[0] == found[1]
+
+
+def test_the_word_before_a_folder_chooses_what_retrieval_measures(make_run: MakeFolder, tmp_path: Path) -> None:
+    root = instance_sets.oxford(tmp_path / "roxford5k")
+    model = make_run(str(root), steps=(0,)) / "checkpoints" / "0"
+    save = tmp_path / "saved"
+    rows = evaluate("retrieval", model=str(model), data=f"roxford5k:{tmp_path}", save=save, size=16)
+    assert list(rows) == [str(model), "random-init", "raw-pixels"]
+    assert all(next(iter(row)) == "mAP/medium" for row in rows.values())
+    kept = json.loads((save / "retrieval.json").read_text())
+    assert kept["shown"] == ["Padded(size=16, patch_size=4)"]
+    assert kept["intervals"]["mAP/hard"][0] <= kept["mAP/hard"] <= kept["intervals"]["mAP/hard"][1]
