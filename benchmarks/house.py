@@ -108,7 +108,7 @@ def passed() -> None:
         run = Path(folder) / "run"
         quiet: dict[str, Any] = {
             "runtime.workers": 0,
-            "runtime.evaluate": False,
+            "runtime.eval.tasks": (),
             "runtime.tensorboard": False,
             "runtime.device": "cpu",
             "runtime.log_every": 1000,

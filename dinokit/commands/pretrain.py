@@ -24,7 +24,9 @@ FIRST = (  # of the settings, in --help
     "device",
     "workers",
     "checkpoint_every",
-    "evaluate",
+    "eval.tasks",
+    "eval.every",
+    "eval.data",
 )
 
 

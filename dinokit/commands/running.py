@@ -6,22 +6,21 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import MODEL, RunFolder
+from dinokit.commands.beside import Beside
+from dinokit.commands.measuring import Asked, asked, check_tasks, headline, measure_here
 from dinokit.core import device as devices
 from dinokit.core import slurm as srun
-from dinokit.core.files import append_jsonl, read_jsonl, write_atomic
-from dinokit.core.messages import RunError, UserError, console, info, is_main, slow, warn
-from dinokit.dense.extraction import forgotten
-from dinokit.evaluation import base as evaluations
+from dinokit.core.files import only_owner, read_jsonl, write_atomic
+from dinokit.core.messages import console, info, is_main, slow
 from dinokit.planning.plan import foresee
 from dinokit.run import engine
 from dinokit.run.setup import check_start
 from dinokit.sources.source import Source, is_gray, remarks
 from dinokit.training.config import TrainConfig, read, with_full_paths, with_settings
+from dinokit.visuals.record import measurements
 from dinokit.visuals.report import write_report
 
-MEASURED = 20_000  # images of each side for the k-NN of a run's checkpoints; `dinokit evaluate` takes all
 BEST = "best.safetensors"  # beside model.safetensors, which is the newest
 RANK = "health/rank_cls"  # RankMe (arXiv:2210.02885) chooses among checkpoints without labels
 
@@ -53,6 +52,7 @@ def train(
         begun = read(run.config).experiment.backbone.channels
         config = with_settings(config, {"experiment.backbone.channels": begun})
     foreseen: Sequence[str] = ()
+    check_tasks(config, run)
     if instead is None:
         check_start(run, config)
         foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if is_main() else ()
@@ -76,29 +76,49 @@ def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int
     """Train, measure and report; return the exit code."""
     for remark in () if images.decoded else remarks(images):
         info(f"{images.name}: {remark}")
-    if images.classes and not images.decoded:
+    wanted = asked(config, images)
+    judges = not wanted.evaluations or any(not source for _, source in wanted.evaluations)
+    if images.classes and not images.decoded and judges:
         info("features are judged by these classes; if they are none: --data.labels false")
-    unmeasured = ""
-    if not config.runtime.evaluate:
-        unmeasured = "not measured (runtime.evaluate is false)"
-    elif images.labels is None or len(images.classes) < 2:
-        unmeasured = f"no labels in {images.name}: nothing to measure; look at the pictures"
-    measure = (lambda step, path: None) if unmeasured else _measure(config, images, run)
+    device, last = devices.choose(config.runtime.device), config.experiment.all_stages[-1].last
+    own = config.runtime.eval.device
+    every = config.runtime.eval.every or 1
 
-    def measure_and_keep_best(step: int, path: Path) -> None:
-        measure(step, path)
-        keep_best(run)
+    def due(step: int) -> bool:
+        return step % every == 0 or step == last
+
+    beside = Beside(run, wanted, device=str(device) if own == "auto" else own, due=due)
+
+    def measure_and_keep_best(step: int, _: Path) -> None:
+        if wanted.beside:
+            beside.start()
+        elif wanted.evaluations and due(step):
+            measure_here(run, step, wanted.tasks(step), device)
+        keep_best(run, wanted.first)
 
     try:
-        engine.pretrain(config, run.path, images=images, on_checkpoint=measure_and_keep_best)
+        engine.pretrain(config, run.path, images=images, on_checkpoint=measure_and_keep_best, on_step=beside.look)
     except engine.Interrupted as stop:
         info(str(stop))
         return 130
-    if not is_main():
-        return 0
-    page = write_report(run.path)
-    info(_headline(run) or unmeasured or "not measured: see the warnings above")
-    best, said = best_teacher(run)
+    else:
+        if not is_main():
+            return 0
+        with only_owner(run.path, doing="measures the teachers of"):
+            complete = not wanted.beside or beside.finish()
+            keep_best(run, wanted.first)
+    finally:
+        beside.leave()
+    _say_results(config, wanted, run)
+    return 0 if complete else 130
+
+
+def _say_results(config: TrainConfig, wanted: Asked, run: RunFolder) -> None:
+    """Write the report, and say what was found, where it lies and what may follow."""
+    page, lines = write_report(run.path), read_jsonl(run.metrics)
+    found = [headline(lines, task) for task in wanted.tasks(1)]
+    info("\n".join(filter(None, found)) or wanted.why_not or "not measured: see the warnings above")
+    best, said = best_teacher(run, wanted.first)
     if best is not None and best != max(run.steps()):
         info(f"the best was step {best:,} ({said}): {run.path / BEST}")
     info(f"model {run.model} · report {page}")
@@ -108,52 +128,26 @@ def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int
         f"      dinokit embed --model {place} --data {data} --out FOLDER\n"
         f"      to train on: dinokit pretrain RECIPE --data {data} --from {place} --out ANOTHER"
     )
-    return 0
 
 
-def _measure(config: TrainConfig, images: Source, run: RunFolder) -> Callable[[int, Path], None]:
-    """Return what measures each saved teacher and adds the result to metrics.jsonl."""
-    data = config.experiment.data.source
-    name = "knn" if images.domains is None else "retrieval"
-    kind = evaluations.find(name).Config
-    device = devices.choose(config.runtime.device)
-    # ImageNet against itself at every checkpoint would take longer than the training in between
-    settings = kind(data=data, limit=MEASURED) if name == "knn" else kind(data=data)
-
-    def measure(step: int, path: Path) -> None:
-        done = {line.get("model") for line in read_jsonl(run.metrics) if line.get("step") == step}
-        backbone = load(path).to(device)
-        # the teacher before the first step is the untrained network
-        candidates = ("teacher",) if step else ("random-init", "raw-pixels")
-        left = [model for model in candidates if model not in done]
-        if step == 0 and left:
-            info(f"step 0 · measuring {' and '.join(left)} ({name} of the data), to compare with")
-        for model in left:
-            try:
-                measured = evaluations.raw_pixels(backbone).to(device) if model == "raw-pixels" else backbone
-                with forgotten():
-                    result = evaluations.measure(name, measured, settings)
-            except (UserError, RunError) as error:
-                warn(f"step {step} is not measured: {error}")
-                return
-            append_jsonl(run.metrics, {"step": step, "evaluation": name, "model": model} | result)
-        info(f"step {step} · {_headline(run)}")
-
-    return measure
-
-
-def best_teacher(run: RunFolder) -> tuple[int | None, str]:
+def best_teacher(run: RunFolder, evaluation: str = "") -> tuple[int | None, str]:
     """Return the step of the best teacher, and by what: its measured score, else how many directions it uses.
 
     A function of the log and of what is kept, so that a run which goes on comes to the same.
+
+    Args:
+        evaluation: that decides; empty, or not measured: the first one there is.
     """
     lines, kept = read_jsonl(run.metrics), run.steps()
-    scores = {
-        line["step"]: (line[name], f"{label} {line[name]:.1f} %")
-        for line in lines
-        for name, label in (("top1@20", "k-NN"), ("mAP", "mAP"))
-        if line.get("model") == "teacher" and line.get("step") in kept and name in line
-    }
+    results = measurements(line for line in lines if "evaluation" in line)
+    scores: dict[int, tuple[float, str]] = {}
+    for result in sorted(results, key=lambda one: one.evaluation != evaluation)[:1]:
+        label = {"knn": "k-NN", "retrieval": "mAP"}.get(result.evaluation, f"{result.evaluation} {result.metric}")
+        scores = {
+            step: (value if result.rises else -value, f"{label} {result.written(value)}")
+            for step, value in zip(result.steps, result.values, strict=True)
+            if step in kept
+        }
     if not scores:
         looks = [line for line in lines if RANK in line]
         for before, step in pairwise(kept):
@@ -166,20 +160,9 @@ def best_teacher(run: RunFolder) -> tuple[int | None, str]:
     return best, scores[best][1]
 
 
-def keep_best(run: RunFolder) -> None:
+def keep_best(run: RunFolder, evaluation: str = "") -> None:
     """Make the best teacher a file of the run."""
-    best, _ = best_teacher(run)
+    best, _ = best_teacher(run, evaluation)
     if best is not None and run.published(BEST) != best:
         with write_atomic(run.path / BEST) as temporary:
             shutil.copyfile(run.checkpoint(best) / MODEL, temporary)
-
-
-def _headline(run: RunFolder) -> str:
-    """Say the newest result and its baselines in one line; nothing if nothing was measured."""
-    newest = {line.get("model"): line for line in read_jsonl(run.metrics) if "evaluation" in line}
-    if not newest:
-        return ""
-    is_retrieval = "mAP" in next(iter(newest.values()))
-    measure, label = ("mAP", "retrieval mAP") if is_retrieval else ("top1@20", "k-NN (k = 20)")
-    order = [model for model in ("teacher", "random-init", "raw-pixels") if model in newest]
-    return f"{label}: " + ", ".join(f"{model} {newest[model][measure]:.1f} %" for model in order)

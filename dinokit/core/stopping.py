@@ -24,7 +24,9 @@ class Stop:
 
 
 @contextmanager
-def stop_requests() -> Iterator[Stop]:
+def stop_requests(
+    saying: str = "stopping after this step; once more to stop at once without saving",
+) -> Iterator[Stop]:
     """Turn the first of the signals into a wish to stop after this step.
 
     A second SIGINT or SIGTERM acts at once; of the others it does nothing, as a terminal that closes may send several.
@@ -46,7 +48,7 @@ def stop_requests() -> Iterator[Stop]:
         if is_main():
             # os.write: a handler may interrupt the console in the middle of a line, and stderr may be gone
             with suppress(OSError):
-                os.write(2, b"stopping after this step; once more to stop at once without saving\n")
+                os.write(2, f"{saying}\n".encode())
 
     for number in previous:
         signal.signal(number, ask)

@@ -31,12 +31,14 @@ def pretrain(
     *,
     images: Source | None = None,
     on_checkpoint: Callable[[int, Path], None] = lambda step, path: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train until the experiment's last step, continuing what is in `out`.
 
     Args:
         images: if they are open already, with the channels of the backbone.
         on_checkpoint: called with step and folder after every checkpoint, also with the one that a run continues from.
+        on_step: called after every step by rank 0, for which the others wait.
 
     Raises:
         UserError: if the data, the folder or the settings do not fit.
@@ -44,15 +46,15 @@ def pretrain(
         RunError: if it cannot go on; the message says what was saved.
     """
     with open_run(config, out, images) as setup:
-        _Session(setup, on_checkpoint).train()
+        _Session(setup, on_checkpoint, on_step).train()
 
 
 class _Session:
     """One start of a run, from its newest checkpoint to its end or an interruption."""
 
-    def __init__(self, setup: Setup, on_checkpoint: Callable[[int, Path], None]) -> None:
+    def __init__(self, setup: Setup, on_checkpoint: Callable[[int, Path], None], on_step: Callable[[], None]) -> None:
         """Load or build what trains; all ranks must call together."""
-        self.setup, self.on_checkpoint = setup, on_checkpoint
+        self.setup, self.on_checkpoint, self.on_step = setup, on_checkpoint, on_step
         self.run, self.runtime, experiment = setup.run, setup.config.runtime, setup.config.experiment
         self.steps = setup.stages[-1].last  # of the whole run
         self.candidates = experiment.candidates()
@@ -120,6 +122,7 @@ class _Session:
         """Save where a checkpoint is due, and leave if somebody asked or too many images are bad."""
         step = self.clock.step
         self.due |= step % self.runtime.checkpoint_every == 0 or step == self.stage.last or step in self.candidates
+        self.due |= self.runtime.eval.saves(step)
         done = step == self.stage.last and self.clock.bad_steps < self.steps
         # after a bad step what is due waits for a good one, unless this is the last word
         if not (stop or too_many or done or (self.due and not last_is_bad(self.clock))):
@@ -171,6 +174,8 @@ class _Session:
         values = values | monitor.after(self.clock.step, micro_batches, seconds=seconds)
         images = self.stage.experiment.data.batch_size
         journal.add(self.clock, values, images=images, seconds=seconds, waited=upcoming.waited)
+        if is_main():
+            self.on_step()
 
     def _leave_without_images(self, upcoming: Supplied, journal: Journal) -> NoReturn:
         """Save what was learned before no batch came; images that never were there are a mistake."""

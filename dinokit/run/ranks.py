@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,10 +22,9 @@ from typing import IO, Any
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-import dinokit
 from dinokit.config import NO_SETTINGS
+from dinokit.core import child, dist, slurm
 from dinokit.core import device as devices
-from dinokit.core import dist, slurm
 from dinokit.core.files import write_text
 from dinokit.core.messages import RunError, UserError, console, info, is_main
 from dinokit.training.config import Experiment, Runtime, TrainConfig
@@ -126,7 +124,7 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
     try:
         if PORT in os.environ:  # started below
             rank = int(os.environ["RANK"])
-            threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+            child.follow()
             store = TCPStore("127.0.0.1", int(os.environ[PORT]), is_master=False)
             store.set(f"ready {rank}", "")
             dist.join(store=store, rank=rank, world_size=world)
@@ -156,13 +154,6 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
         dist.leave()
         _end(others)
         torch.set_num_threads(threads)
-
-
-def _follow(parent: int) -> None:
-    """End with the process that started this one: it may be killed while no message is due for hours."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def words(*first: str, settings: Mapping[str, Any] = NO_SETTINGS, **options: object) -> list[str]:
@@ -216,16 +207,9 @@ class _Other:
 def _start(command: Sequence[str], *, rank: int, world: int, port: int, threads: int) -> _Other:
     identity = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, PORT: port}
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {key: str(value) for key, value in identity.items()}
-    home = str(Path(dinokit.__file__).parent.parent)  # this very dinokit, whatever lies in the current folder
-    environment["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `_end`)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "dinokit", *command],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=complaints,
-        start_new_session=True,  # Ctrl-C is for rank 0, which tells the others
+    process = child.start(
+        "dinokit", *command, environment=environment, output=subprocess.DEVNULL, complaints=complaints
     )
     return _Other(rank, process, complaints)
 
@@ -238,9 +222,7 @@ def _raise_culprit(others: Sequence[_Other], error: RuntimeError | None) -> None
             code = other.process.wait(max(deadline - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             continue
-        other.complaints.seek(0)
-        lines = other.complaints.read().decode(errors="replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        said = next(reversed(child.last_words(other.complaints)), "")
         if code in (0, 130) or VICTIM in said:
             continue
         if code == 2:

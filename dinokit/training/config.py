@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NewType
 
-from dinokit.config import assigned, converter, current, differences, flat, from_plain, read_yaml, to_plain
+from dinokit.config import assigned, converter, current, differences, flat, from_plain, read_yaml, shortened, to_plain
 from dinokit.core.device import Precision
 from dinokit.core.messages import UserError, unknown_name
 from dinokit.core.numbers import Schedule, above, at_least, between
@@ -24,6 +24,8 @@ ALONE = ""  # name of the network of a pretraining, which has no others beside i
 DRAWN = ("drop_path", "drop_path_shape", "rope.shift", "rope.jitter", "rope.rescale")  # of a backbone, no weights
 TrackerName = Literal["wandb", "mlflow", "trackio"]
 ObjectiveConfigs = NewType("ObjectiveConfigs", dict[str, Any])  # file name in objectives/ -> its Config
+Words = NewType("Words", tuple[str, ...])  # also as one text, by comma
+AUTO = Words(("auto",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +224,44 @@ class Rollback:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What is measured of the saved teachers while the run goes on, which leaves no trace in their numbers."""
+
+    tasks: Words = (
+        AUTO  # evaluations, in a process beside; auto: k-NN or retrieval, between steps, with labels; null: -
+    )
+    every: int | None = at_least(1, None)  # steps; those teachers are saved and measured; null: every checkpoint
+    data: Words = Words(())  # SOURCE of all tasks, TASK=SOURCE of one; null: the training's images
+    device: str = "auto"  # of the process beside; auto: the run's, and of its GPU an eighth of the memory
+
+    def __post_init__(self) -> None:
+        if not self.tasks and (self.every is not None or self.data):
+            raise UserError("nothing is measured; name evaluations by eval.tasks, or set eval.every and data to null")
+        if "auto" in self.tasks and self.tasks != AUTO:
+            raise UserError("auto chooses the evaluation itself; leave it out of eval.tasks, or leave out the others")
+        if self.device != "auto" and self.tasks == AUTO:
+            raise UserError("eval.device is of a process beside the run; name evaluations by eval.tasks")
+        if len(self._shared) > 1:
+            raise UserError(
+                f"eval.data: expected one SOURCE for all tasks, others as TASK=SOURCE of {', '.join(self.tasks)}; "
+                f"got {' and '.join(self._shared)}"
+            )
+
+    @property
+    def _shared(self) -> list[str]:
+        return [word for word in self.data if word.partition("=")[0] not in self.tasks]
+
+    def source(self, task: str) -> str:
+        """Return where a task's images are; empty: they are those of the training."""
+        own = [word.removeprefix(f"{task}=") for word in self.data if word.startswith(f"{task}=")]
+        return next(iter(own + self._shared), "")
+
+    def saves(self, step: int) -> bool:
+        """Tell whether the teacher of a step is saved to be measured."""
+        return self.every is not None and step % self.every == 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Everything that must not change a number of the run, but for rounding and what ranks draw for themselves."""
 
@@ -236,7 +276,7 @@ class Runtime:
     checkpoint_every: int = at_least(1, 1000)  # steps between checkpoints
     keep: int = at_least(1, 2)  # newest checkpoints that keep the training state; older ones keep the teacher only
     log_every: int = at_least(1, 10)  # steps between lines of metrics.jsonl
-    evaluate: bool = True  # measure k-NN of every saved teacher when the data has labels
+    eval: Measuring = field(default_factory=Measuring)  # of the saved teachers
     tensorboard: bool = True  # write events/
     trackers: tuple[TrackerName, ...] = ()  # besides: wandb, mlflow, trackio, each an extra of this package
     health: Health = field(default_factory=Health)  # vital signs of the features, measured on a few images
@@ -308,7 +348,11 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
     """
     if not config.experiment.data.source:
         raise UserError("no images are given; add --data FOLDER or --data demo:fashion")
-    places = {"experiment.data.source": absolute(config.experiment.data.source)}
+    places: dict[str, Any] = {"experiment.data.source": absolute(config.experiment.data.source)}
+    measuring = config.runtime.eval
+    named = ((word, word.partition("=")[0] in measuring.tasks) for word in measuring.data)
+    parted = (word.partition("=") if of_one else ("", "", word) for word, of_one in named)
+    places["runtime.eval.data"] = [name + equals + absolute(source) for name, equals, source in parted]
     for key, value in flat(to_plain(config)).items():
         place = str(value)
         if key.endswith("anchor.source") and Anchor(source=Place(place)).is_model and Path(place).exists():
@@ -356,7 +400,24 @@ def _structure_objectives(value: Any, _: Any) -> ObjectiveConfigs:
     return chosen
 
 
+def _structure_words(value: Any, _: Any) -> Words:
+    words = value.split(",") if isinstance(value, str) else [] if value is None else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) and word for word in words):
+        raise TypeError(f"expected words by comma, got {shortened(value)}")
+    return Words(tuple(dict.fromkeys(words)))
+
+
+def _structure_runtime(value: Any, kind: Any) -> Runtime:
+    if isinstance(value, Mapping) and "evaluate" in value:  # as earlier versions wrote it
+        rest = {name: each for name, each in value.items() if name != "evaluate"}
+        value = rest if value["evaluate"] is True else {"eval": {"tasks": []}} | rest
+    return _runtime_as_written(value, kind)  # type: ignore[no-any-return]
+
+
 converter.register_structure_hook(ObjectiveConfigs, _structure_objectives)
+converter.register_structure_hook(Words, _structure_words)
+_runtime_as_written = converter.get_structure_hook(Runtime)
+converter.register_structure_hook(Runtime, _structure_runtime)
 _as_written = converter.get_structure_hook(Experiment)
 converter.register_structure_hook(
     Experiment, lambda value, kind: _as_written(current(value, RETIRED) if isinstance(value, Mapping) else value, kind)

@@ -13,11 +13,13 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import read_yaml
 from dinokit.core.files import read_jsonl
 from dinokit.core.messages import UserError
+from dinokit.visuals.chart import PERCENT, written
 
 TEACHER, RANDOM, PIXELS = "teacher", "random-init", "raw-pixels"
 NAMES = {TEACHER: "trained", PIXELS: "raw pixels", RANDOM: "untrained"}
 TITLES = {"knn": "k-NN accuracy", "retrieval": "Retrieval mAP"}
-COUNTS = ("step", "time", "queries", "gallery")  # of a line, no results
+COUNTS = ("step", "time", "queries", "gallery", "images", "best_k", "leaks")  # of a line, no results
+FAILED = "failed"  # of a line: why there is no result
 EARLY = 0.15  # of the run: where the middle picture is taken from
 
 
@@ -119,7 +121,7 @@ def read_record(run: Path) -> Record:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One evaluation over the run: a number in percent per measured step, and the two baselines."""
+    """One evaluation over the run: a number per measured step, and the two baselines."""
 
     evaluation: str
     metric: str  # the key in the log, such as top1@20
@@ -128,29 +130,55 @@ class Measurement:
     values: tuple[float, ...]  # of the teacher
     baselines: Mapping[str, float]  # random-init, raw-pixels, as far as measured
     queries: int | None  # images that were asked
+    data: str = ""  # what it was measured on; empty: the training's images
+    unit: str = PERCENT  # as it stands behind a value
 
     @property
     def name(self) -> str:
         """The evaluation, for people."""
-        return TITLES.get(self.evaluation, self.evaluation)
+        return TITLES.get(self.evaluation, self.evaluation) + (f" on {self.data}" if self.data else "")
+
+    @property
+    def rises(self) -> bool:
+        """Whether more is better: a share of what is right, and no error."""
+        return self.unit == PERCENT
 
     @property
     def noise(self) -> float:
         """One standard error of the final value in percent points, for images drawn independently.
 
-        Exact for an accuracy, an upper bound for an average precision; 0.5 if the number of images is unknown.
+        Exact for an accuracy, an upper bound for an average precision; 0.5 if the number of images is unknown. Of an
+        error 0.
         """
+        if not self.rises:
+            return 0.0
         share = min(max(self.values[-1] / 100, 0.0), 1.0)
         return 100 * math.sqrt(share * (1 - share) / self.queries) if self.queries else 0.5
+
+    def written(self, value: float) -> str:
+        """Write a value for a person."""
+        return written(value, self.unit)
 
 
 def measurements(lines: Iterable[Mapping[str, Any]]) -> list[Measurement]:
     """Group the evaluation lines of a run's log by evaluation; those without a trained value are left out."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for line in lines:
-        groups.setdefault(str(line["evaluation"]), []).append(line)
-    found = [one for name, group in groups.items() if (one := _measurement(name, group)) is not None]
+        groups.setdefault(_kind(line), []).append(line)
+    found = [one for (name, data), group in groups.items() if (one := _measurement(name, data, group)) is not None]
     return sorted(found, key=lambda one: (one.evaluation != "knn", one.evaluation))
+
+
+def failures(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """List the lines of what failed and was not made good since."""
+    found: dict[object, Mapping[str, Any]] = {}
+    for line in lines:
+        found[(*_kind(line), line.get("model"), line["step"])] = line
+    return [line for line in found.values() if FAILED in line]
+
+
+def _kind(line: Mapping[str, Any]) -> tuple[str, str]:
+    return str(line["evaluation"]), str(line.get("data", ""))
 
 
 def sentence(result: Measurement) -> str:
@@ -159,13 +187,14 @@ def sentence(result: Measurement) -> str:
     for name, whose in ((PIXELS, "raw pixels"), (RANDOM, "the same model untrained")):
         if name in result.baselines:
             points = final - result.baselines[name]
-            how = f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+            size = f"{abs(points):.1f} points" if result.rises else result.written(abs(points))
+            how = f"{size} {'above' if points > 0 else 'below'}"
             how = "level with" if abs(points) <= result.noise else how
-            comparisons.append(f"{how} {whose} ({result.baselines[name]:.1f} %)")
-            below += [name] if points < -result.noise else []
+            comparisons.append(f"{how} {whose} ({result.written(result.baselines[name])})")
+            below += [name] if (points if result.rises else -points) < -result.noise else []
     if not comparisons:
-        return f"{result.title} {final:.1f} %. No baseline was measured, so this number stands alone."
-    text = f"{result.title} {final:.1f} %: {' and '.join(comparisons)}."
+        return f"{result.title} {result.written(final)}. No baseline was measured, so this number stands alone."
+    text = f"{result.title} {result.written(final)}: {' and '.join(comparisons)}."
     if PIXELS in below:
         text += " On this data, comparing the pixels themselves still works better than these features."
     elif RANDOM in below:
@@ -173,19 +202,26 @@ def sentence(result: Measurement) -> str:
     return text
 
 
-def _measurement(name: str, lines: list[Mapping[str, Any]]) -> Measurement | None:
-    """Follow one number over the run: top-1 at k = 20 or the nearest k, else mAP, else the first there is."""
-    numbers = dict.fromkeys(key for line in lines for key, value in line.items() if isinstance(value, float | int))
-    top1 = [key for key in numbers if key.startswith("top1@") and key[5:].isdigit()]
-    others = ["mAP"] if "mAP" in numbers else [key for key in numbers if key not in COUNTS]
-    chosen = sorted(top1, key=lambda key: abs(int(key[5:]) - 20)) or others
-    if not chosen:
-        return None
-    metric, curve, measured = chosen[0], dict[int, float](), dict[str, float]()
-    for line in lines:
+def first_number(line: Mapping[str, Any]) -> str:
+    """Return the number of a line that is followed: top-1 at k = 20 or the nearest k, else mAP, else the first.
+
+    Empty if there are but counts.
+    """
+    names = [name for name, value in line.items() if isinstance(value, float | int) and name not in COUNTS]
+    top1 = [name for name in names if name.startswith("top1@") and name[5:].isdigit()]
+    others = ["mAP"] if "mAP" in names else names
+    return next(iter(sorted(top1, key=lambda name: abs(int(name[5:]) - 20)) or others), "")
+
+
+def _measurement(name: str, data: str, lines: list[Mapping[str, Any]]) -> Measurement | None:
+    """Follow one number over the run."""
+    metric = first_number({key: value for line in lines for key, value in line.items()})
+    curve, measured, unit = dict[int, float](), dict[str, float](), PERCENT
+    for line in lines if metric else ():
         model = str(line.get("model", TEACHER))
         if model == TEACHER and metric in line:
             curve[int(line["step"])] = float(line[metric])
+            unit = f" {line['unit']}".rstrip() if "unit" in line else PERCENT
         elif metric in line:
             measured[model] = float(line[metric])
     if not curve:
@@ -195,6 +231,7 @@ def _measurement(name: str, lines: list[Mapping[str, Any]]) -> Measurement | Non
         measured.setdefault(RANDOM, curve[0])  # the teacher before its first step is the untrained model
     queries = [int(line["queries"]) for line in lines if line.get("queries")]
     detail = f" (k = {metric.split('@')[1]})" if metric.startswith("top1@") else ""
+    detail += f" on {data}" if data else ""
     return Measurement(
         evaluation=name,
         metric=metric,
@@ -203,4 +240,6 @@ def _measurement(name: str, lines: list[Mapping[str, Any]]) -> Measurement | Non
         values=tuple(curve.values()),
         baselines={name: measured[name] for name in (PIXELS, RANDOM) if name in measured},
         queries=queries[-1] if queries else None,
+        data=data,
+        unit=unit,
     )

@@ -6,9 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from dinokit.core.messages import duration
 from dinokit.visuals import glossary
-from dinokit.visuals.chart import PERCENT, Baseline, Series, line_chart, number
+from dinokit.visuals.chart import Baseline, Series, line_chart, number
 from dinokit.visuals.page import details, facts, paragraph, table, text
-from dinokit.visuals.record import COUNTS, NAMES, PIXELS, RANDOM, TEACHER, Measurement, Record, measurements, sentence
+from dinokit.visuals.record import (
+    COUNTS,
+    FAILED,
+    NAMES,
+    PIXELS,
+    RANDOM,
+    TEACHER,
+    TITLES,
+    Measurement,
+    Record,
+    failures,
+    measurements,
+    sentence,
+)
 
 COLOURS = {TEACHER: 0, PIXELS: 1, RANDOM: 2}  # classes of the style sheet
 LISTED = 200  # bad images on the page
@@ -27,6 +40,11 @@ BY_CLASS = (
     "A picture counts as right by its class, one of {count}: {named}. Where classes are folders that say where "
     "pictures come from, not what they show, this measures just that."
 )
+LEARNT = (
+    "Each dot is the teacher of one checkpoint. The dashed lines are what the same measurement gives without any "
+    "learning: features are worth something where the curve is {side} both."
+)
+UNMADE = "What could not be measured; the training went on, and the same command tries again."
 CURVES = (
     "Thin: what was logged; bold: its running mean. A DINO loss that stays at log(number of prototypes), or falls to "
     "almost nothing at once, means that the features have collapsed; a slow fall, also after a rise, is healthy."
@@ -69,10 +87,12 @@ def header(record: Record, *, classes: Sequence[str] = ()) -> str:
     if not results:
         parts.append(paragraph(UNMEASURED, kind="headline quiet"))
     for result in results:
-        bars = ""
-        for name, value in {TEACHER: result.values[-1], **result.baselines}.items():
-            bar = f'<i class="s{COLOURS[name]}"><u style="width:{min(max(value, 0), 100):.2f}%"></u></i>'
-            bars += f"<li><span>{NAMES[name]}</span>{bar}<b>{value:.1f} %</b></li>"
+        bars, values = "", {TEACHER: result.values[-1], **result.baselines}
+        whole = 100.0 if result.rises else max(values.values()) or 1.0
+        for name, value in values.items():
+            width = min(max(100 * value / whole, 0), 100)
+            bar = f'<i class="s{COLOURS[name]}"><u style="width:{width:.2f}%"></u></i>'
+            bars += f"<li><span>{NAMES[name]}</span>{bar}<b>{result.written(value)}</b></li>"
         bars = f'<ul class="bars" aria-label="{text(result.title)}">{bars}</ul>'
         parts.append(f'<div class="result">{paragraph(sentence(result), kind="headline")}{bars}</div>')
     if results and classes:
@@ -87,16 +107,13 @@ def measured(record: Record) -> str:
     for result in measurements(record.evaluations):
         lines = [Baseline(NAMES[name], value, COLOURS[name]) for name, value in result.baselines.items()]
         curve = Series(NAMES[TEACHER], result.steps, result.values, COLOURS[TEACHER], marks=True)
-        chart = line_chart([curve], title=f"{result.title} over training", baselines=lines, unit=PERCENT)
-        note = (
-            "Each dot is the teacher of one checkpoint. The dashed lines are what the same measurement gives without "
-            "any learning: features are worth something where the curve is above both."
-        )
+        chart = line_chart([curve], title=f"{result.title} over training", baselines=lines, unit=result.unit)
+        note = LEARNT.format(side="above" if result.rises else "below")
         if result.queries:
             note += f" Measured with {number(result.queries)} images"
             note += f"; one standard error is about {result.noise:.1f} points." if "top1" in result.metric else "."
         parts.append(f'<div class="split">{chart}<div>{paragraph(note)}{_numbers(record, result)}</div></div>')
-    return "".join(parts)
+    return "".join(parts) + _failures(record)
 
 
 def learning(record: Record) -> str:
@@ -177,17 +194,29 @@ def stage_names(steps: Sequence[int], *, finished: bool) -> dict[int, str]:
     return names
 
 
+def _failures(record: Record) -> str:
+    """Say what could not be measured, and why; empty if there is nothing."""
+    lines = failures(record.evaluations)
+    rows = [(f"{line['evaluation']}, step {number(line['step'])}", line[FAILED]) for line in lines]
+    return paragraph(UNMADE) + table(["What", "Why"], rows) if rows else ""
+
+
 def _numbers(record: Record, result: Measurement) -> str:
     """Tabulate the newest line of each model."""
-    ours = [line for line in record.evaluations if str(line["evaluation"]) == result.evaluation]
-    lines = {str(line.get("model", TEACHER)): line for line in ours}
+    lines: dict[str, Mapping[str, object]] = {}
+    for line in sorted(record.evaluations, key=lambda line: line["step"]):
+        same = (line["evaluation"], line.get("data", "")) == (result.evaluation, result.data)
+        if same and FAILED not in line:
+            lines[str(line.get("model", TEACHER))] = line
     keys = [k for k, v in lines.get(TEACHER, {}).items() if isinstance(v, int | float) and k not in COUNTS]
     models = [name for name in (TEACHER, PIXELS, RANDOM) if name in lines]
+    percents = result.evaluation in TITLES  # all of them
     rows = []
     for key in keys:
         values = [lines[name].get(key) for name in models]
-        rows.append((key, *(f"{value:.1f}" if isinstance(value, int | float) else "-" for value in values)))
-    title = f"All numbers of {result.name}, in percent"
+        known = (value if isinstance(value, int | float) else None for value in values)
+        rows.append((key, *("-" if each is None else f"{each:.1f}" if percents else number(each) for each in known)))
+    title = f"All numbers of {result.name}" + (", in percent" if percents else "")
     return details(title, table(["", *(NAMES[name] for name in models)], rows, kind="numbers"))
 
 

@@ -225,7 +225,7 @@ def _start_with(settings: TrainConfig, folder: Path, run: Path) -> "subprocess.P
 
 
 def _start(folder: Path, run: Path) -> "subprocess.Popen[bytes]":
-    words = ["pretrain", str(folder / "config.yaml"), "--out", str(run), "--runtime.evaluate", "false"]
+    words = ["pretrain", str(folder / "config.yaml"), "--out", str(run), "--eval.tasks", "null"]
     return subprocess.Popen([sys.executable, "-m", "dinokit", *words])
 
 

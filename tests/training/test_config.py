@@ -1,5 +1,6 @@
 """Settings of a run: schedules are shares of its steps."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from dinokit import recipes
 from dinokit.config import from_plain, to_plain
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import Schedule
-from dinokit.training.config import TrainConfig, with_settings
+from dinokit.training.config import TrainConfig, with_full_paths, with_settings
 
 
 def lengths(schedule: Schedule) -> tuple[int, int, int, int]:
@@ -77,6 +78,40 @@ def test_other_counts_of_steps_scale_too_and_never_vanish() -> None:
     assert short.experiment.optim.freeze_last_layer == 10
     assert short.experiment.objectives["dino"].teacher_temperature.warmup == 300
     assert with_settings(large, {"steps": 10}).experiment.optim.freeze_last_layer == 1
+
+
+def test_what_is_measured_is_written_by_comma() -> None:
+    settings = {"eval.tasks": "knn,segmentation", "eval.every": 50, "eval.data": "photos,segmentation=pairs"}
+    measuring = with_settings(recipes.find("demo"), settings).runtime.eval
+    assert measuring.tasks == ("knn", "segmentation")
+    assert [measuring.source(task) for task in measuring.tasks] == ["photos", "pairs"]
+    assert [step for step in range(120) if measuring.saves(step)] == [0, 50, 100]
+    full = with_full_paths(with_settings(recipes.find("demo"), settings | {"data.source": "x"})).runtime.eval
+    assert [full.source(task) for task in full.tasks] == [str(Path("photos").absolute()), str(Path("pairs").absolute())]
+    assert with_settings(recipes.find("demo"), {"eval.tasks": None}).runtime.eval.tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"eval.tasks": None, "eval.every": 5}, "nothing is measured"),
+        ({"eval.tasks": "auto,knn"}, "auto chooses"),
+        ({"eval.device": "cpu"}, "name evaluations by eval.tasks"),
+        ({"eval.tasks": "knn", "eval.data": "photos,logerg=others"}, "got photos and logerg=others"),
+        ({"eval.tasks": "knn,,logreg"}, "expected words by comma"),
+    ],
+)
+def test_settings_of_measuring_that_contradict_each_other_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        with_settings(recipes.find("demo"), settings)
+
+
+@pytest.mark.parametrize(("before", "now"), [(True, ("auto",)), (False, ())])
+def test_an_early_switch_of_measuring_means_what_it_meant(before: bool, now: tuple[str, ...]) -> None:
+    plain = to_plain(recipes.find("demo"))
+    del plain["runtime"]["eval"]
+    plain["runtime"]["evaluate"] = before
+    assert from_plain(TrainConfig, plain).runtime.eval.tasks == now
 
 
 def test_a_retired_setting_loads_at_the_value_it_always_had_and_is_refused_at_another() -> None:

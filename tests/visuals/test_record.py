@@ -1,6 +1,6 @@
 from typing import Any
 
-from dinokit.visuals.record import measurements, sentence
+from dinokit.visuals.record import failures, measurements, sentence
 
 
 def line(model: str, step: int, value: float, **more: Any) -> dict[str, Any]:
@@ -51,3 +51,27 @@ def test_k_20_is_the_headline_and_retrieval_follows() -> None:
     first, second = measurements(lines)
     assert (first.metric, second.metric) == ("top1@20", "mAP")
     assert measurements([{"step": 1, "evaluation": "knn", "model": "raw-pixels", "top1@20": 5.0}]) == []
+
+
+def test_other_data_is_another_curve_and_is_named() -> None:
+    lines = [line("teacher", 1, 70.0), line("teacher", 2, 50.0, data="others"), line("teacher", 2, 71.0)]
+    own, other = measurements(lines)
+    assert (own.values, other.values) == ((70.0, 71.0), (50.0,))
+    assert other.title == "k-NN accuracy (k = 20) on others"
+
+
+def test_of_an_error_less_is_better_and_its_unit_is_said() -> None:
+    def of(model: str, step: int, error: float) -> dict[str, Any]:
+        return {"step": step, "evaluation": "depth", "model": model, "RMSE": error, "unit": "m"}
+
+    (result,) = measurements([of("raw-pixels", 0, 0.8), of("random-init", 0, 0.5), of("teacher", 9, 0.6)])
+    assert sentence(result) == (
+        "depth RMSE 0.6 m: 0.2 m below raw pixels (0.8 m) and 0.1 m above the same model untrained (0.5 m). Training "
+        "has made the features worse than chance weights; see the loss curves for a collapse."
+    )
+
+
+def test_a_failure_counts_until_it_is_made_good() -> None:
+    lines = [{"step": step, "evaluation": "knn", "model": "teacher", "failed": "no memory"} for step in (1, 2)]
+    assert failures([*lines, line("teacher", 1, 70.0)]) == lines[1:]
+    assert measurements(lines) == []

@@ -179,3 +179,21 @@ def test_broken_lines_and_missing_files_are_passed_over(make_run: MakeFolder, ma
 def test_a_folder_that_is_no_run_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="config.yaml"):
         write_report(tmp_path)
+
+
+def test_every_task_has_its_curve_and_what_failed_is_named(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    lines: list[dict[str, object]] = [
+        {"step": step, "evaluation": "segmentation", "model": "teacher", "data": "/pairs", "mIoU": 30.0 + step}
+        for step in (10, 0)
+    ]
+    lines += [{"step": 10, "evaluation": "depth", "model": "teacher", "RMSE": 0.5, "unit": "m", "lr": 0.01}]
+    lines += [{"step": 10, "evaluation": "linear", "model": "teacher", "failed": "killed by <SIGKILL>"}]
+    page, _ = read(make_run(str(make_folder(*FILES)), lines=(*log(), *lines)))
+    for part in (
+        "segmentation mIoU on /pairs over training",
+        "segmentation mIoU on /pairs 40.0 %: 10.0 points above the same model untrained (30.0 %)",
+        "depth RMSE 0.5 m",
+        "linear, step 10",
+        "killed by &lt;SIGKILL&gt;",
+    ):
+        assert part in page
