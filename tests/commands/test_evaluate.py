@@ -23,13 +23,13 @@ FILES = tuple(
 
 
 def command(task: str, model: Path, data: Path, out: Path, *words: str) -> list[str]:
-    fast = {"logreg": ["--c", "[0.1, 1]"]}.get(task, [])
+    fast = {"logreg": ["--c", "[0.1, 1]"], "attentive": ["--passes", "2"]}.get(task, [])
     start = [sys.executable, "-m", "dinokit", "evaluate", task, "--model", str(model), "--data", str(data)]
     return [*start, "--out", str(out), *fast, *words]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["knn", "logreg", "retrieval"])
+@pytest.mark.parametrize("task", ["knn", "logreg", "attentive", "retrieval"])
 def test_a_task_that_was_killed_three_times_gives_the_same_json(
     task: str, make_run: MakeFolder, make_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
