@@ -122,7 +122,8 @@ def _known(
     there = numpy.flatnonzero(shown[source.labels].any(axis=1))
     if not len(there):
         raise UserError(
-            f"no class of {spec} (such as '{names[0]}') is one that the head was trained on (such as '{classes[0]}'); "
+            f"no class of {spec} (such as '{source.classes[source.labels[0]]}') is one that the head was trained on (such "
+            f"as '{classes[0]}'); "
             "give both the same names"
         )
     if len(there) < len(source):
