@@ -1,7 +1,8 @@
 """What heads on whole images learn from, step by step: rows that are kept, or crops that a backbone sees anew.
 
 Every image comes once per pass, in a new order each, so that the batch of a step is a function of (seed, step), and a
-crop of (seed, position). Crops are read and cut by threads ahead of the network.
+crop of (seed, position). Crops are read and cut by threads ahead of the network; of those of a step each rank sees a
+part, and then all know all.
 """
 
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from jaxtyping import Float32, Shaped
 from torch import Tensor
 
 from dinokit.core import device as devices
+from dinokit.core import dist
 from dinokit.core.device import Precision
 from dinokit.core.messages import BadImage, RunError
 from dinokit.core.seed import Passes
 from dinokit.dense.embedding import read
+from dinokit.dense.extraction import sharers
 from dinokit.dense.grid import Batches
 from dinokit.dense.maps import frozen
 from dinokit.images import intensity
@@ -60,7 +63,7 @@ def cropped(
     batch: int,
     seed: int,
 ) -> Batches:
-    """Return what draws random resized crops, and shows them to the backbone.
+    """Return what draws random resized crops, and shows them to the backbone; all ranks must begin at the same step.
 
     Args:
         source: images that can be read.
@@ -68,14 +71,18 @@ def cropped(
     order, device = Passes(len(source), seed, _ORDER), backbone.device
     size = intensity.multiple(backbone.pixels.size or SIZE, backbone.patch_size)
     precision: Precision = "fp32" if device.type == "cpu" else "auto"
+    ranks, rank = sharers()
+    share = -(-batch // ranks)
+    own = [min(place, batch - 1) for place in range(rank * share, (rank + 1) * share)]  # all ranks have as many
     places = dict[int, int]()  # position -> image, of those that are under way
 
     def ahead(first: int) -> Iterator[int]:
         step = first
         while True:
-            start = step * batch
-            places.update(zip(range(start, start + batch), order.indices(start, batch).tolist()))
-            yield from range(start, start + batch)
+            there = order.indices(step * batch, batch)
+            for place in own:
+                places[step * batch + place] = int(there[place])
+                yield step * batch + place
             step += 1
 
     def cut(position: int) -> intensity.AnyImage | Unusable:
@@ -86,16 +93,20 @@ def cropped(
             return Unusable(index, source.key(index), str(error))
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        crops, chosen = list[intensity.AnyImage](), list[int]()
-        for position, found in source.each(cut, ahead(first), workers=devices.readers(device)):
-            chosen.append(places.pop(position))
+        crops, step = list[intensity.AnyImage](), first
+        for _, found in source.each(cut, ahead(first), workers=devices.readers(device)):
             if isinstance(found, Unusable):
                 raise RunError(f"{found.key} can no longer be read: {found.reason}")
             crops.append(found)
-            if len(crops) == batch:
-                with frozen(backbone):
-                    seen = read(backbone, intensity.stacked(crops).to(device), reading, precision=precision)
-                yield seen, targets[chosen].to(device)
-                crops, chosen = [], []
+            if len(crops) < share:
+                continue
+            with frozen(backbone):
+                seen = read(backbone, intensity.stacked(crops).to(device), reading, precision=precision)
+                if ranks > 1:
+                    seen = dist.all_gather(seen.clone())[:batch]
+            yield seen, targets[order.indices(step * batch, batch)].to(device)
+            for place in own:
+                places.pop(step * batch + place, None)
+            crops, step = [], step + 1
 
     return batches

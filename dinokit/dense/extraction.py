@@ -67,6 +67,11 @@ def forgotten() -> Iterator[None]:
         _keeps.reset(token)
 
 
+def sharers() -> tuple[int, int]:
+    """Return how many ranks share the images, and which of them this is; one where features are forgotten."""
+    return (dist.world_size(), dist.rank()) if _keeps.get() else (1, 0)
+
+
 def extract(
     backbone: Backbone,
     source: Source,
@@ -124,7 +129,7 @@ def extract(
         save=save,
         known=Known(files=dict(rows.files), pixels=set(rows.rows)),
     )
-    ranks, rank = (dist.world_size(), dist.rank()) if keeps else (1, 0)
+    ranks, rank = sharers() if keeps else (1, 0)
     pace = compute(
         work,
         _parts(len(source), PART * work.batch_size)[rank::ranks],

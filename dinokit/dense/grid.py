@@ -26,10 +26,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.core import device as devices
+from dinokit.core import dist
 from dinokit.core.files import check_same, write_atomic
 from dinokit.core.messages import UserError, console, duration, info, progress
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
+from dinokit.dense.extraction import sharers
 from dinokit.models.classifier import Reading
 
 MOMENTUM = 0.9  # of SGD
@@ -289,11 +291,11 @@ class Sweep(Protocol):
 
 
 def train(grid: Sweep, batches: Batches, *, folder: Path | None = None, stamp: Mapping[str, Any] | None = None) -> None:
-    """Train all heads in place.
+    """Train all heads in place; all ranks that share the work must call together.
 
     Args:
         batches: pure functions of the step.
-        folder: keeps the state, from which the same call continues; None keeps nothing.
+        folder: keeps the state, from which the same call continues; None keeps nothing. Of several ranks the first's.
         stamp: plain values that say what is seen: a state of other data, another backbone or settings is refused.
 
     Raises:
@@ -306,7 +308,7 @@ def train(grid: Sweep, batches: Batches, *, folder: Path | None = None, stamp: M
         "heads": [asdict(member) for member in grid.members],
         "classes": grid.classes,
     }
-    first = _resumed(state, grid, stamp=made_of)
+    first = _together(_resumed(state, grid, stamp=made_of), grid)
     steps = progress(range(first, training.iterations), training.iterations - first)
     began = said = time.monotonic()
     for step, (seen, targets) in zip(steps, batches(first), strict=False):
@@ -338,6 +340,18 @@ def _resumed(state: Path | None, grid: Sweep, *, stamp: Mapping[str, Any]) -> in
     grid.restore(saved["grid"])
     info(f"continuing after step {saved['step']:,}")
     return int(saved["step"])
+
+
+def _together(first: int, grid: Sweep) -> int:
+    """Begin on all ranks that share the work where the first is, which alone keeps a state."""
+    ranks, rank = sharers()
+    if ranks == 1 or not any(dist.gather_lists([first])):
+        return first
+    state = [(f"{part}/{place}", each) for part, kept in enumerate(grid.state()) for place, each in enumerate(kept)]
+    own = {**dict(state), "first": torch.tensor([first])} if rank == 0 else {}
+    there = dist.shared(own, state[0][1].device)
+    grid.restore([[there[f"{part}/{place}"] for place in range(len(kept))] for part, kept in enumerate(grid.state())])
+    return int(there["first"])
 
 
 def _slopes(

@@ -121,9 +121,9 @@ def _known(
             shown[:, place[name]] = named[:, column]
     there = numpy.flatnonzero(shown[source.labels].any(axis=1))
     if not len(there):
+        one = source.classes[source.labels[0]]
         raise UserError(
-            f"no class of {spec} (such as '{source.classes[source.labels[0]]}') is one that the head was trained on (such "
-            f"as '{classes[0]}'); "
+            f"no class of {spec} (such as '{one}') is one that the head was trained on (such as '{classes[0]}'); "
             "give both the same names"
         )
     if len(there) < len(source):

@@ -1,16 +1,25 @@
+import socket
+from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
 
+from dinokit.core import dist
 from dinokit.core.messages import RunError
+from dinokit.dense import grid as grids
 from dinokit.dense.batches import cropped, kept
+from dinokit.dense.grid import Batches, Grid, Layout, Member, Training, train
 from dinokit.images import intensity
+from dinokit.images.intensity import Pixels
 from dinokit.models.classifier import Reading
+from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
 from dinokit.views.resized import resized_crop
-from tests.conftest import MakeFolder, MakeVit
+from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
+from tests.ranks import on_ranks
 
 CPU = torch.device("cpu")
 
@@ -49,3 +58,54 @@ def test_an_image_that_is_gone_ends_it_in_one_line(make_vit: MakeVit, make_folde
     (root / "b" / "0.png").write_bytes(b"")
     with pytest.raises(RunError, match=r"b/0.png can no longer be read: empty file"):
         next(cropped(make_vit(), source, torch.arange(2), Reading(), batch=2, seed=0)(0))
+
+
+def heads(backbone: VisionTransformer) -> Grid:
+    members = [Member(reading=Reading(), lr=lr, weight_decay=0.0) for lr in (0.1, 1.0)]
+    training = Training(iterations=6, optimizer="sgd", loss="ce", seed=0)
+    return Grid(members, Layout(1, backbone.dim, 0), classes=2, training=training, device=CPU)
+
+
+def shown(backbone: VisionTransformer, data: str) -> Batches:
+    """Batches of five images: one rank sees three, the other two."""
+    source = open_source(data)
+    return cropped(backbone, source, torch.from_numpy(source.labels), Reading(), batch=5, seed=0)
+
+
+def until(batches: Batches, last: int) -> Batches:
+    def found(first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield from islice(batches(first), last)
+        raise RuntimeError
+
+    return found
+
+
+def share(rank: int, data: str, state: str, out: str, port: int) -> None:
+    torch.set_num_threads(1)
+    dist.join(backend="gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    backbone = VisionTransformer(ARCHITECTURE, seed=0).eval()
+    backbone.pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 16)
+    grid = heads(backbone)
+    train(grid, shown(backbone, data), folder=Path(state) if rank == 0 else None)
+    torch.save(grid.state(), Path(out) / f"{rank}.pt")
+    dist.leave()
+
+
+def test_ranks_see_the_crops_of_a_step_together_and_begin_where_one_was(
+    make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "SAVE_EVERY", 1)
+    data = str(make_folder(*(f"{label}/{i}.png" for label in "ab" for i in range(3)), tinted=False))
+    whole = heads(make_vit())
+    train(whole, shown(make_vit(), data))
+    with pytest.raises(RuntimeError):
+        train(heads(make_vit()), until(shown(make_vit(), data), 3), folder=tmp_path / "state")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    on_ranks(share, data, str(tmp_path / "state"), str(tmp_path), port)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for one, other in zip(found, whole.state(), strict=True):
+            # the network sees other numbers of images at a time
+            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
