@@ -32,7 +32,7 @@ def ten(root: Path, split: str) -> Listing:
     if (root / "batches.meta").exists():
         names = _value(root / "batches.meta", _unpickled(root / "batches.meta"), "label_names")
         return _images(names, {name: _batch(root / name, "labels") for name in _BATCHES[split]})
-    names = lines(root / "batches.meta.txt")
+    names = [*lines(root / "batches.meta.txt")]
     return _images(names, {name: _records(root / f"{name}.bin", 1) for name in _BATCHES[split]})
 
 
@@ -41,7 +41,7 @@ def hundred(root: Path, split: str) -> Listing:
     if (root / "meta").exists():
         names = _value(root / "meta", _unpickled(root / "meta"), "fine_label_names")
         return _images(names, {split: _batch(root / split, "fine_labels")})
-    return _images(lines(root / "fine_label_names.txt"), {split: _records(root / f"{split}.bin", 2)})
+    return _images([*lines(root / "fine_label_names.txt")], {split: _records(root / f"{split}.bin", 2)})
 
 
 def _images(names: Sequence[str], batches: Mapping[str, tuple[Pixels, Sequence[int]]]) -> Listing:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from dinokit.core.files import read_json, read_text
+from dinokit.core.files import read_json
 from dinokit.core.messages import UserError, library, line_of
+from dinokit.sources import location
 from dinokit.sources.base import Fetch
 from dinokit.sources.files import fetch_file
 from dinokit.sources.location import EXTENSIONS, entries, is_image, walk
@@ -74,9 +75,9 @@ def one_of(root: Path, names: str) -> Path:
     return next((place for place in places if place.exists()), places[0])
 
 
-def lines(path: Path) -> list[str]:
-    """Return the lines of a text that are not empty."""
-    return [line for line in read_text(path).splitlines() if line.strip()]
+def lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text that are not empty, without blanks around them."""
+    return filter(None, map(str.strip, location.lines(str(path))))
 
 
 # Class folders
@@ -134,18 +135,19 @@ def listed(
         parse: line -> path and class; ValueError or IndexError if it is none.
         images: folder that the paths are below of.
     """
-    found = {name: list(_parsed(one_of(root, file), parse)) for name, file in lists.items()}
-    top = one_of(root, images).relative_to(root).as_posix() if images else ""
-    rows = ((f"{top}/{path}" if top else path, word) for path, word in found[split])
-    return listing(root, rows, {word for each in found.values() for _, word in each})
+    start = f"{one_of(root, images).relative_to(root).as_posix()}/" if images else ""
+    own, others = one_of(root, lists[split]), (one_of(root, file) for name, file in lists.items() if name != split)
+    classes = {word for other in others for _, word in _parsed(other, parse)}
+    # one by one: Places205 has 2.4 million
+    return listing(root, ((start + path, word) for path, word in _parsed(own, parse)), classes)
 
 
 def _parsed(path: Path, parse: Callable[[str], Image]) -> Iterator[Image]:
     for number, line in enumerate(lines(path), start=1):
         try:
-            yield parse(line.strip())
+            yield parse(line)
         except (ValueError, IndexError) as error:
-            raise UserError(f"line {number} of {path} is '{line.strip()}', which names no image and class") from error
+            raise UserError(f"line {number} of {path} is '{line}', which names no image and class") from error
 
 
 def food(line: str) -> Image:
@@ -194,7 +196,7 @@ def birds(root: Path, split: str) -> Listing:
 
 def _pairs(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines(path), start=1):
-        name, _, value = line.strip().partition(" ")
+        name, _, value = line.partition(" ")
         if not value:
             raise UserError(f"line {number} of {path} is '{line}', expected a number and what belongs to it")
         yield name, value
@@ -215,7 +217,7 @@ def _shown(lists: Path, classes: Iterable[str], split: str) -> dict[str, str]:
     for word in classes:
         path = lists / f"{word}_{split}.txt"
         for number, line in enumerate(lines(path), start=1):
-            name, _, value = line.strip().partition(" ")
+            name, _, value = line.partition(" ")
             if value.strip() not in ("1", "0", "-1"):
                 raise UserError(f"line {number} of {path} is '{line}', expected an image and 1, 0 or -1")
             for found, wanted in ((named, "1"), (doubtful, "0")):
