@@ -36,6 +36,7 @@ from dinokit.models.pixels import PatchPixels, RawPixels
 from dinokit.sources.base import Metric
 from dinokit.sources.check import doubts, images_of_classes
 from dinokit.sources.location import SPLITS, split_name
+from dinokit.sources.published import is_published
 from dinokit.sources.source import Source, labelled, open_source, splits, thinned
 from dinokit.sources.table import members, undecided
 
@@ -198,14 +199,15 @@ def _set_aside(source: Source, share: float, data: str) -> tuple[Source, Source]
 def sides(data: str, gallery: str | None, query: str | None) -> tuple[str | None, str | None]:
     """Choose (gallery split, query split) where they are not given: train and val, or else test.
 
-    Data without both is compared with itself: (None, None).
+    Of a published set test comes first: that is what its numbers are of. Data without both is compared with itself:
+    (None, None).
     """
     if (gallery is None) != (query is None):
         raise UserError("expected both a gallery and a query split, got one; give both, or none for train and val/test")
     if gallery is not None and query is not None:
         return split_name(gallery), split_name(query)
     known = splits(data)
-    asks = [name for name in TEST_SPLITS if name in known]
+    asks = [name for name in (JUDGES if is_published(data) else TEST_SPLITS) if name in known]
     return (TRAIN_SPLIT, asks[0]) if TRAIN_SPLIT in known and asks else (None, None)
 
 

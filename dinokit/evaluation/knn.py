@@ -46,7 +46,7 @@ class Config(FewShot):
 
     data: str  # a folder with one folder per class, or a demo: name
     gallery: str | None = None  # split that answers; null: train (the same split as `query`: leave-one-out)
-    query: str | None = None  # split that asks; null: val, or else test
+    query: str | None = None  # split that asks; null: val, or else test; of a published set test first
     k: tuple[int, ...] = at_least(1, (10, 20, 100, 200))  # neighbours; more than the gallery has: all of it
     limit: int | None = at_least(2, None)  # images of each side, evenly spaced in the data; null: all
     temperature: float = above(0, 0.07)  # of the weights exp(similarity / temperature); smaller trusts the nearest more

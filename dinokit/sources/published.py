@@ -25,7 +25,7 @@ from dinokit.images.decode import decode
 from dinokit.sources import cifar, imagenet, instances, listings
 from dinokit.sources.base import Metric, Source, from_table
 from dinokit.sources.listings import Listing
-from dinokit.sources.location import choose_split, entries, existing_folder
+from dinokit.sources.location import choose_split, entries, existing_folder, prefix
 
 WNID = "n" + 8 * "[0-9]"  # of a folder
 _DEEP = 3  # folders below the one that is given
@@ -265,6 +265,11 @@ def open_published(spec: str, *, split: str | None, channels: int) -> Source:
     source = from_table(spec, listing.table, fetch, split=None, channels=channels)
     metric = published.metric
     return replace(source, splits=published.splits, metric=metric, remarks=(f"{name} in {root}", *source.remarks))
+
+
+def is_published(spec: str) -> bool:
+    """Tell a published set from other sources."""
+    return prefix(spec).removesuffix(":") in SETS
 
 
 def splits(spec: str) -> tuple[str, ...]:

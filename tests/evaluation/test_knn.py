@@ -277,10 +277,11 @@ def test_an_interval_stands_beside_every_accuracy(make_vit: MakeVit, make_folder
 
 def test_the_set_says_that_classes_count_the_same(make_vit: MakeVit, tmp_path: Path) -> None:
     data = f"flowers102:{build('flowers102', tmp_path)}"
-    config = knn.Config(data=data, k=(1, 3), gallery="train", query="test")
+    config = knn.Config(data=data, k=(1, 3))
     numbers = base.measure("knn", make_vit(), config)
     assert {name for name in numbers if "@" in name} == {"per-class@1", "per-class@3", "top5@1", "top5@3"}
     assert numbers["best"] == max(numbers["per-class@1"], numbers["per-class@3"])
+    assert numbers["queries"] == 4  # its test images, not val
     assert "top1@1" in base.measure("knn", make_vit(), replace(config, metric="top1"))
 
 
@@ -304,7 +305,7 @@ def test_per_class_is_the_mean_over_the_classes(make_vit: MakeVit, make_folder: 
 def test_a_class_that_an_image_leaves_open_is_not_measured_on_it(make_vit: MakeVit, tmp_path: Path) -> None:
     data, backbone = f"voc07:{build('voc07', tmp_path)}", make_vit()
     result, details = knn.run(backbone, knn.Config(data=data, k=(2,)), None)
-    left, right = (extract(backbone, open_source(data, split=split)) for split in ("train", "val"))
+    left, right = (extract(backbone, open_source(data, split=split)) for split in ("train", "test"))
     found = members(left.classes)
     assert found is not None
     similar = unit(torch.from_numpy(right.vectors)) @ unit(torch.from_numpy(left.vectors)).T
