@@ -36,8 +36,10 @@ from safetensors.torch import save_file
 from scenes import STAMPS
 
 import dinokit
+from dinokit.config import to_plain
 from dinokit.images.intensity import prepare
 from dinokit.sources.source import open_source, splits
+from dinokit.views import augment
 
 KINDS = {  # folders of openclipart -> a class of clipart
     "food/fruit": "fruit",
@@ -75,6 +77,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {  # `small-cpu` with the objectives,
         "objectives.koleo": None,
         "objectives.dino.targets": "centring",
         "backbone.mask_token": False,
+        # nothing keeps its features apart but what views do not share, so these differ as much as published
+        **{f"data.views.{name}": to_plain(one) for name, one in zip(("first", "second", "local"), augment.dino())},
     },
     "dinov2": {**LEARNED, "data.masks.style": "dinov2"},
     "dinov3": {},
@@ -101,7 +105,7 @@ def main() -> None:
     alone(supervised, args.out, args.minutes)
     if args.prepare:
         return
-    models = [*(args.out / "runs" / name for name in RECIPES), f"timm/local-dir:{args.out / 'resnet18'}"]
+    models = [*(args.out / "runs" / name for name in reversed(RECIPES)), f"timm/local-dir:{args.out / 'resnet18'}"]
     words = ["evaluate", "suite", "--suite", args.suite, "--models", *map(str, models), "--baselines"]
     command = [sys.executable, "-m", "dinokit", *words, "--data", args.out / "sets", *DEMO, "--out", args.out / "suite"]
     subprocess.run(command, check=True)

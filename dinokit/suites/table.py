@@ -85,16 +85,16 @@ def lower_is_better(number: str) -> bool:
 
 V2, V3 = {"protocol": "dinov2"}, {"protocol": "dinov3"}
 QUICK = (
-    Line("knn", "classes", settings={"limit": 10_000}),
+    Line("knn", "classes", settings={"limit": 2_000}),
     Line("logreg", "classes", settings={"limit": 2_000, "c": tuple(10.0**power for power in range(-4, 4))}),
-    Line("linear", "classes", settings={"protocol": "quick", "limit": 10_000}),
+    Line("linear", "classes", settings={"protocol": "quick", "limit": 2_000}),
     Line("retrieval", "instances"),
     Line("segmentation", "masks", settings={"protocol": "quick"}),
     Line("depth", "depth", settings={"protocol": "quick"}),
     Line("foreground", "few masks", settings={"size": 256}),
     Line("discovery", "boxes", settings={"size": 224, "limit": 100}),
     Line("tracking", "videos", settings={"size": "S"}),
-    Line("matching", "pairs", settings={"limit": 20}),
+    Line("matching", "pairs", settings={"limit": 10, "stride": 8}),
 )
 DENSE = (
     Line("segmentation", "masks", settings={"protocol": "linear"}),
