@@ -10,6 +10,7 @@ from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_writable
 from dinokit.core.messages import UserError, info, unknown_name
+from dinokit.dense.attentive import AttentiveHead
 from dinokit.dense.heads import Written, apply, check_model, load_head
 from dinokit.dense.linear import LinearHead, classify
 from dinokit.evaluation import foreground
@@ -33,7 +34,7 @@ def predict(
     """Apply a head to every image of a source; OUT receives PNGs and a legend. The same command again goes on.
 
     segmentation: masks/ with a palette, overlays/. depth: depth/ (16 bits), colours/. foreground: probabilities/
-    (white = 1), overlays/. linear: classes.csv, a line per image with its five likeliest classes.
+    (white = 1), overlays/. linear, attentive: classes.csv, a line per image with its five likeliest classes.
 
     Args:
         data: a folder of images, or anything else that `pretrain` takes.
@@ -66,7 +67,7 @@ def predict(
         check_writable(out)
         learnt, about, result = foreground.learn(backbone, config)
         info(f"average precision {result['AP']:.1f} % on images left out, C {result['C']:g}")
-    if isinstance(learnt, LinearHead):
+    if isinstance(learnt, LinearHead | AttentiveHead):
         found = classify(backbone, learnt.to(where), about, data, out, split=split)
     else:
         found = apply(backbone, learnt.to(where), about, data, out, split=split, keep_head=head is None)

@@ -20,11 +20,12 @@ from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
+from dinokit.images.transforms import Square
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
 
@@ -34,6 +35,8 @@ CELL = 4  # pixels along the squares that raw pixels are cut into
 FLAT = 1e-6  # of its mean: a channel that varies by less holds rounding
 
 MATRICES = ("key", "value", "weight")  # what decays
+SIDE = 224  # pixels that a model without a size of its own sees
+_ROWS = 64  # images whose scores are held at once
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Tokens:
             return F.pixel_unshuffle(images[..., :rows, :columns], CELL).flatten(2).transpose(1, 2).float()
         features = backbone(images)
         return torch.cat([features.cls[:, None], features.patches], dim=1).float()
+
+
+def shown_by(backbone: Backbone) -> Square:
+    """Return how an image is brought to a model: all have equally many tokens."""
+    return Square(backbone.pixels.size or SIDE, backbone.patch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +131,24 @@ def scored(
     return torch.baddbmm(values["bias"][:, None], normed, values["weight"].transpose(1, 2))
 
 
+def _first(dim: int, classes: int, *, seed: int) -> dict[str, Tensor]:
+    """Return the initial values of a probe."""
+    heads = heads_of(dim)
+    part = dim // heads
+    draw = torch.Generator().manual_seed(derived(seed))
+    # of a variance that keeps that of what comes in; the last layer begins near 0
+    return {
+        "query": torch.randn(heads, part, generator=draw),
+        "key": torch.randn(heads, part, dim, generator=draw) / dim**0.5,
+        "value": torch.randn(heads, part, dim, generator=draw) / dim**0.5,
+        "offset": torch.zeros(dim),
+        "gain": torch.ones(dim),
+        "shift": torch.zeros(dim),
+        "weight": torch.randn(classes, dim, generator=draw) * 0.01,
+        "bias": torch.zeros(classes),
+    }
+
+
 @final
 class Probes:
     """All probes of a sweep, stacked."""
@@ -133,20 +159,7 @@ class Probes:
         self.members, self.classes, self.training = list(members), classes, training
         self.scale = Scale(scale.mean.to(device), scale.deviation.to(device))
         dim = len(scale.mean)
-        heads = heads_of(dim)
-        part = dim // heads
-        draw = torch.Generator().manual_seed(derived(training.seed))
-        # of a variance that keeps that of what comes in; the last layer begins near 0
-        first = {
-            "query": torch.randn(heads, part, generator=draw),
-            "key": torch.randn(heads, part, dim, generator=draw) / dim**0.5,
-            "value": torch.randn(heads, part, dim, generator=draw) / dim**0.5,
-            "offset": torch.zeros(dim),
-            "gain": torch.ones(dim),
-            "shift": torch.zeros(dim),
-            "weight": torch.randn(classes, dim, generator=draw) * 0.01,
-            "bias": torch.zeros(classes),
-        }
+        first = _first(dim, classes, seed=training.seed)
         self.values = {
             name: value.to(device).expand(len(members), *value.shape).clone().requires_grad_()
             for name, value in first.items()
@@ -197,3 +210,53 @@ class Probes:
         for kept, own in zip(state, self.state(), strict=True):
             for one, other in zip(kept, own, strict=True):
                 other.copy_(one)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What a head reads, and what it says."""
+
+    width: int = at_least(1)  # numbers of a token
+    outputs: int = at_least(1)  # classes
+
+
+@final
+class AttentiveHead(nn.Module):
+    """One probe: tokens of images -> scores of classes."""
+
+    reading = Tokens()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        for name, value in _first(config.width, config.outputs, seed=0).items():
+            self.register_parameter(name, nn.Parameter(value))
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(config.width))
+        self.register_buffer("deviation", torch.ones(config.width))
+
+    @staticmethod
+    def of(probes: Probes, index: int) -> "AttentiveHead":
+        """Take one probe out of a sweep."""
+        scale = probes.scale
+        head = AttentiveHead(Config(width=len(scale.mean), outputs=probes.classes))
+        state = {name: value[index].detach() for name, value in probes.values.items()}
+        head.load_state_dict(state | {"mean": scale.mean, "deviation": scale.deviation})
+        return head.to(scale.mean.device).eval().requires_grad_(False)
+
+    def forward(self, tokens: Float[Tensor, "image token dim"]) -> Float[Tensor, "image class"]:
+        """Score the classes: logits."""
+        values = {name: value[None] for name, value in self.named_parameters()}
+        return scored(values, Scale(self.mean, self.deviation)(tokens))[0]
+
+    @torch.no_grad()
+    def probabilities(self, rows: Float[Tensor, "image token dim"]) -> Float[Tensor, "image class"]:
+        """Return the probability of every class, on the CPU."""
+        device = self.mean.device
+        return torch.cat([self(part.to(device)).softmax(dim=1).cpu() for part in torch.split(rows, _ROWS)])
+
+
+TASK = "attentive"
+HEADS = {TASK: (Config, AttentiveHead)}
+DETAILS = ("classes",)  # of a head: their names, in the order of its outputs

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dinokit.config import to_plain
 from dinokit.core.files import check_writable, digest_of_model, digest_of_weights, only_owner, write_jsonl, write_text
 from dinokit.core.numbers import at_least
+from dinokit.dense.attentive import AttentiveHead, shown_by
 from dinokit.dense.extraction import extract
 from dinokit.dense.grid import Grid, Loss
 from dinokit.dense.heads import About, Written, claim
@@ -96,7 +97,13 @@ def about_of(backbone: Backbone, head: LinearHead, classes: tuple[str, ...]) -> 
 
 
 def classify(
-    backbone: Backbone, head: LinearHead, about: About, data: str, out: Path, *, split: str | None = None
+    backbone: Backbone,
+    head: LinearHead | AttentiveHead,
+    about: About,
+    data: str,
+    out: Path,
+    *,
+    split: str | None = None,
 ) -> Written:
     """Write OUT/classes.csv, a line per image: its key, its class and probability, and the next four with theirs.
 
@@ -109,8 +116,11 @@ def classify(
     check_writable(out)
     with only_owner(out):
         claim(out, stamp)
-        found = extract(backbone, source, reading=head.reading)
-        best = head.probabilities(torch.from_numpy(found.vectors)).sort(dim=1, descending=True, stable=True)
+        transform = shown_by(backbone) if isinstance(head, AttentiveHead) else None
+        found = extract(backbone, source, reading=head.reading, transform=transform)
+        parts = torch.split(torch.arange(len(found.keys)), _ROWS)
+        each = [head.probabilities(torch.from_numpy(found.take(part.numpy()))) for part in parts]
+        best = torch.cat(each).sort(dim=1, descending=True, stable=True)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         more = [word for rank in range(2, shown + 1) for word in (f"class_{rank}", f"probability_{rank}")]

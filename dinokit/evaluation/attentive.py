@@ -14,7 +14,8 @@ as they are evaluated, so that tokens can be kept. A model without a size of its
 """
 
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,31 +27,34 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from dinokit.core import device as devices
-from dinokit.core.files import digest, digest_of_model
-from dinokit.core.messages import UserError
+from dinokit.core.files import cache_folder, digest, digest_of_model
+from dinokit.core.messages import UserError, info
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.core.seed import Passes
-from dinokit.dense.attentive import Member, Probes, Scale, Tokens, Training
+from dinokit.dense.attentive import TASK, AttentiveHead, Member, Probes, Scale, Tokens, Training, shown_by
+from dinokit.dense.cache import folder_of
 from dinokit.dense.extraction import Embeddings, extract
 from dinokit.dense.grid import Batches, train
+from dinokit.dense.heads import About, save_head
 from dinokit.dense.leaks import leaks
+from dinokit.dense.maps import frozen
 from dinokit.evaluation import base
 from dinokit.evaluation.base import FewShot, Found, checked, doubted
-from dinokit.images.transforms import Square
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.models.features import Backbone
+from dinokit.models.pixels import RawPixels
 from dinokit.sources.check import doubts
 from dinokit.sources.source import Source
 from dinokit.sources.table import members
 
 UNITS = {"top1": "%", "per-class": "%", "val": "%"}
 METRICS = {"top1": accuracy, "per-class": per_class}
-SIDE = 224  # pixels that a model without a size of its own sees
 SAMPLE = 1024  # images on whose tokens mean and variance are measured
 ASKED = 64  # images that are judged at a time
-HELD = 0.25  # of the memory: tokens that take more are read from the disk, step by step
+HELD = 0.15  # of the memory: tokens of a split that take more are read from the disk, step by step
+SAID = 1e9  # bytes of tokens that are worth a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,43 +108,80 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     Few-shot, means over the draws, with the standard deviation as `top1/std`; the details hold each.
 
     Args:
-        out: folder that keeps the state of the training, which continues from it.
+        out: folder that receives the probe as `head/`, few-shot that of the first draw; an interrupted training in it
+            is continued.
     """
     learnt, val, test = base.thirds(backbone, config, choosing="the probe")
     assert val is not None
     doubted(config.data, doubts(test, learnt))
+    _check(backbone, (learnt, val, test))
     images, chooses, asks = (_extracted(backbone, source) for source in (learnt, val, test))
     leaking = leaks(asks.found, images.found)
     if len(leaking):
         doubted(config.data, [leaking.line("test", "train")])
-    metric = config.metric or ("top1" if learnt.metric is None else learnt.metric)
+    metric = config.metric or ("per-class" if learnt.metric == "per-class" else "top1")
     details = leaking.details()
     trained = partial(_trained, backbone, config, classes=len(learnt.classes), val=chooses, test=asks, metric=metric)
     if config.shots is None:
-        numbers, tried, counted = trained(images, out=out)
-        details["tried"] = tried
-    else:
+        found = [trained(images, out=out)]
+        numbers, details["tried"] = found[0].numbers, found[0].tried
+    else:  # few images are learnt in seconds: no state is kept
         found = [trained(images.some(rows), out=None) for rows in config.drawn(torch.from_numpy(images.labels))]
-        each, counted = [numbers for numbers, _, _ in found], numpy.mean([one for _, _, one in found], axis=0)
+        each = [one.numbers for one in found]
         shared = [name for name in each[0] if name not in ("lr", "weight_decay")]
         numbers = {name: float(numpy.mean([numbers[name] for numbers in each])) for name in shared}
         numbers[f"{metric}/std"] = float(numpy.std([numbers[metric] for numbers in each]))
         details["draws"] = each
+    if out is not None:
+        names = {"classes": list(learnt.classes)}
+        save_head(out / "head", found[0].head, About(TASK, backbone.name, digest_of_model(backbone), details=names))
+    counted = numpy.mean([one.counted for one in found], axis=0)
     return numbers, details | {"intervals": {metric: percent(counted)}}
 
 
-def _extracted(backbone: Backbone, source: Source) -> Images:
-    """Compute the tokens of images that have one class each."""
-    if members(source.classes) is not None:
+def _check(backbone: Backbone, sources: Sequence[Source]) -> None:
+    """Refuse images of several classes, and more tokens than there is room for."""
+    several = next((source for source in sources if members(source.classes) is not None), None)
+    if several is not None:
         raise UserError(
-            f"images of {source.name} have several classes, such as {source.classes[0]}; knn, logreg and linear "
+            f"images of {several.name} have several classes, such as {several.classes[0]}; knn, logreg and linear "
             "measure that"
         )
-    transform = None if backbone.pixels.size is not None else Square(SIDE, backbone.patch_size)
-    found = checked(source, extract(backbone, source, reading=Tokens(), transform=transform))
+    if isinstance(backbone, RawPixels):
+        return  # they are not kept
+    transform = shown_by(backbone)
+    with frozen(backbone) as device:
+        nothing = torch.zeros(1, backbone.channels, transform.side, transform.side, device=device)
+        size = Tokens()(backbone, nothing).nbytes * sum(map(len, sources))
+    home = cache_folder()
+    home.mkdir(parents=True, exist_ok=True)
+    kept = sum(path.stat().st_size for path in folder_of(backbone, Tokens(), transform, "fp32").glob("*.npy"))
+    free = shutil.disk_usage(home).free
+    if size - kept > free:
+        raise UserError(
+            f"the tokens of all images take {size / 1e9:.1f} GB in the cache {home}, {free / 1e9:.1f} GB are free; set "
+            "DINOKIT_CACHE to a larger disk, or take fewer images: --limit"
+        )
+    if size - kept > SAID:
+        info(f"the tokens of all images are kept in {home}: {size / 1e9:.1f} GB")
+
+
+def _extracted(backbone: Backbone, source: Source) -> Images:
+    """Compute the tokens of images."""
+    found = checked(source, extract(backbone, source, reading=Tokens(), transform=shown_by(backbone)))
     rows = numpy.arange(len(found.keys))
     size = found.take(rows[:1]).nbytes * len(rows)
     return Images(found, rows, held=size <= HELD * devices.memory(torch.device("cpu")))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The best probe of a sweep, and how the others did."""
+
+    head: AttentiveHead
+    numbers: dict[str, float]
+    tried: list[dict[str, object]]
+    counted: Float64[numpy.ndarray, " image"]  # of the test, whose mean the metric is
 
 
 def _trained(
@@ -151,10 +192,10 @@ def _trained(
     classes: int,
     val: Images,
     test: Images,
-    metric: str,
+    metric: Literal["top1", "per-class"],
     out: Path | None,
-) -> tuple[dict[str, float], list[dict[str, float]], Float64[numpy.ndarray, " image"]]:
-    """Train all probes and choose one; return its numbers, how all did, and what each test image counts."""
+) -> Chosen:
+    """Train all probes, choose one and measure it."""
     device, batch = backbone.device, min(config.batch_size, len(images))
     sample = numpy.array_split(evenly(SAMPLE, len(images)), max(1, min(SAMPLE, len(images)) // ASKED))
     probes = Probes(
@@ -170,16 +211,18 @@ def _trained(
         "batch": batch,
     }
     train(probes, _batches(images, batch, config.seed, device), folder=out, stamp=stamp)
-    finite = probes.finite().tolist()
-    values = [100 * METRICS[metric](val.labels, row) for row in _answers(probes, val, device)]
-    best = int(numpy.argmax([value if fine else -1.0 for value, fine in zip(values, finite, strict=True)]))
-    chosen, answers = probes.members[best], _answers(probes, test, device)[best]
-    right = answers == test.labels
-    numbers = {metric: 100 * METRICS[metric](test.labels, answers), "val": values[best]}
-    numbers |= {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
-    numbers |= {"train": float(len(images)), "test": float(len(test))}
-    tried = [asdict(one) | {"val": value} for one, value in zip(probes.members, values, strict=True)]
-    return numbers, tried, right.astype(float) if metric == "top1" else per_class_shares(test.labels, right)
+    answers, finite = _answers(probes, val, device), probes.finite().tolist()
+    values = [100 * METRICS[metric](val.labels, row) if fine else None for row, fine in zip(answers, finite)]
+    best = int(numpy.argmax([-1.0 if value is None else value for value in values]))
+    found = _answers(probes, test, device)[best]
+    right, chosen = found == test.labels, asdict(probes.members[best])
+    numbers = {metric: 100 * METRICS[metric](test.labels, found), "val": values[best], **chosen}
+    return Chosen(
+        head=AttentiveHead.of(probes, best),
+        numbers=numbers | {"train": float(len(images)), "test": float(len(test))},
+        tried=[asdict(one) | {"val": value} for one, value in zip(probes.members, values, strict=True)],
+        counted=right.astype(float) if metric == "top1" else per_class_shares(test.labels, right),
+    )
 
 
 def _batches(images: Images, batch: int, seed: int, device: torch.device) -> Batches:

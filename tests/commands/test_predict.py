@@ -79,22 +79,23 @@ def test_python_takes_paths_and_settings_by_keyword(
         dinokit.evaluate("knn", model=model, data=data, kk=[2], baselines=False)
 
 
+@pytest.mark.parametrize("words", [("linear", "--iterations", "60"), ("attentive", "--passes", "60")])
 def test_a_classifier_that_evaluate_saved_names_every_image(
-    tmp_path: Path, model: Path, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], tmp_path: Path, model: Path, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_folder(
         *(f"{split}/{label}/{i}.png" for split in ("train", "test") for label in "abc" for i in range(5))
     )
-    words = ("evaluate", "linear", "--model", model, "--data", data, "--save", tmp_path / "save", "--iterations", "60")
-    assert run(*words) == 0
-    assert run(*words) == 0  # finished, and the same
+    command = ("evaluate", *words, "--model", model, "--data", data, "--save", tmp_path / "save")
+    assert run(*command) == 0
+    assert run(*command) == 0  # finished, and the same
     table = capsys.readouterr().out
-    assert all(name in table for name in ("top1", "per-class", "untrained", "raw pixels"))
-    words = ("predict", "--head", tmp_path / "save" / "head", "--data", data, "--split", "test")
-    assert run(*words, "--out", tmp_path / "out") == 0
+    assert all(name in table for name in ("top1", "untrained", "raw pixels"))
+    command = ("predict", "--head", tmp_path / "save" / "head", "--data", data, "--split", "test")
+    assert run(*command, "--out", tmp_path / "out") == 0
     lines = (tmp_path / "out" / "classes.csv").read_text().splitlines()
     assert lines[0] == "key,class,probability,class_2,probability_2,class_3,probability_3"
     rows = [line.split(",") for line in lines[1:]]
     assert len(rows) == 15
     assert all(row[0].split("/")[0] == row[1] for row in rows)
-    assert run(*words, "--out", tmp_path / "out") == 0
+    assert run(*command, "--out", tmp_path / "out") == 0

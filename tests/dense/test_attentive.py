@@ -1,11 +1,15 @@
 """Attentive probes: the stacked, shortened form is plain multi-head attention, and no probe sees another."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinokit.dense.attentive import MATRICES, Member, Probes, Scale, Tokens, Training, heads_of
+from dinokit.core.files import digest_of_model
+from dinokit.dense.attentive import MATRICES, AttentiveHead, Member, Probes, Scale, Tokens, Training, heads_of
+from dinokit.dense.heads import About, load_head, save_head
 from dinokit.models.pixels import RawPixels
 from tests.conftest import MakeVit
 
@@ -56,6 +60,19 @@ def test_the_stacked_probes_are_plain_multi_head_attention(dim: int) -> None:
     for place in range(len(MEMBERS)):
         # float32, in another order of sums
         assert torch.allclose(probes.logits(tokens)[place], plain(probes, place, dim)(tokens), atol=1e-4)
+
+
+def test_a_head_is_one_probe_of_the_sweep_also_after_a_file(tmp_path: Path, make_vit: MakeVit) -> None:
+    tokens, backbone = tokens_of(), make_vit()
+    probes = probes_of(tokens)
+    probes.step(tokens, torch.tensor([0, 1, 2, 0, 1, 2]), step=0)
+    head = AttentiveHead.of(probes, 2)
+    save_head(tmp_path, head, About("attentive", "x", digest_of_model(backbone), details={"classes": ["a", "b", "c"]}))
+    again, _ = load_head(tmp_path)
+    with torch.no_grad():
+        for one in (head, again):
+            assert torch.allclose(one(tokens), probes.logits(tokens)[2], atol=1e-6)
+    assert torch.equal(again.probabilities(tokens).argmax(dim=1), probes.logits(tokens)[2].argmax(dim=1))
 
 
 def test_a_step_is_that_of_torchs_adamw_on_matrices_that_alone_decay() -> None:

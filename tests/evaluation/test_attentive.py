@@ -1,7 +1,9 @@
 """Attentive probing: what tokens show is found, what they do not stays chance, and an interruption changes nothing."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -110,6 +112,18 @@ def test_pictures_that_train_and_test_share_are_said(
     base.measure("attentive", make_vit(), Config(data=data, passes=1), out)
     assert "images of test that are in train again, 1: r/0.png = r/0.png" in capsys.readouterr().err
     assert json.loads((out / "attentive.json").read_text())["leakage"]["equal"] == [["r/0.png", "r/0.png"]]
+
+
+def test_more_tokens_than_the_disk_holds_are_refused_before_any_is_computed(
+    tmp_path: Path, make_vit: MakeVit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, data = make_vit(seed=7), spots(tmp_path)
+    room = 17 * 16 * 4 * 3 * sum(SPLITS.values())  # of tokens of 16 float32, 17 of an image
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room - 1))
+    with pytest.raises(UserError, match="the tokens of all images take 0.0 GB in the cache .*; set DINOKIT_CACHE"):
+        base.measure("attentive", backbone, Config(data=data, passes=1))
+    base.measure("attentive", backbone, Config(data=data, passes=1, limit=9))
+    base.measure("attentive", backbone, Config(data=data, passes=1))  # some are there
 
 
 def test_a_model_without_a_size_of_its_own_sees_squares(make_folder: MakeFolder, make_vit: MakeVit) -> None:
