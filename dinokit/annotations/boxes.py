@@ -1,6 +1,7 @@
 """Boxes that people drew on images, from a table, from COCO's or Pascal VOC's files, or around masks.
 
-    Pascal VOC     JPEGImages/NAME.jpg, Annotations/NAME.xml, ImageSets/Main/{train,val,trainval,test}.txt
+    Pascal VOC     JPEGImages/NAME.jpg, Annotations/NAME.xml, ImageSets/Main/{train,val,trainval,test}.txt, or the
+                   folder above
     COCO           annotations/instances_{train2014,...}.json, and the images in train2014/ or images/train2014/; the
                    split 20k are those of train2014 that coco_20k_filenames.txt lists
     a file         COCO's .json, its images beside it or in images/; or a table .csv .tsv .jsonl with a box in each row:
@@ -119,9 +120,13 @@ def _readers(data: str) -> dict[str, Callable[[], Iterable[Marks]]]:
     if file is not None:
         return {"": partial(read_coco if file.suffix == ".json" else read_table, file)}
     existing_folder(data)
-    if (root / "JPEGImages").is_dir() and (root / "Annotations").is_dir():
-        lists = [path for path in sorted((root / "ImageSets" / "Main").glob("*.txt")) if "_" not in path.stem]
-        return {path.stem: partial(_voc, root, path) for path in lists} or {"": partial(_voc, root, None)}
+    years = [root, *sorted(root.glob("VOC20*")), *sorted(root.glob("VOCdevkit/VOC20*"))]
+    years = [path for path in years if (path / "JPEGImages").is_dir() and (path / "Annotations").is_dir()]
+    if len(years) > 1:
+        raise UserError(f"{data} holds {' and '.join(path.name for path in years)}; give the folder of one of them")
+    for year in years:
+        lists = [path for path in sorted((year / "ImageSets" / "Main").glob("*.txt")) if "_" not in path.stem]
+        return {path.stem: partial(_voc, year, path) for path in lists} or {"": partial(_voc, year, None)}
     found: dict[str, Callable[[], Iterable[Marks]]] = {}
     for path in sorted((root / "annotations").glob("instances_*.json")):
         name = path.stem.removeprefix("instances_")

@@ -133,6 +133,14 @@ def test_a_split_is_asked_for_by_its_name_or_preferred(tmp_path: Path) -> None:
         open_boxes(str(table(tmp_path / "csv", ROWS)), split="val")
 
 
+def test_of_the_years_of_voc_in_a_folder_one_is_given(tmp_path: Path) -> None:
+    voc(tmp_path / "VOCdevkit" / "VOC2007")
+    assert as_written(tmp_path, split="trainval") == as_written(tmp_path / "VOCdevkit", split="trainval") == DRAWN
+    voc(tmp_path / "VOCdevkit" / "VOC2012")
+    with pytest.raises(UserError, match="holds VOC2007 and VOC2012; give the folder of one of them"):
+        open_boxes(str(tmp_path / "VOCdevkit"))
+
+
 def test_the_20k_of_coco_are_those_of_its_list(tmp_path: Path) -> None:
     root = coco(tmp_path)
     (root / "coco_20k_filenames.txt").write_text("train2014/b.jpg\n")

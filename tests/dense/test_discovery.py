@@ -3,9 +3,11 @@
 import numpy
 import pytest
 import scipy.linalg
+import scipy.ndimage
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
+from torch.nn import functional as F
 
 from dinokit.dense import discovery
 from dinokit.dense.discovery import APART, at_pixels, box_of, drawn, objects, second
@@ -39,6 +41,25 @@ def test_the_eigenvector_is_that_of_the_generalised_problem(count: int) -> None:
     assert not near.all()
     # the residual is below 1e-9 and the next value of many patches is at least 0.2 away
     assert torch.allclose(as_told(second(near)), as_told(naive(near)), atol=1e-6)
+
+
+def test_boxes_are_those_of_a_plain_tokencut() -> None:
+    """Random smooth maps, all steps as the paper has them, by scipy."""
+    draw, different, taus = torch.Generator().manual_seed(0), set[discovery.Box](), (0.0, 0.1, 0.3)
+    for _ in range(8):
+        coarse = torch.randn(1, 24, 4, 4, generator=draw)
+        maps = F.interpolate(coarse, size=(9, 13), mode="bicubic")[0] + 0.4 * torch.randn(24, 9, 13, generator=draw)
+        patches = maps.flatten(1).T  # [patch, dim]
+        unit = F.normalize(patches.double(), dim=1)
+        for tau, found in zip(taus, objects(patches, (9, 13), taus), strict=True):
+            y = naive((unit @ unit.T) > tau).numpy()
+            side = (y > y.mean()).reshape(9, 13)
+            seed = divmod(int(numpy.abs(y).argmax()), 13)
+            parts = scipy.ndimage.label(side if side[seed] else ~side)[0]
+            down, across = scipy.ndimage.find_objects(parts)[parts[seed] - 1]
+            assert found == (across.start, down.start, across.stop, down.stop)
+            different.add(found)
+    assert len(different) > 12
 
 
 def test_many_patches_whose_joints_are_not_held_at_once_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
