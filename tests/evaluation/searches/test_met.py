@@ -6,11 +6,18 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from dinokit.core.messages import UserError
+from dinokit.dense.embedding import unit
+from dinokit.dense.extraction import Embeddings
 from dinokit.evaluation import base, retrieval
+from dinokit.evaluation.searches import met
 from dinokit.evaluation.searches.met import Answers
 from dinokit.models.pixels import RawPixels
+from dinokit.sources.source import open_source
+from tests.conftest import MakeVit
+from tests.metrics.test_ranking import naive_gap
 from tests.sources import instance_sets
 
 
@@ -72,3 +79,37 @@ def test_photos_of_the_museum_there_must_be(tmp_path: Path) -> None:
     instance_sets.picture(root / "images" / "other" / "26.jpg", None, 26)
     with pytest.raises(UserError, match="no photo of val"):
         measured(root)
+
+
+def test_numbers_are_those_of_a_loop_over_photos_and_settings(tmp_path: Path, make_vit: MakeVit) -> None:
+    root = instance_sets.met(tmp_path, noise=True)
+    config = retrieval.Config(data=f"met:{root}", size=16, dims=4)
+    result = base.measure("retrieval", make_vit(), config)
+    describe = retrieval.described(make_vit(), config)
+    train, val, test = (describe(open_source(f"met:{root}", split=split)) for split in ("train", "val", "test"))
+    known = unit(torch.from_numpy(train.vectors)).numpy()
+    axes = PCA(4, whiten=True, svd_solver="full").fit(known)
+    gallery = unit(torch.from_numpy(axes.transform(known))).numpy()
+    assert train.labels is not None
+
+    def answered(photos: Embeddings, k: int, temperature: float) -> tuple[list[float], list[bool], list[bool]]:
+        found = unit(torch.from_numpy(axes.transform(unit(torch.from_numpy(photos.vectors)).numpy()))).numpy()
+        confidence, right, answerable = [], [], []
+        assert photos.labels is not None
+        assert train.labels is not None
+        for photo, label in zip(found, photos.labels.tolist(), strict=True):
+            order = numpy.argsort(-(gallery @ photo))
+            similarity, named = (gallery @ photo)[order].tolist(), train.labels[order].tolist()
+            confidence.append(naive_confidence(similarity, named, k, temperature, 5))
+            right.append(named[0] == label)
+            answerable.append(label >= 0)
+        return confidence, right, answerable
+
+    tried = {(k, t): naive_gap(*answered(val, k, t)) for k in met.KS for t in met.TEMPERATURES if t < 100}
+    best = max(tried.values())
+    assert result["val"] == pytest.approx(100 * best)  # at 100 and more a loop's confidences round to 1
+    chosen = answered(test, int(result["K"]), result["T"])
+    assert result["GAP"] == pytest.approx(100 * naive_gap(*chosen))
+    inside = [[value for value, there in zip(each, chosen[2]) if there] for each in chosen]
+    assert result["GAP-"] == pytest.approx(100 * naive_gap(*inside))  # type: ignore[arg-type]
+    assert result["ACC"] == pytest.approx(100 * sum(inside[1]) / len(inside[1]))
