@@ -84,8 +84,9 @@ def test_an_image_that_cannot_be_read_is_said_and_not_searched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = instance_sets.oxford(tmp_path)
-    (root / "jpg" / "house_000000.jpg").write_bytes(b"no image")
+    for name in ("house_000000.jpg", "asked_0.jpg"):
+        (root / "jpg" / name).write_bytes(b"no image")
     result = measured(root)
-    assert result["gallery"] == 20
+    assert (result["queries"], result["gallery"]) == (2, 20)
     assert result["mAP/medium"] == 100
     assert "images that cannot be read and do not count, 1: jpg/house_000000.jpg" in capsys.readouterr().err
