@@ -68,7 +68,17 @@ DEMO = ("demo:fashion", "demo:fashion-placed", "demo:emoji")
 FEW = 9  # masks of cut-outs
 TEST = 0.3  # share of the drawings
 STARS = "shapes/stars"  # 1,378 that differ by an angle or a number
-LEARNED = {"stages.anchor": None, "backbone.position": "offset", "backbone.position_grid": 8}  # before DINOv3
+# of all three: small pictures, large batches and gentle crops, which docs/log.md found to matter at this size
+SMALL = {
+    "data.pixels.size": 32,
+    "data.views.global_size": 32,
+    "data.views.global_scale": [0.5, 1.0],
+    "data.views.local_size": 16,
+    "data.views.local_scale": [0.3, 0.7],
+    "data.batch_size": 64,
+    "optim.lr.peak": 4e-3,
+}
+LEARNED = {"stages.anchor": None, "backbone.position": "offset", "backbone.position_grid": 4}  # before DINOv3
 RECIPES: Mapping[str, Mapping[str, Any]] = {  # `small-cpu` with the objectives, masks and positions of each paper
     "dino": {
         **LEARNED,
@@ -81,11 +91,11 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {  # `small-cpu` with the objectives,
         **{f"data.views.{name}": to_plain(one) for name, one in zip(("first", "second", "local"), augment.dino())},
     },
     "dinov2": {**LEARNED, "data.masks.style": "dinov2"},
-    "dinov3": {},
+    "dinov3": {"stages.anchor.changes.data.views.anchor_size": 64},
 }
 ANCHORED = 0.25  # share of DINOv3's steps that have the anchor
-TIMED = 8, 40  # steps of two runs that say how long one lasts
-SIDE, CROP, BATCH = 64, 48, 64  # of the ResNet: pixels that it is measured at, of its crops; images
+TIMED = 4, 24  # steps of two runs that say how long one lasts
+SIDE, BATCH = 32, 64  # of the ResNet: pixels, images of a step
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -184,7 +194,7 @@ def pretrained(name: str, out: Path, minutes: float) -> None:
     if (runs / name / "model.safetensors").exists():
         return
     if not (runs / f"{name}.json").exists():
-        train(name, out, steps=TIMED[0], run=runs / f"{name}-first")  # which reads the images once
+        train(name, out, steps=2, run=runs / f"{name}-first")  # which reads the images once
         spent = []
         for steps in TIMED:  # what they differ by is steps alone
             begin = time.process_time()
@@ -200,10 +210,10 @@ def pretrained(name: str, out: Path, minutes: float) -> None:
 
 def train(name: str, out: Path, *, steps: int, run: Path) -> None:
     """Train a recipe for so many steps, all its stages together."""
-    anchored = 0 if "stages.anchor" in RECIPES[name] else int(ANCHORED * steps)
+    anchored = 0 if "stages.anchor" in RECIPES[name] else max(int(ANCHORED * steps), 1)
     quiet = {"processes": 1, "workers": 0, "evaluate": False, "tensorboard": False, "checkpoint_every": 10**6}
     stages = {"stages.anchor.steps": anchored} if anchored else {}
-    settings = {"seed": 0, "steps": steps - anchored, **quiet, **stages, **RECIPES[name]}
+    settings = {"seed": 0, "steps": steps - anchored, **quiet, **stages, **SMALL, **RECIPES[name]}
     code = dinokit.pretrain("small-cpu", data=str(out / "pretraining" / "mix.yaml"), out=run, settings=settings)
     assert code == 0, f"{run} was interrupted; the same command continues"
 
@@ -218,7 +228,7 @@ def supervised(out: Path, minutes: float) -> None:
     torch.manual_seed(0)
     network = torchvision.models.resnet18(num_classes=int(labels.max()) + 1)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
-    crop = torchvision.transforms.v2.RandomResizedCrop(CROP, scale=(0.3, 1.0), antialias=True)
+    crop = torchvision.transforms.v2.RandomResizedCrop(SIDE, scale=(0.3, 1.0), antialias=True)
     draw, begin, steps = np.random.default_rng(0), time.process_time(), 0
     mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
     while (share := (time.process_time() - begin) / (60 * minutes)) < 1:

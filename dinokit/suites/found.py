@@ -19,6 +19,7 @@ from dinokit.sources.source import open_source, splits
 
 FEW = 5  # images of a class on average, up to which a class is a thing
 DEEP = 3  # folders below the root that are looked into
+CROWDED = 100  # folders in one from which on they are taken for classes
 TABLES = (*files.MANIFESTS, rows.PARQUET, containers.TAR, containers.ZIP)
 # what is asked of a head that learnt on imagenet
 ROBUSTNESS = {"imagenet-real", "imagenet-v2", "imagenet-r", "imagenet-a", "imagenet-c", "imagenet-sketch", "objectnet"}
@@ -176,10 +177,11 @@ def _video(folder: Path) -> str:
 
 
 def _below(root: Path, deep: int) -> Iterator[Path]:
-    """Yield the folders below one, the nearest first."""
+    """Yield the folders below one, the nearest first, but for those of many, which are classes."""
     level = [root]
     for _ in range(deep):
-        level = [place / name for place in level for name in entries(place)[1]]
+        inner = [(place, entries(place)[1]) for place in level]
+        level = [place / name for place, names in inner if len(names) <= CROWDED for name in names]
         yield from level
 
 

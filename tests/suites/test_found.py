@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from dinokit.core.messages import UserError
+from dinokit.suites import found
 from dinokit.suites.found import Found, find
 from tests.conftest import MakeFolder
 from tests.evaluation.dense_data import squares
@@ -53,6 +54,17 @@ def test_published_sets_for_retrieval_are_of_things(tmp_path: Path) -> None:
     assert kinds(tmp_path) == {"roxford5k": "instances", "copydays": "instances"}
 
 
+def test_folders_of_classes_are_not_looked_into(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(found, "CROWDED", 2)
+    seen = []
+    look = found._dense
+    monkeypatch.setattr(found, "_dense", lambda folder: seen.append(folder) or look(folder))
+    assert list(found._below(root / "twins", 3)) == []
+    squares(root / "twins" / "u" / "inside")
+    assert "inside" not in kinds(root / "twins")
+    assert root / "twins" / "u" not in seen
+
+
 def test_two_sets_of_a_name_are_told_apart_by_their_place(tmp_path: Path, make_folder: MakeFolder) -> None:
     for side in ("left", "right"):
         make_folder(*(f"{thing}/{index}.png" for thing in "uvw" for index in range(8)), name=f"{side}/colours")
@@ -62,8 +74,8 @@ def test_two_sets_of_a_name_are_told_apart_by_their_place(tmp_path: Path, make_f
 
 def test_a_set_that_cannot_be_opened_is_one_line(root: Path) -> None:
     (root / "broken.csv").write_text("label\n1\n")
-    found, lines = find([str(root)])
-    assert len(found) == 3
+    sets, lines = find([str(root)])
+    assert len(sets) == 3
     assert len(lines) == 1
     assert lines[0].startswith("broken.csv: ")
 
