@@ -211,7 +211,7 @@ def pretrained(name: str, out: Path, minutes: float) -> None:
 def train(name: str, out: Path, *, steps: int, run: Path) -> None:
     """Train a recipe for so many steps, all its stages together."""
     anchored = 0 if "stages.anchor" in RECIPES[name] else max(int(ANCHORED * steps), 1)
-    quiet = {"processes": 1, "workers": 0, "evaluate": False, "tensorboard": False, "checkpoint_every": 10**6}
+    quiet = {"processes": 1, "workers": 0, "eval.tasks": [], "tensorboard": False, "checkpoint_every": 10**6}
     stages = {"stages.anchor.steps": anchored} if anchored else {}
     settings = {"seed": 0, "steps": steps - anchored, **quiet, **stages, **SMALL, **RECIPES[name]}
     code = dinokit.pretrain("small-cpu", data=str(out / "pretraining" / "mix.yaml"), out=run, settings=settings)
