@@ -58,12 +58,13 @@ class Task:
         return {"step": step, "evaluation": self.evaluation, "model": self.model} | about | found
 
     def settings(self) -> Any:
-        """Return settings for minutes, not hours: a quick protocol if there is one, else not too many images."""
-        kind = evaluations.find(self.evaluation).Config
-        names = {field.name for field in fields(kind)}
+        """Return settings for minutes, not hours: the quick protocol if there is one, and not too many images."""
+        module = evaluations.find(self.evaluation)
+        names = {field.name for field in fields(module.Config)}
         # ImageNet against itself at every checkpoint would take longer than the training in between
-        less = {"protocol": evaluations.QUICK} if "protocol" in names else {"limit": MEASURED}
-        return kind(data=self.source, **{name: value for name, value in less.items() if name in names})
+        few = {} if getattr(module, "PATCHES", False) else {"limit": MEASURED}
+        less = {"protocol": evaluations.QUICK} | few
+        return module.Config(data=self.source, **{name: value for name, value in less.items() if name in names})
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,11 @@ def asked(config: TrainConfig, images: Source) -> Asked:
     if wanted.tasks != AUTO:
         return Asked(tuple((name, wanted.source(name)) for name in wanted.tasks), training, beside=True)
     source = wanted.source(*AUTO)
-    seen = open_source(source, channels=config.experiment.backbone.channels) if source else images
+    try:
+        seen = open_source(source, channels=config.experiment.backbone.channels) if source else images
+    except UserError as error:
+        warn(f"eval.data: {error}")
+        return Asked(why_not="not measured: see the warning above")
     if seen.labels is None or len(seen.classes) < 2:
         return Asked(why_not=f"no labels in {seen.name}: nothing to measure; look at the pictures")
     return Asked((("knn" if seen.domains is None else "retrieval", source),), training)

@@ -229,7 +229,8 @@ def _measurement(name: str, data: str, lines: list[Mapping[str, Any]]) -> Measur
     curve = dict(sorted(curve.items()))
     if 0 in curve:
         measured.setdefault(RANDOM, curve[0])  # the teacher before its first step is the untrained model
-    queries = [int(line["queries"]) for line in lines if line.get("queries")]
+    asked = [line.get("queries") or line.get("test") for line in lines]  # k-NN's word, and that of what learns
+    queries = [int(count) for count in asked if count]
     detail = f" (k = {metric.split('@')[1]})" if metric.startswith("top1@") else ""
     detail += f" on {data}" if data else ""
     return Measurement(

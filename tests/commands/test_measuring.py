@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dinokit.checkpoints.store import RunFolder
-from dinokit.commands.measuring import Task, headline, measured, missing
+from dinokit.commands.measuring import MEASURED, Task, headline, measure_here, measured, missing
+from dinokit.core.files import read_jsonl
 from dinokit.evaluation import base as evaluations
 from tests.commands.test_cli import TINY, mistake, photos
 
@@ -60,11 +61,22 @@ def test_the_untrained_and_the_pixels_are_measured_once_by_the_same_settings(
     assert found[0]["queries"] == found[1]["queries"] == 12
 
 
+def test_a_measurement_between_two_steps_that_fails_is_a_warning(
+    make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(make_run("photos"))
+    measure_here(run, 10, [Task("knn", "teacher", "/nowhere", own=False)], torch.device("cpu"))
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("warning: step 10 is not measured: ")
+    assert [line["failed"] in said for line in read_jsonl(run.metrics)] == [True]
+
+
 @pytest.mark.parametrize("name", evaluations.names())
 def test_every_evaluation_has_settings_for_minutes(name: str) -> None:
     settings = Task(name, "teacher", "data", own=False).settings()
     assert settings.data == "data"
     assert getattr(settings, "protocol", "quick") == "quick"
+    assert getattr(evaluations.find(name), "PATCHES", False) or getattr(settings, "limit", MEASURED) == MEASURED
 
 
 def test_what_cannot_be_measured_is_refused_before_the_first_step(

@@ -75,3 +75,8 @@ def test_a_failure_counts_until_it_is_made_good() -> None:
     lines = [{"step": step, "evaluation": "knn", "model": "teacher", "failed": "no memory"} for step in (1, 2)]
     assert failures([*lines, line("teacher", 1, 70.0)]) == lines[1:]
     assert measurements(lines) == []
+
+
+def test_the_images_of_what_learns_are_counted_too() -> None:
+    (result,) = measurements([{"step": 1, "evaluation": "linear", "model": "teacher", "top1": 50.0, "test": 2500.0}])
+    assert (result.metric, result.queries, result.noise) == ("top1", 2500, 1.0)
