@@ -36,6 +36,8 @@ from dinokit.core.messages import RunError
 TOLERANCE = 1e-7  # what a last step may still gain, relative to an objective below 1; the error after it is far smaller
 ACCURACY = 0.03  # of the direction of a step: its remaining residual
 STEPS, PRODUCTS, HALVINGS = 200, 1000, 40  # at most: steps of a solution, products of a step, its halvings
+# what adds less to a sum of curvatures is 0: numbers that float32 only just holds cost a processor a hundred times more
+UNSEEN = 1e-20
 NEGLIGIBLE = 1e-8  # a direction in which no C can move a score by more is left out
 
 IS, IS_NOT, OPEN = 1, 0, -1  # of a sample and a class
@@ -250,7 +252,7 @@ class _OneOfAll(_Problem):
         logs = scores.log_softmax(dim=1)  # [some, class]
         added = -logs.gather(1, own)
         errors = logs.exp_()
-        self.shares[block] = errors  # probabilities
+        self.shares[block] = F.threshold(errors, UNSEEN, 0.0)  # probabilities
         errors.scatter_add_(1, own, errors.new_full(own.shape, -1.0))
         return added, errors
 
@@ -296,7 +298,8 @@ class _EachAgainstOthers(_Problem):
         counts, towards = (truth != OPEN).double(), torch.where(truth == IS, -1.0, 1.0)
         added = F.softplus(towards * scores) * counts
         errors = towards * (towards * scores).sigmoid() * counts
-        self.shares[block] = (scores.sigmoid() * (-scores).sigmoid() * counts).float()  # second derivatives
+        seconds = scores.sigmoid() * (-scores).sigmoid() * counts  # derivatives
+        self.shares[block] = F.threshold(seconds, UNSEEN, 0.0)
         return added, errors
 
     def diagonal(self, c: float) -> Float32[Tensor, "direction class"]:
