@@ -37,6 +37,7 @@ OTHER_VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("logreg", "c"): {"c": (1e-6,)},
     ("logreg", "metric"): {"metric": "per-class"},
     ("logreg", "limit"): {"limit": 6},
+    ("logreg", "near"): {"near": -1.0},
     ("logreg", "shots"): {"shots": 1.0},
     ("logreg", "draws"): {"draws": 1},
     ("attentive", "train"): {"train": "test", "test": "train"},

@@ -37,15 +37,13 @@ from dinokit.dense.cache import folder_of
 from dinokit.dense.extraction import Embeddings, extract
 from dinokit.dense.grid import Batches, train
 from dinokit.dense.heads import About, save_head
-from dinokit.dense.leaks import leaks
 from dinokit.dense.maps import frozen
 from dinokit.evaluation import base
-from dinokit.evaluation.base import FewShot, Found, checked, doubted
+from dinokit.evaluation.base import FewShot, Found, checked
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
-from dinokit.sources.check import doubts
 from dinokit.sources.source import Source
 from dinokit.sources.table import members
 
@@ -113,12 +111,9 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     """
     learnt, val, test = base.thirds(backbone, config, choosing="the probe")
     assert val is not None
-    doubted(config.data, doubts(test, learnt))
     _check(backbone, (learnt, val, test))
     images, chooses, asks = (_extracted(backbone, source) for source in (learnt, val, test))
-    leaking = leaks(asks.found, images.found)
-    if len(leaking):
-        doubted(config.data, [leaking.line("test", "train")])
+    leaking = base.leaked(config.data, asks.found, images.found)
     metric = config.metric or ("per-class" if learnt.metric == "per-class" else "top1")
     details = leaking.details()
     trained = partial(_trained, backbone, config, classes=len(learnt.classes), val=chooses, test=asks, metric=metric)

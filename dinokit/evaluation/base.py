@@ -151,7 +151,7 @@ def roles(
 def thirds(
     backbone: Backbone, config: Any, *, choosing: str, shared: bool = False, chooses: bool = True
 ) -> tuple[Source, Source | None, Source]:
-    """Open the images that are learnt from, those that choose and those that are measured.
+    """Open the images that are learnt from, those that choose and those that are measured; say what is doubtful.
 
     Without a split for it, a share of each class of the first is set aside, few-shot a smaller one to choose.
 
@@ -173,6 +173,7 @@ def thirds(
             f"no class of the test images of {config.data} is one of the training images, so that no answer can be "
             "right; name the class folders alike"
         )
+    doubted(config.data, doubts(test, train))
     if not chooses:
         return train, None, test
     if choose is not None and choose == judge:
@@ -295,9 +296,7 @@ def task(
     describe = described or partial(extract, backbone)
     found = {split: checked(source, describe(source)) for split, source in sources.items()}
     answering, asking = found[gallery], found[query]
-    leaking = leaks(asking, answering, above=near)
-    if len(leaking):
-        doubted(data, [leaking.line(str(query or data), str(gallery or data))])
+    leaking = leaked(data, asking, answering, above=near, names=(str(query or data), str(gallery or data)))
     return Task(
         gallery=torch.from_numpy(answering.vectors),
         gallery_labels=torch.from_numpy(answering.labels),
@@ -311,6 +310,21 @@ def task(
         metric=right.metric,
         leaks=leaking,
     )
+
+
+def leaked(
+    data: str,
+    asks: Embeddings,
+    answers: Embeddings,
+    *,
+    above: float | None = None,
+    names: tuple[str, str] = ("test", "train"),
+) -> Leaks:
+    """Find the pictures that two parts of some data share, see `leaks`, and say them once."""
+    found = leaks(asks, answers, above=above)
+    if len(found):
+        doubted(data, [found.line(*names)])
+    return found
 
 
 def doubted(data: str, lines: Iterable[str]) -> None:

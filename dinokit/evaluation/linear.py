@@ -39,10 +39,9 @@ from dinokit.dense.batches import cropped, kept
 from dinokit.dense.extraction import Embeddings
 from dinokit.dense.grid import Grid, Layout, Member, Training, train
 from dinokit.dense.heads import save_head
-from dinokit.dense.leaks import leaks
 from dinokit.dense.linear import LinearHead, about_of
 from dinokit.evaluation import base
-from dinokit.evaluation.base import QUICK, FewShot, Found, doubted, embedded
+from dinokit.evaluation.base import QUICK, FewShot, Found, embedded
 from dinokit.evaluation.sets import Images, Result, further, measured, named, widths_of
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.classes import Truth
@@ -51,7 +50,6 @@ from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import OwnPixels
 from dinokit.sources.base import Metric
-from dinokit.sources.check import doubts
 from dinokit.sources.source import Source
 from dinokit.sources.table import members, undecided
 
@@ -263,13 +261,10 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
             "on a CPU: heads learn from kept features of whole images; --crops true shows random crops, for hours"
         )
     train, val, test = _sources(backbone, config)
-    doubted(config.data, doubts(test, train))
     learnt = embedded(backbone, train, reading=None if crops else layout.reading)
     asked = embedded(backbone, test, reading=layout.reading)
     near = embedded(backbone, test) if crops and config.near is not None else asked
-    leaking = leaks(near, learnt, above=config.near)
-    if len(leaking):
-        doubted(config.data, [leaking.line("test", "train")])
+    leaking = base.leaked(config.data, near, learnt, above=config.near)
     assert learnt.labels is not None
     classes, shown = members(train.classes) or (train.classes, numpy.eye(len(train.classes), dtype=bool))
     several, labels = members(train.classes) is not None, torch.from_numpy(learnt.labels)

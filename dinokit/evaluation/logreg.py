@@ -30,16 +30,18 @@ from jaxtyping import Float32, Float64, Int8, Int64
 from torch import Tensor
 
 from dinokit.core.device import exact
-from dinokit.core.messages import UserError, info, progress
-from dinokit.core.numbers import above, at_least
+from dinokit.core.messages import UserError, progress
+from dinokit.core.numbers import above, at_least, between
+from dinokit.dense.extraction import Embeddings
 from dinokit.dense.logistic import IS, IS_NOT, OPEN, Solution, each_against_others, solutions
-from dinokit.evaluation.base import CHOICE, FEW_CHOICE, TEST, FewShot, Found, embedded, opened, parted, roles
+from dinokit.evaluation import base
+from dinokit.evaluation.base import FewShot, Found, embedded
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.metrics.precision import mean_precision, mean_precision_interval
 from dinokit.models.features import Backbone
 from dinokit.sources.base import Metric
-from dinokit.sources.source import splits
+from dinokit.sources.source import Source
 from dinokit.sources.table import members, undecided
 
 UNITS = {"top1": "%", "per-class": "%", "mAP": "%", "val": "%"}
@@ -61,6 +63,7 @@ class Config(FewShot):
     # right of all images, as a mean over classes, 11-point mAP; null: what the set is measured by, else top1
     metric: Literal["top1", "per-class", "mAP"] | None = None
     limit: int | None = at_least(4, None)  # images of each split, evenly spaced in the data; null: all
+    near: float | None = between(-1, 1, None)  # cosine above which two pictures are one, said as leakage; null: equal
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,6 @@ class Images:
         """Return some of them."""
         return Images(self.features[rows], self.labels[rows], None if self.truth is None else self.truth[rows])
 
-    def parted(self, share: float) -> tuple["Images", "Images"]:
-        """Set a share of each class aside: at least one image, but of a class of one none; return the rest, and it.
-
-        Of images of several classes, those of equal ones are a class here.
-        """
-        rest, aside = parted(self.labels.cpu(), share)
-        return self.some(rest), self.some(aside)
-
     def joined(self, other: "Images") -> "Images":
         """Return these, then the others."""
         features, labels = torch.cat([self.features, other.features]), torch.cat([self.labels, other.labels])
@@ -90,79 +85,60 @@ class Images:
             return Images(features, labels)
         return Images(features, labels, torch.cat([self.truth, other.truth]))
 
-    def has(self, other: "Images") -> bool:
-        """Tell whether some class of the others is one of these."""
-        if self.truth is None or other.truth is None:
-            return bool(torch.isin(other.labels, self.labels).any())
-        ours, theirs = ((truth == IS).any(dim=0) for truth in (self.truth, other.truth))
-        return bool((ours & theirs).any())
-
 
 def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     """Choose C and classify every test image; return the metric in percent, its value where C was chosen, and C.
 
     Few-shot, means over the draws, with the standard deviation as `top1/std`; the details hold each.
     """
-    train, val, test, metric = _parts(backbone, config)
-    if not train.has(test):
-        raise UserError(
-            f"no class of the test images of {config.data} is one of the training images, so that no answer can be "
-            "right; name the class folders alike"
-        )
-    if val is None:
-        train, val = train.parted(CHOICE if config.shots is None else FEW_CHOICE)
-    if not val.has(val):  # there is none, or none of any class
+    learnt, chooses, asked = base.thirds(backbone, config, choosing="C")
+    assert chooses is not None
+    metric = _metric(config, learnt)
+    found = [embedded(backbone, source) for source in (learnt, chooses, asked)]
+    train, val, test = (_images(backbone, each, metric) for each in found)
+    if val.truth is not None and not (val.truth == IS).any():
         raise UserError(
             f"expected two or more images of a class to learn from in {config.data}, got one of each, so that none can "
             "choose C; add images, or a split val"
         )
+    leaking = base.leaked(config.data, found[2], found[0], above=config.near)
+    counts = {"leaks": float(len(leaking))} if len(leaking) else {}
     measured = partial(_measured, val=val, test=test, metric=metric, config=config)
     if config.shots is None:
         numbers, tried, judges = measured(train)
-        return numbers, {"tried": tried, "intervals": {metric: _interval([judges], test, metric)}}
-    found = [measured(train.some(rows)) for rows in config.drawn(train.labels.cpu())]
-    each = [numbers for numbers, _, _ in found]
+        intervals = {metric: _interval([judges], test, metric)}
+        return numbers | counts, leaking.details() | {"tried": tried, "intervals": intervals}
+    drawn = [measured(train.some(rows)) for rows in config.drawn(train.labels.cpu())]
+    each = [numbers for numbers, _, _ in drawn]
     values = [numbers[metric] for numbers in each]
     means = {name: float(numpy.mean([numbers[name] for numbers in each])) for name in each[0] if name != "C"}
-    ends = _interval([judges for _, _, judges in found], test, metric)
-    details: dict[str, object] = {"draws": each, "intervals": {metric: ends}}
-    return means | {f"{metric}/std": float(numpy.std(values))}, details
+    ends = _interval([judges for _, _, judges in drawn], test, metric)
+    means[f"{metric}/std"] = float(numpy.std(values))
+    return means | counts, leaking.details() | {"draws": each, "intervals": {metric: ends}}
 
 
-def _parts(backbone: Backbone, config: Config) -> tuple[Images, Images | None, Images, Metric]:
-    """Extract the features of all images; without a split to test on, a part of those to learn from. And the metric."""
-    learn, choose, judge = roles(config, splits(config.data), choosing="C")
-    train, metric = _extracted(backbone, config, learn)
-    val = None if choose is None else _extracted(backbone, config, choose)[0]
-    if judge is not None:
-        return train, val, _extracted(backbone, config, judge)[0], metric
-    info(f"no split to test on in {config.data}: {TEST:.0%} of each class are set aside for it")
-    train, test = train.parted(TEST)
-    if not len(test.labels):
-        raise UserError(
-            f"expected two or more images of a class in {config.data}, got one of each; add images, or a split test"
-        )
-    return train, val, test, metric
-
-
-def _extracted(backbone: Backbone, config: Config, split: str | None) -> tuple[Images, Metric]:
-    """Extract the features of a split, and say what it is measured by."""
-    source = opened(backbone, config.data, split=split, limit=config.limit)
-    several = members(source.classes)
-    metric = config.metric or source.metric or ("top1" if several is None else "mAP")
-    if several is not None and metric != "mAP":
+def _metric(config: Config, source: Source) -> Metric:
+    """Return what a set is measured by."""
+    several = members(source.classes) is not None
+    metric = config.metric or source.metric or ("mAP" if several else "top1")
+    if several and metric != "mAP":
         raise UserError(
             f"images of {config.data} have several classes, such as {source.classes[0]}, which {metric} does not judge"
         )
-    found, device = embedded(backbone, source), exact(backbone.device)
+    return metric
+
+
+def _images(backbone: Backbone, found: Embeddings, metric: Metric) -> Images:
+    """Return features with their classes, where they can be fitted exactly."""
+    device, several = exact(backbone.device), members(found.classes)
     assert found.labels is not None
     truth = None
     if metric == "mAP":
-        named = numpy.eye(len(source.classes), dtype=bool) if several is None else several[1]
-        left_open = numpy.zeros_like(named) if several is None else undecided(source.classes)
+        named = numpy.eye(len(found.classes), dtype=bool) if several is None else several[1]
+        left_open = numpy.zeros_like(named) if several is None else undecided(found.classes)
         of_label = numpy.where(left_open, OPEN, numpy.where(named, IS, IS_NOT)).astype(numpy.int8)
         truth = torch.from_numpy(of_label[found.labels])
-    return Images(torch.from_numpy(found.vectors).to(device), torch.from_numpy(found.labels).to(device), truth), metric
+    return Images(torch.from_numpy(found.vectors).to(device), torch.from_numpy(found.labels).to(device), truth)
 
 
 def _measured(

@@ -146,3 +146,11 @@ def test_what_is_measured_may_choose_where_that_is_how_it_was_published() -> Non
     assert roles(()) == (None, None, None)
     with pytest.raises(UserError, match="three different splits"):
         roles(("train", "val"), val="train")
+
+
+def test_a_tenth_of_each_class_is_set_aside_but_never_all_of_it() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 5 + [2] + [4] * 2)
+    rest, aside = base.parted(labels, 0.1)
+    assert labels[aside].bincount(minlength=5).tolist() == [4, 1, 0, 0, 1]
+    assert sorted([*rest.tolist(), *aside.tolist()]) == list(range(48))
+    assert aside[:4].tolist() != [0, 1, 2, 3]

@@ -86,12 +86,16 @@ def test_a_part_of_train_stands_in_for_what_is_not_there(
     assert (result["train"], result["test"]) == (18, 12)  # val is tested on; what chose C is learnt again
 
 
-def test_a_tenth_of_each_class_is_set_aside_but_never_all_of_it() -> None:
-    labels = torch.tensor([0] * 40 + [1] * 5 + [2] + [4] * 2)
-    rest, aside = Images(torch.arange(48.0)[:, None], labels).parted(0.1)
-    assert aside.labels.bincount(minlength=5).tolist() == [4, 1, 0, 0, 1]
-    assert sorted(torch.cat([rest.features, aside.features]).flatten().tolist()) == list(range(48))
-    assert aside.features[:4].flatten().tolist() != [0, 1, 2, 3]
+def test_a_picture_that_is_learnt_and_measured_is_said(
+    make_vit: MakeVit, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(*SPLIT, tinted=False)
+    (there,) = sorted((root / "test" / "a").glob("*.png"))[:1]
+    there.write_bytes((sorted((root / "train" / "a").glob("*.png"))[0]).read_bytes())
+    numbers, details = logreg.run(make_vit(), Config(data=str(root), c=(1.0,)), None)
+    assert numbers["leaks"] == 1
+    assert len(details["leakage"]["equal"]) == 1  # type: ignore[index, arg-type, call-overload]
+    assert "leakage, images of test that are in train again, 1" in capsys.readouterr().err
 
 
 def test_few_shots_are_drawn_several_times_and_not_fitted_again(make_vit: MakeVit, make_folder: MakeFolder) -> None:
