@@ -106,7 +106,12 @@ DENSE = (
 )
 SUITES: dict[str, tuple[Line, ...]] = {
     "quick": QUICK,
-    "classification": (Line("knn", "classes"), Line("linear", "classes", settings=V3), Line("logreg", "classes")),
+    "classification": (
+        Line("knn", "classes"),
+        Line("linear", "classes", settings=V3),
+        Line("logreg", "classes"),
+        Line("attentive", "classes"),
+    ),
     "robustness": (Line("linear", "classes", (IMAGENET,), V3, tests=HARDER),),
     "retrieval": (Line("retrieval", "instances"),),
     "dense": DENSE,
