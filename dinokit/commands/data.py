@@ -32,7 +32,7 @@ def data(
 
     Args:
         verb: check or stats.
-        source: a folder of images or a demo: name.
+        source: a folder of images, a demo: name, a published set such as food101:FOLDER, or any other source.
         split: one split of the source; train, or everything, if not given.
         channels: of the model; if not given, check takes each image as it is, stats takes 3.
         white: the value that is white in files of more than 8 bits; if not given, the largest of integers, 1 of floats.

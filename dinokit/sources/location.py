@@ -60,11 +60,8 @@ def absolute(location: str) -> str:
 
 def join(folder: str, name: str) -> str:
     """Return where a name lies that is given relative to a folder; or is absolute, a URL, or no path at all."""
-    kind = prefix(name)
-    if is_remote(name) or kind in NO_PATHS:
+    if is_remote(name) or name.startswith(NO_PATHS):
         return name
-    if kind:
-        return kind + join(folder, name.removeprefix(kind))
     if is_remote(folder):
         return f"{folder.rstrip('/')}/{name}"
     return os.path.join(folder, os.path.expanduser(name))

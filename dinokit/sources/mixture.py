@@ -24,6 +24,7 @@ from dinokit.core.messages import UserError, unknown_name
 from dinokit.images import intensity
 from dinokit.sources import location
 from dinokit.sources.base import Source
+from dinokit.sources.published import is_published
 from dinokit.sources.sampler import Mix
 
 SUFFIXES = (".yaml", ".yml")
@@ -131,6 +132,7 @@ def read_mixture(spec: str) -> list[Part]:
                 raise UserError(f"{where}: {name} is {reprlib.repr(value)}, {wanted}")
         if Path(line["source"]).suffix in SUFFIXES:
             raise UserError(f"{where} is a mixture itself; list its sources here")
-        place = location.join(location.parent(spec), line["source"])
+        kind = location.prefix(line["source"]) if is_published(line["source"]) else ""
+        place = kind + location.join(location.parent(spec), line["source"].removeprefix(kind))
         parts.append(Part(place, float(numbers["weight"]), float(numbers["homogeneous"])))
     return parts

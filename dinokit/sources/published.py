@@ -25,9 +25,10 @@ from dinokit.images.decode import decode
 from dinokit.sources import cifar, imagenet, instances, listings
 from dinokit.sources.base import Metric, Source, from_table
 from dinokit.sources.listings import Listing
-from dinokit.sources.location import choose_split, entries, existing_folder, prefix
+from dinokit.sources.location import NO_PATHS, choose_split, entries, existing_folder, prefix
 
 WNID = "n" + 8 * "[0-9]"  # of a folder
+_MANY = 4  # names of a file, too many for a message
 _DEEP = 3  # folders below the one that is given
 _DEVKIT = "devkit/cars_test_annos_withlabels.mat|cars_test_annos_withlabels.mat"
 
@@ -308,7 +309,7 @@ def _found(spec: str) -> tuple[str, Published, Path]:
     """Return the name of a set, how it is handed out, and its own folder."""
     name, _, folder = spec.partition(":")
     if name not in SETS:
-        raise unknown_name("published set", name, SETS)
+        raise unknown_name("kind of source", name, [*SETS, *(kind.removesuffix(":") for kind in NO_PATHS)])
     published = SETS[name]
     if not folder:
         raise UserError(f"{spec} names no folder; give {name}:FOLDER, which holds {published.layout}")
@@ -317,9 +318,10 @@ def _found(spec: str) -> tuple[str, Published, Path]:
     lacks = [_lacks(place, published) for place in places]
     best = min(range(len(places)), key=lambda number: len(lacks[number]))
     if lacks[best]:
+        names = lacks[best][0].replace(WNID, "WNID").split("|")
         raise UserError(
-            f"no {' or '.join(lacks[best][0].split('|'))} in {places[best]}; {name} takes the folder with "
-            f"{published.layout}, or the one above it"
+            f"no {' or '.join(names if len(names) < _MANY else names[:1])} in {places[best]}; {name} takes the folder "
+            f"with {published.layout}, or the one above it"
         )
     return name, published, places[best]
 

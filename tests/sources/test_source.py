@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dinokit.core.messages import BadImage, UserError
-from dinokit.sources.source import in_memory, is_gray, open_source, same_source, splits
+from dinokit.sources.source import absolute, in_memory, is_gray, open_source, same_source, splits
 
 
 def _images(root: Path, *names: str) -> Path:
@@ -68,6 +68,16 @@ def test_splits_share_their_classes(tmp_path: Path) -> None:
     assert test.labels.tolist() == [1, 2]
     with pytest.raises(UserError, match=r"unknown split .* did you mean 'test'"):
         open_source(str(root), split="tset")
+
+
+def test_a_colon_in_a_name_is_no_kind_of_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = _images(tmp_path / "walk:1", "photo1:30.png", "food101:2.png")
+    (root / "list.txt").write_text("photo1:30.png\nfood101:2.png\n")
+    monkeypatch.chdir(tmp_path)
+    for spec in ("walk:1", "walk:1/list.txt"):
+        source = open_source(spec, channels=1)
+        assert sorted(int(source.read(index)[0, 0, 0]) for index in range(2)) == [0, 1]
+    assert absolute("walk:1") == str(root)
 
 
 def test_train_alone_is_no_split(tmp_path: Path) -> None:
