@@ -9,7 +9,7 @@
 All heads are trained in one pass (`dense/grid.py`), on random resized crops that the backbone sees anew, or on the kept
 features of the training images as they are evaluated: `crops`, by default where there is a GPU. The head with the best
 metric on validation images counts, of equal ones the first; further sets (`tests`) are measured with it as it is
-(`sets.py`).
+(`sets/further.py`).
 Rates are those used: as published times batch / 256, at 1,024 images a step four times the numbers of the papers, of
 DINOv2 those of its code. Source: DINO (arXiv:2104.14294), DINOv2 (arXiv:2304.07193) section 7.1, DINOv3
 (arXiv:2508.10104) appendix D; the cosine is taken at every step, in DINO at every pass.
@@ -42,7 +42,7 @@ from dinokit.dense.heads import save_head
 from dinokit.dense.linear import LinearHead, about_of
 from dinokit.evaluation import base
 from dinokit.evaluation.base import QUICK, FewShot, Found, embedded
-from dinokit.evaluation.sets import Images, Result, further, measured, named, widths_of
+from dinokit.evaluation.sets.further import Images, Result, further, measured, named, widths_of
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.classes import Truth
 from dinokit.metrics.interval import percent

@@ -12,7 +12,7 @@ from dinokit.dense.linear import Config as HeadConfig
 from dinokit.dense.linear import LinearHead
 from dinokit.evaluation import base
 from dinokit.evaluation.linear import Config
-from dinokit.evaluation.sets import further, named
+from dinokit.evaluation.sets.further import further, named
 from dinokit.metrics.robustness import ALEXNET
 from dinokit.models.pixels import RawPixels
 from dinokit.sources.imagenet import wnids

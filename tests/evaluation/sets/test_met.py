@@ -12,8 +12,8 @@ from dinokit.core.messages import UserError
 from dinokit.dense.embedding import unit
 from dinokit.dense.extraction import Embeddings
 from dinokit.evaluation import base, retrieval
-from dinokit.evaluation.searches import met
-from dinokit.evaluation.searches.met import Answers
+from dinokit.evaluation.sets import met
+from dinokit.evaluation.sets.met import Answers
 from dinokit.models.pixels import RawPixels
 from dinokit.sources.source import open_source
 from tests.conftest import MakeVit

@@ -1,1 +1,0 @@
-"""Protocols of published sets for retrieval, which says when each is asked."""

@@ -1,0 +1,1 @@
+"""What is special about published sets: which images ask, what is right, which classes compete."""
