@@ -10,7 +10,8 @@ a tenth of each class of train is set aside, few-shot a hundredth, and a fifth i
 Source: the protocol of the video probes of V-JEPA 2 (arXiv:2506.09985) and of DINOv3 (arXiv:2508.10104, appendix D.6),
 of which an image takes the last stage alone, without the four blocks of self-attention before it: what CAPI
 (arXiv:2502.08769) and AIM (arXiv:2401.08541) probe images by. There crops are random in training; here images are seen
-as they are evaluated, so that tokens can be kept. A model without a size of its own sees squares of 224 pixels.
+as they are evaluated, so that tokens can be kept. A model without a size of its own sees squares of 224 pixels; the
+tokens of raw pixels are squares of 4 x 4, whose places a probe does not know.
 """
 
 import math
@@ -149,9 +150,8 @@ def _check(backbone: Backbone, sources: Sequence[Source]) -> None:
         nothing = torch.zeros(1, backbone.channels, transform.side, transform.side, device=device)
         size = Tokens()(backbone, nothing).nbytes * sum(map(len, sources))
     home = cache_folder()
-    home.mkdir(parents=True, exist_ok=True)
     kept = sum(path.stat().st_size for path in folder_of(backbone, Tokens(), transform, "fp32").glob("*.npy"))
-    free = shutil.disk_usage(home).free
+    free = shutil.disk_usage(next(place for place in (home, *home.absolute().parents) if place.exists())).free
     if size - kept > free:
         raise UserError(
             f"the tokens of all images take {size / 1e9:.1f} GB in the cache {home}, {free / 1e9:.1f} GB are free; set "
