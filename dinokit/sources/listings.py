@@ -5,7 +5,7 @@ so that a label means the same in each.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -230,25 +230,38 @@ def _shown(lists: Path, classes: Iterable[str], split: str) -> dict[str, str]:
 
 def cars(root: Path, split: str, *, test: str) -> Listing:
     """Read the Stanford Cars: tables of file names and numbers of classes, from 1 on."""
-    names = [str(name) for name in np.atleast_1d(_mat(root / "devkit" / "cars_meta.mat", "class_names"))]
+    names = [str(name) for name in _mat(root / "devkit" / "cars_meta.mat", "class_names")]
     path = root / "devkit" / "cars_train_annos.mat" if split == "train" else one_of(root, test)
-    rows = np.atleast_1d(_mat(path, "annotations"))
-    images = ((f"cars_{split}/{row['fname']}", names[int(row["class"]) - 1]) for row in rows)
-    return listing(root, images, names)
+    rows = _mat(path, "annotations")
+    lost = [name for name in ("fname", "class") if name not in (rows.dtype.names or ())]
+    if lost:
+        raise UserError(f"{path} says no {lost[0]} of an image; expected the table of the devkit, with labels")
+    words = _of_numbers(names, rows["class"], path)
+    return listing(root, zip((f"cars_{split}/{name}" for name in rows["fname"]), words), names)
 
 
 def flowers(root: Path, split: str) -> Listing:
     """Read the Oxford flowers: the number of each image's class, and the numbers of each split's images, from 1 on."""
-    wanted = {"train": "trnid", "val": "valid", "test": "tstid"}[split]
-    words = [str(number) for number in np.atleast_1d(_mat(root / "imagelabels.mat", "labels"))]
-    numbers = np.atleast_1d(_mat(root / "setid.mat", wanted)).tolist()
-    return listing(root, ((f"jpg/image_{number:05d}.jpg", words[number - 1]) for number in numbers), words)
+    path, wanted = root / "setid.mat", {"train": "trnid", "val": "valid", "test": "tstid"}[split]
+    words, numbers = [str(number) for number in _mat(root / "imagelabels.mat", "labels")], _mat(path, wanted)
+    images = zip((f"jpg/image_{int(number):05d}.jpg" for number in numbers), _of_numbers(words, numbers, path))
+    return listing(root, images, words)
+
+
+def _of_numbers(words: Sequence[str], numbers: Iterable[Any], path: Path) -> list[str]:
+    """Return the words at some places, from 1 on."""
+    places = [int(number) for number in numbers]
+    wrong = [number for number in places if not 1 <= number <= len(words)]
+    if wrong:
+        raise UserError(f"{path} holds the number {wrong[0]} of {len(words)}; it is another file, or damaged")
+    return [words[number - 1] for number in places]
 
 
 def _mat(path: Path, name: str) -> Any:
+    """Read a row of a file of MATLAB."""
     loadmat = library("scipy.io", extra=EXTRA).loadmat
     try:
-        return loadmat(path, squeeze_me=True)[name]
+        return np.atleast_1d(loadmat(path, squeeze_me=True)[name])
     except KeyError as error:
         raise UserError(f"{path} holds no {name}; it is another file, or of another version of the set") from error
     except Exception as error:  # of a damaged file it raises what it likes

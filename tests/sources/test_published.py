@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from dinokit.core.messages import BadImage, UserError
 from dinokit.sources.imagenet import wnids
@@ -190,6 +191,40 @@ def test_a_source_survives_pickling(tmp_path: Path) -> None:
     for name in ("cifar10", "objectnet"):
         source = open_source(f"{name}:{build(name, tmp_path)}")
         assert torch.equal(pickle.loads(pickle.dumps(source)).read(1), source.read(1))
+
+
+DAMAGE: list[tuple[str, str, bytes, str]] = [
+    ("flowers102", "setid.mat", b"no table", "setid.mat is no whole table of MATLAB"),
+    ("inat18", "train2018.json", b"{", "is no JSON"),
+    ("inat18", "train2018.json", b"[1]", "lacks .* in images, annotations or categories"),
+    ("cub", "images.txt", b"1\n", "line 1 of .*images.txt is '1', expected a number"),
+    ("cub", "train_test_split.txt", b"1 1\n", "says nothing of image 2"),
+    ("voc07", "ImageSets/Main/dog_train.txt", b"000001 yes\n", "expected an image and 1, 0 or -1"),
+    ("pets", "annotations/trainval.txt", b"\n", "no images are listed"),
+    ("cifar100", "meta", b"no pickle", "is no whole file of CIFAR"),
+    ("objectnet", "mappings/pytorch_to_imagenet_2012_id.json", b"{}", "do not fit together"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "damage", "pattern"), DAMAGE, ids=lambda value: str(value)[:24])
+def test_a_damaged_list_is_one_line(name: str, file: str, damage: bytes, pattern: str, tmp_path: Path) -> None:
+    (build(name, tmp_path) / file).write_bytes(damage)
+    with pytest.raises(UserError, match=pattern) as caught:
+        open_source(f"{name}:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_beyond_the_names_are_refused(tmp_path: Path) -> None:
+    place = build("flowers102", tmp_path)
+    savemat(place / "setid.mat", {"trnid": [[1, 10]], "valid": [[3]], "tstid": [[0]]})
+    for split, number in (("train", 10), ("test", 0)):
+        with pytest.raises(UserError, match=f"setid.mat holds the number {number} of 9"):
+            open_source(f"flowers102:{tmp_path}", split=split)
+    build("cars", tmp_path)
+    without = tmp_path / "stanford_cars" / "cars_test_annos_withlabels.mat"
+    savemat(without, {"annotations": np.array([("1.jpg",)], dtype=[("fname", object)])})
+    with pytest.raises(UserError, match="says no class of an image"):
+        open_source(f"cars:{tmp_path}", split="test")
 
 
 def test_voc_names_several_classes_and_leaves_difficult_ones_open(tmp_path: Path) -> None:
