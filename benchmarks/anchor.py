@@ -73,7 +73,7 @@ def main() -> None:
 def seed_of(scenes: Path, out: Path, seed: int, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Train and measure one seed."""
     torch.set_num_threads(1)
-    common = {"seed": seed, "data.source": str(scenes / "unlabelled"), "processes": 1, "evaluate": False, "workers": 0}
+    common = {"seed": seed, "data.source": str(scenes / "unlabelled"), "processes": 1, "eval.tasks": None, "workers": 0}
     recipe = override(find("small-cpu"), common, hidden=HALVES)
     base = override(
         recipe, {"stages": {}, **settings, "checkpoint_every": recipe.experiment.steps // 10}, hidden=HALVES

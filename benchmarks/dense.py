@@ -79,7 +79,7 @@ def main() -> None:
 def seed_of(scenes: Path, video: Path, out: Path, seed: int, which: str) -> list[dict[str, Any]]:
     """Train one pretraining with all that goes on from it, and measure."""
     torch.set_num_threads(1)
-    common = {"seed": seed, "data.source": str(scenes / "unlabelled"), "processes": 1, "evaluate": False, "workers": 0}
+    common = {"seed": seed, "data.source": str(scenes / "unlabelled"), "processes": 1, "eval.tasks": None, "workers": 0}
     recipe = override(find("small-cpu"), common, hidden=HALVES)
     begin = override(recipe, {"stages": {}, **SETTINGS[which]}, hidden=HALVES)
     engine.pretrain(begin, out / which)

@@ -83,7 +83,7 @@ def shortened(config: TrainConfig, steps: int) -> TrainConfig:
     momentum = cosine(experiment.momentum.peak, experiment.momentum.end, steps=steps)
     optim = replace(experiment.optim, lr=rate)
     experiment = replace(experiment, steps=steps, optim=optim, momentum=momentum)
-    quiet = {"processes": 1, "workers": 0, "checkpoint_every": steps, "evaluate": False, "health.every": 0}
+    quiet = {"processes": 1, "workers": 0, "checkpoint_every": steps, "eval.tasks": None, "health.every": 0}
     return override(replace(config, experiment=experiment), quiet, hidden=HALVES)
 
 

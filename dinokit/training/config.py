@@ -227,12 +227,10 @@ class Rollback:
 class Measuring:
     """What is measured of the saved teachers while the run goes on, which leaves no trace in their numbers."""
 
-    tasks: Words = (
-        AUTO  # evaluations, in a process beside; auto: k-NN or retrieval, between steps, with labels; null: -
-    )
-    every: int | None = at_least(1, None)  # steps; those teachers are saved and measured; null: every checkpoint
-    data: Words = Words(())  # SOURCE of all tasks, TASK=SOURCE of one; null: the training's images
-    device: str = "auto"  # of the process beside; auto: the run's, and of its GPU an eighth of the memory
+    tasks: Words = AUTO  # knn,linear,...: by a process beside; auto: k-NN or retrieval, between steps; null: none
+    every: int | None = at_least(1, None)  # steps between teachers that are measured, saved for it; null: all saved
+    data: Words = Words(())  # SOURCE for all tasks, TASK=SOURCE for one, by comma; null: the training's images
+    device: str = "auto"  # of the process beside; auto: the run's, and an eighth of its GPU's memory
 
     def __post_init__(self) -> None:
         if not self.tasks and (self.every is not None or self.data):
