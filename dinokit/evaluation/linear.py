@@ -42,10 +42,11 @@ from dinokit.dense.heads import save_head
 from dinokit.dense.linear import LinearHead, about_of
 from dinokit.evaluation import base
 from dinokit.evaluation.base import QUICK, FewShot, Found, embedded
-from dinokit.evaluation.sets.further import Images, Result, further, measured, named, widths_of
+from dinokit.evaluation.sets.further import Images, Result, further, measured, named, scores_of, widths_of
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.classes import Truth
 from dinokit.metrics.interval import percent
+from dinokit.metrics.precision import mean_precision_interval
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import OwnPixels
@@ -181,6 +182,8 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     for name, spec in named(config.tests).items():
         found[name] = further(backbone, heads, spec, classes=lesson.classes, limit=config.limit)
     numbers, details, intervals = _summary(found, first=lesson.metric, few=config.shots is not None)
+    if lesson.metric == "mAP":  # no mean over images
+        intervals["mAP"] = _interval(heads, lesson.test, layout)
     counts = {"heads": float(len(grid)), "test": float(len(lesson.test.rows))}
     counts["train"] = float(len(lesson.labels) if draws[0] is None else len(draws[0]))
     counts |= {"leaks": float(lesson.leaks)} if lesson.leaks else {}
@@ -192,6 +195,14 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
         counts |= {"blocks": float(best.reading.blocks), "mean_patch": float(best.reading.mean_patch)}
         details |= {"tried": chosen[0].tried}
     return numbers | counts, lesson.details | details | {"intervals": intervals}
+
+
+def _interval(heads: Sequence[LinearHead], images: Images, layout: Layout) -> list[float]:
+    """Return the ends of the interval of the mean average precision, as a mean over the heads."""
+    truth, scores = images.truth, [scores_of(head, images.rows, layout) for head in heads]
+    shown = truth.shown[truth.labels]
+    left_out = numpy.zeros_like(shown) if truth.left_open is None else truth.left_open[truth.labels]
+    return [100 * end for end in mean_precision_interval(shown, scores, left_out=left_out)]
 
 
 def _summary(

@@ -11,7 +11,7 @@ from dinokit.checkpoints.classifier import load_classifier
 from dinokit.core.messages import UserError
 from dinokit.dense import grid as grids
 from dinokit.dense.extraction import extract
-from dinokit.evaluation import base
+from dinokit.evaluation import base, linear
 from dinokit.evaluation.linear import PROTOCOLS, Config
 from dinokit.models.pixels import RawPixels
 from dinokit.sources.source import open_source
@@ -209,8 +209,9 @@ def test_images_of_several_classes_are_judged_by_mean_precision(make_vit: MakeVi
     (root / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for loss in (None, "ce"):
         config = Config(data=str(root / "table.jsonl"), loss=loss)  # type: ignore[arg-type]
-        result = base.measure("linear", make_vit(), config)
+        result, details = linear.run(make_vit(), replace(config, protocol="quick"), None)
         assert result["mAP"] == pytest.approx(100)
+        assert details["intervals"] == {"mAP": pytest.approx([100, 100])}
         assert "top1" not in result
     with pytest.raises(UserError, match="several classes, .* which top1 does not judge"):
         base.measure("linear", make_vit(), replace(config, metric="top1"))
