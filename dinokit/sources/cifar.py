@@ -1,21 +1,20 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): all images of 32 x 32 pixels in a few files, in either form handed out.
 
-The files for Python are pickles, which may run any program when they are read. Here they may hold nothing but plain
-values and arrays of bytes, and anything else in them is refused.
+The files for Python are pickles (`pickles.py`), those for other languages records of bytes.
 """
 
-import pickle
 import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from dinokit.core.messages import UserError, line_of, reason
+from dinokit.core.messages import UserError, reason
 from dinokit.sources.listings import Listing, lines
+from dinokit.sources.pickles import unpickled
 from dinokit.sources.table import ColumnBuilder, Table, Texts
 
 SIDE, CHANNELS = 32, 3
@@ -30,7 +29,7 @@ Pixels = UInt8[np.ndarray, "image value"]
 def ten(root: Path, split: str) -> Listing:
     """Read CIFAR-10: five batches to learn from, one to test on."""
     if (root / "batches.meta").exists():
-        names = _value(root / "batches.meta", _unpickled(root / "batches.meta"), "label_names")
+        names = _value(root / "batches.meta", unpickled(root / "batches.meta"), "label_names")
         return _images(names, {name: _batch(root / name, "labels") for name in _BATCHES[split]})
     names = [*lines(root / "batches.meta.txt")]
     return _images(names, {name: _records(root / f"{name}.bin", 1) for name in _BATCHES[split]})
@@ -39,7 +38,7 @@ def ten(root: Path, split: str) -> Listing:
 def hundred(root: Path, split: str) -> Listing:
     """Read CIFAR-100, by its 100 fine classes: one file to learn from, one to test on."""
     if (root / "meta").exists():
-        names = _value(root / "meta", _unpickled(root / "meta"), "fine_label_names")
+        names = _value(root / "meta", unpickled(root / "meta"), "fine_label_names")
         return _images(names, {split: _batch(root / split, "fine_labels")})
     return _images([*lines(root / "fine_label_names.txt")], {split: _records(root / f"{split}.bin", 2)})
 
@@ -48,12 +47,11 @@ def _images(names: Sequence[str], batches: Mapping[str, tuple[Pixels, Sequence[i
     """List the images of some batches; each is fetched as the file of an image, and so read like all others."""
     keys = Texts(f"{batch}/{row:05d}" for batch, (pixels, _) in batches.items() for row in range(len(pixels)))
     labels = ColumnBuilder({name.strip(): number for number, name in enumerate(names)})
-    try:
-        for _, numbers in batches.values():
-            for number in numbers:
-                labels.add(names[number].strip())
-    except (IndexError, TypeError) as error:
-        raise UserError(f"{', '.join(batches)} of CIFAR hold labels beyond the {len(names)} names") from error
+    numbers = [number for _, each in batches.values() for number in each]
+    if not {*numbers} <= {*range(len(names))}:
+        raise UserError(f"{', '.join(batches)} of CIFAR hold labels beyond the {len(names)} names")
+    for number in numbers:
+        labels.add(names[number].strip())
     pixels = np.concatenate([pixels for pixels, _ in batches.values()])
     return Listing(Table(keys=keys, label=labels.build()), partial(_file, pixels))
 
@@ -66,9 +64,10 @@ def _file(pixels: Pixels, row: int) -> bytes:
 
 
 def _batch(path: Path, labels: str) -> tuple[Pixels, Sequence[int]]:
-    found = _unpickled(path)
+    found = unpickled(path)
     pixels, numbers = _value(path, found, "data"), _value(path, found, labels)
-    if not isinstance(pixels, np.ndarray) or pixels.shape != (len(numbers), _PIXELS):
+    rows = isinstance(numbers, list) and isinstance(pixels, np.ndarray) and pixels.shape == (len(numbers), _PIXELS)
+    if not rows or pixels.dtype != np.uint8:
         raise UserError(f"{path} holds no rows of {_PIXELS:,} bytes with a label each; it is no batch of CIFAR")
     return pixels, numbers
 
@@ -89,47 +88,3 @@ def _value(path: Path, found: Any, name: str) -> Any:
     if not isinstance(found, dict) or name not in found:
         raise UserError(f"{path} holds no {name}; it is no file of CIFAR")
     return found[name]
-
-
-def _unpickled(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            # Python 2 wrote them: its strings are bytes, which Latin-1 leaves as they are
-            return _Reader(file, encoding="latin1").load()
-    except OSError as error:
-        raise UserError(f"cannot open {path}: {reason(error)}") from error
-    except Exception as error:  # of a damaged file it raises what it likes
-        raise UserError(f"{path} is no whole file of CIFAR: {line_of(error)}") from error
-
-
-@final
-class _Reader(pickle.Unpickler):
-    """Builds dictionaries, lists, words, numbers and arrays of bytes, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for the few names that such files need."""
-        known = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): _bytes_only,
-            ("numpy.core.multiarray", "_reconstruct"): _empty,
-            ("numpy._core.multiarray", "_reconstruct"): _empty,
-            ("_codecs", "encode"): _encoded,
-        }
-        if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no such file needs")
-        return known[module, name]
-
-
-def _bytes_only(kind: str, *_: Any) -> np.dtype[Any]:
-    if kind != "u1":
-        raise pickle.UnpicklingError(f"it holds an array of {kind}, expected bytes")
-    return np.dtype(np.uint8)
-
-
-def _empty(*_: Any) -> Any:
-    """Return the array that its state then fills."""
-    return np.empty(0, dtype=np.uint8)
-
-
-def _encoded(text: str, *_: Any) -> bytes:
-    return text.encode("latin1")

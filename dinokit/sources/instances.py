@@ -1,25 +1,23 @@
 """Published sets of things that are photographed several times, in the layouts in which they are handed out.
 
 Revisited Oxford and Paris (arXiv:1803.11285), Met (arXiv:2202.01747), AmsterTime (arXiv:2203.16291), and Copydays
-(Douze et al. 2009). What is right in Oxford and Paris stands in a pickle, which may run any program when it is read.
-Here it may hold nothing but plain values and arrays of numbers, and anything else in it is refused.
+(Douze et al. 2009). What is right in Oxford and Paris stands in a pickle (`pickles.py`).
 """
 
-import pickle
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, final
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
 from dinokit.core.files import read_json
-from dinokit.core.messages import UserError, line_of, reason
+from dinokit.core.messages import UserError, line_of
 from dinokit.sources.files import fetch_file, images_among
 from dinokit.sources.listings import Image, Listing, listing
 from dinokit.sources.location import entries
+from dinokit.sources.pickles import unpickled
 from dinokit.sources.table import Table, Texts
 
 DATABASE, QUERY = "database", "query"
@@ -52,7 +50,7 @@ class Landmarks:
 def landmarks(root: Path) -> Landmarks:
     """Read what is right in the folder of revisited Oxford or Paris."""
     path = min(root.glob("gnd_*.pkl"))
-    found = _unpickled(path)
+    found = unpickled(path)
     try:
         database, query = (tuple(map(str, found[name])) for name in ("imlist", "qimlist"))
         each = [{kind: _rows(one[kind], len(database)) for kind in ("easy", "hard", "junk")} for one in found["gnd"]]
@@ -133,60 +131,3 @@ def _rows(numbers: Any, count: int) -> Int64[np.ndarray, " row"]:
     if len(rows) and not 0 <= rows.min() <= rows.max() < count:
         raise ValueError(f"it names image {rows.max()} of {count}")
     return rows
-
-
-def _unpickled(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            return _Reader(file, encoding="latin1").load()
-    except OSError as error:
-        raise UserError(f"cannot open {path}: {reason(error)}") from error
-    except Exception as error:  # of a damaged file it raises what it likes
-        raise UserError(f"{path} is no whole pickle of plain values: {line_of(error)}") from error
-
-
-@final
-class _Reader(pickle.Unpickler):
-    """Builds dictionaries, lists, words, numbers and arrays of them, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for the few names that such values need."""
-        known = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): _number,
-            ("multiarray", "_reconstruct"): _empty,
-            ("multiarray", "scalar"): _scalar,
-            ("numeric", "_frombuffer"): _filled,
-            ("_codecs", "encode"): _encoded,
-            ("__builtin__", "bytes"): _no_bytes,
-        }
-        module = re.sub(r"numpy\._?core\.", "", module)
-        if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no list of images needs")
-        return known[module, name]
-
-
-def _number(kind: str, *_: Any) -> np.dtype[Any]:
-    if not re.fullmatch("[biuf][1248]|U[0-9]+", kind):
-        raise pickle.UnpicklingError(f"it holds an array of {kind}, expected numbers or words")
-    return np.dtype(kind, copy=True)
-
-
-def _empty(*_: Any) -> np.ndarray:
-    return np.empty(0, dtype=np.uint8)
-
-
-def _filled(data: bytes, kind: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
-    return np.frombuffer(data, dtype=kind).reshape(shape, order=order)
-
-
-def _scalar(kind: np.dtype[Any], data: bytes | str) -> Any:
-    return np.frombuffer(data if isinstance(data, bytes) else _encoded(data), dtype=kind)[0]
-
-
-def _encoded(text: str, *_: Any) -> bytes:
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    return b""

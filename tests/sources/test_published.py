@@ -201,7 +201,7 @@ DAMAGE: list[tuple[str, str, bytes, str]] = [
     ("cub", "train_test_split.txt", b"1 1\n", "says nothing of image 2"),
     ("voc07", "ImageSets/Main/dog_train.txt", b"000001 yes\n", "expected an image and 1, 0 or -1"),
     ("pets", "annotations/trainval.txt", b"\n", "no images are listed"),
-    ("cifar100", "meta", b"no pickle", "is no whole file of CIFAR"),
+    ("cifar100", "meta", b"no pickle", "meta is no whole pickle of plain values"),
     ("objectnet", "mappings/pytorch_to_imagenet_2012_id.json", b"{}", "do not fit together"),
 ]
 
@@ -326,11 +326,24 @@ class _Attack:
 def test_a_pickle_that_would_run_something_is_refused(tmp_path: Path) -> None:
     place = build("cifar10", tmp_path)
     (place / "test_batch").write_bytes(pickle.dumps({"data": _Attack(tmp_path / "broken in"), "labels": []}))
-    with pytest.raises(UserError, match="asks for (_io|io).open, which no such file needs"):
+    with pytest.raises(UserError, match="asks for (_io|io).open, which no list of images needs"):
         open_source(f"cifar10:{place}", split="test")
     assert not (tmp_path / "broken in").exists()
-    (place / "test_batch").write_bytes(pickle.dumps({"data": np.zeros((2, 3072)), "labels": [0, 1]}, protocol=2))
-    with pytest.raises(UserError, match="an array of f8"):
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"data": np.zeros((2, 3072)), "labels": [0, 1]}, "no rows of 3,072 bytes with a label each"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": 2}, "no rows of 3,072 bytes with a label each"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, -1]}, "labels beyond the 2 names"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 2]}, "labels beyond the 2 names"),
+    ],
+)
+def test_a_batch_of_something_else_is_the_users_error(batch: object, message: str, tmp_path: Path) -> None:
+    place = build("cifar10", tmp_path)
+    (place / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
+    with pytest.raises(UserError, match=message):
         open_source(f"cifar10:{place}", split="test")
 
 
