@@ -4,7 +4,8 @@
     python benchmarks/scenes.py FETCHED OUT [--size 128] [--train 1500] [--val 300] [--clips 12] [--frames 30] ...
 
 OUT then holds
-    scenes/{train,val}/{images,masks,depth}   for `evaluate segmentation` and `evaluate depth`; boxes.json beside them
+    scenes/{train,val}/{images,masks,depth}   for `evaluate segmentation` and `evaluate depth`
+    scenes/{train,val}/boxes.json             of every object, as COCO writes them, for `evaluate discovery`
     things/{train,val}/{images,masks}         one large object each; its mask is 1
     clips/                                    DAVIS layout, for `evaluate tracking`: objects that move, turn, occlude
     pairs/pairs.jsonl                         for `evaluate matching`: a scene and its warp, with other colours
@@ -235,13 +236,17 @@ def turned(each: Placed, size: int) -> Sprite:
 def write_scenes(composer: Composer, out: Path, *, count: int, size: int) -> None:
     """Write images with their classes, depths and boxes."""
     folders = {name: _folder(out / name) for name in ("images", "masks", "depth")}
-    boxes = {}
+    kinds = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
+    boxes: dict[str, list[dict[str, object]]] = {"images": [], "annotations": [], "categories": kinds}
     for index in range(count):
         scene, name = composer.scene(size), f"{index:05d}"
         scene.image.save(folders["images"] / f"{name}.jpg", quality=92)
         Image.fromarray(scene.classes).save(folders["masks"] / f"{name}.png")
         Image.fromarray((scene.depth * UNIT).astype(np.uint16)).save(folders["depth"] / f"{name}.png")
-        boxes[name] = [_box(scene, number) for number in np.unique(scene.objects) if number]
+        boxes["images"].append({"id": index, "file_name": f"{name}.jpg", "width": size, "height": size})
+        for number in np.unique(scene.objects)[1:].tolist():
+            mark = {"id": len(boxes["annotations"]), "image_id": index, "iscrowd": 0}
+            boxes["annotations"].append(mark | _box(scene, number))
     (out / "boxes.json").write_text(json.dumps(boxes))
 
 
@@ -249,8 +254,9 @@ def _box(scene: Scene, number: int) -> dict[str, object]:
     rows, columns = np.nonzero(scene.objects == number)
     found = scene.classes[rows, columns]
     labels = found[found != VOID]
-    box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
-    return {"label": int(np.bincount(labels).argmax()) if len(labels) else VOID, "box": box}
+    left, top = int(columns.min()), int(rows.min())
+    size = [int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
+    return {"category_id": int(np.bincount(labels).argmax()) if len(labels) else VOID, "bbox": [left, top, *size]}
 
 
 def write_things(composer: Composer, out: Path, *, count: int, size: int) -> None:

@@ -6,7 +6,7 @@
                    split 20k are those of train2014 that coco_20k_filenames.txt lists
     a file         COCO's .json, its images beside it or in images/; or a table .csv .tsv .jsonl with a box in each row:
                    path, x0, y0, x1, y1 and, if known, label; a row without numbers is an image without boxes
-    ROOT/boxes.csv the same, or boxes.tsv, .jsonl, .json
+    ROOT/boxes.csv the same, or boxes.tsv, .jsonl, .json; or in ROOT/train/, ROOT/val/, by any name of a split
     ROOT/images/, ROOT/masks/, with train/ and val/ or not (pairing.py): around what is of a class, but the first
 
 A box is left, top, right, bottom in pixels of the image as it is shown, where edges lie: the whole is 0, 0, width,
@@ -34,7 +34,7 @@ from dinokit.core.files import read_json, read_text
 from dinokit.core.messages import UserError, unknown_name
 from dinokit.images import intensity
 from dinokit.sources.files import MANIFESTS, rows_of
-from dinokit.sources.location import existing_folder, split_name
+from dinokit.sources.location import existing_folder, split_folders, split_name
 from dinokit.sources.table import LABELS, PATHS, column
 
 TABLES = tuple(f"boxes{ending}" for ending in (*MANIFESTS, ".json"))  # in a folder
@@ -116,10 +116,13 @@ def open_boxes(
 def _readers(data: str) -> dict[str, Callable[[], Iterable[Marks]]]:
     """Return what reads each split; of "" where there are none."""
     root = Path(data).expanduser()
-    file = root if root.is_file() else next((root / name for name in TABLES if (root / name).is_file()), None)
+    file = root if root.is_file() else _listed(root)
     if file is not None:
-        return {"": partial(read_coco if file.suffix == ".json" else read_table, file)}
+        return {"": _reader(file)}
     existing_folder(data)
+    tables = {name: table for name, folder in split_folders(root).items() if (table := _listed(folder)) is not None}
+    if tables:
+        return {name: _reader(table) for name, table in tables.items()}
     years = [root, *sorted(root.glob("VOC20*")), *sorted(root.glob("VOCdevkit/VOC20*"))]
     years = [path for path in years if (path / "JPEGImages").is_dir() and (path / "Annotations").is_dir()]
     if len(years) > 1:
@@ -140,6 +143,15 @@ def _readers(data: str) -> dict[str, Callable[[], Iterable[Marks]]]:
             f"(COCO), {', '.join(TABLES)}, or images/ and masks/; found none of these"
         )
     return found
+
+
+def _listed(folder: Path) -> Path | None:
+    """Return the table of boxes in a folder, if there is one."""
+    return next((folder / name for name in TABLES if (folder / name).is_file()), None)
+
+
+def _reader(file: Path) -> Callable[[], Iterable[Marks]]:
+    return partial(read_coco if file.suffix == ".json" else read_table, file)
 
 
 def _checked(data: str, marks: Iterable[Marks]) -> tuple[Marks, ...]:

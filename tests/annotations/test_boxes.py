@@ -133,6 +133,13 @@ def test_a_split_is_asked_for_by_its_name_or_preferred(tmp_path: Path) -> None:
         open_boxes(str(table(tmp_path / "csv", ROWS)), split="val")
 
 
+def test_folders_of_splits_have_a_table_each(tmp_path: Path) -> None:
+    table(tmp_path / "training", ROWS)
+    table(tmp_path / "val", json.dumps(coco_json()), name="boxes.json")
+    assert as_written(tmp_path) == as_written(tmp_path, split="val") == DRAWN
+    assert open_boxes(str(tmp_path)).marks[0].image.parent.name == "training"
+
+
 def test_of_the_years_of_voc_in_a_folder_one_is_given(tmp_path: Path) -> None:
     voc(tmp_path / "VOCdevkit" / "VOC2007")
     assert as_written(tmp_path, split="trainval") == as_written(tmp_path / "VOCdevkit", split="trainval") == DRAWN
