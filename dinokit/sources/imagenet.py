@@ -17,6 +17,7 @@ from dinokit.sources.location import entries, is_image, walk
 from dinokit.sources.table import label_of
 
 FOLDERS = ("imagenet1k", "in1k", "ilsvrc", "ilsvrc2012", "data", "clsloc")
+VAL = "val|ILSVRC2012_img_val"
 REAL = "real.json|reassessed-imagenet/real.json|reassessed-imagenet-master/real.json"
 MAPPINGS = (
     "folder_to_objectnet_label.json",
@@ -46,18 +47,18 @@ def wnids() -> tuple[str, ...]:
 
 def real(root: Path, _: str) -> Listing:
     """Read ReaL (Beyer et al. 2020, arXiv:2006.07159): all that is in each validation image; without labels, none."""
-    path, known = one_of(root, REAL), wnids()
+    path, top, known = one_of(root, REAL), one_of(root, VAL), wnids()
     found, images = read_json(path), list[tuple[str, str]]()
-    for name in sorted(filter(is_image, walk(root / "val")), key=lambda name: name.rpartition("/")[2]):
+    for name in sorted(filter(is_image, walk(top)), key=lambda name: name.rpartition("/")[2]):
         number = _NUMBER.search(name)
         if number is None:
-            raise UserError(f"{root / 'val' / name} has no number; expected names like ILSVRC2012_val_00000001.JPEG")
+            raise UserError(f"{top / name} has no number; expected names like ILSVRC2012_val_00000001.JPEG")
         try:
             classes = [known[each] for each in found[int(number[1]) - 1]]
         except (LookupError, TypeError) as error:
             raise UserError(f"{path} has no list of class numbers for image {int(number[1]):,}") from error
         if classes:
-            images.append((f"val/{name}", label_of(classes)))
+            images.append((f"{top.name}/{name}", label_of(classes)))
     return listing(root, images, known)
 
 

@@ -80,9 +80,6 @@ def lines(path: Path) -> Iterator[str]:
     return filter(None, map(str.strip, location.lines(str(path))))
 
 
-# Class folders
-
-
 def class_folders(
     root: Path, split: str, *, folders: Mapping[str, str] | None = None, pattern: str = "*", known: Iterable[str] = ()
 ) -> Listing:
@@ -120,9 +117,6 @@ def caltech(root: Path, split: str) -> Listing:
         learnt[draw.permutation(np.flatnonzero(of_class == word))[:_SHOTS]] = True
     chosen = np.flatnonzero(learnt == (split == "train")).tolist()
     return listing(root, (images[row] for row in chosen), classes)
-
-
-# A line per image
 
 
 def listed(
@@ -225,9 +219,6 @@ def _shown(lists: Path, classes: Iterable[str], split: str) -> dict[str, str]:
     return {name: label_of(named[name], doubtful[name]) for name in named}
 
 
-# Tables of MATLAB
-
-
 def cars(root: Path, split: str, *, test: str) -> Listing:
     """Read the Stanford Cars: tables of file names and numbers of classes, from 1 on."""
     names = [str(name) for name in _mat(root / "devkit" / "cars_meta.mat", "class_names")]
@@ -266,9 +257,6 @@ def _mat(path: Path, name: str) -> Any:
         raise UserError(f"{path} holds no {name}; it is another file, or of another version of the set") from error
     except Exception as error:  # of a damaged file it raises what it likes
         raise UserError(f"{path} is no whole table of MATLAB: {line_of(error)}") from error
-
-
-# JSON
 
 
 def inaturalist(root: Path, split: str) -> Listing:

@@ -168,7 +168,7 @@ SETS = {
     ),
     "imagenet-real": Published(
         layout="val/ with the 50,000 images of ILSVRC 2012 by their own names, real.json",
-        marks=("val", imagenet.REAL),
+        marks=(imagenet.VAL, imagenet.REAL),
         read=imagenet.real,
         folders=("imagenet", *imagenet.FOLDERS),
         splits=(),

@@ -271,8 +271,10 @@ def test_real_names_all_that_is_seen_and_leaves_out_what_shows_nothing(tmp_path:
     known = wnids()
     assert _words(source) == [known[0], f'["{known[1]}", "{known[5]}"]', known[1]]
     assert [source.key(index)[-6] for index in range(3)] == ["1", "2", "4"]
+    (place / "ILSVRC2012_img_val").mkdir()  # as the archive has it
     for path in (place / "val").glob("*/*"):
-        path.rename(place / "val" / path.name)  # as the archive has it
+        path.rename(place / "ILSVRC2012_img_val" / path.name)
+    shutil.rmtree(place / "val")
     assert _words(open_source(f"imagenet-real:{place}")) == _words(source)
     (place / "real.json").write_text("[[0], [1000]]")
     with pytest.raises(UserError, match="real.json has no list of class numbers for image 2"):
