@@ -40,6 +40,7 @@ def evaluate(
     *,
     model: str,
     data: str,
+    tests: tuple[str, ...] = (),
     out: Path | None = None,
     save: Path | None = None,
     heads: int | None = None,
@@ -65,6 +66,8 @@ def evaluate(
             frames or a video file with --mask, a PNG of its first frame. matching: SPair-71k, NAVI, or a list of pairs
             with points: pairs.jsonl or .csv, lines of image_a, image_b, points_a, points_b. discovery: Pascal VOC,
             COCO, a folder with images/ and masks/, or a table of boxes: boxes.csv, lines of path, x0, y0, x1, y1.
+        tests: linear: further sets that the head is measured on as it is, whatever --data takes, one or several words:
+            imagenet-r:/data/imagenet-r imagenet-c:/data/imagenet-c.
         out: file that receives the numbers as JSON.
         save: folder that receives the model's own numbers in full and the head that was trained, or the masks and
             overlays of every frame; the same command again continues an interrupted training or tracking. A folder
@@ -75,6 +78,7 @@ def evaluate(
         processes: that share the features of images; left out, one per GPU of this machine, or as torchrun has started.
     """
     model, settings = str(model), {**settings, **named}
+    settings |= {"tests": _each(tests)} if tests else {}
     module = evaluations.find(task)
     config = configuration.override(module.Config(data=str(data)), settings)
     if out is not None:
@@ -161,6 +165,16 @@ def _measured(
     if outdone(shown, units):
         warn(outdone(shown, units))
     return config, rows
+
+
+def _each(words: Sequence[str] | str) -> list[str]:
+    """Return sources that are given word by word, with commas between, or as a list in brackets."""
+    found = list[str]()
+    for word in (words,) if isinstance(words, str) else map(str, words):
+        listed = configuration.parse_overrides([f"--tests={word}"])["tests"] if word.startswith("[") else None
+        commas = [word] if os.path.exists(word) else word.split(",")
+        found += map(str, commas if listed is None else listed)
+    return [name for name in found if name]
 
 
 @contextmanager

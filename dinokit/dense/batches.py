@@ -102,6 +102,10 @@ def cropped(
                 continue
             with frozen(backbone):
                 seen = read(backbone, intensity.stacked(crops).to(device), reading, precision=precision)
+                if not seen.isfinite().all():
+                    raise RunError(
+                        f"the model {backbone.name} gives features that are not finite; its weights are broken"
+                    )
                 if ranks > 1:
                     seen = dist.all_gather(seen.clone())[:batch]
             yield seen, targets[order.indices(step * batch, batch)].to(device)

@@ -99,3 +99,20 @@ def test_a_classifier_that_evaluate_saved_names_every_image(
     assert len(rows) == 15
     assert all(row[0].split("/")[0] == row[1] for row in rows)
     assert run(*command, "--out", tmp_path / "out") == 0
+
+
+def test_further_sets_are_given_word_by_word_or_with_commas(
+    tmp_path: Path, model: Path, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_folder(*(f"{split}/{label}/{i}.png" for split in ("train", "test") for label in "ab" for i in range(4)))
+    first, second = (make_folder("a/0.png", "b/0.png", name=name) for name in ("one", "two"))
+    words = ("evaluate", "linear", "--model", model, "--data", data, "--iterations", "5", "--no-baselines")
+    tables = []
+    for tests in (("--tests", first, second), ("--tests", f"{first},{second}"), ("--tests", f"[{first}, {second}]")):
+        assert run(*words, *tests) == 0
+        tables.append(capsys.readouterr().out)
+    assert "top1/one" in tables[0]
+    assert "top1/two" in tables[0]
+    assert tables[0] == tables[1] == tables[2]
+    assert run("evaluate", "knn", "--model", model, "--data", data, "--tests", first) == 2
+    assert "unknown setting 'tests'" in capsys.readouterr().err

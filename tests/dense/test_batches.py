@@ -60,6 +60,14 @@ def test_an_image_that_is_gone_ends_it_in_one_line(make_vit: MakeVit, make_folde
         next(cropped(make_vit(), source, torch.arange(2), Reading(), batch=2, seed=0)(0))
 
 
+def test_a_broken_model_ends_it_in_one_line(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    backbone = make_vit()
+    torch.nn.init.constant_(backbone.norm.weight, torch.nan)
+    source = open_source(str(make_folder("a/0.png", "b/0.png")))
+    with pytest.raises(RunError, match="not finite; its weights are broken"):
+        next(cropped(backbone, source, torch.arange(2), Reading(), batch=2, seed=0)(0))
+
+
 def heads(backbone: VisionTransformer) -> Grid:
     members = [Member(reading=Reading(), lr=lr, weight_decay=0.0) for lr in (0.1, 1.0)]
     training = Training(iterations=6, optimizer="sgd", loss="ce", seed=0)

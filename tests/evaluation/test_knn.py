@@ -252,7 +252,7 @@ def test_images_with_several_classes_are_judged_by_mean_average_precision(
         wanted = numpy.array([truth[key] for key in right.keys])
         mean = numpy.mean([eleven_points(wanted[:, c], scores[:, c]) for c in range(3)])
         assert result[f"mAP@{k}"] == pytest.approx(100 * mean)
-    with pytest.raises(UserError, match="several classes.*only knn"):
+    with pytest.raises(UserError, match="several classes.*only knn, logreg and linear"):
         base.measure("retrieval", backbone, retrieval.Config(data=data, split="train"))
 
 
