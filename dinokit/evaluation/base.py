@@ -276,7 +276,8 @@ def task(
     lists = members(left.classes)
     if lists is not None and not several:
         raise UserError(
-            f"images of {data} have several classes, such as {left.classes[0]}; only knn, logreg and linear measure that"
+            f"images of {data} have several classes, such as {left.classes[0]}; only knn, logreg and linear measure "
+            "that"
         )
     named = None if lists is None else lists[1]
     wanted, known = (images_of_classes(each)[1] for each in (right, left))
