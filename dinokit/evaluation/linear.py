@@ -1,6 +1,7 @@
 """Linear classification: how well does one linear layer, trained by descent on frozen features, tell the classes?
 
-    dino       one head. Up to width 384: CLS of the last four blocks; above: CLS and the mean patch. 100 passes
+    dino       one head. ViTs up to width 384: CLS of the last four blocks; wider: CLS and the mean patch; else CLS.
+               100 passes
     dinov2     52 heads: 13 rates x CLS of the last block or of four x without or with the mean patch. 12,500 steps
     dinov3     30 heads: 15 rates x weight decay 0 or 1e-5, on CLS. 10 passes
     quick      ours, right in a minute on a CPU: 12 heads, 1,000 steps on kept features, each number of which is brought
@@ -235,10 +236,10 @@ def _summary(
 def _heads(backbone: Backbone, config: Config) -> tuple[list[Member], Layout]:
     """Return the heads of the grid, and how what they read lies side by side."""
     protocol = PROTOCOLS[str(config.protocol)]
-    blocks, mean_patch = config.blocks or protocol.blocks, config.mean_patch or protocol.mean_patch
+    blocks, mean_patch = protocol.blocks, protocol.mean_patch
     if blocks is None:
-        blocks = (4,) if backbone.dim <= NARROW else (1,)
-        mean_patch = config.mean_patch or (backbone.dim > NARROW,)
+        blocks, mean_patch = _by_width(backbone)
+    blocks, mean_patch = config.blocks or blocks, config.mean_patch or mean_patch
     if isinstance(backbone, OwnPixels):
         blocks = (1,)  # all blocks of pixels are the pixels
     widths = dict[int, tuple[int, int]]()
@@ -260,6 +261,15 @@ def _heads(backbone: Backbone, config: Config) -> tuple[list[Member], Layout]:
     ]
     dim, mean = widths[max(widths)]
     return heads, Layout(max(widths), dim, mean if any(mean_patch) else 0)
+
+
+def _by_width(backbone: Backbone) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Return what a head of DINO reads: by the width of a ViT, and of a network without four alike blocks CLS."""
+    try:
+        widths_of(backbone, 4)
+    except UserError:
+        return (1,), (False,)
+    return ((4,), (False,)) if backbone.dim <= NARROW else ((1,), (True,))
 
 
 def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
@@ -359,7 +369,7 @@ def _trained(
     stamp = {
         "weights": digest_of_model(backbone),
         "images": lesson.digest,
-        "settings": [batch, lesson.rows is None],
+        "settings": [batch, lesson.rows is None, protocol.standard],
     }
     train(grid, batches, folder=folder, stamp=stamp)
     if mean is not None:

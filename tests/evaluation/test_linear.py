@@ -13,9 +13,14 @@ from dinokit.dense import grid as grids
 from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, linear
 from dinokit.evaluation.linear import PROTOCOLS, Config
+from dinokit.images.intensity import Pixels
+from dinokit.models import convnets
+from dinokit.models.convnets import ResNet
+from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
+from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
-from tests.conftest import MakeFolder, MakeVit
+from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
 
 COUNTS = {"train": 8, "val": 4, "test": 5}
 SPLIT = tuple(f"{split}/{label}/{i}.png" for split, count in COUNTS.items() for label in "abc" for i in range(count))
@@ -45,6 +50,23 @@ def test_colours_are_told_apart_by_every_published_grid(
     assert result["top1"] == result["per-class"] == 100
     assert (result["train"], result["test"]) == (24, 15)
     assert ("val" in result) == (protocol != "dino")  # one head is no choice
+
+
+def test_a_head_of_dino_reads_by_the_width(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(data=str(make_folder(*SPLIT)), protocol="dino", crops=False, iterations=2)
+    vit = VisionTransformer(replace(ARCHITECTURE, depth=4), seed=0).eval()
+    vit.pixels = Pixels((0.5,), (0.25,), 16)
+    resnet = ResNet(convnets.ResNetConfig(width=2, depths=(1, 1, 1, 1)), seed=1).eval()
+    resnet.pixels = Pixels((0.5,), (0.5,), 32)
+
+    def reads(backbone: Backbone) -> tuple[float, float]:
+        result = base.measure("linear", backbone, config)
+        return result["blocks"], result["mean_patch"]
+
+    assert reads(vit) == (4, 0)
+    monkeypatch.setattr(linear, "NARROW", 15)
+    assert reads(vit) == (1, 1)
+    assert reads(resnet) == (1, 0)  # its stages have different widths
 
 
 def test_quick_is_chosen_on_a_cpu_and_is_right(
