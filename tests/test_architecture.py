@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dinokit.dense.cache import ROOMS as CODE_OF_FEATURES
+
 ROOT = Path(__file__).parent.parent / "dinokit"
 FILES = sorted(ROOT.rglob("*.py"))
 BANNED = {"utils", "util", "helpers", "helper", "common", "misc"}
@@ -124,6 +126,14 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno + 1 <= 80, f"{path}:{node.lineno} {node.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_what_is_read_of_networks_is_part_of_where_features_are_kept(path: Path) -> None:
+    """A change of such code must find no features of before."""
+    calls = (node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef) and node.name == "__call__")
+    reads = [node.lineno for node in calls if [each.arg for each in node.args.args] == ["self", "backbone", "images"]]
+    assert not reads or _name(path).split(".")[0] in CODE_OF_FEATURES, f"{path}:{reads} reads a network: to models/"
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)

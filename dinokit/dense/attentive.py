@@ -27,31 +27,15 @@ from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
 from dinokit.images.transforms import Square
 from dinokit.models.features import Backbone
-from dinokit.models.pixels import RawPixels
+from dinokit.models.tokens import Tokens
 
 BETAS, TINY = (0.9, 0.999), 1e-8  # of AdamW
 WIDTH = 64  # channels of a head of attention, about
-CELL = 4  # pixels along the squares that raw pixels are cut into
 FLAT = 1e-6  # of its mean: a channel that varies by less holds rounding
 
 MATRICES = ("key", "value", "weight")  # what decays
 SIDE = 224  # pixels that a model without a size of its own sees
 _ROWS = 64  # images whose scores are held at once
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What a probe sees of an image: CLS, where it is as wide as a patch, and all patches; of raw pixels squares."""
-
-    def __call__(
-        self, backbone: Backbone, images: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch token dim"]:
-        """Compute it for normalised images, in float32."""
-        if isinstance(backbone, RawPixels):
-            rows, columns = (side // CELL * CELL for side in images.shape[2:])
-            return F.pixel_unshuffle(images[..., :rows, :columns], CELL).flatten(2).transpose(1, 2).float()
-        features = backbone(images)
-        return torch.cat([features.cls[:, None], features.patches], dim=1).float()
 
 
 def shown_by(backbone: Backbone) -> Square:

@@ -26,7 +26,7 @@ from dinokit.dense.embedding import Read
 from dinokit.images.transforms import Transform
 from dinokit.models.features import Backbone
 
-_ROOMS = ("images", "models", "peers")  # whose code decides what a feature is
+ROOMS = ("images", "models", "peers")  # whose code decides what a feature is
 _LIBRARIES = ("torch", "torchvision", "pillow", "timm", "transformers", "open_clip_torch")
 _KEY = numpy.dtype([("file", "V16"), ("pixels", "V16"), ("row", "<i8")])  # row -1: that of another part
 
@@ -42,7 +42,7 @@ def folder_of(backbone: Backbone, read: Read, transform: Transform, precision: P
 @cache
 def _versions() -> list[str]:
     home = Path(dinokit.__file__).parent
-    code = sorted(path for room in _ROOMS for path in (home / room).glob("*.py"))
+    code = sorted(path for room in ROOMS for path in (home / room).glob("*.py"))
     found = [digest_of_files([*code, home / "dense" / "embedding.py"])]
     for name in _LIBRARIES:
         with suppress(metadata.PackageNotFoundError):

@@ -33,7 +33,7 @@ from dinokit.core.messages import UserError, info
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.core.seed import Passes
-from dinokit.dense.attentive import TASK, AttentiveHead, Member, Probes, Scale, Tokens, Training, shown_by
+from dinokit.dense.attentive import TASK, AttentiveHead, Member, Probes, Scale, Training, shown_by
 from dinokit.dense.cache import folder_of
 from dinokit.dense.extraction import Embeddings, extract
 from dinokit.dense.grid import Batches, train
@@ -45,6 +45,7 @@ from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
+from dinokit.models.tokens import Tokens
 from dinokit.sources.source import Source
 from dinokit.sources.table import members
 

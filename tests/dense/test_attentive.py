@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinokit.core.files import digest_of_model
-from dinokit.dense.attentive import MATRICES, AttentiveHead, Member, Probes, Scale, Tokens, Training, heads_of
+from dinokit.dense.attentive import MATRICES, AttentiveHead, Member, Probes, Scale, Training, heads_of
 from dinokit.dense.heads import About, load_head, save_head
-from dinokit.models.pixels import RawPixels
 from tests.conftest import MakeVit
 
 MEMBERS = [Member(lr=lr, weight_decay=decay) for lr in (1e-3, 5e-3) for decay in (1e-3, 1e-1)]
@@ -134,17 +133,6 @@ def test_channels_have_mean_0_and_variance_1_whatever_they_had_and_flat_ones_are
     wanted[2] = 0
     assert torch.allclose(scaled.mean(dim=0), torch.zeros(8), atol=0.05)  # 1e-5 beside 7 has two digits in float32
     assert torch.allclose(scaled.std(dim=0, correction=0), wanted, atol=0.05)
-
-
-def test_tokens_are_cls_and_patches_and_squares_of_raw_pixels(make_vit: MakeVit) -> None:
-    images, backbone = torch.rand(2, 3, 16, 16), make_vit()
-    with torch.no_grad():
-        found, features = Tokens()(backbone, images), backbone(images)
-    assert found.shape == (2, 17, 16)
-    assert torch.equal(found[:, 0], features.cls)
-    assert torch.equal(found[:, 1:], features.patches)
-    squares = Tokens()(RawPixels(size=18), torch.rand(2, 3, 18, 18))
-    assert squares.shape == (2, 16, 48)
 
 
 def test_attention_finds_what_one_token_alone_says() -> None:
