@@ -75,10 +75,14 @@ class LinearHead(nn.Module):
         return scores
 
     @torch.no_grad()
+    def logits(self, rows: Float[Tensor, "image width"]) -> Float[Tensor, "image class"]:
+        """Score the classes of many images, on the CPU."""
+        device = self.linear.weight.device
+        return torch.cat([self(part.to(device)).cpu() for part in torch.split(rows, _ROWS)])
+
     def probabilities(self, rows: Float[Tensor, "image width"]) -> Float[Tensor, "image class"]:
         """Return the probability of every class, on the CPU; of a head of several classes each by itself."""
-        device = self.linear.weight.device
-        found = torch.cat([self(part.to(device)).cpu() for part in torch.split(rows, _ROWS)])
+        found = self.logits(rows)
         return found.sigmoid() if self.config.loss == "bce" else found.softmax(dim=1)
 
 

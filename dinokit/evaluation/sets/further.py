@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 import numpy
 import torch
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 
 from dinokit.core.messages import UserError, listed
 from dinokit.dense.grid import Layout
@@ -65,10 +65,16 @@ def measured(head: LinearHead, images: Images, layout: Layout, classes: Sequence
 
 def scores_of(
     head: LinearHead, rows: Float32[numpy.ndarray, "image width"], layout: Layout
-) -> Float32[numpy.ndarray, "image class"]:
-    """Return the probabilities of the classes, of rows that hold what the head reads and perhaps more."""
-    scores: Float32[numpy.ndarray, "image class"]
-    scores = head.probabilities(torch.from_numpy(rows[:, layout.columns(head.reading)])).numpy()
+) -> Float[numpy.ndarray, "image class"]:
+    """Return what orders classes and images as the probabilities do, of rows that hold what the head reads and more.
+
+    Logits of classes that are asked one by one, else logarithms: a probability near 0 or 1 is 0 or 1 in float32, and of
+    the 200 classes of a set the best one may be as unlikely as the others beside one of the other 800.
+    """
+    logits = head.logits(torch.from_numpy(rows[:, layout.columns(head.reading)]))
+    if head.config.loss == "ce":
+        logits = logits.double().log_softmax(dim=1)
+    scores: Float[numpy.ndarray, "image class"] = logits.numpy()
     return scores
 
 

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
+import numpy
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from dinokit.dense.linear import Config as HeadConfig
 from dinokit.dense.linear import LinearHead
 from dinokit.evaluation import base
 from dinokit.evaluation.linear import Config
-from dinokit.evaluation.sets.further import further, named
+from dinokit.evaluation.sets.further import further, named, scores_of
 from dinokit.metrics.robustness import ALEXNET
 from dinokit.models.pixels import RawPixels
 from dinokit.sources.imagenet import wnids
@@ -66,6 +68,18 @@ def test_only_the_classes_of_a_set_compete_and_of_several_all(tmp_path: Path) ->
     # the image without any class is left out; of two classes each is right
     assert [result.numbers["top1"] for result in found] == pytest.approx([100 / 3, 100 / 3])
     assert [result.details["images"] for result in found] == [3, 3]
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_scores_order_what_probabilities_round_away(loss: Literal["ce", "bce"]) -> None:
+    head = LinearHead(HeadConfig(width=1, outputs=4, blocks=1, mean_patch=False, loss=loss))
+    bias = torch.tensor([25.0, -100, -90, 0])
+    head.load_state_dict({"linear.weight": torch.tensor([[1.0], [0], [0], [0]]), "linear.bias": bias})
+    rows = numpy.array([[0.0], [1.0], [2.0]], dtype=numpy.float32)
+    assert (head.probabilities(torch.from_numpy(rows))[:, 0] == 1).all()
+    scores = scores_of(head, rows, Layout(1, 1, 0))
+    assert (scores[:, 2] > scores[:, 1]).all()  # beside the first both are 0
+    assert (numpy.diff(scores[:, 0]) > 0).all()  # all are 1
 
 
 def test_any_class_of_an_object_is_right(tmp_path: Path) -> None:
