@@ -167,6 +167,13 @@ def test_a_killed_training_gives_the_same_json(
             assert (whole / name).read_bytes() == (parts / name).read_bytes()
 
 
+def test_of_equal_heads_the_first_counts(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    config = Config(data=str(make_folder(*SPLIT)), lr=(0.5, 0.3, 0.4), weight_decay=(1e-5, 0.0), blocks=(2, 1))
+    result = base.measure("linear", make_vit(), replace(config, protocol="quick", iterations=100))
+    first = {"val": 100, "lr": 0.3, "weight_decay": 0, "blocks": 1, "mean_patch": 0, "heads": 24}
+    assert {name: result[name] for name in first} == first
+
+
 def test_few_shots_are_means_over_draws(make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path) -> None:
     config = Config(data=str(make_folder(*SPLIT, tinted=False)), shots=2.0, draws=3, **FEW)  # type: ignore[arg-type]
     result = base.measure("linear", make_vit(), config, tmp_path)
