@@ -13,7 +13,6 @@ for the sum. All probes of a sweep are stacked, and what they do to the tokens i
 another, and one that diverges stays alone.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -25,11 +24,11 @@ from torch.nn import functional as F
 
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
+from dinokit.dense.sweep import adamw, falling
 from dinokit.images.transforms import Square
 from dinokit.models.features import Backbone
 from dinokit.models.tokens import Tokens
 
-BETAS, TINY = (0.9, 0.999), 1e-8  # of AdamW
 WIDTH = 64  # channels of a head of attention, about
 FLAT = 1e-6  # of its mean: a channel that varies by less holds rounding
 
@@ -57,10 +56,6 @@ class Training:
 
     iterations: int = at_least(1)  # steps
     seed: int = at_least(0)  # of the initial weights
-
-    def factor(self, step: int) -> float:
-        """Return the rate of a step (from 0) as a fraction of its peak."""
-        return (1 + math.cos(math.pi * step / self.iterations)) / 2
 
 
 @dataclass(frozen=True)
@@ -168,17 +163,11 @@ class Probes:
         """Take one step of AdamW with every probe."""
         with torch.enable_grad():
             slopes = torch.autograd.grad(self.losses(tokens, labels).sum(), list(self.values.values()))
-        (first, second), rates = BETAS, self.lr * self.training.factor(step)
+        rate, none = self.lr * falling(step, self.training.iterations), torch.zeros_like(self.decay)
         with torch.no_grad():
             for (name, value), slope in zip(self.values.items(), slopes, strict=True):
-                mean, square = self.moments[name]
-                mean.lerp_(slope, 1 - first)
-                square.mul_(second).addcmul_(slope, slope, value=1 - second)
-                rate = rates.view(-1, *[1] * (value.ndim - 1))
-                if name in MATRICES:
-                    value.mul_(1 - rate * self.decay.view_as(rate))
-                size = square.sqrt().div_(math.sqrt(1 - second ** (step + 1))).add_(TINY)
-                value.addcmul_(mean / size, -rate / (1 - first ** (step + 1)))
+                decay = self.decay if name in MATRICES else none
+                adamw(value, slope, self.moments[name], rate=rate, decay=decay, step=step)
 
     def finite(self) -> Bool[Tensor, " probe"]:
         """Tell which probes have not diverged."""
@@ -187,13 +176,6 @@ class Probes:
     def state(self) -> list[Any]:
         """Return what a training is continued from."""
         return [[value.detach(), *self.moments[name]] for name, value in self.values.items()]
-
-    @torch.no_grad()
-    def restore(self, state: Sequence[Sequence[Tensor]]) -> None:
-        """Take over what `state` gave."""
-        for kept, own in zip(state, self.state(), strict=True):
-            for one, other in zip(kept, own, strict=True):
-                other.copy_(one)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from dinokit.core.messages import BadImage, RunError
 from dinokit.core.seed import Passes
 from dinokit.dense.embedding import read
 from dinokit.dense.extraction import sharers
-from dinokit.dense.grid import Batches
 from dinokit.dense.maps import frozen
+from dinokit.dense.sweep import Batches
 from dinokit.images import intensity
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone

@@ -3,22 +3,18 @@
 Heads that read the same of an image are one tensor [head, class, dim], so that a step is two large products for all of
 them: (head * class) x dim by dim x batch for the logits, and one as large back for the gradient, which is added to the
 momentum by the product itself. Logits are [head, class, batch]: a softmax over ten classes takes a sixteenth of the
-time where images lie side by side, and over 1,000 twice of little. What an image gives is read once, at its widest
-(`Layout`), and each head takes columns of it. No head sees another: one that diverges stays alone, and a head of a grid
-is the head that is trained alone, up to rounding. Source: DINOv2 (arXiv:2304.07193, section 7.1); DINOv3
-(arXiv:2508.10104, appendix D).
+time where images lie side by side; over 1,000, where it is little of a step, twice as much. What an image gives is read
+once, at its widest (`Layout`), and each head takes columns of it. No head sees another: one that diverges stays alone,
+and a head of a grid is the head that is trained alone, up to rounding. Source: DINOv2 (arXiv:2304.07193, section 7.1);
+DINOv3 (arXiv:2508.10104, appendix D).
 
-Weights begin at N(0, 0.01), the same for all heads of a reading; biases at 0. Step t of T runs at the peak times
-(1 + cos(pi t / T)) / 2. SGD has momentum 0.9 and adds the decay to the gradient; AdamW decays the weights by the rate.
-The batch of a step is a function of the step, so that weights, moments and the step are all there is to save.
+Weights begin at N(0, 0.01), the same for all heads of a reading; biases at 0. SGD has momentum 0.9 and adds the decay
+to the gradient; AdamW decays the weights by the rate. The loop is that of all sweeps (`dense/sweep.py`).
 """
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol, final, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
@@ -26,24 +22,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.core import device as devices
-from dinokit.core import dist
-from dinokit.core.files import check_same, write_atomic
-from dinokit.core.messages import UserError, console, duration, info, progress
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
-from dinokit.dense.extraction import sharers
+from dinokit.dense.sweep import adamw, falling
 from dinokit.models.classifier import Reading
 
 MOMENTUM = 0.9  # of SGD
-BETAS, EPS = (0.9, 0.999), 1e-8  # of AdamW
-SAVE_EVERY = 1_000  # steps between two states on disk
-SAID = 30.0  # seconds between two lines
-_STATE = "training.pt"
 
 Optimizer = Literal["sgd", "adamw"]
 Loss = Literal["ce", "bce"]
-# step from which on -> what is seen of the images of each step, and their classes: numbers, or how much of each
-Batches = Callable[[int], Iterator[tuple[Float[Tensor, "batch *row"], Shaped[Tensor, "batch *class"]]]]
 
 
 @dataclass(frozen=True)
@@ -84,10 +71,6 @@ class Training:
     optimizer: Optimizer
     loss: Loss  # ce: softmax cross-entropy; bce: binary cross-entropy of each class by itself
     seed: int = at_least(0)  # of the initial weights
-
-    def factor(self, step: int) -> float:
-        """Return the rate of a step (from 0) as a fraction of its peak."""
-        return (1 + math.cos(math.pi * step / self.iterations)) / 2
 
 
 @final
@@ -146,7 +129,11 @@ class Heads:
     def _sgd(
         self, part: slice, slopes: Float[Tensor, "output batch"], x: Float[Tensor, "batch dim"], step: int
     ) -> None:
-        rate, decay, scale = -self.lr[part] * self.training.factor(step), self.decay[part], self._scale(len(x))
+        rate, decay, scale = (
+            -self.lr[part] * falling(step, self.training.iterations),
+            self.decay[part],
+            self._scale(len(x)),
+        )
         (weight_moment, bias_moment), *_ = ((one[part], other[part]) for one, other in self.moments)
         flat = weight_moment.flatten(0, 1)  # a view of [head * class, dim]
         torch.addmm(flat, slopes, x, beta=MOMENTUM, alpha=scale, out=flat)
@@ -160,19 +147,12 @@ class Heads:
     def _adamw(
         self, part: slice, slopes: Float[Tensor, "output batch"], x: Float[Tensor, "batch dim"], step: int
     ) -> None:
-        factor, (first, second) = self.training.factor(step), BETAS
-        correction = 1 - first ** (step + 1), math.sqrt(1 - second ** (step + 1))
         slopes = slopes * self._scale(len(x))
+        rate, decay = self.lr[part] * falling(step, self.training.iterations), self.decay[part]
         slope = (slopes @ x).view_as(self.weight[part]), slopes.sum(dim=1).view_as(self.bias[part])
         for place, value in enumerate((self.weight[part], self.bias[part])):
-            by_head = (-1,) + (1,) * (value.ndim - 1)
             mean, square = (moments[place][part] for moments in self.moments)
-            mean.lerp_(slope[place], 1 - first)
-            square.mul_(second).addcmul_(slope[place], slope[place], value=1 - second)
-            rate = (self.lr[part] * factor).view(by_head)
-            value.mul_(1 - rate * self.decay[part].view(by_head))
-            scale = square.sqrt().div_(correction[1]).add_(EPS)
-            value.addcmul_(mean.div(scale), -rate / correction[0])
+            adamw(value, slope[place], (mean, square), rate=rate, decay=decay, step=step)
 
 
 @final
@@ -257,101 +237,6 @@ class Grid:
     def state(self) -> list[Any]:
         """Return what a training is continued from."""
         return [[heads.weight, heads.bias, *(each for pair in heads.moments for each in pair)] for heads in self.groups]
-
-    @torch.no_grad()
-    def restore(self, state: Sequence[Sequence[Tensor]]) -> None:
-        """Take over what `state` gave."""
-        for kept, own in zip(state, self.state(), strict=True):
-            for one, other in zip(kept, own, strict=True):
-                other.copy_(one)
-
-
-@runtime_checkable
-class Sweep(Protocol):
-    """Heads that are trained side by side, such as a `Grid`."""
-
-    members: Any  # what each is: dataclasses with the peak of its learning rate, lr
-    training: Any  # how all are trained: a dataclass with the steps, iterations
-    classes: int
-
-    def step(self, seen: Tensor, targets: Tensor, *, step: int) -> None:
-        """Take one step with every head."""
-
-    def losses(self, seen: Tensor, targets: Tensor) -> Float[Tensor, " head"]:
-        """Return the loss of every head on some images."""
-
-    def finite(self) -> Bool[Tensor, " head"]:
-        """Tell which heads have not diverged."""
-
-    def state(self) -> list[Any]:
-        """Return what a training is continued from."""
-
-    def restore(self, state: Sequence[Sequence[Tensor]]) -> None:
-        """Take over what `state` gave."""
-
-
-def train(grid: Sweep, batches: Batches, *, folder: Path | None = None, stamp: Mapping[str, Any] | None = None) -> None:
-    """Train all heads in place; all ranks that share the work must call together.
-
-    Args:
-        batches: pure functions of the step.
-        folder: keeps the state, from which the same call continues; None keeps nothing. Of several ranks the first's.
-        stamp: plain values that say what is seen: a state of other data, another backbone or settings is refused.
-
-    Raises:
-        UserError: if the folder holds the state of another training, or every head diverges.
-    """
-    training, state = grid.training, None if folder is None else folder / _STATE
-    made_of = {
-        **(stamp or {}),
-        "training": asdict(training),
-        "heads": [asdict(member) for member in grid.members],
-        "classes": grid.classes,
-    }
-    first = _together(_resumed(state, grid, stamp=made_of), grid)
-    steps = progress(range(first, training.iterations), training.iterations - first)
-    began = said = time.monotonic()
-    for step, (seen, targets) in zip(steps, batches(first), strict=False):
-        done, now = step + 1, time.monotonic()
-        if now - said > SAID and not console.is_terminal:
-            losses, said = grid.losses(seen, targets), now
-            low = losses.nan_to_num(torch.inf, torch.inf).min().item()
-            left = duration((now - began) / (step - first) * (training.iterations - step))
-            info(
-                f"step {step:,} of {training.iterations:,} · lowest loss of {len(losses)} heads {low:.4f} · {left} left"
-            )
-        grid.step(seen, targets, step=step)
-        if state is not None and (done == training.iterations or done % SAVE_EVERY == 0):
-            with write_atomic(state) as temporary:
-                torch.save({"stamp": made_of, "step": done, "grid": grid.state()}, temporary)
-    if not grid.finite().any():
-        rates = ", ".join(f"{rate:g}" for rate in sorted({member.lr for member in grid.members}))
-        raise UserError(f"all heads have diverged, at the learning rates {rates}; give lower ones as --lr")
-
-
-def _resumed(state: Path | None, grid: Sweep, *, stamp: Mapping[str, Any]) -> int:
-    if state is None or not state.is_file():
-        return 0
-    try:
-        saved = torch.load(state, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise UserError(f"{state} cannot be read ({type(error).__name__}); delete it to begin anew") from error
-    check_same(saved.get("stamp") if isinstance(saved, dict) else None, stamp, place=state)
-    grid.restore(saved["grid"])
-    info(f"continuing after step {saved['step']:,}")
-    return int(saved["step"])
-
-
-def _together(first: int, grid: Sweep) -> int:
-    """Begin on all ranks that share the work where the first is, which alone keeps a state."""
-    ranks, rank = sharers()
-    if ranks == 1 or not any(dist.gather_lists([first])):
-        return first
-    state = [(f"{part}/{place}", each) for part, kept in enumerate(grid.state()) for place, each in enumerate(kept)]
-    own = {**dict(state), "first": torch.tensor([first])} if rank == 0 else {}
-    there = dist.shared(own, state[0][1].device)
-    grid.restore([[there[f"{part}/{place}"] for place in range(len(kept))] for part, kept in enumerate(grid.state())])
-    return int(there["first"])
 
 
 def _slopes(

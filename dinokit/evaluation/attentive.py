@@ -36,9 +36,9 @@ from dinokit.core.seed import Passes
 from dinokit.dense.attentive import TASK, AttentiveHead, Member, Probes, Scale, Training, shown_by
 from dinokit.dense.cache import folder_of
 from dinokit.dense.extraction import Embeddings, extract
-from dinokit.dense.grid import Batches, train
 from dinokit.dense.heads import About, save_head
 from dinokit.dense.maps import frozen
+from dinokit.dense.sweep import Batches, train
 from dinokit.evaluation import base
 from dinokit.evaluation.base import FewShot, Found, checked
 from dinokit.metrics.accuracy import accuracy, per_class

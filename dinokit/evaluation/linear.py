@@ -38,9 +38,10 @@ from dinokit.core.messages import UserError, info
 from dinokit.core.numbers import above, at_least, between
 from dinokit.dense.batches import cropped, kept
 from dinokit.dense.extraction import Embeddings
-from dinokit.dense.grid import Grid, Layout, Member, Training, train
+from dinokit.dense.grid import Grid, Layout, Member, Training
 from dinokit.dense.heads import save_head
 from dinokit.dense.linear import LinearHead, about_of
+from dinokit.dense.sweep import train
 from dinokit.evaluation import base
 from dinokit.evaluation.base import QUICK, FewShot, Found, embedded
 from dinokit.evaluation.sets.further import Images, Result, further, measured, named, scores_of, widths_of

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from dinokit.core.files import digest_of_model
 from dinokit.dense.attentive import MATRICES, AttentiveHead, Member, Probes, Scale, Training, heads_of
 from dinokit.dense.heads import About, load_head, save_head
+from dinokit.dense.sweep import falling, restore
 from tests.conftest import MakeVit
 
 MEMBERS = [Member(lr=lr, weight_decay=decay) for lr in (1e-3, 5e-3) for decay in (1e-3, 1e-1)]
@@ -85,7 +86,7 @@ def test_a_step_is_that_of_torchs_adamw_on_matrices_that_alone_decay() -> None:
     optimiser = torch.optim.AdamW(groups, lr=member.lr)
     for step in range(5):
         for group in optimiser.param_groups:
-            group["lr"] = member.lr * own.training.factor(step)
+            group["lr"] = member.lr * falling(step, own.training.iterations)
         optimiser.zero_grad()
         own.losses(tokens, labels).sum().backward()
         optimiser.step()
@@ -119,7 +120,7 @@ def test_a_training_goes_on_from_its_state_to_the_bit() -> None:
     for step in range(4):
         whole.step(tokens, labels, step=step)
         if step == 1:
-            cut.restore([[each.clone() for each in group] for group in whole.state()])
+            restore(cut, [[each.clone() for each in group] for group in whole.state()])
     for step in (2, 3):
         cut.step(tokens, labels, step=step)
     assert all(torch.equal(whole.values[name], cut.values[name]) for name in whole.values)

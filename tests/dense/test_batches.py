@@ -9,9 +9,10 @@ import torch
 
 from dinokit.core import dist
 from dinokit.core.messages import RunError
-from dinokit.dense import grid as grids
+from dinokit.dense import sweep
 from dinokit.dense.batches import cropped, kept
-from dinokit.dense.grid import Batches, Grid, Layout, Member, Training, train
+from dinokit.dense.grid import Grid, Layout, Member, Training
+from dinokit.dense.sweep import Batches, train
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels
 from dinokit.models.classifier import Reading
@@ -102,7 +103,7 @@ def share(rank: int, data: str, state: str, out: str, port: int) -> None:
 def test_ranks_see_the_crops_of_a_step_together_and_begin_where_one_was(
     make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grids, "SAVE_EVERY", 1)
+    monkeypatch.setattr(sweep, "SAVE_EVERY", 1)
     data = str(make_folder(*(f"{label}/{i}.png" for label in "ab" for i in range(3)), tinted=False))
     whole = heads(make_vit())
     train(whole, shown(make_vit(), data))

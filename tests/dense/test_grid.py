@@ -1,7 +1,6 @@
 """Grids of heads: each head of one is that of torch's own layers, losses and optimisers, trained by itself."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,8 @@ from torch import Tensor, nn
 
 from dinokit.core.messages import UserError
 from dinokit.dense import grid as grids
-from dinokit.dense.grid import Batches, Grid, Layout, Member, Training, train
+from dinokit.dense.grid import Grid, Layout, Member, Training
+from dinokit.dense.sweep import Batches, train
 from dinokit.models.classifier import Reading
 
 LAYOUT = Layout(blocks=4, dim=6, mean=5)
@@ -121,40 +121,6 @@ def test_a_head_that_diverges_stays_alone() -> None:
     assert grid.head(2)[0].flatten().tolist() == pytest.approx(quiet.head(1)[0].flatten().tolist(), abs=1e-6)
     with pytest.raises(UserError, match="all heads have diverged, at the learning rates 3e\\+38"):
         train(made([wild]), batches())
-
-
-def test_a_training_that_was_interrupted_goes_on_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grids, "SAVE_EVERY", 5)
-    whole = made(MEMBERS, optimizer="adamw")
-    train(whole, batches())
-
-    class Killed(Exception):
-        pass
-
-    def until(last: int) -> Batches:
-        def found(first: int) -> Iterator[tuple[Tensor, Tensor]]:
-            for step, batch in enumerate(batches()(first), start=first):
-                if step == last:
-                    raise Killed
-                yield batch
-
-        return found
-
-    for last in (3, 7, 11):
-        with pytest.raises(Killed):
-            train(made(MEMBERS, optimizer="adamw"), until(last), folder=tmp_path, stamp={"data": 1})
-    parts = made(MEMBERS, optimizer="adamw")
-    train(parts, batches(), folder=tmp_path, stamp={"data": 1})
-    again = made(MEMBERS, optimizer="adamw")
-    train(again, until(0), folder=tmp_path, stamp={"data": 1})  # nothing is left to do
-    for grid in (parts, again):
-        for index in range(len(MEMBERS)):
-            assert torch.equal(whole.head(index)[0], grid.head(index)[0])
-    with pytest.raises(UserError, match="made with other data"):
-        train(made(MEMBERS, optimizer="adamw"), batches(), folder=tmp_path, stamp={"data": 2})
-    (tmp_path / "training.pt").write_bytes(b"damaged")
-    with pytest.raises(UserError, match="cannot be read"):
-        train(made(MEMBERS), batches(), folder=tmp_path)
 
 
 def test_losses_are_those_of_torch() -> None:

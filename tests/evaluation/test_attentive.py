@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dinokit.core.messages import UserError
-from dinokit.dense import grid
+from dinokit.dense import sweep
 from dinokit.dense.attentive import Probes
 from dinokit.evaluation import attentive, base
 from dinokit.evaluation.attentive import Config
@@ -57,7 +57,7 @@ def test_a_training_that_was_killed_ends_the_same(
     tmp_path: Path, make_vit: MakeVit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, config = spots(tmp_path / "data"), {"passes": 6, "batch_size": 8}
-    monkeypatch.setattr(grid, "SAVE_EVERY", 5)
+    monkeypatch.setattr(sweep, "SAVE_EVERY", 5)
     base.measure("attentive", make_vit(), Config(data=data, **config), tmp_path / "whole")
     step, taken = Probes.step, list[int]()
 

@@ -10,6 +10,7 @@ from PIL import Image
 from dinokit.checkpoints.classifier import load_classifier
 from dinokit.core.messages import UserError
 from dinokit.dense import grid as grids
+from dinokit.dense import sweep
 from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, linear
 from dinokit.evaluation.linear import PROTOCOLS, Config
@@ -145,7 +146,7 @@ def test_a_killed_training_gives_the_same_json(
     make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, backbone = str(make_folder(*SPLIT, tinted=False)), make_vit()
-    monkeypatch.setattr(grids, "SAVE_EVERY", 4)
+    monkeypatch.setattr(sweep, "SAVE_EVERY", 4)
     for crops in (False, True):
         config = Config(data=data, **FEW | {"crops": crops})  # type: ignore[arg-type]
         whole, parts = tmp_path / f"whole{crops}", tmp_path / f"parts{crops}"
