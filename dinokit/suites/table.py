@@ -85,7 +85,7 @@ def lower_is_better(number: str) -> bool:
 
 V2, V3 = {"protocol": "dinov2"}, {"protocol": "dinov3"}
 QUICK = (
-    Line("knn", "classes", settings={"limit": 2_000}),
+    Line("knn", "classes", settings={"limit": 2_000, "k": (10, 20)}),
     Line("logreg", "classes", settings={"limit": 2_000, "c": tuple(10.0**power for power in range(-4, 4))}),
     Line("linear", "classes", settings={"protocol": "quick", "limit": 2_000}),
     Line("retrieval", "instances"),
