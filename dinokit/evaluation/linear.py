@@ -149,7 +149,7 @@ class Lesson:
     test: Images
     metric: Metric
     layout: Layout
-    digest: str  # of what is learnt from
+    learnt: Embeddings  # of the images that are learnt from, as they are evaluated
     leaks: int  # test images that are learnt from, too
     details: dict[str, object]
 
@@ -182,7 +182,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
         save_head(out / "head", heads[0], about_of(backbone, heads[0], lesson.classes))
     found = {"": [measured(head, lesson.test, layout, lesson.classes) for head in heads]}
     for name, spec in named(config.tests).items():
-        found[name] = further(backbone, heads, spec, classes=lesson.classes, limit=config.limit)
+        found[name] = further(backbone, heads, spec, classes=lesson.classes, limit=config.limit, learnt=lesson.learnt)
     numbers, details, intervals = _summary(found, first=lesson.metric, few=config.shots is not None)
     if lesson.metric == "mAP":  # no mean over images
         intervals["mAP"] = _interval(heads, lesson.test, layout)
@@ -319,7 +319,7 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
         test=judge(asked),
         metric=metric,
         layout=layout,
-        digest=digest([*learnt.digests, learnt.labels]),
+        learnt=learnt,
         leaks=len(leaking),
         details=leaking.details(),
     )
@@ -369,7 +369,7 @@ def _trained(
     folder = out if rows is None else None  # few images are learnt in seconds
     stamp = {
         "weights": digest_of_model(backbone),
-        "images": lesson.digest,
+        "images": digest([*lesson.learnt.digests, lesson.labels.numpy()]),
         "settings": [batch, lesson.rows is None, protocol.standard],
     }
     train(grid, batches, folder=folder, stamp=stamp)

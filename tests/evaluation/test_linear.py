@@ -223,13 +223,20 @@ def test_mistakes_are_one_line(make_vit: MakeVit, make_folder: MakeFolder) -> No
             Config(data="x", **impossible)  # type: ignore[arg-type]
 
 
-def test_a_leak_is_said_with_the_pair(make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_leak_is_said_with_the_pair(
+    make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = make_folder(*SPLIT)
     (root / "test" / "a" / "0.png").write_bytes((root / "train" / "a" / "3.png").read_bytes())
-    result = base.measure("linear", make_vit(), Config(data=str(root), iterations=2), tmp_path)
+    other = make_folder("a/0.png", "b/0.png", name="other", tinted=False)
+    (other / "b" / "0.png").write_bytes((root / "train" / "c" / "1.png").read_bytes())
+    config = Config(data=str(root), iterations=2, tests=(str(other),))
+    result = base.measure("linear", make_vit(), config, tmp_path)
     assert result["leaks"] == 1
+    assert "leakage, images of this set that are in train again, 1: b/0.png = c/1.png" in capsys.readouterr().err
     kept = json.loads((tmp_path / "linear.json").read_text())
     assert kept["leakage"]["equal"] == [["a/0.png", "a/3.png"]]
+    assert kept["tests"]["other"]["leakage"]["equal"] == [["b/0.png", "c/1.png"]]
 
 
 def test_images_of_several_classes_are_judged_by_mean_precision(make_vit: MakeVit, make_folder: MakeFolder) -> None:

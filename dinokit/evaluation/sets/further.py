@@ -7,7 +7,7 @@ ImageNet-C has, give the mean corruption error.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import numpy
@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64
 
 from dinokit.core.messages import UserError, listed
+from dinokit.dense.extraction import Embeddings
 from dinokit.dense.grid import Layout
+from dinokit.dense.leaks import Leaks, leaks
 from dinokit.dense.linear import LinearHead
 from dinokit.dense.maps import frozen
 from dinokit.evaluation.base import JUDGES, doubted, embedded, opened
@@ -88,12 +90,19 @@ def named(specs: Sequence[str]) -> dict[str, str]:
 
 
 def further(
-    backbone: Backbone, heads: Sequence[LinearHead], spec: str, *, classes: Sequence[str], limit: int | None
+    backbone: Backbone,
+    heads: Sequence[LinearHead],
+    spec: str,
+    *,
+    classes: Sequence[str],
+    limit: int | None,
+    learnt: Embeddings | None = None,
 ) -> list[Result]:
     """Measure heads on the images of another set whose classes they know; return a result for each.
 
     Args:
         classes: of the heads.
+        learnt: images that the heads were trained on: those of the set that are among them are said.
     """
     source, shown, several = _known(backbone, spec, classes, limit)
     compete = None if several else numpy.flatnonzero(shown.any(axis=0))
@@ -102,13 +111,19 @@ def further(
         names = sorted(set(source.domains.tolist()))
         parts = {name: source.subset(numpy.flatnonzero(source.domains == name)) for name in names}
     found: list[dict[str, Judged]] = [{} for _ in heads]
+    shared = list[tuple[str, str]]()
     for name, part in parts.items():  # one by one: ImageNet-C has four million images
         images = embedded(backbone, part, reading=layout.reading)
         assert images.labels is not None
+        shared += [] if learnt is None else leaks(images, learnt).equal
         truth = Truth(images.labels, shown, several)
         for head, row in zip(heads, found, strict=True):
             row[name] = judged(scores_of(head, images.vectors, layout), truth, compete=compete)
-    return [_summary(spec, row) for row in found]
+    leaking = Leaks(tuple(shared), (), None)
+    if shared:
+        doubted(spec, [leaking.line("this set", "train")])
+    results = [_summary(spec, row) for row in found]
+    return [replace(result, details=result.details | leaking.details()) for result in results]
 
 
 def _known(
