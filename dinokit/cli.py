@@ -111,6 +111,11 @@ def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, A
         if not re.match("--|-[A-Za-z]", word):
             if not free:
                 raise UserError(f"one word too many: '{word}'; options and settings come as --KEY VALUE")
+            if get_origin(kinds[free[0]]) is tuple:
+                more = next((at for at, each in enumerate(rest) if each.startswith("--")), len(rest))
+                found[free[0]] = (word + equals + text, *rest[:more])
+                rest = rest[more:]
+                continue
             found[free[0]] = _typed(free[0].upper(), word + equals + text, kinds[free[0]])
         elif kinds.get(options.get(flag, "")) is bool:
             if equals or rest[:1] in (["true"], ["false"]):

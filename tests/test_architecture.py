@@ -36,6 +36,7 @@ FLOORS: list[set[str]] = [
     {"training"},
     {"recipes"},
     {"run"},
+    {"looks"},
     {"planning", "evaluation", "visuals"},
     {"studio", "export", "suites"},
     {"commands"},

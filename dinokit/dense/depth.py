@@ -37,6 +37,7 @@ from torch.nn import functional as F
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import above, at_least
 from dinokit.core.seed import derived, generator
+from dinokit.dense import draw
 from dinokit.dense.maps import joined, resized, scaled
 from dinokit.images import intensity
 from dinokit.models.features import Features
@@ -53,8 +54,6 @@ _GRADIENT = 0.5  # weight of its loss
 _WARM = 100  # first steps in which sigloss leaves the variance out
 _TINY = 1e-3
 _MEAN = 0.15  # weight of the squared mean
-# near to far: bright yellow over red to dark blue, evenly spaced
-_COLOURS = numpy.array([(253, 231, 140), (250, 150, 60), (200, 60, 70), (110, 25, 110), (30, 12, 60)], dtype=float)
 _MOST = 65_535
 _WIDTH, _HEIGHT = 320, 48  # pixels of the legend
 _MARKS = 5
@@ -376,6 +375,4 @@ def coloured(
 ) -> UInt8[numpy.ndarray, "rows columns 3"]:
     """Return colours of distances, by their logarithm."""
     share = (numpy.log(metres.clip(low, high)) - numpy.log(low)) / (numpy.log(high) - numpy.log(low))
-    places = numpy.linspace(0, 1, len(_COLOURS))
-    channels = [numpy.interp(share, places, _COLOURS[:, channel]) for channel in range(3)]
-    return numpy.stack(channels, axis=-1).round().astype(numpy.uint8)
+    return draw.heat(1 - share)  # near is bright

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from dinokit.images import intensity
 
 Colour = Sequence[int]
+_HEAT = numpy.array([(30, 12, 60), (110, 25, 110), (200, 60, 70), (250, 150, 60), (253, 231, 140)], dtype=float)
 _ROW, _WIDTH = 18, 260  # pixels of a line of a legend
 
 
@@ -31,6 +32,13 @@ def rgb(image: intensity.Image) -> UInt8[numpy.ndarray, "height width 3"]:
     """Return what a screen shows of an image: of one or two channels the first, else the first three."""
     shown = intensity.for_display(image[None])[0].permute(1, 2, 0).numpy()  # [height, width, channel]
     return shown[..., :3] if shown.shape[2] >= 3 else numpy.repeat(shown[..., :1], 3, axis=2)
+
+
+def heat(share: Float[numpy.ndarray, "rows columns"]) -> UInt8[numpy.ndarray, "rows columns 3"]:
+    """Return colours of shares: 0 is dark blue, over red, 1 is bright yellow; evenly spaced."""
+    places = numpy.linspace(0, 1, len(_HEAT))
+    channels = [numpy.interp(share, places, _HEAT[:, channel]) for channel in range(3)]
+    return numpy.stack(channels, axis=-1).round().astype(numpy.uint8)
 
 
 def mixed(

@@ -23,6 +23,7 @@ from dinokit.core.seed import generator
 from dinokit.dense.embedding import encode, nearest, unit
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
+from dinokit.looks.pca import Axes
 from dinokit.sources.source import Source, labelled, open_source, splits
 
 SHOWN = 8  # pictures with PCA maps
@@ -155,8 +156,8 @@ def pca_maps(
     Args:
         grid: rows and columns of the row-major patches.
     """
-    images, count, _ = patches.shape
-    scores = components(patches.flatten(0, 1), count=3).reshape(images, count, 3)  # [image, patch, component]
+    images = len(patches)
+    scores = Axes.of(patches.flatten(0, 1), 3)(patches)  # [image, patch, component]
     border = torch.ones(grid, dtype=torch.bool)
     border[1:-1, 1:-1] = False
     inside, outside = scores[:, ~border.flatten()], scores[:, border.flatten()]
@@ -170,17 +171,6 @@ def pca_maps(
     # a component that does not vary (a collapsed model) is mid-grey, not amplified noise
     scaled = torch.where(spread > 1e-6, (scores - low) / spread.clamp(min=1e-6), 0.5)
     return (scaled.clamp(0, 1) * 255).round().to(torch.uint8).reshape(images, *grid, 3)
-
-
-def components(rows: Float[Tensor, "row dim"], *, count: int) -> Float[Tensor, "row component"]:
-    """Project centred rows on their `count` directions of largest variance, in order; missing ones are zero.
-
-    float64 and an eigen-decomposition of the covariance: exact, without a random start.
-    """
-    centred = rows.double() - rows.double().mean(dim=0)
-    vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(-1)[:, :count]  # [dim, component]
-    scores = centred @ vectors
-    return torch.nn.functional.pad(scores, (0, count - scores.shape[1]))
 
 
 def neighbours(

@@ -1,8 +1,7 @@
 import pytest
 import torch
-from sklearn.decomposition import PCA
 
-from dinokit.visuals.gallery import components, neighbours, pca_maps
+from dinokit.visuals.gallery import neighbours, pca_maps
 
 GRID = (4, 5)
 
@@ -21,12 +20,6 @@ def test_the_query_itself_is_excluded_where_it_is_known() -> None:
 
 def patches(seed: int = 0, dim: int = 12) -> torch.Tensor:
     return torch.randn(3, 20, dim, generator=torch.Generator().manual_seed(seed)) * torch.linspace(3, 0.5, dim)
-
-
-def test_components_agree_with_scikit_learn_up_to_sign() -> None:
-    rows = patches().flatten(0, 1)
-    expected = torch.from_numpy(PCA(3).fit_transform(rows.double().numpy()))
-    torch.testing.assert_close(components(rows, count=3).abs(), expected.abs())
 
 
 def test_colours_survive_rotation_shift_and_scale_of_the_features() -> None:

@@ -1,0 +1,46 @@
+"""Patches in groups: k-means of the features of all images together, a colour per group.
+
+Cosine similarity, greedy k-means++, moves until nothing moves; a group means the same in every image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+import torch
+
+from dinokit.annotations.masks import palette
+from dinokit.core.messages import UserError
+from dinokit.core.numbers import at_least
+from dinokit.curation.kmeans import lloyd, look
+from dinokit.curation.start import start
+from dinokit.curation.vectors import Vectors
+from dinokit.dense.embedding import unit
+from dinokit.looks.field import Field, Map, joint
+from dinokit.models.features import Backbone
+
+MOVES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How many groups."""
+
+    k: int = at_least(2, 6)  # groups
+    seed: int = at_least(0, 0)  # of the start
+
+
+def draw(backbone: Backbone, fields: Sequence[Field], config: Config) -> list[list[Map]]:  # noqa: ARG001 (as all looks)
+    """Colour the patches of every image by their group; return one map of each."""
+    rows = unit(joint(fields)).float()
+    if config.k > len(rows):
+        raise UserError(f"expected at most as many groups as patches, {len(rows):,}, got {config.k}")
+    vectors = Vectors([rows.numpy()])
+    centres = start(vectors, config.k, key=(config.seed,), device=torch.device("cpu"))
+    *_, (_, centres) = lloyd(vectors, centres, iterations=MOVES)
+    colours = numpy.array(palette(config.k + 1)[1:], dtype=numpy.uint8)
+    ends = numpy.cumsum([each.patches.shape[0] * each.patches.shape[1] for each in fields])
+    groups = numpy.split(look(vectors, centres, sums=False).centre, ends[:-1])
+    return [
+        [("", colours[group].reshape(*each.patches.shape[:2], 3))] for group, each in zip(groups, fields, strict=True)
+    ]

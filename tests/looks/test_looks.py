@@ -1,0 +1,176 @@
+"""What is drawn of patches is what their features say, in colours that mean the same in every image."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from dinokit.cli import run as command
+from dinokit.core.messages import UserError
+from dinokit.looks import attention, clusters, pca, similarity
+from dinokit.looks.field import Field, field
+from dinokit.models.pixels import PatchPixels
+from dinokit.models.vit import VisionTransformer
+from tests.conftest import MakeFolder
+
+MakeVit = Callable[..., VisionTransformer]
+PIXELS = PatchPixels(patch_size=4)
+
+
+def made(patches: torch.Tensor, name: str = "a.png") -> Field:
+    rows, columns = patches.shape[:2]
+    return Field(name, torch.zeros(3, 4 * rows, 4 * columns, dtype=torch.uint8), patches, (8 * columns, 8 * rows))
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_large_image_is_seen_window_by_window_and_where_they_overlap_as_their_mean(
+    monkeypatch: pytest.MonkeyPatch, make_vit: MakeVit
+) -> None:
+    image = torch.randint(0, 256, (3, 40, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("dinokit.looks.field.WINDOW", 16)
+    of_pixels = field(PIXELS, image, name="x", size=24)
+    expected = PIXELS(image[None].float() / 255).patches.reshape(10, 6, -1)
+    torch.testing.assert_close(of_pixels.patches, expected)  # pixels do not depend on what is around them
+    vit = make_vit()
+    found = field(vit, image, name="x", size=24).patches
+    ready = (image[None].float() / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        seen = {
+            (top, left): vit(ready[..., top : top + 16, left : left + 16]) for top in (0, 8, 16, 24) for left in (0, 8)
+        }
+    both = [seen[0, 0].patches.reshape(4, 4, -1)[2, 1], seen[8, 0].patches.reshape(4, 4, -1)[0, 1]]
+    torch.testing.assert_close(found[2, 1], torch.stack(both).mean(dim=0))
+
+
+@pytest.mark.parametrize(("size", "shape"), [(16, (4, 6)), (30, (8, 11))])
+def test_sides_go_to_the_nearest_whole_patch(size: int, shape: tuple[int, int]) -> None:
+    assert field(PIXELS, torch.zeros(3, 20, 30), name="x", size=size).patches.shape[:2] == shape
+
+
+def test_what_is_too_large_is_refused() -> None:
+    with pytest.raises(UserError, match="wide would be 8000x16 pixels, at most 4096 a side fit; give a smaller --size"):
+        field(PIXELS, torch.zeros(3, 2, 1000), name="wide", size=16)
+
+
+def test_axes_are_those_of_the_singular_values() -> None:
+    rows = noise(50, 6) * torch.tensor([5.0, 4, 3, 2, 1, 0.5])
+    axes = pca.Axes.of(rows, 3)
+    centred = rows.double() - rows.double().mean(dim=0)
+    _, values, directions = torch.linalg.svd(centred, full_matrices=False)
+    torch.testing.assert_close(axes.deviations, values[:3] / 50**0.5)
+    torch.testing.assert_close(axes(rows).abs(), (centred @ directions[:3].T).abs(), atol=1e-6, rtol=1e-6)
+
+
+def test_a_colour_means_the_same_in_every_image() -> None:
+    both = noise(6, 6, 8)
+    apart = pca.draw(PIXELS, [made(both), made(both.flip(0), "b.png")], pca.Config())
+    assert numpy.array_equal(apart[0][0][1], apart[1][0][1][::-1])
+    assert apart[0][0][1].std() > 20
+
+
+def test_dinov3_is_the_sigmoid_of_whitened_components() -> None:
+    rows = noise(8, 8, 5)
+    ((_, found),) = pca.draw(PIXELS, [made(rows)], pca.Config(style="dinov3"))[0]
+    axes = pca.outwards(pca.Axes.of(rows.flatten(0, 1), 3), [made(rows)])
+    expected = 255 / (1 + torch.exp(-2 * axes(rows) / axes.deviations))
+    assert abs(found.astype(float) - expected.numpy()).max() <= 0.5
+
+
+def test_dinov2_blackens_the_borders_side_of_the_first_component() -> None:
+    rows = 0.1 * noise(6, 6, 4)
+    rows[2:4, 2:4, 0] += 5  # an object in the middle
+    ((_, found),) = pca.draw(PIXELS, [made(rows)], pca.Config(style="dinov2"))[0]
+    assert (found.sum(axis=2) > 0).sum() <= 4
+    assert (found[[0, -1]] == 0).all()
+    assert found[2:4, 2:4].max() == 255
+
+
+def test_patches_that_are_all_alike_are_grey_not_noise() -> None:
+    ((_, found),) = pca.draw(PIXELS, [made(torch.ones(4, 4, 3))], pca.Config(style="dinov3"))[0]
+    assert set(numpy.unique(found).tolist()) == {128}
+
+
+def test_cosines_are_those_with_the_marked_patch() -> None:
+    first, second = noise(4, 6, 8), noise(3, 3, 8, seed=1)
+    fields = [made(first), made(second, "b.png")]
+    assert fields[0].at(17, 31) == (3, 2)  # 8 pixels a patch as the image lies there
+    maps = similarity.cosines(fields, 3, 2)
+    expected = torch.cosine_similarity(second.double(), first[3, 2].double()[None, None], dim=-1)
+    torch.testing.assert_close(maps[1], expected)
+    assert maps[0][3, 2] == pytest.approx(1)
+    drawn = similarity.draw(PIXELS, fields, similarity.Config(at=((17, 31), (0, 0))))
+    assert [len(each) for each in drawn] == [2, 2]
+    assert drawn[0][0][1][3, 2].tolist() == list(similarity.MARK)
+    with pytest.raises(UserError, match=r"expected x in 0\.\.47 and y in 0\.\.31 of a\.png, got 48,0"):
+        similarity.draw(PIXELS, fields, similarity.Config(at=((48, 0),)))
+
+
+def test_attention_is_that_of_the_class_token(make_vit: MakeVit) -> None:
+    vit = make_vit()
+    image = torch.randint(0, 256, (3, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = field(vit, image, name="x", size=16)
+    found = attention.from_cls(vit, seen, 0)
+    with torch.no_grad():
+        whole = vit.attention((image[None].float() / 255 - 0.5) / 0.25, 0)[0]
+    torch.testing.assert_close(found, whole[:, 0, -24:].reshape(-1, 4, 6))
+    assert [name for name, _ in attention.draw(vit, [seen], attention.Config())[0]] == ["mean", "head 0", "head 1"]
+
+
+def test_the_fewest_patches_keep_the_mass() -> None:
+    kept = attention.largest(torch.tensor([[[0.1, 0.4], [0.3, 0.2]]]), 0.6)
+    assert kept.tolist() == [[[0.0, pytest.approx(0.4)], [pytest.approx(0.3), 0.0]]]
+
+
+def test_groups_are_shared_by_all_images() -> None:
+    kinds = torch.eye(3)
+    one, other = kinds[[0, 0, 1, 1]].reshape(2, 2, 3), kinds[[2, 1, 0, 2]].reshape(2, 2, 3)
+    left, right = (each[0][1] for each in clusters.draw(PIXELS, [made(one), made(other)], clusters.Config(k=3)))
+    assert (left[0, 0] == left[0, 1]).all()
+    assert (left[1, 0] == right[0, 1]).all()
+    assert (left[0, 0] == right[1, 0]).all()
+    assert (right[0, 0] == right[1, 1]).all()
+    assert len({tuple(colour) for colour in numpy.concatenate([left, right]).reshape(-1, 3).tolist()}) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("pca",), ("pca", "--style", "dinov2"), ("similarity", "--at", "3,4", "8,9"), ("attention",), ("clusters",)],
+)
+def test_a_row_per_image_and_columns_per_model(
+    words: tuple[str, ...], make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    root = make_folder("1.png", "2.png", "3.png", sizes=((16, 16), (24, 16)))
+    run = make_run(str(root), steps=(0, 10))
+    models = [str(run / "checkpoints" / step) for step in ("0", "10")]
+    out = tmp_path / "out" / "sheet.png"
+    start = ["look", words[0], str(root / "1.png"), str(root), "--model", *models, "--out", str(out), "--size", "32"]
+    assert command([*start, *words[1:]]) == 0
+    with Image.open(out) as page:
+        shape = page.size
+    columns = {"pca": 3, "similarity": 5, "attention": 7, "clusters": 3}[words[0]]
+    assert shape == (48 * columns + 8 * (columns - 1), 4 * (32 + 16 + 8) - 8)
+
+
+def test_what_cannot_be_drawn_is_one_line(
+    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder("1.png")
+    model = str(make_run(str(root), steps=(0,)) / "checkpoints" / "0")
+    start = ["--model", model, "--out", str(tmp_path / "x.png"), "--size", "16"]
+    for words, said in {
+        ("similarity", str(root), *start): "nothing is marked; give --at X,Y",
+        ("similarity", str(root), *start, "--at", "3"): "--at: expected X,Y in pixels such as 120,80, got '3'",
+        ("pcas", str(root), *start): "pca",
+        ("pca", str(root), *start[:2], "--out", str(tmp_path)): "expected --out to be a picture such as",
+        ("attention", str(root), *start, "--block", "7"): "7",
+    }.items():
+        assert command(["look", *words]) == 2
+        told = capsys.readouterr().err
+        assert said in told
+        assert told.count("\n") == 1
