@@ -19,7 +19,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from dinokit.evaluation import knn
-from dinokit.evaluation.base import Task
+from dinokit.evaluation.sets.labelled import Task
 
 CLASSES = 1000
 CPU = torch.device("cpu")

@@ -39,8 +39,9 @@ from dinokit.dense.extraction import Embeddings, extract
 from dinokit.dense.heads import About, save_head
 from dinokit.dense.maps import frozen
 from dinokit.dense.sweep import Batches, train
-from dinokit.evaluation import base
-from dinokit.evaluation.base import FewShot, Found, checked
+from dinokit.evaluation.base import Found
+from dinokit.evaluation.sets.labelled import checked, leaked
+from dinokit.evaluation.sets.roles import FewShot, thirds
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.models.features import Backbone
@@ -111,11 +112,11 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
         out: folder that receives the probe as `head/`, few-shot that of the first draw; an interrupted training in it
             is continued.
     """
-    learnt, val, test = base.thirds(backbone, config, choosing="the probe")
+    learnt, val, test = thirds(backbone, config, choosing="the probe")
     assert val is not None
     _check(backbone, (learnt, val, test))
     images, chooses, asks = (_extracted(backbone, source) for source in (learnt, val, test))
-    leaking = base.leaked(config.data, asks.found, images.found)
+    leaking = leaked(config.data, asks.found, images.found)
     metric = config.metric or ("per-class" if learnt.metric == "per-class" else "top1")
     details = leaking.details()
     trained = partial(_trained, backbone, config, classes=len(learnt.classes), val=chooses, test=asks, metric=metric)

@@ -26,9 +26,11 @@ from dinokit.core.numbers import above, at_least, between
 from dinokit.curation import neighbours
 from dinokit.curation.neighbours import Edges, Ordered, Search, places_of
 from dinokit.curation.vectors import Vectors
+from dinokit.dense.compare import CHUNK
 from dinokit.dense.embedding import unit
-from dinokit.evaluation import base
-from dinokit.evaluation.base import FewShot, Found, Task, sides, task
+from dinokit.evaluation.base import Found
+from dinokit.evaluation.sets.labelled import Task, task
+from dinokit.evaluation.sets.roles import FewShot, sides
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.metrics.precision import mean_precision, mean_precision_interval
 from dinokit.models.features import Backbone
@@ -104,7 +106,7 @@ def _measured(
     classes = int(torch.cat([images.gallery_labels, images.query_labels]).max()) + 1
     right = {f"top{n}@{k}": numpy.zeros(len(images.queries)) for k in ks for n in (1, 5)}
     shares: dict[int, list[Tensor]] = {k: [] for k in ks}
-    step = max(1, base.CHUNK // max(classes, ks[-1]))  # queries at a time
+    step = max(1, CHUNK // max(classes, ks[-1]))  # queries at a time
     for part, similarity, others in nearest(images, ks[-1], rows, step=step, device=device):
         votes = vote(similarity, images.gallery_labels[others], ks, classes=classes, temperature=temperature)
         if images.named is not None:

@@ -42,9 +42,10 @@ from dinokit.dense.grid import Grid, Layout, Member, Training
 from dinokit.dense.heads import save_head
 from dinokit.dense.linear import LinearHead, about_of
 from dinokit.dense.sweep import train
-from dinokit.evaluation import base
-from dinokit.evaluation.base import QUICK, FewShot, Found, embedded
+from dinokit.evaluation.base import QUICK, Found
 from dinokit.evaluation.sets.further import Images, Result, further, measured, named, scores_of, widths_of
+from dinokit.evaluation.sets.labelled import embedded, leaked
+from dinokit.evaluation.sets.roles import FewShot, thirds
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.classes import Truth
 from dinokit.metrics.interval import percent
@@ -286,7 +287,7 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
     learnt = embedded(backbone, train, reading=None if crops else layout.reading)
     asked = embedded(backbone, test, reading=layout.reading)
     near = embedded(backbone, test) if crops and config.near is not None else asked
-    leaking = base.leaked(config.data, near, learnt, above=config.near)
+    leaking = leaked(config.data, near, learnt, above=config.near)
     assert learnt.labels is not None
     classes, shown = members(train.classes) or (train.classes, numpy.eye(len(train.classes), dtype=bool))
     several, labels = members(train.classes) is not None, torch.from_numpy(learnt.labels)
@@ -331,7 +332,7 @@ def _sources(backbone: Backbone, config: Config) -> tuple[Source, Source | None,
     tried = [config.lr or protocol.lr, config.weight_decay or protocol.weight_decay]
     tried += [config.blocks or protocol.blocks or (1,), config.mean_patch or protocol.mean_patch]
     chooses, shared = max(map(len, tried)) > 1, config.protocol != QUICK
-    return base.thirds(backbone, config, choosing="the head", shared=shared, chooses=chooses)
+    return thirds(backbone, config, choosing="the head", shared=shared, chooses=chooses)
 
 
 def _trained(

@@ -34,8 +34,9 @@ from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least, between
 from dinokit.dense.extraction import Embeddings
 from dinokit.dense.logistic import IS, IS_NOT, OPEN, Solution, each_against_others, solutions
-from dinokit.evaluation import base
-from dinokit.evaluation.base import FewShot, Found, embedded
+from dinokit.evaluation.base import Found
+from dinokit.evaluation.sets.labelled import embedded, leaked
+from dinokit.evaluation.sets.roles import FewShot, thirds
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.metrics.precision import mean_precision, mean_precision_interval
@@ -91,7 +92,7 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
 
     Few-shot, means over the draws, with the standard deviation as `top1/std`; the details hold each.
     """
-    learnt, chooses, asked = base.thirds(backbone, config, choosing="C")
+    learnt, chooses, asked = thirds(backbone, config, choosing="C")
     assert chooses is not None
     metric = _metric(config, learnt)
     found = [embedded(backbone, source) for source in (learnt, chooses, asked)]
@@ -101,7 +102,7 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
             f"expected two or more images of a class to learn from in {config.data}, got one of each, so that none can "
             "choose C; add images, or a split val"
         )
-    leaking = base.leaked(config.data, found[2], found[0], above=config.near)
+    leaking = leaked(config.data, found[2], found[0], above=config.near)
     counts = {"leaks": float(len(leaking))} if len(leaking) else {}
     measured = partial(_measured, val=val, test=test, metric=metric, config=config)
     if config.shots is None:

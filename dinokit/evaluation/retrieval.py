@@ -35,8 +35,9 @@ from dinokit.dense.compare import compared
 from dinokit.dense.descriptors import Descriptor
 from dinokit.dense.extraction import Embeddings
 from dinokit.dense.whitening import Whitening
-from dinokit.evaluation.base import Found, Task, say_bad, task
+from dinokit.evaluation.base import Found
 from dinokit.evaluation.sets import copydays, landmarks, met
+from dinokit.evaluation.sets.labelled import Task, say_bad, task
 from dinokit.images.transforms import Inner, Padded, Square, Squashed, Transform, Whole
 from dinokit.metrics.interval import percent
 from dinokit.metrics.precision import average_precision

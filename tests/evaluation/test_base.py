@@ -51,22 +51,13 @@ def test_a_class_that_nobody_can_read_is_no_class(make_vit: MakeVit, make_folder
     for number in range(4):
         (root / "b" / f"{number}.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"no image of class 'b' .* the first bad image: b/0\.png: empty file"):
-        base.features(make_vit(), str(root), split=None)
+        base.measure("knn", make_vit(), base.find("knn").Config(data=str(root)))
 
 
 def test_splits_without_a_class_in_common_are_refused(make_vit: MakeVit, make_folder: MakeFolder) -> None:
     splits = [f"train/{name}/0.png" for name in ("cats", "dogs")] + [f"val/{name}/0.png" for name in ("Cat", "Dog")]
     with pytest.raises(UserError, match="no class of val is one of train .*'Cat' and 'cats'"):
         base.measure("knn", make_vit(), base.find("knn").Config(data=str(make_folder(*splits))))
-
-
-def test_test_images_ask_and_train_images_answer(make_folder: MakeFolder) -> None:
-    both = str(make_folder("train/a/0.png", "val/a/0.png", "test/a/0.png"))
-    assert base.sides(both, None, None) == ("train", "val")
-    assert base.sides(both, "train", "test") == ("train", "test")
-    assert base.sides(str(make_folder("a/0.png", name="plain")), None, None) == (None, None)
-    with pytest.raises(UserError, match="give both"):
-        base.sides(both, "train", None)
 
 
 def test_a_convolutional_network_is_measured_like_any_other(make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -112,45 +103,3 @@ def test_what_is_doubtful_is_said_once_for_a_model_and_its_baselines(
         "leakage, images of val that are in train again, 1: 1/0.png = 2/1.png",
     ]
     assert read_json(tmp_path / "out" / "knn.json")["leakage"]["equal"] == [["1/0.png", "2/1.png"]]
-
-
-def test_splits_have_one_role_each() -> None:
-    settings = base.find("logreg").Config
-
-    def roles(known: tuple[str, ...], *, shared: bool = False, **given: str) -> tuple[str | None, ...]:
-        return base.roles(settings(data="x", **given), known, choosing="C", shared=shared)
-
-    known = ("train", "val", "test")
-    assert roles(known) == known
-    assert roles(("train", "val")) == ("train", None, "val")
-    assert roles(known, test="val") == ("train", None, "val")
-    assert roles(known, train="val", val="training") == ("val", "train", "test")
-    assert roles(()) == (None, None, None)
-    for wrong in ({"val": "train"}, {"val": "test", "test": "testing"}, {"train": "val", "val": "val"}):
-        with pytest.raises(UserError, match="three different splits"):
-            roles(known, **wrong)
-    with pytest.raises(UserError, match="expected a split train"):
-        roles(("val", "test"))
-
-
-def test_what_is_measured_may_choose_where_that_is_how_it_was_published() -> None:
-    settings = base.find("logreg").Config
-
-    def roles(known: tuple[str, ...], **given: str) -> tuple[str | None, ...]:
-        return base.roles(settings(data="x", **given), known, choosing="a head", shared=True)
-
-    assert roles(("train", "val", "test")) == ("train", "val", "test")
-    assert roles(("train", "val")) == ("train", "val", "val")
-    assert roles(("train", "test")) == ("train", "test", "test")
-    assert roles(("train", "val", "test"), test="val") == ("train", "val", "val")
-    assert roles(()) == (None, None, None)
-    with pytest.raises(UserError, match="three different splits"):
-        roles(("train", "val"), val="train")
-
-
-def test_a_tenth_of_each_class_is_set_aside_but_never_all_of_it() -> None:
-    labels = torch.tensor([0] * 40 + [1] * 5 + [2] + [4] * 2)
-    rest, aside = base.parted(labels, 0.1)
-    assert labels[aside].bincount(minlength=5).tolist() == [4, 1, 0, 0, 1]
-    assert sorted([*rest.tolist(), *aside.tolist()]) == list(range(48))
-    assert aside[:4].tolist() != [0, 1, 2, 3]

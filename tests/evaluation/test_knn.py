@@ -13,6 +13,7 @@ from dinokit.curation import neighbours
 from dinokit.dense.embedding import unit
 from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, knn, retrieval
+from dinokit.evaluation.sets import labelled
 from dinokit.metrics.precision import eleven_points
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
@@ -78,7 +79,7 @@ def test_chunks_do_not_change_the_result(
 ) -> None:
     config = knn.Config(data=str(make_folder(*SPLIT)), k=(3, 5))
     whole = base.measure("knn", make_vit(), config)
-    monkeypatch.setattr(base, "CHUNK", 40)  # 2 queries at a time
+    monkeypatch.setattr(knn, "CHUNK", 40)  # 2 queries at a time
     assert base.measure("knn", make_vit(), config) == whole
 
 
@@ -103,7 +104,7 @@ def test_equal_images_keep_their_order_whatever_the_chunk(
         path.write_bytes((root / "a" / "0.png").read_bytes())
     found = []
     for chunk in (1 << 24, 40, 19):
-        monkeypatch.setattr(base, "CHUNK", chunk)
+        monkeypatch.setattr(knn, "CHUNK", chunk)
         found.append(base.measure("knn", RawPixels(size=16), knn.Config(data=str(root), k=(1, 7))))
     # the first image answers all: 5 of class a are right; of 7 neighbours 5 or 6 are of a
     assert found[0] == found[1] == found[2]
@@ -147,14 +148,14 @@ def features(rows: int, seed: int, *, separable: bool) -> tuple[torch.Tensor, to
     return torch.randn(rows, 8, generator=draw) + 20 * separable * torch.eye(8)[labels], labels
 
 
-def asked(*, separable: bool = True, leave_one_out: bool = False, rows: int = 120) -> base.Task:
+def asked(*, separable: bool = True, leave_one_out: bool = False, rows: int = 120) -> labelled.Task:
     """A task without images."""
     gallery, labels = features(rows, 0, separable=separable)
     queries, wanted = (gallery, labels) if leave_one_out else features(90, 1, separable=separable)
-    return base.Task(gallery, labels, None, queries, wanted, None, leave_one_out)
+    return labelled.Task(gallery, labels, None, queries, wanted, None, leave_one_out)
 
 
-def measured(task: base.Task, *ks: int) -> dict[str, float]:
+def measured(task: labelled.Task, *ks: int) -> dict[str, float]:
     """The numbers of a task in which all images answer."""
     return knn._measured(task, list(ks), 0.07, torch.device("cpu"), None)[0]
 
@@ -202,15 +203,6 @@ def test_neighbours_and_votes_are_those_of_a_naive_formula_whatever_the_tiles(
                 assert own.tolist() == pytest.approx(expected, rel=1e-13)
                 rows += 1
         assert rows == len(task.queries)
-
-
-def test_a_draw_takes_so_many_of_each_class_and_another_seed_others() -> None:
-    labels = torch.tensor([0] * 10 + [2] * 10 + [3] * 2)
-    drawn = [base.some_of_each(labels, 3.0, seed) for seed in range(40)]
-    assert all(numpy.bincount(labels[rows]).tolist() == [3, 0, 3, 2] for rows in drawn)
-    assert len({tuple(rows) for rows in drawn[:9]}) == 9
-    assert {place for rows in drawn for place in rows} == set(range(22))
-    assert numpy.bincount(labels[base.some_of_each(labels, 0.25, 0)]).tolist() == [2, 0, 2, 1]  # at least one
 
 
 def test_few_shots_are_the_mean_over_draws(make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dinokit.core.messages import UserError
 from dinokit.dense import compare
 from dinokit.dense.embedding import unit
 from dinokit.evaluation import base, retrieval
+from dinokit.evaluation.sets import labelled
 from dinokit.images.intensity import Pixels
 from dinokit.images.transforms import Inner, Padded, Square, Squashed, Transform, Whole
 from dinokit.models.classifier import Reading
@@ -26,9 +27,9 @@ MakeVit = Callable[..., VisionTransformer]
 MakeFolder = Callable[..., Path]
 
 
-def task(labels: list[int], vectors: Tensor) -> base.Task:
+def task(labels: list[int], vectors: Tensor) -> labelled.Task:
     rows, numbers = unit(vectors), torch.tensor(labels)
-    return base.Task(rows, numbers, None, rows, numbers, None, leave_one_out=True)
+    return labelled.Task(rows, numbers, None, rows, numbers, None, leave_one_out=True)
 
 
 def test_a_query_never_finds_itself() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from dinokit.annotations.depths import splits_of
 from dinokit.annotations.pairs import open_pairs, pair_splits
 from dinokit.core.messages import UserError
-from dinokit.evaluation.base import sides
+from dinokit.evaluation.sets.roles import sides
 from dinokit.sources.source import Source, open_source, remarks, splits
 
 COLOURS = ("blue", "green", "red")

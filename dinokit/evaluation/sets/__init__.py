@@ -1,1 +1,1 @@
-"""What is special about published sets: which images ask, what is right, which classes compete."""
+"""Sets of images: which learn, choose, ask and answer, and what is special about published ones."""

@@ -20,7 +20,8 @@ from dinokit.dense.grid import Layout
 from dinokit.dense.leaks import Leaks, leaks
 from dinokit.dense.linear import LinearHead
 from dinokit.dense.maps import frozen
-from dinokit.evaluation.base import JUDGES, doubted, embedded, opened
+from dinokit.evaluation.sets.labelled import embedded
+from dinokit.evaluation.sets.roles import JUDGES, doubted, opened
 from dinokit.images import intensity
 from dinokit.metrics.classes import Judged, Truth, judged
 from dinokit.metrics.interval import per_class_shares

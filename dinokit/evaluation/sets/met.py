@@ -21,8 +21,8 @@ from torch import Tensor
 from dinokit.core.messages import UserError
 from dinokit.dense.extraction import Embeddings
 from dinokit.dense.whitening import Whitening
-from dinokit.evaluation.base import Task
 from dinokit.evaluation.knn import nearest
+from dinokit.evaluation.sets.labelled import Task
 from dinokit.metrics.interval import percent
 from dinokit.metrics.ranking import gap, gap_interval
 from dinokit.sources.source import Source
