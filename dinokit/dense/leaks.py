@@ -4,6 +4,7 @@ Two pictures are one here if a backbone sees the same pixels: a copy of a file, 
 format. A changed copy counts only where someone says above which similarity of features two pictures are one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dinokit.curation.neighbours import Edges, Ordered, Search
@@ -40,30 +41,41 @@ class Leaks:
         return {"leakage": {kind: [list(pair) for pair in pairs] for kind, pairs in found.items()}} if len(self) else {}
 
 
-def leaks(asks: Embeddings, answers: Embeddings, *, above: float | None = None) -> Leaks:
-    """Find the images that ask whose picture is also among those that answer.
+def leaks(asks: Embeddings, *answers: Embeddings, above: float | None = None) -> Leaks:
+    """Find the images that ask whose picture is also among those that answer, in one part of the data or several.
 
     Args:
-        asks: the same object as `answers` where images are asked among each other; then the first of equal ones is no
-            copy.
+        asks: the same object as the one of `answers` where images are asked among each other; then the first of equal
+            ones is no copy.
         above: the cosine of features above which two pictures are one; None: equal ones alone.
     """
+    equal, similar = dict[int, str](), dict[int, tuple[str, float]]()  # by the row that asks
+    for part in answers:
+        equal = {row: part.keys[other] for row, other in _equal(asks, part).items()} | equal
+        for row, other, cosine in [] if above is None else _similar(asks, part, above):
+            similar.setdefault(row, (part.keys[other], cosine))
+    return Leaks(
+        tuple((asks.keys[row], key) for row, key in sorted(equal.items())),
+        tuple((asks.keys[row], *similar[row]) for row in sorted(similar.keys() - equal.keys())),
+        above,
+    )
+
+
+def _equal(asks: Embeddings, answers: Embeddings) -> dict[int, int]:
+    """Return, by the row that asks, the first row of the same picture."""
     same = asks is answers
     firsts: dict[bytes, int] = {}
     for row, digest in enumerate(answers.digests):
         firsts.setdefault(digest, row)
     equal = {row: firsts.get(digest, row if same else -1) for row, digest in enumerate(asks.digests)}
-    equal = {row: other for row, other in equal.items() if other >= 0 and not (same and other == row)}
-    edges = Edges.concatenate([]) if above is None else _nearest(asks, answers, above)
-    similar = [
-        (asks.keys[row], answers.keys[other], float(cosine))
-        for row, other, cosine in zip(edges.rows.tolist(), edges.others.tolist(), edges.similarity, strict=True)
-        if row not in equal and not (same and row < other)
-    ]
-    return Leaks(tuple((asks.keys[row], answers.keys[other]) for row, other in equal.items()), tuple(similar), above)
+    return {row: other for row, other in equal.items() if other >= 0 and not (same and other == row)}
 
 
-def _nearest(asks: Embeddings, answers: Embeddings, above: float) -> Edges:
+def _similar(asks: Embeddings, answers: Embeddings, above: float) -> Iterator[tuple[int, int, float]]:
+    """Yield the rows that ask, the nearest row of each, and their cosine."""
     queries, gallery = (Ordered.single(Vectors([each.vectors])) for each in (asks, answers))
     search = Search(queries, None if asks is answers else gallery, k=1, above=above)
-    return Edges.concatenate([search.block(number) for number in range(len(search))])
+    edges = Edges.concatenate([search.block(number) for number in range(len(search))])
+    for row, other, cosine in zip(edges.rows.tolist(), edges.others.tolist(), edges.similarity.tolist(), strict=True):
+        if not (asks is answers and row < other):
+            yield row, other, cosine

@@ -116,7 +116,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     assert val is not None
     _check(backbone, (learnt, val, test))
     images, chooses, asks = (_extracted(backbone, source) for source in (learnt, val, test))
-    leaking = leaked(config.data, asks.found, images.found)
+    leaking = leaked(config.data, asks.found, images.found, chooses.found)
     metric = config.metric or ("per-class" if learnt.metric == "per-class" else "top1")
     details = leaking.details()
     trained = partial(_trained, backbone, config, classes=len(learnt.classes), val=chooses, test=asks, metric=metric)

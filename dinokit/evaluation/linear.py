@@ -286,8 +286,11 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
     train, val, test = _sources(backbone, config)
     learnt = embedded(backbone, train, reading=None if crops else layout.reading)
     asked = embedded(backbone, test, reading=layout.reading)
-    near = embedded(backbone, test) if crops and config.near is not None else asked
-    leaking = leaked(config.data, near, learnt, above=config.near)
+    chosen = asked if val is test else None if val is None else embedded(backbone, val, reading=layout.reading)
+    parts = [(test, asked)] if val is None or chosen is None or val is test else [(test, asked), (val, chosen)]
+    # cosines are those of what `learnt` holds
+    near, *others = (embedded(backbone, one) if crops and config.near is not None else found for one, found in parts)
+    leaking = leaked(config.data, near, learnt, *others, above=config.near)
     assert learnt.labels is not None
     classes, shown = members(train.classes) or (train.classes, numpy.eye(len(train.classes), dtype=bool))
     several, labels = members(train.classes) is not None, torch.from_numpy(learnt.labels)
@@ -307,16 +310,13 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
         assert found.labels is not None
         return Images(found.vectors, Truth(found.labels, shown, metric == "mAP", left_open))
 
-    chosen_by = None
-    if val is not None:
-        chosen_by = judge(asked) if val is test else judge(embedded(backbone, val, reading=layout.reading))
     return Lesson(
         classes=classes,
         labels=labels,
         targets=targets,
         source=train.subset(learnt.indices),
         rows=None if crops else learnt.vectors,
-        val=chosen_by,
+        val=None if chosen is None else judge(chosen),
         test=judge(asked),
         metric=metric,
         layout=layout,

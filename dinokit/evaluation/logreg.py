@@ -102,7 +102,7 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
             f"expected two or more images of a class to learn from in {config.data}, got one of each, so that none can "
             "choose C; add images, or a split val"
         )
-    leaking = leaked(config.data, found[2], found[0], above=config.near)
+    leaking = leaked(config.data, found[2], found[0], found[1], above=config.near)
     counts = {"leaks": float(len(leaking))} if len(leaking) else {}
     measured = partial(_measured, val=val, test=test, metric=metric, config=config)
     if config.shots is None:

@@ -52,3 +52,10 @@ def test_a_line_names_pairs_and_the_file_all() -> None:
         "similar": [["v9", "t9", 0.99]],
     }
     assert Leaks((), (), None).details() == {}
+
+
+def test_an_image_counts_once_in_whichever_part_its_picture_is() -> None:
+    chooses = embeddings("c", [[1, 0.0], [0, 1]], "ax")
+    shared = leaks(TEST, TRAIN, chooses, above=0.99)
+    assert shared.equal == (("v0", "t0"), ("v1", "c1"))  # of equal ones the first, and equal before similar
+    assert shared.similar == ()

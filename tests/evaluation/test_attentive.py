@@ -110,7 +110,7 @@ def test_pictures_that_train_and_test_share_are_said(
     data, out = spots(tmp_path / "data"), tmp_path / "out"
     (tmp_path / "data/test/r/0.png").write_bytes((tmp_path / "data/train/r/0.png").read_bytes())
     base.measure("attentive", make_vit(), Config(data=data, passes=1), out)
-    assert "images of test that are in train again, 1: r/0.png = r/0.png" in capsys.readouterr().err
+    assert "images of test that are in train or what chooses again, 1: r/0.png = r/0.png" in capsys.readouterr().err
     assert json.loads((out / "attentive.json").read_text())["leakage"]["equal"] == [["r/0.png", "r/0.png"]]
 
 

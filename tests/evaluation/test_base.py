@@ -103,3 +103,14 @@ def test_what_is_doubtful_is_said_once_for_a_model_and_its_baselines(
         "leakage, images of val that are in train again, 1: 1/0.png = 2/1.png",
     ]
     assert read_json(tmp_path / "out" / "knn.json")["leakage"]["equal"] == [["1/0.png", "2/1.png"]]
+
+
+@pytest.mark.parametrize("name", ["logreg", "linear", "attentive"])
+def test_a_picture_that_chooses_and_is_measured_is_said(
+    name: str, make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    folder = make_folder(*(f"{split}/{kind}/{i}.png" for split in ("train", "val") for kind in "ab" for i in range(10)))
+    for i in range(10):  # whichever of them is set aside to choose
+        (folder / f"val/a/{i}.png").write_bytes((folder / f"train/a/{i}.png").read_bytes())
+    base.measure(name, make_vit(), base.find(name).Config(data=str(folder)), tmp_path / "out")
+    assert len(read_json(tmp_path / "out" / f"{name}.json")["leakage"]["equal"]) == 10

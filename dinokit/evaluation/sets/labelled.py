@@ -105,13 +105,17 @@ def task(
 def leaked(
     data: str,
     asks: Embeddings,
-    answers: Embeddings,
-    *,
+    *answers: Embeddings,
     above: float | None = None,
-    names: tuple[str, str] = ("test", "train"),
+    names: tuple[str, str] = ("test", "train or what chooses"),
 ) -> Leaks:
-    """Find the pictures that two parts of some data share, see `leaks`, and say them once."""
-    found = leaks(asks, answers, above=above)
+    """Find the pictures that parts of some data share, see `leaks`, and say them once.
+
+    Args:
+        answers: what is learnt, and what chooses, which is learnt from, too.
+        names: of what is asked, and of the answers.
+    """
+    found = leaks(asks, *answers, above=above)
     if len(found):
         doubted(data, [found.line(*names)])
     return found
