@@ -180,9 +180,10 @@ def birds(root: Path, split: str) -> Listing:
     """Read CUB-200-2011: a text of images, and one that says of each whether it is to be learnt."""
     paths = dict(_pairs(root / "images.txt"))
     learnt = dict(_pairs(root / "train_test_split.txt"))
-    lost = next((number for number in paths if number not in learnt), None)
-    if lost is not None:
-        raise UserError(f"{root / 'train_test_split.txt'} says nothing of image {lost}; the set is not complete")
+    for name, one, other in (("train_test_split.txt", learnt, paths), ("images.txt", paths, learnt)):
+        lost = next((number for number in other if number not in one), None)
+        if lost is not None:
+            raise UserError(f"{root / name} says nothing of image {lost}; the set is not complete")
     words = {number: path.split("/")[0] for number, path in paths.items()}
     rows = [number for number in paths if (learnt[number] == "1") == (split == "train")]
     return listing(root, ((f"images/{paths[number]}", words[number]) for number in rows), words.values())
@@ -205,17 +206,22 @@ def voc(root: Path, split: str) -> Listing:
     return listing(root, images, {*classes, *(word for each in labels.values() for word in each.values())})
 
 
-def _shown(lists: Path, classes: Iterable[str], split: str) -> dict[str, str]:
+def _shown(lists: Path, classes: Sequence[str], split: str) -> dict[str, str]:
     """Return the label of each image of a split."""
     named, doubtful = dict[str, list[str]](), dict[str, list[str]]()
-    for word in classes:
-        path = lists / f"{word}_{split}.txt"
+    told = {lists / f"{word}_{split}.txt": set[str]() for word in classes}
+    for word, (path, images) in zip(classes, told.items()):
         for number, line in enumerate(lines(path), start=1):
             name, _, value = line.partition(" ")
             if value.strip() not in ("1", "0", "-1"):
                 raise UserError(f"line {number} of {path} is '{line}', expected an image and 1, 0 or -1")
+            images.add(name)
             for found, wanted in ((named, "1"), (doubtful, "0")):
                 found.setdefault(name, []).extend([word] * (value.strip() == wanted))
+    for path, images in told.items():
+        lost = min(named.keys() - images, default=None)
+        if lost is not None:
+            raise UserError(f"{path} says nothing of {lost}, which the list of another class names; it is cut short")
     return {name: label_of(named[name], doubtful[name]) for name in named}
 
 
