@@ -7,6 +7,8 @@ from types import MappingProxyType
 from rich.console import Console
 from rich.table import Table
 
+WIDEST = 4096  # letters of a line in a file
+
 
 def print_table(
     title: str, rows: Mapping[str, Mapping[str, float]], units: Mapping[str, str] = MappingProxyType({})
@@ -16,20 +18,37 @@ def print_table(
     Args:
         units: the beginning of a measure's name, up to "@" or "/" -> what is written behind its numbers.
     """
-    table = Table("", *rows, title=title, box=None)
+    table = _table(title, ["", *rows])
     for measure in next(iter(rows.values())):
         unit = units.get(re.split("[@/]", measure)[0], "")
         table.add_row(measure, *(f"{shown(row[measure], unit=unit)}" for row in rows.values()))
-    Console().print(table)
+    _printed(table)
 
 
 def print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table as it is, as wide as it needs."""
-    table = Table(*head, title=title, box=None)
+    table = _table(title, head)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = Console()
-    console.print(table, width=max(console.width, 24 * len(head)) if not console.is_terminal else None)
+    _printed(table)
+
+
+def _table(title: str, head: Sequence[str]) -> Table:
+    """Begin a table of which nothing is cut off, however narrow the terminal."""
+    table = Table(title=title, box=None)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _printed(table: Table) -> None:
+    """Print a table; into a file or a pipe as wide as it needs."""
+    console = Console(markup=False, emoji=False, highlight=False)  # names of folders may look like markup
+    if not console.is_terminal:
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+        )
+    console.print(table)
 
 
 def outdone(rows: Mapping[str, Mapping[str, float]], units: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dinokit.commands.tables import outdone, print_table
+from dinokit.commands.tables import outdone, print_rows, print_table
 from dinokit.evaluation import retrieval
 
 
@@ -19,3 +19,13 @@ def test_percentages_have_a_unit_and_counts_none(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert all(text in said for text in ("30.00 %", "100.00 %", "2,000"))
     assert "2,000." not in said
+
+
+def test_a_pipe_gets_every_letter_and_names_that_look_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"runs/[b]{number}[/i] :smile: {'x' * 40}" for number in range(6)]
+    print_table("knn on data [v2]", {name: {"top1": 79.0} for name in names}, {"top1": "%"})
+    print_rows("knn [/v2]", ["set", *names], [["[/b] :x:", *("100.0 (100.0-100.0)" for _ in names)]])
+    said = capsys.readouterr().out
+    assert all(said.count(name) == 2 for name in names)
+    assert all(text in said for text in ("data [v2]", "knn [/v2]", "[/b] :x:"))
+    assert said.count("100.0 (100.0-100.0)") == 6
