@@ -71,7 +71,7 @@ class Cache:
                 continue
             try:
                 rows, keys = numpy.load(path.with_suffix(".npy"), mmap_mode="r"), numpy.fromfile(path, _KEY)
-            except (OSError, ValueError):  # deleted by someone, or damaged: as if it were not there
+            except (OSError, ValueError, EOFError):  # deleted by someone, or damaged: as if it were not there
                 continue
             if len(rows) == (keys["row"] >= 0).sum():
                 self._read.add(path)
