@@ -43,7 +43,7 @@ def data(
     if min(number for number in (channels, limit, workers, 1) if number is not None) < 1:
         raise UserError("channels, limit and workers must be at least 1")
     if out is not None:
-        check_result(Path(out))
+        check_result(Path(out), json=True)
     opened = open_source(source, split=split, channels=channels or 3, white=white)
     threads = workers or devices.cores()
     found: Check | Stats

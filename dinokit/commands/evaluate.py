@@ -82,7 +82,7 @@ def evaluate(
     module = evaluations.find(task)
     config = configuration.override(module.Config(data=str(data)), settings)
     if out is not None:
-        check_result(Path(out))
+        check_result(Path(out), json=True)
     if save is not None:
         check_writable(Path(save), option="--save")
     alone = 1 if getattr(module, "PATCHES", False) else processes

@@ -51,7 +51,7 @@ def plan(
     """
     _check(gpus, gpu_memory, tflops, mfu)
     if out is not None:
-        check_result(Path(out))
+        check_result(Path(out), json=True)
     source = {"experiment.data.source": data} if data else {}
     config = with_settings(recipes.find(recipe), {**settings, **named, **source})
     peak, bf16 = (tflops * 1e12, config.experiment.precision != "fp32") if tflops else planning.here(config.experiment)

@@ -28,7 +28,7 @@ def replay(run: Path, step: int, *, device: str = "auto", out: Path | None = Non
     if not folder.config.is_file():
         raise UserError(f"{run} holds no run (no config.yaml); give the folder that pretrain --out wrote")
     if out is not None:
-        check_result(Path(out))
+        check_result(Path(out), json=True)
     found = replayed(folder, read(folder.config), step, device=device)
     _print_replay(found)
     if out is not None:

@@ -166,11 +166,20 @@ def _umask() -> int:
     return mask
 
 
-def check_result(out: Path) -> None:
-    """Refuse a place where one file cannot be written: it is a folder, or lies where nothing can be written."""
+def check_result(out: Path, *, json: bool = False) -> None:
+    """Refuse a place where one file cannot be written: it is a folder, or lies where nothing can be written.
+
+    Args:
+        json: of the result; a file of anything else that is there, such as a model or a picture, is not written over.
+    """
     if out.is_dir():
         raise UserError(f"{out} is a folder; --out takes a file such as {out / 'result.json'}")
     check_writable(out.parent)
+    if json and out.is_file() and out.stat().st_size:
+        with out.open("rb") as file:
+            begins = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not begins.startswith((b"{", b"[")) or b"\0" in begins:  # weights begin with a number, which may be a brace
+            raise UserError(f"{out} is there and no JSON; --out would write over it: give another file")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import nn
 
 from dinokit.core.files import (
     append_jsonl,
+    check_result,
     check_same,
     check_writable,
     digest_of_files,
@@ -185,3 +186,16 @@ def test_a_model_is_told_by_what_its_weights_do() -> None:
     several: tuple[dict[str, Any], ...] = ({"heads": 4}, {"position": "antialias"}, {"norm_eps": 1e-6})
     for changes in several:
         assert digest_of_model(VisionTransformer(replace(small, **changes))) != same
+
+
+def test_a_result_is_written_over_a_result_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    check_result(out, json=True)
+    for there in (b"", b"{}", b' \n[{"a": 1}]', b"\xef\xbb\xbf{}"):
+        out.write_bytes(there)
+        check_result(out, json=True)
+    for there in (b"\x89PNG\r\n", b"{\0\0\0\0\0\0\0{}", b"path,label\n"):
+        out.write_bytes(there)
+        with pytest.raises(UserError, match="out is there and no JSON; --out would write over it: give another file"):
+            check_result(out, json=True)
+        assert out.read_bytes() == there
