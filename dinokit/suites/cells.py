@@ -16,7 +16,7 @@ from typing import Any
 
 from dinokit import config as configuration
 from dinokit.core.files import check_same, check_writable, only_owner, read_json, write_json, write_text
-from dinokit.core.messages import UserError, duration, info, line_of
+from dinokit.core.messages import UserError, duration, info, line_of, listed
 from dinokit.evaluation import base
 from dinokit.sources import published
 from dinokit.suites import columns, papers, table
@@ -73,10 +73,17 @@ def run(
     """Measure what is not measured yet, and return what OUT/results.json then says.
 
     Raises:
-        UserError: if OUT holds results of another suite, or not one number could be had.
+        UserError: if there is nothing to measure, OUT holds results of another suite, or not one number could be had.
     """
-    check_writable(out)
     lines = table.find(suite)
+    if not models:
+        raise UserError("no model was given; name some with --models")
+    if not _jobs(lines, sets):
+        for line in missing(lines, sets):
+            info(f"missing: {line}")
+        there = listed([f"{one.name} ({one.kind})" for one in sets]) or "nothing"
+        raise UserError(f"nothing of the suite '{suite}' is in the data, which holds {there}; add what is missing")
+    check_writable(out)
     with only_owner(out):
         results = _begun(out, suite, tokens)
         jobs = _jobs(lines, sets)
@@ -86,9 +93,10 @@ def run(
             results["sets"][one.name] = {"kinds": kinds, "source": one.source}
         count, total = 0, len(jobs) * len(models)
         for column in models:
+            said = set[str]()
             for job in jobs:
                 count += 1
-                _settle(results, column, job, out, place=f"[{count}/{total}]")
+                _settle(results, column, job, out, place=f"[{count}/{total}]", said=said)
             column.forget()
         for name, short in columns.shown(results["models"]).items():
             results["models"][name] |= {"shown": short, "baseline": name in columns.BASELINES}
@@ -97,7 +105,7 @@ def run(
         write_text(out / scores.FILE, scores.markdown(results))
         write_page(results, out)
     if not any("numbers" in cell for cell in results["cells"]):
-        raise UserError(f"nothing could be measured: {_why(results, jobs)}")
+        raise UserError(f"nothing could be measured: {next(cell['error'] for cell in results['cells'])}")
     return results
 
 
@@ -123,10 +131,29 @@ def _begun(out: Path, suite: str, tokens: int | None) -> dict[str, Any]:
     path = out / RESULTS
     if not path.exists():
         return fresh
-    kept = read_json(path)
-    known = {name: kept.get(name) for name in ("suite", "tokens")} if isinstance(kept, Mapping) else {}
-    check_same(known, {"suite": suite, "tokens": tokens}, place=path)
-    return {**fresh, **kept}
+    try:
+        kept = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; move it away, or give another folder") from error
+    if not _whole(kept, fresh):
+        raise UserError(f"{path} is not what a suite writes; move it away, or give another folder")
+    if not any("numbers" in cell for cell in kept["cells"]):
+        return fresh
+    check_same({name: kept[name] for name in ("suite", "tokens")}, {"suite": suite, "tokens": tokens}, place=path)
+    return {**kept}
+
+
+def _whole(kept: Any, fresh: Mapping[str, Any]) -> bool:
+    """Tell whether results are what `run` has written."""
+    if not isinstance(kept, Mapping) or not kept.keys() >= fresh.keys():
+        return False
+    kinds = all(isinstance(kept[name], type(fresh[name])) for name in ("missing", "sets", "models", "cells"))
+    return kinds and all(
+        isinstance(cell, Mapping)
+        and ({"model", "task", "set"} | ({"headline", "numbers"} if "numbers" in cell else {"error"})) <= cell.keys()
+        and ("error" in cell or cell["model"] in kept["models"])
+        for cell in kept["cells"]
+    )
 
 
 def _jobs(lines: Sequence[Line], sets: Sequence[Found]) -> list[Job]:
@@ -141,8 +168,12 @@ def _jobs(lines: Sequence[Line], sets: Sequence[Found]) -> list[Job]:
     return found
 
 
-def _settle(results: dict[str, Any], column: Column, job: Job, out: Path, *, place: str) -> None:
-    """Take a cell as it is, or measure it and write the results."""
+def _settle(results: dict[str, Any], column: Column, job: Job, out: Path, *, place: str, said: set[str]) -> None:
+    """Take a cell as it is, or measure it and write the results.
+
+    Args:
+        said: errors of this model that need not be said again.
+    """
     key = {"model": column.name, "task": job.line.title, "set": job.data.name}
     before = _cell(results, key)
     begin = time.monotonic()
@@ -157,7 +188,9 @@ def _settle(results: dict[str, Any], column: Column, job: Job, out: Path, *, pla
         told = f"{cell['headline']} {cell['numbers'][cell['headline']]:.2f}, {duration(cell['seconds'])}"
     else:
         told = f"failed: {cell['error']}"
-    info(f"{place} {job.line.title} on {job.data.name}, {column.name}: {told}")
+    if cell.get("error") not in said:
+        info(f"{place} {job.line.title} on {job.data.name}, {column.name}: {told}")
+    said |= {cell["error"]} if "error" in cell else set()
     further = _parted(cell, column.name, job)
     old = [before, *(_cell(results, each) for each in further)]
     results["cells"] = [each for each in results["cells"] if not any(each is one for one in old)] + [cell, *further]
@@ -221,13 +254,6 @@ def _measured(column: Column, job: Job, before: Cell | None, out: Path) -> Cell:
         "stamp": stamp,
         "about": about,
     }
-
-
-def _why(results: Mapping[str, Any], jobs: Sequence[Job]) -> str:
-    errors = [str(cell["error"]) for cell in results["cells"] if "error" in cell]
-    if errors:
-        return errors[0]
-    return "no set fits the suite" if not jobs else "no model was given"
 
 
 def _plain(name: str) -> str:

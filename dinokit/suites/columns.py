@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from math import isqrt
 from pathlib import Path
 from typing import Any, final
@@ -32,19 +32,29 @@ BASELINES = {UNTRAINED: "untrained", PIXELS: "raw pixels", HISTOGRAMS: "colour h
 
 @final
 class Column:
-    """A model, or a baseline, of which there is one for images and one for patches."""
+    """A model, or a baseline, of which there is perhaps one for images and one for patches."""
 
-    def __init__(self, name: str, make: Callable[[bool], Backbone]) -> None:
+    def __init__(self, name: str, make: Callable[[bool], Backbone], *, two: bool) -> None:
         self.name = name
-        self._make = cache(make)
+        self._make, self._two = make, two
+        self._made = dict[bool, Backbone | Exception]()
 
     def backbone(self, *, dense: bool) -> Backbone:
-        """Open what is measured, once; UserError if it cannot be."""
-        return self._make(dense)
+        """Open what is measured, once, also if it cannot be: what was raised then is raised again."""
+        which = dense and self._two
+        if which not in self._made:
+            try:
+                self._made[which] = self._make(which)
+            except Exception as error:
+                self._made[which] = error
+        found = self._made[which]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def forget(self) -> None:
         """Let go of its weights."""
-        self._make.cache_clear()
+        self._made.clear()
 
 
 def columns(models: Sequence[str], *, baselines: bool, tokens: int | None, device: torch.device) -> list[Column]:
@@ -56,8 +66,8 @@ def columns(models: Sequence[str], *, baselines: bool, tokens: int | None, devic
     if tokens is not None and (tokens < 1 or isqrt(tokens) ** 2 != tokens):
         near = max(isqrt(max(tokens, 1)), 1) ** 2
         raise UserError(f"expected a square number of tokens, such as 256 or 1024, got {tokens}; try {near}")
-    found = [Column(name, partial(_opened, name, tokens=tokens, device=device)) for name in models]
-    return found + [Column(name, partial(_rival, name, found, device)) for name in BASELINES if baselines]
+    found = [Column(name, partial(_opened, name, tokens=tokens, device=device), two=False) for name in models]
+    return found + [Column(name, partial(_rival, name, found, device), two=True) for name in BASELINES if baselines]
 
 
 def shown(names: Iterable[str]) -> dict[str, str]:

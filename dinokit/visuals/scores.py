@@ -48,9 +48,8 @@ def scores(results: Mapping[str, Any], title: str, *, bold: str = "") -> Rows:
     names = list(results["models"])
     rows = []
     for data, row in rows_of(results, title).items():
-        best = best_of(row)
         told = {name: written(cell) for name, cell in row.items()}
-        told[best] = f"{bold}{told[best]}{bold}"
+        told |= {name: f"{bold}{told[name]}{bold}" for name in best_of(row)}
         rows.append([data, next(iter(row.values()))["headline"], *(told.get(name, "") for name in names)])
     return ["set", "measure", *(results["models"][name]["shown"] for name in names)], rows
 
@@ -92,16 +91,20 @@ def chosen(results: Mapping[str, Any]) -> Rows:
 
 
 def failures(results: Mapping[str, Any]) -> list[str]:
-    """Say what failed, a line each."""
-    cells = (cell for cell in results["cells"] if "error" in cell)
-    return [f"{one['task']} on {one['set']}, {one['model']}: {one['error']}" for one in cells]
+    """Say what failed, a line for all that failed of a model by the same error."""
+    alike = dict[tuple[str, str], list[str]]()
+    for cell in (cell for cell in results["cells"] if "error" in cell):
+        alike.setdefault((cell["model"], cell["error"]), []).append(f"{cell['task']} on {cell['set']}")
+    more = {key: f" and {len(places) - 1} more" * (len(places) > 1) for key, places in alike.items()}
+    return [f"{places[0]}{more[model, error]}, {model}: {error}" for (model, error), places in alike.items()]
 
 
-def best_of(row: Mapping[str, Cell]) -> str:
-    """Name the model of the best number of a row; of equal ones the first."""
+def best_of(row: Mapping[str, Cell]) -> list[str]:
+    """Name the models of the best number of a row, which several may share."""
     values = {name: cell["numbers"][cell["headline"]] for name, cell in row.items()}
     lower = next(iter(row.values()))["lower"]
-    return (min if lower else max)(values, key=values.__getitem__)
+    best = (min if lower else max)(values.values())
+    return [name for name, value in values.items() if value == best]
 
 
 def written(cell: Cell) -> str:

@@ -75,10 +75,14 @@ def _header(results: Mapping[str, Any]) -> str:
     parts.append(paragraph(f"Frozen features, {size}", kind="lead"))
     if not compared:
         return "".join(parts)
-    won = Counter(scores.best_of(row) for row in compared)
+    best = [scores.best_of(row) for row in compared]
+    won = Counter(name for names in best for name in names)
     bars = "".join(_bar(models, name, won[name] / len(compared), str(won[name])) for name in models)
-    leader, count = won.most_common(1)[0]
-    told = f"{models[leader]['shown']} is the best in {count} of {len(compared)} comparisons."
+    count = max(won.values())
+    leaders = [name for name in models if won[name] == count]
+    shared = any(len(names) > 1 and leaders[0] in names for names in best)
+    told = f"{', '.join(models[name]['shown'] for name in leaders)} {'is' if len(leaders) == 1 else 'are'} the best"
+    told += f"{', alone or with others,' * shared} in {count} of {len(compared)} comparisons."
     bars = f'<ul class="bars models" aria-label="Comparisons won">{bars}</ul>'
     return "".join([*parts, f'<div class="result">{paragraph(told, kind="headline")}{bars}</div>'])
 

@@ -141,15 +141,46 @@ def test_a_bad_set_and_a_bad_model_are_a_line_and_are_tried_again(
 
 
 def test_nothing_to_measure_and_another_suite_are_mistakes(
-    root: Path, tmp_path: Path, save_model: SaveModel, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, save_model: SaveModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, out = save_model("one", 0), tmp_path / "out"
-    with pytest.raises(UserError, match="nothing could be measured: no set fits"):
+    with pytest.raises(UserError, match="nothing of the suite 'quick' is in the data, which holds nothing"):
         run(root / "unlabelled", out, one)
+    assert "missing: videos (tracking): JPEGImages/" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no model was given"):
+        run(root, out)
+    assert not out.exists()
     with pytest.raises(UserError, match="nothing could be measured: no model at"):
         run(root, out, "nowhere")
+    assert capsys.readouterr().err.count("no model at nowhere") == 1  # not once per cell
+    masks = columns([one], baselines=False, tokens=None, device=torch.device("cpu"))
+    cells.run("retrieval", find([str(root)])[0], masks, out, tokens=None)  # what holds no number binds to nothing
     with pytest.raises(UserError, match="made with other suite"):
-        cells.run("dense", [], [], out, tokens=None)
+        run(root, out, one)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"cells": [1]}', "whole", "cut"])
+def test_damaged_results_are_refused_and_kept(root: Path, tmp_path: Path, save_model: SaveModel, damage: str) -> None:
+    one, path = save_model("one", 0), tmp_path / "out" / "results.json"
+    results = run(root, tmp_path / "out", one)
+    whole = path.read_text()
+    path.write_text(
+        {"whole": json.dumps(results | {"models": {}}), "cut": whole[: len(whole) // 2]}.get(damage, damage)
+    )
+    kept = path.read_text()
+    with pytest.raises(UserError, match="results.json is .*; move it away, or give another folder"):
+        run(root, tmp_path / "out", one)
+    assert path.read_text() == kept
+
+
+def test_a_model_that_cannot_be_opened_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr("dinokit.suites.columns.load", lambda name: tried.append(name) or 1 / 0)
+    (column,) = columns(["x"], baselines=False, tokens=None, device=torch.device("cpu"))
+    for dense in (False, True, False):
+        with pytest.raises(ZeroDivisionError):
+            column.backbone(dense=dense)
+    assert tried == ["x"]
 
 
 def test_every_line_of_every_suite_can_be_set() -> None:

@@ -27,6 +27,7 @@ def test_a_row_per_set_and_the_best_is_bold() -> None:
     assert "| photos | best | **70.0 (68.0\N{EN DASH}72.0)** | 60.0 |" in text
     assert "| rooms | RMSE | 0.500 | **0.250** |" in text
     assert "- knn on rooms, a: broken" in text
+    assert scores.best_of({name: cell(name, "photos", 70.0) for name in "ab"}) == ["a", "b"]
     assert text.index("## knn") < text.index("## depth") < text.index("## Failed")
 
 
@@ -44,3 +45,9 @@ def test_published_numbers_stand_beside_their_own_measure_with_their_source() ->
 def test_what_was_chosen_is_listed() -> None:
     found = results(cell("a", "photos", 1.0, chosen={"best_k": 20.0, "lr": 1e-3}, seed=3))
     assert scores.chosen(found)[1] == [["A", "knn", "photos", "k 20, lr 0.001", 3, "1.5"]]
+
+
+def test_the_same_failure_of_a_model_is_one_line() -> None:
+    bad = [{"model": "a", "task": "knn", "set": name, "error": "broken"} for name in ("x", "y", "z")]
+    other = {"model": "b", "task": "knn", "set": "x", "error": "broken"}
+    assert scores.failures(results(*bad, other)) == ["knn on x and 2 more, a: broken", "knn on x, b: broken"]

@@ -27,6 +27,13 @@ def test_the_page_needs_nothing_else_and_shows_numbers_bars_and_pictures(
     assert not re.search(r"<script|https?://|<link", page)
 
 
+def test_who_shares_a_first_place_shares_it_on_the_page(tmp_path: Path) -> None:
+    both = results(*(cell(name, data, 70.0) for name in "ab" for data in ("photos", "rooms")))
+    assert "A, B are the best, alone or with others, in 2 of 2 comparisons." in write_page(both, tmp_path).read_text()
+    found = results(cell("a", "photos", 70.0), cell("b", "photos", 70.0), cell("a", "x", 2.0), cell("b", "x", 1.0))
+    assert "A is the best, alone or with others, in 2 of 2" in write_page(found, tmp_path).read_text()
+
+
 def test_sets_that_are_gone_and_a_single_model_make_a_page(tmp_path: Path) -> None:
     found = results(cell("a", "photos", 70.0))
     for kind in ("classes", "masks"):
