@@ -21,7 +21,7 @@ from jaxtyping import Int64, Shaped
 import dinokit
 from dinokit.core.device import Precision
 from dinokit.core.files import cache_folder, digest, digest_of_files, digest_of_model, write_atomic
-from dinokit.core.messages import reason, warn
+from dinokit.core.messages import RunError, reason, warn
 from dinokit.dense.embedding import Read
 from dinokit.images.transforms import Transform
 from dinokit.models.features import Backbone
@@ -93,12 +93,12 @@ class Cache:
         self._take_in(self._written(keys, values) or values, keys)
 
     def take(self, pixels: Sequence[bytes]) -> Shaped[numpy.ndarray, "image *shape"]:
-        """Return a copy of the rows of some images, by their pixels."""
+        """Return a copy of the rows of some images, by their pixels; RunError if they were deleted meanwhile."""
         places: Int64[numpy.ndarray, "image 2"] = numpy.array([self.rows[each] for each in pixels])
         found: Shaped[numpy.ndarray, "image *shape"] | None = None
         for part in numpy.unique(places[:, 0]).tolist():
             here, kept = numpy.flatnonzero(places[:, 0] == part), self._parts[part]
-            rows = kept if isinstance(kept, numpy.ndarray) else numpy.load(kept, mmap_mode="r")
+            rows = kept if isinstance(kept, numpy.ndarray) else _opened(kept)
             if found is None:
                 found = numpy.empty((len(pixels), *rows.shape[1:]), rows.dtype)
             found[here] = rows[places[here, 1]]
@@ -128,3 +128,12 @@ class Cache:
             return None
         self._read.add(path.with_suffix(".keys"))
         return path
+
+
+def _opened(part: Path) -> Shaped[numpy.ndarray, "row *shape"]:
+    try:
+        rows: Shaped[numpy.ndarray, "row *shape"] = numpy.load(part, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        what = reason(error) if isinstance(error, OSError) else "it is damaged"
+        raise RunError(f"features in {part} are gone: {what}; the same command computes them again") from error
+    return rows

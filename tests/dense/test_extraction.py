@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import rmtree
 
 import numpy
 import pytest
@@ -219,6 +220,17 @@ def test_what_is_damaged_or_cannot_be_kept_is_computed(
     assert computed(make_vit(), root) == 0
     monkeypatch.setenv("DINOKIT_CACHE", "/proc/none")
     assert computed(make_vit(), root) == 10
+
+
+def test_what_is_deleted_while_it_is_needed_is_one_line(
+    make_vit: MakeVit, make_folder: MakeFolder, cache: Path
+) -> None:
+    source = open_source(str(make_folder(*FILES)))
+    found = extract(make_vit(), source)
+    rmtree(cache)
+    with pytest.raises(RunError, match="are gone: .*; the same command computes them again"):
+        found.take(numpy.array([0]))
+    assert extract(make_vit(), source).vectors.shape == (10, 16)
 
 
 def test_what_is_forgotten_leaves_nothing(make_vit: MakeVit, make_folder: MakeFolder, cache: Path) -> None:
