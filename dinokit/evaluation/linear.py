@@ -1,24 +1,14 @@
 """Linear classification: how well does one linear layer, trained by descent on frozen features, tell the classes?
 
-    dino       one head. ViTs up to width 384: CLS of the last four blocks; wider: CLS and the mean patch; else CLS.
-               100 passes
-    dinov2     52 heads: 13 rates x CLS of the last block or of four x without or with the mean patch. 12,500 steps
-    dinov3     30 heads: 15 rates x weight decay 0 or 1e-5, on CLS. 10 passes
-    quick      ours, right in a minute on a CPU: 12 heads, 1,000 steps on kept features, each number of which is brought
-               to mean 0 and deviation 1 (of a network that has hardly learnt, 67 % of demo:fashion in place of 45)
-
-All heads are trained in one pass (`dense/grid.py`), on random resized crops that the backbone sees anew, or on the kept
-features of the training images as they are evaluated: `crops`, by default where there is a GPU. The head with the best
-metric on validation images counts, of equal ones the first; further sets (`tests`) are measured with it as it is
-(`sets/further.py`).
-Rates are those used: as published times batch / 256, at 1,024 images a step four times the numbers of the papers, of
-DINOv2 those of its code. Source: DINO (arXiv:2104.14294), DINOv2 (arXiv:2304.07193) section 7.1, DINOv3
-(arXiv:2508.10104) appendix D; the cosine is taken at every step, in DINO at every pass.
+A protocol names a grid of heads (`dense/protocols.py`: dino, dinov2, dinov3, and quick, which is ours) and how long it
+learns. All heads are trained in one pass (`dense/grid.py`), on random resized crops that the backbone sees anew, or on
+the kept features of the training images as they are evaluated: `crops`, by default where there is a GPU. The head with
+the best metric on validation images counts, of equal ones the first; further sets (`tests`) are measured with it as it
+is (`sets/further.py`).
 
 The published numbers are chosen on what they are measured on, ImageNet's val, and so are those of these protocols where
-data has no third split, with a line that says so; quick, and whoever gives `val`, sets a tenth of train aside instead.
+data has no third split, with a line that says so; quick sets a tenth of train aside instead, and `val` names a split.
 Test images are shown as everywhere here, resized to the crop itself, where DINO and DINOv2 cut 224 of 256 pixels.
-
 """
 
 import math
@@ -41,71 +31,27 @@ from dinokit.dense.extraction import Embeddings
 from dinokit.dense.grid import Grid, Layout, Member, Training
 from dinokit.dense.heads import save_head
 from dinokit.dense.linear import LinearHead, about_of
+from dinokit.dense.protocols import PROTOCOLS, heads_of
 from dinokit.dense.sweep import train
 from dinokit.evaluation.base import QUICK, Found
-from dinokit.evaluation.sets.further import Images, Result, further, measured, named, scores_of, widths_of
+from dinokit.evaluation.sets.further import Images, Result, further, measured, named, scores_of
 from dinokit.evaluation.sets.labelled import embedded, leaked
 from dinokit.evaluation.sets.roles import FewShot, thirds
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.classes import Truth
 from dinokit.metrics.interval import percent
 from dinokit.metrics.precision import mean_precision_interval
-from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
-from dinokit.models.pixels import OwnPixels
 from dinokit.sources.base import Metric
 from dinokit.sources.source import Source
 from dinokit.sources.table import members, undecided
 
 UNITS = {"top1": "%", "top5": "%", "per-class": "%", "mAP": "%", "val": "%", "mCE": "%"}
-NARROW = 384  # width up to which DINO reads four blocks
 _ROWS = 1024  # images that all heads of a grid score at once
 _say_once = cache(info)
 
 Numbers = dict[str, float]
 Intervals = dict[str, list[float]]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What the names of this module's docstring stand for."""
-
-    lr: tuple[float, ...]
-    blocks: tuple[int, ...] | None = (1,)  # null, with `mean_patch`: by the width
-    mean_patch: tuple[bool, ...] = (False,)
-    weight_decay: tuple[float, ...] = (0.0,)
-    passes: int | None = None  # over the training images; null: iterations
-    iterations: int = 0
-    batch_size: int = 1024
-    standard: bool = False  # each number of the kept features is brought to mean 0 and deviation 1
-
-
-def _rates(*rates: float) -> tuple[float, ...]:
-    """Bring rates that are written for 256 images a step to 1,024."""
-    return tuple(4 * rate for rate in rates)
-
-
-PROTOCOLS = {
-    "dino": Protocol(lr=_rates(1e-3), blocks=None, passes=100),
-    "dinov2": Protocol(
-        lr=_rates(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
-        blocks=(1, 4),
-        mean_patch=(False, True),
-        iterations=12_500,
-    ),
-    "dinov3": Protocol(
-        lr=_rates(*(digit * 10.0**power for power in range(-4, 1) for digit in (1, 2, 5))),
-        weight_decay=(0.0, 1e-5),
-        passes=10,
-    ),
-    QUICK: Protocol(
-        lr=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-        mean_patch=(False, True),
-        iterations=1_000,
-        batch_size=256,
-        standard=True,
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +120,9 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
         out: folder that receives the head as `head/`, few-shot that of the first draw; an interrupted training in it is
             continued.
     """
-    grid, layout = _heads(backbone, config)
-    lesson = _lesson(backbone, config, layout)
+    given = {name: getattr(config, name) for name in ("lr", "weight_decay", "blocks", "mean_patch")}
+    grid, layout = heads_of(backbone, PROTOCOLS[str(config.protocol)], **given)
+    lesson = _lesson(backbone, config, layout, chooses=len(grid) > 1)
     draws = [None] if config.shots is None else config.drawn(lesson.labels)
     chosen = [_trained(backbone, config, grid, lesson, rows, out) for rows in draws]
     heads = [one.head for one in chosen]
@@ -235,47 +182,12 @@ def _summary(
     return numbers, details, intervals
 
 
-def _heads(backbone: Backbone, config: Config) -> tuple[list[Member], Layout]:
-    """Return the heads of the grid, and how what they read lies side by side."""
-    protocol = PROTOCOLS[str(config.protocol)]
-    blocks, mean_patch = protocol.blocks, protocol.mean_patch
-    if blocks is None:
-        blocks, mean_patch = _by_width(backbone)
-    blocks, mean_patch = config.blocks or blocks, config.mean_patch or mean_patch
-    if isinstance(backbone, OwnPixels):
-        blocks = (1,)  # all blocks of pixels are the pixels
-    widths = dict[int, tuple[int, int]]()
-    for count in sorted(set(blocks)):
-        try:
-            widths[count] = widths_of(backbone, count)
-        except UserError as error:
-            if config.blocks is not None:
-                raise UserError(f"heads cannot read {count} blocks of this model: {error}") from error
-            info(f"{backbone.name or 'the model'}: no head on {count} blocks, {error}")
-    if not widths:
-        widths[1] = widths_of(backbone, 1)
-    heads = [
-        Member(reading=Reading(blocks=count, mean_patch=mean), lr=lr, weight_decay=decay)
-        for count in widths
-        for mean in sorted(set(mean_patch))
-        for lr in sorted(set(config.lr or protocol.lr))
-        for decay in sorted(set(config.weight_decay or protocol.weight_decay))
-    ]
-    dim, mean = widths[max(widths)]
-    return heads, Layout(max(widths), dim, mean if any(mean_patch) else 0)
+def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool) -> Lesson:
+    """Open all images and extract what is read of them; say what makes the numbers doubtful.
 
-
-def _by_width(backbone: Backbone) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Return what a head of DINO reads: by the width of a ViT, and of a network without four alike blocks CLS."""
-    try:
-        widths_of(backbone, 4)
-    except UserError:
-        return (1,), (False,)
-    return ((4,), (False,)) if backbone.dim <= NARROW else ((1,), (True,))
-
-
-def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
-    """Open all images and extract what is read of them; say what makes the numbers doubtful."""
+    Args:
+        chooses: whether there is anything to choose.
+    """
     if config.crops and config.protocol == QUICK:
         raise UserError("the quick protocol learns from kept features; leave --crops out, or take --protocol dinov3")
     crops = config.crops if config.crops is not None else config.protocol != QUICK and backbone.device.type != "cpu"
@@ -283,7 +195,8 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
         _say_once(
             "on a CPU: heads learn from kept features of whole images; --crops true shows random crops, for hours"
         )
-    train, val, test = _sources(backbone, config)
+    shared = config.protocol != QUICK
+    train, val, test = thirds(backbone, config, choosing="the head", shared=shared, chooses=chooses)
     learnt = embedded(backbone, train, reading=None if crops else layout.reading)
     asked = embedded(backbone, test, reading=layout.reading)
     chosen = asked if val is test else None if val is None else embedded(backbone, val, reading=layout.reading)
@@ -324,15 +237,6 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout) -> Lesson:
         leaks=len(leaking),
         details=leaking.details(),
     )
-
-
-def _sources(backbone: Backbone, config: Config) -> tuple[Source, Source | None, Source]:
-    """Open what is learnt from, chooses - None if there is nothing to - and is measured."""
-    protocol = PROTOCOLS[str(config.protocol)]
-    tried = [config.lr or protocol.lr, config.weight_decay or protocol.weight_decay]
-    tried += [config.blocks or protocol.blocks or (1,), config.mean_patch or protocol.mean_patch]
-    chooses, shared = max(map(len, tried)) > 1, config.protocol != QUICK
-    return thirds(backbone, config, choosing="the head", shared=shared, chooses=chooses)
 
 
 def _trained(

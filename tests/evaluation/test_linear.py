@@ -10,10 +10,10 @@ from PIL import Image
 from dinokit.checkpoints.classifier import load_classifier
 from dinokit.core.messages import UserError
 from dinokit.dense import grid as grids
-from dinokit.dense import sweep
+from dinokit.dense import protocols, sweep
 from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, linear
-from dinokit.evaluation.linear import PROTOCOLS, Config
+from dinokit.evaluation.linear import Config
 from dinokit.images.intensity import Pixels
 from dinokit.models import convnets
 from dinokit.models.convnets import ResNet
@@ -27,17 +27,6 @@ COUNTS = {"train": 8, "val": 4, "test": 5}
 SPLIT = tuple(f"{split}/{label}/{i}.png" for split, count in COUNTS.items() for label in "abc" for i in range(count))
 TWO = tuple(file for file in SPLIT if not file.startswith("test"))
 FEW = {"protocol": "dinov2", "crops": False, "lr": (0.03, 0.3), "blocks": (1, 2), "iterations": 20}
-
-
-def test_the_published_grids() -> None:
-    sizes = {
-        name: len(each.lr) * len(each.blocks or (4,)) * len(each.mean_patch) * len(each.weight_decay)
-        for name, each in PROTOCOLS.items()
-    }
-    assert sizes == {"dino": 1, "dinov2": 52, "dinov3": 30, "quick": 12}
-    # rates used at 1,024 images are four times those that are written for 256
-    assert PROTOCOLS["dinov2"].lr[0] == pytest.approx(4e-5)
-    assert (PROTOCOLS["dinov3"].lr[0], PROTOCOLS["dinov3"].lr[-1]) == pytest.approx((4e-4, 20))
 
 
 @pytest.mark.parametrize("crops", [False, True])
@@ -65,7 +54,7 @@ def test_a_head_of_dino_reads_by_the_width(make_folder: MakeFolder, monkeypatch:
         return result["blocks"], result["mean_patch"]
 
     assert reads(vit) == (4, 0)
-    monkeypatch.setattr(linear, "NARROW", 15)
+    monkeypatch.setattr(protocols, "NARROW", 15)
     assert reads(vit) == (1, 1)
     assert reads(resnet) == (1, 0)  # its stages have different widths
 

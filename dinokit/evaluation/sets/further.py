@@ -19,10 +19,9 @@ from dinokit.dense.extraction import Embeddings
 from dinokit.dense.grid import Layout
 from dinokit.dense.leaks import Leaks, leaks
 from dinokit.dense.linear import LinearHead
-from dinokit.dense.maps import frozen
+from dinokit.dense.protocols import widths_of
 from dinokit.evaluation.sets.labelled import embedded
 from dinokit.evaluation.sets.roles import JUDGES, doubted, opened
-from dinokit.images import intensity
 from dinokit.metrics.classes import Judged, Truth, judged
 from dinokit.metrics.interval import per_class_shares
 from dinokit.metrics.robustness import corruption_errors, parsed
@@ -186,14 +185,3 @@ def _summary(spec: str, parts: Mapping[str, Judged]) -> Result:
 
 def _of_classes(values: Mapping[int, float], classes: Sequence[str]) -> dict[str, float]:
     return {classes[place]: 100 * value for place, value in values.items()}
-
-
-def widths_of(backbone: Backbone, blocks: int) -> tuple[int, int]:
-    """Return the width of the CLS of some last blocks, which is one, and that of the patches of the last."""
-    side = intensity.multiple(backbone.pixels.size or 2 * backbone.patch_size, backbone.patch_size)
-    with frozen(backbone) as device:
-        layers = backbone.intermediate(torch.zeros(1, backbone.channels, side, side, device=device), blocks)
-    widths = {layer.cls.shape[-1] for layer in layers}
-    if len(widths) > 1:
-        raise UserError(f"they have different widths, {', '.join(map(str, sorted(widths)))}")
-    return widths.pop(), layers[-1].patches.shape[-1]
