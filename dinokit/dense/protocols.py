@@ -84,6 +84,8 @@ def heads_of(
     Raises:
         UserError: if blocks are given that heads cannot read of this network.
     """
+    if mean_patch is not None and not mean_patch:
+        raise UserError("mean_patch must be [false], [true], or both, got []")
     own = _by_width(backbone) if protocol.blocks is None else (protocol.blocks, protocol.mean_patch)
     asked, blocks, mean_patch = blocks is not None, blocks or own[0], mean_patch or own[1]
     if isinstance(backbone, OwnPixels):

@@ -34,7 +34,7 @@ from dinokit.dense.linear import LinearHead, about_of
 from dinokit.dense.protocols import PROTOCOLS, heads_of
 from dinokit.dense.sweep import train
 from dinokit.evaluation.base import QUICK, Found
-from dinokit.evaluation.sets.further import Images, Result, further, measured, named, scores_of
+from dinokit.evaluation.sets.further import Images, Result, Set, further, measured, named, opened_for, scores_of
 from dinokit.evaluation.sets.labelled import embedded, leaked
 from dinokit.evaluation.sets.roles import FewShot, thirds
 from dinokit.metrics.accuracy import accuracy, per_class
@@ -94,6 +94,7 @@ class Lesson:
     rows: Float32[numpy.ndarray, "image width"] | None  # what is read of them; None: crops are cut of them anew
     val: Images | None  # None: there is nothing to choose
     test: Images
+    further: dict[str, Set]  # by the name of the set
     metric: Metric
     layout: Layout
     learnt: Embeddings  # of the images that are learnt from, as they are evaluated
@@ -129,8 +130,8 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     if out is not None:
         save_head(out / "head", heads[0], about_of(backbone, heads[0], lesson.classes))
     found = {"": [measured(head, lesson.test, layout, lesson.classes) for head in heads]}
-    for name, spec in named(config.tests).items():
-        found[name] = further(backbone, heads, spec, classes=lesson.classes, limit=config.limit, learnt=lesson.learnt)
+    for name, other in lesson.further.items():
+        found[name] = further(backbone, heads, other, learnt=lesson.learnt)
     numbers, details, intervals = _summary(found, first=lesson.metric, few=config.shots is not None)
     if lesson.metric == "mAP":  # no mean over images
         intervals["mAP"] = _interval(heads, lesson.test, layout)
@@ -197,6 +198,15 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool
         )
     shared = config.protocol != QUICK
     train, val, test = thirds(backbone, config, choosing="the head", shared=shared, chooses=chooses)
+    classes, shown = members(train.classes) or (train.classes, numpy.eye(len(train.classes), dtype=bool))
+    several = members(train.classes) is not None
+    metric = config.metric or train.metric or ("mAP" if several else "top1")
+    if several and metric != "mAP":
+        raise UserError(
+            f"images of {config.data} have several classes, such as {train.classes[0]}, which {metric} does not judge"
+        )
+    specs = named(config.tests)
+    tests = {name: opened_for(backbone, spec, classes, limit=config.limit) for name, spec in specs.items()}
     learnt = embedded(backbone, train, reading=None if crops else layout.reading)
     asked = embedded(backbone, test, reading=layout.reading)
     chosen = asked if val is test else None if val is None else embedded(backbone, val, reading=layout.reading)
@@ -205,14 +215,8 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool
     near, *others = (embedded(backbone, one) if crops and config.near is not None else found for one, found in parts)
     leaking = leaked(config.data, near, learnt, *others, above=config.near)
     assert learnt.labels is not None
-    classes, shown = members(train.classes) or (train.classes, numpy.eye(len(train.classes), dtype=bool))
-    several, labels = members(train.classes) is not None, torch.from_numpy(learnt.labels)
-    left_open = undecided(train.classes) if several else numpy.zeros_like(shown)
-    metric = config.metric or train.metric or ("mAP" if several else "top1")
-    if several and metric != "mAP":
-        raise UserError(
-            f"images of {config.data} have several classes, such as {train.classes[0]}, which {metric} does not judge"
-        )
+    labels, left_open = torch.from_numpy(learnt.labels), numpy.zeros_like(shown)
+    left_open = undecided(train.classes) if several else left_open
     targets: Tensor = labels
     if several:
         wanted = numpy.where(left_open, 0.0 if config.loss == "ce" else numpy.nan, shown)  # [label, class]
@@ -231,6 +235,7 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool
         rows=None if crops else learnt.vectors,
         val=None if chosen is None else judge(chosen),
         test=judge(asked),
+        further=tests,
         metric=metric,
         layout=layout,
         learnt=learnt,

@@ -89,22 +89,25 @@ def named(specs: Sequence[str]) -> dict[str, str]:
     return {name if short.count(name) == 1 else spec: spec for name, spec in zip(short, specs)}
 
 
+@dataclass(frozen=True)
+class Set:
+    """The images of another set that show a class of some heads."""
+
+    spec: str
+    source: Source
+    shown: Bool[numpy.ndarray, "label class"]  # which classes of the heads a label names
+    several: bool  # a label may name several
+
+
 def further(
-    backbone: Backbone,
-    heads: Sequence[LinearHead],
-    spec: str,
-    *,
-    classes: Sequence[str],
-    limit: int | None,
-    learnt: Embeddings | None = None,
+    backbone: Backbone, heads: Sequence[LinearHead], other: Set, *, learnt: Embeddings | None = None
 ) -> list[Result]:
     """Measure heads on the images of another set whose classes they know; return a result for each.
 
     Args:
-        classes: of the heads.
         learnt: images that the heads were trained on: those of the set that are among them are said.
     """
-    source, shown, several = _known(backbone, spec, classes, limit)
+    spec, source, shown, several = other.spec, other.source, other.shown, other.several
     compete = None if several else numpy.flatnonzero(shown.any(axis=0))
     layout, parts = _around(heads, backbone), {"": source}
     if source.domains is not None:
@@ -126,10 +129,8 @@ def further(
     return [replace(result, details=result.details | leaking.details()) for result in results]
 
 
-def _known(
-    backbone: Backbone, spec: str, classes: Sequence[str], limit: int | None
-) -> tuple[Source, Bool[numpy.ndarray, "label class"], bool]:
-    """Open the images that show a class of the heads; return too which each label names, and whether it may several."""
+def opened_for(backbone: Backbone, spec: str, classes: Sequence[str], *, limit: int | None = None) -> Set:
+    """Open another set for heads of some classes, before they are trained; UserError if it shows none of them."""
     known = splits(spec)
     source = opened(backbone, spec, split=next((name for name in JUDGES if name in known), None), limit=limit)
     assert source.labels is not None
@@ -149,7 +150,7 @@ def _known(
         )
     if len(there) < len(source):
         doubted(spec, [f"images of no class that the head knows, left out: {len(source) - len(there):,}"])
-    return source.subset(there), shown, lists is not None
+    return Set(spec, source.subset(there), shown, lists is not None)
 
 
 def _around(heads: Sequence[LinearHead], backbone: Backbone) -> Layout:

@@ -1,6 +1,7 @@
 """Further sets: small copies of the published ones, whose images are of one colour per class."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +15,9 @@ from dinokit.dense.linear import Config as HeadConfig
 from dinokit.dense.linear import LinearHead
 from dinokit.evaluation import base
 from dinokit.evaluation.linear import Config
-from dinokit.evaluation.sets.further import further, named, scores_of
+from dinokit.evaluation.sets.further import Result, further, named, opened_for, scores_of
 from dinokit.metrics.robustness import ALEXNET
+from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
 from dinokit.sources.imagenet import wnids
 from tests.conftest import MakeFolder, MakeVit
@@ -56,18 +58,22 @@ def test_only_the_classes_of_a_set_compete_and_of_several_all(tmp_path: Path) ->
     pixels = RawPixels(size=4)
     first, second = wnids()[:2]
     heads = [biased(wnids(), other, first, second)]
-    restricted = further(pixels, heads, f"imagenet-r:{build('imagenet-r', tmp_path)}", classes=wnids(), limit=None)
+    restricted = on(pixels, heads, f"imagenet-r:{build('imagenet-r', tmp_path)}", wnids())
     assert restricted[0].numbers == {"top1": 50}  # the seventh class does not compete
-    whole = further(pixels, heads, f"imagenet-v2:{build('imagenet-v2', tmp_path)}", classes=wnids(), limit=None)
+    whole = on(pixels, heads, f"imagenet-v2:{build('imagenet-v2', tmp_path)}", wnids())
     assert whole[0].numbers["top1"] == 0
     assert whole[0].numbers["top5"] == 75  # 0, 1 and one of 10, 2 with equal logits: the lower number
     real = f"imagenet-real:{build('imagenet-real', tmp_path)}"
-    assert further(pixels, heads, real, classes=wnids(), limit=None)[0].numbers["top1"] == 0
+    assert on(pixels, heads, real, wnids())[0].numbers["top1"] == 0
     five = [biased(wnids(), wnids()[5]), biased(wnids(), first)]
-    found = further(pixels, five, real, classes=wnids(), limit=None)
+    found = on(pixels, five, real, wnids())
     # the image without any class is left out; of two classes each is right
     assert [result.numbers["top1"] for result in found] == pytest.approx([100 / 3, 100 / 3])
     assert [result.details["images"] for result in found] == [3, 3]
+
+
+def on(pixels: Backbone, heads: list[LinearHead], spec: str, classes: Sequence[str]) -> list[Result]:
+    return further(pixels, heads, opened_for(pixels, spec, classes))
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce"])
@@ -85,14 +91,14 @@ def test_scores_order_what_probabilities_round_away(loss: Literal["ce", "bce"]) 
 def test_any_class_of_an_object_is_right(tmp_path: Path) -> None:
     spec, known = f"objectnet:{build('objectnet', tmp_path)}", wnids()
     heads = [biased(known, known[530], known[0]), biased(known, known[409]), biased(known, known[0], known[530])]
-    found = further(RawPixels(size=4), heads, spec, classes=known, limit=None)
+    found = on(RawPixels(size=4), heads, spec, known)
     # by its builder two pictures of an alarm clock, 409 or 530, and two of a band aid, 419; all classes compete
     assert [result.numbers["top1"] for result in found] == [50, 50, 0]
 
 
 def test_errors_of_corruptions_are_compared_with_alexnet(tmp_path: Path) -> None:
     spec = f"imagenet-c:{build('imagenet-c', tmp_path)}"
-    (result,) = further(RawPixels(size=4), [biased(wnids(), wnids()[0])], spec, classes=wnids(), limit=None)
+    (result,) = on(RawPixels(size=4), [biased(wnids(), wnids()[0])], spec, wnids())
     each = {name: 100 * 1.0 / (ALEXNET[name][0] + ALEXNET[name][4]) for name in ("gaussian_noise", "fog")}
     assert result.details["CE"] == pytest.approx(each)  # half of the images are wrong at the severities 1 and 5
     assert result.numbers["mCE"] == pytest.approx(sum(each.values()) / 2)
@@ -105,9 +111,7 @@ def test_domains_that_are_no_corruptions_are_told_one_by_one(make_folder: MakeFo
     root = make_folder(*files)
     rows = [{"path": path, "label": path[0], "domain": "photo" if path.endswith("0.png") else "art"} for path in files]
     (root / "table.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"path": files[0], "label": "zebra"}])))
-    (result,) = further(
-        RawPixels(size=4), [biased(("a", "b"), "a")], str(root / "table.jsonl"), classes=("a", "b"), limit=None
-    )
+    (result,) = on(RawPixels(size=4), [biased(("a", "b"), "a")], str(root / "table.jsonl"), ("a", "b"))
     assert result.details["domains"] == {"art": 50, "photo": 50}
     assert result.details["images"] == 4
     assert "mCE" not in result.numbers
@@ -116,7 +120,7 @@ def test_domains_that_are_no_corruptions_are_told_one_by_one(make_folder: MakeFo
 def test_a_set_without_a_class_of_the_head_is_refused(make_folder: MakeFolder) -> None:
     data = str(make_folder("cat/0.png", "dog/0.png"))
     with pytest.raises(UserError, match=r"no class of .* \(such as 'cat'\) is one .* \(such as 'a'\)"):
-        further(RawPixels(size=4), [biased(("a", "b"), "a")], data, classes=("a", "b"), limit=None)
+        on(RawPixels(size=4), [biased(("a", "b"), "a")], data, ("a", "b"))
 
 
 def test_sets_are_called_by_their_layout_or_folder() -> None:
@@ -128,7 +132,18 @@ def test_rows_hold_what_all_heads_read(make_vit: MakeVit, make_folder: MakeFolde
     data, backbone = str(make_folder("a/0.png", "b/0.png")), make_vit()
     wide = LinearHead(HeadConfig(width=32, outputs=2, blocks=2, mean_patch=False, loss="ce"))
     mean = LinearHead(HeadConfig(width=32, outputs=2, blocks=1, mean_patch=True, loss="ce"))
-    together = further(backbone, [wide, mean], data, classes=("a", "b"), limit=None)
-    apart = [further(backbone, [head], data, classes=("a", "b"), limit=None)[0] for head in (wide, mean)]
+    together = on(backbone, [wide, mean], data, ("a", "b"))
+    apart = [on(backbone, [head], data, ("a", "b"))[0] for head in (wide, mean)]
     assert [result.numbers for result in together] == [result.numbers for result in apart]
     assert Layout(2, 16, 16).columns(mean.reading) == slice(16, 48)
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "others"])
+def test_a_further_set_that_cannot_be_is_refused_before_the_training(
+    wrong: str, make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    data = make_folder(*(f"{kind}/{number}.png" for kind in "ab" for number in range(10)))
+    make_folder("cat/0.png", "dog/0.png", name="others")
+    with pytest.raises(UserError, match="no folder|no class of"):
+        base.measure("linear", make_vit(), Config(data=str(data), tests=(str(tmp_path / wrong),)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
