@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dinokit import __version__
-from dinokit.core.messages import RunError, UserError, unknown_name
+from dinokit.core.messages import RunError, UserError, line_of, unknown_name
 
 HALVES = ("experiment", "runtime")  # may be left out of a dotted key
 WIDTH, COLUMN = 120, 42  # of help, and of the names in it
@@ -61,6 +61,10 @@ def run(words: list[str]) -> int:
         said, code = f"error: {error}", 2
     except RunError as error:
         said, code = f"stopped: {error}", 3
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        said, code = f"stopped: too little memory ({line_of(error)}); take smaller images, batches or models", 3
     except OSError as error:
         said, code = f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), 2
     except KeyboardInterrupt:

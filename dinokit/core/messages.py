@@ -5,6 +5,7 @@ of an error is one line, also where the system or a library refuses: what was ex
 """
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +37,9 @@ class BadImage(Exception):
 
 def reason(error: OSError) -> str:
     """Say why the system refused; not every OSError carries the system's words."""
+    short = re.fullmatch(r"(\d+) requested and (\d+) written", str(error))  # NumPy's words
+    if short:
+        return f"no room left, {short[2]} of {short[1]} numbers were written"
     return error.strerror or str(error) or type(error).__name__
 
 

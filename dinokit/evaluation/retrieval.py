@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dinokit.core.messages import UserError
-from dinokit.core.numbers import above, at_least
+from dinokit.core.numbers import at_least, between
 from dinokit.dense.compare import compared
 from dinokit.dense.descriptors import Descriptor
 from dinokit.dense.extraction import Embeddings
@@ -38,6 +38,8 @@ from dinokit.dense.whitening import Whitening
 from dinokit.evaluation.base import Found
 from dinokit.evaluation.sets import copydays, landmarks, met
 from dinokit.evaluation.sets.labelled import Task, say_bad, task
+from dinokit.evaluation.sets.roles import doubted
+from dinokit.images.intensity import LARGEST
 from dinokit.images.transforms import Inner, Padded, Square, Squashed, Transform, Whole
 from dinokit.metrics.interval import percent
 from dinokit.metrics.precision import average_precision
@@ -90,8 +92,10 @@ class Config:
     split: str | None = None  # null: train, or everything where there are no splits; not of sets that say who asks
     distractors: str | None = None  # more images to search in, never right
     fit: Literal["square", "inner", "padded", "squashed", "whole"] | None = None  # null: as published, else square
-    size: int | None = at_least(1, None)  # pixels of the side, of `whole` the long one; null: as published, the model's
-    scales: tuple[float, ...] = above(0, (1.0,))  # of the size, over which vectors are averaged
+    size: int | None = between(
+        1, LARGEST, None
+    )  # pixels of the side, of `whole` the long one; null: as published, the model's
+    scales: tuple[float, ...] = between(0, 16, (1.0,), without=0)  # of the size, over which vectors are averaged
     gem: float | None = at_least(0, None)  # power of the mean of patches behind CLS; 0: CLS alone; null: as published
     whiten: str | None = None  # images that PCA whitening is learnt on; null: none, of Met its training images
     dims: int | None = at_least(1, None)  # numbers that whitening keeps; null: all, of Met 512
@@ -127,6 +131,10 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
     if config.whiten is not None:
         vectors = torch.from_numpy(found(opened(config.whiten)).vectors)
         describe = replace(describe, whitening=Whitening.learnt(vectors, dims=config.dims, centred=False))
+        kept, wanted = describe.whitening.axes.shape[1], config.dims or vectors.shape[1]
+        if kept < wanted:
+            some = f"{len(vectors):,} images tell {kept:,} numbers apart, and whitening is to keep {wanted:,}"
+            doubted(config.whiten, [f"{some}; give more images, or smaller dims"])
     others = None if config.distractors is None else torch.from_numpy(found(opened(config.distractors)).vectors)
     shown: dict[str, object] = {"shown": [repr(each) for each in describe.transforms], "read": repr(describe.reading)}
     if name in METS:
@@ -149,6 +157,9 @@ def described(backbone: Backbone, config: Config) -> Descriptor:
     if size is None and (way is not Square or scales != (1.0,)):
         raise UserError(f"{backbone.name or 'this model'} sees images of any size; say which with --size")
     sizes = [None if size is None else max(1, round(scale * size)) for scale in scales]
+    widest = max((each for each in sizes if each is not None), default=0)
+    if widest > LARGEST:
+        raise UserError(f"images would have {widest:,} pixels a side, at most {LARGEST:,} fit; give smaller --scales")
     power = published.gem if config.gem is None else config.gem
     return Descriptor(
         backbone=backbone,

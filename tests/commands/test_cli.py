@@ -256,11 +256,11 @@ def test_results_replace_an_older_file_only_when_they_are_there(
     photos: Path, tmp_path: Path, make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, old = make_run(str(photos)) / "checkpoints" / "0", tmp_path / "old.json"
-    old.write_text("years of work")
+    old.write_text('{"years": "of work"}')
     for data, out, message in (("nowhere", old, "nowhere"), (photos, photos, "--out takes a file")):
         assert message in mistake(capsys, "evaluate", "knn", "--model", model, "--data", data, "--out", out)
     mistake(capsys, "evaluate", "knn", "--model", model, "--data", photos, "--out", "/proc/nowhere/x.json")
-    assert old.read_text() == "years of work"
+    assert old.read_text() == '{"years": "of work"}'
 
 
 def test_a_name_of_two_lines_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,3 +350,15 @@ def test_a_run_is_continued_from_another_folder(
     assert "another experiment: data.source" in mistake(
         capsys, "pretrain", "demo", "--data", photos, "--out", "runs/one", *TINY
     )
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_too_little_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_dispatch", lacking)
+    assert cli.run(["pretrain"]) == 3
+    assert "stopped: too little memory" in capsys.readouterr().err

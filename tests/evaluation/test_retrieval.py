@@ -99,6 +99,8 @@ def test_data_without_pairs_is_the_users_error(make_vit: MakeVit, make_folder: M
         ({"data": "met:x", "whiten": "more"}, "of its own"),
         ({"data": "met-mini:x", "distractors": "more"}, "of its own"),
         ({"data": "copydays:x", "dims": 8}, "give whiten"),
+        ({"data": "x", "size": 4_000_000}, "size must be between 1 and 16384"),
+        ({"data": "x", "scales": (1.0, 1e9)}, "scales must be between 0 and 16 without 0"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -180,3 +182,16 @@ def test_a_killed_search_that_starts_again_finds_the_same(make_vit: MakeVit, tmp
     for name in ("one", "two"):
         base.measure("retrieval", make_vit(), config, tmp_path / name)
     assert (tmp_path / "one" / "retrieval.json").read_bytes() == (tmp_path / "two" / "retrieval.json").read_bytes()
+
+
+def test_sizes_that_no_memory_holds_are_refused(make_vit: MakeVit) -> None:
+    with pytest.raises(UserError, match="images would have 160,000 pixels a side, at most 16,384 fit"):
+        retrieval.described(make_vit(), retrieval.Config(data="x", size=10_000, scales=(1.0, 16.0)))
+
+
+def test_too_few_images_to_whiten_with_are_said(
+    make_vit: MakeVit, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(make_folder("a/0.png", "a/1.png", "b/0.png", "b/1.png"))
+    base.measure("retrieval", make_vit(), retrieval.Config(data=data, whiten=data))
+    assert "4 images tell 4 numbers apart, and whitening is to keep 16" in capsys.readouterr().err
