@@ -215,8 +215,8 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool
     near, *others = (embedded(backbone, one) if crops and config.near is not None else found for one, found in parts)
     leaking = leaked(config.data, near, learnt, *others, above=config.near)
     assert learnt.labels is not None
-    labels, left_open = torch.from_numpy(learnt.labels), numpy.zeros_like(shown)
-    left_open = undecided(train.classes) if several else left_open
+    labels = torch.from_numpy(learnt.labels)
+    left_open = undecided(train.classes) if several else numpy.zeros_like(shown)
     targets: Tensor = labels
     if several:
         wanted = numpy.where(left_open, 0.0 if config.loss == "ce" else numpy.nan, shown)  # [label, class]

@@ -130,8 +130,9 @@ def run(backbone: Backbone, config: Config, _: Path | None) -> Found:
 
     if config.whiten is not None:
         vectors = torch.from_numpy(found(opened(config.whiten)).vectors)
-        describe = replace(describe, whitening=Whitening.learnt(vectors, dims=config.dims, centred=False))
-        kept, wanted = describe.whitening.axes.shape[1], config.dims or vectors.shape[1]
+        whitening = Whitening.learnt(vectors, dims=config.dims, centred=False)
+        describe = replace(describe, whitening=whitening)
+        kept, wanted = whitening.axes.shape[1], config.dims or vectors.shape[1]
         if kept < wanted:
             some = f"{len(vectors):,} images tell {kept:,} numbers apart, and whitening is to keep {wanted:,}"
             doubted(config.whiten, [f"{some}; give more images, or smaller dims"])
