@@ -133,7 +133,7 @@ class Cache:
 def _opened(part: Path) -> Shaped[numpy.ndarray, "row *shape"]:
     try:
         rows: Shaped[numpy.ndarray, "row *shape"] = numpy.load(part, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         what = reason(error) if isinstance(error, OSError) else "it is damaged"
         raise RunError(f"features in {part} are gone: {what}; the same command computes them again") from error
     return rows
