@@ -100,6 +100,12 @@ def load(
     return opened(file, state, about, name=str(model), channels=channels, heads=heads, exact_periods=exact_periods)
 
 
+def called(model: str | Path) -> str:
+    """Return what a model is called from any folder: a path as a whole, published weights and peers as they are."""
+    path = os.path.expanduser(model)
+    return os.path.abspath(path) if os.path.exists(path) else str(model)
+
+
 def opened(
     file: Path,
     state: Mapping[str, Any],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinokit import config as configuration
-from dinokit.checkpoints.load import load
+from dinokit.checkpoints.load import called, load
 from dinokit.commands.tables import outdone, print_rows, print_table
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
@@ -92,7 +92,7 @@ def evaluate(
         if not is_main():
             out = save = None
         backbone = load(model, heads=heads).to(where)
-        backbone.name = absolute(model)
+        backbone.name = called(model)
         config, rows = _measured(task, config, backbone, name=model, save=save, baselines=baselines)
         if out is not None:
             write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from dinokit import config as configuration
-from dinokit.checkpoints.load import load
+from dinokit.checkpoints.load import called, load
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_writable, write_atomic
@@ -19,7 +19,7 @@ from dinokit.looks.field import Field, Map, field
 from dinokit.looks.sheet import sheet
 from dinokit.models.features import Backbone
 from dinokit.sources.location import is_image
-from dinokit.sources.source import absolute, open_source, thinned
+from dinokit.sources.source import open_source, thinned
 from dinokit.suites.columns import shown
 
 KINDS = ("attention", "clusters", "pca", "similarity")
@@ -65,7 +65,7 @@ def look(
     where, maps, fields = devices.choose(device), dict[str, Sequence[Sequence[Map]]](), list[Field]()
     for name, short in shown(map(str, (model,) if isinstance(model, str) else model)).items():
         backbone = load(name, heads=heads).to(where)
-        backbone.name = absolute(name)
+        backbone.name = called(name)
         fields = list(_fields(backbone, (images,) if isinstance(images, str) else images, size=size, count=count))
         maps[short] = module.draw(backbone, fields, config)
     page = sheet(fields, maps)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dinokit import config as configuration
-from dinokit.checkpoints.load import load
+from dinokit.checkpoints.load import called, load
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_writable
@@ -14,7 +14,7 @@ from dinokit.dense.attentive import AttentiveHead
 from dinokit.dense.heads import Written, apply, check_model, load_head
 from dinokit.dense.linear import LinearHead, classify
 from dinokit.evaluation import foreground
-from dinokit.sources.source import absolute, open_source
+from dinokit.sources.source import open_source
 
 OPTIONS = ("--data", "--out", "--head", "--train-masks", "--model", "--heads", "--split", "--device")
 
@@ -62,7 +62,7 @@ def predict(
     else:
         config = configuration.override(foreground.Config(data=str(train_masks)), settings)
         backbone = load(str(model), heads=heads).to(where)
-        backbone.name = absolute(str(model))
+        backbone.name = called(str(model))
         open_source(data, split=split, channels=backbone.channels)  # a mistake is said before the learning
         check_writable(out)
         learnt, about, result = foreground.learn(backbone, config)

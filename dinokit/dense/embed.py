@@ -5,7 +5,6 @@ are the same for any number of ranks with as many threads each. A start computes
 parts that are missing, later the images that were added. Reading, the network and writing have threads of their own.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Float, Float16, Float64
 from torch import Tensor
 
-from dinokit.checkpoints.load import load
+from dinokit.checkpoints.load import called, load
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.device import Precision
@@ -33,7 +32,6 @@ from dinokit.dense.pipeline import Pace, batch_size, compute, limit
 from dinokit.images.intensity import AnyImage
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
-from dinokit.sources import location
 from dinokit.sources.selection import hashed
 from dinokit.sources.source import Source, Unusable, absolute, open_source
 
@@ -129,9 +127,8 @@ def check_outside(out: Path, data: str) -> None:
 
 def _seen(backbone: Backbone, model: str | Path, heads: int | None, feature: Feature) -> dict[str, Any]:
     """Return what a stamp says of the model: what it makes of an image, and how to load it from any folder."""
-    is_path = os.path.exists(os.path.expanduser(model))
     return {
-        "model": location.absolute(str(model)) if is_path else str(model),  # else it is published, or a peer's
+        "model": called(model),
         "heads": heads,
         "weights": digest_of_model(backbone),
         "feature": feature,

@@ -16,13 +16,12 @@ from typing import Any, final
 
 import torch
 
-from dinokit.checkpoints.load import load
+from dinokit.checkpoints.load import called, load
 from dinokit.core.files import digest_of_model
 from dinokit.core.messages import UserError
 from dinokit.evaluation import base
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import ColourHistograms
-from dinokit.sources.source import absolute
 
 HISTOGRAMS = "colour-histograms"
 STRIDE = 16  # of the patches that a convolutional network is compared with
@@ -84,7 +83,7 @@ def _last(name: str) -> str:
 
 def _opened(name: str, _: bool, *, tokens: int | None, device: torch.device) -> Backbone:
     backbone = sized(load(name).to(device), tokens)
-    backbone.name = absolute(name)
+    backbone.name = called(name)
     return backbone
 
 

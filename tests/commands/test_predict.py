@@ -13,6 +13,7 @@ from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
 from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
 from tests.evaluation.dense_data import squares
+from tests.evaluation.test_families import of_timm
 
 
 def run(*words: object) -> int:
@@ -36,6 +37,21 @@ def test_a_head_that_evaluate_saved_names_every_pixel(
     assert numpy.mean(right) > 0.9
     assert run(*words) == 0
     assert "0 images written · 3 were there" in capsys.readouterr().err
+
+
+def test_a_head_finds_a_model_of_another_library_from_any_folder(
+    tmp_path: Path, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "peer").mkdir()
+    peer = of_timm(tmp_path / "peer")
+    data = make_folder(*(f"{label}/{number}.png" for label in "ab" for number in range(8)))
+    words = ("--model", peer.name, "--data", data, "--save", tmp_path / "save", "--iterations", "20")
+    monkeypatch.chdir(tmp_path)
+    assert run("evaluate", "linear", *words, "--no-baselines") == 0
+    monkeypatch.chdir(tmp_path / "peer")
+    assert run("predict", "--head", tmp_path / "save" / "head", "--data", data, "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "classes.csv").read_text().count("\n") == 17
+    assert dinokit.load_classifier(peer, tmp_path / "save" / "head").linear.out_features == 2
 
 
 def test_a_few_masks_are_enough_to_find_the_foreground(
