@@ -117,6 +117,8 @@ def halves(
     """
     judge = config.test or next((name for name in prefers if name in known), None)
     if judge is None and (trains or known):
+        if not known:
+            opened(None)  # which says what is expected, if the folder holds something else
         raise UserError(f"expected a split to test on in {config.data}, found no split {' or '.join(prefers)}; add one")
     learn = config.train or (SPLITS[0] if SPLITS[0] in known else None)
     if trains and learn is None:

@@ -22,6 +22,7 @@ from dinokit.evaluation.segmentation import Config
 from dinokit.models.features import Features
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
+from tests.conftest import MakeFolder
 from tests.evaluation.dense_data import squares
 
 run = partial(base.measure, "segmentation")
@@ -115,6 +116,12 @@ def test_data_without_a_split_to_test_on_is_a_clear_mistake(tmp_path: Path) -> N
     squares(tmp_path, splits=False)
     with pytest.raises(UserError, match="found no split val or test"):
         run(PIXELS, Config(data=str(tmp_path)))
+
+
+def test_a_folder_of_classes_is_told_what_is_expected(make_folder: MakeFolder) -> None:
+    data = make_folder("train/a/0.png", "train/b/0.png", "val/a/0.png", "val/b/0.png")
+    with pytest.raises(UserError, match="expected pairs in .*: images/ and masks/"):
+        run(PIXELS, Config(data=str(data)))
 
 
 def test_a_crop_and_its_mask_stay_in_step_and_follow_from_the_key(tmp_path: Path) -> None:

@@ -172,10 +172,12 @@ def opened(backbone: Backbone, data: str, *, split: str | None, limit: int | Non
     """Open the labelled images of a split, of two classes or more."""
     source = labelled(open_source(data, split=split, channels=backbone.channels, white=backbone.pixels.white))
     if source.labels is None or len(source.classes) < 2:
+        if is_published(data):
+            raise UserError(f"expected labelled images, and {data} has none; `dinokit evaluate retrieval` measures it")
         raise UserError(
-            f"expected labelled images in {data}, got {len(source.classes)} classes; put each class in its own folder: "
-            "DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg, or give a manifest a "
-            "column label"
+            f"expected labelled images of two or more classes in {data}, found {'one' if source.classes else 'none'}; "
+            "put each class in its own folder: DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with "
+            "DATA/val/CLASS/image.jpg, or give a manifest a column label, and its file as DATA"
         )
     return source if limit is None else thinned(source, limit)
 

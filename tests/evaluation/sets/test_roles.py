@@ -1,5 +1,7 @@
 """A split has one role, and what is set aside is a share of every class."""
 
+from pathlib import Path
+
 import numpy
 import pytest
 import torch
@@ -7,7 +9,9 @@ import torch
 from dinokit.core.messages import UserError
 from dinokit.evaluation import base
 from dinokit.evaluation.sets import roles
+from dinokit.models.pixels import RawPixels
 from tests.conftest import MakeFolder
+from tests.sources import instance_sets
 
 
 def test_test_images_ask_and_train_images_answer(make_folder: MakeFolder) -> None:
@@ -68,3 +72,8 @@ def test_a_draw_takes_so_many_of_each_class_and_another_seed_others() -> None:
     assert len({tuple(rows) for rows in drawn[:9]}) == 9
     assert {place for rows in drawn for place in rows} == set(range(22))
     assert numpy.bincount(labels[roles.some_of_each(labels, 0.25, 0)]).tolist() == [2, 0, 2, 1]  # at least one
+
+
+def test_a_set_without_classes_is_told_what_measures_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has none; `dinokit evaluate retrieval` measures it"):
+        roles.opened(RawPixels(size=4), f"roxford5k:{instance_sets.oxford(tmp_path)}", split=None)
