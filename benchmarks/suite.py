@@ -220,15 +220,16 @@ def train(name: str, out: Path, *, steps: int, run: Path) -> None:
 
 def supervised(out: Path, minutes: float) -> None:
     """Train a ResNet-18 on all labels there are, for a time, and write it as timm reads it."""
-    import torchvision
+    from torchvision.models import resnet18
+    from torchvision.transforms import v2
 
     if (out / "resnet18" / "config.json").exists():
         return
     images, labels, owners = labelled(out)
     torch.manual_seed(0)
-    network = torchvision.models.resnet18(num_classes=int(labels.max()) + 1)
+    network = resnet18(num_classes=int(labels.max()) + 1)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
-    crop = torchvision.transforms.v2.RandomResizedCrop(SIDE, scale=(0.3, 1.0), antialias=True)
+    crop = v2.RandomResizedCrop(SIDE, scale=(0.3, 1.0), antialias=True)
     draw, begin, steps = np.random.default_rng(0), time.process_time(), 0
     mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
     while (share := (time.process_time() - begin) / (60 * minutes)) < 1:

@@ -100,6 +100,8 @@ def run(
             column.forget()
         for name, short in columns.shown(results["models"]).items():
             results["models"][name] |= {"shown": short, "baseline": name in columns.BASELINES}
+        titles = [line.title for line in lines]
+        results["cells"].sort(key=lambda cell: titles.index(cell["task"]) if cell["task"] in titles else len(titles))
         results["models"] = dict(sorted(results["models"].items(), key=lambda each: each[0] in columns.BASELINES))
         write_json(out / RESULTS, results)
         write_text(out / scores.FILE, scores.markdown(results))
@@ -181,6 +183,9 @@ def _settle(results: dict[str, Any], column: Column, job: Job, out: Path, *, pla
         cell = {**key, **_measured(column, job, before, out)}
     except Exception as error:  # whatever is wrong with a model or a set must not cost the others
         cell = {**key, "error": line_of(error)}
+    about = cell.pop("about", None)
+    if about is not None and (about["side"] is not None or column.name not in results["models"]):
+        results["models"][column.name] = about  # of the baselines that of images, not of patches
     if cell == before:
         return
     if "numbers" in cell:
@@ -194,8 +199,6 @@ def _settle(results: dict[str, Any], column: Column, job: Job, out: Path, *, pla
     further = _parted(cell, column.name, job)
     old = [before, *(_cell(results, each) for each in further)]
     results["cells"] = [each for each in results["cells"] if not any(each is one for one in old)] + [cell, *further]
-    if "about" in cell:
-        results["models"][column.name] = cell.pop("about")
     write_json(out / RESULTS, results)
 
 
@@ -238,7 +241,7 @@ def _measured(column: Column, job: Job, before: Cell | None, out: Path) -> Cell:
     config = base.settled(job.config, backbone)
     stamp = job.stamp(about, config)
     if before is not None and before.get("stamp") == stamp:
-        return {name: value for name, value in before.items() if name not in ("model", "task", "set")}
+        return {**before, "about": about}
     numbers, details = module.run(backbone, config, None)
     if not numbers:
         raise UserError("nothing was measured")

@@ -71,7 +71,12 @@ def published(results: Mapping[str, Any]) -> Rows:
     rows = [
         [
             *(results["models"][cell["model"]]["shown"], cell["task"], cell["set"], one["number"]),
-            *(figure(cell["numbers"][one["number"]]), f"{one['value']:g}", one["source"], one["tokens"]),
+            *(
+                figure(cell["numbers"][one["number"]], lower=cell["lower"]),
+                f"{one['value']:g}",
+                one["source"],
+                one["tokens"],
+            ),
         ]
         for cell in results["cells"]
         for one in cell.get("published", ())
@@ -113,12 +118,12 @@ def written(cell: Cell) -> str:
     ends = cell["intervals"].get(measure)
     between = "" if ends is None else f" ({ends[0]:.1f}\N{EN DASH}{ends[1]:.1f})"
     papers = [f"{one['value']:g}" for one in cell["published"] if one["number"] == measure]
-    return " / ".join([f"{figure(cell['numbers'][measure])}{between}", *papers])
+    return " / ".join([f"{figure(cell['numbers'][measure], lower=cell['lower'])}{between}", *papers])
 
 
-def figure(value: float) -> str:
-    """Write a percentage with one decimal, an error in metres with three digits."""
-    return f"{value:.3f}" if abs(value) < 10 and value != int(value) else f"{value:.1f}"
+def figure(value: float, *, lower: bool) -> str:
+    """Write a percentage with one decimal, an error in metres, of which less is better, with three."""
+    return f"{value:.3f}" if lower and abs(value) < 10 else f"{value:.1f}"
 
 
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

@@ -105,7 +105,7 @@ def _chart(results: Mapping[str, Any], data: str, row: Mapping[str, Cell]) -> st
     for name, value in values.items():
         ends = row[name]["intervals"].get(first["headline"])
         between = None if ends is None else (ends[0] / longest, ends[1] / longest)
-        bars += _bar(results["models"], name, value / longest, scores.figure(value), between)
+        bars += _bar(results["models"], name, value / longest, scores.figure(value, lower=first["lower"]), between)
     papers = [
         f"{results['models'][cell['model']]['shown']}: {one['value']:g} published ({one['source']})"
         for cell in row.values()

@@ -65,6 +65,7 @@ def test_every_model_is_measured_on_all_that_is_there_and_what_is_missing_is_sai
     assert knn["chosen"].keys() == {"best_k"}
     assert knn["intervals"]["best"][0] <= knn["numbers"]["best"] <= knn["intervals"]["best"][1]
     assert (out / "cells" / "raw-pixels" / "knn-colours.json").is_file()
+    assert results["models"]["raw-pixels"]["side"] == 16  # as images are seen, also after patches were
 
 
 def test_a_further_model_costs_its_own_column(
@@ -93,8 +94,9 @@ def test_other_weights_or_data_are_measured_again(
     assert len(seen) == 4
     seen.clear()
     (root / "twins" / "u" / "0.png").unlink()
-    run(root, tmp_path / "out", one)
+    again = run(root, tmp_path / "out", one)
     assert [task for task, _ in seen] == ["retrieval"]
+    assert [cell["task"] for cell in again["cells"]] == ["knn", "logreg", "retrieval", "segmentation"]
 
 
 @pytest.mark.parametrize("cell", [1, 2, 4])

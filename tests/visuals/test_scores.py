@@ -42,6 +42,12 @@ def test_published_numbers_stand_beside_their_own_measure_with_their_source() ->
     ]
 
 
+def test_percentages_have_one_decimal_and_errors_three() -> None:
+    assert scores.figure(3.807, lower=False) == "3.8"
+    assert scores.figure(0.5678, lower=True) == "0.568"
+    assert scores.figure(45.31, lower=True) == "45.3"  # mCE
+
+
 def test_what_was_chosen_is_listed() -> None:
     found = results(cell("a", "photos", 1.0, chosen={"best_k": 20.0, "lr": 1e-3}, seed=3))
     assert scores.chosen(found)[1] == [["A", "knn", "photos", "k 20, lr 0.001", 3, "1.5"]]
