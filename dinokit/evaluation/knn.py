@@ -123,7 +123,8 @@ def _measured(
     if images.named is None:
         if images.metric == "per-class":
             truth = images.query_labels.numpy()
-            right |= {f"per-class@{k}": per_class_shares(truth, right.pop(f"top1@{k}") > 0) for k in ks}
+            each = {f"per-class@{k}": per_class_shares(truth, right.pop(f"top1@{k}") > 0) for k in ks}
+            right = each | right  # what the set is measured by first
         return {name: 100 * float(values.sum()) / len(values) for name, values in right.items()}, right
     assert images.undecided is not None
     asked, left_open = images.named[images.query_labels].numpy(), images.undecided[images.query_labels].numpy()

@@ -4,6 +4,7 @@ Everything may be missing or cut short: a run can be interrupted at any moment a
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ NAMES = {TEACHER: "trained", PIXELS: "raw pixels", RANDOM: "untrained"}
 TITLES = {"knn": "k-NN accuracy", "retrieval": "Retrieval mAP"}
 COUNTS = ("step", "time", "queries", "gallery", "images", "best_k", "leaks")  # of a line, no results
 FAILED = "failed"  # of a line: why there is no result
+_OF_K = re.compile(r"(top1|per-class|mAP)@\d+")  # numbers of k-NN by which a set is measured
 EARLY = 0.15  # of the run: where the middle picture is taken from
 
 
@@ -203,14 +205,14 @@ def sentence(result: Measurement) -> str:
 
 
 def first_number(line: Mapping[str, Any]) -> str:
-    """Return the number of a line that is followed: top-1 at k = 20 or the nearest k, else mAP, else the first.
+    """Return the number of a line that is followed: of k-NN that of k = 20 or the nearest, else mAP, else the first.
 
     Empty if there are but counts.
     """
     names = [name for name, value in line.items() if isinstance(value, float | int) and name not in COUNTS]
-    top1 = [name for name in names if name.startswith("top1@") and name[5:].isdigit()]
+    of_k = [name for name in names if _OF_K.fullmatch(name)]
     others = ["mAP"] if "mAP" in names else names
-    return next(iter(sorted(top1, key=lambda name: abs(int(name[5:]) - 20)) or others), "")
+    return next(iter(sorted(of_k, key=lambda name: abs(int(name.split("@")[1]) - 20)) or others), "")
 
 
 def _measurement(name: str, data: str, lines: list[Mapping[str, Any]]) -> Measurement | None:
@@ -231,7 +233,7 @@ def _measurement(name: str, data: str, lines: list[Mapping[str, Any]]) -> Measur
         measured.setdefault(RANDOM, curve[0])  # the teacher before its first step is the untrained model
     asked = [line.get("queries") or line.get("test") for line in lines]  # k-NN's word, and that of what learns
     queries = [int(count) for count in asked if count]
-    detail = f" (k = {metric.split('@')[1]})" if metric.startswith("top1@") else ""
+    detail = f" (k = {metric.split('@')[1]})" if _OF_K.fullmatch(metric) else ""
     detail += f" on {data}" if data else ""
     return Measurement(
         evaluation=name,

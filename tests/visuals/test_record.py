@@ -1,6 +1,6 @@
 from typing import Any
 
-from dinokit.visuals.record import failures, measurements, sentence
+from dinokit.visuals.record import failures, first_number, measurements, sentence
 
 
 def line(model: str, step: int, value: float, **more: Any) -> dict[str, Any]:
@@ -51,6 +51,12 @@ def test_k_20_is_the_headline_and_retrieval_follows() -> None:
     first, second = measurements(lines)
     assert (first.metric, second.metric) == ("top1@20", "mAP")
     assert measurements([{"step": 1, "evaluation": "knn", "model": "raw-pixels", "top1@20": 5.0}]) == []
+
+
+def test_k_nn_is_followed_by_what_its_set_is_measured_by() -> None:
+    assert first_number({"step": 9, "top5@10": 99.0, "per-class@10": 70.0, "per-class@20": 71.0}) == "per-class@20"
+    assert first_number({"step": 9, "mAP@10": 60.0, "mAP@10/std": 1.0, "mAP@200": 50.0}) == "mAP@10"
+    assert first_number({"step": 9, "best_k": 20}) == ""
 
 
 def test_other_data_is_another_curve_and_is_named() -> None:
