@@ -213,10 +213,11 @@ def search(images: Task) -> tuple[Float[Tensor, " query"], Float[Tensor, " query
 
 def _directions(images: Task) -> Iterator[tuple[str, Task]]:
     """Yield (name, task) for every ordered pair of domains; one nameless task without domains."""
-    if images.gallery_domains is None or images.query_domains is None or len(set(images.gallery_domains.tolist())) < 2:
+    # of what asks: distractors are of none, and searched in every direction
+    domains = [] if images.query_domains is None else sorted(set(images.query_domains.tolist()))
+    if len(domains) < 2:
         yield "", images
         return
-    domains = sorted(set(images.gallery_domains.tolist()))
     for asking in domains:
         for answering in domains:
             if asking != answering:

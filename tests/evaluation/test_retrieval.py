@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -168,6 +169,16 @@ def test_distractors_are_searched_in_every_direction(tmp_path: Path) -> None:
     assert result["gallery"] == 24
     assert result["R@1/new-old"] == result["R@1/old-new"] == 0  # a query finds itself among the distractors
     assert result["mAP"] < 50
+
+
+def test_distractors_are_no_domain_beside_a_single_one() -> None:
+    vectors = torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]])
+    domains = numpy.array(["photo"] * 4)
+    images = replace(task([0, 0, 1, 1], vectors), gallery_domains=domains, query_domains=domains)
+    ((name, found),) = retrieval._directions(retrieval._among(images, torch.tensor([[-1.0, 0]])))
+    assert (name, len(found.gallery)) == ("", 5)
+    precision, first = retrieval.search(found)
+    assert precision.tolist() == first.tolist() == [1, 1, 1, 1]
 
 
 def test_a_folder_in_a_folder_is_a_thing(tmp_path: Path) -> None:
