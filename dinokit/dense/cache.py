@@ -27,7 +27,8 @@ from dinokit.images.transforms import Transform
 from dinokit.models.features import Backbone
 
 ROOMS = ("images", "models", "peers")  # whose code decides what a feature is
-_LIBRARIES = ("torch", "torchvision", "pillow", "timm", "transformers", "open_clip_torch")
+_DECODE = ("pillow", "tifffile", "imagecodecs", "OpenEXR")
+_LIBRARIES = ("torch", "torchvision", *_DECODE, "timm", "transformers", "open_clip_torch")
 _KEY = numpy.dtype([("file", "V16"), ("pixels", "V16"), ("row", "<i8")])  # row -1: that of another part
 
 _warn_once = cache(warn)

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from shutil import rmtree
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dinokit.core import dist
 from dinokit.core.messages import RunError, UserError
+from dinokit.dense import cache as kept
 from dinokit.dense.embedding import encode, unit
 from dinokit.dense.extraction import extract, forgotten
 from dinokit.images.transforms import Square, Transform
@@ -187,6 +189,18 @@ def test_only_what_changed_is_computed_anew(make_vit: MakeVit, make_folder: Make
     assert computed(make_vit(), root) == 0  # another file of the same pixels
     assert computed(make_vit(), root, Square(8, 4)) == 10  # of 10 pictures
     assert computed(make_vit(seed=1), root) == 10
+
+
+@pytest.mark.parametrize("library", ["torch", "pillow", "tifffile", "OpenEXR"])
+def test_what_another_version_of_a_library_made_is_not_taken(
+    library: str, make_vit: MakeVit, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, version = make_folder(*FILES), metadata.version
+    assert computed(make_vit(), root) == 10
+    kept._versions.cache_clear()
+    monkeypatch.setattr(metadata, "version", lambda name: "0.1" if name == library else version(name))
+    assert computed(make_vit(), root) == 10
+    kept._versions.cache_clear()
 
 
 def test_what_white_means_belongs_to_a_file(make_vit: MakeVit, tmp_path: Path) -> None:
