@@ -59,6 +59,9 @@ def look(
     ending = out.suffix.lower()
     if ending not in Image.registered_extensions() or out.is_dir():
         raise UserError(f"expected --out to be a picture such as {out.with_suffix('.png')}, got {out}")
+    for name, value in (("size", size), ("count", count)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, got {value}")
     check_writable(out.parent)
     values = {**settings, **named} | ({"at": [_mark(each) for each in at]} if at else {})
     config = configuration.override(_default(module), values)

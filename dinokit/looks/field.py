@@ -21,7 +21,7 @@ from dinokit.images.intensity import multiple, normalised, to_unit
 from dinokit.models.features import Backbone
 
 SIDE = 768  # pixels of the short side, for models that see any size; of the figures of DINOv3
-WINDOW = 1024  # pixels of a window's side
+WINDOW = 64  # patches of a window's side, 1024 pixels in patches of 16: attention grows with their fourth power
 LARGEST = 4096  # pixels of a side
 
 Map = tuple[str, UInt8[numpy.ndarray, "rows columns 3"]]  # what it shows, and the colour of every patch
@@ -67,7 +67,7 @@ def field(backbone: Backbone, image: intensity.Image, *, name: str, size: int | 
     seen = intensity.resized(image, rows, columns)
     with frozen(backbone) as device:
         ready = normalised(to_unit(seen[None]).to(device), backbone.pixels)
-        patches = _windows(backbone, ready, max(WINDOW // patch, 1))
+        patches = _windows(backbone, ready, WINDOW)
     return Field(name, seen, patches, (width, height))
 
 
