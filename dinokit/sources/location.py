@@ -105,6 +105,9 @@ def existing_folder(spec: str) -> Path:
     if os.path.isdir(root):  # to which a name that is too long is no folder
         return root
     check_reachable(spec)
+    kind, colon, rest = spec.partition(":")
+    if colon and rest and os.path.isdir(os.path.expanduser(rest)):
+        raise UserError(f"'{kind}:' means nothing here, where the path of a folder is expected; try {rest}")
     where = "" if root.is_absolute() else f" (looked in the current folder {Path.cwd()})"
     raise UserError(f"no folder {spec}{where}; give the path of a folder of images, or demo:fashion")
 

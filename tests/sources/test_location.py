@@ -10,6 +10,7 @@ from dinokit.annotations.depths import splits_of
 from dinokit.annotations.pairs import open_pairs, pair_splits
 from dinokit.core.messages import UserError
 from dinokit.evaluation.sets.roles import sides
+from dinokit.sources.location import existing_folder
 from dinokit.sources.source import Source, open_source, remarks, splits
 
 COLOURS = ("blue", "green", "red")
@@ -114,3 +115,10 @@ def test_other_words_with_a_split_in_them_stay_classes(tmp_path: Path) -> None:
 def test_images_beside_the_splits_are_said(tmp_path: Path) -> None:
     source = open_source(str(_tree(tmp_path, "train", "test", "unlabeled")))
     assert [each for each in remarks(source) if "unlabeled/" in each]
+
+
+def test_a_word_before_a_folder_that_is_there_is_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"'voc07:' means nothing here, .* try {tmp_path}"):
+        existing_folder(f"voc07:{tmp_path}")
+    with pytest.raises(UserError, match="no folder voc07:nowhere"):
+        existing_folder("voc07:nowhere")
