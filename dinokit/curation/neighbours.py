@@ -31,7 +31,8 @@ from dinokit.curation.vectors import Vectors
 
 QUERIES, TILE = 2048, 4096  # rows of a block, and of those that it meets at a time: 32 MiB of products
 GROUP = 32  # columns of which the best is looked for first: a quarter of the cost of looking at all
-PAIRS = 4096  # settled at a time
+PAIRS = 4096  # read at a time to be settled
+CACHED = 1 << 18  # numbers of them that are multiplied at a time
 ROOM = 1 << 20  # pairs of a block that wait, beyond two answers to every query, before the hopeless ones are dropped
 
 
@@ -315,17 +316,31 @@ def cosines(
 ) -> Float[np.ndarray, " pair"]:
     """Compute the cosine of each pair, in float64 from the stored numbers; of a row of zeros it is 0."""
     halves = left.dtype == right.dtype == np.float16
-    # where the product of two stored numbers is exact
-    wide = torch.float32 if halves else torch.float64
+    wide = torch.float32 if halves else torch.float64  # where the product of two stored numbers is exact
     found = np.empty(len(rows), dtype=np.float32 if halves else np.float64)
+    one, other = _squares(left, rows, wide), _squares(right, others, wide)
     for start in range(0, len(rows), PAIRS):
         part = slice(start, start + PAIRS)
-        first, second = (torch.from_numpy(each).to(wide) for each in (left.take(rows[part]), right.take(others[part])))
-        inner, one, other = (
-            (a * b).sum(dim=1, dtype=torch.float64) for a, b in ((first, second), (first, first), (second, second))
-        )
-        found[part] = (inner / (one * other).sqrt().clamp(min=torch.finfo(torch.float64).tiny)).numpy()
+        inner = _inner(left.take(rows[part]), right.take(others[part]), wide)
+        found[part] = (inner / (one[part] * other[part]).sqrt().clamp(min=torch.finfo(torch.float64).tiny)).numpy()
     return found
+
+
+def _squares(vectors: Vectors, rows: Int64[np.ndarray, " pair"], wide: torch.dtype) -> Float64[Tensor, " pair"]:
+    """Compute the square of the length of the row of each pair, of equal rows once."""
+    some, of_pair = np.unique(rows, return_inverse=True)
+    parts = (vectors.take(some[start : start + PAIRS]) for start in range(0, len(some), PAIRS))
+    squares = [torch.empty(0, dtype=torch.float64), *(_inner(part, part, wide) for part in parts)]
+    return torch.cat(squares)[torch.from_numpy(of_pair)]
+
+
+def _inner(
+    first: Float[np.ndarray, "pair dim"], second: Float[np.ndarray, "pair dim"], wide: torch.dtype
+) -> Float64[Tensor, " pair"]:
+    """Multiply rows that belong together, as many at a time as stay in a processor's cache."""
+    step = max(CACHED // first.shape[1], 1)
+    pieces = zip(*(torch.split(torch.from_numpy(each), step) for each in (first, second)), strict=True)
+    return torch.cat([(a.to(wide) * b.to(wide)).sum(dim=1, dtype=torch.float64) for a, b in pieces])
 
 
 def places_of(sorted_numbers: Int64[np.ndarray, " entry"]) -> Int64[np.ndarray, " entry"]:
