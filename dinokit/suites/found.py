@@ -5,6 +5,7 @@ What is neither is passed over, what should be a set and cannot be opened is one
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import numpy
 
 from dinokit.annotations import boxes, depths, matching, pairing, pairs
 from dinokit.core.files import digest
-from dinokit.core.messages import UserError
+from dinokit.core.messages import UserError, reason
 from dinokit.sources import containers, demo, files, published, rows
-from dinokit.sources.location import entries, folder_splits, split_name
+from dinokit.sources.location import entries, folder_splits, split_name, walk
 from dinokit.sources.source import open_source, splits
 
 FEW = 5  # images of a class on average, up to which a class is a thing
@@ -47,7 +48,10 @@ class Found:
         path = Path(self.source.partition(":")[2] if not os.path.exists(self.source) else self.source)
         if self.source.startswith(demo.PREFIX) or not path.exists():
             return self.source
-        places = sorted(_files(path))
+        try:
+            places = sorted(_files(path))
+        except UserError as error:  # who measures the set says it
+            return str(error)
         return digest(f"{place}\0{size}\0{time}\0" for place, size, time in places)
 
 
@@ -76,38 +80,53 @@ def find(data: Sequence[str]) -> tuple[list[Found], list[str]]:
 
 def _in_folder(root: Path) -> tuple[list[Found], list[str]]:
     """Look through a folder; a set is not looked into."""
-    known, lines = published.find_sets(root), list[str]()
+    known, lines = published.find_sets(root), dict[Path, str]()  # what is passed over, and why
     places = {name: Path(spec.partition(":")[2]) for name, spec in known.items()}
     found = [Found(name, _kind(name), spec) for name, spec in known.items()]
     found += [Found(VOC07, "boxes", str(places[VOC07]))] if VOC07 in places else []
     taken = set(places.values())
     if root in taken:
-        return found, lines
+        return found, []
     dense = list(_dense(root))
     if dense:
-        return found + dense, lines
+        return found + dense, []
     for place in _below(root, DEEP):
         if any(place.is_relative_to(one) for one in taken):
             continue
-        dense = list(_dense(place))
+        try:
+            dense = list(_dense(place))
+        except (UserError, OSError) as error:
+            lines[place] = _line(place.relative_to(root), error)
+            continue
         if dense:
             found += dense
             taken.add(place)
     if folder_splits(root):  # the root itself is a set
-        return found + _labelled(str(root), name=root.name), lines
+        return found + _labelled(str(root), name=root.name), [*lines.values()]
     inner = [root / name for name in entries(root)[1] if root / name not in taken]
+    inner = [place for place in inner if not _around(place, root)]
     inner = [place for place in inner if not any(one.is_relative_to(place) for one in taken)]
     tables = [root / name for name in entries(root)[0] if name.lower().endswith(TABLES)]
     before = len(found)
     for place in (*inner, *tables):
         try:
             found += _labelled(str(place), name=place.stem)
-        except UserError as error:
-            lines.append(f"{place.name}: {error}")
+        except (UserError, OSError) as error:
+            lines[place] = _line(place.relative_to(root), error)
     if len(found) == before and len(inner) > 1:  # perhaps its folders are the classes
         found += _labelled(str(root), name=root.name)
-        lines = [] if len(found) > before else lines
-    return found, lines
+        lines = {} if len(found) > before else lines
+    return found, [*lines.values()]
+
+
+def _line(place: Path, error: Exception) -> str:
+    """Say why a place is passed over."""
+    return f"{place}: {reason(error) if isinstance(error, OSError) else error}"
+
+
+def _around(place: Path, root: Path) -> bool:
+    """Tell whether a link leads back to the folder that is looked through, or above it."""
+    return root.is_relative_to(place.resolve())
 
 
 def _kind(name: str) -> str:
@@ -180,8 +199,12 @@ def _below(root: Path, deep: int) -> Iterator[Path]:
     """Yield the folders below one, the nearest first, but for those of many, which are classes."""
     level = [root]
     for _ in range(deep):
-        inner = [(place, entries(place)[1]) for place in level]
-        level = [place / name for place, names in inner if len(names) <= CROWDED for name in names]
+        inner = list[tuple[Path, list[str]]]()
+        for place in level:
+            with suppress(UserError):  # which is said where it is looked into
+                inner.append((place, entries(place)[1]))
+        places = (place / name for place, names in inner if len(names) <= CROWDED for name in names)
+        level = [place for place in places if not _around(place, root)]
         yield from level
 
 
@@ -191,13 +214,9 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
         about = path.stat()
         yield path.name, about.st_size, about.st_mtime_ns
         return
-    waiting = [str(path)]
-    while waiting:
-        folder = waiting.pop()
-        with os.scandir(folder) as inside:
-            for entry in inside:
-                if entry.is_dir():
-                    waiting.append(entry.path)
-                else:
-                    about = entry.stat()
-                    yield os.path.relpath(entry.path, path), about.st_size, about.st_mtime_ns
+    for place in walk(path):
+        try:
+            about = (path / place).stat()
+        except OSError:  # a link to nothing
+            about = (path / place).lstat()
+        yield place, about.st_size, about.st_mtime_ns

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,35 @@ def test_a_digest_follows_the_files(root: Path) -> None:
     os.utime(file, (0, 0))
     assert one.digest() != before
     assert Found("emoji", "instances", "demo:emoji").digest() == "demo:emoji"
+
+
+def test_links_without_an_end_and_a_damaged_set_stop_no_suite(root: Path) -> None:
+    (root / "loop").symlink_to("..")
+    (root / "colours" / "again").symlink_to(".")
+    (root / "colours" / "nowhere").symlink_to("nothing")
+    (root / "damaged").mkdir()
+    (root / "damaged" / "boxes.csv").write_text("x")
+    (root / "odd.tar").write_bytes(b"no archive")
+    sets, lines = find([str(root)])
+    assert {"colours", "twins", "squares"} <= {one.name for one in sets}
+    assert len({one.source for one in sets}) == len(sets)
+    assert not any("loop" in one.source for one in sets)
+    assert [line.partition(":")[0] for line in lines] == ["odd.tar"]
+    colours = next(one for one in sets if one.name == "colours")
+    before = colours.digest()
+    (root / "colours" / "nowhere").unlink()
+    assert colours.digest() != before
+
+
+def test_a_folder_that_cannot_be_looked_into_is_a_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = found._dense
+
+    def refused(folder: Path) -> Iterator[Found]:
+        if folder.name == "twins":
+            raise PermissionError(13, "Permission denied", str(folder / "annotations"))
+        yield from looked(folder)
+
+    monkeypatch.setattr(found, "_dense", refused)
+    sets, lines = find([str(root)])
+    assert {"colours", "squares"} <= {one.name for one in sets}
+    assert lines == ["twins: Permission denied"]
