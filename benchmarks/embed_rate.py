@@ -24,9 +24,9 @@ from PIL import Image
 
 from dinokit.core import device as devices
 from dinokit.curation.stored import begin
-from dinokit.dense.embed import missing
-from dinokit.dense.embedding import encode
-from dinokit.dense.pipeline import batch_size, compute
+from dinokit.features.embed import missing
+from dinokit.features.embedding import encode
+from dinokit.features.pipeline import batch_size, compute
 from dinokit.images.intensity import Pixels
 from dinokit.models import architecture
 from dinokit.models.features import Backbone

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dinokit.dense.cache import ROOMS as CODE_OF_FEATURES
+from dinokit.features.cache import ROOMS as CODE_OF_FEATURES
 
 ROOT = Path(__file__).parent.parent / "dinokit"
 FILES = sorted(ROOT.rglob("*.py"))
@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
     {"objectives", "peers"},
     {"checkpoints"},
     {"curation", "search", "health"},
+    {"features"},
     {"dense"},
     {"training"},
     {"recipes"},
@@ -49,7 +50,8 @@ NEVER = {
     "peers": {"sources", "views", "annotations"},
     "checkpoints": {"sources", "views", "annotations", "objectives"},
     "dense": {"objectives", "views.crop", "views.loader", "views.masking", "views.multicrop", "health"},
-    "training": {"dense", "curation", "search"},
+    "features": {"objectives", "views", "annotations", "health"},
+    "training": {"features", "dense", "curation", "search"},
     "evaluation": {"objectives", "training", "run", "views", "health", "recipes"},
     "visuals": {"objectives", "training", "run", "views"},
 }

@@ -34,7 +34,7 @@ from dinokit.curation.pool import Pool
 from dinokit.curation.step import SELECTION, Step
 from dinokit.curation.table import read_table
 from dinokit.curation.threshold import Embed
-from dinokit.dense.embed import check_outside, embed, embedder
+from dinokit.features.embed import check_outside, embed, embedder
 from dinokit.sources.selection import write_selection
 from dinokit.sources.source import absolute, open_source
 from dinokit.visuals import curation

@@ -6,8 +6,8 @@ from typing import Any
 from dinokit.core import device as devices
 from dinokit.core.messages import UserError, info
 from dinokit.curation.pool import Pool
-from dinokit.dense.embed import Feature
-from dinokit.dense.embed import embed as embed_source
+from dinokit.features.embed import Feature
+from dinokit.features.embed import embed as embed_source
 from dinokit.run import ranks
 
 

@@ -28,8 +28,8 @@ from dinokit.core import device as devices
 from dinokit.core.files import append_jsonl, read_jsonl
 from dinokit.core.messages import RunError, UserError, info, line_of, warn
 from dinokit.core.stopping import SIGNALS
-from dinokit.dense.extraction import forgotten
 from dinokit.evaluation import base as evaluations
+from dinokit.features.extraction import forgotten
 from dinokit.sources import location
 from dinokit.sources.source import Source, open_source
 from dinokit.training.config import AUTO, TrainConfig

@@ -17,10 +17,10 @@ from dinokit.core import dist
 from dinokit.core.device import Precision
 from dinokit.core.messages import BadImage, RunError
 from dinokit.core.seed import Passes
-from dinokit.dense.embedding import read
-from dinokit.dense.extraction import sharers
 from dinokit.dense.maps import frozen
 from dinokit.dense.sweep import Batches
+from dinokit.features.embedding import read
+from dinokit.features.extraction import sharers
 from dinokit.images import intensity
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone

@@ -17,9 +17,9 @@ from dinokit.config import to_plain
 from dinokit.core.files import check_writable, digest_of_model, digest_of_weights, only_owner, write_jsonl, write_text
 from dinokit.core.numbers import at_least
 from dinokit.dense.attentive import AttentiveHead, shown_by
-from dinokit.dense.extraction import extract
 from dinokit.dense.grid import Grid, Loss
 from dinokit.dense.heads import About, Written, claim
+from dinokit.features.extraction import extract
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
 from dinokit.sources.source import absolute, open_source

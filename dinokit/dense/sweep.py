@@ -18,7 +18,7 @@ from torch import Tensor
 from dinokit.core import dist
 from dinokit.core.files import check_same, write_atomic
 from dinokit.core.messages import UserError, console, duration, info, progress
-from dinokit.dense.extraction import sharers
+from dinokit.features.extraction import sharers
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of AdamW
 SAVE_EVERY = 1_000  # steps between two states on disk

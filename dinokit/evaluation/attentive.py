@@ -34,14 +34,14 @@ from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.core.seed import Passes
 from dinokit.dense.attentive import TASK, AttentiveHead, Member, Probes, Scale, Training, shown_by
-from dinokit.dense.cache import folder_of
-from dinokit.dense.extraction import Embeddings, extract
 from dinokit.dense.heads import About, save_head
 from dinokit.dense.maps import frozen
 from dinokit.dense.sweep import Batches, train
 from dinokit.evaluation.base import Found
 from dinokit.evaluation.sets.labelled import checked, leaked
 from dinokit.evaluation.sets.roles import FewShot, thirds
+from dinokit.features.cache import folder_of
+from dinokit.features.extraction import Embeddings, extract
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.models.features import Backbone

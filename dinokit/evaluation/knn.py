@@ -26,11 +26,11 @@ from dinokit.core.numbers import above, at_least, between
 from dinokit.curation import neighbours
 from dinokit.curation.neighbours import Edges, Ordered, Search, places_of
 from dinokit.curation.vectors import Vectors
-from dinokit.dense.compare import CHUNK
-from dinokit.dense.embedding import unit
 from dinokit.evaluation.base import Found
 from dinokit.evaluation.sets.labelled import Task, task
 from dinokit.evaluation.sets.roles import FewShot, sides
+from dinokit.features.compare import CHUNK
+from dinokit.features.embedding import unit
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.metrics.precision import mean_precision, mean_precision_interval
 from dinokit.models.features import Backbone

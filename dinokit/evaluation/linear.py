@@ -27,7 +27,6 @@ from dinokit.core.files import digest, digest_of_model
 from dinokit.core.messages import UserError, info
 from dinokit.core.numbers import above, at_least, between
 from dinokit.dense.batches import cropped, kept
-from dinokit.dense.extraction import Embeddings
 from dinokit.dense.grid import Grid, Layout, Member, Training
 from dinokit.dense.heads import save_head
 from dinokit.dense.linear import LinearHead, about_of
@@ -37,6 +36,7 @@ from dinokit.evaluation.base import QUICK, Found
 from dinokit.evaluation.sets.further import Images, Result, Set, further, measured, named, opened_for, scores_of
 from dinokit.evaluation.sets.labelled import embedded, leaked
 from dinokit.evaluation.sets.roles import FewShot, thirds
+from dinokit.features.extraction import Embeddings
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.classes import Truth
 from dinokit.metrics.interval import percent

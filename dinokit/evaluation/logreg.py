@@ -32,11 +32,11 @@ from torch import Tensor
 from dinokit.core.device import exact
 from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least, between
-from dinokit.dense.extraction import Embeddings
 from dinokit.dense.logistic import IS, IS_NOT, OPEN, Solution, each_against_others, solutions
 from dinokit.evaluation.base import Found
 from dinokit.evaluation.sets.labelled import embedded, leaked
 from dinokit.evaluation.sets.roles import FewShot, thirds
+from dinokit.features.extraction import Embeddings
 from dinokit.metrics.accuracy import accuracy, per_class
 from dinokit.metrics.interval import per_class_shares, percent
 from dinokit.metrics.precision import mean_precision, mean_precision_interval

@@ -31,14 +31,14 @@ from torch import Tensor
 
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import at_least, between
-from dinokit.dense.compare import compared
-from dinokit.dense.descriptors import Descriptor
-from dinokit.dense.extraction import Embeddings
-from dinokit.dense.whitening import Whitening
 from dinokit.evaluation.base import Found
 from dinokit.evaluation.sets import copydays, landmarks, met
 from dinokit.evaluation.sets.labelled import Task, say_bad, task
 from dinokit.evaluation.sets.roles import doubted
+from dinokit.features.compare import compared
+from dinokit.features.descriptors import Descriptor
+from dinokit.features.extraction import Embeddings
+from dinokit.features.whitening import Whitening
 from dinokit.images.intensity import LARGEST
 from dinokit.images.transforms import Inner, Padded, Square, Squashed, Transform, Whole
 from dinokit.metrics.interval import percent

@@ -15,7 +15,7 @@ from dinokit.core.numbers import at_least
 from dinokit.curation.kmeans import lloyd, look
 from dinokit.curation.start import start
 from dinokit.curation.vectors import Vectors
-from dinokit.dense.embedding import unit
+from dinokit.features.embedding import unit
 from dinokit.looks.field import Field, Map, joint
 from dinokit.models.features import Backbone
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import between
 from dinokit.dense.draw import heat
-from dinokit.dense.embedding import unit
+from dinokit.features.embedding import unit
 from dinokit.looks.field import Field, Map
 from dinokit.models.features import Backbone
 

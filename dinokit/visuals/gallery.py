@@ -20,7 +20,7 @@ from dinokit.core import device as devices
 from dinokit.core.messages import BadImage, UserError
 from dinokit.core.order import in_turns
 from dinokit.core.seed import generator
-from dinokit.dense.embedding import encode, nearest, unit
+from dinokit.features.embedding import encode, nearest, unit
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
 from dinokit.looks.pca import Axes

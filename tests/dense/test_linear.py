@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dinokit.core.messages import UserError
-from dinokit.dense.extraction import extract
 from dinokit.dense.grid import Grid, Layout, Loss, Member, Training
 from dinokit.dense.heads import load_head, save_head
 from dinokit.dense.linear import LinearHead, about_of, classify
+from dinokit.features.extraction import extract
 from dinokit.models.classifier import Reading
 from dinokit.sources.source import open_source
 from tests.conftest import MakeFolder, MakeVit

@@ -10,10 +10,10 @@ import torch
 
 from dinokit.core.messages import UserError
 from dinokit.curation import neighbours
-from dinokit.dense.embedding import unit
-from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, knn, retrieval
 from dinokit.evaluation.sets import labelled
+from dinokit.features.embedding import unit
+from dinokit.features.extraction import extract
 from dinokit.metrics.precision import eleven_points
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer

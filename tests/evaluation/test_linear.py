@@ -11,9 +11,9 @@ from dinokit.checkpoints.classifier import load_classifier
 from dinokit.core.messages import UserError
 from dinokit.dense import grid as grids
 from dinokit.dense import protocols, sweep
-from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, linear
 from dinokit.evaluation.linear import Config
+from dinokit.features.extraction import extract
 from dinokit.images.intensity import Pixels
 from dinokit.models import convnets
 from dinokit.models.convnets import ResNet

@@ -9,9 +9,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from dinokit.core.messages import UserError
-from dinokit.dense.extraction import extract
 from dinokit.evaluation import base, logreg
 from dinokit.evaluation.logreg import Config, Images
+from dinokit.features.extraction import extract
 from dinokit.metrics.precision import eleven_points
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer

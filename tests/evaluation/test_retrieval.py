@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dinokit.core.messages import UserError
-from dinokit.dense import compare
-from dinokit.dense.embedding import unit
 from dinokit.evaluation import base, retrieval
 from dinokit.evaluation.sets import labelled
+from dinokit.features import compare
+from dinokit.features.embedding import unit
 from dinokit.images.intensity import Pixels
 from dinokit.images.transforms import Inner, Padded, Square, Squashed, Transform, Whole
 from dinokit.models.classifier import Reading

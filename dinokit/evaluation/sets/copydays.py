@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dinokit.dense.compare import compared
-from dinokit.dense.extraction import Embeddings
+from dinokit.features.compare import compared
+from dinokit.features.extraction import Embeddings
 from dinokit.metrics.interval import percent
 from dinokit.metrics.ranking import places, trapezoids
 from dinokit.sources.instances import ATTACKS, ORIGINAL

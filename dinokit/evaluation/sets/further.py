@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64
 
 from dinokit.core.messages import UserError, listed
-from dinokit.dense.extraction import Embeddings
 from dinokit.dense.grid import Layout
-from dinokit.dense.leaks import Leaks, leaks
 from dinokit.dense.linear import LinearHead
 from dinokit.dense.protocols import widths_of
 from dinokit.evaluation.sets.labelled import embedded
 from dinokit.evaluation.sets.roles import JUDGES, doubted, opened
+from dinokit.features.extraction import Embeddings
+from dinokit.features.leaks import Leaks, leaks
 from dinokit.metrics.classes import Judged, Truth, judged
 from dinokit.metrics.interval import per_class_shares
 from dinokit.metrics.robustness import corruption_errors, parsed

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from dinokit.core.messages import UserError
-from dinokit.dense.embedding import Read
-from dinokit.dense.extraction import Embeddings, extract
-from dinokit.dense.leaks import Leaks, leaks
 from dinokit.evaluation.sets.roles import doubted, opened
+from dinokit.features.embedding import Read
+from dinokit.features.extraction import Embeddings, extract
+from dinokit.features.leaks import Leaks, leaks
 from dinokit.models.features import Backbone
 from dinokit.sources.base import Metric
 from dinokit.sources.check import doubts, images_of_classes

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dinokit.core.messages import UserError
-from dinokit.dense.compare import compared
-from dinokit.dense.extraction import Embeddings
+from dinokit.features.compare import compared
+from dinokit.features.extraction import Embeddings
 from dinokit.metrics.interval import percent
 from dinokit.metrics.ranking import places, precision_at, trapezoids
 from dinokit.sources.instances import DATABASE, QUERY, Query, landmarks

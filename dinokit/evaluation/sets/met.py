@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from dinokit.core.messages import UserError
-from dinokit.dense.extraction import Embeddings
-from dinokit.dense.whitening import Whitening
 from dinokit.evaluation.knn import nearest
 from dinokit.evaluation.sets.labelled import Task
+from dinokit.features.extraction import Embeddings
+from dinokit.features.whitening import Whitening
 from dinokit.metrics.interval import percent
 from dinokit.metrics.ranking import gap, gap_interval
 from dinokit.sources.source import Source

@@ -9,11 +9,11 @@ import torch
 from sklearn.decomposition import PCA
 
 from dinokit.core.messages import UserError
-from dinokit.dense.embedding import unit
-from dinokit.dense.extraction import Embeddings
 from dinokit.evaluation import base, retrieval
 from dinokit.evaluation.sets import met
 from dinokit.evaluation.sets.met import Answers
+from dinokit.features.embedding import unit
+from dinokit.features.extraction import Embeddings
 from dinokit.models.pixels import RawPixels
 from dinokit.sources.source import open_source
 from tests.conftest import MakeVit

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from dinokit.core.messages import UserError
-from dinokit.dense.embedding import unit
+from dinokit.features.embedding import unit
 
 BLOCK = 1 << 22  # numbers that are held in float64 at a time
 LEAST = 1e-10  # of the largest variance; along an axis with less, there is nothing but rounding

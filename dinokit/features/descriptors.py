@@ -10,10 +10,10 @@ import numpy
 import torch
 from jaxtyping import Float32
 
-from dinokit.dense.cache import Cache
-from dinokit.dense.embedding import Read
-from dinokit.dense.extraction import Embeddings, extract
-from dinokit.dense.whitening import Whitening
+from dinokit.features.cache import Cache
+from dinokit.features.embedding import Read
+from dinokit.features.extraction import Embeddings, extract
+from dinokit.features.whitening import Whitening
 from dinokit.images.transforms import Transform
 from dinokit.models.features import Backbone
 from dinokit.sources.source import Source

@@ -22,7 +22,7 @@ import dinokit
 from dinokit.core.device import Precision
 from dinokit.core.files import cache_folder, digest, digest_of_files, digest_of_model, write_atomic
 from dinokit.core.messages import RunError, reason, warn
-from dinokit.dense.embedding import Read
+from dinokit.features.embedding import Read
 from dinokit.images.transforms import Transform
 from dinokit.models.features import Backbone
 
@@ -44,7 +44,7 @@ def folder_of(backbone: Backbone, read: Read, transform: Transform, precision: P
 def _versions() -> list[str]:
     home = Path(dinokit.__file__).parent
     code = sorted(path for room in ROOMS for path in (home / room).glob("*.py"))
-    found = [digest_of_files([*code, home / "dense" / "embedding.py"])]
+    found = [digest_of_files([*code, home / "features" / "embedding.py"])]
     for name in _LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
             found.append(f"{name} {metadata.version(name)}")

@@ -1,7 +1,7 @@
 """Frozen features of a source: one row per image, in step with the images' keys, each computed once and kept.
 
-What every evaluation stands on. Images whose features are kept (dense/cache.py) are not computed again; of the others
-all ranks compute a share, and a kill costs the parts that were under way.
+What every evaluation stands on. Images whose features are kept (features/cache.py) are not computed again; of the
+others all ranks compute a share, and a kill costs the parts that were under way.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.device import Precision
 from dinokit.core.messages import RunError, UserError, info, is_main
-from dinokit.dense.cache import Cache, folder_of
-from dinokit.dense.embedding import Read, square
-from dinokit.dense.parts import Kept, Known, Look, Part, Work
-from dinokit.dense.pipeline import batch_size, compute, limit
+from dinokit.features.cache import Cache, folder_of
+from dinokit.features.embedding import Read, square
+from dinokit.features.parts import Kept, Known, Look, Part, Work
+from dinokit.features.pipeline import batch_size, compute, limit
 from dinokit.images.transforms import Transform
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone

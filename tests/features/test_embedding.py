@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.dense.embedding import nearest
+from dinokit.features.embedding import nearest
 from dinokit.images.intensity import multiple, prepare
 
 

@@ -17,8 +17,8 @@ import torch
 from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.messages import console, duration, info, is_main, progress
-from dinokit.dense.embedding import unit
-from dinokit.dense.parts import Batch, Part, Work
+from dinokit.features.embedding import unit
+from dinokit.features.parts import Batch, Part, Work
 
 _BATCH = {"cpu": 32}  # images; of more, a processor's cache holds nothing
 _LARGE_BATCH = 256

@@ -6,9 +6,9 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from dinokit.core.messages import UserError
-from dinokit.dense import whitening
-from dinokit.dense.embedding import unit
-from dinokit.dense.whitening import Whitening
+from dinokit.features import whitening
+from dinokit.features.embedding import unit
+from dinokit.features.whitening import Whitening
 
 
 def descriptors(count: int = 200, dim: int = 6) -> Tensor:

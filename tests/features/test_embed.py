@@ -19,10 +19,10 @@ from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import header
 from dinokit.core.messages import RunError, UserError
 from dinokit.curation.pool import Pool
-from dinokit.dense.embed import Feature, embed, embedder, missing, part_size, work_of
-from dinokit.dense.embedding import unit
-from dinokit.dense.extraction import extract
-from dinokit.dense.pipeline import compute
+from dinokit.features.embed import Feature, embed, embedder, missing, part_size, work_of
+from dinokit.features.embedding import unit
+from dinokit.features.extraction import extract
+from dinokit.features.pipeline import compute
 from dinokit.images.intensity import Pixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source

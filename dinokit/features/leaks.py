@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dinokit.curation.neighbours import Edges, Ordered, Search
 from dinokit.curation.vectors import Vectors
-from dinokit.dense.extraction import Embeddings
+from dinokit.features.extraction import Embeddings
 
 SHOWN, KEPT = 3, 1000  # pairs in a line, and in a JSON file; all are counted
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from dinokit.dense.embedding import unit
+from dinokit.features.embedding import unit
 
 CHUNK = 1 << 24  # numbers held at once: 128 MiB
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dinokit.dense.cache import Cache
-from dinokit.dense.extraction import Embeddings
-from dinokit.dense.leaks import Leaks, leaks
+from dinokit.features.cache import Cache
+from dinokit.features.extraction import Embeddings
+from dinokit.features.leaks import Leaks, leaks
 
 
 def embeddings(name: str, rows: list[list[float]], digests: str) -> Embeddings:

@@ -18,7 +18,7 @@ from torch import Tensor
 from dinokit.core import device as devices
 from dinokit.core.device import Precision
 from dinokit.core.messages import RunError
-from dinokit.dense.embedding import Read, batches, digest_of, read
+from dinokit.features.embedding import Read, batches, digest_of, read
 from dinokit.images import intensity
 from dinokit.images.decode import upright_size
 from dinokit.images.transforms import Transform

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from dinokit.core import dist
 from dinokit.core.messages import RunError, UserError
-from dinokit.dense import cache as kept
-from dinokit.dense.embedding import encode, unit
-from dinokit.dense.extraction import extract, forgotten
+from dinokit.features import cache as kept
+from dinokit.features.embedding import encode, unit
+from dinokit.features.extraction import extract, forgotten
 from dinokit.images.transforms import Square, Transform
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels

@@ -20,7 +20,7 @@ from dinokit.images.transforms import Square
 from dinokit.models.features import Backbone, Features
 
 # what is read of normalised images, such as models.classifier.Reading; its repr tells it from any other. In models/,
-# whose code is part of where features are kept (dense/cache.py)
+# whose code is part of where features are kept (features/cache.py)
 Read = Callable[[Backbone, Float[Tensor, "image channel height width"]], Float[Tensor, "image *row"]]
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dinokit.dense import compare
-from dinokit.dense.compare import compared
+from dinokit.features import compare
+from dinokit.features.compare import compared
 
 DRAW = torch.Generator().manual_seed(0)
 GALLERY, QUERIES = torch.randn(23, 5, generator=DRAW), torch.randn(7, 5, generator=DRAW)

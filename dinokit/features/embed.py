@@ -26,9 +26,9 @@ from dinokit.core.files import check_same, check_writable, digest_of_model, only
 from dinokit.core.messages import RunError, UserError, info, is_main, library, reason, warn
 from dinokit.curation.pool import Pool
 from dinokit.curation.stored import EXTRA, STAMP, abouts, begin, finish, keys_of, rows_of, write_part
-from dinokit.dense.embedding import batches, read, square, unit
-from dinokit.dense.parts import Kept, Look, Part, Work
-from dinokit.dense.pipeline import Pace, batch_size, compute, limit
+from dinokit.features.embedding import batches, read, square, unit
+from dinokit.features.parts import Kept, Look, Part, Work
+from dinokit.features.pipeline import Pace, batch_size, compute, limit
 from dinokit.images.intensity import AnyImage
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
