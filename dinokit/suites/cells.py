@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dinokit import config as configuration
-from dinokit.core.files import check_same, check_writable, only_owner, read_json, write_json, write_text
+from dinokit.core.files import check_same, check_writable, digest, only_owner, read_json, write_json, write_text
 from dinokit.core.messages import UserError, duration, info, line_of, listed
 from dinokit.evaluation import base
 from dinokit.sources import published
@@ -260,5 +260,6 @@ def _measured(column: Column, job: Job, before: Cell | None, out: Path) -> Cell:
 
 
 def _plain(name: str) -> str:
-    """Write a name so that it can be a file's."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "_"
+    """Write a name so that it can be a file's; where letters had to go, with a digest of it: a/b is not a_b."""
+    plain = re.sub(r"[^\w.-]+", "_", name).strip("_.")
+    return plain if plain == name else f"{plain}-{digest([name])[:8]}"

@@ -71,13 +71,14 @@ def test_every_model_is_measured_on_all_that_is_there_and_what_is_missing_is_sai
 def test_a_further_model_costs_its_own_column(
     root: Path, tmp_path: Path, save_model: SaveModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = save_model("one", 0), save_model("two", 1)
+    one, two = save_model("a b", 0), save_model("a_b", 1)
     first = run(root, tmp_path / "out", one)
     seen = counted(monkeypatch)
     assert run(root, tmp_path / "out", one) == first
     assert seen == []
     both = run(root, tmp_path / "out", one, two)
     assert {name for _, name in seen} == {two}
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 2  # a space is no underscore
     assert [cell for cell in both["cells"] if cell["model"] == one] == first["cells"]
     alone = run(root, tmp_path / "out", two)
     assert alone["models"].keys() == {one, two}  # what is there stays

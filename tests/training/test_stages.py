@@ -394,7 +394,7 @@ def test_a_network_is_taken_from_the_weights_and_a_mask_token_that_they_lack_is_
     backbone = build(network, seed=3)
     save_file(backbone.state_dict(), tmp_path / "w.safetensors", header(network, Pixels(), step=0))
     (tmp_path / "config.yaml").write_text(configuration.to_yaml(base))
-    words = [str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"), "--evaluate", "false"]
+    words = [str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"), "--eval.tasks", "null"]
     weights = ["--from", str(tmp_path / "w.safetensors"), "--backbone", "auto", "--backbone.drop_path", "0.1"]
     assert cli.run(["pretrain", *words, *weights, "--backbone.mask_token", "true"]) == 0
     written = configuration.from_plain(TrainConfig, configuration.read_yaml(tmp_path / "run" / "config.yaml"))
