@@ -41,6 +41,7 @@ def until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_measured_beside_learns_the_same_to_the_bit_and_ends_well(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_run_that_is_measured_beside_learns_the_same_to_the_bit_and_ends_well(
     assert (out / "best.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_start_measures_what_is_missing_the_untrained_first_and_then_the_newest(
     photos: Path, make_run: Callable[..., Path]
 ) -> None:
