@@ -24,7 +24,7 @@ from PIL import Image
 
 from dinokit.core import device as devices
 from dinokit.curation.stored import begin
-from dinokit.features.embed import missing
+from dinokit.features.embed import missing, work_of
 from dinokit.features.embedding import encode
 from dinokit.features.pipeline import batch_size, compute
 from dinokit.images.intensity import Pixels
