@@ -130,12 +130,11 @@ def extract(
         known=Known(files=dict(rows.files), pixels=set(rows.rows)),
     )
     ranks, rank = sharers() if keeps else (1, 0)
-    pace = compute(
-        work,
-        _parts(len(source), PART * work.batch_size)[rank::ranks],
-        workers=devices.readers(device) if workers is None else workers,
-    )
-    backbone.train(was_training)
+    parts = _parts(len(source), PART * work.batch_size)[rank::ranks]
+    try:
+        pace = compute(work, parts, workers=devices.readers(device) if workers is None else workers)
+    finally:
+        backbone.train(was_training)
     if pace.seconds > SAID and is_main():
         info(limit([pace]))
     if ranks > 1:

@@ -110,10 +110,11 @@ def test_nothing_readable_is_the_users_error(make_vit: MakeVit, make_folder: Mak
 
 
 def test_broken_weights_stop_the_run(make_vit: MakeVit, make_folder: MakeFolder) -> None:
-    backbone = make_vit()
+    backbone = make_vit().train()
     backbone.cls_token.data.fill_(torch.nan)
     with pytest.raises(RunError, match="not finite"):
         extract(backbone, open_source(str(make_folder("a.png"))))
+    assert backbone.training
 
 
 def test_extraction_is_frozen_and_leaves_the_mode(make_vit: MakeVit, make_folder: MakeFolder) -> None:
