@@ -4,9 +4,11 @@ import ctypes
 import math
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 import torch
@@ -57,6 +59,23 @@ def readers(device: torch.device) -> int:
     """Return how many threads of this process read for a device: beside a GPU all that are its own, else two."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(cores(), 2) if device.type == "cpu" else max(cores() // ranks, 2)
+
+
+def threads(count: int) -> ThreadPoolExecutor:
+    """Return threads to work beside the network, each of which runs torch's operations on one core.
+
+    One that runs them on several gets an OpenMP team of its own, and with more threads than cores those of all teams
+    sleep between operations instead of waiting for the next: the network in front took 10 % longer (docs/log.md).
+    """
+    return ThreadPoolExecutor(count, initializer=_alone, initargs=(torch.get_num_threads(),))
+
+
+def _alone(standard: int) -> None:
+    torch.get_num_threads()  # the first time this sets what a thread has: the standard
+    torch.set_num_threads(1)  # of this thread, and the standard of all that begin later
+    thread = Thread(target=torch.set_num_threads, args=(standard,))
+    thread.start()
+    thread.join()
 
 
 def sent(parts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:

@@ -7,7 +7,7 @@ images says which of them is the limit.
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -55,7 +55,7 @@ def compute(work: Work, parts: Sequence[Part], *, workers: int) -> Pace:
     looks = work.source.each(work.look, map(int, indices), workers=workers)
     shown = iter(progress(looks, len(indices)))
     pending = deque[Future[float]]()
-    with ThreadPoolExecutor(1) as behind, closing(_beside(work.batches(list(parts), shown))) as found:
+    with devices.threads(1) as behind, closing(_beside(work.batches(list(parts), shown))) as found:
         asked = idle = time.monotonic()  # since when the network has nothing to do
         for batch in found:
             now = time.monotonic()
@@ -97,7 +97,7 @@ def limit(paces: Sequence[Pace]) -> str:
 
 def _beside(items: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
     """Yield batches while another thread makes the next one."""
-    with closing(items), ThreadPoolExecutor(1) as thread:
+    with closing(items), devices.threads(1) as thread:
         item = thread.submit(next, items, None)
         while (found := item.result()) is not None:
             item = thread.submit(next, items, None)

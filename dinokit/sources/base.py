@@ -7,7 +7,7 @@ all. A source is picklable, holds no open file, and is cheap to copy into loader
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import getitem
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor
 
+from dinokit.core import device as devices
 from dinokit.core.files import digest
 from dinokit.core.messages import BadImage
 from dinokit.core.order import evenly
@@ -115,7 +116,7 @@ class Source:
             yield from map(tried, indices)
             return
         pending: deque[Future[tuple[int, T | Unusable]]] = deque()
-        with ThreadPoolExecutor(workers) as pool:
+        with devices.threads(workers) as pool:
             for index in indices:
                 pending.append(pool.submit(tried, index))
                 if len(pending) == _AHEAD * workers:

@@ -1,10 +1,15 @@
-"""What a training process does with memory that it has freed."""
+"""What a process does with the memory that it has freed, and with its threads."""
 
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
+
+from dinokit.core.device import threads
 
 # activations of 64 MB, more than glibc keeps by itself
 _TRAIN = """
@@ -30,3 +35,20 @@ def test_later_steps_touch_no_new_pages() -> None:
     first, later = map(int, said.split())
     assert first > 10_000
     assert later < first / 100
+
+
+@pytest.fixture
+def three_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_threads_beside_the_network_take_one_core_each_and_leave_the_others_theirs() -> None:
+    with threads(2) as beside:
+        assert list(beside.map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 3
+    assert torch.get_num_threads() == 3
