@@ -1,6 +1,7 @@
 """What `dinokit embed` costs beside the network: images per second of the plain forward pass, and of embed, by turns.
 
-    python benchmarks/embed_rate.py [--models s] [--size 224] [--images 512] [--rounds 5] [--device auto] [--photos DIR]
+    python benchmarks/embed_rate.py [--models s] [--size 224] [--images 512] [--rounds 5] [--device auto]
+                                   [--precision auto] [--photos DIR]
 
 The plain side loops over the same images, decoded and resized already, in the same batches: to the device, forward,
 back. Embed also reads, digests, flags, normalises, and writes to a fresh folder; once from memory (the same decoded
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--photos", default="")
     given = parser.parse_args()
     device = devices.choose(given.device)
@@ -56,15 +58,17 @@ def main() -> None:
             backbone = architecture.build(architecture.ARCHITECTURES[NAMES[name]]).to(device).eval()
             backbone.pixels = Pixels(size=given.size)
             for kind, source in (("decoded", in_memory(decoded)), ("JPEG", open_source(str(folder)))):
-                _row(f"{name} {kind}", backbone, source, decoded, rounds=given.rounds, place=Path(place) / "out")
+                _row(f"{name} {kind}", backbone, source, decoded, given=given, place=Path(place) / "out")
 
 
-def _row(title: str, backbone: Backbone, source: Source, decoded: torch.Tensor, *, rounds: int, place: Path) -> None:
+def _row(
+    title: str, backbone: Backbone, source: Source, decoded: torch.Tensor, *, given: argparse.Namespace, place: Path
+) -> None:
     device, waits = backbone.device, list[float]()
 
     def plain() -> int:
         for images in decoded.split(batch_size(device)):
-            encode(backbone, images.to(device), precision="auto").cls.cpu()
+            encode(backbone, images.to(device), precision=given.precision).cls.cpu()
         return len(decoded)
 
     def embedded() -> int:
@@ -72,13 +76,13 @@ def _row(title: str, backbone: Backbone, source: Source, decoded: torch.Tensor, 
         place.mkdir()
         stamp = {"weights": "", "feature": "cls", "dim": backbone.dim, "precision": "", "pixels": {}}
         begin(place, stamp | {"data": source.name, "split": None, "part": 1024})
-        work = work_of(backbone, source, place, precision="auto")
+        work = work_of(backbone, source, place, precision=given.precision)
         pace = compute(work, missing(place, source), workers=devices.readers(device))
         waits.append(pace.waited / pace.seconds)
         return pace.total
 
     times: dict[Callable[[], int], list[tuple[float, float]]] = {plain: [], embedded: []}
-    for _ in range(rounds + 1):
+    for _ in range(given.rounds + 1):
         for side, found in times.items():
             began = time.perf_counter(), time.process_time()
             images = side()
