@@ -70,7 +70,8 @@ def look(
         backbone = load(name, heads=heads).to(where)
         backbone.name = called(name)
         fields = list(_fields(backbone, (images,) if isinstance(images, str) else images, size=size, count=count))
-        maps[short] = module.draw(backbone, fields, config)
+        paint = module.fit(backbone, fields, config)
+        maps[short] = [paint(each) for each in fields]
     page = sheet(fields, maps)
     with write_atomic(out) as temporary:
         page.save(temporary, Image.registered_extensions()[ending])

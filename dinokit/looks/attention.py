@@ -16,7 +16,7 @@ from dinokit.core.numbers import at_least, between
 from dinokit.dense.draw import heat
 from dinokit.dense.maps import frozen
 from dinokit.images.intensity import normalised, to_unit
-from dinokit.looks.field import Field, Map
+from dinokit.looks.field import Field, Map, Paint
 from dinokit.models.features import Backbone
 from dinokit.models.vit import VisionTransformer
 
@@ -31,12 +31,12 @@ class Config:
     mass: float | None = between(0, 1, None)  # share of the attention that is kept; null: all of it, in colours
 
 
-def draw(backbone: Backbone, fields: Sequence[Field], config: Config) -> list[list[Map]]:
-    """Draw what the class token of every image looks at; return the mean over the heads, then each head."""
+def fit(backbone: Backbone, _: Sequence[Field], config: Config) -> Paint:
+    """Return what draws where the class token of an image looks: the mean over the heads, then each head."""
     if not isinstance(backbone, VisionTransformer):
         raise UserError("attention can be shown of our own transformers alone, not of other libraries' or other kinds")
     block = backbone.config.depth - 1 if config.block is None else config.block
-    return [_drawn(from_cls(backbone, each, block), config.mass) for each in fields]
+    return lambda seen: _drawn(from_cls(backbone, seen, block), config.mass)
 
 
 def from_cls(backbone: VisionTransformer, seen: Field, block: int) -> Float32[Tensor, "head rows columns"]:

@@ -16,7 +16,7 @@ from dinokit.curation.kmeans import lloyd, look
 from dinokit.curation.start import start
 from dinokit.curation.vectors import Vectors
 from dinokit.features.embedding import unit
-from dinokit.looks.field import Field, Map, joint
+from dinokit.looks.field import Field, Map, Paint, joint
 from dinokit.models.features import Backbone
 
 MOVES = 100
@@ -30,17 +30,19 @@ class Config:
     seed: int = at_least(0, 0)  # of the start
 
 
-def draw(backbone: Backbone, fields: Sequence[Field], config: Config) -> list[list[Map]]:  # noqa: ARG001 (as all looks)
-    """Colour the patches of every image by their group; return one map of each."""
+def fit(_: Backbone, fields: Sequence[Field], config: Config) -> Paint:
+    """Return what colours the patches of an image by their group; one map of each."""
     rows = unit(joint(fields)).float()
     if config.k > len(rows):
         raise UserError(f"expected at most as many groups as patches, {len(rows):,}, got {config.k}")
     vectors = Vectors([rows.numpy()])
-    centres = start(vectors, config.k, key=(config.seed,), device=torch.device("cpu"))
-    *_, (_, centres) = lloyd(vectors, centres, iterations=MOVES)
+    first = start(vectors, config.k, key=(config.seed,), device=torch.device("cpu"))
+    *_, (_, centres) = lloyd(vectors, first, iterations=MOVES)
     colours = numpy.array(palette(config.k + 1)[1:], dtype=numpy.uint8)
-    ends = numpy.cumsum([each.patches.shape[0] * each.patches.shape[1] for each in fields])
-    groups = numpy.split(look(vectors, centres, sums=False).centre, ends[:-1])
-    return [
-        [("", colours[group].reshape(*each.patches.shape[:2], 3))] for group, each in zip(groups, fields, strict=True)
-    ]
+
+    def paint(seen: Field) -> list[Map]:
+        own = Vectors([unit(seen.patches.flatten(0, 1)).float().numpy()])
+        groups = look(own, centres, sums=False).centre
+        return [("", colours[groups].reshape(*seen.patches.shape[:2], 3))]
+
+    return paint

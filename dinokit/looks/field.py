@@ -5,7 +5,7 @@ whole; a larger one window by window, half a window apart, each patch as the mea
 memory follows the window. Source of the size rule: DINOv3 (arXiv:2508.10104), figures of features at high resolution.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -47,6 +47,9 @@ class Field:
         if not (0 <= x < width and 0 <= y < height):
             raise UserError(f"expected x in 0..{width - 1} and y in 0..{height - 1} of {self.name}, got {x:g},{y:g}")
         return int(y / height * rows), int(x / width * columns)
+
+
+Paint = Callable[[Field], list[Map]]  # what a look, fitted to some images, shows of one
 
 
 def field(backbone: Backbone, image: intensity.Image, *, name: str, size: int | None = None) -> Field:

@@ -9,18 +9,21 @@ One decomposition for all images of a model, so that a colour means the same in 
 here it is low at the pictures' borders, so that a background is dark and two models can be compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 
 from dinokit.core.messages import UserError
 from dinokit.dense.heads import check_model, load_head
-from dinokit.looks.field import Field, Map, joint
+from dinokit.looks.field import Field, Map, Paint, joint
 from dinokit.models.features import Backbone, Features
+
+Rule = Callable[[Field], Bool[Tensor, "rows columns"]]  # which patches are coloured
 
 FLAT = 1e-12  # a component whose variance is so small of the first does not vary: mid-grey, not amplified noise
 
@@ -60,32 +63,44 @@ class Axes:
         """Return where rows lie along them."""
         return (rows.double() - self.mean) @ self.directions
 
+    @property
+    def varies(self) -> Bool[Tensor, " component"]:
+        """Tell which directions vary: along others lies rounding alone."""
+        return self.deviations > FLAT * self.deviations[0].clamp(min=FLAT)
+
+    def whitened(self, rows: Float[Tensor, "*batch dim"]) -> Float64[Tensor, "*batch component"]:
+        """Return where rows lie in deviations from the mean; 0 along what does not vary."""
+        return torch.where(self.varies, self(rows) / self.deviations.clamp(min=FLAT), 0.0)
+
     def turned(self, signs: Float64[Tensor, " component"]) -> "Axes":
         """Return the same with some directions the other way round."""
         return Axes(self.mean, self.directions * signs, self.deviations)
 
 
-def draw(backbone: Backbone, fields: Sequence[Field], config: Config) -> list[list[Map]]:
-    """Colour the patches of every image; return one map of each."""
+def fit(backbone: Backbone, fields: Sequence[Field], config: Config) -> Paint:
+    """Return what colours the patches of an image, be it one of these or another; one map of each."""
+    shown = _rule(backbone, fields, config)
     rows = joint(fields)
-    masks = _found(backbone, fields, config.head) if config.head else _first(fields, rows, config.style)
-    chosen = torch.cat([each.flatten() for each in masks])
-    if not chosen.any():
+    chosen = rows[torch.cat([shown(each).flatten() for each in fields])]
+    if not len(chosen):
         raise UserError("no patch is foreground in any image; give other images, or --style dinov3 without a head")
-    axes = outwards(Axes.of(rows[chosen], 3), fields)
-    kept = axes(rows[chosen])
-    low, high = kept.amin(dim=0), kept.amax(dim=0)
-    varies = axes.deviations > FLAT * axes.deviations[0].clamp(min=FLAT)
-    pictures = []
-    for each, mask in zip(fields, masks, strict=True):
-        scores = axes(each.patches)  # [rows, columns, component]
+    axes = outwards(Axes.of(chosen, 3), fields)
+    low, high = axes(chosen).amin(dim=0), axes(chosen).amax(dim=0)
+
+    def paint(seen: Field) -> list[Map]:
         if config.style == "dinov2":
-            shares = (scores - low) / (high - low).clamp(min=FLAT)
+            shares = (axes(seen.patches) - low) / (high - low).clamp(min=FLAT)  # [rows, columns, component]
+            shares = torch.where(axes.varies, shares, 0.5)
         else:
-            shares = torch.sigmoid(2 * scores / axes.deviations.clamp(min=FLAT))
-        shares = torch.where(varies, shares, 0.5).clamp(0, 1) * mask[..., None]
-        pictures.append([("", (255 * shares).round().to(torch.uint8).numpy())])
-    return pictures
+            shares = torch.sigmoid(2 * axes.whitened(seen.patches))
+        return [("", coloured(shares * shown(seen)[..., None]))]
+
+    return paint
+
+
+def coloured(shares: Float64[Tensor, "rows columns 3"]) -> UInt8[numpy.ndarray, "rows columns 3"]:
+    """Return shares of three components as red, green and blue."""
+    return (255 * shares.clamp(0, 1)).round().to(torch.uint8).numpy()
 
 
 def outwards(axes: Axes, fields: Sequence[Field]) -> Axes:
@@ -103,24 +118,32 @@ def outwards(axes: Axes, fields: Sequence[Field]) -> Axes:
     return axes.turned(torch.where(towards < 0, -1.0, 1.0).double())
 
 
-def _first(fields: Sequence[Field], rows: Float[Tensor, "patch dim"], style: str) -> list[Bool[Tensor, "rows columns"]]:
-    """Return the patches that the first component puts above 0; of dinov3 all."""
-    if style == "dinov3":
-        return [torch.ones(each.patches.shape[:2], dtype=torch.bool) for each in fields]
-    axes = outwards(Axes.of(rows, 1), fields)
-    return [axes(each.patches)[..., 0] > 0 for each in fields]
+def foreground(fields: Sequence[Field]) -> Rule:
+    """Return what finds the patches that the first component of all images puts above 0."""
+    axes = outwards(Axes.of(joint(fields), 1), fields)
+    return lambda seen: axes(seen.patches)[..., 0] > 0
 
 
-def _found(backbone: Backbone, fields: Sequence[Field], folder: str) -> list[Bool[Tensor, "rows columns"]]:
-    """Return the patches that a head of foreground finds more likely than not."""
+def _rule(backbone: Backbone, fields: Sequence[Field], config: Config) -> Rule:
+    """Return what finds the patches that are coloured; without a head dinov3 colours all."""
+    if config.head is not None:
+        return _by_head(backbone, config.head)
+    if config.style == "dinov2":
+        return foreground(fields)
+    return lambda seen: torch.ones(seen.patches.shape[:2], dtype=torch.bool)
+
+
+def _by_head(backbone: Backbone, folder: str) -> Rule:
+    """Return what finds the patches that a head of foreground finds more likely than not."""
     head, about = load_head(folder)
     if about.task != "foreground":
         raise UserError(f"{folder} is a head of {about.task}; give one that `evaluate foreground --save` wrote")
     check_model(about, backbone, model=backbone.name)
-    found = []
-    for each in fields:
-        rows = each.patches.flatten(0, 1)[None]  # [1, patch, dim]
-        features = Features(rows[:, 0], rows[:, :0], rows, (each.patches.shape[0], each.patches.shape[1]))
+
+    def found(seen: Field) -> Bool[Tensor, "rows columns"]:
+        rows = seen.patches.flatten(0, 1)[None]  # [1, patch, dim]
+        features = Features(rows[:, 0], rows[:, :0], rows, (seen.patches.shape[0], seen.patches.shape[1]))
         with torch.no_grad():
-            found.append(head([features])[0, 0] > 0.5)
+            return torch.gt(head([features])[0, 0], 0.5)
+
     return found

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy
 import pytest
@@ -11,7 +13,8 @@ from PIL import Image
 from dinokit.cli import run as command
 from dinokit.core.messages import UserError
 from dinokit.looks import attention, clusters, pca, similarity
-from dinokit.looks.field import Field, field
+from dinokit.looks.field import Field, Map, field
+from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
 from tests.conftest import MakeFolder
@@ -27,6 +30,11 @@ def made(patches: torch.Tensor, name: str = "a.png") -> Field:
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def drawn(look: ModuleType, fields: list[Field], config: Any, backbone: Backbone = PIXELS) -> list[list[Map]]:
+    paint = look.fit(backbone, fields, config)
+    return [paint(each) for each in fields]
 
 
 def test_a_large_image_is_seen_window_by_window_and_where_they_overlap_as_their_mean(
@@ -69,14 +77,14 @@ def test_axes_are_those_of_the_singular_values() -> None:
 
 def test_a_colour_means_the_same_in_every_image() -> None:
     both = noise(6, 6, 8)
-    apart = pca.draw(PIXELS, [made(both), made(both.flip(0), "b.png")], pca.Config())
+    apart = drawn(pca, [made(both), made(both.flip(0), "b.png")], pca.Config())
     assert numpy.array_equal(apart[0][0][1], apart[1][0][1][::-1])
     assert apart[0][0][1].std() > 20
 
 
 def test_dinov3_is_the_sigmoid_of_whitened_components() -> None:
     rows = noise(8, 8, 5)
-    ((_, found),) = pca.draw(PIXELS, [made(rows)], pca.Config(style="dinov3"))[0]
+    ((_, found),) = drawn(pca, [made(rows)], pca.Config(style="dinov3"))[0]
     axes = pca.outwards(pca.Axes.of(rows.flatten(0, 1), 3), [made(rows)])
     expected = 255 / (1 + torch.exp(-2 * axes(rows) / axes.deviations))
     assert abs(found.astype(float) - expected.numpy()).max() <= 0.5
@@ -85,14 +93,14 @@ def test_dinov3_is_the_sigmoid_of_whitened_components() -> None:
 def test_dinov2_blackens_the_borders_side_of_the_first_component() -> None:
     rows = 0.1 * noise(6, 6, 4)
     rows[2:4, 2:4, 0] += 5  # an object in the middle
-    ((_, found),) = pca.draw(PIXELS, [made(rows)], pca.Config(style="dinov2"))[0]
+    ((_, found),) = drawn(pca, [made(rows)], pca.Config(style="dinov2"))[0]
     assert (found.sum(axis=2) > 0).sum() <= 4
     assert (found[[0, -1]] == 0).all()
     assert found[2:4, 2:4].max() == 255
 
 
 def test_patches_that_are_all_alike_are_grey_not_noise() -> None:
-    ((_, found),) = pca.draw(PIXELS, [made(torch.ones(4, 4, 3))], pca.Config(style="dinov3"))[0]
+    ((_, found),) = drawn(pca, [made(torch.ones(4, 4, 3))], pca.Config(style="dinov3"))[0]
     assert set(numpy.unique(found).tolist()) == {128}
 
 
@@ -100,15 +108,15 @@ def test_cosines_are_those_with_the_marked_patch() -> None:
     first, second = noise(4, 6, 8), noise(3, 3, 8, seed=1)
     fields = [made(first), made(second, "b.png")]
     assert fields[0].at(17, 31) == (3, 2)  # 8 pixels a patch as the image lies there
-    maps = similarity.cosines(fields, 3, 2)
+    maps = [similarity.cosines(fields[0], (3, 2), each) for each in fields]
     expected = torch.cosine_similarity(second.double(), first[3, 2].double()[None, None], dim=-1)
     torch.testing.assert_close(maps[1], expected)
     assert maps[0][3, 2] == pytest.approx(1)
-    drawn = similarity.draw(PIXELS, fields, similarity.Config(at=((17, 31), (0, 0))))
-    assert [len(each) for each in drawn] == [2, 2]
-    assert drawn[0][0][1][3, 2].tolist() == list(similarity.MARK)
+    found = drawn(similarity, fields, similarity.Config(at=((17, 31), (0, 0))))
+    assert [len(each) for each in found] == [2, 2]
+    assert found[0][0][1][3, 2].tolist() == list(similarity.MARK)
     with pytest.raises(UserError, match=r"expected x in 0\.\.47 and y in 0\.\.31 of a\.png, got 48,0"):
-        similarity.draw(PIXELS, fields, similarity.Config(at=((48, 0),)))
+        drawn(similarity, fields, similarity.Config(at=((48, 0),)))
 
 
 def test_attention_is_that_of_the_class_token(make_vit: MakeVit) -> None:
@@ -119,7 +127,7 @@ def test_attention_is_that_of_the_class_token(make_vit: MakeVit) -> None:
     with torch.no_grad():
         whole = vit.attention((image[None].float() / 255 - 0.5) / 0.25, 0)[0]
     torch.testing.assert_close(found, whole[:, 0, -24:].reshape(-1, 4, 6))
-    assert [name for name, _ in attention.draw(vit, [seen], attention.Config())[0]] == ["mean", "head 0", "head 1"]
+    assert [name for name, _ in drawn(attention, [seen], attention.Config(), vit)[0]] == ["mean", "head 0", "head 1"]
 
 
 def test_the_fewest_patches_keep_the_mass() -> None:
@@ -130,7 +138,7 @@ def test_the_fewest_patches_keep_the_mass() -> None:
 def test_groups_are_shared_by_all_images() -> None:
     kinds = torch.eye(3)
     one, other = kinds[[0, 0, 1, 1]].reshape(2, 2, 3), kinds[[2, 1, 0, 2]].reshape(2, 2, 3)
-    left, right = (each[0][1] for each in clusters.draw(PIXELS, [made(one), made(other)], clusters.Config(k=3)))
+    left, right = (each[0][1] for each in drawn(clusters, [made(one), made(other)], clusters.Config(k=3)))
     assert (left[0, 0] == left[0, 1]).all()
     assert (left[1, 0] == right[0, 1]).all()
     assert (left[0, 0] == right[1, 0]).all()
