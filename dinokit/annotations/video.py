@@ -4,7 +4,7 @@
     YouTube-VOS     [train/]JPEGImages/VIDEO/00000.jpg, [train/]Annotations/VIDEO/00000.png, every fifth frame or so
     MOSE            the same, every frame
     frames          VIDEO/*.jpg with a mask of the first one
-    file            .mp4 .avi .mov .mkv .webm .gif with a mask of the first frame; needs the extra `video`
+    file            .mp4 .avi .mov .mkv .webm, which need the extra `video`, .gif; with a mask of the first frame
 
 Masks hold the number of the object in every pixel, 0 where there is none, and 255 counts as none; but if all masks of a
 video are in black and white (masks.py), white is its one object. An object starts with the first mask that shows it.
@@ -19,19 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 
 from dinokit.annotations.masks import IGNORED, Mask, above_half, may_be_edges, read_mask, white_of
 from dinokit.annotations.pairing import check_size, read_image
 from dinokit.core.files import read_text
-from dinokit.core.messages import UserError, library, unknown_name, warn
+from dinokit.core.messages import UserError, unknown_name, warn
 from dinokit.core.order import natural
-from dinokit.images import intensity
+from dinokit.images import film, intensity
 from dinokit.sources.location import choose_split, entries, is_image, split_folders
 
 FIRST = "00000"  # frame of a file
-FILES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")
+FILES = (*film.VIDEOS, ".gif")
 _RESOLUTION = "480p"  # of DAVIS, the one that is scored
 
 Numbers = UInt8[np.ndarray, "height width"]
@@ -53,7 +52,8 @@ class Clip:
         """Yield the name of each frame and its image, in order; refuse one of another size than those before."""
         stored = ((frame.stem, read_image(frame, channels=channels, white=white)) for frame in self.frames)
         size = None
-        for name, image in stored if self.frames else _decoded(self.place, channels):
+        moving = (image for image, _ in film.frames(self.place, channels=channels))
+        for name, image in stored if self.frames else ((f"{number:05d}", each) for number, each in enumerate(moving)):
             size = size or image.shape
             if image.shape != size:
                 raise UserError(
@@ -205,24 +205,3 @@ def _frames(folder: Path) -> tuple[Path, ...]:
     if len({path.stem for path in images}) < len(images):
         raise UserError(f"{folder} holds several frames of one name; keep one of each")
     return tuple(sorted(images, key=lambda path: natural(path.stem)))
-
-
-def rotated(
-    frame: Shaped[np.ndarray, "height width channel"], degrees: float | int
-) -> Shaped[np.ndarray, "rows columns channel"]:
-    """Turn a frame counter-clockwise, by the nearest quarter: what PyAV's `frame.rotation` asks."""
-    return np.ascontiguousarray(np.rot90(frame, round(degrees / 90) % 4))
-
-
-def _decoded(file: Path, channels: int) -> Iterator[tuple[str, intensity.Image]]:
-    av, number = library("av", extra="video"), -1
-    try:
-        with av.open(str(file)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                pixels = frame.to_ndarray(format="gray" if channels == 1 else "rgb24")
-                upright = rotated(pixels.reshape(*pixels.shape[:2], -1), frame.rotation)
-                yield f"{number:05d}", torch.from_numpy(upright).permute(2, 0, 1)
-    except (av.FFmpegError, IndexError) as error:
-        raise UserError(f"cannot read the video {file}: {error}; convert it, or give a folder of its frames") from error
-    if number < 0:
-        raise UserError(f"{file} holds no frames")

@@ -6,7 +6,7 @@ the last few, not farther than a radius from its own place:
     weight_j = exp(cos_ij / temperature) over the k patches j with the largest cosine, normalised to 1
 
 Labels stay soft on their way; nothing is trained. On disk a video is OUT/VIDEO/masks/00000.png (a palette),
-overlay/00000.jpg and a film: overlay.mp4, or without the extra `video` overlay.webp, whose frames are held in memory.
+overlay/00000.jpg and a film: overlay.mp4, or without the extra `video` overlay.webp.
 The folder has its name once it is whole, and is used again only for what its stamp says (core/files.py).
 
 Source: Jabri et al. 2020 (arXiv:2006.14613), section 3; DINO (arXiv:2104.14294), section 4.2.2; DINOv3
@@ -29,12 +29,11 @@ from torch.nn import functional as F
 
 from dinokit.annotations.masks import palette
 from dinokit.core.files import check_same, digest_of_files, read_json, write_json
-from dinokit.core.messages import library
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import natural
 from dinokit.dense import draw
 from dinokit.dense.maps import resized
-from dinokit.images import intensity
+from dinokit.images import film, intensity
 
 Numbers = UInt8[np.ndarray, "height width"]  # of the object in every pixel
 STAMP = "made.json"
@@ -213,30 +212,11 @@ class Writer:
 
     def close(self) -> None:
         """Make the film and give the folder its name."""
-        pictures = [Image.open(path) for path in self.overlays]
-        for picture in pictures:
-            picture.thumbnail((_LONGEST, _LONGEST))
-        if find_spec("av"):
-            with library("av", extra="video").open(str(self.partial / "overlay.mp4"), "w") as container:
-                stream = container.add_stream("h264", rate=_RATE, options={"crf": "20"})
-                # colours are stored for squares of four pixels
-                stream.width, stream.height = (max(length // 2 * 2, 2) for length in pictures[0].size)
-                stream.pix_fmt = "yuv420p"
-                for picture in pictures:
-                    frame = library("av", extra="video").VideoFrame.from_image(
-                        picture.resize((stream.width, stream.height))
-                    )
-                    container.mux(stream.encode(frame))
-                container.mux(stream.encode())
-        else:
-            first, *rest = pictures
-            first.save(
-                self.partial / "overlay.webp",
-                save_all=True,
-                append_images=rest,
-                duration=1000 // _RATE,
-                loop=0,
-                quality=80,
-            )
+        ending = ".mp4" if find_spec("av") else ".webp"
+        with film.Writer(self.partial / f"overlay{ending}", ending=ending) as made:
+            for path in self.overlays:
+                with Image.open(path) as picture:
+                    picture.thumbnail((_LONGEST, _LONGEST))
+                    made.add(picture, 1000 / _RATE)
         write_json(self.partial / STAMP, {**self.stamp, "masks": digest_of_files(self.masks)})
         self.partial.rename(self.folder)

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageFilter
 
-from dinokit.annotations.video import open_clips, rotated
+from dinokit.annotations.video import open_clips
 from dinokit.core.messages import UserError
 
 
@@ -263,8 +263,3 @@ def test_what_is_missing_is_said_in_one_line(tmp_path: Path, how: str, said: str
         for clip in open_clips(spec, mask=first).each:
             list(clip.read())
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("degrees", "first"), [(0, 0), (90, 2), (-90, 3), (180, 5), (-180, 5), (-89.6, 3)])
-def test_a_frame_is_turned_counter_clockwise(degrees: float, first: int) -> None:
-    assert rotated(np.arange(6).reshape(2, 3, 1), degrees)[0, 0, 0] == first
