@@ -21,6 +21,7 @@ _HOME = {
     "embed": "dinokit.commands.embed",
     "curate": "dinokit.commands.curate",
     "predict": "dinokit.commands.predict",
+    "look": "dinokit.commands.look",
     "report": "dinokit.commands.report",
     "plan": "dinokit.commands.plan",
     "replay": "dinokit.commands.replay",

@@ -5,6 +5,7 @@ dinokit COMMAND ...        exit codes: 0 done, 2 your mistake, 3 the run cannot 
 A verb is a function. What its signature has before `*` are words in their order, what follows are options (a bool is
 --NAME or --no-NAME, a tuple takes all words up to the next option), and any other --KEY VALUE is a dotted setting, if
 the function takes `settings`. A file may have a verb with words of its own, which its INNER names: `evaluate suite`.
+What its SHELL names must be given here, though Python may leave it out.
 """
 
 import ast
@@ -142,7 +143,7 @@ def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, A
         else:
             settings.append(word + equals + text)
             settings += [rest.pop(0)] if not equals and rest and not rest[0].startswith("--") else []
-    required = [key for key, each in parameters.items() if each.default is each.empty]
+    required = [key for key, each in parameters.items() if _must(function, key, each)]
     missing = [key.upper() if key in places else _option(key) for key in required if key not in found]
     if settings and (missing or "settings" not in kinds):
         raise unknown_name("option", settings[0].partition("=")[0], options)
@@ -159,6 +160,11 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return what the command line gives by name, which is all but the settings."""
     found = inspect.signature(function).parameters
     return {key: each for key, each in found.items() if key != "settings" and each.kind is not each.VAR_KEYWORD}
+
+
+def _must(function: Callable[..., Any], key: str, each: inspect.Parameter) -> bool:
+    """Tell what must be given: what has no default, or is of the file's SHELL, which Python may leave out."""
+    return each.default is each.empty or key in getattr(sys.modules[function.__module__], "SHELL", ())
 
 
 def _option(key: str) -> str:
@@ -186,7 +192,7 @@ def _usage(function: Callable[..., Any]) -> str:
     parts = [f"dinokit {function.__name__.replace('_', ' ')}"]
     for key, each in _parameters(function).items():
         given = key.upper() if each.kind is each.POSITIONAL_OR_KEYWORD else f"{_option(key)} {key.strip('_').upper()}"
-        parts += [given] if each.default is each.empty else []
+        parts += [given] if _must(function, key, each) else []
     return " ".join(parts)
 
 

@@ -1,82 +1,253 @@
-"""`dinokit look`: draw what a network sees of images: pca, similarity, attention, clusters"""
+"""`dinokit look`: draw what a network sees of images and clips: pca, similarity, attention, clusters, matches, ..."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from itertools import count as counted
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from PIL import Image
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import called, load
+from dinokit.checkpoints.store import RunFolder
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_writable, write_atomic
-from dinokit.core.messages import BadImage, UserError, info, unknown_name, warn
-from dinokit.images.decode import decode
+from dinokit.core.messages import UserError, info, unknown_name
+from dinokit.core.order import evenly
+from dinokit.curation.pool import Pool
+from dinokit.features.embed import embedded, model_of
+from dinokit.images.film import WRITTEN, Writer
+from dinokit.images.intensity import AnyImage
+from dinokit.looks import clip, evolution, matches, neighbours
 from dinokit.looks.field import Field, Map, field
-from dinokit.looks.sheet import sheet
-from dinokit.models.features import Backbone
-from dinokit.sources.location import is_image
-from dinokit.sources.source import open_source, thinned
+from dinokit.looks.figure import ENDINGS, save
+from dinokit.looks.figure import figure as drawn
+from dinokit.looks.given import film_among, listed, read
+from dinokit.looks.sheet import Row, rows_of, sheet
+from dinokit.models.features import Backbone, Picture
 from dinokit.suites.columns import shown
 
-KINDS = ("attention", "clusters", "pca", "similarity")
+FITTED = ("attention", "clusters", "pca", "similarity")  # looks that are fitted to images and paint any, also frames
+KINDS = (*FITTED, "evolution", "matches", "neighbours")
+SHELL = ("out",)  # options that only Python may leave out: there the picture is returned
 SHOWN = 8  # images of a source, evenly spaced
+MOVING = (".gif", ".mp4")  # what evolution is written as in time: .webp may be a picture, too
+STILL = 1000  # milliseconds of a checkpoint in a film
+
+Model = str | Path | Backbone
 
 
 def look(
     kind: str,
-    images: tuple[str, ...],
+    images: tuple[Picture, ...],
     *,
-    model: tuple[str, ...],
-    out: Path,
-    at: tuple[str, ...] = (),
+    model: tuple[Model, ...] = (),
+    out: Path | None = None,
+    at: tuple[Any, ...] = (),
+    index: Path | None = None,
     size: int | None = None,
     count: int = SHOWN,
+    figure: bool = False,
     heads: int | None = None,
     device: str = "auto",
     settings: Settings = NO_SETTINGS,
     **named: Any,
-) -> Image.Image:
-    """Draw images and what models see of them, a row per image, and write one picture.
+) -> Any:
+    """Draw images and what models see of them, a row per image; a clip becomes a clip, in colours that do not flicker.
+
+    In Python the picture is returned: dinokit.look("pca", image, model=backbone) needs no file at all.
 
     Args:
-        kind: pca: three components as colours; similarity: cosines with marked patches, also in the other images;
-            attention: from CLS, per head; clusters: groups of patches. `dinokit look KIND --help` lists its settings.
-        images: files, or anything that `pretrain` takes, of which some are shown; colours mean the same in all of them.
+        kind: pca: three components as colours. similarity: cosines with marked patches, also in the other images.
+            attention: from CLS, per head. clusters: groups of patches. matches A B: patches that belong together.
+            neighbours: the nearest images of a pool, and the patches that agree. evolution RUN IMAGES: a run's
+            checkpoints in columns. `dinokit look KIND --help` lists its settings.
+        images: files, or anything that `pretrain` takes, of which some are shown; or one clip: a video, or an animated
+            GIF, WebP or PNG. Colours mean the same in all of them. In Python also Pillow's images, arrays and tensors.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a published name, or a peer; several are beside each
-            other, as the papers compare them.
-        out: the picture to write, .png, .jpg or .webp.
-        at: similarity: marks X,Y in pixels of the first image as it lies there, one or several words.
+            other, as the papers compare them. In Python also loaded ones. neighbours knows its own.
+        out: the picture to write, .png, .jpg, .webp and others; .pdf and .svg with real text (extra `look`); of a clip,
+            or of evolution as one, .gif, .webp or .mp4 (extra `video`).
+        at: similarity and evolution: marks X,Y in pixels of the first image as it lies there, one or several words.
+        index: neighbours: the folder that `dinokit embed` wrote, whose model is taken.
         size: pixels of the short side; left out 768. Larger ones are seen window by window, up to 4096.
         count: images of a source, at most, evenly spaced.
+        figure: draw with matplotlib, as .pdf and .svg are (extra `look`); in Python its Figure is returned.
         heads: of attention, for weights that do not say it.
         device: auto, cpu, cuda or mps.
     """
-    module, out = _module(kind), Path(out)
-    ending = out.suffix.lower()
-    if ending not in Image.registered_extensions() or out.is_dir():
-        raise UserError(f"expected --out to be a picture such as {out.with_suffix('.png')}, got {out}")
+    module, given = _module(kind), listed(images)
+    models = [model] if isinstance(model, Model) else [*model]
+    if kind == "evolution" and not models:
+        models, given = [str(given[0])], given[1:]
+    film, out = film_among(given), None if out is None else Path(out)
+    moving = film is not None or (kind == "evolution" and out is not None and out.suffix.lower() in MOVING)
+    _check_words(kind, given, models, index=index, size=size, count=count)
+    _check_out(out, kind, film=film, moving=moving, figure=figure)
+    values = {**settings, **named} | ({"at": _marks(at)} if len(at) else {})
+    config = configuration.override(_default(module), values)
+    asked = _Asked(given, models, config, size, count, heads, devices.choose(device))
+    if film is not None:
+        backbones = dict(asked.backbones())
+        return _filmed(clip.painted(module, backbones, film, config, size=size), out)
+    rows = _rows(module, asked, index, every=moving)
+    if moving:
+        columns = range(1, len(rows[0]))
+        return _filmed((([[row[0], row[column]] for row in rows], STILL) for column in columns), out)
+    return _kept(rows, out, figure=figure)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is looked at, and by whom."""
+
+    images: Sequence[Picture]
+    models: Sequence[Model]
+    config: Any
+    size: int | None
+    count: int
+    heads: int | None
+    device: torch.device
+
+    def backbones(self) -> Iterator[tuple[str, Backbone]]:
+        """Open one model after the other; yield what is written above it, and itself."""
+        names = [_name(each) for each in self.models]
+        short, given = shown(names), set[str]()
+        for name, each in zip(names, self.models, strict=True):
+            word = short[name]
+            if isinstance(each, Backbone):  # several may have no name
+                word = next(word for word in (word, *(f"{word} {n}" for n in counted(2))) if word not in given)
+            if word not in given:
+                yield word, each if isinstance(each, Backbone) else self.opened(each)
+            given.add(word)
+
+    def opened(self, model: str | Path) -> Backbone:
+        """Load a model onto the device."""
+        backbone = load(model, heads=self.heads).to(self.device)
+        backbone.name = called(model)
+        return backbone
+
+    def fields(self, backbone: Backbone) -> list[Field]:
+        """Look at every image."""
+        found = read(backbone, self.images, count=self.count)
+        fields = [field(backbone, image, name=name, size=self.size) for name, image in found]
+        if not fields:
+            raise UserError("no image can be read; give others")
+        return fields
+
+
+def _rows(module: ModuleType, asked: _Asked, index: Path | None, *, every: bool) -> list[Row]:
+    """Look, and return the rows of the sheet.
+
+    Args:
+        every: of evolution, all checkpoints.
+    """
+    if module is neighbours:
+        return _neighbours(asked, Pool(str(index)))
+    if module is evolution:
+        return _evolution(asked, every=every)
+    if module is matches:
+        several = len(asked.models) > 1
+        opened = asked.backbones()
+        return [row for name, each in opened for row in matches.rows(name * several, asked.fields(each), asked.config)]
+    fields, maps = list[Field](), dict[str, list[list[Map]]]()
+    for name, backbone in asked.backbones():
+        own = asked.fields(backbone)
+        paint = module.fit(backbone, own, asked.config)
+        maps[name] = [paint(each) for each in own]
+        fields = fields or own  # as the first one saw them: of other patches the sides differ by a few pixels
+    return rows_of(fields, maps)
+
+
+def _neighbours(asked: _Asked, pool: Pool) -> list[Row]:
+    backbone = model_of(pool, heads=asked.heads, device=asked.device)
+    images = [image for _, image in read(backbone, asked.images, count=asked.count)]
+    found = neighbours.nearest(pool, embedded(pool, backbone, images), k=asked.config.k)
+
+    def look(image: AnyImage, name: str) -> Field:
+        return field(backbone, image, name=name, size=asked.size)
+
+    return neighbours.rows(pool, asked.fields(backbone), found, look, channels=backbone.channels)
+
+
+def _evolution(asked: _Asked, *, every: bool) -> list[Row]:
+    (model,) = asked.models
+    run = RunFolder(Path(str(model)))
+    steps = run.steps()
+    if isinstance(model, Backbone) or len(steps) < 2:
+        raise UserError(f"expected a run folder with two or more checkpoints, got {_name(model)} with {len(steps)}")
+    chosen = [steps[place] for place in evenly(None if every else asked.config.columns, len(steps))]
+    return evolution.rows(chosen, lambda step: asked.fields(asked.opened(run.checkpoint(step))), asked.config)
+
+
+def _kept(rows: Sequence[Row], out: Path | None, *, figure: bool) -> Any:
+    """Draw a sheet, write it, and return it as a picture, or as a figure."""
+    ending = "" if out is None else out.suffix.lower()
+    page = sheet(rows)
+    plotted = drawn(rows) if figure or ending in ENDINGS else None
+    if out is not None:
+        with write_atomic(out) as temporary:
+            if plotted is not None:
+                save(plotted, temporary, ending=ending)
+            else:
+                page.save(temporary, Image.registered_extensions()[ending])
+        info(f"{len(rows)} row{'s' * (len(rows) > 1)} · {page.width} x {page.height} pixels · {out}")
+    return plotted if figure else page
+
+
+def _filmed(pages: Iterable[tuple[list[Row], float]], out: Path | None) -> Image.Image:
+    """Write a film of sheets, one by one; return the first."""
+    assert out is not None
+    first, number = None, 0
+    with write_atomic(out) as temporary, Writer(temporary, ending=out.suffix.lower()) as film:
+        for rows, lasts in pages:
+            page = sheet(rows)
+            first, number = first or page, number + 1
+            film.add(page, lasts)
+    assert first is not None
+    info(f"{number} frames · {first.width} x {first.height} pixels · {out}")
+    return first
+
+
+def _check_words(
+    kind: str, images: Sequence[Picture], models: Sequence[Model], *, index: Path | None, size: int | None, count: int
+) -> None:
+    """Refuse what is missing, and what would do nothing."""
     for name, value in (("size", size), ("count", count)):
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
+    if (kind == "neighbours") != (index is not None):
+        wanted = "needs --index E, which `dinokit embed --out E` wrote" if index is None else "takes no --index"
+        raise UserError(f"{kind} {wanted}")
+    if index is not None and models:
+        raise UserError("neighbours takes the model that the index was made with; leave out --model")
+    if index is None and not models:
+        raise UserError(f"--model must be given: whose features {kind} shows")
+    if kind == "evolution" and len(models) > 1:
+        raise UserError(f"evolution is of one run, got {len(models)} models")
+    if not images:
+        raise UserError("no images are given; evolution takes RUN IMAGES")
+
+
+def _check_out(out: Path | None, kind: str, *, film: Path | None, moving: bool, figure: bool) -> None:
+    """Refuse a place that cannot be written, or not be what is asked for."""
+    if film is not None and kind not in FITTED:
+        raise UserError(f"{film} is a film, which {', '.join(FITTED)} take, not {kind}; give a picture")
+    ending = "" if out is None else out.suffix.lower()
+    if film is not None and ending not in WRITTEN:
+        raise UserError(f"{film} is a film; expected --out to be one, {' '.join(WRITTEN)}, got {out}")
+    if moving and figure:
+        raise UserError("a film is no figure; leave out --figure")
+    if out is None:
+        return
+    if out.is_dir() or (not moving and ending not in (*Image.registered_extensions(), *ENDINGS)):
+        raise UserError(f"expected --out to be a picture such as {out.with_suffix('.png')}, got {out}")
     check_writable(out.parent)
-    values = {**settings, **named} | ({"at": [_mark(each) for each in at]} if at else {})
-    config = configuration.override(_default(module), values)
-    where, maps, fields = devices.choose(device), dict[str, Sequence[Sequence[Map]]](), list[Field]()
-    for name, short in shown(map(str, (model,) if isinstance(model, str) else model)).items():
-        backbone = load(name, heads=heads).to(where)
-        backbone.name = called(name)
-        fields = list(_fields(backbone, (images,) if isinstance(images, str) else images, size=size, count=count))
-        paint = module.fit(backbone, fields, config)
-        maps[short] = [paint(each) for each in fields]
-    page = sheet(fields, maps)
-    with write_atomic(out) as temporary:
-        page.save(temporary, Image.registered_extensions()[ending])
-    info(f"{len(fields)} image{'s' * (len(fields) > 1)} · {page.width} x {page.height} pixels · {out}")
-    return page
 
 
 def explained(words: Sequence[str]) -> tuple[str, Any] | None:
@@ -94,29 +265,19 @@ def _default(module: ModuleType) -> Any:
     return module.Config(at=()) if module.__name__.endswith("similarity") else module.Config()
 
 
-def _mark(word: str) -> list[float]:
-    try:
-        x, y = map(float, word.split(","))
-    except ValueError as error:
-        raise UserError(f"--at: expected X,Y in pixels such as 120,80, got '{word}'") from error
-    return [x, y]
+def _name(model: Model) -> str:
+    return model.name or type(model).__name__ if isinstance(model, Backbone) else str(model)
 
 
-def _fields(backbone: Backbone, images: Sequence[str], *, size: int | None, count: int) -> Iterator[Field]:
-    """Look at every image; those of a source that cannot be read are passed over, with a line."""
-    for word in images:
-        if is_image(word) and Path(word).is_file():
-            try:
-                found = decode(Path(word).read_bytes(), channels=backbone.channels, white=backbone.pixels.white)
-            except BadImage as error:
-                raise UserError(f"{word} cannot be read: {error}") from error
-            yield field(backbone, found, name=Path(word).name, size=size)
-            continue
-        source = thinned(open_source(word, channels=backbone.channels, white=backbone.pixels.white), count)
-        for index in range(len(source)):
-            try:
-                found = source.read(index)
-            except BadImage as error:
-                warn(f"{source.key(index)} is passed over: {error}")
-                continue
-            yield field(backbone, found, name=source.key(index).rpartition("/")[2], size=size)
+def _marks(at: Sequence[Any]) -> list[list[float]]:
+    """Read marks: words X,Y, or in Python pairs of numbers, or one pair."""
+    if isinstance(at, str) or (len(at) == 2 and all(isinstance(each, int | float) for each in at)):
+        at = [at]
+    found = []
+    for mark in at:
+        try:
+            x, y = map(float, mark.split(",") if isinstance(mark, str) else mark)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"--at: expected X,Y in pixels such as 120,80, got '{mark}'") from error
+        found.append([x, y])
+    return found

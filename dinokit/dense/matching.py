@@ -5,6 +5,7 @@ that the centre of pixel i of n is at (i + 0.5) / n, whatever the image was resi
 value of the patch, the rest lies between (align_corners False); beyond the outer centres the border goes on.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.core.order import evenly
-from dinokit.dense.draw import rgb
+from dinokit.dense.draw import Colour, rgb
 from dinokit.images import intensity
 
 CHUNK = 1 << 24  # numbers held at once: 64 MiB
@@ -66,12 +67,22 @@ def nearest(
     return found, best
 
 
-def joined(
+def judged(
     images: tuple[intensity.AnyImage, intensity.AnyImage],
     points: tuple[Points, Points],
     right: Bool[numpy.ndarray, " point"],
 ) -> Image.Image:
-    """Draw two images beside each other and a line for up to 60 matches, evenly spaced, green if it is right.
+    """Draw up to 60 matches, evenly spaced, green if it is right and above those that are wrong; see `joined`."""
+    chosen = evenly(MOST, len(right))
+    chosen = chosen[numpy.argsort(right[chosen], kind="stable")]
+    colours = [RIGHT if each else WRONG for each in right[chosen]]
+    return joined(images, (points[0][chosen], points[1][chosen]), colours)
+
+
+def joined(
+    images: tuple[intensity.AnyImage, intensity.AnyImage], points: tuple[Points, Points], colours: Sequence[Colour]
+) -> Image.Image:
+    """Draw two images beside each other and a line per match, in its colour; later ones lie above.
 
     Points are in pixels, whole numbers at the centres.
     """
@@ -83,9 +94,7 @@ def joined(
     for picture, left in zip(shown, lefts):
         page.paste(picture, (left, 0))
     pen = ImageDraw.Draw(page)
-    chosen = evenly(MOST, len(right))
-    for index in sorted(chosen.tolist(), key=lambda index: bool(right[index])):  # right ones above wrong ones
-        colour = RIGHT if right[index] else WRONG
+    for index, colour in enumerate(map(tuple, colours)):
         ends = [
             ((each[index, 0] + 0.5) * scale + left, (each[index, 1] + 0.5) * scale)
             for each, scale, left in zip(points, scales, lefts)

@@ -29,7 +29,7 @@ from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.dense.maps import encode, frozen, prepared
-from dinokit.dense.matching import Points, joined, lattice, nearest, sampled
+from dinokit.dense.matching import Points, judged, lattice, nearest, sampled
 from dinokit.images import intensity
 from dinokit.metrics.matching import pck, recall, right
 from dinokit.models.features import Backbone
@@ -101,7 +101,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> tuple[dict[str,
             one = best.matches[index]
             both = read_both(one.images, backbone.channels, backbone.pixels.white)
             with write_atomic(out / f"{index:05d}.png") as temporary:
-                joined(both, one.points, one.right).save(temporary, "PNG")
+                judged(both, one.points, one.right).save(temporary, "PNG")
     return result, {"each": best.each}
 
 

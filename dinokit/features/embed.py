@@ -190,7 +190,12 @@ def _completed(work: Work, out: Path, *, workers: int) -> Pool | None:
 def embedder(
     pool: Pool, *, heads: int | None = None, device: torch.device | None = None
 ) -> Callable[[Sequence[AnyImage]], Float64[numpy.ndarray, "image dim"]]:
-    """Return the model that a pool was embedded with, as a function from colour images to vectors of length 1.
+    """Return the model that a pool was embedded with, as a function from colour images to vectors; see `model_of`."""
+    return partial(embedded, pool, model_of(pool, heads=heads, device=device))
+
+
+def model_of(pool: Pool, *, heads: int | None = None, device: torch.device | None = None) -> Backbone:
+    """Load the model that a pool was embedded with.
 
     Args:
         heads: of attention; None: those that it was embedded with.
@@ -202,18 +207,23 @@ def embedder(
     check_same({"weights": pool.stamp["weights"]}, {"weights": digest_of_model(backbone)}, place=pool.folder)
     if backbone.channels not in (1, 3):  # one of gray images sees their luminance
         raise UserError(f"{pool.folder} was embedded by a model of images of {backbone.channels} channels, expected 3")
-    backbone = backbone.to(device or backbone.device).eval()
+    backbone.name = str(pool.stamp["model"])
+    return backbone.to(device or backbone.device).eval()
 
-    def embedded(images: Sequence[AnyImage]) -> Float64[numpy.ndarray, "image dim"]:
-        vectors = numpy.empty((len(images), pool.vectors.dim))
-        ready = ((place, square(backbone)(image)) for place, image in enumerate(images))
-        for batch in batches(ready, batch_size(backbone.device)):
-            sent = devices.sent([image for _, image in batch], backbone.device)
-            found = read(backbone, sent, READINGS[pool.stamp["feature"]], precision=pool.stamp["precision"])
-            vectors[[place for place, _ in batch]] = unit(found.cpu()).numpy()
-        return vectors
 
-    return embedded
+def embedded(pool: Pool, backbone: Backbone, images: Sequence[AnyImage]) -> Float64[numpy.ndarray, "image dim"]:
+    """Return the vectors of images, of length 1, as the pool has those of its own.
+
+    Args:
+        backbone: the model of the pool.
+    """
+    vectors = numpy.empty((len(images), pool.vectors.dim))
+    ready = ((place, square(backbone)(image)) for place, image in enumerate(images))
+    for batch in batches(ready, batch_size(backbone.device)):
+        sent = devices.sent([image for _, image in batch], backbone.device)
+        found = read(backbone, sent, READINGS[pool.stamp["feature"]], precision=pool.stamp["precision"])
+        vectors[[place for place, _ in batch]] = unit(found.cpu()).numpy()
+    return vectors
 
 
 def part_size(images: int) -> int:

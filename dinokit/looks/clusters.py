@@ -30,7 +30,7 @@ class Config:
     seed: int = at_least(0, 0)  # of the start
 
 
-def fit(_: Backbone, fields: Sequence[Field], config: Config) -> Paint:
+def fit(backbone: Backbone, fields: Sequence[Field], config: Config) -> Paint:  # noqa: ARG001 (as all looks)
     """Return what colours the patches of an image by their group; one map of each."""
     rows = unit(joint(fields)).float()
     if config.k > len(rows):

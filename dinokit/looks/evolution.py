@@ -14,11 +14,15 @@ from dataclasses import dataclass
 import numpy
 import torch
 from jaxtyping import Float64, UInt8
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from dinokit.core.messages import progress
 from dinokit.core.numbers import at_least, between
+from dinokit.looks import similarity
 from dinokit.looks.field import Field, joint
 from dinokit.looks.pca import Axes, coloured, outwards
+from dinokit.looks.sheet import Cell, Row, photo
 
 Colours = UInt8[numpy.ndarray, "rows columns 3"]
 
@@ -43,7 +47,7 @@ def agreeing(last: Sequence[Field]) -> Callable[[Sequence[Field]], list[Colours]
     def paint(fields: Sequence[Field]) -> list[Colours]:
         scores = _scores(fields)
         shares = torch.sigmoid(2 * scores @ turn(scores, wanted))  # [patch, component]
-        parts = shares.split([each.patches.shape[0] * each.patches.shape[1] for each in fields])
+        parts = torch.split(shares, [each.patches.shape[0] * each.patches.shape[1] for each in fields])
         return [coloured(part.reshape(*each.patches.shape[:2], 3)) for part, each in zip(parts, fields, strict=True)]
 
     return paint
@@ -54,7 +58,47 @@ def turn(
 ) -> Float64[Tensor, "component component"]:
     """Return the orthogonal matrix that brings scores nearest to others of the same patches; it may mirror."""
     left, _, right = torch.linalg.svd(scores.T @ wanted)
-    return left @ right
+    return torch.matmul(left, right)
+
+
+def rows(steps: Sequence[int], see: Callable[[int], Sequence[Field]], config: Config) -> list[Row]:
+    """Return for every image a row of its components through the steps, and for every mark one of its cosines.
+
+    Args:
+        see: what makes the fields of the images at a step; those of one step are held beside the last ones.
+    """
+    last = see(steps[-1])
+    paint, marks = agreeing(last), [last[0].at(x, y) for x, y in config.at]
+    colours, cosines = list[list[Colours]](), list[list[list[Float64[Tensor, "_ _"]]]]()  # [step][image], of each mark
+    for step in progress(steps, len(steps)):
+        fields = last if step == steps[-1] else see(step)
+        colours.append(paint(fields))
+        cosines.append([[similarity.cosines(fields[0], mark, each) for mark in marks] for each in fields])
+    scales = [
+        similarity.scale([image[number] for step in cosines for image in step], config.low)
+        for number in range(len(marks))
+    ]
+    drawn = list[Row]()
+    for image, each in enumerate(last):
+        first = photo(each)
+        words = [f"step {step:,}" for step in steps]
+        drawn.append([first, *(Cell(word, step[image], first.size) for word, step in zip(words, colours))])
+        for number, (mark, (low, high)) in enumerate(zip(marks, scales)):
+            beside = Cell(f"cosine {low:.2f} to {high:.2f}", _ringed(each, mark if image == 0 else None), first.size)
+            maps = [similarity.coloured(step[image][number], (low, high)) for step in cosines]
+            drawn.append([beside, *(Cell(word, one, first.size) for word, one in zip(words, maps))])
+    return drawn
+
+
+def _ringed(seen: Field, mark: tuple[int, int] | None) -> UInt8[numpy.ndarray, "height width 3"]:
+    """Return a picture with a frame around a patch."""
+    picture = Image.fromarray(seen.picture)
+    if mark is not None:
+        side = picture.height / seen.patches.shape[0]
+        left, top = mark[1] * side, mark[0] * side
+        box = (left - 3, top - 3, left + side + 2, top + side + 2)
+        ImageDraw.Draw(picture).rectangle(box, outline=similarity.MARK, width=3)
+    return numpy.asarray(picture)
 
 
 def _scores(fields: Sequence[Field]) -> Float64[Tensor, "patch 3"]:

@@ -153,11 +153,7 @@ class Backbone(nn.Module, ABC):
         several = [pictures] if isinstance(pictures, str) or not isinstance(pictures, Sequence) else pictures
         found = []
         for picture in several:
-            try:
-                image = decode(_bytes_of(picture), channels=self.channels, white=self.pixels.white)
-            except BadImage as error:
-                name = picture if isinstance(picture, str | Path) else f"the {type(picture).__name__}"
-                raise UserError(f"{name} cannot be read: {error}") from error
+            image = decoded(picture, channels=self.channels, white=self.pixels.white)
             found.append(prepare(image, size=self.pixels.size, patch_size=self.patch_size))
         if len({image.shape for image in found}) != 1:
             sizes = " and ".join(sorted({f"{image.shape[1]}x{image.shape[2]}" for image in found})) or "none"
@@ -259,6 +255,15 @@ def is_recorded() -> bool:
     What is computed may then not follow from the sizes at hand.
     """
     return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()
+
+
+def decoded(picture: Picture, *, channels: int, white: float | None) -> intensity.Image:
+    """Return the pixels of a picture, whatever holds it, or raise UserError; see `decode`."""
+    try:
+        return decode(_bytes_of(picture), channels=channels, white=white)
+    except BadImage as error:
+        name = picture if isinstance(picture, str | Path) else f"the {type(picture).__name__}"
+        raise UserError(f"{name} cannot be read: {error}") from error
 
 
 def _bytes_of(picture: Picture) -> bytes:

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from dinokit.dense import matching
-from dinokit.dense.matching import GAP, HEIGHT, RIGHT, WRONG, Mode, joined, lattice, nearest, sampled
+from dinokit.dense.matching import GAP, HEIGHT, RIGHT, WRONG, Mode, judged, lattice, nearest, sampled
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -44,7 +44,7 @@ def test_length_says_nothing() -> None:
 def test_ends_lie_on_their_points_in_green_and_red() -> None:
     images = torch.full((3, 240, 100), 128, dtype=torch.uint8), torch.full((3, 48, 96), 128, dtype=torch.uint8)
     points = numpy.array([[20.0, 40.0], [70.0, 200.0]]), numpy.array([[10.0, 30.0], [80.0, 5.0]])
-    page = joined(images, points, numpy.array([True, False]))
+    page = judged(images, points, numpy.array([True, False]))
     assert page.size == (200 + GAP + 960, HEIGHT)  # the first is doubled, the second ten times as large
     for index, colour in enumerate((RIGHT, WRONG)):
         (x, y), (u, v) = points[0][index], points[1][index]
