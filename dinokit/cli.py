@@ -126,7 +126,7 @@ def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, A
             if equals or rest[:1] in (["true"], ["false"]):
                 raise UserError(f"{flag} takes no value; write {flag} or --no-{flag[2:]}")
             found[options[flag]] = option == flag
-        elif option in options and options[option] in found:
+        elif option in options and options[option] in found and get_origin(kinds[options[option]]) is not tuple:
             raise UserError(f"{option} is given twice")
         elif option in options:
             if not equals and (not rest or rest[0].startswith("--")):
@@ -134,7 +134,7 @@ def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, A
             text = text if equals else rest.pop(0)
             if get_origin(kinds[options[option]]) is tuple:
                 more = next((at for at, each in enumerate(rest) if each.startswith("--")), len(rest))
-                found[options[option]] = (text, *rest[:more])
+                found[options[option]] = (*found.get(options[option], ()), text, *rest[:more])
                 rest = rest[more:]
                 continue
             if not text and parameters[options[option]].default != "":

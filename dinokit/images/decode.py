@@ -82,6 +82,23 @@ def upright_size(data: bytes, decoded: intensity.Image) -> tuple[int, int]:
         return (height, width) if isinstance(turn, int) and 5 <= turn <= 8 else (width, height)
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return the width and height that the header of a file states, before any pixel is decoded; BadImage without one.
+
+    Of an array in a .npy file, which holds its pixels as they are: as many as there are bytes, in one row.
+    """
+    with reasons():
+        if data.startswith(arrays.NPY):
+            return len(data), 1
+        try:
+            with _open(data) as image:
+                return image.size
+        except UnidentifiedImageError:
+            if not data.startswith(tiff.SIGNATURES):
+                raise
+            return tiff.size_of(data)
+
+
 def stored(data: bytes) -> Stored:
     """Read the numbers of a file that are no picture: the classes of a mask, distances.
 

@@ -73,6 +73,13 @@ def read_tiff(data: bytes, *, channels: int | None, seen: Any = None) -> Stored 
     )
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return the width and height of the first image of a TIFF, by its tags."""
+    with _tifffile().TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        return int(page.imagewidth), int(page.imagelength)
+
+
 def _pages(series: Any, page: Any, count: int, *, stride: int) -> list[Any]:
     """Read the pages that are channels."""
     if len(series.pages) == math.prod(series.shape) // math.prod(page.shape):

@@ -62,16 +62,23 @@ def field(backbone: Backbone, image: intensity.Image, *, name: str, size: int | 
     Raises:
         UserError: if a side would be above 4096 pixels, or the model takes no such size.
     """
-    height, width = image.shape[1:]
-    scale, patch = (size or SIDE) / min(height, width), backbone.patch_size
-    rows, columns = (multiple(round(side * scale), patch) for side in (height, width))
-    if max(rows, columns) > LARGEST:
-        raise UserError(f"{name} would be {columns}x{rows} pixels, at most {LARGEST} a side fit; give a smaller --size")
-    seen = intensity.resized(image, rows, columns)
+    seen = shown(image, patch_size=backbone.patch_size, name=name, size=size)
     with frozen(backbone) as device:
         ready = normalised(to_unit(seen[None]).to(device), backbone.pixels)
         patches = _windows(backbone, ready, WINDOW)
-    return Field(name, seen, patches, (width, height))
+    return Field(name, seen, patches, (image.shape[2], image.shape[1]))
+
+
+def shown(
+    image: intensity.Image, *, patch_size: int, name: str, size: int | None = None
+) -> Shaped[Tensor, "channel height width"]:
+    """Return what a model with such patches sees of an image; see `field`."""
+    height, width = image.shape[1:]
+    scale = (size or SIDE) / min(height, width)
+    rows, columns = (multiple(round(side * scale), patch_size) for side in (height, width))
+    if max(rows, columns) > LARGEST:
+        raise UserError(f"{name} would be {columns}x{rows} pixels, at most {LARGEST} a side fit; give a smaller --size")
+    return intensity.resized(image, rows, columns)
 
 
 def _windows(

@@ -1,0 +1,1 @@
+"""A web page on this machine where one points at patches: what a network sees, asked from a browser."""

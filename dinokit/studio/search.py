@@ -1,0 +1,261 @@
+"""Search by image and by patch: in a pool that was embedded before, or in what has been looked at so far.
+
+By image the nearest are those of the nearest class tokens. By patch the nearest images are candidates, of each of which
+the best patch is found, and these are put in order. The features of a candidate that are not kept are computed for some
+seconds; the answer says how many images were searched.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import final
+
+import numpy
+from jaxtyping import Float32, Int64
+
+from dinokit.core.files import digest_of_model
+from dinokit.core.messages import BadImage, UserError
+from dinokit.curation.neighbours import Ordered, Search
+from dinokit.curation.pool import Pool
+from dinokit.curation.vectors import Vectors
+from dinokit.sources.base import Source
+from dinokit.sources.selection import finder, texts
+from dinokit.studio.networks import Busy, Networks
+from dinokit.studio.seeing import Seeing
+from dinokit.studio.store import Patches, patches
+
+MOST = 96  # images of an answer
+CANDIDATES = 2  # images that are looked into for each that is wanted, by patch
+SECONDS = 6.0  # in which candidates are computed that are not kept
+NUMBERS = 1 << 26  # of class tokens that are held of a model, 128 MiB
+GALLERIES = 2  # models or checkpoints whose class tokens are held
+TOGETHER = 4  # images embedded in the background before the next look at what is asked for
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gives: places in the source, most similar first."""
+
+    places: Int64[numpy.ndarray, " found"]
+    scores: Float32[numpy.ndarray, " found"]
+    searched: int  # images
+
+
+@final
+class Index:
+    """A pool of the source by one of the models."""
+
+    def __init__(self, folder: str | Path, source: Source, networks: Networks) -> None:
+        """Open the pool and find its images in the source.
+
+        Raises:
+            UserError: if it was made with other weights than those of the models, of other features than CLS, or of
+                other images.
+        """
+        self._pool = Pool(folder)
+        stamp = self._pool.stamp
+        if stamp["feature"] != "cls":
+            raise UserError(f"expected an index of feature cls, {folder} has {stamp['feature']}; embed another")
+        digests = {id: digest_of_model(networks.open(*networks.at(id, None))) for id in networks.models}
+        self.models = {id for id, digest in digests.items() if digest == stamp["weights"]}
+        if not self.models:
+            names = " and ".join(model.name for model in networks.models.values())
+            raise UserError(
+                f"{folder} was embedded by {stamp['model']}, whose weights are not those of {names}; embed the images "
+                "by one of these, or leave --index out"
+            )
+        table = self._pool.table(["row", "key"])
+        same = self._pool.fingerprint == source.fingerprint
+        self._places = table["row"].to_numpy() if same else finder(source)(texts(table["key"]))
+        if not (self._places >= 0).any():
+            raise UserError(f"{folder} is of {self._pool.source}, none of its images is in {source.name}")
+
+    def nearest(self, token: Float32[numpy.ndarray, " dim"], *, count: int, but: int) -> Found:
+        """Return the nearest images of the source, without one."""
+        rows, scores = _nearest(self._pool.vectors, token, count=count + 1 + int((self._places < 0).sum()))
+        return _found(self._places[rows], scores, but=but, count=count, searched=len(self._pool))
+
+
+@final
+class Gallery:
+    """Class tokens of the images of a source that were looked at so far, of one network; for any thread."""
+
+    def __init__(self, images: int, dim: int) -> None:
+        """Hold none yet, and at most so many as fit into the memory for it."""
+        most = min(images, max(NUMBERS // dim, 1))
+        self._todo = numpy.random.default_rng(0).permutation(images)[:most].tolist()  # any part of it is a fair sample
+        self._vectors = numpy.empty((most, dim), dtype=numpy.float16)
+        self._places = numpy.empty(most, dtype=numpy.int64)
+        self._known = set[int]()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def next(self) -> int | None:
+        """Return an image that is still to be embedded, and each only once."""
+        while self._todo:
+            place = self._todo.pop()
+            if place not in self._known:
+                return int(place)
+        return None
+
+    def add(self, place: int, token: Float32[numpy.ndarray, " dim"]) -> None:
+        """Take an image in, as long as there is room."""
+        with self._lock:
+            count = len(self._known)
+            if place not in self._known and count < len(self._places):
+                self._vectors[count], self._places[count] = token, place
+                self._known.add(place)
+
+    def nearest(self, token: Float32[numpy.ndarray, " dim"], *, count: int, but: int) -> Found:
+        """Return the nearest images of the source, without one."""
+        known = len(self._known)
+        if not known:
+            return Found(numpy.empty(0, numpy.int64), numpy.empty(0, numpy.float32), 0)
+        rows, scores = _nearest(Vectors([self._vectors[:known]]), token, count=count + 1)
+        return _found(self._places[rows], scores, but=but, count=count, searched=known)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that was found."""
+
+    place: int  # in the source
+    score: float
+    patch: tuple[int, int] | None = None  # the best one, by patch
+    grid: tuple[int, int] | None = None  # rows and columns of its patches
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found, most similar first, and how many images were looked into."""
+
+    hits: list[Hit]
+    searched: int
+
+
+@final
+class Searcher:
+    """What a page may ask; it blocks, so it is asked from threads of its own."""
+
+    def __init__(self, seeing: Seeing, index: Index | None) -> None:
+        """Begin to embed for the first model, unless it has an index."""
+        self._seeing, self._index = seeing, index
+        self._galleries: OrderedDict[tuple[str, int | None], Gallery] = OrderedDict()
+        self._lock = Lock()
+        first = next(iter(seeing.networks.models))
+        if not self.has_index(first, None):
+            self._gallery(first, None)
+        seeing.passes.meanwhile(self.between)
+
+    def has_index(self, model: str, step: int | None) -> bool:
+        """Tell whether a pool answers for a model."""
+        at, last = (self._seeing.networks.at(model, each)[1] for each in (step, None))
+        return self._index is not None and model in self._index.models and at == last
+
+    def search(self, model: str, step: int | None, image: str, patch: tuple[int, int] | None, *, count: int) -> Answer:
+        """Find the images of the source that are nearest to one, or have the patches nearest to one of its patches.
+
+        Raises:
+            UserError: if the image has no such patch, or cannot be looked at.
+            Busy: if too much waits for the network.
+        """
+        count = min(count, MOST)
+        token = self._seeing.token(model, step, image).result()
+        if patch is None:
+            found = self._nearest(model, step, image, token, count=count)
+            hits = [Hit(int(place), float(score)) for place, score in zip(found.places, found.scores, strict=True)]
+            return Answer(hits, found.searched)
+        seen = patches(self._seeing.features(model, step, image).result())
+        row, column = patch
+        if not (0 <= row < seen.rows and 0 <= column < seen.columns):
+            raise UserError(f"expected a patch of {seen.rows} rows and {seen.columns} columns, got {row}, {column}")
+        candidates = self._nearest(model, step, image, token, count=CANDIDATES * count).places.tolist()
+        hits = self._best(model, step, seen.at(row, column), candidates)
+        return Answer(sorted(hits, key=lambda hit: (-hit.score, hit.place))[:count], len(hits))
+
+    def between(self) -> bool:
+        """Embed the next few images for the model that was searched last; false if none is left."""
+        with self._lock:
+            if not self._galleries:
+                return False
+            (model, step), gallery = next(reversed(self._galleries.items()))
+        for _ in range(TOGETHER):
+            place = gallery.next()
+            if place is None:
+                return False
+            try:
+                gallery.add(place, self._seeing.token_now(self._seeing.networks.open(model, step), str(place)))
+            except BadImage:
+                continue  # whoever looks at it is told why
+        return True
+
+    def _nearest(self, model: str, step: int | None, image: str, token: bytes, *, count: int) -> Found:
+        place, vector = self._seeing.images.index(image), numpy.frombuffer(token, dtype=numpy.float32)
+        but = -1 if place is None else place
+        if self._index is not None and self.has_index(model, step):
+            return self._index.nearest(vector, count=count, but=but)
+        gallery = self._gallery(model, step)
+        if place is not None:
+            gallery.add(place, vector)
+        return gallery.nearest(vector, count=count, but=but)
+
+    def _gallery(self, model: str, step: int | None) -> Gallery:
+        """Return the class tokens of a network, for which it is then that images are embedded."""
+        networks = self._seeing.networks
+        key = networks.at(model, step)
+        with self._lock:
+            if key not in self._galleries:
+                self._galleries[key] = Gallery(len(self._seeing.images), networks.models[model].token)
+            self._galleries.move_to_end(key)
+            while len(self._galleries) > GALLERIES:
+                self._galleries.popitem(last=False)
+            return self._galleries[key]
+
+    def _best(
+        self, model: str, step: int | None, feature: Float32[numpy.ndarray, " dim"], candidates: Sequence[int]
+    ) -> list[Hit]:
+        """Find the best patch of each candidate: of all that are kept, then for some seconds of others."""
+        kept = {place: self._seeing.patches_if_kept(model, step, str(place)) for place in candidates}
+        hits = [_hit(place, seen, feature) for place, seen in kept.items() if seen is not None]
+        until = time.monotonic() + SECONDS
+        for place in (place for place, seen in kept.items() if seen is None):
+            try:
+                asked = self._seeing.features(model, step, str(place))
+                hits.append(_hit(place, patches(asked.result(until - time.monotonic())), feature))
+            except (TimeoutError, Busy):
+                break
+            except (BadImage, UserError):  # it cannot be looked at, so it is not among those that were
+                continue
+        return hits
+
+
+def _hit(place: int, seen: Patches, feature: Float32[numpy.ndarray, " dim"]) -> Hit:
+    cosines = seen.cosines(feature)
+    best = int(cosines.argmax())
+    return Hit(place, float(cosines[best]), divmod(best, seen.columns), (seen.rows, seen.columns))
+
+
+def _nearest(
+    vectors: Vectors, token: Float32[numpy.ndarray, " dim"], *, count: int
+) -> tuple[Int64[numpy.ndarray, " found"], Float32[numpy.ndarray, " found"]]:
+    """Return rows and cosines of the nearest vectors."""
+    found = Search(Ordered.single(Vectors([token[None]])), Ordered.single(vectors), k=min(count, len(vectors))).block(0)
+    return found.others, found.similarity.astype(numpy.float32)
+
+
+def _found(
+    places: Int64[numpy.ndarray, " row"],
+    scores: Float32[numpy.ndarray, " row"],
+    *,
+    but: int,
+    count: int,
+    searched: int,
+) -> Found:
+    """Leave out one image, and those that are gone from the source."""
+    there = numpy.flatnonzero((places >= 0) & (places != but))[:count]
+    return Found(places[there], scores[there], searched)
