@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dinokit import __version__
-from dinokit.core.messages import RunError, UserError, line_of, unknown_name
+from dinokit.core.messages import RunError, UserError, is_main, line_of, unknown_name
 
 HALVES = ("experiment", "runtime")  # may be left out of a dotted key
 WIDTH, COLUMN = 120, 42  # of help, and of the names in it
@@ -68,8 +68,10 @@ def run(words: list[str]) -> int:
         said, code = f"stopped: too little memory ({line_of(error)}); take smaller images, batches or models", 3
     except OSError as error:
         said, code = f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), 2
-    except KeyboardInterrupt:
-        said, code = "interrupted", 130
+    except KeyboardInterrupt as stop:
+        said, code = str(stop) or "interrupted", 130
+        if not is_main():  # one rank says it
+            return code
     with suppress(OSError):  # a terminal that is gone must not change the exit code
         print(" ".join(said.splitlines()), file=sys.stderr)  # a file's name may hold several
     return code
@@ -97,8 +99,8 @@ def _dispatch(words: list[str]) -> int:
         words = [word for word in rest if not word.startswith("-")]
         print("\n".join(_help(module, function, None if explained is None else explained(words[:1]))))
         return 0
-    found = function(**arguments(function, rest))
-    return int(found) if get_type_hints(function).get("return") is int else 0  # else a number is a result, no code
+    function(**arguments(function, rest))
+    return 0
 
 
 def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:

@@ -1,21 +1,24 @@
-"""`dinokit data`: look at a source before training: check, stats"""
+"""`dinokit data`: look at a source before training: check, stats, show"""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from dinokit.core import device as devices
 from dinokit.core.files import check_result, write_json
 from dinokit.core.messages import LISTED, UserError, info
+from dinokit.images.picture import check_picture, write_picture
 from dinokit.sources.check import Check, Stats, check, stats
-from dinokit.sources.source import open_source
+from dinokit.sources.source import open_source, thinned
+from dinokit.visuals.contact import SHOWN, contact_sheet
 
 
 def data(
-    verb: Literal["check", "stats"],
+    verb: Literal["check", "stats", "show"],
     source: str,
     *,
     split: str | None = None,
@@ -24,28 +27,40 @@ def data(
     limit: int | None = None,
     workers: int | None = None,
     out: Path | None = None,
-) -> None:
+) -> Check | Stats | Image.Image:
     """Look at a source before training.
 
     check: how many images, which formats, sizes and channels, exact duplicates, what cannot be read and why, the time
-    of a pass. stats: mean and standard deviation of every channel, as the settings of `dinokit pretrain`.
+    of a pass. stats: mean and standard deviation of every channel, as the settings of `dinokit pretrain`. show: some of
+    the images, small, with their classes or names. In Python what was found is returned, too.
 
     Args:
-        verb: check or stats.
+        verb: check, stats or show.
         source: a folder of images, a demo: name, a published set such as food101:FOLDER, or any other source.
         split: one split of the source; train, or everything, if not given.
-        channels: of the model; if not given, check takes each image as it is, stats takes 3.
+        channels: of the model; if not given, check takes each image as it is, the others take 3.
         white: the value that is white in files of more than 8 bits; if not given, the largest of integers, 1 of floats.
-        limit: look at so many images, evenly spaced.
+        limit: look at so many images, evenly spaced; show: 48 if not given.
         workers: threads; one per core if not given.
-        out: file that receives everything as JSON.
+        out: file that receives everything as JSON; show: the picture, .png, .jpg or .webp.
     """
     if min(number for number in (channels, limit, workers, 1) if number is not None) < 1:
         raise UserError("channels, limit and workers must be at least 1")
-    if out is not None:
+    source = str(source)
+    if out is not None and verb == "show":
+        check_picture(Path(out))
+    elif out is not None:
         check_result(Path(out), json=True)
     opened = open_source(source, split=split, channels=channels or 3, white=white)
     threads = workers or devices.cores()
+    if verb == "show":
+        page = contact_sheet(
+            thinned(opened, SHOWN if limit is None else limit), workers=0 if opened.decoded else threads
+        )
+        if out is not None:
+            write_picture(page, Path(out))
+        info(f"{opened.name}: {len(opened):,} images{'' if out is None else f' · {out}'}")
+        return page
     found: Check | Stats
     if verb == "check":
         found = check(opened, channels=channels, limit=limit, workers=threads)
@@ -56,6 +71,7 @@ def data(
     info(f"next: dinokit pretrain demo --data {source} --out runs/NAME; recipes: dinokit models")
     if out is not None:
         write_json(Path(out), {"source": source, **asdict(found)})
+    return found
 
 
 def print_check(found: Check) -> None:

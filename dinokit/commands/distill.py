@@ -12,7 +12,7 @@ from dinokit.training.config import read, with_settings
 
 def distill(
     *, teacher: str, students: str, data: str = "", out: Path, settings: Settings = NO_SETTINGS, **named: Any
-) -> int:
+) -> Path:
     """Train several small students on what one frozen teacher says of a folder of images.
 
     OUT receives STUDENT.safetensors of each; model.safetensors is the first transformer among them. Crops, objectives
@@ -30,8 +30,8 @@ def distill(
         named: in Python, settings without a dot.
     """
     join_srun()
-    place = str(Path(teacher).absolute()) if Path(teacher).exists() else teacher
-    given = {**settings, **named, **({"experiment.data.source": data} if data else {})}
+    place = str(Path(teacher).absolute()) if Path(teacher).exists() else str(teacher)
+    given = {**settings, **named, **({"experiment.data.source": str(data)} if data else {})}
     return train(with_settings(distilled(_begun_with(place, RunFolder(Path(out))), students), given), Path(out))
 
 

@@ -49,6 +49,7 @@ def embed(
             raise UserError(f"--{name} must be at least {least}, got {value}")
     options: dict[str, Any] = {"split": split, "feature": feature, "heads": heads, "precision": precision}
     options |= {"batch": batch, "workers": workers}
+    model, data = str(model), str(data)
     given = {"model": model, "data": data, "out": out, "device": device, **options}
     with ranks.sharing(ranks.words("embed", **given), processes=processes, device=device) as where:
         found = embed_source(model, data, out, device=where, **options)

@@ -43,7 +43,7 @@ def pretrain(
     anyway: bool = False,
     settings: Settings = NO_SETTINGS,
     **named: Any,
-) -> int:
+) -> Path:
     """Train a backbone on a folder of images, or continue the run that is in OUT.
 
     Any setting of the recipe can be changed by its dotted key: --optim.lr.peak 1e-3 --data.batch_size 64.
@@ -65,7 +65,8 @@ def pretrain(
         anyway: start although this machine's memory is too small by what `dinokit plan` foresees.
     """
     join_srun()
-    given = {**settings, **named, **({"experiment.data.source": data} if data else {})}
+    given = {**settings, **named, **({"experiment.data.source": str(data)} if data else {})}
+    recipe, from_ = str(recipe), str(from_)
     weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
     config = _with_settings(recipes.find(recipe), given, weights=weights, stage=stage)
     if slurm is None and (nodes, gpus_per_node) != (1, 8):

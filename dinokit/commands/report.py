@@ -6,10 +6,12 @@ from dinokit.core.messages import info
 from dinokit.visuals.report import write_report
 
 
-def report(run: Path) -> None:
+def report(run: Path) -> Path:
     """Write RUN/report.html: what ran, the curves, the numbers beside their baselines, and what the features see.
 
     Args:
         run: the run's folder.
     """
-    info(f"report {write_report(Path(run))}")
+    page = write_report(Path(run))
+    info(f"report {page}")
+    return page

@@ -38,8 +38,8 @@ def train(
     natural: bool = False,
     anyway: bool = False,
     instead: Callable[[TrainConfig], None] | None = None,
-) -> int:
-    """Check all that can be known, say what the run takes, open its images, then train; return the exit code.
+) -> Path:
+    """Check all that can be known, say what the run takes, open its images, then train; return the run's folder.
 
     Args:
         natural: whether gray images choose a network of one channel, where the normalisation fits any number.
@@ -64,16 +64,21 @@ def train(
         images = data.open(channels=1)
     if instead is not None:
         instead(config)
-        return 0
+        return out
     for line in foreseen:
         info(line)
     for name, network in experiment.networks.items() if experiment.distil is not None else ():
         info(f"student {name}: {network.kind} of width {network.dim}, file {name}.safetensors")
-    return train_and_report(config, images, run)
+    train_and_report(config, images, run)
+    return out
 
 
-def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int:
-    """Train, measure and report; return the exit code."""
+def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> None:
+    """Train, measure and report.
+
+    Raises:
+        Interrupted: if somebody asked to stop; all is saved.
+    """
     for remark in () if images.decoded else remarks(images):
         info(f"{images.name}: {remark}")
     wanted = asked(config, images)
@@ -98,19 +103,16 @@ def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> int
 
     try:
         engine.pretrain(config, run.path, images=images, on_checkpoint=measure_and_keep_best, on_step=beside.look)
-    except engine.Interrupted as stop:
-        info(str(stop))
-        return 130
-    else:
         if not is_main():
-            return 0
+            return
         with only_owner(run.path, doing="measures the teachers of"):
             complete = not wanted.beside or beside.finish()
             keep_best(run, wanted.first)
     finally:
         beside.leave()
     _say_results(config, wanted, run)
-    return 0 if complete else 130
+    if not complete:
+        raise engine.Interrupted("trained, not all is measured; the same command measures the rest")
 
 
 def _say_results(config: TrainConfig, wanted: Asked, run: RunFolder) -> None:

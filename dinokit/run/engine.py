@@ -21,8 +21,8 @@ from dinokit.sources.source import Source
 from dinokit.training.config import TrainConfig
 
 
-class Interrupted(Exception):
-    """The run was asked to stop and has saved; the same command continues it."""
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop and has saved; the same command continues it. What follows in a program is left out."""
 
 
 def pretrain(

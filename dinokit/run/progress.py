@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -113,9 +114,12 @@ class Journal:
 
     @contextmanager
     def shown(self) -> Iterator["Journal"]:
-        """Show progress while the body runs: a live panel in a terminal, a plain line every few seconds elsewhere."""
+        """Show progress while the body runs: a panel in a terminal or below a notebook's cell, else plain lines."""
         try:
-            if console.is_terminal:
+            if console.is_jupyter:
+                self.say = _in_notebook(self.run.path.name, steps=self.steps, start=self.start)
+                yield self
+            elif console.is_terminal:
                 with live(self.run.path.name, steps=self.steps, start=self.start) as self.say:
                     yield self
             else:
@@ -138,6 +142,25 @@ def _plain(steps: int) -> Say:
         terms = ", ".join(f"{name} {value:.3f}" for name, value in losses(means).items())
         left = "" if state.left is None else f" · {clock_time(state.left)} left"
         info(f"step {state.step}/{steps} · loss {means.get('loss', math.nan):.3f} ({terms}) · {speed(means)}{left}")
+
+    return say
+
+
+def _in_notebook(name: str, *, steps: int, start: int) -> Say:
+    """Show the panel below the cell and draw it again, at most four times a second; it stays when the run has ended.
+
+    Rich's own live display would need ipywidgets, and leave nothing in a notebook that is stored.
+    """
+    began, drawn = time.monotonic(), 0.0
+    display = import_module("IPython.display").display  # this runs inside of it
+    handle = display(panel(name, State(start, {}), steps=steps, passed=0.0), display_id=True)
+
+    def say(state: State) -> None:
+        nonlocal drawn
+        now = time.monotonic()
+        if now - drawn >= 0.25 or state.step == steps:
+            drawn = now
+            handle.update(panel(name, state, steps=steps, passed=now - began))
 
     return say
 

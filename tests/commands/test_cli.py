@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy
 import pytest
 import tifffile
+import yaml
 from PIL import Image
 
 import dinokit
@@ -186,6 +188,7 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
         (["data", "check", "DATA/nowhere"], "nowhere"),
         (["data", "check", "DATA", "--limit", "0"], "at least 1"),
         (["data", "check", "DATA", "--out", "DATA"], "--out takes a file"),
+        (["data", "show", "DATA", "--out", "OUT"], "expected --out to be a picture such as"),
         (["data", "stats", "DATA", "--channels", "7"], "7 channels wanted, the file holds RGB"),
         (["predict", "--data", "DATA", "--out", "OUT"], "either --head FOLDER or --train-masks FOLDER, got neither"),
         (["predict", "--head", "DATA", "--data", "DATA", "--out", "OUT"], "holds no head"),
@@ -220,6 +223,10 @@ def test_a_source_is_looked_at_before_training(
     assert found["unreadable"] == [{"key": "dark/broken.jpg", "reason": "empty file (0 bytes)"}]
     assert run("data", "stats", photos, "--channels", 1, "--limit", 13) == 0
     assert "12 images, 1 bad ones left out" in capsys.readouterr().out
+    assert run("data", "show", photos, "--limit", 3, "--out", tmp_path / "sheet.png") == 0
+    with Image.open(tmp_path / "sheet.png") as written:
+        assert numpy.array_equal(written, dinokit.data("show", photos, limit=3))
+    assert dinokit.data("check", photos).duplicates == 0
 
 
 def test_four_channels_from_files_to_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,6 +284,20 @@ def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_an_unwritable_output_is_one_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = mistake(capsys, "pretrain", "demo", "--data", photos, "--out", "/proc/run", *TINY)
     assert "cannot write to /proc/run" in line
+
+
+def test_a_program_gets_the_run_or_ends_where_it_is_stopped(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What follows in a program or a notebook would work with an unfinished model."""
+    settings = dict(zip([each.removeprefix("--") for each in TINY[::2]], map(yaml.safe_load, TINY[1::2]), strict=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "keep_best", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 1 of 2; saved is step 1"):
+            dinokit.pretrain("demo", data=photos, out=tmp_path / "run", settings=settings)
+        assert run("pretrain", "demo", "--data", photos, "--out", tmp_path / "other", *TINY) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("stopped at step 1 of 2; saved is step 1")
+    assert dinokit.pretrain("demo", data=photos, out=tmp_path / "run", settings=settings) == tmp_path / "run"
 
 
 def test_a_changed_experiment_is_one_line_and_changes_nothing(
