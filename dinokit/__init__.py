@@ -23,6 +23,7 @@ _HOME = {
     "contact_sheet": "dinokit.visuals.contact",
     "embed": "dinokit.commands.embed",
     "curate": "dinokit.commands.curate",
+    "pixels": "dinokit.dense.pixels",
     "predict": "dinokit.commands.predict",
     "look": "dinokit.commands.look",
     "report": "dinokit.commands.report",

@@ -23,7 +23,7 @@ Seen = Shaped[Tensor, "channel rows columns"]
 class Transform(ABC):
     """Brings an image to what a model is shown of it."""
 
-    size: int | None  # wanted side in pixels; None: `Square` alone has a meaning without
+    size: int | None  # wanted side in pixels; None: `Square` and `Short` alone have a meaning without
     patch_size: int
 
     @abstractmethod
@@ -61,6 +61,26 @@ class Whole(Transform):
         scale = self.size / max(image.shape[1:])
         height, width = (multiple(round(side * scale), self.patch_size) for side in image.shape[1:])
         return resized(image, height, width)
+
+
+@final
+class Short(Transform):
+    """The whole image, its short side at the size, None: as it is; each side goes to its own multiple of the patch."""
+
+    @property
+    def enough(self) -> int | None:
+        """See `Transform`."""
+        return self.size
+
+    def sides(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that an image is brought to."""
+        scale = 1.0 if self.size is None else self.size / min(height, width)
+        rows, columns = (multiple(round(side * scale), self.patch_size) for side in (height, width))
+        return rows, columns
+
+    def __call__(self, image: Image) -> Seen:
+        """See `Transform`."""
+        return resized(image, *self.sides(*image.shape[1:]))
 
 
 @final

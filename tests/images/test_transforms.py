@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dinokit.images.intensity import prepare
-from dinokit.images.transforms import Inner, Padded, Square, Squashed, Transform, Whole
+from dinokit.images.transforms import Inner, Padded, Short, Square, Squashed, Transform, Whole
 
-WAYS: list[type[Transform]] = [Square, Whole, Padded, Squashed, Inner]
+WAYS: list[type[Transform]] = [Square, Whole, Short, Padded, Squashed, Inner]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -17,7 +17,9 @@ def test_sides_are_whole_patches_and_the_type_stays(way: type[Transform], height
         shown = way(size, 4)(image)
         assert shown.dtype == image.dtype
         assert all(side % 4 == 0 and side > 0 for side in shown.shape[1:])
-        if way is not Whole:
+        if way is Short:
+            assert min(shown.shape[1:]) == way(size, 4).side
+        elif way is not Whole:
             assert set(shown.shape[1:]) == {way(size, 4).side}
 
 
@@ -43,6 +45,13 @@ def test_the_whole_image_keeps_its_shape_up_to_the_patch() -> None:
     image = torch.zeros(3, 333, 500, dtype=torch.uint8)
     assert Whole(512, 16)(image).shape[1:] == (336, 512)
     assert Whole(508, 14)(image).shape[1:] == (336, 504)
+
+
+def test_the_short_side_takes_the_size_and_without_one_each_its_nearest_patch() -> None:
+    image = torch.zeros(3, 50, 333, dtype=torch.uint8)
+    assert Short(100, 16)(image).shape[1:] == (96, 672)
+    assert Short(None, 16)(image).shape[1:] == (48, 336)
+    assert Short(None, 4).enough is None
 
 
 def test_a_padded_image_lies_in_the_middle_of_black() -> None:

@@ -41,7 +41,7 @@ def test_a_large_image_is_seen_window_by_window_and_where_they_overlap_as_their_
     monkeypatch: pytest.MonkeyPatch, make_vit: MakeVit
 ) -> None:
     image = torch.randint(0, 256, (3, 40, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("dinokit.looks.field.WINDOW", 4)
+    monkeypatch.setattr("dinokit.dense.strips.WINDOW", 4)
     of_pixels = field(PIXELS, image, name="x", size=24)
     expected = PIXELS(image[None].float() / 255).patches.reshape(10, 6, -1)
     torch.testing.assert_close(of_pixels.patches, expected)  # pixels do not depend on what is around them
