@@ -33,7 +33,7 @@ from dinokit.features.extraction import forgotten
 from dinokit.sources import location
 from dinokit.sources.source import Source, open_source
 from dinokit.training.config import AUTO, TrainConfig
-from dinokit.visuals.chart import written
+from dinokit.visuals.plot import written
 from dinokit.visuals.record import FAILED, PIXELS, RANDOM, TEACHER, first_number
 
 MEASURED = 20_000  # images of each side, at most; `dinokit evaluate` takes all

@@ -1,7 +1,8 @@
-"""Line charts as inline SVG, written by hand: no library, no script, readable in light and dark by CSS classes alone.
+"""Line charts as inline SVG, written by hand: no library, readable in light and dark by CSS classes alone.
 
 Colours, fonts and dashes come from the page's style sheet (`.s0` ... `.s5`); a point tells its value on hover through
-<title>, which screen readers can read too.
+<title>, which screen readers can read too. Behind curves over the step lies the course of the run: its stages, shaded
+by turns, and places that are marked.
 """
 
 import math
@@ -9,14 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
-Number = int | float
+from dinokit.visuals.plot import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Number,
+    Plot,
+    every,
+    number,
+    running_mean,
+    thinned,
+    written,
+)
 
-WIDTH, HEIGHT = 480, 270
-LEFT, RIGHT, TOP, BOTTOM = 66, 22, 12, 34  # margins of the plot
-POINTS = 160  # drawn per line; longer curves are averaged in groups
+POINTS = 160  # drawn per line; longer curves are averaged in groups, of measured ones every so many is drawn
 HOVERS = 60  # points per line that tell their value
-TICKS = 5
-PERCENT = " %"
+TALL, APART = 128, 30  # of one panel of several, and between them
+LETTER = 9  # pixels of one, about, in what is written into a chart
 STEP = "step"
 
 
@@ -30,6 +43,8 @@ class Series:
     colour: int = 0  # 0 to 5, classes of the style sheet
     marks: bool = False  # a dot at every point: for few, measured points
     smooth: bool = False  # the curve in the background and its running mean in front
+    low: Sequence[Number] = ()  # ends of the interval of each point; empty: none is known
+    high: Sequence[Number] = ()
 
 
 @dataclass(frozen=True)
@@ -42,18 +57,42 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class _Plot:
-    """The mapping of values to places."""
+class Span:
+    """A stretch of steps with a name."""
 
-    x: tuple[Number, Number]
-    y: tuple[Number, Number]
-    log: bool
+    name: str
+    first: Number
+    last: Number
 
-    def at(self, x: Number, y: Number) -> tuple[Number, Number]:
-        across = (x - self.x[0]) / (self.x[1] - self.x[0])
-        low, high, value = (math.log10(v) for v in (*self.y, y)) if self.log else (*self.y, y)
-        up = (value - low) / (high - low)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+@dataclass(frozen=True)
+class Mark:
+    """A place to the right that is marked."""
+
+    name: str
+    x: Number
+
+
+@dataclass(frozen=True)
+class Course:
+    """What lies behind curves: the stages of a run, and what happened at which step."""
+
+    spans: tuple[Span, ...] = ()
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves of one unit, one above another in a figure that shares what runs to the right."""
+
+    series: Sequence[Series]
+    baselines: Sequence[Baseline] = ()
+    unit: str = ""
+    log: bool = False  # logarithmic values; taken as linear if one is not positive
+    title: str = ""  # of several; of one the figure's title says it
+
+
+NO_COURSE = Course()
 
 
 def line_chart(
@@ -65,6 +104,7 @@ def line_chart(
     log: bool = False,
     along: str = STEP,
     at: Number | None = None,
+    course: Course = NO_COURSE,
 ) -> str:
     """Draw curves, over the training step or what else they are along, as a <figure>.
 
@@ -73,31 +113,36 @@ def line_chart(
         log: logarithmic values; taken as linear if one is not positive.
         along: what runs to the right; steps do so from zero, all else from its first value.
         at: a place to the right that is marked, and where the legend reads the values; None: the last ones.
+        course: what lies behind the curves.
     """
-    drawn, read = [], {}
-    for one in series:
-        points = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
-        xs, ys = [x for x, _ in points], [y for _, y in points]
-        if at is not None and points:
-            read[one.name] = min(points, key=lambda point: abs(point[0] - at))[1]
-        if not one.marks:
-            xs, ys = thinned(xs, ys, count=POINTS)
-        drawn.append(replace(one, x=xs, y=ys))
-    drawn = [one for one in drawn if len(one.x)]
-    heading = f'<figure class="chart"><h3>{escape(title)}</h3>'
-    if not drawn:
-        return f'{heading}<p class="none">Nothing was logged.</p></figure>'
-    values = [y for one in drawn for y in one.y] + [line.y for line in baselines]
-    low, high, last = min(values), max(values), max(x for one in drawn for x in one.x)
-    log = log and low > 0
-    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    bottom = 0.0 if low >= 0 > low - margin else low - margin
-    first = 0.0 if along == STEP else min(x for one in drawn for x in one.x)
-    plot = _Plot(
-        (first, last if last > first else first + 1.0), (low / 1.2, high * 1.2) if log else (bottom, high + margin), log
-    )
-    named = [(one.colour, "", one.name, written(read.get(one.name, one.y[-1]), unit)) for one in drawn]
-    named += [(line.colour, " dash", line.name, written(line.y, unit)) for line in baselines]
+    return panels([Panel(series, baselines, unit, log)], title=title, along=along, at=at, course=course)
+
+
+def panels(
+    several: Sequence[Panel],
+    *,
+    title: str,
+    along: str = STEP,
+    at: Number | None = None,
+    course: Course = NO_COURSE,
+) -> str:
+    """Draw charts one below another, over the same range, as one <figure>; the arguments are those of `line_chart`."""
+    ready = [one for one in (replace(each, series=_drawn(each.series)) for each in several) if one.series]
+    heading = f'<figure class="chart" data-save="{escape(title)}"><h3>{escape(title)}</h3>'
+    if not ready:
+        return f'<figure class="chart"><h3>{escape(title)}</h3><p class="none">Nothing was logged.</p></figure>'
+    xs = [x for one in ready for each in one.series for x in each.x]
+    first, last = (0.0 if along == STEP else min(xs)), max([*xs, *(span.last for span in course.spans)])
+    reach = (first, last if last > first else first + 1.0)
+    high = HEIGHT - TOP - BOTTOM if len(ready) == 1 else TALL
+    parts, named = [], list[tuple[int, str, str, str]]()
+    for turn, one in enumerate(ready):
+        top = TOP + turn * (high + APART) + (APART - TOP if len(ready) > 1 else 0)
+        values = [y for each in one.series for y in (*each.y, *each.low, *each.high)] + [b.y for b in one.baselines]
+        plot = Plot.around(values, x=reach, log=one.log, top=top, bottom=top + high)
+        parts.append(_panel(plot, one, along, last=turn + 1 == len(ready), at=at, course=course))
+        named += _legend(one, at)
+    tall = plot.bottom + BOTTOM
     legend = "".join(
         f'<li><i class="s{colour}{dash}"></i>{escape(name)} <b>{escape(value)}</b></li>'
         for colour, dash, name, value in named
@@ -105,98 +150,89 @@ def line_chart(
     told = "; ".join(f"{name}: {value}" for _, _, name, value in named)
     where = "Last values" if at is None else f"Values at {number(at)}"
     spoken = escape(f"{title} by {along}. {where}: {told}")
-    parts = [_axes(plot, unit, along)]
-    if at is not None:
-        x = plot.at(at, plot.y[0])[0]
-        parts.append(
-            f'<g class="s2"><line class="line dash" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/></g>'
-        )
-    for line in baselines:
-        y = plot.at(0, line.y)[1]
-        text = escape(f"{line.name}: {written(line.y, unit)}")
-        shape = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
-        target = f'<line class="wide" {shape}><title>{text}</title></line>'  # wide enough to be hit
-        parts.append(f'<g class="s{line.colour}"><line class="line dash" {shape}/>{target}</g>')
-    parts += [_curve(plot, one, unit, along) for one in drawn]
     return (
         f'{heading}<ul class="legend">{legend}</ul>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{spoken}">{"".join(parts)}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {tall}" role="img" aria-label="{spoken}">{"".join(parts)}</svg></figure>'
     )
 
 
-def written(value: Number, unit: str) -> str:
-    """Write a value with its unit."""
-    return f"{value:.1f}{unit}" if unit == PERCENT else f"{number(value)}{unit}"
+def _drawn(series: Sequence[Series]) -> list[Series]:
+    """Return what can be drawn of curves: finite points, not too many."""
+    found = []
+    for one in series:
+        low, high = one.low or one.y, one.high or one.y
+        points = [
+            point for point in zip(one.x, one.y, low, high, strict=True) if all(math.isfinite(value) for value in point)
+        ]
+        if not points:
+            continue
+        if one.marks:
+            points = [points[place] for place in every(POINTS, len(points))[1]]
+            xs, ys, lows, highs = (list(column) for column in zip(*points, strict=True))
+            found.append(replace(one, x=xs, y=ys, low=lows if one.low else (), high=highs if one.low else ()))
+        else:
+            xs, ys = thinned([x for x, *_ in points], [y for _, y, *_ in points], count=POINTS)
+            found.append(replace(one, x=xs, y=ys))
+    return found
 
 
-def number(value: Number) -> str:
-    """Write a value for a person: about four significant digits, thousands apart, tiny ones with an exponent."""
-    size = abs(value)
-    if value == 0:
-        return "0"
-    if size >= 1000 or (size >= 1 and value == int(value)):
-        return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-    if size >= 100:
-        return f"{value:.1f}"
-    if size >= 1:
-        return f"{value:.2f}"
-    return f"{value:.3g}" if size < 0.9 else f"{value:.5g}"
+def _legend(one: Panel, at: Number | None) -> list[tuple[int, str, str, str]]:
+    """Return colour, kind, name and value of each line of a panel."""
+    named = []
+    for each in one.series:
+        near = len(each.x) - 1 if at is None else min(range(len(each.x)), key=lambda place: abs(each.x[place] - at))
+        named.append((each.colour, "", each.name, written(each.y[near], one.unit)))
+    return named + [(line.colour, " dash", line.name, written(line.y, one.unit)) for line in one.baselines]
 
 
-def running_mean(values: Sequence[Number], *, window: int) -> list[Number]:
-    """Average each value with its neighbours on both sides; the window shrinks at the ends."""
-    half = window // 2
-    means = []
-    for index in range(len(values)):
-        reach = min(half, index, len(values) - 1 - index)
-        part = values[index - reach : index + reach + 1]
-        means.append(sum(part) / len(part))
-    return means
+def _panel(plot: Plot, one: Panel, along: str, *, last: bool, at: Number | None, course: Course) -> str:
+    """Draw what lies behind, the axes, the curves."""
+    named = not one.title or plot.top < 2 * APART  # the stages have their names in the first of several
+    parts = [_span(plot, span, turn, named=named) for turn, span in enumerate(course.spans)]
+    if one.title:
+        parts.append(f'<text class="panel" x="{LEFT}" y="{plot.top - 8}">{escape(one.title)}</text>')
+    parts += [plot.levels(one.unit), plot.ground(along if last else "")]
+    parts += [_mark(plot, mark, named=named) for mark in course.marks]
+    parts += [] if at is None else [_mark(plot, Mark("", at), named=False)]
+    for line in one.baselines:
+        y = plot.at(plot.x[0], line.y)[1]
+        text = escape(f"{line.name}: {written(line.y, one.unit)}")
+        shape = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
+        target = f'<line class="wide" {shape}><title>{text}</title></line>'  # wide enough to be hit
+        parts.append(f'<g class="s{line.colour}"><line class="line dash" {shape}/>{target}</g>')
+    return "".join([*parts, *(_curve(plot, each, one.unit, along) for each in one.series)])
 
 
-def thinned(x: Sequence[Number], y: Sequence[Number], *, count: int) -> tuple[list[Number], list[Number]]:
-    """Average a long curve in groups of equal length, so that at most `count` points remain; the last x is kept."""
-    group = math.ceil(len(x) / count)
-    if group <= 1:
-        return list(x), list(y)
-    starts = range(0, len(x), group)
-    xs = [x[min(start + group, len(x)) - 1] for start in starts]
-    ys = [sum(y[start : start + group]) / len(y[start : start + group]) for start in starts]
-    return xs, ys
-
-
-def ticks(low: Number, high: Number, *, count: int = TICKS) -> list[Number]:
-    """Return round numbers (1, 2 or 5 times a power of ten apart) inside a range."""
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _axes(plot: _Plot, unit: str, along: str) -> str:
-    parts = []
-    right, bottom, (low, high) = WIDTH - RIGHT, HEIGHT - BOTTOM, plot.y
-    levels: Sequence[Number] = []
-    if plot.log:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        factors = (1,) if high / low > 1000 else (1, 2, 5)
-        levels = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
-    for value in levels or ticks(low, high):
-        y = plot.at(0, value)[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        label = f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{label}{escape(unit)}</text>')
-    for value in ticks(*plot.x, count=4):
-        x = plot.at(value, plot.y[0])[0]
-        label = f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 22}" text-anchor="middle">{label}</text>')
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(f'<text x="{LEFT - 12}" y="{bottom + 22}" text-anchor="end">{escape(along)}</text>')
+def _span(plot: Plot, span: Span, turn: int, *, named: bool) -> str:
+    """Shade every other stage, and write its name where it fits."""
+    left, right = plot.across(span.first), plot.across(span.last)
+    told = escape(f"stage {span.name}: steps {number(span.first)} to {number(span.last)}")
+    kind = "span" if turn % 2 else "span clear"
+    shape = f'x="{left:.1f}" y="{plot.top}" width="{right - left:.1f}" height="{plot.bottom - plot.top}"'
+    parts = [f'<rect class="{kind}" {shape}><title>{told}</title></rect>']
+    if named and LETTER * len(span.name) < right - left:
+        middle = (left + right) / 2
+        parts.append(
+            f'<text class="name" x="{middle:.1f}" y="{plot.top + 14}" text-anchor="middle">{escape(span.name)}</text>'
+        )
     return "".join(parts)
 
 
-def _curve(plot: _Plot, one: Series, unit: str, along: str) -> str:
+def _mark(plot: Plot, mark: Mark, *, named: bool) -> str:
+    """Draw a line from top to bottom; its name stands where there is room."""
+    x = plot.across(mark.x)
+    shape = f'x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{plot.bottom}"'
+    told = f'<line class="wide" {shape}><title>{escape(mark.name)}</title></line>' if mark.name else ""
+    if mark.name and named:
+        left = x + 6 + LETTER * len(mark.name) > WIDTH
+        side, anchor = (x - 6, "end") if left else (x + 6, "start")
+        told += (
+            f'<text class="name" x="{side:.1f}" y="{plot.bottom - 8}" text-anchor="{anchor}">{escape(mark.name)}</text>'
+        )
+    return f'<g class="s2 at"><line class="line dash" {shape}/>{told}</g>'
+
+
+def _curve(plot: Plot, one: Series, unit: str, along: str) -> str:
     places = [plot.at(x, y) for x, y in zip(one.x, one.y, strict=True)]
     smooth = one.smooth and len(places) >= 30
     lines = [("line faint" if smooth else "line", places)]
@@ -204,6 +240,9 @@ def _curve(plot: _Plot, one: Series, unit: str, along: str) -> str:
         means = running_mean(one.y, window=max(3, len(one.y) // 12))
         lines.append(("line", [plot.at(x, y) for x, y in zip(one.x, means, strict=True)]))
     parts = []
+    for x, low, high in zip(one.x, one.low, one.high, strict=bool(one.low)):
+        across, (lower, upper) = plot.across(x), (plot.at(x, low)[1], plot.at(x, high)[1])
+        parts.append(f'<line class="whisker" x1="{across:.1f}" x2="{across:.1f}" y1="{lower:.1f}" y2="{upper:.1f}"/>')
     for kind, line in lines:
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
         parts.append(f'<polyline class="{kind}" points="{points}"/>')
@@ -211,6 +250,9 @@ def _curve(plot: _Plot, one: Series, unit: str, along: str) -> str:
         parts += [f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places]
     for index in range(0, len(places), math.ceil(len(places) / HOVERS)):
         x, y = places[index]
-        text = escape(f"{along} {number(one.x[index])}: {one.name} {written(one.y[index], unit)}")
-        parts.append(f'<circle class="hover" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{text}</title></circle>')
+        text = f"{along} {number(one.x[index])}: {one.name} {written(one.y[index], unit)}"
+        if one.low:
+            text += f" (95 %: {written(one.low[index], unit)} to {written(one.high[index], unit)})"
+        dot = f'<circle class="hover" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{escape(text)}</title></circle>'
+        parts.append(dot)
     return f'<g class="s{one.colour}">{"".join(parts)}</g>'

@@ -20,10 +20,11 @@ from dinokit.curation import dedup
 from dinokit.curation.account import Account, Fate, read_account
 from dinokit.metrics.balance import entropy, gini
 from dinokit.visuals import exhibits
-from dinokit.visuals.chart import PERCENT, Series, line_chart, number
+from dinokit.visuals.chart import Series, line_chart
 from dinokit.visuals.exhibits import Hierarchy
 from dinokit.visuals.histogram import Sizes, histogram
 from dinokit.visuals.page import Section, details, document, paragraph, table, text
+from dinokit.visuals.plot import PERCENT, number
 from dinokit.visuals.tiles import Album
 
 FILE = "report.html"

@@ -18,8 +18,8 @@ from dinokit.curation.account import Account, Fate
 from dinokit.curation.sample import below
 from dinokit.curation.step import SELECTION
 from dinokit.curation.table import read_table
-from dinokit.visuals.chart import number
 from dinokit.visuals.page import text
+from dinokit.visuals.plot import number
 from dinokit.visuals.tiles import Album
 
 GROUPS = 6  # of duplicates, the largest ones; and twice as many by lot

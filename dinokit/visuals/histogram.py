@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from jaxtyping import Int64
 
-from dinokit.visuals.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, number, ticks
+from dinokit.visuals.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, number, ticks
 
 LABELS = 9  # under the bars, at most
 

@@ -6,7 +6,7 @@ Everything is a function of results.json (suites/cells.py): a table per task, a 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dinokit.visuals.chart import number as counted
+from dinokit.visuals.plot import number as counted
 
 FILE = "results.md"
 INTERVALS = "In brackets, where there is one: the 95 % bootstrap interval over the images or queries."

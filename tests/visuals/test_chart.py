@@ -3,7 +3,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dinokit.visuals.chart import PERCENT, Baseline, Series, line_chart, number, running_mean, thinned, ticks
+from dinokit.visuals.chart import Baseline, Course, Mark, Panel, Series, Span, line_chart, panels
+from dinokit.visuals.plot import LEFT, PERCENT, RIGHT, WIDTH
 
 
 def parsed(svg: str) -> ElementTree.Element:
@@ -71,27 +72,52 @@ def test_names_are_escaped() -> None:
     parsed(svg)
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_mean() -> None:
-    x, y = thinned(list(range(1000)), [float(i % 2) for i in range(1000)], count=100)
-    assert len(x) == 100
-    assert x[-1] == 999
-    assert sum(y) / len(y) == pytest.approx(0.5)
+def across(step: float, *, last: float) -> float:
+    """Where a step lies to the right."""
+    return LEFT + step / last * (WIDTH - LEFT - RIGHT)
 
 
-def test_the_running_mean_keeps_straight_lines_straight() -> None:
-    line = [float(i) for i in range(20)]
-    assert running_mean(line, window=7) == pytest.approx(line)
+COURSE = Course((Span("pretrain", 0, 60), Span("anchor", 60, 80)), (Mark("anchor", 24),))
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.3, -0.2), (0, 12345.0), (2e-6, 9e-6)])
-def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 7
-    assert all(low <= value <= high for value in found)
+def test_stages_and_marks_lie_at_their_steps() -> None:
+    svg = parsed(line_chart([Series("loss", [0, 10, 70], [1.0, 2.0, 0.5])], title="Loss", course=COURSE))
+    rects = [(float(r.attrib["x"]), float(r.attrib["width"])) for r in svg.iter("rect")]
+    assert rects[0] == pytest.approx((across(0, last=80), across(60, last=80) - LEFT), abs=0.1)
+    assert rects[1] == pytest.approx((across(60, last=80), across(80, last=80) - across(60, last=80)), abs=0.1)
+    told = [title.text for rect in svg.iter("rect") for title in rect.iter("title")]
+    assert told == ["stage pretrain: steps 0 to 60", "stage anchor: steps 60 to 80"]
+    upright = {line.attrib["x1"] for line in svg.iter("line") if line.attrib["x1"] == line.attrib["x2"]}
+    assert [float(x) for x in upright] == pytest.approx([across(24, last=80)], abs=0.1)
+    assert [text.text for text in svg.iter("text") if text.attrib.get("class") == "name"] == [
+        "pretrain",
+        "anchor",
+        "anchor",
+    ]
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(0, "0"), (1234567, "1 234 567"), (0.00012, "0.00012"), (2.5, "2.50"), (0.9961, "0.9961")]
-)
-def test_numbers_are_written_for_people(value: float, expected: str) -> None:
-    assert number(value).replace("\u202f", " ") == expected
+def test_panels_share_the_range_and_stand_one_below_another() -> None:
+    upper, lower = Series("k-NN", [0, 50], [1, 2], marks=True), Series("locality", [0, 100], [0.1, 0.3])
+    svg = parsed(panels([Panel([upper], title="above"), Panel([lower], title="below")], title="Both"))
+    first, second = (line.attrib["points"].split() for line in svg.iter("polyline"))
+    assert float(first[-1].split(",")[0]) == pytest.approx(across(50, last=100), abs=0.1)
+    assert float(second[-1].split(",")[0]) == pytest.approx(across(100, last=100), abs=0.1)
+    assert max(float(p.split(",")[1]) for p in first) < min(float(p.split(",")[1]) for p in second)
+    assert line_chart([upper], title="Both").count("<svg") == 1
+
+
+def test_an_interval_is_drawn_around_its_point_and_told() -> None:
+    svg = line_chart([Series("k-NN", [5], [50.0], marks=True, low=[45.0], high=[55.0])], title="k-NN", unit=PERCENT)
+    whisker = next(line for line in parsed(svg).iter("line") if line.attrib.get("class") == "whisker")
+    mark = next(c for c in parsed(svg).iter("circle") if c.attrib["class"] == "mark")
+    ends = sorted(float(whisker.attrib[y]) for y in ("y1", "y2"))
+    assert ends[0] < float(mark.attrib["cy"]) < ends[1]
+    assert "(95 %: 45.0 % to 55.0 %)" in svg
+
+
+@pytest.mark.parametrize("marks", [False, True])
+def test_a_long_curve_is_drawn_short(marks: bool) -> None:
+    svg = line_chart([Series("x", range(100_000), [float(i % 7) for i in range(100_000)], marks=marks)], title="t")
+    assert len(svg) < 60_000
+    xs = [float(pair.split(",")[0]) for pair in next(parsed(svg).iter("polyline")).attrib["points"].split()]
+    assert xs[-1] == pytest.approx(WIDTH - RIGHT)  # the last value is there
