@@ -1,10 +1,4 @@
-"""The images a report shows, read once and prepared once, and what each stage of a model makes of them.
-
-What patches have in common is shown as colour: the three main components of patch features as red, green and blue, of
-one decomposition over all images together, so that a colour means the same in each (DINOv2, arXiv:2304.07193, section
-7.5). A component's sign is free; here it points away from the pictures' borders, so that backgrounds are dark and the
-colours of two models can be laid side by side.
-"""
+"""The images a report shows, read once and prepared once, and which others each stage of a model finds like them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,18 +17,16 @@ from dinokit.core.seed import generator
 from dinokit.features.embedding import encode, nearest, unit
 from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
-from dinokit.looks.pca import Axes
 from dinokit.sources.source import Source, labelled, open_source, splits
+from dinokit.visuals.page import LOSSLESS, data_uri, picture
 
-SHOWN = 8  # pictures with PCA maps
+SHOWN = 8  # pictures
 ASKED = 6  # of these, pictures whose neighbours are shown
 NEIGHBOURS = 6
 SEARCHED = 2000  # images that neighbours are looked for in, at most, and
 SEARCHED_PATCHES = 128_000  # patches of all of them together: bounds the time of a report
 NATIVE = 224  # pixels; side for models without one of their own
-GRID = 12  # patches; a smaller map shows too little and is computed from an enlarged picture
 BATCH = 64
-QUANTILES = (0.02, 0.98)  # scaled to 0 and 1: a few outlying patches must not grey all the others
 
 
 @dataclass(frozen=True)
@@ -73,10 +65,9 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one checkpoint makes of the pictures."""
+    """What one checkpoint finds like the pictures."""
 
     step: int
-    maps: UInt8[Tensor, "image rows columns rgb"]
     neighbours: Int64[Tensor, "query neighbour"]  # rows of the searched images
 
 
@@ -115,8 +106,8 @@ def choose_pictures(data: str, model: Path) -> Pictures:
     )
 
 
-def look(folder: Path, step: int, pictures: Pictures) -> Stage:
-    """Run one checkpoint over the pictures.
+def find(folder: Path, step: int, pictures: Pictures) -> Stage:
+    """Let one checkpoint look for the images that are like the shown ones.
 
     Raises:
         UserError: if its weights cannot be loaded.
@@ -125,52 +116,12 @@ def look(folder: Path, step: int, pictures: Pictures) -> Stage:
     shown, searched = pictures.shown.pixels, pictures.searched.pixels
     place = {index: row for row, index in enumerate(pictures.searched.indices)}
     own = [place.get(index) if pictures.same_source else None for index in pictures.shown.indices[:ASKED]]
-    side, patch_size = map_side(pictures.side, pictures.patch_size), pictures.patch_size
-    enlarged = torch.stack([prepare(image, size=side, patch_size=patch_size) for image in shown])
     device = backbone.device
-    features = encode(backbone, enlarged.to(device))
     queries, gallery = (
         torch.cat([encode(backbone, part.to(device)).cls.cpu() for part in torch.split(images, BATCH)])
         for images in (shown[:ASKED], searched)
     )
-    return Stage(
-        step=step,
-        maps=pca_maps(features.patches.cpu(), features.grid),
-        neighbours=neighbours(queries, gallery, own=own, count=NEIGHBOURS),
-    )
-
-
-def map_side(side: int, patch_size: int) -> int:
-    """Return the picture side for PCA maps: the model's own, doubled (twice at most) until a map has `GRID` rows."""
-    factor = 1
-    while side * factor // patch_size < GRID and factor < 4:
-        factor *= 2
-    return side * factor
-
-
-def pca_maps(
-    patches: Float[Tensor, "image patch dim"], grid: tuple[int, int]
-) -> UInt8[Tensor, "image rows columns rgb"]:
-    """Colour every patch by its three main components over all images.
-
-    Args:
-        grid: rows and columns of the row-major patches.
-    """
-    images = len(patches)
-    scores = Axes.of(patches.flatten(0, 1), 3)(patches)  # [image, patch, component]
-    border = torch.ones(grid, dtype=torch.bool)
-    border[1:-1, 1:-1] = False
-    inside, outside = scores[:, ~border.flatten()], scores[:, border.flatten()]
-    # the pictures' borders come on the low side; where there is no inside, the skew decides
-    towards = (scores**3).mean(dim=(0, 1))
-    if inside.shape[1]:
-        towards = inside.mean(dim=(0, 1)) - outside.mean(dim=(0, 1))
-    scores = scores * torch.where(towards < 0, -1.0, 1.0)
-    low, high = torch.quantile(scores.flatten(0, 1), torch.tensor(QUANTILES, dtype=scores.dtype), dim=0)  # [component]
-    spread = high - low
-    # a component that does not vary (a collapsed model) is mid-grey, not amplified noise
-    scaled = torch.where(spread > 1e-6, (scores - low) / spread.clamp(min=1e-6), 0.5)
-    return (scaled.clamp(0, 1) * 255).round().to(torch.uint8).reshape(images, *grid, 3)
+    return Stage(step, neighbours(queries, gallery, own=own, count=NEIGHBOURS))
 
 
 def neighbours(
@@ -187,6 +138,13 @@ def neighbours(
             similarity[query, row] = -torch.inf
     available = len(gallery) - any(row is not None for row in own)
     return nearest(similarity, min(count, available))[1]
+
+
+def photo(images: Images, row: int, *, side: int = 160) -> str:
+    """Return an image as an <img> that says what it is."""
+    pixels, label = images.picture(row), images.label(row)
+    alt = f"{images.keys[row]} ({label})" if label else images.keys[row]
+    return picture(data_uri(pixels, side=side), alt=alt, sharp=max(pixels.shape[:2]) <= LOSSLESS)
 
 
 def _read(source: Source, order: Sequence[int], *, side: int, patch_size: int, count: int) -> Images:

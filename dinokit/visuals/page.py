@@ -1,22 +1,27 @@
-"""The HTML page as a thing of its own: one file, no script, no request to anywhere.
+"""The HTML page as a thing of its own: one file, no request to anywhere, one script, which saves figures.
 
-A content security policy in the page itself forbids all loading, so that a report can be opened from a mail or a
-cluster without a doubt. Every text goes through `text`, which escapes it; images are small `data:` URIs.
+A content security policy in the page itself forbids all loading and every script but that one (save.js, named by its
+digest), so that a report can be opened from a mail or a cluster without a doubt; without scripts it shows the same.
+Every text goes through `text`, which escapes it; images are small `data:` URIs. What has `data-save`, its name, can be
+saved as SVG and as PNG.
 """
 
 import base64
+import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 LOSSLESS = 64  # pixels; up to this side a picture stays PNG, shown with hard pixel edges
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,13 @@ class Section:
         return self.link.lower().replace(" ", "-")
 
 
-def document(*, title: str, header: str, sections: Sequence[Section]) -> str:
-    """Assemble the page; `header` is HTML."""
+def document(*, title: str, header: str, sections: Sequence[Section], numbers: Mapping[str, Any] | None = None) -> str:
+    """Assemble the page.
+
+    Args:
+        header: HTML.
+        numbers: plain values that the page holds as JSON, for other programs; None: none.
+    """
     present = [section for section in sections if section.body]
     links = "".join(f'<a href="#{one.anchor}">{text(one.link)}</a>' for one in present)
     bodies = "".join(
@@ -41,14 +51,24 @@ def document(*, title: str, header: str, sections: Sequence[Section]) -> str:
         f"{one.body}</section>"
         for one in present
     )
-    style = (files("dinokit.visuals") / "report.css").read_text(encoding="utf-8")
+    own = files("dinokit.visuals")
+    style, script = ((own / name).read_text(encoding="utf-8") for name in ("report.css", "save.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    island = "" if numbers is None else f'<script type="application/json" id="numbers">{_json(numbers)}</script>'
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(digest=digest)}">'
         f'<meta name="color-scheme" content="light dark"><title>{text(title)}</title><style>\n{style}</style></head>\n'
-        f'<body><header>{header}</header><nav aria-label="Sections">{links}</nav><main>{bodies}</main></body></html>\n'
+        f'<body><header>{header}</header><nav aria-label="Sections">{links}</nav><main>{bodies}</main>\n{island}'
+        f"<script>{script}</script></body></html>\n"
     )
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    """Write JSON that no text inside can end; numbers that are not finite, which JSON lacks, as null."""
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    return json.dumps(finite, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def text(value: object) -> str:

@@ -6,19 +6,21 @@ Everything may be missing or cut short: a run can be interrupted at any moment a
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import read_yaml
-from dinokit.core.files import read_jsonl
+from dinokit.core.files import read_json, read_jsonl
 from dinokit.core.messages import UserError
-from dinokit.visuals.chart import PERCENT, written
+from dinokit.visuals.plot import PERCENT, written
 
 TEACHER, RANDOM, PIXELS = "teacher", "random-init", "raw-pixels"
 NAMES = {TEACHER: "trained", PIXELS: "raw pixels", RANDOM: "untrained"}
 TITLES = {"knn": "k-NN accuracy", "retrieval": "Retrieval mAP"}
+DENSE = ("segmentation", "depth", "foreground", "tracking", "matching", "discovery")  # evaluations of patches
 COUNTS = ("step", "time", "queries", "gallery", "images", "best_k", "leaks")  # of a line, no results
 FAILED = "failed"  # of a line: why there is no result
 _OF_K = re.compile(r"(top1|per-class|mAP)@\d+")  # numbers of k-NN by which a set is measured
@@ -36,6 +38,7 @@ class Record:
     log: tuple[Mapping[str, Any], ...]  # one entry per logged step, ascending
     evaluations: tuple[Mapping[str, Any], ...]  # in the order they were measured
     bad_images: tuple[Mapping[str, Any], ...]
+    anchor: Mapping[str, Any]  # what a stage chose its anchor from; empty if none did
     checkpoints: Mapping[int, Path]  # step -> folder with the teacher's weights
 
     def setting(self, path: str) -> Any:
@@ -117,8 +120,17 @@ def read_record(run: Path) -> Record:
         log=tuple(log[step] for step in sorted(log)),
         evaluations=tuple(line for line in lines if "evaluation" in line),
         bad_images=tuple(read_jsonl(folder.bad_images)),
+        anchor=_read(folder.anchor),
         checkpoints={step: folder.checkpoint(step) for step in folder.steps()},
     )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Read a file of settings that may be missing or damaged."""
+    with suppress(UserError):
+        content = read_json(path)
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from dinokit.core.messages import duration
 from dinokit.visuals import glossary
-from dinokit.visuals.chart import Baseline, Series, line_chart, number
+from dinokit.visuals.chart import POINTS, Baseline, Course, Series, line_chart
 from dinokit.visuals.page import details, facts, paragraph, table, text
+from dinokit.visuals.plot import number
+from dinokit.visuals.prototypes import told_here
 from dinokit.visuals.record import (
     COUNTS,
     FAILED,
@@ -27,6 +29,7 @@ COLOURS = {TEACHER: 0, PIXELS: 1, RANDOM: 2}  # classes of the style sheet
 LISTED = 200  # bad images on the page
 REASONS = 8  # the most frequent ones
 CLASSES = 6  # named in the first screen
+CHARTS = 100  # of one kind
 
 UNFINISHED = (
     "This run is at step {step} of {steps}: it was stopped or is still going. "
@@ -46,12 +49,12 @@ LEARNT = (
 )
 UNMADE = "What could not be measured; the training went on, and the same command tries again."
 CURVES = (
-    "Thin: what was logged; bold: its running mean. A DINO loss that stays at log(number of prototypes), or falls to "
-    "almost nothing at once, means that the features have collapsed; a slow fall, also after a rise, is healthy."
+    "Thin: what was logged; bold: its running mean. Longer curves are drawn by {points} points, each the mean of "
+    "equally many values. A DINO loss that stays at log(number of prototypes), or falls to almost nothing at once, "
+    "means that the features have collapsed; a slow fall, also after a rise, is healthy."
 )
 HEALTH = "health/"
 SIGNS = (  # in the order of the page
-    r"health/[^/]+/target_entropy", r"health/[^/]+/information", r"health/[^/]+/used", r"health/[^/]+/top",
     r"health/rank_cls", r"health/rank_patches", r"health/nearest", r"health/agreement", r"health/patch_norm",
     r"health/locality", r"health/same_place", r"health/cls_patch", r"health/knn",
 )  # fmt: skip
@@ -62,6 +65,8 @@ WATCHED = (
     "anchoring repairs."
 )
 
+INSIDE = "All curves and results stand in this page as JSON too, in the element “numbers”."
+MORE = "{count} more curves are among the numbers of this page."
 MACHINE = ("images", "started", "device", "processor", "cores", "threads", "system")  # of the environment
 
 
@@ -93,21 +98,24 @@ def header(record: Record, *, classes: Sequence[str] = ()) -> str:
             width = min(max(100 * value / whole, 0), 100)
             bar = f'<i class="s{COLOURS[name]}"><u style="width:{width:.2f}%"></u></i>'
             bars += f"<li><span>{NAMES[name]}</span>{bar}<b>{result.written(value)}</b></li>"
-        bars = f'<ul class="bars" aria-label="{text(result.title)}">{bars}</ul>'
-        parts.append(f'<div class="result">{paragraph(sentence(result), kind="headline")}{bars}</div>')
+        title = text(result.title)
+        bars = f'<ul class="bars" aria-label="{title}">{bars}</ul>'
+        told = paragraph(sentence(result), kind="headline")
+        parts.append(f'<div class="result" data-save="{title}">{told}{bars}</div>')
     if results and classes:
         named = ", ".join(classes[:CLASSES]) + (", ..." if len(classes) > CLASSES else "")
         parts.append(paragraph(BY_CLASS.format(count=number(len(classes)), named=named), kind="lead"))
     return "".join(parts)
 
 
-def measured(record: Record) -> str:
+def measured(record: Record, course: Course) -> str:
     """Show each evaluation over time with its baselines, and all its numbers."""
     parts = []
-    for result in measurements(record.evaluations):
+    for result in measurements(record.evaluations)[:CHARTS]:
         lines = [Baseline(NAMES[name], value, COLOURS[name]) for name, value in result.baselines.items()]
         curve = Series(NAMES[TEACHER], result.steps, result.values, COLOURS[TEACHER], marks=True)
-        chart = line_chart([curve], title=f"{result.title} over training", baselines=lines, unit=result.unit)
+        title = f"{result.title} over training"
+        chart = line_chart([curve], title=title, baselines=lines, unit=result.unit, course=course)
         note = LEARNT.format(side="above" if result.rises else "below")
         if result.queries:
             note += f" Measured with {number(result.queries)} images"
@@ -116,26 +124,26 @@ def measured(record: Record) -> str:
     return "".join(parts) + _failures(record)
 
 
-def learning(record: Record) -> str:
+def learning(record: Record, course: Course) -> str:
     """Show the loss and its terms, and fold away what is for the expert."""
     names = record.quantities()
     losses = [name for name in names if name == "loss" or name.startswith("loss/")]
     others = [name for name in names if name not in losses and not name.startswith(HEALTH)]
     if not losses:
         return paragraph("Nothing was logged yet.", kind="none")
-    rest = details("Speed, schedules and gradients", _curves(record, others)) if others else ""
-    return paragraph(CURVES) + _curves(record, losses) + rest
+    rest = details("Speed, schedules and gradients", _curves(record, others, course)) if others else ""
+    return paragraph(CURVES.format(points=POINTS)) + _curves(record, losses, course) + rest
 
 
-def health(record: Record) -> str:
-    """Show the vital signs; what tells of a collapse first, and the rest folded away. Empty if none was measured."""
-    names = [name for name in record.quantities() if name.startswith(HEALTH)]
+def health(record: Record, course: Course) -> str:
+    """Show the vital signs, but for prototypes (prototypes.py); the rest folded away. Empty if none was measured."""
+    names = [name for name in record.quantities() if name.startswith(HEALTH) and not told_here(name)]
     first = [name for sign in SIGNS for name in names if re.fullmatch(sign, name)]
     if not first:
         return ""
     others = [name for name in names if name not in first]
-    rest = details("All vital signs", _curves(record, others)) if others else ""
-    return paragraph(WATCHED) + _curves(record, first) + rest
+    rest = details("All vital signs", _curves(record, others, course)) if others else ""
+    return paragraph(WATCHED) + _curves(record, first, course) + rest
 
 
 def facts_of(record: Record) -> str:
@@ -160,7 +168,7 @@ def facts_of(record: Record) -> str:
     ]
     command = record.environment.get("command")
     shown = f'<pre class="command"><code>{text(command)}</code></pre>' if command else ""
-    return shown + facts([*rows, *machine, ("Versions", ", ".join(versions))])
+    return shown + facts([*rows, *machine, ("Versions", ", ".join(versions))]) + f"<p data-numbers>{INSIDE}</p>"
 
 
 def bad_images(record: Record) -> str:
@@ -197,7 +205,7 @@ def stage_names(steps: Sequence[int], *, finished: bool) -> dict[int, str]:
 def _failures(record: Record) -> str:
     """Say what could not be measured, and why; empty if there is nothing."""
     lines = failures(record.evaluations)
-    rows = [(f"{line['evaluation']}, step {number(line['step'])}", line[FAILED]) for line in lines]
+    rows = [(f"{line['evaluation']}, step {number(line['step'])}", line[FAILED]) for line in lines[-LISTED:]]
     return paragraph(UNMADE) + table(["What", "Why"], rows) if rows else ""
 
 
@@ -212,7 +220,7 @@ def _numbers(record: Record, result: Measurement) -> str:
     models = [name for name in (TEACHER, PIXELS, RANDOM) if name in lines]
     percents = result.evaluation in TITLES  # all of them
     rows = []
-    for key in keys:
+    for key in keys[:LISTED]:
         values = [lines[name].get(key) for name in models]
         known = (value if isinstance(value, int | float) else None for value in values)
         rows.append((key, *("-" if each is None else f"{each:.1f}" if percents else number(each) for each in known)))
@@ -220,14 +228,15 @@ def _numbers(record: Record, result: Measurement) -> str:
     return details(title, table(["", *(NAMES[name] for name in models)], rows, kind="numbers"))
 
 
-def _curves(record: Record, names: Sequence[str]) -> str:
+def _curves(record: Record, names: Sequence[str], course: Course) -> str:
     """Draw a chart of each quantity."""
     charts = ""
-    for name in names:
+    for name in names[:CHARTS]:
         x, y = record.curve(name)
         # the first steps of a loss can dwarf all that follows
         log = name.startswith("grad_norm/") and min(y) > 0
         colour = 0 if name == "loss" else 3 if name.startswith("loss/") else 4
         curve = Series("last", x, y, colour, smooth=name.startswith(("loss", "grad_norm")))
-        charts += line_chart([curve], title=glossary.title(name), log=log)
-    return f'<div class="charts">{charts}</div>'
+        charts += line_chart([curve], title=glossary.title(name), log=log, course=course)
+    more = MORE.format(count=number(len(names) - CHARTS))
+    return f'<div class="charts">{charts}</div>' + (paragraph(more) if len(names) > CHARTS else "")

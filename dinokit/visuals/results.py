@@ -1,0 +1,165 @@
+"""What `dinokit evaluate` left inside a run's folder: numbers of the trained model, their intervals, the baselines.
+
+    RUN/ANYWHERE.json            of `evaluate TASK --out`: the model and its baselines
+    RUN/ANYWHERE/TASK.json       of `evaluate TASK --save`: the model's own numbers with their intervals
+    RUN/ANYWHERE/results.json    of `evaluate suite --out`
+
+Files that are none of these, or of another version, are passed over.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dinokit.core.files import read_json
+from dinokit.core.messages import UserError
+from dinokit.visuals import scores
+from dinokit.visuals.page import details, paragraph, table, text
+from dinokit.visuals.plot import PERCENT, number, written
+from dinokit.visuals.record import COUNTS, DENSE, NAMES, PIXELS, RANDOM, TEACHER, first_number
+
+SUITE, STAMP = "results.json", "evaluate.json"
+MODELS = (TEACHER, PIXELS, RANDOM)
+TASKS = ("knn", "logreg", "linear", "attentive", "retrieval", *DENSE)
+FILES, BYTES = 60, 5_000_000  # that are looked at, in all
+LISTED = 60  # numbers of a result
+FOUND = (
+    "What `dinokit evaluate` has left in this run's folder. The interval is the 95 % bootstrap over the images or "
+    "queries, where the file has one: those of --save and of suites do."
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation measured."""
+
+    file: str  # below the run's folder
+    evaluation: str
+    data: str
+    numbers: Mapping[str, Mapping[str, float]]  # by model: teacher, random-init, raw-pixels
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the teacher's numbers
+
+    @property
+    def unit(self) -> str:
+        """As it stands behind the first number: depth alone is measured by an error in metres."""
+        return " m" if self.evaluation == "depth" else PERCENT
+
+
+def results_of(run: Path) -> list[Result]:
+    """Read all results of single evaluations below a run's folder; what two files say of one is joined."""
+    found = dict[tuple[str, str], Result]()
+    for path in _files(run):
+        with suppress(UserError, KeyError, TypeError, ValueError, AttributeError):  # another program's file
+            one = _result(run, path)
+            if one is not None:
+                known = found.get((one.evaluation, one.data))
+                found[one.evaluation, one.data] = one if known is None else _joined(known, one)
+    return sorted(found.values(), key=lambda one: (TASKS.index(one.evaluation), one.data))
+
+
+def suites_of(run: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """Read the results of suites below a run's folder, with their files."""
+    found = []
+    for path in _files(run):
+        if path.name == SUITE:
+            with suppress(UserError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+                results = read_json(path)
+                _suite(results)  # one of another version cannot be told
+                found.append((path.relative_to(run).as_posix(), results))
+    return found
+
+
+def results(run: Path) -> str:
+    """Tabulate them; empty if there are none."""
+    single, suites = results_of(run), suites_of(run)
+    if not single and not suites:
+        return ""
+    parts = [paragraph(FOUND)]
+    if single:
+        head = ["Evaluation", "On", "Number", NAMES[TEACHER], "95 %", NAMES[PIXELS], NAMES[RANDOM], "File"]
+        parts.append(table(head, (_row(one) for one in single), kind="numbers wide"))
+        parts += [details(f"All numbers of {one.evaluation} on {one.data}", _all(one)) for one in single]
+    for file, each in suites:
+        parts.append(paragraph(f"Suite {each['suite']}, {file}:") + _suite(each))
+    return "".join(parts)
+
+
+def _files(run: Path) -> Iterator[Path]:
+    """Yield the files that may be results, not too many and not too large."""
+    left, room = FILES, BYTES
+    for pattern in ("*.json", "*/*.json", "*/*/*.json"):
+        for path in sorted(run.glob(pattern)):
+            if path.relative_to(run).parts[0] in ("checkpoints", "events") or left == 0:
+                continue
+            with suppress(OSError):
+                if path.is_file() and path.stat().st_size <= room:
+                    left, room = left - 1, room - path.stat().st_size
+                    yield path
+
+
+def _result(run: Path, path: Path) -> Result | None:
+    """Read a file, if it is of a single evaluation."""
+    content, file = read_json(path), path.relative_to(run).as_posix()
+    if {"task", "config", "results"} <= content.keys() and content["task"] in TASKS:
+        rows = content["results"]
+        names = {TEACHER: next(name for name in rows if name not in (RANDOM, PIXELS)), RANDOM: RANDOM, PIXELS: PIXELS}
+        numbers = {model: _numbers(rows[name]) for model, name in names.items() if name in rows}
+        return Result(file, content["task"], str(content["config"]["data"]), numbers)
+    if path.stem not in TASKS or not _numbers(content):
+        return None
+    data = ""
+    with suppress(UserError, KeyError, TypeError):
+        data = str(read_json(path.with_name(STAMP))["settings"]["data"])
+    ends = {name: (float(low), float(high)) for name, (low, high) in content.get("intervals", {}).items()}
+    return Result(file, path.stem, data, {TEACHER: _numbers(content)}, ends)
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value) for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def _joined(one: Result, other: Result) -> Result:
+    """Return what two files say of the same: the one with baselines, with the intervals of the other."""
+    first, second = (one, other) if len(one.numbers) >= len(other.numbers) else (other, one)
+    return replace(first, numbers={**second.numbers, **first.numbers}, intervals=first.intervals or second.intervals)
+
+
+def _row(one: Result) -> list[object]:
+    own = one.numbers[TEACHER]
+    name = first_number(own)
+    values = [
+        written(each[name], one.unit) if name in (each := one.numbers.get(model, {})) else "-" for model in MODELS
+    ]
+    ends = one.intervals.get(name)
+    between = "-" if ends is None else f"{written(ends[0], '')} to {written(ends[1], '')}"
+    return [one.evaluation, one.data or "?", name, values[0], between, *values[1:], one.file]
+
+
+def _all(one: Result) -> str:
+    """Tabulate the numbers of every model."""
+    own = one.numbers[TEACHER]
+    names = [name for name in own if name not in COUNTS]
+    rows = []
+    for name in names[:LISTED]:
+        ends = one.intervals.get(name)
+        between = "" if ends is None else f"{number(ends[0])} to {number(ends[1])}"
+        values = [number(each[name]) if name in (each := one.numbers.get(model, {})) else "-" for model in MODELS]
+        rows.append((name, values[0], between, *values[1:]))
+    more = paragraph(f"... and {number(len(names) - LISTED)} more in {one.file}.") if len(names) > LISTED else ""
+    return table(["", NAMES[TEACHER], "95 %", NAMES[PIXELS], NAMES[RANDOM]], rows, kind="numbers") + more
+
+
+def _suite(results: Mapping[str, Any]) -> str:
+    """Tabulate a suite, as its own page does."""
+    parts = []
+    for title in scores.titles(results):
+        head, rows = scores.scores(results, title)
+        parts.append(f"<h3>{text(title)}</h3>" + table(head, rows, kind="numbers wide"))
+    if not parts:
+        raise ValueError("no number")
+    return "".join(parts)
