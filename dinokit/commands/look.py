@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import count as counted
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -119,9 +118,10 @@ class _Asked:
         names = [_name(each) for each in self.models]
         short, given = shown(names), set[str]()
         for name, each in zip(names, self.models, strict=True):
-            word = short[name]
-            if isinstance(each, Backbone):  # several may have no name
-                word = next(word for word in (word, *(f"{word} {n}" for n in counted(2))) if word not in given)
+            word, number = short[name], 1
+            while isinstance(each, Backbone) and word in given:  # several may have no name
+                number += 1
+                word = f"{short[name]} {number}"
             if word not in given:
                 yield word, each if isinstance(each, Backbone) else self.opened(each)
             given.add(word)

@@ -45,6 +45,6 @@ def test_no_turn_brings_scores_nearer() -> None:
     found = evolution.turn(scores, wanted)
     torch.testing.assert_close(found @ found.T, torch.eye(3, dtype=torch.float64))
     best = (scores @ found - wanted).norm()
-    for seed in range(200):
+    for seed in range(30):
         other = torch.linalg.qr(noise(3, 3, seed=seed).double()).Q
         assert (scores @ other - wanted).norm() >= best

@@ -1,23 +1,19 @@
 """What is drawn of patches is what their features say, in colours that mean the same in every image."""
 
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy
 import pytest
 import torch
-from PIL import Image
 
-from dinokit.cli import run as command
 from dinokit.core.messages import UserError
 from dinokit.looks import attention, clusters, pca, similarity
 from dinokit.looks.field import Field, Map, field
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
-from tests.conftest import MakeFolder
 
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)
@@ -144,42 +140,3 @@ def test_groups_are_shared_by_all_images() -> None:
     assert (left[0, 0] == right[1, 0]).all()
     assert (right[0, 0] == right[1, 1]).all()
     assert len({tuple(colour) for colour in numpy.concatenate([left, right]).reshape(-1, 3).tolist()}) == 3
-
-
-@pytest.mark.parametrize(
-    "words",
-    [("pca",), ("pca", "--style", "dinov2"), ("similarity", "--at", "3,4", "8,9"), ("attention",), ("clusters",)],
-)
-def test_a_row_per_image_and_columns_per_model(
-    words: tuple[str, ...], make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path
-) -> None:
-    root = make_folder("1.png", "2.png", "3.png", sizes=((16, 16), (24, 16)))
-    run = make_run(str(root), steps=(0, 10))
-    models = [str(run / "checkpoints" / step) for step in ("0", "10")]
-    out = tmp_path / "out" / "sheet.png"
-    start = ["look", words[0], str(root / "1.png"), str(root), "--model", *models, "--out", str(out), "--size", "32"]
-    assert command([*start, *words[1:]]) == 0
-    with Image.open(out) as page:
-        shape = page.size
-    columns = {"pca": 3, "similarity": 5, "attention": 7, "clusters": 3}[words[0]]
-    assert shape == (48 * columns + 8 * (columns - 1), 4 * (32 + 16 + 8) - 8)
-
-
-def test_what_cannot_be_drawn_is_one_line(
-    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = make_folder("1.png")
-    model = str(make_run(str(root), steps=(0,)) / "checkpoints" / "0")
-    start = ["--model", model, "--out", str(tmp_path / "x.png"), "--size", "16"]
-    for words, said in {
-        ("similarity", str(root), *start): "nothing is marked; give --at X,Y",
-        ("similarity", str(root), *start, "--at", "3"): "--at: expected X,Y in pixels such as 120,80, got '3'",
-        ("pcas", str(root), *start): "pca",
-        ("pca", str(root), *start[:2], "--out", str(tmp_path)): "expected --out to be a picture such as",
-        ("attention", str(root), *start, "--block", "7"): "7",
-        ("pca", str(root), *start[:-1], "0"): "--size must be at least 1, got 0",
-    }.items():
-        assert command(["look", *words]) == 2
-        told = capsys.readouterr().err
-        assert said in told
-        assert told.count("\n") == 1
