@@ -207,7 +207,7 @@ def _help(module: ModuleType, function: Callable[..., Any], shown: tuple[str, An
     for key, each in _parameters(function).items():
         start = key.upper() if each.kind is each.POSITIONAL_OR_KEYWORD else _option(key)
         start = f"--[no-]{start[2:]}" if isinstance(each.default, bool) else start
-        said = each.default not in (each.empty, None, "") and not isinstance(each.default, bool)
+        said = each.default not in (each.empty, None, "", ()) and not isinstance(each.default, bool)
         yield _row(start, meanings.get(key, "") + (f" (default: {each.default})" if said else ""))
     if shown is None:
         return

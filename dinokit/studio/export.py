@@ -24,6 +24,8 @@ from dinokit.studio.store import HEAD
 PAGE = Path(__file__).parent / "page"
 FIRST, STYLE = "studio.js", "studio.css"
 INSTEAD = {"source.js": "offline.js"}  # in a page of its own
+IMPORT = r'^import \{[^}\n]*\} from "\./([a-z0-9-]+\.js)";$'
+EXPORT = r"^export (?=async function|function|class|const|let)"
 KINDS = ("thumbs", "pictures", "features", "attention")
 SHOWN = 8  # images, where none are named
 LARGEST = 50_000_000  # bytes: a browser still opens it at once, and a mail server perhaps takes it
@@ -47,15 +49,15 @@ def export(
     shown, told = list[dict[str, str]](), {kind: dict[str, str]() for kind in KINDS}
     written = 0
     for number, id in enumerate(progress(ids, len(ids)), 1):
-        about = opened.seeing.images.about(id)
+        name, place = opened.seeing.images.about(id)["name"], str(len(shown))  # in the page they count from 0
         try:
-            found = list(_of_image(opened, id, models))
+            found = list(_of_image(opened, id, models, place=place))
         except BadImage as error:
-            warn(f"{about['name']} is passed over: {error}")
+            warn(f"{name} is passed over: {error}")
             continue
-        shown.append(about)
-        for kind, name, value in found:
-            told[kind][name] = value
+        shown.append({"id": place, "name": name})
+        for kind, called, value in found:
+            told[kind][called] = value
             written += len(value)
         if written > LARGEST:
             guess = written * len(ids) / number / 1e6
@@ -125,9 +127,9 @@ def joined(page: Path = PAGE) -> str:
         if name in done:
             return
         text = (page / name).read_text(encoding="utf-8")
-        for imported in re.findall(r'^import \{[^}]*\} from "\./([a-z0-9-]+\.js)";$', text, re.MULTILINE):
+        for imported in re.findall(IMPORT, text, re.MULTILINE):
             add(INSTEAD.get(imported, imported), (*within, name))
-        done[name] = re.sub(r"^(import .*\n|export )", "", text, flags=re.MULTILINE)
+        done[name] = re.sub(f"{IMPORT}\n|{EXPORT}", "", text, flags=re.MULTILINE)
 
     add(FIRST, ())
     code = "\n".join(done.values())
@@ -149,21 +151,23 @@ def _models(models: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> list[d
     return found
 
 
-def _of_image(opened: Opened, id: str, models: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+def _of_image(
+    opened: Opened, id: str, models: Sequence[Mapping[str, Any]], *, place: str
+) -> Iterator[tuple[str, str, str]]:
     """Yield what is shown of an image: of which kind, under which name, as text."""
     seeing = opened.seeing
-    yield "thumbs", id, f"data:image/jpeg;base64,{_text(seeing.images.thumb(id))}"
+    yield "thumbs", place, f"data:image/jpeg;base64,{_text(seeing.images.thumb(id))}"
     for model in models:
         name, patch = model["id"], model["patch"]
         drawn = seeing.images.picture(id, patch_size=patch, size=seeing.size)
-        yield "pictures", f"{name}/{id}", f"data:image/webp;base64,{_text(drawn)}"
+        yield "pictures", f"{name}/{place}", f"data:image/webp;base64,{_text(drawn)}"
         for step in model["steps"] or [None]:
-            place = f"{name}/{id}/{'' if step is None else step}"
+            called = f"{name}/{place}/{'' if step is None else step}"
             octets = seeing.features(name, step, id).result()
-            yield "features", place, _text(octets)
+            yield "features", called, _text(octets)
             rows, columns, _ = HEAD.unpack_from(octets)
             if model["blocks"] is not None and rows * columns <= attention.MOST:
-                yield "attention", place, _text(seeing.attention(name, step, id, None).result())
+                yield "attention", called, _text(seeing.attention(name, step, id, None).result())
 
 
 def _text(data: bytes) -> str:

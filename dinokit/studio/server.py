@@ -135,7 +135,7 @@ def application(opened: Opened, *, host: str, token: str | None = None, page: Pa
 
     routes = [
         Route("/", index),
-        Mount("/page", StaticFiles(directory=page, check_dir=False)),
+        Mount("/page", StaticFiles(directory=page)),
         Route("/api/about", studio.about),
         Route("/api/images", studio.several, methods=["GET"]),
         Route("/api/images", studio.add, methods=["POST"]),

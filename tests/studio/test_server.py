@@ -1,9 +1,15 @@
 """Every address of the studio gives what a page is promised, and an error is one line of JSON."""
 
+import http.client
 import io
+import re
+import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy
@@ -197,3 +203,20 @@ def test_an_answer_is_not_kept_waiting_by_the_network(tmp_path: Path, pictures: 
         for each in askers:
             each.join()
         assert statuses == [200] * 4
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_a_studio_that_said_its_address(tmp_path: Path, pictures: Path) -> None:
+    words = ["studio", "--model", str(saved(tmp_path, 1)), "--data", str(pictures), "--size", "16"]
+    with subprocess.Popen([sys.executable, "-m", "dinokit", *words], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/ · Ctrl-C ends it\n", line)
+        assert address is not None, line
+        connection = http.client.HTTPConnection("127.0.0.1", int(address[1]), timeout=20)
+        with closing(connection):
+            connection.request("GET", "/api/about")
+            assert connection.getresponse().status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read() == "interrupted\n"
