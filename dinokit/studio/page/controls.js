@@ -44,7 +44,7 @@ export class Controls {
     by("of-pca").hidden = state.mode !== "pca";
     by("of-attention").hidden = state.mode !== "attention";
     by("threshold").value = state.threshold ?? LOWEST;
-    by("threshold-said").textContent = state.threshold === null ? "none: all patches" : state.threshold.toFixed(2);
+    by("threshold-said").textContent = state.threshold === null ? "all" : state.threshold.toFixed(2);
     by("opacity").value = state.opacity;
     by("smooth").checked = state.smooth;
     by("head").value = state.head;

@@ -19,6 +19,7 @@ export async function search({ model, step, image, name, patch, chosen }) {
     const some = searched < of ? `${searched.toLocaleString("en")} of ${of.toLocaleString("en")}` : `all ${of.toLocaleString("en")}`;
     said.textContent = `Nearest to ${what}, among ${some} images.`;
     list.replaceChildren(...found.map((each) => made("li", {}, thumb(each, chosen))));
+    panel.scrollIntoView({ block: "nearest" });
   } catch (problem) {
     said.textContent = problem.message;
   }

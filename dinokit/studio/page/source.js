@@ -1,9 +1,15 @@
 // Where the page asks for data: the server it came from. An exported page has `offline.js` in its place.
 
-async function answered(path, options) {
+const TRIES = 3; // while the studio says that it is busy
+
+async function answered(path, options, tries = TRIES) {
   const answer = await fetch(path, options).catch(() => null);
   if (!answer) throw new Error("the studio does not answer; is its process still running?");
   if (answer.ok) return answer;
+  if (answer.status === 503 && tries > 1) {
+    await new Promise((go) => setTimeout(go, 1000 * Number(answer.headers.get("Retry-After") ?? 1)));
+    return answered(path, options, tries - 1);
+  }
   const said = await answer.json().catch(() => ({}));
   throw Object.assign(new Error(said.error ?? `${path}: ${answer.status} ${answer.statusText}`), { status: answer.status });
 }
