@@ -4,8 +4,9 @@
     {"step": 100, "evaluation": "segmentation", "model": "teacher", "failed": "CUDA out of memory"}
 
 The teacher before the first step stands for the untrained network, and the pixels themselves are measured with it. A
-line has `data` if that is other than the training's images, and `unit` if its first number is no percentage. Whatever
-fails is such a line, and the training goes on.
+line has `data` if that is other than the training's images, `unit` if its first number is no percentage, and
+`interval`, the ends of the 95 % bootstrap of that number, if the evaluation gives it. Whatever fails is such a line,
+and the training goes on.
 
     python -m dinokit.commands.measuring RUN STEP DEVICE TASKS     what a process beside the training does (beside.py)
 """
@@ -34,7 +35,7 @@ from dinokit.sources import location
 from dinokit.sources.source import Source, open_source
 from dinokit.training.config import AUTO, TrainConfig
 from dinokit.visuals.plot import written
-from dinokit.visuals.record import FAILED, PIXELS, RANDOM, TEACHER, first_number
+from dinokit.visuals.record import FAILED, INTERVAL, PIXELS, RANDOM, TEACHER, first_number
 
 MEASURED = 20_000  # images of each side, at most; `dinokit evaluate` takes all
 SHARE = 1 / 8  # of a GPU's memory, for what is measured beside the training
@@ -155,12 +156,17 @@ def measured(folder: Path, step: int, tasks: Sequence[Task], device: torch.devic
                 dense = getattr(evaluations.find(task.evaluation), "PATCHES", False)
                 network = evaluations.baselines(backbone, dense=dense)[PIXELS].to(device)
             with forgotten():
-                numbers = evaluations.measure(task.evaluation, network, task.settings())
+                numbers, details = evaluations.measured(task.evaluation, network, task.settings())
         except Exception as error:
             yield task.line(step, **{FAILED: _reason(error)}), isinstance(error, UserError)
             continue
-        unit = unit_of(task.evaluation, first_number(numbers))
-        yield task.line(step, **numbers, **({} if unit == "%" else {"unit": unit})), False
+        yield task.line(step, **numbers, **_about(task.evaluation, first_number(numbers), details)), False
+
+
+def _about(evaluation: str, first: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the log says of an evaluation's first number: its unit, if not percent, and its interval."""
+    unit, ends = unit_of(evaluation, first), details.get("intervals", {}).get(first)
+    return ({} if unit == "%" else {"unit": unit}) | ({} if ends is None else {INTERVAL: list(ends)})
 
 
 def _reason(error: Exception) -> str:

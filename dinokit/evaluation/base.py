@@ -48,16 +48,22 @@ def find(name: str) -> ModuleType:
 
 
 def measure(name: str, backbone: Backbone, config: Any, out: Path | None = None) -> dict[str, float]:
-    """Measure a backbone by an evaluation.
+    """Measure a backbone by an evaluation and return its numbers alone; the arguments are those of `measured`."""
+    return measured(name, backbone, config, out)[0]
+
+
+def measured(name: str, backbone: Backbone, config: Any, out: Path | None = None) -> Found:
+    """Measure a backbone by an evaluation; return its numbers, and what else was found, such as their intervals.
 
     Args:
         out: folder that receives NAME.json, with details, and whatever else the evaluation makes; None writes nothing.
     """
     numbers: dict[str, float]
+    details: dict[str, object]
     numbers, details = find(name).run(backbone, settled(config, backbone), out)
     if out is not None:
         write_json(out / f"{name}.json", numbers | details)
-    return numbers
+    return numbers, details
 
 
 def baselines(backbone: Backbone, *, seed: int = 0, dense: bool = False) -> dict[str, Backbone]:

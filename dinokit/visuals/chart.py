@@ -28,7 +28,8 @@ from dinokit.visuals.plot import (
 
 POINTS = 160  # drawn per line; longer curves are averaged in groups, of measured ones every so many is drawn
 HOVERS = 60  # points per line that tell their value
-TALL, APART = 128, 30  # of one panel of several, and between them
+TALL, APART = 150, 30  # of one panel of several, and between them
+BAND = 18  # above the first panel, for the names of stages
 LETTER = 9  # pixels of one, about, in what is written into a chart
 STEP = "step"
 
@@ -136,11 +137,12 @@ def panels(
     reach = (first, last if last > first else first + 1.0)
     high = HEIGHT - TOP - BOTTOM if len(ready) == 1 else TALL
     parts, named = [], list[tuple[int, str, str, str]]()
+    begin = (APART if len(ready) > 1 else TOP) + (BAND if course.spans else 0)
     for turn, one in enumerate(ready):
-        top = TOP + turn * (high + APART) + (APART - TOP if len(ready) > 1 else 0)
+        top = begin + turn * (high + APART)
         values = [y for each in one.series for y in (*each.y, *each.low, *each.high)] + [b.y for b in one.baselines]
         plot = Plot.around(values, x=reach, log=one.log, top=top, bottom=top + high)
-        parts.append(_panel(plot, one, along, last=turn + 1 == len(ready), at=at, course=course))
+        parts.append(_panel(plot, one, along, turn=(turn, len(ready)), at=at, course=course))
         named += _legend(one, at)
     tall = plot.bottom + BOTTOM
     legend = "".join(
@@ -185,22 +187,24 @@ def _legend(one: Panel, at: Number | None) -> list[tuple[int, str, str, str]]:
     return named + [(line.colour, " dash", line.name, written(line.y, one.unit)) for line in one.baselines]
 
 
-def _panel(plot: Plot, one: Panel, along: str, *, last: bool, at: Number | None, course: Course) -> str:
-    """Draw what lies behind, the axes, the curves."""
-    named = not one.title or plot.top < 2 * APART  # the stages have their names in the first of several
-    parts = [_span(plot, span, turn, named=named) for turn, span in enumerate(course.spans)]
+def _panel(plot: Plot, one: Panel, along: str, *, turn: tuple[int, int], at: Number | None, course: Course) -> str:
+    """Draw what lies behind, the axes, the curves, and what is written in front; `turn` is which of how many."""
+    first, last = turn[0] == 0, turn[0] + 1 == turn[1]
+    parts = [_span(plot, span, place, named=first) for place, span in enumerate(course.spans)]
     if one.title:
-        parts.append(f'<text class="panel" x="{LEFT}" y="{plot.top - 8}">{escape(one.title)}</text>')
+        above = BAND if first and course.spans else 0
+        parts.append(f'<text class="panel" x="{LEFT}" y="{plot.top - 8 - above}">{escape(one.title)}</text>')
     parts += [plot.levels(one.unit), plot.ground(along if last else "")]
-    parts += [_mark(plot, mark, named=named) for mark in course.marks]
-    parts += [] if at is None else [_mark(plot, Mark("", at), named=False)]
+    marks = [*course.marks, *([] if at is None else [Mark("", at)])]
+    parts += [_upright(plot, mark) for mark in marks]
     for line in one.baselines:
         y = plot.at(plot.x[0], line.y)[1]
         text = escape(f"{line.name}: {written(line.y, one.unit)}")
         shape = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
         target = f'<line class="wide" {shape}><title>{text}</title></line>'  # wide enough to be hit
         parts.append(f'<g class="s{line.colour}"><line class="line dash" {shape}/>{target}</g>')
-    return "".join([*parts, *(_curve(plot, each, one.unit, along) for each in one.series)])
+    parts += [_curve(plot, each, one.unit, along) for each in one.series]
+    return "".join([*parts, *(_named(plot, mark) for mark in course.marks if first)])
 
 
 def _span(plot: Plot, span: Span, turn: int, *, named: bool) -> str:
@@ -211,25 +215,25 @@ def _span(plot: Plot, span: Span, turn: int, *, named: bool) -> str:
     shape = f'x="{left:.1f}" y="{plot.top}" width="{right - left:.1f}" height="{plot.bottom - plot.top}"'
     parts = [f'<rect class="{kind}" {shape}><title>{told}</title></rect>']
     if named and LETTER * len(span.name) < right - left:
-        middle = (left + right) / 2
-        parts.append(
-            f'<text class="name" x="{middle:.1f}" y="{plot.top + 14}" text-anchor="middle">{escape(span.name)}</text>'
-        )
+        place = f'x="{(left + right) / 2:.1f}" y="{plot.top - 5}" text-anchor="middle"'
+        parts.append(f'<text class="name" {place}>{escape(span.name)}</text>')
     return "".join(parts)
 
 
-def _mark(plot: Plot, mark: Mark, *, named: bool) -> str:
-    """Draw a line from top to bottom; its name stands where there is room."""
+def _upright(plot: Plot, mark: Mark) -> str:
+    """Draw the line of a mark from top to bottom."""
     x = plot.across(mark.x)
     shape = f'x1="{x:.1f}" x2="{x:.1f}" y1="{plot.top}" y2="{plot.bottom}"'
     told = f'<line class="wide" {shape}><title>{escape(mark.name)}</title></line>' if mark.name else ""
-    if mark.name and named:
-        left = x + 6 + LETTER * len(mark.name) > WIDTH
-        side, anchor = (x - 6, "end") if left else (x + 6, "start")
-        told += (
-            f'<text class="name" x="{side:.1f}" y="{plot.bottom - 8}" text-anchor="{anchor}">{escape(mark.name)}</text>'
-        )
-    return f'<g class="s2 at"><line class="line dash" {shape}/>{told}</g>'
+    return f'<g class="at"><line class="line dash" {shape}/>{told}</g>'
+
+
+def _named(plot: Plot, mark: Mark) -> str:
+    """Write the name of a mark beside its line, on the side where there is room."""
+    x = plot.across(mark.x)
+    place, end = (x - 6, "end") if x + 6 + LETTER * len(mark.name) > WIDTH else (x + 6, "start")
+    text = escape(mark.name)
+    return f'<text class="name mark-name" x="{place:.1f}" y="{plot.bottom - 8}" text-anchor="{end}">{text}</text>'
 
 
 def _curve(plot: Plot, one: Series, unit: str, along: str) -> str:

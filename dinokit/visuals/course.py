@@ -145,8 +145,14 @@ def _why(record: Record, span: Span) -> str:
     return f" It was chosen among {len(candidates)}: the earliest whose locality is as good as the best."
 
 
+def curve_of(result: Measurement, name: str, colour: int) -> Series:
+    """Return an evaluation over the run, with its intervals if they are known."""
+    low, high = zip(*result.intervals, strict=True) if result.intervals else ((), ())
+    return Series(name, result.steps, result.values, colour, marks=True, low=low, high=high)
+
+
 def _panel(result: Measurement, colour: int) -> Panel:
-    curve = Series(result.title, result.steps, result.values, colour, marks=True)
+    curve = curve_of(result, result.title, colour)
     lines = [
         Baseline(NAMES[name], value, 2 if name == "random-init" else 1) for name, value in result.baselines.items()
     ]

@@ -55,7 +55,8 @@ class Plot:
             found = [f * 10.0**power for power in powers for f in factors if low <= f * 10.0**power <= high]
         count = max(2, round(TICKS * (self.bottom - self.top) / (HEIGHT - TOP - BOTTOM)))
         parts = []
-        for value in found or ticks(low, high, count=count):
+        found = found or ticks(low, high, count=count)
+        for value in found if len(found) > 1 else ticks(low, high, count=2 * count):
             y = self.at(self.x[0], value)[1]
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{short(value)}{escape(unit)}</text>')

@@ -22,6 +22,7 @@ NAMES = {TEACHER: "trained", PIXELS: "raw pixels", RANDOM: "untrained"}
 TITLES = {"knn": "k-NN accuracy", "retrieval": "Retrieval mAP"}
 DENSE = ("segmentation", "depth", "foreground", "tracking", "matching", "discovery")  # evaluations of patches
 COUNTS = ("step", "time", "queries", "gallery", "images", "best_k", "leaks")  # of a line, no results
+INTERVAL = "interval"  # of a line: ends of the 95 % bootstrap of the number that is followed
 FAILED = "failed"  # of a line: why there is no result
 _OF_K = re.compile(r"(top1|per-class|mAP)@\d+")  # numbers of k-NN by which a set is measured
 EARLY = 0.15  # of the run: where the middle picture is taken from
@@ -142,6 +143,7 @@ class Measurement:
     title: str  # for people
     steps: tuple[int, ...]
     values: tuple[float, ...]  # of the teacher
+    intervals: tuple[tuple[float, float], ...]  # of each value; empty unless all are known
     baselines: Mapping[str, float]  # random-init, raw-pixels, as far as measured
     queries: int | None  # images that were asked
     data: str = ""  # what it was measured on; empty: the training's images
@@ -227,14 +229,24 @@ def first_number(line: Mapping[str, Any]) -> str:
     return next(iter(sorted(of_k, key=lambda name: abs(int(name.split("@")[1]) - 20)) or others), "")
 
 
+def _interval(line: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the ends of the interval of a line's first number, if it has one."""
+    match line.get(INTERVAL):
+        case [int() | float() as low, int() | float() as high]:
+            return float(low), float(high)
+    return None
+
+
 def _measurement(name: str, data: str, lines: list[Mapping[str, Any]]) -> Measurement | None:
     """Follow one number over the run."""
     metric = first_number({key: value for line in lines for key, value in line.items()})
     curve, measured, unit = dict[int, float](), dict[str, float](), PERCENT
+    ends = dict[int, tuple[float, float] | None]()
     for line in lines if metric else ():
         model = str(line.get("model", TEACHER))
         if model == TEACHER and metric in line:
             curve[int(line["step"])] = float(line[metric])
+            ends[int(line["step"])] = _interval(line)
             unit = f" {line['unit']}".rstrip() if "unit" in line else PERCENT
         elif metric in line:
             measured[model] = float(line[metric])
@@ -243,6 +255,7 @@ def _measurement(name: str, data: str, lines: list[Mapping[str, Any]]) -> Measur
     curve = dict(sorted(curve.items()))
     if 0 in curve:
         measured.setdefault(RANDOM, curve[0])  # the teacher before its first step is the untrained model
+    known = [pair for step in curve if (pair := ends[step]) is not None]
     asked = [line.get("queries") or line.get("test") for line in lines]  # k-NN's word, and that of what learns
     queries = [int(count) for count in asked if count]
     detail = f" (k = {metric.split('@')[1]})" if _OF_K.fullmatch(metric) else ""
@@ -253,6 +266,7 @@ def _measurement(name: str, data: str, lines: list[Mapping[str, Any]]) -> Measur
         title=TITLES.get(name, f"{name} {metric}") + detail,
         steps=tuple(curve),
         values=tuple(curve.values()),
+        intervals=tuple(known) if len(known) == len(curve) else (),
         baselines={name: measured[name] for name in (PIXELS, RANDOM) if name in measured},
         queries=queries[-1] if queries else None,
         data=data,

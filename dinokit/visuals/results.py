@@ -27,7 +27,7 @@ TASKS = ("knn", "logreg", "linear", "attentive", "retrieval", *DENSE)
 FILES, BYTES = 60, 5_000_000  # that are looked at, in all
 LISTED = 60  # numbers of a result
 FOUND = (
-    "What `dinokit evaluate` has left in this run's folder. The interval is the 95 % bootstrap over the images or "
+    "What dinokit evaluate has left in this run's folder. The interval is the 95 % bootstrap over the images or "
     "queries, where the file has one: those of --save and of suites do."
 )
 
@@ -126,7 +126,8 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 def _joined(one: Result, other: Result) -> Result:
     """Return what two files say of the same: the one with baselines, with the intervals of the other."""
     first, second = (one, other) if len(one.numbers) >= len(other.numbers) else (other, one)
-    return replace(first, numbers={**second.numbers, **first.numbers}, intervals=first.intervals or second.intervals)
+    file = f"{first.file}, {second.file}"
+    return replace(first, file=file, numbers={**second.numbers, **first.numbers}, intervals=first.intervals or second.intervals)
 
 
 def _row(one: Result) -> list[object]:
@@ -136,7 +137,7 @@ def _row(one: Result) -> list[object]:
         written(each[name], one.unit) if name in (each := one.numbers.get(model, {})) else "-" for model in MODELS
     ]
     ends = one.intervals.get(name)
-    between = "-" if ends is None else f"{written(ends[0], '')} to {written(ends[1], '')}"
+    between = "-" if ends is None else f"{written(ends[0], one.unit)} to {written(ends[1], one.unit)}"
     return [one.evaluation, one.data or "?", name, values[0], between, *values[1:], one.file]
 
 

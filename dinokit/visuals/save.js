@@ -4,7 +4,7 @@
 "use strict";
 {
   const SVG = "http://www.w3.org/2000/svg", WIDTH = 720, PAD = 16, SCALE = 2;
-  const PAINT = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "text-anchor"];
+  const PAINT = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "paint-order", "opacity", "text-anchor"];
 
   const round = (value) => Math.round(value * 100) / 100;
   const make = (kind, values, text) => {

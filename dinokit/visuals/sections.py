@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dinokit.core.messages import duration
 from dinokit.visuals import glossary
 from dinokit.visuals.chart import POINTS, Baseline, Course, Series, line_chart
+from dinokit.visuals.course import curve_of
 from dinokit.visuals.page import details, facts, paragraph, table, text
 from dinokit.visuals.plot import number
 from dinokit.visuals.prototypes import told_here
@@ -47,6 +48,7 @@ LEARNT = (
     "Each dot is the teacher of one checkpoint. The dashed lines are what the same measurement gives without any "
     "learning: features are worth something where the curve is {side} both."
 )
+WHISKERS = " Upright strokes are the 95 % bootstrap interval over the images that were asked."
 UNMADE = "What could not be measured; the training went on, and the same command tries again."
 CURVES = (
     "Thin: what was logged; bold: its running mean. Longer curves are drawn by {points} points, each the mean of "
@@ -103,7 +105,7 @@ def header(record: Record, *, classes: Sequence[str] = ()) -> str:
         told = paragraph(sentence(result), kind="headline")
         parts.append(f'<div class="result" data-save="{title}">{told}{bars}</div>')
     if results and classes:
-        named = ", ".join(classes[:CLASSES]) + (", ..." if len(classes) > CLASSES else "")
+        named = ", ".join(classes[:CLASSES]) + (" and others" if len(classes) > CLASSES else "")
         parts.append(paragraph(BY_CLASS.format(count=number(len(classes)), named=named), kind="lead"))
     return "".join(parts)
 
@@ -113,10 +115,11 @@ def measured(record: Record, course: Course) -> str:
     parts = []
     for result in measurements(record.evaluations)[:CHARTS]:
         lines = [Baseline(NAMES[name], value, COLOURS[name]) for name, value in result.baselines.items()]
-        curve = Series(NAMES[TEACHER], result.steps, result.values, COLOURS[TEACHER], marks=True)
+        curve = curve_of(result, NAMES[TEACHER], COLOURS[TEACHER])
         title = f"{result.title} over training"
         chart = line_chart([curve], title=title, baselines=lines, unit=result.unit, course=course)
         note = LEARNT.format(side="above" if result.rises else "below")
+        note += WHISKERS if result.intervals else ""
         if result.queries:
             note += f" Measured with {number(result.queries)} images"
             note += f"; one standard error is about {result.noise:.1f} points." if "top1" in result.metric else "."

@@ -45,6 +45,8 @@ def test_a_task_that_fails_does_not_stop_the_others(photos: Path, make_run: Call
     assert second["top1@20"] >= 50
     assert not fine
     assert "unit" not in second
+    low, high = second["interval"]
+    assert low <= second["top1@20"] <= high
     ((gone, hopeless),) = measured(run.checkpoint(11), 11, tasks[1:], torch.device("cpu"))
     assert "11" in gone["failed"]
     assert not hopeless  # it is this step

@@ -89,11 +89,8 @@ def test_stages_and_marks_lie_at_their_steps() -> None:
     assert told == ["stage pretrain: steps 0 to 60", "stage anchor: steps 60 to 80"]
     upright = {line.attrib["x1"] for line in svg.iter("line") if line.attrib["x1"] == line.attrib["x2"]}
     assert [float(x) for x in upright] == pytest.approx([across(24, last=80)], abs=0.1)
-    assert [text.text for text in svg.iter("text") if text.attrib.get("class") == "name"] == [
-        "pretrain",
-        "anchor",
-        "anchor",
-    ]
+    words = [text.text for text in svg.iter("text") if text.attrib.get("class", "").startswith("name")]
+    assert words == ["pretrain", "anchor", "anchor"]
 
 
 def test_panels_share_the_range_and_stand_one_below_another() -> None:

@@ -86,3 +86,10 @@ def test_a_failure_counts_until_it_is_made_good() -> None:
 def test_the_images_of_what_learns_are_counted_too() -> None:
     (result,) = measurements([{"step": 1, "evaluation": "linear", "model": "teacher", "top1": 50.0, "test": 2500.0}])
     assert (result.metric, result.queries, result.noise) == ("top1", 2500, 1.0)
+
+
+def test_intervals_are_shown_where_every_point_has_one() -> None:
+    lines = [line("teacher", step, 70.0, interval=[68.0, 72.5]) for step in (1, 9)]
+    assert measurements(lines)[0].intervals == ((68.0, 72.5), (68.0, 72.5))
+    assert measurements([*lines, line("teacher", 5, 70.0)])[0].intervals == ()
+    assert measurements([line("teacher", 5, 70.0, interval="none")])[0].intervals == ()
