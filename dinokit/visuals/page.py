@@ -95,7 +95,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, kind: str = 
     for first, *rest in rows:
         body += f'<tr><th scope="row">{text(first)}</th>{"".join(f"<td>{text(value)}</td>" for value in rest)}</tr>'
     inner = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table class="{kind}">{inner}</table></div>'
+    named = text(", ".join(filter(None, head)))
+    # what scrolls is reached by the keyboard
+    region = f'<div class="scroll" tabindex="0" role="region" aria-label="{named}">'
+    return f'{region}<table class="{kind}">{inner}</table></div>'
 
 
 def details(summary: str, body: str) -> str:

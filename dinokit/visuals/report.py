@@ -37,7 +37,7 @@ def write_report(run: Path) -> Path:
     """
     record = read_record(run)
     course = course_of(record, anchors=False)
-    settings = f"<pre><code>{text(record.config_text[:SETTINGS])}</code></pre>"
+    settings = f'<pre tabindex="0"><code>{text(record.config_text[:SETTINGS])}</code></pre>'
     seen, found, classes = _pictures(record)
     page = document(
         title=f"{run.resolve().name} · dinokit",

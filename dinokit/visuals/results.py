@@ -127,7 +127,9 @@ def _joined(one: Result, other: Result) -> Result:
     """Return what two files say of the same: the one with baselines, with the intervals of the other."""
     first, second = (one, other) if len(one.numbers) >= len(other.numbers) else (other, one)
     file = f"{first.file}, {second.file}"
-    return replace(first, file=file, numbers={**second.numbers, **first.numbers}, intervals=first.intervals or second.intervals)
+    return replace(
+        first, file=file, numbers={**second.numbers, **first.numbers}, intervals=first.intervals or second.intervals
+    )
 
 
 def _row(one: Result) -> list[object]:

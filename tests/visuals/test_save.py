@@ -1,53 +1,56 @@
 """Figures are saved from a page without network, by the keyboard, in Debian's chromium."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy
 import pytest
 import torch
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page
 
 from dinokit.visuals.chart import Baseline, Course, Mark, Panel, Series, Span, panels
-from dinokit.visuals.page import Section, data_uri, document, picture
+from dinokit.visuals.page import Section, data_uri, document, picture, table
+from tests.studio.browser import chromium, watched
 
 pytestmark = pytest.mark.slow
-CHROMIUM = "/usr/bin/chromium"
 NAME = "{http://www.w3.org/2000/svg}"
 COURSE = Course((Span("pretrain", 0, 6), Span("anchor", 6, 9)), (Mark("anchor", 3),))
 PIXELS = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as play, play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as found:
-        yield found
+def context() -> Iterator[Callable[..., BrowserContext]]:
+    with chromium() as make:
+        yield make
 
 
 @pytest.fixture
-def page(tmp_path: Path, browser: Browser) -> Iterator[Page]:
+def page(tmp_path: Path, context: Callable[..., BrowserContext]) -> Iterator[Page]:
     """A page with a chart and a strip of pictures, opened from the disk in a dark room with the network off."""
-    upper = Panel(
-        [Series("trained", [0, 5, 9], [50, 60.5, 61], 0, marks=True)], [Baseline("raw", 55.0)], " %", title="k-NN"
-    )
+    seen = watched(context(offline=True, color_scheme="dark", viewport={"width": 390, "height": 844}))
+    seen.page.goto(written(tmp_path).as_uri())
+    yield seen.page
+    assert seen.complaints == []
+    seen.page.context.close()
+
+
+def written(folder: Path) -> Path:
+    curve = Series("trained", [0, 5, 9], [50, 60.5, 61], 0, marks=True)
+    upper = Panel([curve], [Baseline("raw", 55.0)], " %", title="k-NN")
     lower = Panel([Series("locality", range(10), [x / 9 for x in range(10)], 4)], title="<patches> & more")
     chart = panels([upper, lower], title="Whole & parts", course=COURSE)
     shown = picture(data_uri(PIXELS), alt="noise", sharp=True)
     strip = f'<ul class="strips"><li class="strip" data-save="Patches" style="--n:1"><div class="row"><figure>{shown}'
-    strip += "<figcaption>step 5</figcaption></figure></div></li></ul>"
-    html = document(title="t", header="", sections=[Section("A", "A", chart + strip)], numbers={"curves": ["<b>"]})
-    (tmp_path / "page.html").write_text(html.replace("<h2", "<p data-numbers>Numbers.</p><h2", 1), encoding="utf-8")
-    context = browser.new_context(offline=True, color_scheme="dark", viewport={"width": 390, "height": 844})
-    opened, said = context.new_page(), list[str]()
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.goto((tmp_path / "page.html").as_uri())
-    yield opened
-    assert said == []
-    context.close()
+    strip += "<figcaption>step 5</figcaption></figure></div></li></ul><p data-numbers>Numbers.</p>"
+    wide = table(["name", *(f"column {place}" for place in range(30))], [["row"] * 31], kind="wide")
+    sections = [Section("A", "A", chart + strip + wide)]
+    path = folder / "page.html"
+    path.write_text(document(title="t", header="<h1>t</h1>", sections=sections, numbers={"curves": ["<b>"]}))
+    return path
 
 
 def saved(page: Page, button: str) -> bytes:
@@ -98,3 +101,15 @@ def test_saving_leaves_the_page_as_it_was(page: Page) -> None:
     before = page.content()
     saved(page, "Save Whole & parts as SVG")
     assert page.content() == before
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_axe_finds_nothing(context: Callable[..., BrowserContext], tmp_path: Path, width: int, scheme: str) -> None:
+    # axe is a script from outside, which the page's policy would not let in
+    seen = watched(context(viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True))
+    seen.page.goto(written(tmp_path).as_uri())
+    found = Axe().run(seen.page).response["violations"]
+    assert not [(each["id"], each["nodes"][0]["html"]) for each in found]
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    seen.page.context.close()
