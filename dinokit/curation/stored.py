@@ -42,24 +42,28 @@ class About:
     unread: tuple[Unusable, ...]
 
 
-def begin(folder: Path, stamp: Mapping[str, Any]) -> None:
+def begin(folder: Path, stamp: Mapping[str, Any], *, name: str = STAMP, same: Sequence[str] = SAME) -> None:
     """Write the stamp, or check that what lies there was made with the same; call as the owner of the folder.
+
+    Args:
+        name: of the file, by which folders of different kinds know each other.
+        same: what of the stamp must be the same.
 
     Raises:
         UserError: if another stamp lies there, or files that are none of ours.
     """
     plain = json.loads(json.dumps(stamp))
-    path = folder / STAMP
+    path = folder / name
     if path.exists():
         kept = read_json(path)
         kept = kept if isinstance(kept, dict) else {}
-        check_same({name: kept.get(name) for name in SAME}, {name: plain[name] for name in SAME}, place=folder)
+        check_same({each: kept.get(each) for each in same}, {each: plain[each] for each in same}, place=folder)
         plain = kept
     else:
         foreign = [each.name for each in sorted(folder.glob("[!.]*"))] if folder.is_dir() else []
         if foreign:
             raise UserError(f"{folder} holds other files such as {foreign[0]}; give --out a new folder")
-    write_json(path, {name: value for name, value in plain.items() if name not in ("images", "unreadable")})
+    write_json(path, {each: value for each, value in plain.items() if each not in ("images", "unreadable")})
 
 
 def finish(folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy
 import torch
@@ -18,8 +19,9 @@ from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.messages import console, duration, info, is_main, progress
 from dinokit.features.embedding import unit
-from dinokit.features.parts import Batch, Part, Work
+from dinokit.features.parts import Part, Work
 
+T = TypeVar("T")
 _BATCH = {"cpu": 32}  # images; of more, a processor's cache holds nothing
 _LARGE_BATCH = 256
 _LINES = 10.0  # seconds between two lines on how far it is
@@ -55,7 +57,7 @@ def compute(work: Work, parts: Sequence[Part], *, workers: int) -> Pace:
     looks = work.source.each(work.look, map(int, indices), workers=workers)
     shown = iter(progress(looks, len(indices)))
     pending = deque[Future[float]]()
-    with devices.threads(1) as behind, closing(_beside(work.batches(list(parts), shown))) as found:
+    with devices.threads(1) as behind, closing(beside(work.batches(list(parts), shown))) as found:
         asked = idle = time.monotonic()  # since when the network has nothing to do
         for batch in found:
             now = time.monotonic()
@@ -95,8 +97,8 @@ def limit(paces: Sequence[Pace]) -> str:
     return f"{rate}: {what} the limit (the network waited for images {100 * share:.0f} % of the time)"
 
 
-def _beside(items: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-    """Yield batches while another thread makes the next one."""
+def beside(items: Generator[T, None, None]) -> Generator[T, None, None]:
+    """Yield items while another thread makes the next one."""
     with closing(items), devices.threads(1) as thread:
         item = thread.submit(next, items, None)
         while (found := item.result()) is not None:
