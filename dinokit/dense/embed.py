@@ -223,11 +223,11 @@ def _check_room(work: _Work) -> None:
     free, about = shutil.disk_usage(work.out).free, "" if len(few) == len(work.source) else "about "
     if wanted > free:
         raise UserError(
-            f"the features of {len(work.source):,} images take {about}{_size(wanted)} more in {work.out}, "
+            f"the features of {len(work.source):,} images take {about}{_size(int(wanted))} more in {work.out}, "
             f"{_size(free)} are free; give --out a larger disk, a larger --stride, or a smaller --size"
         )
-    info(f"{len(work.source):,} images take {about}{_size(wanted)} more in {work.out}")
+    info(f"{len(work.source):,} images take {about}{_size(int(wanted))} more in {work.out}")
 
 
-def _size(octets: float) -> str:
+def _size(octets: int) -> str:
     return f"{octets / 1e9:,.1f} GB" if octets >= 1e9 else f"{max(octets, 0) / 1e6:,.3f} MB"
