@@ -68,22 +68,23 @@ def embed(
         if value is not None and value < least:
             raise UserError(f"--{name} must be at least {least}, got {value}")
     model, data = str(model), str(data)
-    dense_only = {"size": size, "stride": stride, "shifts": shifts, "upsample": upsample}
-    useless = {"feature": feature, "batch": batch, "workers": workers} if dense else dense_only
+    dense_only: dict[str, Any] = {"size": size, "stride": stride, "shifts": shifts, "upsample": upsample}
+    others: dict[str, Any] = {"feature": feature, "batch": batch, "workers": workers}
+    useless = others if dense else dense_only
     for name, value in useless.items():
         if value is not None:
             said = "does nothing with --dense" if dense else "is for --dense alone"
             raise UserError(f"--{name} {said}; leave {'it out' if dense else 'it out or add --dense'}")
     options: dict[str, Any] = {"split": split, "heads": heads, "precision": precision}
     given = {"model": model, "data": data, "out": out, "device": device, "dense": dense or None, **options}
-    given |= dense_only | {"feature": feature, "batch": batch, "workers": workers}
+    given |= dense_only | others
     if dense:
         chosen = {name: value for name, value in dense_only.items() if value is not None}
         if stride is None and upsample is not None:
             raise UserError("--upsample goes from patches to places between them; give --stride, such as 1, too")
         options["sampling"] = Sampling(**{"stride": None, **chosen})
     else:
-        options |= {"feature": feature or "cls", "batch": batch, "workers": workers}
+        options |= others | {"feature": feature or "cls"}
     with ranks.sharing(ranks.words("embed", **given), processes=processes, device=device) as where:
         write = embed_dense if dense else embed_source
         found: Pool | Arrays | None = write(model, data, out, device=where, **options)
