@@ -32,6 +32,7 @@ class Studio {
     this.told = this.#told();
     this.#wire();
     await this.#choose();
+    if (Number(state.main)) this.gallery.go(Number(state.main)); // uploads are not in the list
     await this.show();
     addEventListener("hashchange", () => this.#again());
   }
