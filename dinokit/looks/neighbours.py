@@ -62,7 +62,7 @@ def rows(
         here = queries[query]
         maps = agreement(here, there)
         low, high = similarity.scale(maps)
-        told = f"cosine of patches {low:.2f} to {high:.2f}", f"{there.name}: cosine {cosine:.3f}"
+        told = f"patches {low:.2f} to {high:.2f}", f"{there.name}: cosine {cosine:.3f}"
         cells = [photo(here), photo(there)]
         colours = [similarity.coloured(each, (low, high)) for each in maps]
         drawn.append(

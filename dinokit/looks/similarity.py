@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy
+import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
@@ -65,6 +66,7 @@ def scale(maps: Sequence[Float64[Tensor, "_ _"]], low: float | None = None) -> t
 def coloured(
     cosines: Float64[Tensor, "rows columns"], scale: tuple[float, float]
 ) -> UInt8[numpy.ndarray, "rows columns 3"]:
-    """Return cosines as colours between those of the scale."""
+    """Return cosines as colours between those of the scale; the brightest where all are alike, but for rounding."""
     low, high = scale
-    return heat(((cosines - low) / max(high - low, FLAT)).clamp(0, 1).numpy())
+    shares = (cosines - low) / (high - low) if high - low > FLAT else torch.ones_like(cosines)
+    return heat(shares.clamp(0, 1).numpy())

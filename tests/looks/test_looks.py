@@ -115,6 +115,12 @@ def test_cosines_are_those_with_the_marked_patch() -> None:
         drawn(similarity, fields, similarity.Config(at=((48, 0),)))
 
 
+def test_where_all_patches_are_alike_all_are_bright() -> None:
+    first = made(torch.ones(2, 3, 4) * (1 + 1e-7 * noise(2, 3, 1)))
+    found = drawn(similarity, [first], similarity.Config(at=((0, 0),)))[0][0][1]
+    assert found[1].tolist() == [[253, 231, 140]] * 3
+
+
 def test_attention_is_that_of_the_class_token(make_vit: MakeVit) -> None:
     vit = make_vit()
     image = torch.randint(0, 256, (3, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
