@@ -65,7 +65,7 @@ def look(
         kind: pca: three components as colours. similarity: cosines with marked patches, also in the other images.
             attention: from CLS, per head. clusters: groups of patches. matches A B: patches that belong together.
             neighbours: the nearest images of a pool, and the patches that agree. evolution RUN IMAGES: a run's
-            checkpoints in columns. `dinokit look KIND --help` lists its settings.
+            checkpoints in columns (RUN may be --model). `dinokit look KIND --help` lists its settings.
         images: files, or anything that `pretrain` takes, of which some are shown; or one clip: a video, or an animated
             GIF, WebP or PNG. Colours mean the same in all of them. In Python also Pillow's images, arrays and tensors.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a published name, or a peer; several are beside each

@@ -139,7 +139,7 @@ class _Gif:
 
     def add(self, picture: Image.Image, start: float | int, end: float | int) -> None:
         still = io.BytesIO()
-        picture.quantize(256).save(still, "GIF", interlace=0)
+        picture.quantize(256, Image.Quantize.FASTOCTREE).save(still, "GIF", interlace=0)
         data = still.getvalue()
         if start == 0:
             looped = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0"

@@ -39,9 +39,9 @@ class Config:
     """What is matched and how it is drawn."""
 
     style: Literal["sparse", "dense"] = "sparse"  # lines between the images, or the places of one in the other
-    among: Literal["foreground", "all"] = "foreground"  # patches; all for scenes, where no object stands before others
+    among: Literal["foreground", "all"] = "foreground"  # patches; all suits scenes without an object in front
     lines: int = at_least(1, 20)  # of sparse, at most
-    apart: int = at_least(0, 3)  # patches within which sparse draws one line, and dense takes a way back for the same
+    apart: int = at_least(0, 3)  # patches: sparse draws one line within so many; dense lets a way back miss by them
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def rows(title: str, fields: Sequence[Field], config: Config) -> list[Row]:
         cells = [photo(each) for each in fields]
         return [[cell, Cell(title, drawn, cell.size)] for cell, drawn in zip(cells, (first, second), strict=True)]
     kept = few(mutual(one, two, masks), lines=config.lines, apart=config.apart)
-    told = f"{len(kept.cosine)} matches, cosine {kept.cosine.min():.2f} to {kept.cosine.max():.2f}"
+    told = f"{len(kept.cosine)} matches, cosine {kept.cosine.min():.3f} to {kept.cosine.max():.3f}"
     page = joined(
         (one.seen, two.seen),
         (_pixels(one, kept.first), _pixels(two, kept.second)),

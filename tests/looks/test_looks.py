@@ -1,12 +1,14 @@
 """What is drawn of patches is what their features say, in colours that mean the same in every image."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import numpy
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
 from dinokit.core.messages import UserError
 from dinokit.looks import attention, clusters, pca, similarity
@@ -14,6 +16,7 @@ from dinokit.looks.field import Field, Map, field
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
+from tests.conftest import ARCHITECTURE
 
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)
@@ -62,13 +65,45 @@ def test_what_is_too_large_is_refused() -> None:
         field(PIXELS, torch.zeros(3, 2, 1000), name="wide", size=16)
 
 
-def test_axes_are_those_of_the_singular_values() -> None:
+def test_axes_are_those_of_scikit_learn_up_to_their_sign() -> None:
     rows = noise(50, 6) * torch.tensor([5.0, 4, 3, 2, 1, 0.5])
-    axes = pca.Axes.of(rows, 3)
-    centred = rows.double() - rows.double().mean(dim=0)
-    _, values, directions = torch.linalg.svd(centred, full_matrices=False)
-    torch.testing.assert_close(axes.deviations, values[:3] / 50**0.5)
-    torch.testing.assert_close(axes(rows).abs(), (centred @ directions[:3].T).abs(), atol=1e-6, rtol=1e-6)
+    axes, whitened = pca.Axes.of(rows, 3), PCA(3, whiten=True).fit(rows.double().numpy())
+    torch.testing.assert_close(axes.deviations, torch.from_numpy(whitened.explained_variance_ * 49 / 50).sqrt())
+    expected = torch.from_numpy(whitened.transform(rows.double().numpy())) * (50 / 49) ** 0.5  # it divides by n - 1
+    torch.testing.assert_close(axes.whitened(rows).abs(), expected.abs(), atol=1e-9, rtol=1e-9)
+    signs = torch.sign(axes.whitened(rows)) * torch.sign(expected)
+    assert (signs == signs[0]).all()  # of a whole component
+
+
+def difference(backbone: VisionTransformer, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch, side: int) -> float:
+    """Return by how much colours differ, of 255, between an image seen in windows and seen whole; one fit of each."""
+    maps = []
+    for window in (side, 10**6):
+        monkeypatch.setattr("dinokit.dense.strips.WINDOW", window)
+        seen = field(backbone, image, name="x", size=image.shape[1])
+        maps.append(drawn(pca, [seen], pca.Config(), backbone)[0][0][1].astype(float))
+    assert maps[0].std() > 20
+    return float(abs(maps[0] - maps[1]).mean())
+
+
+def scene(height: int, width: int) -> torch.Tensor:
+    """Return discs of several colours on a slope, and a little noise."""
+    rows, columns = torch.linspace(0, 1, height)[:, None], torch.linspace(0, width / height, width)[None]
+    image = torch.stack(torch.broadcast_tensors(rows, columns / 2, 1 - rows)) * 120
+    for number, (y, x) in enumerate(((0.3, 0.3), (0.7, 0.8), (0.4, 1.4))):
+        image[number, (rows - y) ** 2 + (columns - x) ** 2 < 0.05] += 120
+    noisy = image + 8 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    return noisy.clamp(0, 255).to(torch.uint8)
+
+
+def test_windows_change_colours_by_little(make_vit: MakeVit, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert difference(make_vit(), scene(96, 128), monkeypatch, 16) < 2.5
+
+
+@pytest.mark.slow
+def test_4096_pixels_in_windows_have_the_colours_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = VisionTransformer(replace(ARCHITECTURE, patch_size=16)).eval()
+    assert difference(backbone, scene(2048, 4096), monkeypatch, 64) < 2.5
 
 
 def test_a_colour_means_the_same_in_every_image() -> None:
