@@ -26,6 +26,7 @@ PAGE = 240  # images of a list, at most
 BYTES, PIXELS = 32 << 20, 40_000_000  # of an upload
 UPLOADS, UPLOADED = 32, 128 << 20  # how many are kept, and their bytes together
 THUMB, LONGEST = 160, 640  # pixels of the short side of a picture in the list, and of the long side at most
+KEPT = 64 << 20  # bytes of pictures
 NAME = 120  # letters of the name of an upload
 SHARP = 256  # pixels; pictures up to this side are kept exactly
 
@@ -40,7 +41,7 @@ class Images:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._thumbs = Kept(64 << 20)
+        self._kept = Kept(KEPT)
         self._uploads: OrderedDict[str, tuple[str, bytes]] = OrderedDict()  # id -> name, file
         self._added = 0
         self._lock = Lock()
@@ -78,17 +79,22 @@ class Images:
     def thumb(self, id: str) -> bytes:
         """Return a small picture of an image, a JPEG."""
         self.index(id)
-        found = self._thumbs.get(id)
+        found = self._kept.get(id)
         if found is None:
             found = _thumb(self.read(id, min_side=THUMB))
-            self._thumbs.put(id, found)
+            self._kept.put(id, found)
         return found
 
     def picture(self, id: str, *, patch_size: int, size: int) -> bytes:
         """Return what a model with such patches sees of an image, a WebP."""
-        image = shown(self.read(id), patch_size=patch_size, name=self.about(id)["name"], size=size)
-        drawn = Image.fromarray(draw.rgb(image))
-        return _written(drawn, "WEBP", lossless=max(drawn.size) <= SHARP, quality=88, method=2)
+        name = self.about(id)["name"]
+        found = self._kept.get((id, patch_size, size))
+        if found is None:
+            drawn = Image.fromarray(draw.rgb(shown(self.read(id), patch_size=patch_size, name=name, size=size)))
+            # method 0: a third of the time of the usual 2 or 4, for 5 % more bytes
+            found = _written(drawn, "WEBP", lossless=max(drawn.size) <= SHARP, quality=88, method=0)
+            self._kept.put((id, patch_size, size), found)
+        return found
 
     def add(self, data: bytes, name: str) -> dict[str, str]:
         """Keep an upload, and forget the oldest beyond the limits; return its id and name.
@@ -107,7 +113,7 @@ class Images:
             self._uploads[id] = name, data
             while len(self._uploads) > UPLOADS or sum(len(each) for _, each in self._uploads.values()) > UPLOADED:
                 self._uploads.popitem(last=False)
-        self._thumbs.put(id, thumb)
+        self._kept.put(id, thumb)
         return {"id": id, "name": name}
 
     def _decoded(self, data: bytes, *, min_side: int | None) -> intensity.Image:

@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int64
 
 from dinokit.core.files import digest_of_model
 from dinokit.core.messages import BadImage, UserError
+from dinokit.core.order import evenly
 from dinokit.curation.neighbours import Ordered, Search
 from dinokit.curation.pool import Pool
 from dinokit.curation.vectors import Vectors
@@ -86,7 +87,8 @@ class Gallery:
     def __init__(self, images: int, dim: int) -> None:
         """Hold none yet, and at most so many as fit into the memory for it."""
         most = min(images, max(NUMBERS // dim, 1))
-        self._todo = numpy.random.default_rng(0).permutation(images)[:most].tolist()  # any part of it is a fair sample
+        # in a random order, so that any part of it is a fair sample
+        self._todo = numpy.random.default_rng(0).permutation(evenly(most, images)).tolist()
         self._vectors = numpy.empty((most, dim), dtype=numpy.float16)
         self._places = numpy.empty(most, dtype=numpy.int64)
         self._known = set[int]()

@@ -183,6 +183,7 @@ def server(app: ASGIApp) -> uvicorn.Server:
             access_log=False,  # addresses may hold a token
             server_header=False,
             proxy_headers=False,
+            http="h11",  # what comes with uvicorn, so that it is the same everywhere
             ws="none",
             lifespan="off",
             timeout_graceful_shutdown=2,
