@@ -167,7 +167,7 @@ def _rows(module: ModuleType, asked: _Asked, index: Path | None, *, every: bool)
 def _neighbours(asked: _Asked, pool: Pool) -> list[Row]:
     backbone = model_of(pool, heads=asked.heads, device=asked.device)
     images = [image for _, image in read(backbone, asked.images, count=asked.count)]
-    found = neighbours.nearest(pool, embedded(pool, backbone, images), k=asked.config.k)
+    found = neighbours.nearest(pool.vectors, embedded(pool, backbone, images), k=asked.config.k)
 
     def look(image: AnyImage, name: str) -> Field:
         return field(backbone, image, name=name, size=asked.size)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from dinokit.core.messages import BadImage, UserError, warn
@@ -34,10 +34,10 @@ class Config:
     k: int = at_least(1, 5)  # neighbours of an image
 
 
-def nearest(pool: Pool, vectors: Float64[np.ndarray, "query dim"], *, k: int) -> Edges:
-    """Return the k nearest rows of a pool for each vector, the most similar first."""
-    queries = Ordered.single(Vectors([vectors.astype(np.float32)]))
-    search = Search(queries, Ordered.single(pool.vectors), k=min(k, len(pool)))
+def nearest(vectors: Vectors, queries: Float[np.ndarray, "query dim"], *, k: int) -> Edges:
+    """Return the k nearest vectors, such as those of a pool, for each query, the most similar first."""
+    asked = Ordered.single(Vectors([queries.astype(np.float32)]))
+    search = Search(asked, Ordered.single(vectors), k=min(k, len(vectors)))
     return Edges.concatenate([search.block(number) for number in range(len(search))])
 
 

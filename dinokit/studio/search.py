@@ -14,14 +14,14 @@ from threading import Lock
 from typing import final
 
 import numpy
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 
 from dinokit.core.files import digest_of_model
 from dinokit.core.messages import BadImage, UserError
 from dinokit.core.order import evenly
-from dinokit.curation.neighbours import Ordered, Search
 from dinokit.curation.pool import Pool
 from dinokit.curation.vectors import Vectors
+from dinokit.looks.neighbours import nearest
 from dinokit.sources.base import Source
 from dinokit.sources.selection import finder, texts
 from dinokit.studio.networks import Busy, Networks
@@ -41,7 +41,7 @@ class Found:
     """What a search gives: places in the source, most similar first."""
 
     places: Int64[numpy.ndarray, " found"]
-    scores: Float32[numpy.ndarray, " found"]
+    scores: Float[numpy.ndarray, " found"]
     searched: int  # images
 
 
@@ -76,8 +76,9 @@ class Index:
 
     def nearest(self, token: Float32[numpy.ndarray, " dim"], *, count: int, but: int) -> Found:
         """Return the nearest images of the source, without one."""
-        rows, scores = _nearest(self._pool.vectors, token, count=count + 1 + int((self._places < 0).sum()))
-        return _found(self._places[rows], scores, but=but, count=count, searched=len(self._pool))
+        gone = int((self._places < 0).sum())
+        found = nearest(self._pool.vectors, token[None], k=count + 1 + gone)
+        return _found(self._places[found.others], found.similarity, but=but, count=count, searched=len(self._pool))
 
 
 @final
@@ -118,8 +119,8 @@ class Gallery:
         known = len(self._known)
         if not known:
             return Found(numpy.empty(0, numpy.int64), numpy.empty(0, numpy.float32), 0)
-        rows, scores = _nearest(Vectors([self._vectors[:known]]), token, count=count + 1)
-        return _found(self._places[rows], scores, but=but, count=count, searched=known)
+        found = nearest(Vectors([self._vectors[:known]]), token[None], k=count + 1)
+        return _found(self._places[found.others], found.similarity, but=but, count=count, searched=known)
 
 
 @dataclass(frozen=True)
@@ -242,17 +243,9 @@ def _hit(place: int, seen: Patches, feature: Float32[numpy.ndarray, " dim"]) -> 
     return Hit(place, float(cosines[best]), divmod(best, seen.columns), (seen.rows, seen.columns))
 
 
-def _nearest(
-    vectors: Vectors, token: Float32[numpy.ndarray, " dim"], *, count: int
-) -> tuple[Int64[numpy.ndarray, " found"], Float32[numpy.ndarray, " found"]]:
-    """Return rows and cosines of the nearest vectors."""
-    found = Search(Ordered.single(Vectors([token[None]])), Ordered.single(vectors), k=min(count, len(vectors))).block(0)
-    return found.others, found.similarity.astype(numpy.float32)
-
-
 def _found(
     places: Int64[numpy.ndarray, " row"],
-    scores: Float32[numpy.ndarray, " row"],
+    scores: Float[numpy.ndarray, " row"],
     *,
     but: int,
     count: int,

@@ -31,7 +31,7 @@ def test_neighbours_are_those_of_a_brute_search(make_run: MakeFolder, make_folde
     backbone, source = model_of(pool), pool.images()
     images = [source.read(7), source.read(2)]
     vectors = embedded(pool, backbone, images)
-    found = nearest(pool, vectors, k=5)
+    found = nearest(pool.vectors, vectors, k=5)
     kept = pool.vectors.read(0, 12).astype(float)
     cosine = vectors @ (kept / numpy.linalg.norm(kept, axis=1, keepdims=True)).T
     assert found.rows.tolist() == [0] * 5 + [1] * 5
@@ -54,7 +54,7 @@ def test_images_that_are_gone_are_said(make_run: MakeFolder, make_folder: MakeFo
     assert pool is not None
     for file in root.iterdir():
         file.write_bytes(b"no image")
-    found = nearest(pool, numpy.ones((1, pool.vectors.dim)), k=9)
+    found = nearest(pool.vectors, numpy.ones((1, pool.vectors.dim)), k=9)
     assert len(found) == 2
     with pytest.raises(UserError, match="no neighbour in .* can be read any more; embed it again"):
         rows(pool, [made(noise(2, 2, 4))], found, lambda image, name: made(noise(2, 2, 4)), channels=3)
