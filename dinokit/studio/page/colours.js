@@ -1,10 +1,17 @@
 // Numbers of patches to colours on a canvas of one pixel per patch; the page scales it.
 
-const STOPS = [[30, 12, 60], [110, 25, 110], [200, 60, 70], [250, 150, 60], [253, 231, 140]]; // as of dinokit look
+const STOPS = [
+  [30, 12, 60],
+  [110, 25, 110],
+  [200, 60, 70],
+  [250, 150, 60],
+  [253, 231, 140],
+]; // as of dinokit look
 const HEAT = Uint32Array.from({ length: 256 }, (_, share) => heat(share / 255));
 
 function heat(share) {
-  const place = share * (STOPS.length - 1), below = Math.min(Math.floor(place), STOPS.length - 2);
+  const place = share * (STOPS.length - 1),
+    below = Math.min(Math.floor(place), STOPS.length - 2);
   const [red, green, blue] = STOPS[below].map((from, i) => from + (STOPS[below + 1][i] - from) * (place - below));
   return packed(Math.round(red), Math.round(green), Math.round(blue));
 }
@@ -35,7 +42,8 @@ export class Map2D {
 
   // Colour values[first ...] from dark at `low` to bright at `high`.
   heat(values, first, low, high) {
-    const { pixels } = this, factor = 255 / Math.max(high - low, 1e-9);
+    const { pixels } = this,
+      factor = 255 / Math.max(high - low, 1e-9);
     for (let patch = 0; patch < pixels.length; patch += 1) {
       const share = (values[first + patch] - low) * factor;
       pixels[patch] = HEAT[share < 0 ? 0 : share > 255 ? 255 : (share + 0.5) | 0];

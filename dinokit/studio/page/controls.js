@@ -15,16 +15,29 @@ export class Controls {
     this.#told = told;
     for (const element of document.querySelectorAll(".of-live")) element.hidden = !live;
     by("attention").hidden = !layers.some(({ model }) => model.heads);
-    for (const radio of document.querySelectorAll("input[name=mode]")) radio.addEventListener("change", () => this.set({ mode: radio.value }));
-    by("threshold").addEventListener("input", ({ target }) => this.set({ threshold: target.valueAsNumber <= LOWEST ? null : target.valueAsNumber }));
+    for (const radio of document.querySelectorAll("input[name=mode]"))
+      radio.addEventListener("change", () => this.set({ mode: radio.value }));
+    by("threshold").addEventListener("input", ({ target }) =>
+      this.set({ threshold: target.valueAsNumber <= LOWEST ? null : target.valueAsNumber }),
+    );
     by("opacity").addEventListener("input", ({ target }) => this.set({ opacity: target.valueAsNumber }));
     by("smooth").addEventListener("change", ({ target }) => this.set({ smooth: target.checked }));
-    by("head").addEventListener("change", ({ target }) => this.set({ head: target.value === "mean" ? "mean" : Number(target.value) }));
-    by("block").addEventListener("change", ({ target }) => this.set({ block: target.value === "" ? null : Number(target.value) }));
+    by("head").addEventListener("change", ({ target }) =>
+      this.set({ head: target.value === "mean" ? "mean" : Number(target.value) }),
+    );
+    by("block").addEventListener("change", ({ target }) =>
+      this.set({ block: target.value === "" ? null : Number(target.value) }),
+    );
     const heads = Math.max(0, ...layers.map(({ model }) => model.heads ?? 0));
     const blocks = live ? Math.max(0, ...layers.map(({ model }) => model.blocks ?? 0)) : 0;
-    by("head").append(option("mean", "mean of all"), ...Array.from({ length: heads }, (_, head) => option(head, `${head + 1} of ${heads}`)));
-    by("block").append(option("", "last"), ...Array.from({ length: blocks }, (_, block) => option(block, `${block + 1} of ${blocks}`)));
+    by("head").append(
+      option("mean", "mean of all"),
+      ...Array.from({ length: heads }, (_, head) => option(head, `${head + 1} of ${heads}`)),
+    );
+    by("block").append(
+      option("", "last"),
+      ...Array.from({ length: blocks }, (_, block) => option(block, `${block + 1} of ${blocks}`)),
+    );
     by("of-block").hidden = !blocks;
     for (const layer of layers) if (layer.model.steps?.length > 1) this.#slider(layer);
     by("help-open").addEventListener("click", () => by("help").showModal());
@@ -64,7 +77,8 @@ export class Controls {
 
   next(key) {
     const heads = Math.max(0, ...this.#layers.map(({ model }) => model.heads ?? 0));
-    if (key === "head") this.set({ head: state.head === "mean" ? 0 : state.head + 1 < heads ? state.head + 1 : "mean" });
+    if (key === "head")
+      this.set({ head: state.head === "mean" ? 0 : state.head + 1 < heads ? state.head + 1 : "mean" });
     else if (MODES[key] && (MODES[key] !== "attention" || heads)) this.set({ mode: MODES[key] });
   }
 
@@ -73,7 +87,10 @@ export class Controls {
     const slider = made("input", { type: "range", min: 0, max: steps.length - 1, step: 1 });
     const said = made("output");
     slider.addEventListener("input", () => this.#go(layer, slider.valueAsNumber));
-    by("steps").append(made("label", {}, this.#layers.length > 1 ? `Checkpoint of ${name} ` : "Checkpoint ", slider), said);
+    by("steps").append(
+      made("label", {}, this.#layers.length > 1 ? `Checkpoint of ${name} ` : "Checkpoint ", slider),
+      said,
+    );
     this.#sliders.set(layer.model.id, { slider, said });
   }
 

@@ -6,7 +6,10 @@ export function field(octets) {
   const count = rows * columns;
   expect(octets, 12 + count * (4 + dim), "features");
   return {
-    rows, columns, dim, count,
+    rows,
+    columns,
+    dim,
+    count,
     octets: octets.byteLength,
     scale: new Float32Array(octets, 12, count),
     value: new Int8Array(octets, 12 + 4 * count, count * dim),

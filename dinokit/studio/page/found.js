@@ -6,7 +6,8 @@ const COUNT_FOUND = 24;
 
 // Search by an image, or by the patch {row, column} of it, and list what is found.
 export async function search({ model, step, image, name, patch, chosen }) {
-  const panel = document.getElementById("found"), said = document.getElementById("found-said");
+  const panel = document.getElementById("found"),
+    said = document.getElementById("found-said");
   const list = document.getElementById("found-list");
   panel.hidden = false;
   list.replaceChildren();
@@ -16,7 +17,10 @@ export async function search({ model, step, image, name, patch, chosen }) {
   try {
     const { found, searched, of } = await source.search({ model, step, image, patch: place, count: COUNT_FOUND });
     const what = patch ? `the patch in row ${patch.row + 1}, column ${patch.column + 1} of ${name}` : name;
-    const some = searched < of ? `${searched.toLocaleString("en")} of ${of.toLocaleString("en")}` : `all ${of.toLocaleString("en")}`;
+    const some =
+      searched < of
+        ? `${searched.toLocaleString("en")} of ${of.toLocaleString("en")}`
+        : `all ${of.toLocaleString("en")}`;
     said.textContent = `Nearest to ${what}, among ${some} images.`;
     list.replaceChildren(...found.map((each) => made("li", {}, thumb(each, chosen))));
     panel.scrollIntoView({ block: "nearest" });

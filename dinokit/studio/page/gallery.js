@@ -2,9 +2,11 @@
 import { source } from "./source.js";
 import { made } from "./tiles.js";
 
-const SIDE = 76, GAP = 6; // pixels of a thumb, and between two
+const SIDE = 76,
+  GAP = 6; // pixels of a thumb, and between two
 const MARGIN = 2; // rows above and below what is in sight
-const LOT = 60, LOTS = 30; // names that are asked for together, and lots that are kept
+const LOT = 60,
+  LOTS = 30; // names that are asked for together, and lots that are kept
 
 export class Gallery {
   #box;
@@ -40,10 +42,13 @@ export class Gallery {
 
   go(index) {
     this.#active = Math.min(Math.max(index, 0), this.#count - 1);
-    const row = Math.floor(this.#active / this.#columns), height = SIDE + GAP;
-    const top = row * height, bottom = top + height;
+    const row = Math.floor(this.#active / this.#columns),
+      height = SIDE + GAP;
+    const top = row * height,
+      bottom = top + height;
     if (top < this.#box.scrollTop) this.#box.scrollTop = top;
-    else if (bottom > this.#box.scrollTop + this.#box.clientHeight) this.#box.scrollTop = bottom - this.#box.clientHeight;
+    else if (bottom > this.#box.scrollTop + this.#box.clientHeight)
+      this.#box.scrollTop = bottom - this.#box.clientHeight;
     this.#render();
   }
 
@@ -70,7 +75,8 @@ export class Gallery {
   }
 
   #render() {
-    const height = SIDE + GAP, { scrollTop, clientHeight } = this.#box;
+    const height = SIDE + GAP,
+      { scrollTop, clientHeight } = this.#box;
     const first = Math.max(0, Math.floor(scrollTop / height) - MARGIN) * this.#columns;
     const end = Math.min(this.#count, (Math.ceil((scrollTop + clientHeight) / height) + MARGIN) * this.#columns);
     for (const [index, button] of this.#buttons) {
@@ -117,7 +123,14 @@ export class Gallery {
 
   #key(event) {
     const page = Math.max(1, Math.floor(this.#box.clientHeight / (SIDE + GAP))) * this.#columns;
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.#columns, ArrowDown: this.#columns, PageUp: -page, PageDown: page };
+    const steps = {
+      ArrowLeft: -1,
+      ArrowRight: 1,
+      ArrowUp: -this.#columns,
+      ArrowDown: this.#columns,
+      PageUp: -page,
+      PageDown: page,
+    };
     const ends = { Home: 0, End: this.#count - 1 };
     const index = event.target.dataset?.index;
     if (index === undefined || !(event.key in steps || event.key in ends)) return;

@@ -12,8 +12,10 @@ const set = (local) => [0x21, local];
 const keep = (local) => [0x22, local];
 const whole = (value) => [0x41, ...number(value)]; // i32.const, below 64
 const wide = (code, ...rest) => [0xfd, ...number(code), ...rest];
-const ADD = [0x6a], SUBTRACT = [0x6b], LESS = [0x49], STORE = [0x36, 2, 0], LOOP = [0x03, 0x40], AGAIN = [0x0d, 0], DONE = [0x0b];
-const LOAD = (offset) => wide(0x00, 0, offset), ZERO = wide(0x0c, ...new Array(16).fill(0)), LANE = (lane) => wide(0x1b, lane);
+const ADD = [0x6a], SUBTRACT = [0x6b], LESS = [0x49], STORE = [0x36, 2, 0];
+const LOOP = [0x03, 0x40], AGAIN = [0x0d, 0], DONE = [0x0b];
+const LOAD = (offset) => wide(0x00, 0, offset), ZERO = wide(0x0c, ...new Array(16).fill(0));
+const LANE = (lane) => wide(0x1b, lane);
 const WORDS_OF = [wide(0x87), wide(0x88)]; // i16x8.extend_low_i8x16_s, high
 const PAIRS = wide(0xba), PLUS = wide(0xae); // i32x4.dot_i16x8_s, i32x4.add
 
@@ -55,8 +57,8 @@ function assembled() {
   ]);
 }
 
-// Return products(count, stride, row, vector, out) over a memory: out[i] = sum of row[i] * vector as int32, addresses in
-// bytes, count at least 1, stride (values of a row) a multiple of 16.
+// Return products(count, stride, row, vector, out) over a memory: out[i] = sum of row[i] * vector as int32; addresses
+// are in bytes, count is at least 1, stride (values of a row) a multiple of 16.
 export async function kernel(memory) {
   const { instance } = await WebAssembly.instantiate(assembled(), { a: { memory } });
   return instance.exports.products;

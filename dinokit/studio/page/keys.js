@@ -10,7 +10,10 @@ const FAR = 5; // patches, with Shift
 export function keys(doing, controls) {
   return (event, pane) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const act = event.key in ARROWS ? () => arrow(doing, pane, ARROWS[event.key], event.shiftKey ? FAR : 1) : others(doing, controls, pane)[event.key.toLowerCase()];
+    const act =
+      event.key in ARROWS
+        ? () => arrow(doing, pane, ARROWS[event.key], event.shiftKey ? FAR : 1)
+        : others(doing, controls, pane)[event.key.toLowerCase()];
     if (!act) return;
     event.preventDefault();
     act();
@@ -27,7 +30,8 @@ function arrow(doing, pane, [down, right], far) {
 }
 
 function others(doing, controls, pane) {
-  const louder = (by) => () => controls.set({ opacity: Math.min(Math.max(Math.round((state.opacity + by) * 20) / 20, 0), 1) });
+  const louder = (by) => () =>
+    controls.set({ opacity: Math.min(Math.max(Math.round((state.opacity + by) * 20) / 20, 0), 1) });
   return {
     enter: doing.pin,
     " ": doing.pin,

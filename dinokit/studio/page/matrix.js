@@ -2,7 +2,8 @@
 import { kernel } from "./kernel.js";
 
 const PAGE = 65536; // octets of a page of WebAssembly's memory
-const WORD = 32767, LONG = 2 ** 31; // of int16, and what a sum of int32 stays below
+const WORD = 32767,
+  LONG = 2 ** 31; // of int16, and what a sum of int32 stays below
 
 export class Matrix {
   #memory = new WebAssembly.Memory({ initial: 1 });
@@ -62,7 +63,10 @@ export class Matrix {
     const largest = vector.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
     const all = vector.reduce((sum, value) => sum + Math.abs(value), 0);
     const step = Math.max(largest / WORD, (all * 128) / LONG) || 1;
-    return this.#times(vector.map((value) => Math.round(value / step)), step);
+    return this.#times(
+      vector.map((value) => Math.round(value / step)),
+      step,
+    );
   }
 
   // Return the cosine of every patch with one of them; sums are exact.

@@ -5,7 +5,7 @@ const exported = JSON.parse(document.getElementById("exported").textContent);
 // Return octets that are written as base64.
 async function unpacked(kind, model, image, step) {
   const text = exported[kind]?.[`${model}/${image}/${step ?? ""}`];
-  if (text === undefined) throw Object.assign(new Error(`the exported page holds no ${kind} of this image`), { status: 404 });
+  if (text === undefined) throw new Error(`the exported page holds no ${kind} of this image`);
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
 }
 

@@ -5,7 +5,8 @@
 
 const SAMPLE = 2048; // patches
 const SPARE = 4; // directions beside those asked for, which make it converge
-const TURNS = 16, STILL = 1e-5; // of the iteration at most, and the change of a variance that ends it
+const TURNS = 16,
+  STILL = 1e-5; // of the iteration at most, and the change of a variance that ends it
 
 // Numbers in [0, 1) from a seed (mulberry32), the same in every browser.
 export function drawn(seed) {
@@ -28,7 +29,9 @@ export class Rainbow {
     const all = new Uint8Array(matrix.count).fill(1);
     const [first] = this.#scores("all", matrix, grids, all, 1);
     const seen = threshold === null ? all : Uint8Array.from(first, (score) => (score > threshold ? 1 : 0));
-    const colours = seen.includes(1) ? this.#scores("seen", matrix, grids, seen, 3).map((each) => shares(each, seen)) : null;
+    const colours = seen.includes(1)
+      ? this.#scores("seen", matrix, grids, seen, 3).map((each) => shares(each, seen))
+      : null;
     return { first, colours, seen };
   }
 
@@ -44,9 +47,11 @@ export class Rainbow {
     this.#starts[what] = found.block;
     return found.directions.map((direction, number) => {
       const scores = Float32Array.from(matrix.times(direction));
-      const middle = dot(found.mean, direction), deviation = found.deviations[number] || 1;
+      const middle = dot(found.mean, direction),
+        deviation = found.deviations[number] || 1;
       const sign = outwards(scores, grids);
-      for (let patch = 0; patch < scores.length; patch += 1) scores[patch] = (sign * (scores[patch] - middle)) / deviation;
+      for (let patch = 0; patch < scores.length; patch += 1)
+        scores[patch] = (sign * (scores[patch] - middle)) / deviation;
       return scores;
     });
   }
@@ -54,7 +59,8 @@ export class Rainbow {
 
 // From the least to the largest value of those that are seen.
 function shares(scores, seen) {
-  let low = Infinity, high = -Infinity;
+  let low = Infinity,
+    high = -Infinity;
   scores.forEach((score, patch) => {
     if (seen[patch]) [low, high] = [Math.min(low, score), Math.max(high, score)];
   });
@@ -63,7 +69,10 @@ function shares(scores, seen) {
 
 // Return 1, or -1 where the borders of the images lie on the high side.
 function outwards(scores, grids) {
-  let around = 0, middle = 0, borders = 0, patch = 0;
+  let around = 0,
+    middle = 0,
+    borders = 0,
+    patch = 0;
   for (const { rows, columns } of grids) {
     for (let row = 0; row < rows; row += 1) {
       for (let column = 0; column < columns; column += 1, patch += 1) {
@@ -80,11 +89,14 @@ function outwards(scores, grids) {
 function sampled(matrix, chosen) {
   const there = [];
   chosen.forEach((yes, patch) => yes && there.push(patch));
-  const taken = Math.min(there.length, SAMPLE), random = drawn(0), { dim } = matrix;
+  const taken = Math.min(there.length, SAMPLE),
+    random = drawn(0),
+    { dim } = matrix;
   const rows = new Float64Array(taken * dim);
   for (let number = 0; number < taken; number += 1) {
     const patch = there[Math.floor(((number + random()) * there.length) / taken)];
-    const values = matrix.row(patch), scale = matrix.scale[patch];
+    const values = matrix.row(patch),
+      scale = matrix.scale[patch];
     for (let i = 0; i < dim; i += 1) rows[number * dim + i] = values[i] * scale;
   }
   return { rows, taken };
@@ -93,7 +105,8 @@ function sampled(matrix, chosen) {
 // Return the directions of the largest variance of some rows, in order, of length 1, with mean and deviations.
 export function principal(rows, taken, dim, count, near) {
   const mean = centre(rows, taken, dim);
-  const width = Math.min(count + SPARE, dim), random = drawn(1);
+  const width = Math.min(count + SPARE, dim),
+    random = drawn(1);
   const start = Array.from({ length: width }, () => Float64Array.from({ length: dim }, () => random() - 0.5));
   let next = near?.length === width && near[0].length === dim ? near : start;
   for (let turn = 1, before = []; ; turn += 1) {
@@ -123,7 +136,8 @@ function product(rows, dim, block) {
   for (let start = 0; start < rows.length; start += dim) {
     const row = rows.subarray(start, start + dim); // stays near while all directions pass
     block.forEach((direction, each) => {
-      const along = dot(row, direction), sum = sums[each];
+      const along = dot(row, direction),
+        sum = sums[each];
       for (let i = 0; i < dim; i += 1) sum[i] += row[i] * along;
     });
   }
@@ -135,11 +149,13 @@ function upright(block) {
   const done = [];
   for (const direction of block) {
     const rest = Float64Array.from(direction);
-    for (const other of [...done, ...done]) { // twice: once leaves rounding where directions were alike
+    for (const other of [...done, ...done]) {
+      // twice: once leaves rounding where directions were alike
       const along = dot(rest, other);
       for (let i = 0; i < rest.length; i += 1) rest[i] -= along * other[i];
     }
-    const length = Math.sqrt(dot(rest, rest)), before = Math.sqrt(dot(direction, direction));
+    const length = Math.sqrt(dot(rest, rest)),
+      before = Math.sqrt(dot(direction, direction));
     done.push(rest.map((value) => (length > 1e-9 * before ? value / length : 0)));
   }
   return done;
@@ -159,7 +175,8 @@ function diagonal(matrix) {
 function rotate(matrix, vectors, p, q) {
   if (Math.abs(matrix[p][q]) < 1e-300) return;
   const angle = 0.5 * Math.atan2(2 * matrix[p][q], matrix[p][p] - matrix[q][q]);
-  const cos = Math.cos(angle), sin = Math.sin(angle);
+  const cos = Math.cos(angle),
+    sin = Math.sin(angle);
   const turned = (a, b) => [cos * a + sin * b, cos * b - sin * a];
   for (const row of [...matrix, ...vectors]) [row[p], row[q]] = turned(row[p], row[q]);
   for (let i = 0; i < matrix.length; i += 1) [matrix[p][i], matrix[q][i]] = turned(matrix[p][i], matrix[q][i]);

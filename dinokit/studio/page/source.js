@@ -11,7 +11,7 @@ async function answered(path, options, tries = TRIES) {
     return answered(path, options, tries - 1);
   }
   const said = await answer.json().catch(() => ({}));
-  throw Object.assign(new Error(said.error ?? `${path}: ${answer.status} ${answer.statusText}`), { status: answer.status });
+  throw new Error(said.error ?? `${path}: ${answer.status} ${answer.statusText}`);
 }
 
 const json = async (path, options) => (await answered(path, options)).json();
@@ -33,5 +33,9 @@ export const source = {
   attention: (model, image, step, block) => octets(`api/attention?${words({ model, image, step, block })}`),
   search: (asked) => json("api/search", posted(asked)),
   upload: (file) =>
-    json("api/images", { method: "POST", headers: { "X-Name": encodeURIComponent(file.name || "pasted") }, body: file }),
+    json("api/images", {
+      method: "POST",
+      headers: { "X-Name": encodeURIComponent(file.name || "pasted") },
+      body: file,
+    }),
 };

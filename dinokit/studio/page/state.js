@@ -20,15 +20,18 @@ const plain = () => ({
 export const state = plain();
 
 const share = (text) => (Number(text) >= 0 && Number(text) < 1 ? Number(text) : 0.5);
-const within = (text, low, high, other) => (text !== null && Number(text) >= low && Number(text) <= high ? Number(text) : other);
+const within = (text, low, high, other) =>
+  text !== null && Number(text) >= low && Number(text) <= high ? Number(text) : other;
 const ids = (text) => (text ?? "").split(",").filter((id) => /^u?\d{1,12}$/.test(id));
 
 // Take over what the words after the # say; what is not there is as at the start.
 export function read(hash) {
-  const said = new URLSearchParams(hash.replace(/^#/, "")), found = plain();
+  const said = new URLSearchParams(hash.replace(/^#/, "")),
+    found = plain();
   [found.main = null] = ids(said.get("image"));
   found.shown = ids(said.get("shown"));
-  const [image, place = ""] = (said.get("at") ?? "").split(":"), [x, y] = place.split(",");
+  const [image, place = ""] = (said.get("at") ?? "").split(":"),
+    [x, y] = place.split(",");
   if (ids(image).length) found.at = { image, x: share(x), y: share(y) };
   found.pinned = Boolean(found.at) && said.has("pinned");
   if (MODES.includes(said.get("mode"))) found.mode = said.get("mode");
@@ -37,12 +40,14 @@ export function read(hash) {
   found.threshold = said.get("threshold") === "none" ? null : within(said.get("threshold"), LOWEST, -LOWEST, 0);
   found.opacity = within(said.get("opacity"), 0, 1, found.opacity);
   found.smooth = said.has("smooth");
-  for (const [key, value] of said) if (/^step\.\w+$/.test(key) && /^\d+$/.test(value)) found.steps[key.slice(5)] = Number(value);
+  for (const [key, value] of said)
+    if (/^step\.\w+$/.test(key) && /^\d+$/.test(value)) found.steps[key.slice(5)] = Number(value);
   Object.assign(state, found);
 }
 
 export function written() {
-  const said = new URLSearchParams(), start = plain();
+  const said = new URLSearchParams(),
+    start = plain();
   if (state.main !== null) said.set("image", state.main);
   if (state.shown.length) said.set("shown", state.shown.join(","));
   if (state.at) said.set("at", `${state.at.image}:${state.at.x.toFixed(4)},${state.at.y.toFixed(4)}`);

@@ -1,12 +1,13 @@
 // The page: which images are shown, what pointer, keys and buttons do. Data come from `source.js`.
 import { Controls } from "./controls.js";
+import { takeFiles } from "./files.js";
 import { search } from "./found.js";
 import { Gallery } from "./gallery.js";
 import { keys } from "./keys.js";
 import { Layer } from "./layers.js";
 import { source } from "./source.js";
 import { read, remember, state } from "./state.js";
-import { Tile } from "./tiles.js";
+import { LOOKING, Tile } from "./tiles.js";
 import { View } from "./view.js";
 
 const MOST = 12; // images that are shown at a time
@@ -22,7 +23,9 @@ class Studio {
     this.about = about;
     document.title = `${about.title} · dinokit studio`;
     document.getElementById("title").textContent = about.title;
-    document.getElementById("models").textContent = about.models.map(({ name, patch }) => `${name} (patches of ${patch} px)`).join("  |  ");
+    document.getElementById("models").textContent = about.models
+      .map(({ name, patch }) => `${name} (patches of ${patch} px)`)
+      .join("  |  ");
     this.layers = await Promise.all(about.models.map(Layer.made));
     read(location.hash);
     this.view = new View(this.layers, this.#tiles);
@@ -39,8 +42,10 @@ class Studio {
 
   // Without words in the address: images from all over the source, the first of them large.
   async #choose() {
-    const { count } = this.about, some = Math.min(MOST, count);
-    if (!state.shown.length) state.shown = Array.from({ length: some }, (_, number) => String(Math.floor((number * count) / some)));
+    const { count } = this.about,
+      some = Math.min(MOST, count);
+    if (!state.shown.length)
+      state.shown = Array.from({ length: some }, (_, number) => String(Math.floor((number * count) / some)));
     if (state.main !== null && !state.shown.includes(state.main)) state.shown.unshift(state.main);
     state.shown = [...new Set(state.shown)].slice(0, MOST);
     state.main ??= state.shown[0] ?? null;
@@ -69,8 +74,10 @@ class Studio {
       this.#tiles.delete(image);
     }
     for (const image of state.shown) {
-      if (!this.#tiles.has(image)) this.#tiles.set(image, new Tile(image, this.#names.get(image), this.about.models, this.told));
-      const { element } = this.#tiles.get(image), home = image === state.main ? main : others;
+      if (!this.#tiles.has(image))
+        this.#tiles.set(image, new Tile(image, this.#names.get(image), this.about.models, this.told));
+      const { element } = this.#tiles.get(image),
+        home = image === state.main ? main : others;
       if (element.parentNode !== home) home.append(element);
     }
     this.gallery.mark(state.shown);
@@ -79,18 +86,19 @@ class Studio {
 
   async load() {
     remember();
-    await Promise.all(
-      this.layers.map((layer) =>
-        layer.load(
-          (image) => {
-            this.#tiles.get(image)?.panes.get(layer.model.id).arrived(layer.fields.get(image));
-            state.at ??= image === state.main ? { image, x: 0.5, y: 0.5 } : null;
-            this.#soon();
-          },
-          (image, reason) => this.#tiles.get(image)?.panes.get(layer.model.id).failed(reason),
-        ),
-      ),
-    );
+    this.#soon();
+    await Promise.all(this.layers.map((layer) => this.#loaded(layer)));
+  }
+
+  async #loaded(layer) {
+    const pane = (image) => this.#tiles.get(image)?.panes.get(layer.model.id);
+    for (const image of state.shown) pane(image).wait.textContent = LOOKING;
+    const arrived = (image) => {
+      pane(image).arrived(layer.fields.get(image));
+      if (image === state.main) state.at ??= { image, x: 0.5, y: 0.5 };
+      this.#soon();
+    };
+    await layer.load(arrived, (image, reason) => pane(image).says(reason));
   }
 
   changed() {
@@ -174,7 +182,10 @@ class Studio {
     this.problem(null);
     try {
       const { bytes } = this.about.upload;
-      if (file.size > bytes) throw new Error(`${file.name} has ${file.size.toLocaleString("en")} octets, at most ${bytes.toLocaleString("en")} are taken; give a smaller image`);
+      if (file.size > bytes)
+        throw new Error(
+          `${file.name} has ${file.size.toLocaleString("en")} octets, at most ${bytes.toLocaleString("en")} are taken; give a smaller image`,
+        );
       const { id, name } = await source.upload(file);
       await this.large(id, name);
     } catch (problem) {
@@ -185,11 +196,16 @@ class Studio {
   // Search by the large image, or by the marked patch.
   find(whole) {
     if (!source.live) return;
-    const [layer] = this.layers, place = layer.place(state.at);
+    const [layer] = this.layers,
+      place = layer.place(state.at);
     if (!whole && !place) return;
     const image = whole ? state.main : state.at.image;
     search({
-      model: layer.model.id, step: layer.step, image, name: this.#names.get(image), patch: whole ? null : place,
+      model: layer.model.id,
+      step: layer.step,
+      image,
+      name: this.#names.get(image),
+      patch: whole ? null : place,
       chosen: (id, name) => this.add(id, name),
     });
   }
@@ -235,27 +251,7 @@ class Studio {
     if (!source.live) return;
     on("find-image", "click", () => this.find(true));
     on("find-patch", "click", () => this.find(false));
-    on("file", "change", ({ target }) => {
-      const [file] = target.files;
-      if (file) this.open(file);
-      target.value = "";
-    });
-    const drop = document.getElementById("drop");
-    addEventListener("dragover", (event) => {
-      event.preventDefault();
-      drop.hidden = ![...event.dataTransfer.types].includes("Files");
-    });
-    addEventListener("dragleave", (event) => event.relatedTarget || (drop.hidden = true));
-    addEventListener("drop", (event) => {
-      event.preventDefault();
-      drop.hidden = true;
-      const [file] = event.dataTransfer.files;
-      if (file) this.open(file);
-    });
-    addEventListener("paste", (event) => {
-      const [file] = event.clipboardData.files;
-      if (file) this.open(file);
-    });
+    takeFiles((file) => this.open(file));
   }
 }
 

@@ -2,6 +2,8 @@
 import { Map2D } from "./colours.js";
 import { source } from "./source.js";
 
+export const LOOKING = "looking ...";
+
 export function made(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
@@ -15,8 +17,10 @@ class Pane {
     this.model = model.id;
     this.canvas = made("canvas", { hidden: true });
     this.map = new Map2D(this.canvas);
-    this.marks = Object.fromEntries(["best", "probe", "mark"].map((kind) => [kind, made("i", { className: kind, hidden: true })]));
-    this.wait = made("p", { className: "wait", textContent: "looking ..." });
+    this.marks = Object.fromEntries(
+      ["best", "probe", "mark"].map((kind) => [kind, made("i", { className: kind, hidden: true })]),
+    );
+    this.wait = made("p", { className: "wait", textContent: LOOKING });
     this.element = made("div", { className: "pane", tabIndex: 0 });
     this.element.setAttribute("role", "application");
     this.element.setAttribute("aria-roledescription", "map of patches");
@@ -26,15 +30,15 @@ class Pane {
     if (several) this.element.append(made("span", { className: "whose", textContent: model.name }));
   }
 
-  // The features are there, or why they are not.
+  // The features are there: so many patches.
   arrived({ rows, columns }) {
     this.element.style.setProperty("--aspect", columns / rows);
     this.map.size(rows, columns);
-    this.wait.hidden = true;
   }
 
-  failed(reason) {
-    this.wait.textContent = reason;
+  // Say what is waited for, or why there is nothing to wait for.
+  says(words) {
+    this.wait.textContent = words;
     this.wait.hidden = false;
   }
 
@@ -59,7 +63,11 @@ export class Tile {
     this.name = name;
     this.panes = new Map(models.map((model) => [model.id, new Pane(image, name, model, models.length > 1)]));
     this.value = made("span", { className: "value" });
-    const large = made("button", { type: "button", className: "name", title: `${name}: make it the large one` }, made("bdi", {}, name));
+    const large = made(
+      "button",
+      { type: "button", className: "name", title: `${name}: make it the large one` },
+      made("bdi", {}, name),
+    );
     const away = made("button", { type: "button", className: "away", textContent: "×", title: "take it away" });
     away.setAttribute("aria-label", `take ${name} away`);
     large.addEventListener("click", () => told.large(image));
@@ -81,7 +89,9 @@ export class Tile {
       touched = event.pointerType === "touch";
       if (touched) at(event, told.tap);
     });
-    pane.element.addEventListener("pointermove", (event) => at(event, event.pointerType === "touch" ? told.tap : told.point));
+    pane.element.addEventListener("pointermove", (event) =>
+      at(event, event.pointerType === "touch" ? told.tap : told.point),
+    );
     pane.element.addEventListener("click", (event) => touched || at(event, told.pin));
     pane.element.addEventListener("keydown", (event) => told.key(event, pane));
   }

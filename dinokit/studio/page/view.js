@@ -31,6 +31,7 @@ export class View {
   async draw() {
     document.body.classList.toggle("smooth", state.smooth);
     document.body.style.setProperty("--opacity", state.opacity);
+    this.#waits();
     for (const { box } of this.#scales.values()) box.hidden = state.mode !== "cosine";
     if (state.mode === "cosine") this.#cosines();
     else for (const tile of this.#tiles.values()) tile.value.textContent = "";
@@ -51,6 +52,20 @@ export class View {
     this.#marks();
   }
 
+  // Where features are not there yet, the picture alone is seen.
+  #waits() {
+    for (const layer of this.#layers) {
+      for (const [image, tile] of this.#tiles) {
+        const pane = tile.panes.get(layer.model.id),
+          there = layer.fields.has(image);
+        pane.wait.hidden = there;
+        if (there) continue;
+        pane.canvas.hidden = true;
+        for (const kind of ["mark", "probe", "best"]) pane.put(kind, null);
+      }
+    }
+  }
+
   *#panes(layer) {
     for (const [image, first] of layer.first) {
       const tile = this.#tiles.get(image);
@@ -63,7 +78,8 @@ export class View {
     for (const layer of this.#layers) {
       const found = layer.likeness();
       if (!found) continue;
-      const { values, low, high, best } = found, scale = this.#scales.get(layer.model.id);
+      const { values, low, high, best } = found,
+        scale = this.#scales.get(layer.model.id);
       for (const { image, first, pane } of this.#panes(layer)) {
         const { rows, columns } = layer.fields.get(image);
         pane.map.size(rows, columns);
@@ -82,13 +98,14 @@ export class View {
 
   #rainbow(layer) {
     if (!layer.matrix.count) return;
-    const { colours, seen } = layer.rainbow(), black = packed(0, 0, 0);
+    const { colours, seen } = layer.rainbow();
+    const [red, green, blue] = colours ?? [];
     for (const { image, first, pane } of this.#panes(layer)) {
-      const field = layer.fields.get(image);
-      pane.map.size(field.rows, field.columns);
-      for (let patch = 0; patch < field.count; patch += 1) {
-        const [red, green, blue] = seen[first + patch] ? colours.map((each) => Math.round(255 * each[first + patch])) : [0, 0, 0];
-        pane.map.pixels[patch] = seen[first + patch] ? packed(red, green, blue) : black;
+      const { rows, columns, count } = layer.fields.get(image);
+      pane.map.size(rows, columns);
+      for (let patch = 0, at = first; patch < count; patch += 1, at += 1) {
+        const [r, g, b] = seen[at] ? [red[at], green[at], blue[at]] : [0, 0, 0];
+        pane.map.pixels[patch] = packed(255 * r + 0.5, 255 * g + 0.5, 255 * b + 0.5);
       }
       pane.map.show();
       pane.canvas.hidden = false;
@@ -105,22 +122,27 @@ export class View {
         if (state.mode !== "attention") return;
         const values = maps[state.head] ?? mean;
         pane.map.size(rows, columns);
-        pane.map.heat(values, 0, 0, values.reduce((most, value) => Math.max(most, value), 0));
+        pane.map.heat(
+          values,
+          0,
+          0,
+          values.reduce((most, value) => Math.max(most, value), 0),
+        );
         pane.canvas.hidden = false;
       } catch (problem) {
         pane.canvas.hidden = true;
-        pane.failed(problem.message);
+        pane.says(problem.message);
       }
     }
   }
 
   #marks() {
     for (const layer of this.#layers) {
-      const mark = layer.place(state.at), probe = state.pinned ? layer.place(this.#probe) : null;
+      const mark = layer.place(state.at),
+        probe = state.pinned ? layer.place(this.#probe) : null;
       for (const { image, pane } of this.#panes(layer)) {
         pane.put("mark", image === state.at?.image ? mark : null);
         pane.put("probe", image === this.#probe?.image ? probe : null);
-        if (state.mode !== "attention" || layer.model.heads) pane.wait.hidden = true;
       }
     }
     document.body.classList.toggle("pinned", state.pinned);
@@ -135,16 +157,20 @@ export class View {
   }
 
   #words() {
-    const [layer] = this.#layers, mark = layer.place(state.at);
+    const [layer] = this.#layers,
+      mark = layer.place(state.at);
     if (!mark) return "Nothing is marked yet.";
     const where = ({ row, column }, image) => `row ${row + 1}, column ${column + 1} of ${this.#tiles.get(image)?.name}`;
     const probe = state.pinned ? layer.place(this.#probe) : null;
     if (probe) {
-      const cosines = this.#layers.map((each) => each.matrix.cosine(each.place(state.at).patch, each.place(this.#probe).patch).toFixed(2));
+      const cosines = this.#layers.map((each) =>
+        each.matrix.cosine(each.place(state.at).patch, each.place(this.#probe).patch).toFixed(2),
+      );
       return `Cosine ${cosines.join(" and ")}: ${where(probe, this.#probe.image)}, with the pinned ${where(mark, state.at.image)}.`;
     }
     const start = `${state.pinned ? "Pinned: row" : "Row"}${where(mark, state.at.image).slice(3)}.`;
-    const others = state.mode === "cosine" ? [...(this.#best.get(layer) ?? [])].filter(([image]) => this.#tiles.has(image)) : [];
+    const others =
+      state.mode === "cosine" ? [...(this.#best.get(layer) ?? [])].filter(([image]) => this.#tiles.has(image)) : [];
     if (!others.length) return start;
     const [image, found] = others.reduce((most, each) => (each[1].value > most[1].value ? each : most));
     return `${start} Most alike elsewhere, ${found.value.toFixed(2)}: ${where(found, image)}.`;
