@@ -12,13 +12,12 @@ Values are those of the files, as they are there; what is not finite is left out
 curve every so many points are kept, the last one among them, and `every` says how many; 1 is all of them.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from dinokit.visuals.course import anchor_steps, stages
 from dinokit.visuals.plot import every
-from dinokit.visuals.record import COUNTS, FAILED, TEACHER, Record
+from dinokit.visuals.record import COUNTS, FAILED, TEACHER, Record, is_number
 from dinokit.visuals.results import Result, results_of, suites_of
 
 POINTS = 100_000  # of all curves together
@@ -50,12 +49,8 @@ def numbers(record: Record) -> dict[str, Any]:
 
 
 def _logged(record: Record) -> list[tuple[dict[str, Any], Points]]:
-    found = dict[str, Points]()
-    for line in record.log:
-        for name, value in line.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
-                found.setdefault(name, []).append((line["step"], value))
-    return [({"name": name}, points) for name, points in found.items()]
+    found = record.curves.items()
+    return [({"name": name}, list(zip(map(int, steps), values, strict=True))) for name, (steps, values) in found]
 
 
 def _evaluated(record: Record) -> list[tuple[dict[str, Any], Points]]:
@@ -66,7 +61,7 @@ def _evaluated(record: Record) -> list[tuple[dict[str, Any], Points]]:
         about = (str(line["evaluation"]), str(line.get("model", TEACHER)), str(line.get("data", "")))
         units[about[0], about[2]] = str(line.get("unit", "%"))
         for name, value in line.items():
-            if name not in COUNTS and isinstance(value, int | float) and math.isfinite(value):
+            if name not in COUNTS and is_number(value):
                 found.setdefault((*about, name), {})[line["step"]] = value
     names = ("evaluation", "model", "data", "number")
     return [

@@ -18,6 +18,9 @@ SIGNS = {  # of a head: name in the log -> name on the chart, colour
     "target_entropy_share": ("target entropy", 3),
     "top": ("largest", 1),
 }
+HEADS = 24  # that are drawn
+TITLE = "Prototypes in use"
+MORE = "{count} more heads are among the numbers of this page."
 SHARES = (
     "Of the images that were looked at: in use is the share of prototypes that are the first choice of some image, of "
     "no more of them than there are images; largest, the share of images that choose the most popular one; "
@@ -28,7 +31,7 @@ SHARES = (
 
 def heads(record: Record) -> list[str]:
     """Name the heads whose prototypes were looked at."""
-    found = (re.fullmatch(r"health/(.+)/used", name) for name in record.quantities())
+    found = (re.fullmatch(r"health/(.+)/used", name) for name in record.curves)
     return [match[1] for match in found if match]
 
 
@@ -42,26 +45,29 @@ def prototypes(record: Record, course: Course) -> str:
     found = heads(record)
     if not found:
         return ""
-    bars, charts = "", ""
-    for head in found:
-        share = record.curve(f"health/{head}/used")[1][-1]
-        count = _prototypes(record, head)
-        width = min(max(100 * share, 0), 100)
-        bar = f'<i class="s0"><u style="width:{width:.2f}%"></u></i>'
-        bars += f'<li><span title="{text(head)}">{text(head)}</span>{bar}<b>{100 * share:.0f} %</b></li>'
-        curves = []
-        for sign, (name, colour) in SIGNS.items():
-            x, y = record.curve(f"health/{head}/{sign}")
-            curves.append(Series(name, x, [100 * each for each in y], colour))
-        charts += line_chart(
-            curves, title=f"Prototypes of {head}{f', {number(count)}' if count else ''}", unit=PERCENT, course=course
-        )
-    shown = f'<ul class="bars counts" aria-label="Prototypes in use">{bars}</ul>'
-    return (
-        f'<div class="result" data-save="Prototypes in use"><h3>Prototypes in use</h3>{shown}</div>'
-        + paragraph(SHARES)
-        + f'<div class="pairs">{charts}</div>'
-    )
+    drawn = found[:HEADS]
+    bars = "".join(_bar(record, head) for head in drawn)
+    charts = "".join(_chart(record, head, course) for head in drawn)
+    shown = f'<h3>{TITLE}</h3><ul class="bars counts" aria-label="{TITLE}">{bars}</ul>'
+    more = paragraph(MORE.format(count=number(len(found) - HEADS))) if len(found) > HEADS else ""
+    told = f'<div class="result" data-save="{TITLE}">{shown}</div>{paragraph(SHARES)}'
+    return f'{told}<div class="pairs">{charts}</div>{more}'
+
+
+def _bar(record: Record, head: str) -> str:
+    share = 100 * record.curve(f"health/{head}/used")[1][-1]
+    bar = f'<i class="s0"><u style="width:{min(max(share, 0), 100):.2f}%"></u></i>'
+    return f'<li><span title="{text(head)}">{text(head)}</span>{bar}<b>{share:.0f} %</b></li>'
+
+
+def _chart(record: Record, head: str, course: Course) -> str:
+    curves = []
+    for sign, (name, colour) in SIGNS.items():
+        x, y = record.curve(f"health/{head}/{sign}")
+        curves.append(Series(name, x, [100 * each for each in y], colour))
+    count = _prototypes(record, head)
+    title = f"Prototypes of {head}" + ("" if count is None else f", {number(count)}")
+    return line_chart(curves, title=title, unit=PERCENT, course=course)
 
 
 def _prototypes(record: Record, head: str) -> int | None:

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import read_yaml
@@ -25,6 +26,7 @@ COUNTS = ("step", "time", "queries", "gallery", "images", "best_k", "leaks")  # 
 INTERVAL = "interval"  # of a line: ends of the 95 % bootstrap of the number that is followed
 FAILED = "failed"  # of a line: why there is no result
 _OF_K = re.compile(r"(top1|per-class|mAP)@\d+")  # numbers of k-NN by which a set is measured
+LARGEST = 1e300
 EARLY = 0.15  # of the run: where the middle picture is taken from
 
 
@@ -78,19 +80,21 @@ class Record:
         """What the run last said of its health; empty if it said nothing."""
         return next((line["verdict"] for line in reversed(self.log) if isinstance(line.get("verdict"), str)), "")
 
-    def curve(self, name: str) -> tuple[list[float], list[float]]:
-        """Return steps and values of one logged quantity, finite values only."""
-        points = [
-            (line["step"], line[name])
-            for line in self.log
-            if isinstance(line.get(name), int | float) and math.isfinite(line[name])
-        ]
-        return [float(step) for step, _ in points], [float(value) for _, value in points]
+    @cached_property
+    def curves(self) -> Mapping[str, tuple[list[float], list[float]]]:
+        """Steps and values of every logged quantity, in the order they first appeared; finite values only."""
+        found = dict[str, tuple[list[float], list[float]]]()
+        for line in self.log:
+            for name, value in line.items():
+                if name not in ("step", "time") and is_number(value):
+                    steps, values = found.setdefault(name, ([], []))
+                    steps.append(float(line["step"]))
+                    values.append(float(value))
+        return found
 
-    def quantities(self) -> list[str]:
-        """List what was logged, in the order it first appeared."""
-        names = dict.fromkeys(name for line in self.log for name in line)
-        return [name for name in names if name not in ("step", "time") and self.curve(name)[0]]
+    def curve(self, name: str) -> tuple[list[float], list[float]]:
+        """Return steps and values of one logged quantity; of an unknown one none."""
+        return self.curves.get(name, ([], []))
 
     def stages(self) -> list[int]:
         """Return the steps to show side by side: untrained, early, newest; fewer if there are fewer."""
@@ -124,6 +128,11 @@ def read_record(run: Path) -> Record:
         anchor=_read(folder.anchor),
         checkpoints={step: folder.checkpoint(step) for step in folder.steps()},
     )
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Tell whether something that a log holds can be drawn: NaN, infinities and integers beyond all bounds cannot."""
+    return isinstance(value, int | float) and abs(value) < LARGEST
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -244,11 +253,11 @@ def _measurement(name: str, data: str, lines: list[Mapping[str, Any]]) -> Measur
     ends = dict[int, tuple[float, float] | None]()
     for line in lines if metric else ():
         model = str(line.get("model", TEACHER))
-        if model == TEACHER and metric in line:
+        if model == TEACHER and is_number(line.get(metric)):
             curve[int(line["step"])] = float(line[metric])
             ends[int(line["step"])] = _interval(line)
             unit = f" {line['unit']}".rstrip() if "unit" in line else PERCENT
-        elif metric in line:
+        elif is_number(line.get(metric)):
             measured[model] = float(line[metric])
     if not curve:
         return None

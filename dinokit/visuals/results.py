@@ -7,7 +7,6 @@
 Files that are none of these, or of another version, are passed over.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from dinokit.core.messages import UserError
 from dinokit.visuals import scores
 from dinokit.visuals.page import details, paragraph, table, text
 from dinokit.visuals.plot import PERCENT, number, written
-from dinokit.visuals.record import COUNTS, DENSE, NAMES, PIXELS, RANDOM, TEACHER, first_number
+from dinokit.visuals.record import COUNTS, DENSE, NAMES, PIXELS, RANDOM, TEACHER, first_number, is_number
 
 SUITE, STAMP = "results.json", "evaluate.json"
 MODELS = (TEACHER, PIXELS, RANDOM)
@@ -118,9 +117,7 @@ def _result(run: Path, path: Path) -> Result | None:
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value) for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)
-    }
+    return {name: float(value) for name, value in row.items() if is_number(value)}
 
 
 def _joined(one: Result, other: Result) -> Result:

@@ -129,7 +129,7 @@ def measured(record: Record, course: Course) -> str:
 
 def learning(record: Record, course: Course) -> str:
     """Show the loss and its terms, and fold away what is for the expert."""
-    names = record.quantities()
+    names = record.curves
     losses = [name for name in names if name == "loss" or name.startswith("loss/")]
     others = [name for name in names if name not in losses and not name.startswith(HEALTH)]
     if not losses:
@@ -140,7 +140,7 @@ def learning(record: Record, course: Course) -> str:
 
 def health(record: Record, course: Course) -> str:
     """Show the vital signs, but for prototypes (prototypes.py); the rest folded away. Empty if none was measured."""
-    names = [name for name in record.quantities() if name.startswith(HEALTH) and not told_here(name)]
+    names = [name for name in record.curves if name.startswith(HEALTH) and not told_here(name)]
     first = [name for sign in SIGNS for name in names if re.fullmatch(sign, name)]
     if not first:
         return ""
@@ -193,7 +193,7 @@ def bad_images(record: Record) -> str:
 
 def words(record: Record) -> str:
     """Explain every quantity on the page."""
-    logged = [(glossary.title(name), glossary.meaning(name)) for name in record.quantities()]
+    logged = [(glossary.title(name), glossary.meaning(name)) for name in record.curves]
     return facts(dict.fromkeys([*glossary.CONCEPTS, *logged]), kind="facts words")
 
 

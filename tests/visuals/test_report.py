@@ -170,6 +170,8 @@ def test_damaged_weights_are_said_and_the_rest_stays(make_run: MakeFolder, make_
 def test_broken_lines_and_missing_files_are_passed_over(make_run: MakeFolder, make_folder: MakeFolder) -> None:
     run = make_run(str(make_folder(*FILES)), lines=log())
     with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 105, "loss": NaN, "lr": Infinity, "data_wait": 1%s}\n' % ("0" * 400))
+        file.write('{"step": 105, "evaluation": "knn", "model": "teacher", "top1@20": NaN}\n')
         file.write('{"step": 110, "loss": 1')
     (run / "environment.json").write_text('{"command"')
     read(run)
