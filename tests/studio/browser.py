@@ -1,5 +1,6 @@
 """A studio in a browser without a window: what is on its canvases, and that it never complains."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import numpy
 from jaxtyping import UInt8
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")  # else the one that `playwright install` brings
 PIXELS = """canvas => {
   const { width, height } = canvas;
   const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });

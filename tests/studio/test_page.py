@@ -116,6 +116,20 @@ def test_a_pinned_patch_stays_and_others_are_compared_with_it(seen: Seen, studio
     assert (seen.canvas(OTHER) != pinned).any()
 
 
+def test_a_tap_marks_a_patch_and_the_next_tap_another(context: Context, studio: Served) -> None:
+    seen = watched(context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True))
+    seen.page.goto(f"http://127.0.0.1:{studio.port}/")
+    seen.ready(2 * COUNT)
+    box = seen.pane(FIRST).bounding_box()
+    for row, column in ((2, 3), (7, 11)):
+        x, y = (column + 0.5) / GRID[1] * box["width"], (row + 0.5) / GRID[0] * box["height"]
+        seen.page.touchscreen.tap(box["x"] + x, box["y"] + y)
+        seen.until(lambda: seen.text("#readout").startswith(f"Row {row + 1}, column {column + 1} of 0.png."))  # noqa: B023
+        assert abs(seen.canvas(OTHER).astype(int) - coloured(maps(studio, 0, row, column), 3)).max() <= 4
+    assert not seen.complaints
+    seen.page.context.close()
+
+
 def test_keys_move_and_pin_the_patch_and_a_reader_is_told(seen: Seen) -> None:
     seen.point(FIRST, 2, 3, GRID)
     seen.pane(FIRST).focus()

@@ -41,7 +41,7 @@ export class Gallery {
   }
 
   go(index) {
-    this.#active = Math.min(Math.max(index, 0), this.#count - 1);
+    this.#active = Math.min(Math.max(index || 0, 0), this.#count - 1);
     const row = Math.floor(this.#active / this.#columns),
       height = SIDE + GAP;
     const top = row * height,
