@@ -16,7 +16,7 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_writable, write_atomic
-from dinokit.core.messages import UserError, info, unknown_name
+from dinokit.core.messages import UserError, info, library, unknown_name
 from dinokit.core.order import evenly
 from dinokit.curation.pool import Pool
 from dinokit.features.embed import embedded, model_of
@@ -243,6 +243,8 @@ def _check_out(out: Path | None, kind: str, *, film: Path | None, moving: bool, 
         raise UserError(f"{film} is a film; expected --out to be one, {' '.join(WRITTEN)}, got {out}")
     if moving and figure:
         raise UserError("a film is no figure; leave out --figure")
+    if figure or ending in ENDINGS:
+        library("matplotlib.figure", extra="look")
     if out is None:
         return
     if out.is_dir() or (not moving and ending not in (*Image.registered_extensions(), *ENDINGS)):

@@ -1,6 +1,7 @@
 """Frames of a clip are painted by one fit: nothing flickers, whatever else moves."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import numpy
@@ -10,7 +11,7 @@ from PIL import Image
 
 from dinokit.core.messages import UserError
 from dinokit.images.film import Writer
-from dinokit.looks import clip, pca, similarity
+from dinokit.looks import attention, clip, clusters, pca, similarity
 from dinokit.looks.sheet import Row
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
@@ -91,3 +92,11 @@ def test_frames_of_several_sizes_are_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(clip, "frames", lambda *args, **kwargs: [*read(*args, **kwargs), (odd, 40.0)])
     with pytest.raises(UserError, match="frame 2 of .*a.gif has another size than those before; a clip has one"):
         list(clip.painted(pca, {"a": PIXELS}, place, pca.Config(), size=16))
+
+
+@pytest.mark.parametrize("look", [attention, clusters])
+def test_every_fitted_look_takes_a_clip(look: ModuleType, tmp_path: Path, make_vit: MakeVit) -> None:
+    place = film(tmp_path / "a.gif", [1, 2, 1])
+    found = [row for (row,), _ in clip.painted(look, {"a": make_vit()}, place, look.Config(), size=16)]
+    assert numpy.array_equal(found[0][1].colours, found[2][1].colours)
+    assert not numpy.array_equal(found[0][1].colours, found[1][1].colours)
