@@ -42,7 +42,7 @@ def studio(
         size: pixels of the short side, as a model sees an image; left out, 48 patches of the first model.
         host: to serve on; any but this machine's own needs --token.
         port: to serve on; 0: any that is free.
-        token: without which nothing is shown; 16 letters or more.
+        token: without which nothing is shown, also where other people work on this machine; 16 letters or more.
         export: a page .html to write instead of serving.
         images: of an exported page, by index or name, one or several; left out, eight of them.
         steps: of an exported page, a run's checkpoints; left out, the last.

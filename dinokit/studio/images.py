@@ -23,7 +23,7 @@ from dinokit.sources.base import Source
 from dinokit.studio.store import Kept
 
 PAGE = 240  # images of a list, at most
-BYTES, PIXELS = 32 << 20, 40_000_000  # of an upload
+BYTES, PIXELS = 32 << 20, 25_000_000  # of an upload: decoded, transparency and all, it takes half a gigabyte
 UPLOADS, UPLOADED = 32, 128 << 20  # how many are kept, and their bytes together
 THUMB, LONGEST = 160, 640  # pixels of the short side of a picture in the list, and of the long side at most
 KEPT = 64 << 20  # bytes of pictures

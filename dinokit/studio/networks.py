@@ -19,6 +19,7 @@ import torch
 from dinokit.checkpoints.load import called, load
 from dinokit.checkpoints.store import MODEL, run_and_step
 from dinokit.core.messages import UserError, line_of, warn
+from dinokit.dense.maps import tried
 from dinokit.models.features import Backbone
 from dinokit.models.vit import VisionTransformer
 from dinokit.studio.images import Unknown
@@ -71,7 +72,8 @@ class Networks:
             found = self._loaded(path, steps[-1] if steps else None)
             self._remember((id, steps[-1] if steps else None), found)
             kind = (found.config.heads, found.config.depth) if isinstance(found, VisionTransformer) else (None, None)
-            self.models[id] = Model(id, name, called(path), steps, found.patch_size, _width(found), found.dim, *kind)
+            width = tried(found)[0].patches.shape[-1]
+            self.models[id] = Model(id, name, called(path), steps, found.patch_size, width, found.dim, *kind)
             first = self._open[next(iter(self._open))]
             if (found.channels, found.pixels.white) != (first.channels, first.pixels.white):
                 raise UserError(
@@ -121,13 +123,6 @@ def _steps(path: str) -> tuple[int, ...] | None:
     return tuple(found) or None
 
 
-def _width(backbone: Backbone) -> int:
-    side = 2 * backbone.patch_size
-    with torch.inference_mode():
-        seen = backbone(torch.zeros(1, backbone.channels, side, side, device=backbone.device))
-    return seen.patches.shape[-1]
-
-
 @final
 class Passes:
     """One thread, and what waits for it."""
@@ -155,6 +150,8 @@ class Passes:
         with self._ready:
             if name in self._asked:
                 return self._asked[name]
+            if self._ended:
+                raise Busy("the studio ends")
             if len(self._waiting) >= QUEUE:
                 raise Busy(f"{QUEUE} passes of the network wait already; ask again in a moment")
             self._asked[name] = Future()

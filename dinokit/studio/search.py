@@ -28,8 +28,7 @@ from dinokit.studio.networks import Busy, Networks
 from dinokit.studio.seeing import Seeing
 from dinokit.studio.store import Patches, patches
 
-MOST = 96  # images of an answer
-CANDIDATES = 2  # images that are looked into for each that is wanted, by patch
+MOST = 96  # images of an answer, and, by patch, those that are looked into
 SECONDS = 6.0  # in which candidates are computed that are not kept
 NUMBERS = 1 << 26  # of class tokens that are held of a model, 128 MiB
 GALLERIES = 2  # models or checkpoints whose class tokens are held
@@ -177,7 +176,7 @@ class Searcher:
         row, column = patch
         if not (0 <= row < seen.rows and 0 <= column < seen.columns):
             raise UserError(f"expected a patch of {seen.rows} rows and {seen.columns} columns, got {row}, {column}")
-        candidates = self._nearest(model, step, image, token, count=CANDIDATES * count).places.tolist()
+        candidates = self._nearest(model, step, image, token, count=MOST).places.tolist()
         hits = self._best(model, step, seen.at(row, column), candidates)
         return Answer(sorted(hits, key=lambda hit: (-hit.score, hit.place))[:count], len(hits))
 

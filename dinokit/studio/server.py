@@ -38,7 +38,7 @@ from dinokit.studio.start import Opened
 T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
 OCTETS = "application/octet-stream"
-SEARCHES, UPLOADS = 2, 2  # at a time
+SEARCHES, UPLOADS = 2, 1  # at a time
 QUESTION = 1 << 14  # bytes of a search
 FOUND = ("score", "patch", "grid")  # what a page is told of a hit besides the image
 PATIENCE = 60.0  # seconds that a body may take
