@@ -3,6 +3,7 @@
 from contextlib import closing
 from pathlib import Path
 
+from dinokit.checkpoints.store import run_and_step
 from dinokit.core import device as devices
 from dinokit.core.messages import UserError, info, library
 from dinokit.studio.export import export as write_page
@@ -61,7 +62,9 @@ def studio(
         for name in ("starlette", "uvicorn"):
             library(name, extra="studio")
         library("dinokit.studio.guard", extra="studio").check_host(host, token)
-    models = shown((model,) if isinstance(model, str) else model)
+    models = {
+        path: _called(path, short) for path, short in shown((model,) if isinstance(model, str) else model).items()
+    }
     found = opened(models, data, split=split, index=index, size=size, heads=heads, device=devices.choose(device))
     with closing(found):
         if export is None:
@@ -69,6 +72,12 @@ def studio(
         else:
             written = write_page(found, Path(export), images=images, steps=numbers)
             info(f"{written / 1e6:.1f} MB · {export}")
+
+
+def _called(path: str, short: str) -> str:
+    """Return how a model is called in the page: a checkpoint with its run, else as everywhere."""
+    run, step = run_and_step(Path(path))
+    return short if step is None else f"{run.path.name} at {step}"
 
 
 def _serve(found: Opened, *, host: str, port: int, token: str | None) -> None:

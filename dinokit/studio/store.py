@@ -24,6 +24,7 @@ from dinokit.features.embedding import unit
 
 HEAD = struct.Struct("<3I")
 STEPS = 127  # of int8, either way
+TINY = numpy.finfo(numpy.float64).tiny
 ROWS = 4096  # patches that are made length 1 at a time, in float64
 
 
@@ -64,10 +65,13 @@ def octets(patches: Float32[Tensor, "rows columns dim"], *, name: str) -> bytes:
         if not bool(torch.isfinite(some).all()):
             raise RunError(f"{name} gives features that are not finite; its weights are broken")
         vectors, part = unit(some).numpy(), slice(first, first + ROWS)
-        scales[part] = numpy.abs(vectors).max(axis=1) / STEPS
-        # by the scale as it is stored; of a feature of zeros it is 0
-        exact = numpy.maximum(scales[part].astype(numpy.float64), numpy.finfo(numpy.float32).tiny)
-        values[part] = numpy.rint(vectors / exact[:, None]).clip(-STEPS, STEPS)
+        largest = numpy.abs(vectors).max(axis=1, keepdims=True)
+        steps = numpy.rint(STEPS * vectors / numpy.maximum(largest, TINY))
+        values[part] = steps
+        # of length 1 as they are stored: what rounding has done to a feature then lies across it, not along it, where
+        # all features of an untrained network have most of their length
+        lengths = numpy.sqrt((steps**2).sum(axis=1))
+        scales[part] = numpy.divide(1, lengths, out=numpy.zeros_like(lengths), where=lengths > 0)
     return HEAD.pack(rows, columns, dim) + scales.tobytes() + values.tobytes()
 
 

@@ -117,19 +117,13 @@ def test_a_page_that_would_be_too_large_is_refused_early(
 
 
 def test_a_command_writes_a_page(models: dict[str, str], pictures: Path, tmp_path: Path) -> None:
-    words = [
-        "studio",
-        *[word for model in models for word in ("--model", model)],
-        "--data",
-        str(pictures),
-        "--size",
-        "16",
-    ]
-    assert command([*words, "--export", str(tmp_path / "page.html"), "--images", "0", "1", "--steps", "0"]) == 0
-    assert [model["name"] for model in data_of((tmp_path / "page.html").read_text())["about"]["models"]] == [
-        "run",
-        "model.safetensors",
-    ]
+    run, other = models
+    named = [word for model in (run, f"{run}/checkpoints/0", other) for word in ("--model", model)]
+    words = ["studio", *named, "--data", str(pictures), "--size", "16", "--export", str(tmp_path / "page.html")]
+    assert command([*words, "--images", "0", "1", "--steps", "0"]) == 0
+    told = data_of((tmp_path / "page.html").read_text())["about"]["models"]
+    assert [model["name"] for model in told] == ["run", "run at 0", "model.safetensors"]
+    assert [model["steps"] for model in told] == [[0], None, None]
 
 
 @pytest.mark.parametrize(

