@@ -32,19 +32,19 @@ SHOWN, LIST = 12, 240
 SIZE, PATCH, DIM = 1024, 16, 384
 CHROMIUM = "/usr/bin/chromium"
 MOVES = 200
-# notes for every move of the pointer how long after it the last map was put onto its canvas, in ms
+# notes for every event of the pointer how long after it the last map was put onto its canvas, in ms
 WATCH = """
-window.took = [];
-let last = 0;
+let event = 0;
+const drawn = new Map();
+window.took = () => [...drawn].map(([began, ended]) => ended - began);
+window.forget = () => drawn.clear();
 const put = CanvasRenderingContext2D.prototype.putImageData;
 CanvasRenderingContext2D.prototype.putImageData = function (...given) {
   put.apply(this, given);
-  last = performance.now();
+  drawn.set(event, performance.now());
 };
-addEventListener("pointermove", (event) => {
-  last = 0;
-  setTimeout(() => last && took.push(last - event.timeStamp));
-}, true);
+const note = ({ timeStamp }) => { event = timeStamp; };
+for (const kind of ["pointerrawupdate", "pointermove"]) addEventListener(kind, note, true);
 """
 
 
@@ -91,12 +91,12 @@ def opened(page: Page, address: str) -> float:
 def hovered(page: Page) -> list[float]:
     """Move the pointer over the large image."""
     page.wait_for_timeout(1000)
-    page.evaluate("took.length = 0")
+    page.evaluate("forget()")
     box = page.locator("#main .pane").bounding_box()
     for move in range(MOVES):
         x, y = (20 + move * step % int(box[side] - 40) for step, side in ((37, "width"), (53, "height")))
         page.mouse.move(box["x"] + x, box["y"] + y)
-    found: list[float] = page.evaluate("took")
+    found: list[float] = page.evaluate("took()")
     return found
 
 

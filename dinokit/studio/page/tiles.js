@@ -89,9 +89,9 @@ export class Tile {
       touched = event.pointerType === "touch";
       if (touched) at(event, told.tap);
     });
-    pane.element.addEventListener("pointermove", (event) =>
-      at(event, event.pointerType === "touch" ? told.tap : told.point),
-    );
+    const moved = (event) => at(event, event.pointerType === "touch" ? told.tap : told.point);
+    // browsers keep pointermove for the next frame; what comes before it is drawn by then (a patch is drawn once)
+    for (const kind of ["pointerrawupdate", "pointermove"]) pane.element.addEventListener(kind, moved);
     pane.element.addEventListener("click", (event) => touched || at(event, told.pin));
     pane.element.addEventListener("keydown", (event) => told.key(event, pane));
   }
