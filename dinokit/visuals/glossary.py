@@ -106,6 +106,11 @@ CONCEPTS: tuple[tuple[str, str], ...] = (
     ),
     ("Percent points", "The plain difference of two percentages: from 60 % to 66 % are 6 points."),
     ("PCA of patch features", "The three directions in which patch features vary most, shown as red, green and blue."),
+    (
+        "Anchor",
+        "The earlier teacher to whose similarities of patches Gram anchoring holds the student, so that its dense "
+        "features do not fade in a long training.",
+    ),
     ("Nearest neighbours", "The images whose CLS features have the largest cosine with those of the query."),
 )
 

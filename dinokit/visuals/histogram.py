@@ -67,7 +67,7 @@ def histogram(kinds: Sequence[Sizes], *, title: str, what: str) -> str:
         f"{title}: {'; '.join(f'{one.name}: up to {number(int(one.sizes.max()))} images' for one in kinds)}"
     )
     return (
-        f'<figure class="chart"><h3>{escape(title)}</h3><ul class="legend">{legend}</ul>'
+        f'<figure class="chart" data-save="{escape(title)}"><h3>{escape(title)}</h3><ul class="legend">{legend}</ul>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{spoken}">{"".join(parts)}</svg></figure>'
     )
 

@@ -97,8 +97,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, kind: str = 
     inner = f"<thead><tr>{names}</tr></thead><tbody>{body}</tbody>"
     named = text(", ".join(filter(None, head)))
     # what scrolls is reached by the keyboard
-    region = f'<div class="scroll" tabindex="0" role="region" aria-label="{named}">'
-    return f'{region}<table class="{kind}">{inner}</table></div>'
+    frame = f'<div class="scroll" tabindex="0" role="group" aria-label="{named}">'
+    return f'{frame}<table class="{kind}">{inner}</table></div>'
 
 
 def details(summary: str, body: str) -> str:

@@ -84,7 +84,9 @@ def _header(results: Mapping[str, Any]) -> str:
     told = f"{', '.join(models[name]['shown'] for name in leaders)} {'is' if len(leaders) == 1 else 'are'} the best"
     told += f"{', alone or with others,' * shared} in {count} of {len(compared)} comparisons."
     bars = f'<ul class="bars models" aria-label="Comparisons won">{bars}</ul>'
-    return "".join([*parts, f'<div class="result">{paragraph(told, kind="headline")}{bars}</div>'])
+    return "".join(
+        [*parts, f'<div class="result" data-save="Comparisons won">{paragraph(told, kind="headline")}{bars}</div>']
+    )
 
 
 def _task(results: Mapping[str, Any], title: str) -> str:
@@ -114,7 +116,9 @@ def _chart(results: Mapping[str, Any], data: str, row: Mapping[str, Cell]) -> st
     ]
     said = "".join(paragraph(line) for line in papers)
     heading = f"{data}, {first['headline']}" + (" (less is better)" if first["lower"] else "")
-    return f'<div class="chart"><h3>{text(heading)}</h3><ul class="bars models">{bars}</ul>{said}</div>'
+    name = text(heading)
+    bars = f'<ul class="bars models">{bars}</ul>'
+    return f'<div class="chart" data-save="{name}"><h3>{name}</h3>{bars}{said}</div>'
 
 
 def _bar(

@@ -20,9 +20,11 @@ GRAM: dict[str, Any] = {"steps": 40, "changes": {"anchor": {"source": "auto"}}}
 def staged(make_run: MakeRun) -> MakeRun:
     """A run of 100 steps with further stages, whose anchor was chosen."""
 
-    def make(later: dict[str, Any], *, chosen: str | None = None, begins: int = 100, **settings: Any) -> Path:
+    def make(
+        later: Any, *, chosen: str | None = None, begins: int = 100, steps: tuple[int, ...] = (), **settings: Any
+    ) -> Path:
         looks = tuple({"step": s, "health/locality": s / 200, "health/knn": 50.0 + s / 10} for s in range(0, 141, 20))
-        run = make_run("", lines=looks)
+        run = make_run("", lines=looks, steps=steps)
         config = yaml.safe_load((run / "config.yaml").read_text())
         config["experiment"] |= {"stages": later} | settings
         (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -42,7 +44,7 @@ def test_stages_follow_one_another(staged: MakeRun) -> None:
 
 
 def test_a_run_of_one_stage_is_not_shaded(make_run: MakeRun) -> None:
-    assert course_of(read_record(make_run(""))).spans == ()
+    assert course_of(read_record(make_run("", steps=()))).spans == ()
 
 
 @pytest.mark.parametrize(
@@ -122,10 +124,10 @@ def test_what_stands_in_the_file_may_be_anything(staged: MakeRun) -> None:
         run.rmdir()
 
 
-def test_first_last_anchor_and_ends_of_stages_are_shown_side_by_side(staged: MakeRun, tmp_path: Path) -> None:
+def test_first_last_anchor_and_ends_of_stages_are_shown_side_by_side(staged: MakeRun) -> None:
     run = staged({"anchor": GRAM}, chosen="checkpoints/30")
-    for step in (*range(20, 100, 10), 140):
-        (run / "checkpoints" / str(step)).mkdir()
+    for step in (*range(0, 100, 10), 100, 140):
+        (run / "checkpoints" / str(step)).mkdir(parents=True)
     shown = columns(read_record(run))
     assert len(shown) == 6
     assert {0, 30, 100, 140} < set(shown)

@@ -26,7 +26,7 @@ MEASURED = (
 
 
 def test_they_are_those_of_the_log(make_run: MakeRun) -> None:
-    run = make_run("", lines=(*LOG, *MEASURED))
+    run = make_run("", lines=(*LOG, *MEASURED), steps=())
     lines, found = read_jsonl(run / "metrics.jsonl"), numbers(read_record(run))
     assert [curve["name"] for curve in found["curves"]] == ["loss", "health/knn", "lr"]
     for curve in found["curves"]:
@@ -55,7 +55,7 @@ def test_the_page_holds_them_and_no_text_ends_them(make_run: MakeRun) -> None:
 
 
 def test_nan_is_left_out(make_run: MakeRun) -> None:
-    run = make_run("")
+    run = make_run("", steps=())
     (run / "metrics.jsonl").write_text(
         '{"step": 1, "loss": NaN}\n{"step": 2, "loss": Infinity}\n{"step": 3, "loss": 4}\n'
     )
@@ -68,7 +68,7 @@ def test_long_curves_keep_every_so_many_points_short_ones_all(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "POINTS", 50)
-    found = {curve["name"]: curve for curve in numbers(read_record(make_run("", lines=LOG)))["curves"]}
+    found = {curve["name"]: curve for curve in numbers(read_record(make_run("", lines=LOG, steps=())))["curves"]}
     assert sum(len(curve["step"]) for curve in found.values()) <= 50
     assert found["loss"]["every"] > 1
     assert found["loss"]["step"][-1] == 39
@@ -80,6 +80,6 @@ def test_long_curves_keep_every_so_many_points_short_ones_all(
 
 def test_how_many_curves_do_not_fit_is_said(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "CURVES", 2)
-    found = numbers(read_record(make_run("", lines=(*LOG, *MEASURED))))
+    found = numbers(read_record(make_run("", lines=(*LOG, *MEASURED), steps=())))
     assert len(found["curves"]) == 2
     assert found["left_out"] == 3
