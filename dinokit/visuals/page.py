@@ -120,8 +120,10 @@ def data_uri(pixels: UInt8[Tensor, "height width channel"], *, side: int = 160) 
     array = pixels[:, :, :3].numpy() if pixels.shape[2] >= 3 else pixels[:, :, 0].numpy()
     image = Image.fromarray(array)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    kinds: dict[str, dict[str, int]] = {"png": {"optimize": True}}
-    if max(image.size) > LOSSLESS:
+    large = max(image.size) > LOSSLESS
+    # a large picture is most often a photo, whose PNG costs 10 times as long to optimise and loses to JPEG
+    kinds: dict[str, dict[str, int]] = {"png": {"optimize": not large}}
+    if large:
         kinds["jpeg"] = {"quality": 86}
     encoded = {}
     for kind, options in kinds.items():
