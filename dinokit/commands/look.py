@@ -177,7 +177,7 @@ def _neighbours(asked: _Asked, pool: Pool) -> list[Row]:
 
 def _evolution(asked: _Asked, *, every: bool) -> list[Row]:
     (model,) = asked.models
-    run = RunFolder(Path(str(model)))
+    run = RunFolder(Path(str(model)).expanduser())
     steps = run.steps()
     if isinstance(model, Backbone) or len(steps) < 2:
         raise UserError(f"expected a run folder with two or more checkpoints, got {_name(model)} with {len(steps)}")
