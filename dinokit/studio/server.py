@@ -38,7 +38,7 @@ from dinokit.studio.start import Opened
 T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
 OCTETS = "application/octet-stream"
-SEARCHES, UPLOADS = 2, 1  # at a time
+SEARCHES, UPLOADS = 2, 4  # at a time
 QUESTION = 1 << 14  # bytes of a search
 FOUND = ("score", "patch", "grid")  # what a page is told of a hit besides the image
 PATIENCE = 60.0  # seconds that a body may take
@@ -65,7 +65,7 @@ class Studio:
         self.opened, self.seeing, self.images = opened, opened.seeing, opened.seeing.images
         self._readers = CapacityLimiter(devices.readers(self.seeing.networks.device))
         self._searches = CapacityLimiter(SEARCHES)
-        self._uploads = asyncio.Semaphore(UPLOADS)
+        self._uploads, self._alone = asyncio.Semaphore(UPLOADS), CapacityLimiter(1)  # read, and decoded
 
     async def about(self, _: Request) -> Response:
         """Say what there is."""
@@ -109,7 +109,7 @@ class Studio:
         name = unquote(request.headers.get("x-name", ""), errors="replace")
         async with self._uploads:  # others wait, their bytes unread
             data = await _body(request, limits.BYTES)
-            return JSONResponse(await self._read(self.images.add, data, name), 201)
+            return JSONResponse(await to_thread.run_sync(self.images.add, data, name, limiter=self._alone), 201)
 
     async def search(self, request: Request) -> Response:
         """Find images."""
