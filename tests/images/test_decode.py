@@ -9,7 +9,7 @@ from PIL import Image
 
 from dinokit.core.messages import BadImage
 from dinokit.images import intensity
-from dinokit.images.decode import decode
+from dinokit.images.decode import decode, size_of
 from tests.images.hostile import deep_png, npy, tiff, tiff_file
 
 RED = (255, 0, 0)
@@ -299,3 +299,20 @@ def test_flipped_bytes_never_raise_anything_else() -> None:
             outcome = _outcome(broken.tobytes()[: generate.integers(1, len(whole) + 1)])
             assert "\n" not in outcome
             assert " object at 0x" not in outcome  # memory addresses would make equal runs differ
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "GIF"])
+def test_the_size_is_read_off_the_header_alone(kind: str) -> None:
+    data = _encoded(_noise(30, 70), kind)
+    assert size_of(data) == (70, 30)
+    if kind == "PNG":
+        assert size_of(data[:60]) == (70, 30)  # the pixels are cut off
+    with pytest.raises(BadImage):
+        size_of(b"no picture")
+
+
+def test_an_array_counts_its_bytes_and_a_tiff_of_bands_its_pixels() -> None:
+    array = npy(np.zeros((8, 9, 3), np.uint8))
+    assert size_of(array) == (len(array), 1)
+    bands = tiff(np.zeros((6, 7, 5), np.float32), photometric="minisblack", planarconfig="contig")
+    assert size_of(bands) == (7, 6)
