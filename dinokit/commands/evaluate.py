@@ -77,10 +77,10 @@ def evaluate(
         device: auto, cpu, cuda or mps.
         processes: that share the features of images; left out, one per GPU of this machine, or as torchrun has started.
     """
-    model, settings = str(model), {**settings, **named}
+    model, data, settings = str(model), str(data), {**settings, **named}
     settings |= {"tests": _each(tests)} if tests else {}
     module = evaluations.find(task)
-    config = configuration.override(module.Config(data=str(data)), settings)
+    config = configuration.override(module.Config(data=data), settings)
     if out is not None:
         check_result(Path(out), json=True)
     if save is not None:
@@ -127,7 +127,7 @@ def evaluate_suite(
         device: auto, cpu, cuda or mps.
     """
     suites.find(suite)
-    models, data = ((each,) if isinstance(each, str) else each for each in (models, data))
+    models, data = (tuple(map(str, (each,) if isinstance(each, str | Path) else each)) for each in (models, data))
     names = [name for word in models for name in ([word] if os.path.exists(word) else word.split(",")) if name]
     every = columns(list(dict.fromkeys(names)), baselines=baselines, tokens=tokens, device=devices.choose(device))
     found, lines = sets.find(data)

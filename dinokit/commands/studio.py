@@ -62,10 +62,9 @@ def studio(
         for name in ("starlette", "uvicorn"):
             library(name, extra="studio")
         library("dinokit.studio.guard", extra="studio").check_host(host, token)
-    models = {
-        path: _called(path, short) for path, short in shown((model,) if isinstance(model, str) else model).items()
-    }
-    found = opened(models, data, split=split, index=index, size=size, heads=heads, device=devices.choose(device))
+    named = map(str, (model,) if isinstance(model, str | Path) else model)
+    models = {path: _called(path, short) for path, short in shown(named).items()}
+    found = opened(models, str(data), split=split, index=index, size=size, heads=heads, device=devices.choose(device))
     with closing(found):
         if export is None:
             _serve(found, host=host, port=port, token=token)

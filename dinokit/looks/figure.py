@@ -4,6 +4,8 @@ Neither a display nor pyplot is needed, and no setting outlives a call.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,14 @@ def figure(rows: Sequence[Row]) -> Any:
             page.text(left / width, 1 - (top + LINE - 6) / height, words, fontsize=POINTS, parse_math=False)
             left += wide + GAP
         top += high
+    page._repr_png_ = partial(_png, page)  # a notebook draws the figures of pyplot alone by itself
     return page
+
+
+def _png(page: Any) -> bytes:
+    kept = BytesIO()
+    page.savefig(kept, format="png")
+    return kept.getvalue()
 
 
 def save(page: Any, place: Path, *, ending: str) -> None:

@@ -140,8 +140,9 @@ class Source:
         part = int(np.searchsorted(ends, index, side="right"))
         return int(ends[part]) - self.mix.lengths[part], int(ends[part])
 
-    def subset(self, rows: Int64[np.ndarray, "sample"]) -> "Source":
+    def subset(self, rows: Int64[np.ndarray, "sample"] | Sequence[int]) -> "Source":
         """Return some of the images, by their indices; the keys stay those of the whole."""
+        rows = rows if isinstance(rows, np.ndarray) else np.array(rows, dtype=np.int64)
         return replace(
             self,
             rows=self.rows[rows],

@@ -7,12 +7,12 @@ from dinokit.images import intensity
 from dinokit.sources.base import Source, Unusable
 
 SHOWN, COLUMNS, SIDE = 48, 12, 72  # images, of them in a row, and pixels of a tile
-_GAP, _LINE, _LETTER = 6, 14, 6  # pixels between tiles, of a caption, and of a letter of the built-in font
+_GAP, _LINE = 6, 14  # pixels between tiles, and of a caption
 _GONE = "lightgray"
 
 
 def contact_sheet(source: Source, *, columns: int = COLUMNS, side: int = SIDE, workers: int = 0) -> Image.Image:
-    """Draw all images of a source, whole and small, with their classes or the ends of their names below.
+    """Draw all images of a source, whole and small, with their classes or names below.
 
     What cannot be read is a grey tile.
 
@@ -34,7 +34,7 @@ def contact_sheet(source: Source, *, columns: int = COLUMNS, side: int = SIDE, w
         else:
             tile = _tile(found, side)
             page.paste(tile, (left + (side - tile.width) // 2, top + (side - tile.height) // 2))
-        pen.text((left, top + side + 1), _caption(source, index, letters=side // _LETTER), fill="black")
+        pen.text((left, top + side + 1), _fitting(_caption(source, index), pen, side), fill="black")
     return page
 
 
@@ -49,7 +49,14 @@ def _tile(image: intensity.Image, side: int) -> Image.Image:
     return picture.resize((width, height))
 
 
-def _caption(source: Source, index: int, *, letters: int) -> str:
+def _caption(source: Source, index: int) -> str:
     label = -1 if source.labels is None else int(source.labels[index])
-    name = source.key(index).rpartition("/")[2][-letters:] if label < 0 else source.classes[label][:letters]
+    name = source.key(index).rpartition("/")[2] if label < 0 else source.classes[label]
     return name.encode("latin-1", "replace").decode("latin-1")  # what the built-in font can write
+
+
+def _fitting(text: str, pen: ImageDraw.ImageDraw, width: int) -> str:
+    """Cut what is wider than a tile."""
+    while pen.textlength(text) > width:
+        text = text[:-1]
+    return text

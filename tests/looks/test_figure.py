@@ -1,5 +1,6 @@
 """A figure shows what a sheet shows, with text that is text, and leaves no trace."""
 
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -20,6 +21,8 @@ def test_every_patch_lies_where_the_sheet_has_it(tmp_path: Path) -> None:
     save(figure(cells()), tmp_path / "a.png", ending=".png")
     with Image.open(tmp_path / "a.png") as page:
         found = numpy.asarray(page.convert("RGB"))
+    with Image.open(BytesIO(figure(cells())._repr_png_())) as page:  # what a notebook asks for
+        assert numpy.array_equal(page.convert("RGB"), found)
     assert found.shape == (60 + LINE, 170, 3)
     for column, cell in ((0, cells()[0][0]), (90, cells()[0][1])):
         assert numpy.array_equal(found[LINE + 10 :: 20, column + 10 : column + 80 : 20], cell.colours)

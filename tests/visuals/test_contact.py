@@ -28,7 +28,7 @@ def test_what_is_known_of_an_image_stands_below_it(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir()
         Image.new("RGB", (8, 8), "red").save(tmp_path / name)
     of_classes = numpy.asarray(contact_sheet(open_source(str(tmp_path)), side=40))
-    of_files = numpy.asarray(contact_sheet(open_source(str(tmp_path), labels=False), side=40))
+    of_files = numpy.asarray(contact_sheet(open_source(str(tmp_path), labels=False).subset([0, 1]), side=40))
     assert (of_classes[:40] == of_files[:40]).all()
     assert (of_classes[40:] < 128).any()
     assert (of_classes[40:] != of_files[40:]).any()
