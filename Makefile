@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-emoji test check bench clean
+.PHONY: demo demo-emoji test check bench notebooks clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ check: $(VENV)/.ready  ## style, types and every test
 
 bench: $(VENV)/.ready  ## the figures of docs/log.md
 	$(BIN)/python benchmarks/step.py
+
+notebooks: $(VENV)/.ready  ## run examples/ whole and keep what comes out, small
+	$(BIN)/python -m tests.notebooks examples/train.ipynb $(filter-out examples/train.ipynb,$(wildcard examples/*.ipynb))
 
 clean:
 	rm -rf $(VENV) dist build runs
