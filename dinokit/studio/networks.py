@@ -7,6 +7,7 @@ refused. When nothing is asked for, the thread has some work of its own.
 """
 
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -173,17 +174,22 @@ class Passes:
         self._thread.join()
 
     def _run(self) -> None:
+        rest = 0.0  # seconds; as long as the last piece of work of its own took, so that a browser here has its half
         while True:
             with self._ready:
-                while not (self._waiting or self._restless or self._ended):
-                    self._ready.wait()
+                if self._restless:
+                    self._ready.wait_for(lambda: self._waiting or self._ended, timeout=rest)
+                else:
+                    self._ready.wait_for(lambda: self._waiting or self._ended or self._restless)
                 if self._ended:
                     for each in self._asked.values():
                         each.cancel()
                     return
                 name, work = self._waiting.popleft() if self._waiting else (None, None)
             if work is None:
+                began = time.monotonic()
                 self._restless = self._more()
+                rest = time.monotonic() - began
                 continue
             answer = self._asked[name]
             try:
