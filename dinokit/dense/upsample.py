@@ -69,16 +69,9 @@ class Bilateral:
 
     reach = 2
 
-    def __init__(
-        self, image: intensity.Image, points: tuple[int, int], cells: tuple[int, int], *, colour: float = COLOUR
-    ) -> None:
-        """Look at the guide.
-
-        Args:
-            image: of any size.
-            colour: deviation of the Gaussian of colours, with 1.0 as white.
-        """
-        self.points, self.cells, self.colour = points, cells, colour
+    def __init__(self, image: intensity.Image, points: tuple[int, int], cells: tuple[int, int]) -> None:
+        """Look at the guide, an image of any size."""
+        self.points, self.cells = points, cells
         self.guide = intensity.resized(image, *points)
         means = []
         for cell in range(cells[0]):  # of which each has a point, or more; the image in float32 is four times as large
@@ -113,7 +106,7 @@ class Bilateral:
             dx = torch.where(around == there, 0.0, torch.inf)[:, None] + x[points][..., None] - around[:, None]
             space = dy[None, :, None, :, None] ** 2 + dx[:, None, :, None] ** 2  # [cell, row, point, cell row, 5]
             space = space.flatten(3).flatten(1, 2)  # [cell, row point, near]
-            weights = torch.softmax(-space / (2 * SPACE**2) - differ**2 / (2 * self.colour**2), dim=-1)
+            weights = torch.softmax(-space / (2 * SPACE**2) - differ**2 / (2 * COLOUR**2), dim=-1)
             mixed = torch.unflatten(weights @ values, 1, (n, most))  # [cell, row, point, dim]
             mixed = mixed.transpose(0, 1).flatten(1, 2)  # [row, cell point, dim]
             kept = (torch.arange(most) < ends.diff()[cells][:, None]).flatten()

@@ -89,8 +89,9 @@ def test_features_end_where_colours_do() -> None:
     assert apart[1] < apart[0] / 2
 
 
-def test_without_edges_in_the_guide_distance_alone_decides() -> None:
+def test_without_edges_in_the_guide_distance_alone_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = noise(4, 4, 2)
     plain = filled(Bilateral(torch.zeros(3, 16, 16, dtype=torch.uint8), (16, 16), (4, 4)), vectors)
-    deep = filled(Bilateral(guide(3, 16, 16), (16, 16), (4, 4), colour=1e3), vectors)
+    monkeypatch.setattr("dinokit.dense.upsample.COLOUR", 1e3)
+    deep = filled(Bilateral(guide(3, 16, 16), (16, 16), (4, 4)), vectors)
     torch.testing.assert_close(plain, deep, rtol=2**-10, atol=1e-4)
