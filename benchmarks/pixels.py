@@ -102,7 +102,7 @@ def _edges(given: argparse.Namespace) -> None:
         return
     print(f"{len(train)} images of train, {len(val)} of val, {backbone.patch_size} px patches")
     print("fitted on | way | mIoU of all pixels | of those by an edge | processor seconds an image")
-    for fitted in ("the image", "train"):
+    for fitted in ("train", "the image"):
         if fitted == "train":
             heads = [_fitted(backbone, train, given.size)] * len(val)
         else:

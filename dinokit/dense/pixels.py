@@ -11,7 +11,9 @@ Three ways, of which the last two can be taken together:
                 where colours do. About as dear as tiles. Where an edge has no colour it is as soft as with tiles; where
                 colours change without one, features vary that should not.
 
-Costs, memory and how well each finds the edges of masks: docs/log.md, 2026-11-29.
+Measured (docs/log.md, 2026-11-29): 4096 x 4096 pixels at width 384, beside a network of one block, take 55 seconds of a
+core and 1.2 GB by tiles, 76 s and 1.1 GB by the bilateral. A linear classifier's mean IoU within 3 pixels of an edge,
+patches of 16 and of 8 pixels: tiles 46 and 63, shifts 2 46 and 65, shifts 4 47 and 65, bilateral 68 and 78.
 
 Nothing of the image's size is held but the image itself: features exist for one row of windows of patches (with shifts
 one of each grid) and for one band, the pixels of a row of patches, in float16.
