@@ -22,9 +22,10 @@ from dinokit.curation.pool import Pool
 from dinokit.features.embed import embedded, model_of
 from dinokit.images.film import WRITTEN, Writer
 from dinokit.images.intensity import AnyImage
+from dinokit.images.picture import check_picture, write_picture
 from dinokit.looks import clip, evolution, matches, neighbours
 from dinokit.looks.field import Field, Map, field
-from dinokit.looks.figure import ENDINGS, save
+from dinokit.looks.figure import ENDINGS, save, written
 from dinokit.looks.figure import figure as drawn
 from dinokit.looks.given import film_among, listed, read
 from dinokit.looks.sheet import Row, rows_of, sheet
@@ -191,11 +192,11 @@ def _kept(rows: Sequence[Row], out: Path | None, *, figure: bool) -> Any:
     page = sheet(rows)
     plotted = drawn(rows) if figure or ending in ENDINGS else None
     if out is not None:
-        with write_atomic(out) as temporary:
-            if plotted is not None:
+        if plotted is None:
+            write_picture(page, out)
+        else:
+            with write_atomic(out) as temporary:
                 save(plotted, temporary, ending=ending)
-            else:
-                page.save(temporary, Image.registered_extensions()[ending])
         info(f"{len(rows)} row{'s' * (len(rows) > 1)} · {page.width} x {page.height} pixels · {out}")
     return plotted if figure else page
 
@@ -247,7 +248,10 @@ def _check_out(out: Path | None, kind: str, *, film: Path | None, moving: bool, 
         library("matplotlib.figure", extra="look")
     if out is None:
         return
-    if out.is_dir() or (not moving and ending not in (*Image.registered_extensions(), *ENDINGS)):
+    plotted = figure or ending in ENDINGS
+    if not moving and not plotted:
+        check_picture(out)
+    elif out.is_dir() or (plotted and ending not in written()):
         raise UserError(f"expected --out to be a picture such as {out.with_suffix('.png')}, got {out}")
     check_writable(out.parent)
 

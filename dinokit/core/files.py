@@ -49,9 +49,9 @@ def write_atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        if error.errno is not None:  # else it is no word of the system
-            error.filename = error.filename or str(path)  # a full disk does not say whose
-        raise
+        if error.errno is None or error.filename:  # no word of the system, or one that is whole
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say whose
     finally:
         temporary.unlink(missing_ok=True)
 

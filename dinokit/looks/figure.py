@@ -46,6 +46,12 @@ def _png(page: Any) -> bytes:
     return kept.getvalue()
 
 
+def written() -> set[str]:
+    """Return the endings of the files that a figure can be."""
+    canvas = library("matplotlib.backend_bases", extra="look").FigureCanvasBase
+    return {f".{ending}" for ending in canvas.filetypes}
+
+
 def save(page: Any, place: Path, *, ending: str) -> None:
     """Write a figure: fonts in the file, and the same bytes for the same figure."""
     settings = {"svg.fonttype": "none", "svg.hashsalt": "dinokit", "pdf.fonttype": 42}

@@ -27,6 +27,7 @@ INSTEAD = {"source.js": "offline.js"}  # in a page of its own
 IMPORT = r'^import \{[^}\n]*\} from "\./([a-z0-9-]+\.js)";$'
 EXPORT = r"^export (?=async function|function|class|const|let)"
 KINDS = ("thumbs", "pictures", "features", "attention")
+ENDINGS = (".html", ".htm")
 SHOWN = 8  # images, where none are named
 LARGEST = 50_000_000  # bytes: a browser still opens it at once, and a mail server perhaps takes it
 
@@ -41,9 +42,11 @@ def export(
         steps: of the runs' checkpoints; none: the last alone.
 
     Raises:
-        UserError: if an image or a step is not there, or the page would be above 50 MB.
+        UserError: if an image or a step is not there, the page would be above 50 MB, or `out` is no place for it.
     """
-    check_writable(out.parent)
+    if out.suffix.lower() not in ENDINGS or out.is_dir():
+        raise UserError(f"expected --export to be a page such as {out.with_suffix('.html')}, got {out}")
+    check_writable(out.parent, option="--export")
     ids = chosen(opened.seeing.images, images)
     models = _models(opened.about()["models"], steps)
     shown, told = list[dict[str, str]](), {kind: dict[str, str]() for kind in KINDS}

@@ -51,6 +51,8 @@ def test_what_cannot_be_drawn_is_one_line(
         ("similarity", str(root), *start, "--at", "3"): "--at: expected X,Y in pixels such as 120,80, got '3'",
         ("pcas", str(root), *start): "pca",
         ("pca", str(root), *start[:2], "--out", str(tmp_path)): "expected --out to be a picture such as",
+        ("pca", str(root), *start[:2], "--out", str(tmp_path / "x.psd")): "expected --out to be a picture such as",
+        ("pca", str(root), *start[:2], "--out", str(tmp_path / "x.bmp"), "--figure"): "expected --out to be a picture",
         ("attention", str(root), *start, "--block", "7"): "7",
         ("pca", str(root), *start[:-1], "0"): "--size must be at least 1, got 0",
         ("pca", str(root), *start[:2]): "--out must be given: dinokit look KIND IMAGES --out OUT",

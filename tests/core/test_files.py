@@ -108,9 +108,18 @@ def test_json_holds_no_number_that_json_lacks(tmp_path: Path) -> None:
     assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None], "c": [2, None]}
 
 
+class ReadOnlyName(OSError):
+    """As PyAV raises them."""
+
+    filename = property(lambda _: None)  # type: ignore[assignment]
+
+
 def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left.*result.json"), write_atomic(tmp_path / "result.json"):
         Path("/dev/full").write_bytes(bytes(4096))
+    with pytest.raises(OSError, match="No space left.*film.mp4"), write_atomic(tmp_path / "film.mp4"):
+        raise ReadOnlyName(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
 
 
 def test_texts_are_utf8_with_or_without_a_mark_or_one_line(tmp_path: Path) -> None:

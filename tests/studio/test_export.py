@@ -108,6 +108,15 @@ def test_what_is_not_there_is_refused(shared: Served, tmp_path: Path, images: li
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize("name", ["page.png", "page", "folder.html"])
+def test_a_place_that_is_none_of_a_page_is_refused_before_the_work(shared: Served, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(UserError, match=f"expected --export to be a page such as .*html, got .*{name}"):
+        export.export(shared.opened, tmp_path / name, images=["none"])
+    with pytest.raises(UserError, match="cannot write to /proc/x: .*; give --export another place"):
+        export.export(shared.opened, Path("/proc/x/page.html"), images=["none"])
+
+
 def test_a_page_that_would_be_too_large_is_refused_early(
     shared: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
