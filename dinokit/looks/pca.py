@@ -25,7 +25,9 @@ from dinokit.models.features import Backbone, Features
 
 Rule = Callable[[Field], Bool[Tensor, "rows columns"]]  # which patches are coloured
 
-FLAT = 1e-12  # a component whose variance is so small of the first does not vary: mid-grey, not amplified noise
+FLAT = 1e-6  # a component whose deviation is so small of the first does not vary: mid-grey, not amplified noise; of
+# float32 features of two components the third is rounding, 1e-7 of the first
+TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +68,11 @@ class Axes:
     @property
     def varies(self) -> Bool[Tensor, " component"]:
         """Tell which directions vary: along others lies rounding alone."""
-        return self.deviations > FLAT * self.deviations[0].clamp(min=FLAT)
+        return self.deviations > FLAT * self.deviations[0].clamp(min=TINY)
 
     def whitened(self, rows: Float[Tensor, "*batch dim"]) -> Float64[Tensor, "*batch component"]:
         """Return where rows lie in deviations from the mean; 0 along what does not vary."""
-        return torch.where(self.varies, self(rows) / self.deviations.clamp(min=FLAT), 0.0)
+        return torch.where(self.varies, self(rows) / self.deviations.clamp(min=TINY), 0.0)
 
     def turned(self, signs: Float64[Tensor, " component"]) -> "Axes":
         """Return the same with some directions the other way round."""
@@ -89,7 +91,7 @@ def fit(backbone: Backbone, fields: Sequence[Field], config: Config) -> Paint:
 
     def paint(seen: Field) -> list[Map]:
         if config.style == "dinov2":
-            shares = (axes(seen.patches) - low) / (high - low).clamp(min=FLAT)  # [rows, columns, component]
+            shares = (axes(seen.patches) - low) / (high - low).clamp(min=TINY)  # [rows, columns, component]
             shares = torch.where(axes.varies, shares, 0.5)
         else:
             shares = torch.sigmoid(2 * axes.whitened(seen.patches))

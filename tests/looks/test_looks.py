@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import pytest
@@ -133,6 +133,15 @@ def test_dinov2_blackens_the_borders_side_of_the_first_component() -> None:
 def test_patches_that_are_all_alike_are_grey_not_noise() -> None:
     ((_, found),) = drawn(pca, [made(torch.ones(4, 4, 3))], pca.Config(style="dinov3"))[0]
     assert set(numpy.unique(found).tolist()) == {128}
+
+
+@pytest.mark.parametrize("style", ["dinov2", "dinov3"])
+def test_a_component_that_is_but_rounding_is_grey(style: Literal["dinov2", "dinov3"]) -> None:
+    rows = noise(6, 6, 2) @ noise(2, 16, seed=1)  # two components, in float32
+    ((_, found),) = drawn(pca, [made(rows)], pca.Config(style=style))[0]
+    shown = found[found.any(axis=2)]
+    assert set(shown[:, 2].tolist()) == {128}
+    assert shown[:, :2].std() > 20
 
 
 def test_cosines_are_those_with_the_marked_patch() -> None:
