@@ -48,15 +48,21 @@ class Result:
 
 
 def results_of(run: Path) -> list[Result]:
-    """Read all results of single evaluations below a run's folder; what two files say of one is joined."""
-    found = dict[tuple[str, str], Result]()
+    """Read all results of single evaluations below a run's folder; what two files say of one is joined.
+
+    It is one if the trained model's numbers are the same: else the interval of one would stand beside those of another.
+    """
+    found = list[Result]()
     for path in _files(run):
         with suppress(UserError, KeyError, TypeError, ValueError, AttributeError):  # another program's file
             one = _result(run, path)
             if one is not None:
-                known = found.get((one.evaluation, one.data))
-                found[one.evaluation, one.data] = one if known is None else _joined(known, one)
-    return sorted(found.values(), key=lambda one: (TASKS.index(one.evaluation), one.data))
+                same = next((place for place, known in enumerate(found) if _are_one(known, one)), None)
+                if same is None:
+                    found.append(one)
+                else:
+                    found[same] = _joined(found[same], one)
+    return sorted(found, key=lambda one: (TASKS.index(one.evaluation), one.data))
 
 
 def suites_of(run: Path) -> list[tuple[str, Mapping[str, Any]]]:
@@ -118,6 +124,13 @@ def _result(run: Path, path: Path) -> Result | None:
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if is_number(value)}
+
+
+def _are_one(one: Result, other: Result) -> bool:
+    first, second = one.numbers[TEACHER], other.numbers[TEACHER]
+    both = (first.keys() & second.keys()) - set(COUNTS)
+    same = bool(both) and all(first[name] == second[name] for name in both)
+    return same and (one.evaluation, one.data) == (other.evaluation, other.data)
 
 
 def _joined(one: Result, other: Result) -> Result:

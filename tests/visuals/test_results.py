@@ -29,6 +29,14 @@ def test_what_two_files_say_of_one_is_one_line(tmp_path: Path) -> None:
     assert '<th scope="row">knn</th><td>demo:fashion</td><td>top1@20</td><td>84.2 %</td><td>80.0 % to 88' in html
 
 
+def test_an_interval_stands_beside_the_numbers_it_is_of_alone(tmp_path: Path) -> None:
+    saved(tmp_path)
+    rows = {"/run": {"top1@20": 71.0}, "random-init": {"top1@20": 50.0}}  # of other settings, on the same data
+    write(tmp_path / "smaller.json", {"task": "knn", "config": {"data": "demo:fashion"}, "results": rows})
+    found = {one.numbers["teacher"]["top1@20"]: dict(one.intervals) for one in results_of(tmp_path)}
+    assert found == {84.25: {"top1@20": (80.0, 88.0)}, 71.0: {}}
+
+
 def test_suites_are_told_as_on_their_own_page(tmp_path: Path) -> None:
     cell = {"model": "m", "task": "knn", "set": "pets", "headline": "top1@20", "numbers": {"top1@20": 71.0},
             "intervals": {"top1@20": [70.0, 72.0]}, "published": [], "lower": False}  # fmt: skip
