@@ -89,11 +89,10 @@ def test_shifts_find_where_an_edge_is() -> None:
 
 def test_a_large_picture_in_windows_is_what_it_is_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exactly, of a network that looks at no neighbour; its bands stay as small as they are."""
-    image = noise(3, 64, 400)
+    image = noise(3, 32, 48)
+    monkeypatch.setattr("dinokit.dense.strips.WINDOW", 10**6)
     whole = sampled(PIXELS, image, Sampling(stride=2)).array()
-    monkeypatch.setattr(
-        "dinokit.dense.strips.strips.__kwdefaults__", {"window": 3, "corner": (0, 0), "precision": "fp32"}
-    )
+    monkeypatch.setattr("dinokit.dense.strips.WINDOW", 3)
     found = sampled(PIXELS, image, Sampling(stride=2))
     assert numpy.array_equal(found.array(), whole)
     assert max(map(len, found.bands())) == 2
