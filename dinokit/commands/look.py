@@ -246,6 +246,8 @@ def _check_out(out: Path | None, kind: str, *, film: Path | None, moving: bool, 
         raise UserError("a film is no figure; leave out --figure")
     if figure or ending in ENDINGS:
         library("matplotlib.figure", extra="look")
+    if moving and ending == ".mp4":
+        library("av", extra="video")
     if out is None:
         return
     plotted = figure or ending in ENDINGS
