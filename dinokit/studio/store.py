@@ -84,10 +84,15 @@ def patches(data: bytes) -> Patches:
 
 
 def shares(attention: Float32[Tensor, "head rows columns"]) -> bytes:
-    """Write how each head attends: uint32 heads, rows, columns, then uint8 of each head over its largest value."""
-    largest = attention.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    drawn: UInt8[numpy.ndarray, "head rows columns"] = (255 * attention / largest).round().to(torch.uint8).numpy()
-    return HEAD.pack(*attention.shape) + drawn.tobytes()
+    """Write how heads attend: uint32 maps, rows, columns, then uint8 of their mean and of each over its largest value.
+
+    The mean is of what heads attend, not of what is written of each: one that looks everywhere a little would else
+    weigh as much as one that looks at a place.
+    """
+    maps = torch.cat([attention.mean(dim=0, keepdim=True), attention])
+    largest = maps.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    drawn: UInt8[numpy.ndarray, "map rows columns"] = (255 * maps / largest).round().to(torch.uint8).numpy()
+    return HEAD.pack(*maps.shape) + drawn.tobytes()
 
 
 @final

@@ -57,7 +57,12 @@ def test_what_is_not_finite_is_not_sent() -> None:
 
 def test_a_head_is_drawn_over_its_largest_value() -> None:
     data = store.shares(torch.tensor([[[0.1, 0.2]], [[0.0, 0.0]]]))
-    assert data == store.HEAD.pack(2, 1, 2) + bytes([128, 255, 0, 0])
+    assert data == store.HEAD.pack(3, 1, 2) + bytes([128, 255] * 2 + [0, 0])
+
+
+def test_the_mean_is_of_what_heads_attend() -> None:
+    data = store.shares(torch.tensor([[[0.8, 0.0]], [[0.1, 0.1]]]))
+    assert list(data[12:14]) == [255, round(255 * 0.05 / 0.45)]
 
 
 def test_what_was_not_asked_for_longest_goes_first() -> None:

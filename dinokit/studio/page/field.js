@@ -16,14 +16,12 @@ export function field(octets) {
   };
 }
 
-// Maps of heads, each from 0 to 255, its largest value, and their mean.
+// The mean of all heads and a map of each, from 0 to 255, its largest value.
 export function heads(octets) {
   const [count, rows, columns] = new Uint32Array(octets, 0, 3);
   const size = rows * columns;
   expect(octets, 12 + count * size, "attention");
-  const maps = Array.from({ length: count }, (_, head) => new Uint8Array(octets, 12 + head * size, size));
-  const mean = new Float32Array(size);
-  for (const map of maps) for (let patch = 0; patch < size; patch += 1) mean[patch] += map[patch] / count;
+  const [mean, ...maps] = Array.from({ length: count }, (_, map) => new Uint8Array(octets, 12 + map * size, size));
   return { rows, columns, maps, mean };
 }
 

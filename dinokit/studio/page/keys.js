@@ -5,8 +5,8 @@ const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowR
 const FAR = 5; // patches, with Shift
 
 // Return the handler of keys of a pane. `doing` has what they do: move(image, x, y), pin(), free(), large(image),
-// away(image), find(whole), help(); `controls` the bar; `grid(image, model)` the rows and columns, `spot(image)` where
-// the mark, or the probe of a pinned one, lies.
+// away(image), find(image, or null: by the mark), help(), and tells `grid(image, model)`, the rows and columns, and
+// `spot(image)`, where the mark, or the probe of a pinned one, lies; `controls` is the bar.
 export function keys(doing, controls) {
   return (event, pane) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -47,8 +47,8 @@ function others(doing, controls, pane) {
     "-": louder(-0.05),
     "+": louder(0.05),
     s: () => controls.set({ smooth: !state.smooth }),
-    f: () => doing.find(true),
-    p: () => doing.find(false),
+    f: () => doing.find(pane.image),
+    p: () => doing.find(null),
     "?": doing.help,
   };
 }

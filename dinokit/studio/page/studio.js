@@ -193,19 +193,19 @@ class Studio {
     }
   }
 
-  // Search by the large image, or by the marked patch.
-  find(whole) {
+  // Search by an image; null: by the marked patch.
+  find(like) {
     if (!source.live) return;
     const [layer] = this.layers,
       place = layer.place(state.at);
-    if (!whole && !place) return;
-    const image = whole ? state.main : state.at.image;
+    if (like === null && !place) return;
+    const image = like ?? state.at.image;
     search({
       model: layer.model.id,
       step: layer.step,
       image,
       name: this.#names.get(image),
-      patch: whole ? null : place,
+      patch: like === null ? place : null,
       chosen: (id, name) => this.add(id, name),
     });
   }
@@ -223,7 +223,7 @@ class Studio {
       free: () => state.pinned && this.#mark(state.at, false),
       large: (image) => this.large(image),
       away: (image) => this.away(image),
-      find: (whole) => this.find(whole),
+      find: (like) => this.find(like),
       help: () => document.getElementById("help").showModal(),
       grid: (image, model) => this.#grid(image, model),
       spot: (image) => [this.#probe, state.at].find((at) => at?.image === image),
@@ -249,8 +249,8 @@ class Studio {
     document.getElementById("jump").max = this.about.count;
     on("found-close", "click", () => (document.getElementById("found").hidden = true));
     if (!source.live) return;
-    on("find-image", "click", () => this.find(true));
-    on("find-patch", "click", () => this.find(false));
+    on("find-image", "click", () => this.find(state.main));
+    on("find-patch", "click", () => this.find(null));
     takeFiles((file) => this.open(file));
   }
 }
