@@ -40,10 +40,8 @@ def painted(
             if number in chosen
         }
         fitted[name] = look.fit(backbone, list(kept.values()), config), kept
-    size_of_all, together = (
-        None,
-        zip(*(frames(file, channels=each.channels) for each in backbones.values()), strict=True),
-    )
+    together = zip(*(frames(file, channels=each.channels) for each in backbones.values()), strict=True)
+    size_of_all = None
     for number, images in enumerate(progress(together, total)):
         fields, maps = [], {}
         for (name, backbone), (image, _) in zip(backbones.items(), images, strict=True):

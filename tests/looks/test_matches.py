@@ -79,7 +79,8 @@ def test_a_place_whose_way_back_leads_elsewhere_is_black() -> None:
     drawn = painted(made(one), made(two), everything, places(made(one)), apart=0)
     assert drawn.any(axis=2).tolist() == [[True, False, False, True]]
     near = painted(made(one), made(two), everything, places(made(one)), apart=2)
-    assert near.any(axis=2).tolist() == [[True, True, False, True]] or near.any(axis=2)[0, 1]
+    assert near.any(axis=2)[0, 1]  # the way back misses it by two patches
+    assert numpy.array_equal(near[0, 1], places(made(one))[0, 1])
 
 
 def test_lines_lie_on_their_patches() -> None:
