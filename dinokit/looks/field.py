@@ -17,13 +17,13 @@ from dinokit.core.messages import UserError
 from dinokit.dense import draw
 from dinokit.dense.strips import strips
 from dinokit.images import intensity
-from dinokit.images.transforms import Short
+from dinokit.images.transforms import Seen, Short
 from dinokit.models.features import Backbone
 
 SIDE = 768  # pixels of the short side, for models that see any size; of the figures of DINOv3
 LARGEST = 4096  # pixels of a side
 
-Map = tuple[str, UInt8[numpy.ndarray, "rows columns 3"]]  # what it shows, and the colour of every patch
+Map = tuple[str, UInt8[numpy.ndarray, "_ _ 3"]]  # what it shows, and the colour of every patch
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Field:
         """What was seen, for a screen."""
         return draw.rgb(self.seen)
 
-    def at(self, x: float, y: float) -> tuple[int, int]:
+    def at(self, x: float | int, y: float | int) -> tuple[int, int]:
         """Return row and column of the patch at a pixel of the image as it lies there, or raise UserError."""
         (width, height), (rows, columns) = self.size, self.patches.shape[:2]
         if not (0 <= x < width and 0 <= y < height):
@@ -65,9 +65,7 @@ def field(backbone: Backbone, image: intensity.Image, *, name: str, size: int | 
     return Field(name, seen, torch.cat([*strips(backbone, seen)]), (image.shape[2], image.shape[1]))
 
 
-def shown(
-    image: intensity.Image, *, patch_size: int, name: str, size: int | None = None
-) -> Shaped[Tensor, "channel height width"]:
+def shown(image: intensity.Image, *, patch_size: int, name: str, size: int | None = None) -> Seen:
     """Return what a model with such patches sees of an image; see `field`."""
     way = Short(size or SIDE, patch_size)
     rows, columns = way.sides(image.shape[1], image.shape[2])

@@ -29,7 +29,6 @@ from dinokit.looks.sheet import Cell, Row, photo
 # colours of the corners of an image; between them, what lies between
 CORNERS = (((225, 50, 60), (250, 205, 50)), ((70, 60, 215), (40, 190, 130)))
 
-
 Masks = tuple[Bool[Tensor, "_ _"], Bool[Tensor, "_ _"]]  # which patches of each image take part
 Colours = UInt8[numpy.ndarray, "rows columns 3"]
 
@@ -101,7 +100,9 @@ def few(matches: Matches, *, lines: int, apart: int) -> Matches:
     return Matches(matches.first[kept], matches.second[kept], matches.cosine[kept])
 
 
-def painted(one: Field, two: Field, masks: Masks, colours: Colours, *, apart: int) -> Colours:
+def painted(
+    one: Field, two: Field, masks: Masks, colours: Colours, *, apart: int
+) -> UInt8[numpy.ndarray, "other_rows other_columns 3"]:
     """Give every patch of the second image the colour of its nearest in the first; black without one."""
     forth, _ = _nearest(two, one, masks[::-1])
     back, _ = _nearest(one, two, masks)

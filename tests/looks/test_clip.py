@@ -73,7 +73,7 @@ def test_the_fit_is_of_the_whole_clip_and_a_few_frames_are_held(
 def test_a_mark_of_the_first_frame_is_followed_through_all(tmp_path: Path, make_vit: MakeVit) -> None:
     place = film(tmp_path / "a.webp", [1, 2, 1])
     models: dict[str, VisionTransformer | PatchPixels] = {"a": make_vit(), "b": PIXELS}
-    config = similarity.Config(at=((9, 5),))
+    config = similarity.Config(at=((9.0, 5.0),))
     found = [row for (row,), _ in clip.painted(similarity, models, place, config, size=16)]
     assert [len(row) for row in found] == [3] * 3
     for column in (1, 2):

@@ -152,16 +152,16 @@ def test_cosines_are_those_with_the_marked_patch() -> None:
     expected = torch.cosine_similarity(second.double(), first[3, 2].double()[None, None], dim=-1)
     torch.testing.assert_close(maps[1], expected)
     assert maps[0][3, 2] == pytest.approx(1)
-    found = drawn(similarity, fields, similarity.Config(at=((17, 31), (0, 0))))
+    found = drawn(similarity, fields, similarity.Config(at=((17.0, 31.0), (0.0, 0.0))))
     assert [len(each) for each in found] == [2, 2]
     assert found[0][0][1][3, 2].tolist() == list(similarity.MARK)
     with pytest.raises(UserError, match=r"expected x in 0\.\.47 and y in 0\.\.31 of a\.png, got 48,0"):
-        drawn(similarity, fields, similarity.Config(at=((48, 0),)))
+        drawn(similarity, fields, similarity.Config(at=((48.0, 0.0),)))
 
 
 def test_where_all_patches_are_alike_all_are_bright() -> None:
     first = made(torch.ones(2, 3, 4) * (1 + 1e-7 * noise(2, 3, 1)))
-    found = drawn(similarity, [first], similarity.Config(at=((0, 0),)))[0][0][1]
+    found = drawn(similarity, [first], similarity.Config(at=((0.0, 0.0),)))[0][0][1]
     assert found[1].tolist() == [[253, 231, 140]] * 3
 
 
