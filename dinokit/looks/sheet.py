@@ -57,7 +57,7 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
     for row, height in zip(rows, heights):
         left = 0
         for cell in row:
-            word, room = _latin(cell.caption), cell.size[0]
+            word, room = latin(cell.caption), cell.size[0]
             short = word if pen.textlength(word) <= room else "..." + word[-max(room // 7 - 3, 1) :]
             pen.text((left, top + 2), short, fill="black")
             page.paste(Image.fromarray(cell.colours).resize(cell.size, Image.Resampling.NEAREST), (left, top + LINE))
@@ -66,7 +66,7 @@ def sheet(rows: Sequence[Row]) -> Image.Image:
     return page
 
 
-def _latin(text: str) -> str:
+def latin(text: str) -> str:
     """Return what the built-in font can write."""
     return text.encode("latin-1", "replace").decode("latin-1")
 

@@ -2,8 +2,10 @@
 
 from PIL import Image, ImageDraw
 
+from dinokit.core.messages import UserError
 from dinokit.dense import draw
 from dinokit.images import intensity
+from dinokit.looks.sheet import latin
 from dinokit.sources.base import Source, Unusable
 
 SHOWN, COLUMNS, SIDE = 48, 12, 72  # images, of them in a row, and pixels of a tile
@@ -20,7 +22,12 @@ def contact_sheet(source: Source, *, columns: int = COLUMNS, side: int = SIDE, w
         columns: tiles in a row, at most.
         side: pixels of a tile.
         workers: threads that read; 0: the caller's own.
+
+    Raises:
+        UserError: if there is no image.
     """
+    if not len(source):
+        raise UserError(f"expected images in {source.name} to show, got none; choose some")
     columns = min(columns, len(source))
     rows = -(-len(source) // columns)
     step, height = side + _GAP, side + _LINE + _GAP
@@ -52,7 +59,7 @@ def _tile(image: intensity.Image, side: int) -> Image.Image:
 def _caption(source: Source, index: int) -> str:
     label = -1 if source.labels is None else int(source.labels[index])
     name = source.key(index).rpartition("/")[2] if label < 0 else source.classes[label]
-    return name.encode("latin-1", "replace").decode("latin-1")  # what the built-in font can write
+    return latin(name)
 
 
 def _fitting(text: str, pen: ImageDraw.ImageDraw, width: int) -> str:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy
+import pytest
 from PIL import Image
 
+from dinokit.core.messages import UserError
 from dinokit.sources.source import open_source
 from dinokit.visuals.contact import contact_sheet
 
@@ -32,3 +34,9 @@ def test_what_is_known_of_an_image_stands_below_it(tmp_path: Path) -> None:
     assert (of_classes[:40] == of_files[:40]).all()
     assert (of_classes[40:] < 128).any()
     assert (of_classes[40:] != of_files[40:]).any()
+
+
+def test_of_no_image_there_is_no_sheet(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="expected images in .* to show, got none"):
+        contact_sheet(open_source(str(tmp_path)).subset([]))
