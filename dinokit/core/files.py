@@ -49,8 +49,8 @@ def write_atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        if error.errno is None or error.filename:  # no word of the system, or one that is whole
-            raise
+        if error.errno is None or (error.filename and str(error.filename) != str(temporary)):
+            raise  # no word of the system, or one of another file
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say whose
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ Images are seen one by one, so that their arrays depend on nothing else: neither
 many threads). A rank takes every so many-th part; while an image is computed the next one is read.
 """
 
+import os
 import shutil
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -31,6 +32,7 @@ from dinokit.sources.source import Source, Unusable, absolute, open_source, thin
 
 SMALLEST, LARGEST, PARTS = 16, 4096, 256  # images of a part, and how many parts are wanted
 MEASURED = 16  # images that say what all take on the disk
+HEADER = 128  # bytes before the numbers of a .npy
 _Look = tuple[PixelFeatures, dict[str, Any]]  # features of an image, yet to be computed, and what is known of it
 # of the stamp, to go on
 SAME = ("weights", "dim", "sampling", "precision", "pixels", "data", "split", "source")
@@ -217,9 +219,14 @@ def _check_room(work: _Work) -> None:
     few = thinned(work.source, MEASURED)
     measured = replace(work, source=few)
     looks = (look for _, look in measured.each(list(range(len(few)))))
-    sizes = [0 if isinstance(look, Unusable) else look[0].nbytes for look in looks]
+    block = os.statvfs(work.out).f_frsize
+
+    def taken(octets: int) -> int:
+        return -(-octets // block) * block  # of small images what files take is much more than what is in them
+
+    sizes = [0 if isinstance(look, Unusable) else taken(HEADER + look[0].nbytes) for look in looks]
     wanted = sum(sizes) / max(len(sizes), 1) * len(work.source)
-    wanted -= sum(path.stat().st_size for path in work.out.glob("part-*/*.npy"))
+    wanted -= sum(taken(path.stat().st_size) for path in work.out.glob("part-*/*.npy"))
     free, about = shutil.disk_usage(work.out).free, "" if len(few) == len(work.source) else "about "
     if wanted > free:
         raise UserError(

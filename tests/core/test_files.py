@@ -119,7 +119,10 @@ def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
         Path("/dev/full").write_bytes(bytes(4096))
     with pytest.raises(OSError, match="No space left.*film.mp4"), write_atomic(tmp_path / "film.mp4"):
         raise ReadOnlyName(28, "No space left on device")
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"Is a directory: '.*/folder'"), write_atomic(tmp_path / "folder") as temporary:
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_texts_are_utf8_with_or_without_a_mark_or_one_line(tmp_path: Path) -> None:
