@@ -178,9 +178,9 @@ def _neighbours(asked: _Asked, pool: Pool) -> list[Row]:
 
 def _evolution(asked: _Asked, *, every: bool) -> list[Row]:
     (model,) = asked.models
-    run = RunFolder(Path(str(model)).expanduser())
-    steps = run.steps()
-    if isinstance(model, Backbone) or len(steps) < 2:
+    run = RunFolder(Path(_name(model)).expanduser())
+    steps = [] if isinstance(model, Backbone) else run.steps()
+    if len(steps) < 2:
         raise UserError(f"expected a run folder with two or more checkpoints, got {_name(model)} with {len(steps)}")
     chosen = [steps[place] for place in evenly(None if every else asked.config.columns, len(steps))]
     return evolution.rows(chosen, lambda step: asked.fields(asked.opened(run.checkpoint(step))), asked.config)

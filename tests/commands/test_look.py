@@ -127,6 +127,8 @@ def test_what_python_holds_is_looked_at_as_a_file_is(make_vit: MakeVit, tmp_path
     marked = [dinokit.look("similarity", pixels, model=vit, size=16, at=at) for at in ((3, 4), [(3, 4)], "3,4")]
     assert marked[0].tobytes() == marked[1].tobytes() == marked[2].tobytes()
     assert dinokit.look("matches", [pixels, pixels], model=vit, size=16, among="all").height == 496
+    with pytest.raises(UserError, match="expected a run folder with two or more checkpoints, got VisionTransformer"):
+        dinokit.look("evolution", Image.new("RGB", (16, 16)), model=make_vit())
     with pytest.raises(UserError, match="no image is given"):
         dinokit.look("pca", [], model=vit)
 
