@@ -16,7 +16,7 @@ from dinokit.looks.field import Field, Paint, field
 from dinokit.looks.sheet import Row, rows_of
 from dinokit.models.features import Backbone
 
-FITTED = 24  # frames
+SAMPLE = 24  # frames that a look is fitted to
 
 
 def painted(
@@ -30,7 +30,7 @@ def painted(
         size: see `field`.
     """
     total = sum(1 for _ in frames(file))
-    chosen = set(evenly(FITTED, total).tolist())
+    chosen = set(evenly(SAMPLE, total).tolist())
     fitted: dict[str, tuple[Paint, dict[int, Field]]] = {}
     for name, backbone in backbones.items():
         moving = enumerate(frames(file, channels=backbone.channels))

@@ -55,7 +55,7 @@ def test_the_fit_is_of_the_whole_clip_and_a_few_frames_are_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = film(tmp_path / "a.gif", [1, 2, 3, 4, 5, 6, 7])
-    monkeypatch.setattr(clip, "FITTED", 3)  # the first, the fourth and the last
+    monkeypatch.setattr(clip, "SAMPLE", 3)  # the first, the fourth and the last
     fitted = []
     fit = pca.fit
     monkeypatch.setattr(pca, "fit", lambda *given: fitted.append(given[1]) or fit(*given))
