@@ -1,8 +1,8 @@
 """What the patches of a few pictures looked like to every checkpoint: their components as colours, cosines with one.
 
 The colours of all checkpoints agree (looks/evolution.py); the patch that is marked is chosen by the last one, and its
-cosines are coloured from the least to the largest of each map, for the least says whether all patches have become
-alike. Source: the figures of Gram anchoring in DINOv3 (arXiv:2508.10104).
+cosines are coloured from the least to the largest of all checkpoints, so that a map that grows bright has lost what is
+local. Source: the figures of Gram anchoring in DINOv3 (arXiv:2508.10104).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from dinokit.checkpoints.load import load
@@ -30,8 +30,9 @@ EXPLAINED = (
     "Every square is one of {patches} patches. Upper row: patches of one colour look alike to the model; look for "
     "parts (an edge, a sleeve, an eye, the background) that keep their colour from picture to picture. Each checkpoint "
     "has its own three main directions, turned so that its colours come as near as they can to those of the last one. "
-    "Lower row: the cosine of every patch with the one that is marked, from dark, the least, to yellow; below stands "
-    "the least. A map that lights up in places that have nothing to do with the mark has lost what is local."
+    "Lower row: the cosine of every patch with the one that is marked, from dark, the least of all checkpoints, to "
+    "yellow; which cosines these are stands below the marked picture. A map that lights up in places that have nothing "
+    "to do with the mark has lost what is local."
 )
 
 
@@ -41,8 +42,7 @@ class Seen:
 
     step: int
     colours: Sequence[Colours]
-    cosines: Sequence[Colours]
-    least: Sequence[float]  # cosine with the mark
+    cosines: Sequence[Float64[Tensor, "rows columns"]]  # of every patch with the one that is marked
 
 
 def evolve(checkpoints: Mapping[int, Path], pictures: Pictures) -> tuple[list[Seen], list[tuple[int, int]], list[str]]:
@@ -63,12 +63,8 @@ def evolve(checkpoints: Mapping[int, Path], pictures: Pictures) -> tuple[list[Se
             continue
         if paint is None:
             paint, marks = agreeing(fields), [marked(each) for each in fields]
-        maps = [similarity.cosines(each, mark, each) for each, mark in zip(fields, marks, strict=True)]
-        scales = [similarity.scale([each]) for each in maps]
-        drawn = [similarity.coloured(each, scale) for each, scale in zip(maps, scales, strict=True)]
-        for each, mark in zip(drawn, marks, strict=True):
-            each[mark] = similarity.MARK
-        found.append(Seen(step, paint(fields), drawn, [low for low, _ in scales]))
+        cosines = [similarity.cosines(each, mark, each) for each, mark in zip(fields, marks, strict=True)]
+        found.append(Seen(step, paint(fields), cosines))
     if not found:
         raise UserError(left_out[-1].rstrip("."))
     return found[::-1], marks, left_out[::-1]
@@ -127,14 +123,18 @@ def strips(pictures: Pictures, seen: Sequence[Seen], marks: Sequence[tuple[int, 
 
 def _strip(pictures: Pictures, row: int, seen: Sequence[Seen], mark: tuple[int, int], names: Mapping[int, str]) -> str:
     key, name = pictures.shown.keys[row], pictures.shown.name(row)
+    low, high = similarity.scale([each.cosines[row] for each in seen])
+    ends = f"from {low:.2f} to {high:.2f}".replace("-", "\N{MINUS SIGN}")
     upper = [(photo(pictures.shown, row), name)]
-    lower = [(picture(data_uri(_with_mark(pictures, row, seen, mark)), alt=f"{key}, a patch marked"), "marked")]
+    lower = [(picture(data_uri(_with_mark(pictures, row, seen, mark)), alt=f"{key}, a patch marked"), ends)]
     for each in seen:
         when = names[each.step]
-        colours, cosines = torch.from_numpy(each.colours[row]), torch.from_numpy(each.cosines[row])
+        colours = torch.from_numpy(each.colours[row])
         upper.append((picture(data_uri(colours), alt=f"PCA of {key}, {when}", sharp=True), when))
-        least = f"from {each.least[row]:.2f}".replace("-", "\N{MINUS SIGN}")
-        lower.append((picture(data_uri(cosines), alt=f"Cosines in {key}, {when}, {least}", sharp=True), least))
+        drawn = similarity.coloured(each.cosines[row], (low, high))
+        drawn[mark] = similarity.MARK
+        cosines = picture(data_uri(torch.from_numpy(drawn)), alt=f"Cosines in {key}, {when}, {ends}", sharp=True)
+        lower.append((cosines, when))
     rows = "".join(
         f'<div class="row">{"".join(f"<figure>{i}<figcaption>{text(c)}</figcaption></figure>" for i, c in tiles)}</div>'
         for tiles in (upper, lower)

@@ -8,11 +8,13 @@ from safetensors.torch import load_file, save_file
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
+from dinokit.dense.draw import heat
 from dinokit.features.embedding import unit
 from dinokit.looks.field import Field
 from dinokit.looks.similarity import MARK
 from dinokit.visuals.evolution import evolve, fields_of, map_side, marked, strips
 from dinokit.visuals.gallery import Pictures, choose_pictures
+from dinokit.visuals.page import data_uri
 from dinokit.visuals.record import read_record
 from tests.conftest import ARCHITECTURE
 
@@ -46,8 +48,20 @@ def test_cosines_are_those_with_the_marked_patch_of_the_last_checkpoint(run: Pat
     for number, (each, mark) in enumerate(zip(fields, marks, strict=True)):
         vectors = unit(each.patches.flatten(0, 1))
         cosines = vectors @ vectors[mark[0] * each.patches.shape[1] + mark[1]]
-        assert seen[1].least[number] == pytest.approx(float(cosines.min()))
-        assert tuple(seen[1].cosines[number][mark]) == MARK
+        torch.testing.assert_close(seen[1].cosines[number].flatten(), cosines)
+
+
+def test_a_mark_has_one_scale_through_all_checkpoints(run: Path) -> None:
+    checkpoints, pictures = opened(run)
+    seen, marks, _ = evolve(checkpoints, pictures)
+    page = strips(pictures, seen, marks, {0: "then", 10: "later", 100: "now"})
+    for number, mark in enumerate(marks):
+        low = min(float(each.cosines[number].min()) for each in seen)
+        assert f"<figcaption>from {low:.2f} to 1.00</figcaption>".replace("-", "\N{MINUS SIGN}") in page
+        for each in seen:
+            drawn = torch.from_numpy(heat(((each.cosines[number] - low) / (1 - low)).clamp(0, 1).numpy()))
+            drawn[mark] = torch.tensor(MARK, dtype=torch.uint8)
+            assert data_uri(drawn) in page
 
 
 def test_checkpoints_of_one_network_have_one_picture(run: Path) -> None:
