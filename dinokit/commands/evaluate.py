@@ -95,7 +95,8 @@ def evaluate(
         backbone.name = called(model)
         config, rows = _measured(task, config, backbone, name=model, save=save, baselines=baselines)
         if out is not None:
-            write_json(Path(out), {"task": task, "config": configuration.to_plain(config), "results": rows})
+            about = {"task": task, "config": configuration.to_plain(config), "weights": digest_of_model(backbone)}
+            write_json(Path(out), about | {"results": rows})
     return rows
 
 

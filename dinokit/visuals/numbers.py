@@ -95,7 +95,9 @@ def _results(found: Sequence[Result]) -> tuple[list[dict[str, Any]], int]:
             continue
         left -= size
         about = {"file": one.file, "evaluation": one.evaluation, "data": one.data, "unit": one.unit.strip()}
-        kept.append(about | {"numbers": one.numbers, "intervals": one.intervals})
+        names = {TEACHER: one.model or TEACHER}
+        rows = {names.get(model, model): row for model, row in one.numbers.items()}
+        kept.append(about | {"numbers": rows, "intervals": one.intervals})
     return kept, cut
 
 

@@ -4,16 +4,22 @@
     RUN/ANYWHERE/TASK.json       of `evaluate TASK --save`: the model's own numbers with their intervals
     RUN/ANYWHERE/results.json    of `evaluate suite --out`
 
-Files that are none of these, or of another version, are passed over.
+A single evaluation is of this run if its model's name leads to the run, one of its checkpoints or their weights, or if
+it has the digest of the weights of one; that of another model is told as such. Files that are none of these, or of
+another version, are passed over.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dinokit.core.files import read_json
+from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import MODEL, RunFolder, run_and_step
+from dinokit.core.files import digest_of_model, read_json
 from dinokit.core.messages import UserError
 from dinokit.visuals import scores
 from dinokit.visuals.page import details, paragraph, table, text
@@ -25,6 +31,7 @@ MODELS = (TEACHER, PIXELS, RANDOM)
 TASKS = ("knn", "logreg", "linear", "attentive", "retrieval", *DENSE)
 FILES, BYTES = 60, 5_000_000  # that are looked at, in all
 LISTED = 60  # numbers of a result
+OTHER = "another model"  # whose name no file says
 FOUND = (
     "What dinokit evaluate has left in this run's folder. The interval is the 95 % bootstrap over the images or "
     "queries, where the file has one: those of --save and of suites do."
@@ -40,6 +47,7 @@ class Result:
     data: str
     numbers: Mapping[str, Mapping[str, float]]  # by model: teacher, random-init, raw-pixels
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the teacher's numbers
+    model: str = ""  # whose numbers stand as the teacher's; empty: the run's own
 
     @property
     def unit(self) -> str:
@@ -83,10 +91,12 @@ def results(run: Path) -> str:
     if not single and not suites:
         return ""
     parts = [paragraph(FOUND)]
-    if single:
-        head = ["Evaluation", "On", "Number", NAMES[TEACHER], "95 %", NAMES[PIXELS], NAMES[RANDOM], "File"]
-        parts.append(table(head, (_row(one) for one in single), kind="numbers wide"))
-        parts += [details(f"All numbers of {one.evaluation} on {one.data}", _all(one)) for one in single]
+    for model in sorted({one.model for one in single}):  # the run's own first
+        ours = [one for one in single if one.model == model]
+        head = ["Evaluation", "On", "Number", model or NAMES[TEACHER], "95 %", NAMES[PIXELS], NAMES[RANDOM], "File"]
+        parts.append(table(head, (_row(one) for one in ours), kind="numbers wide"))
+        whose = f" by {model}" if model else ""
+        parts += [details(f"All numbers of {one.evaluation} on {one.data}{whose}", _all(one)) for one in ours]
     for file, each in suites:
         parts.append(paragraph(f"Suite {each['suite']}, {file}:") + _suite(each))
     return "".join(parts)
@@ -110,16 +120,46 @@ def _result(run: Path, path: Path) -> Result | None:
     content, file = read_json(path), path.relative_to(run).as_posix()
     if {"task", "config", "results"} <= content.keys() and content["task"] in TASKS:
         rows = content["results"]
-        names = {TEACHER: next(name for name in rows if name not in (RANDOM, PIXELS)), RANDOM: RANDOM, PIXELS: PIXELS}
+        measured = next(name for name in rows if name not in (RANDOM, PIXELS))
+        names = {TEACHER: measured, RANDOM: RANDOM, PIXELS: PIXELS}
         numbers = {model: _numbers(rows[name]) for model, name in names.items() if name in rows}
-        return Result(file, content["task"], str(content["config"]["data"]), numbers)
+        own = _leads_to(run, measured) or _has_weights(run, content.get("weights"))
+        return Result(file, content["task"], str(content["config"]["data"]), numbers, model="" if own else measured)
     if path.stem not in TASKS or not _numbers(content):
         return None
-    data = ""
+    data, own = "", True  # unless it is known to be another's
     with suppress(UserError, KeyError, TypeError):
-        data = str(read_json(path.with_name(STAMP))["settings"]["data"])
+        stamp = read_json(path.with_name(STAMP))
+        data, own = str(stamp["settings"]["data"]), _has_weights(run, stamp["weights"])
     ends = {name: (float(low), float(high)) for name, (low, high) in content.get("intervals", {}).items()}
-    return Result(file, path.stem, data, {TEACHER: _numbers(content)}, ends)
+    return Result(file, path.stem, data, {TEACHER: _numbers(content)}, ends, "" if own else OTHER)
+
+
+def _leads_to(run: Path, name: str) -> bool:
+    """Tell whether a model's name means a run, one of its checkpoints, or their weights; from any folder above it."""
+    place, run = Path(os.path.normpath(os.path.expanduser(name))), run.resolve()
+    folder = run_and_step(place.parent if place.name == MODEL else place)[0].path
+    if folder.is_absolute():
+        return folder.resolve() == run
+    parts = tuple(part for part in folder.parts if part != "..")
+    return not parts or run.parts[-len(parts) :] == parts
+
+
+def _has_weights(run: Path, weights: object) -> bool:
+    """Tell whether a digest is that of one of a run's checkpoints, the newest first."""
+    folder = RunFolder(run)
+    files = (folder.checkpoint(step) / MODEL for step in reversed(folder.steps()))
+    return weights is not None and any(
+        weights == _digest((file, file.stat().st_mtime_ns)) for file in files if file.is_file()
+    )
+
+
+@cache
+def _digest(written: tuple[Path, int]) -> str:
+    """Return the digest of weights in a file of a time; empty of what cannot be loaded."""
+    with suppress(UserError):
+        return digest_of_model(load(written[0]))
+    return ""
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -130,15 +170,19 @@ def _are_one(one: Result, other: Result) -> bool:
     first, second = one.numbers[TEACHER], other.numbers[TEACHER]
     both = (first.keys() & second.keys()) - set(COUNTS)
     same = bool(both) and all(first[name] == second[name] for name in both)
+    same = same and (one.model == other.model or OTHER in (one.model, other.model))
     return same and (one.evaluation, one.data) == (other.evaluation, other.data)
 
 
 def _joined(one: Result, other: Result) -> Result:
     """Return what two files say of the same: the one with baselines, with the intervals of the other."""
     first, second = (one, other) if len(one.numbers) >= len(other.numbers) else (other, one)
-    file = f"{first.file}, {second.file}"
     return replace(
-        first, file=file, numbers={**second.numbers, **first.numbers}, intervals=first.intervals or second.intervals
+        first,
+        file=f"{first.file}, {second.file}",
+        numbers={**second.numbers, **first.numbers},
+        intervals=first.intervals or second.intervals,
+        model=second.model if first.model == OTHER else first.model,
     )
 
 
@@ -164,7 +208,7 @@ def _all(one: Result) -> str:
         values = [number(each[name]) if name in (each := one.numbers.get(model, {})) else "-" for model in MODELS]
         rows.append((name, values[0], between, *values[1:]))
     more = paragraph(f"... and {number(len(names) - LISTED)} more in {one.file}.") if len(names) > LISTED else ""
-    return table(["", NAMES[TEACHER], "95 %", NAMES[PIXELS], NAMES[RANDOM]], rows, kind="numbers") + more
+    return table(["", one.model or NAMES[TEACHER], "95 %", NAMES[PIXELS], NAMES[RANDOM]], rows, kind="numbers") + more
 
 
 def _suite(results: Mapping[str, Any]) -> str:
