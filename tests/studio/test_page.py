@@ -5,16 +5,19 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from PIL import Image
-from playwright.sync_api import BrowserContext
+from playwright.sync_api import BrowserContext, Route
+from torch import Tensor
 
 from dinokit.dense.draw import heat
+from dinokit.features.embedding import unit
 from dinokit.looks import pca
 from dinokit.looks.field import Field
 from dinokit.models.pixels import PatchPixels
@@ -156,6 +159,60 @@ def test_pca_has_the_colours_of_dinokit_look(seen: Seen, studio: Served) -> None
         for each, known in enumerate(fields):
             expected = paint(known)[0][1].astype(int)
             seen.until(lambda: abs(seen.canvas(f"{each}.png", number).astype(int) - expected).max() < 8)  # noqa: B023
+
+
+def painted(context: Context, studio: Served, given: Float[Tensor, "image rows columns dim"]) -> list[numpy.ndarray]:
+    """Return the colours of the patches of images whose features are given."""
+    seen = watched(context(viewport={"width": 1440, "height": 900}))
+
+    def answer(route: Route) -> None:
+        (image,) = parse_qs(urlsplit(route.request.url).query)["image"]
+        route.fulfill(body=store.octets(given[int(image)], name=image))
+
+    seen.page.route("**/api/features?*", answer)
+    seen.page.goto(f"http://127.0.0.1:{studio.port}/#mode=pca")
+    seen.ready(2 * COUNT)
+    seen.page.wait_for_timeout(300)  # the last image has arrived: all are painted once more
+    found = [seen.canvas(f"{image}.png").astype(int) for image in range(COUNT)]
+    assert not seen.complaints
+    seen.page.context.close()
+    return found
+
+
+def expected(given: Float[Tensor, "image rows columns dim"]) -> list[numpy.ndarray]:
+    """Return what looks.pca makes of features of length 1."""
+    fields = [Field("", torch.zeros(3, *each.shape[:2]), unit(each).float(), each.shape[:2]) for each in given]
+    paint = pca.fit(PatchPixels(patch_size=1), fields, pca.Config(style="dinov2"))
+    return [paint(each)[0][1].astype(int) for each in fields]
+
+
+def objects(*sizes: int, parts: int, seed: int = 0) -> Float[Tensor, "image rows columns dim"]:
+    """Make features of images whose inside, an object, has so many parts, each less marked than the one before."""
+    draw = torch.Generator().manual_seed(seed)
+    inside = torch.zeros(COUNT, *sizes, 1)
+    inside[:, 1:-1, 1:-1] = 1.0
+    axes, _ = torch.linalg.qr(torch.randn(32, parts + 1, generator=draw))
+    marked = 0.6 ** torch.arange(parts) * torch.rand(COUNT, *sizes, parts, generator=draw)
+    return torch.cat([2 * inside - 1, inside * marked], dim=-1) @ axes.T
+
+
+def test_a_component_of_rounding_alone_is_grey(context: Context, studio: Served) -> None:
+    given = objects(*GRID, parts=1)
+    for found, wanted in zip(painted(context, studio, given), expected(given), strict=True):
+        assert abs(found - wanted).max() <= 4
+        assert set(found[1:-1, 1:-1, 2].flatten()) == {128}
+
+
+def test_a_sample_of_many_patches_has_the_colours_of_all(context: Context, studio: Served) -> None:
+    given = objects(22, 24, parts=5)  # 2,640 of the objects, of which 2,048 are sampled
+    worst = max(abs(f - w).max() for f, w in zip(painted(context, studio, given), expected(given), strict=True))
+    assert worst <= 13, worst  # 5 %: the axes are those of a sample
+
+
+def test_where_no_patch_has_an_inside_the_skew_decides_the_colours(context: Context, studio: Served) -> None:
+    given = objects(*GRID, parts=5)[:, :2]  # the object is the rarer half
+    for found, wanted in zip(painted(context, studio, given), expected(given), strict=True):
+        assert abs(found - wanted).max() <= 4
 
 
 def test_a_threshold_parts_foreground_from_background(seen: Seen) -> None:

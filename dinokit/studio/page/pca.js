@@ -1,10 +1,12 @@
 // The rainbows of DINOv2 (arXiv:2304.07193, figure 1): the first component parts foreground from background, three
 // components of the foreground of all shown images are red, green and blue. One decomposition of a model for all
 // images, so that a colour means the same in each. Components come from a sample of patches, by subspace iteration.
-// A component's sign is free: it is low at the pictures' borders, as in `dinokit look pca`.
+// A component's sign is free: it is low at the pictures' borders, as in `dinokit look pca`. One that rounding to int8 may
+// have made is grey.
 
 const SAMPLE = 2048; // patches
 const SPARE = 4; // directions beside those asked for, which make it converge
+const MARGIN = 2; // of the rounding to int8
 const TURNS = 16,
   STILL = 1e-5; // of the iteration at most, and the change of a variance that ends it
 
@@ -27,7 +29,7 @@ export class Rainbow {
   // shares 0 to 1 of those that are seen, whose first lies above the threshold (null: all).
   of(matrix, grids, threshold) {
     const all = new Uint8Array(matrix.count).fill(1);
-    const [first] = this.#scores("all", matrix, grids, all, 1);
+    const [first] = this.#scores("all", matrix, grids, all, 1).map(({ scores }) => scores);
     const seen = threshold === null ? all : Uint8Array.from(first, (score) => (score > threshold ? 1 : 0));
     const colours = seen.includes(1)
       ? this.#scores("seen", matrix, grids, seen, 3).map((each) => shares(each, seen))
@@ -41,7 +43,7 @@ export class Rainbow {
   }
 
   #scores(what, matrix, grids, chosen, count) {
-    const { rows, taken } = sampled(matrix, chosen);
+    const { rows, taken, rounding } = sampled(matrix, chosen);
     const near = this.#starts[what];
     const found = principal(rows, taken, matrix.dim, count, near);
     this.#starts[what] = found.block;
@@ -49,27 +51,28 @@ export class Rainbow {
       const scores = Float32Array.from(matrix.times(direction));
       const middle = dot(found.mean, direction),
         deviation = found.deviations[number] || 1;
+      for (let patch = 0; patch < scores.length; patch += 1) scores[patch] = (scores[patch] - middle) / deviation;
       const sign = outwards(scores, grids);
-      for (let patch = 0; patch < scores.length; patch += 1)
-        scores[patch] = (sign * (scores[patch] - middle)) / deviation;
-      return scores;
+      return { scores: scores.map((score) => sign * score), varies: found.deviations[number] > rounding };
     });
   }
 }
 
-// From the least to the largest value of those that are seen.
-function shares(scores, seen) {
+// From the least to the largest value of those that are seen; a component that does not vary is grey.
+function shares({ scores, varies }, seen) {
+  if (!varies) return scores.fill(0.5);
   let low = Infinity,
     high = -Infinity;
   scores.forEach((score, patch) => {
     if (seen[patch]) [low, high] = [Math.min(low, score), Math.max(high, score)];
   });
-  return high - low < 1e-9 ? scores.fill(0.5) : scores.map((score) => (score - low) / (high - low));
+  return scores.map((score) => (score - low) / (high - low));
 }
 
-// Return 1, or -1 where the borders of the images lie on the high side.
+// Return 1, or -1 where the borders of the images lie on the high side; where no patch has an inside, the skew decides.
 function outwards(scores, grids) {
   let around = 0,
+    skew = 0,
     middle = 0,
     borders = 0,
     patch = 0;
@@ -77,29 +80,43 @@ function outwards(scores, grids) {
     for (let row = 0; row < rows; row += 1) {
       for (let column = 0; column < columns; column += 1, patch += 1) {
         const border = row === 0 || column === 0 || row === rows - 1 || column === columns - 1;
+        skew += scores[patch] ** 3;
         if (border) [around, borders] = [around + scores[patch], borders + 1];
         else middle += scores[patch];
       }
     }
   }
-  return middle / Math.max(patch - borders, 1) < around / Math.max(borders, 1) ? -1 : 1;
+  const towards = patch > borders ? middle / (patch - borders) - around / borders : skew;
+  return towards < 0 ? -1 : 1;
 }
 
-// Return the features of at most SAMPLE of the chosen patches, one of each equal stretch.
+// Return the features of at most SAMPLE of the chosen patches, one of each equal stretch, and the deviation that their
+// rounding to int8 may have along a direction. Errors of 1 / sqrt(12) of a step each, independent of one another, reach
+// 1 + sqrt(dim / rows) times that (Bai and Yin 1993), of rows that differ, for equal ones are rounded alike. Similar
+// ones are so in part, hence the margin: of features in a plane up to 1.7 times as much was seen.
 function sampled(matrix, chosen) {
   const there = [];
   chosen.forEach((yes, patch) => yes && there.push(patch));
   const taken = Math.min(there.length, SAMPLE),
     random = drawn(0),
+    kinds = new Set(),
     { dim } = matrix;
+  let steps = 0;
   const rows = new Float64Array(taken * dim);
   for (let number = 0; number < taken; number += 1) {
     const patch = there[Math.floor(((number + random()) * there.length) / taken)];
     const values = matrix.row(patch),
       scale = matrix.scale[patch];
-    for (let i = 0; i < dim; i += 1) rows[number * dim + i] = values[i] * scale;
+    let kind = 0;
+    for (let i = 0; i < dim; i += 1) {
+      rows[number * dim + i] = values[i] * scale;
+      kind = (Math.imul(kind, 31) + values[i]) | 0;
+    }
+    kinds.add(kind);
+    steps += scale ** 2;
   }
-  return { rows, taken };
+  const error = Math.sqrt(steps / (12 * Math.max(taken, 1)));
+  return { rows, taken, rounding: MARGIN * error * (1 + Math.sqrt(dim / Math.max(kinds.size, 1))) };
 }
 
 // Return the directions of the largest variance of some rows, in order, of length 1, with mean and deviations.
