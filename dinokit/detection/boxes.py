@@ -1,0 +1,72 @@
+"""Boxes of a detector: corners and centres, what two have in common, and the way from one to another.
+
+A box is left, top, right, bottom in pixels, where edges lie, or (centred) centre x, centre y, width, height.
+
+A detector says a box by its deltas from a reference (reparameterisation, R-CNN arXiv:1311.2524, as Plain-DETR
+arXiv:2308.01904 takes it): x = x0 + dx w0, y = y0 + dy h0, w = w0 exp(dw), h = h0 exp(dh), so that an error counts by
+the size of the reference and no box has a negative side.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LARGEST = math.log(1000 / 16)  # of |dw| and |dh|
+SMALLEST = 1e-6  # pixels of a side, where it divides
+
+Boxes = Float[Tensor, "*batch 4"]
+
+
+def centred(corners: Boxes) -> Boxes:
+    """Return centres and sizes of boxes given by their corners."""
+    first, last = corners[..., :2], corners[..., 2:]
+    return torch.cat([(first + last) / 2, last - first], dim=-1)
+
+
+def corners(centred: Boxes) -> Boxes:
+    """Return corners of boxes given by their centres and sizes."""
+    middle, half = centred[..., :2], centred[..., 2:] / 2
+    return torch.cat([middle - half, middle + half], dim=-1)
+
+
+def moved(reference: Boxes, deltas: Boxes) -> Boxes:
+    """Return where deltas lead from references; all by corners."""
+    middle, size = centred(reference).split(2, dim=-1)
+    sides = size * deltas[..., 2:].clamp(-LARGEST, LARGEST).exp()
+    return corners(torch.cat([middle + deltas[..., :2] * size, sides], dim=-1))
+
+
+def deltas(reference: Boxes, target: Boxes) -> Boxes:
+    """Return what leads from references to targets; the inverse of `moved`. Boxes are given by their corners."""
+    (middle, size), (goal, sides) = (centred(each).split(2, dim=-1) for each in (reference, target))
+    size = size.clamp(min=SMALLEST)
+    return torch.cat([(goal - middle) / size, (sides.clamp(min=SMALLEST) / size).log()], dim=-1)
+
+
+def inside(boxes: Boxes, size: Float[Tensor, "*batch 2"]) -> Boxes:
+    """Cut boxes to images of (width, height) pixels."""
+    return boxes.clamp(min=0).minimum(torch.cat([size, size], dim=-1))
+
+
+def mirrored(boxes: Boxes, width: float) -> Boxes:
+    """Return boxes of an image that is mirrored left to right."""
+    left, top, right, bottom = boxes.unbind(-1)
+    return torch.stack([width - right, top, width - left, bottom], dim=-1)
+
+
+def overlap(first: Boxes, second: Boxes) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """Return intersection over union, and its generalisation, of boxes that stand against each other, by broadcasting.
+
+    GIoU = IoU - (hull - union) / hull, in (-1, 1]: what does not touch still differs (arXiv:1902.09630).
+    """
+    shared = _area(torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:]))
+    union = _area(first[..., :2], first[..., 2:]) + _area(second[..., :2], second[..., 2:]) - shared
+    hull = _area(torch.minimum(first[..., :2], second[..., :2]), torch.maximum(first[..., 2:], second[..., 2:]))
+    iou = shared / union.clamp(min=SMALLEST)
+    return iou, iou - (hull - union) / hull.clamp(min=SMALLEST)
+
+
+def _area(first: Float[Tensor, "*batch 2"], last: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
+    return (last - first).clamp(min=0).prod(dim=-1)

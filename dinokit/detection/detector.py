@@ -1,0 +1,226 @@
+"""The detector on frozen features: a neck, proposals, and a decoder that refines them.
+
+    neck        1 x 1 convolution and group norm to `dim`, then layers of self-attention (post-norm, as DETR's encoder)
+    proposals   on maps of 1/2, 1, 2 and 4 times the stride every place proposes a box from a square of 50, 100, 200,
+                400 pixels about it; the best by one logit become the references of the queries
+    queries     learnt content (mixed selection, arXiv:2203.03605); their position is their first reference
+    decoder     layers of self-attention, attention to the map (attention.py) and a network, all pre-norm; each has its
+                own heads for classes and deltas; the next layer starts where the last one ended
+    look forward twice (arXiv:2203.03605): what a layer says is judged from the last reference with its gradient, but
+                references carry none into the layers
+
+Queries for one-to-many matching come behind the others, in training only; the groups do not see each other.
+Source: Plain-DETR (arXiv:2308.01904), DINOv3 (arXiv:2508.10104, appendix D.9).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dinokit.core.numbers import at_least
+from dinokit.detection import boxes as box
+from dinokit.detection.attention import BoxAttention
+from dinokit.detection.matching import Answers
+from dinokit.detection.positions import of_boxes, of_map
+
+PRIOR = 0.01  # chance of every class before anything is learnt
+GROUPS = 32  # of the neck's norm
+SQUARE = 50.0  # pixels, at half the stride
+LEVELS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sizes of a detector."""
+
+    width: int = at_least(1)  # numbers per place of the features
+    classes: int = at_least(1)
+    stride: int = at_least(1)  # pixels from one place to the next
+    dim: int = at_least(GROUPS, 256)
+    heads: int = at_least(1, 8)
+    hidden: int = at_least(1, 1024)  # of the networks behind attention
+    encoder: int = at_least(0, 2)  # layers
+    decoder: int = at_least(1, 3)  # layers
+    queries: int = at_least(1, 100)
+    many: int = at_least(0, 100)  # further queries in training, several of which answer for an object
+
+
+class Detector(nn.Module):
+    """Maps of features -> what every layer says of every query."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.project = nn.Sequential(nn.Conv2d(config.width, dim, 1), nn.GroupNorm(GROUPS, dim))
+        self.encoder = nn.ModuleList(
+            nn.TransformerEncoderLayer(dim, config.heads, config.hidden, dropout=0.0, batch_first=True)
+            for _ in range(config.encoder)
+        )
+        self.finer = nn.Sequential(nn.ConvTranspose2d(dim, dim, 2, stride=2), nn.GroupNorm(GROUPS, dim))
+        self.coarser = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(dim, dim, 2, stride=2), nn.GroupNorm(GROUPS, dim)) for _ in range(LEVELS - 2)
+        )
+        self.proposed = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
+        self.content = nn.Embedding(config.queries + config.many, dim)
+        self.position = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim))
+        self.decoder = nn.ModuleList(Layer(config) for _ in range(config.decoder))
+        self.heads = nn.ModuleList(Heads(dim, config.classes) for _ in range(config.decoder + 1))  # last: proposals
+
+    def forward(
+        self, maps: Sequence[Float[Tensor, "width _ _"]], sizes: Float[Tensor, "batch 2"]
+    ) -> tuple[Answers, list[Answers]]:
+        """Answer for every image of a batch.
+
+        Args:
+            maps: features of every image, whatever their sizes.
+            sizes: width and height of every image in pixels; the first place begins at 0, 0.
+
+        Returns:
+            What the places propose, and what each layer of the decoder says.
+        """
+        tokens, hidden = self._seen(maps)
+        proposals = self._proposals(tokens, hidden, sizes)
+        count = self.config.queries + (self.config.many if self.training else 0)
+        best = proposals.logits[..., 0].topk(min(count, proposals.logits.shape[1]), dim=1).indices  # [batch, query]
+        reference = proposals.boxes.gather(1, best[..., None].expand(-1, -1, 4)).detach()
+        queries = self.content.weight[: best.shape[1]].expand(len(maps), -1, -1)
+        position = self.position(of_boxes(reference, sizes[:, None], 2 * self.config.dim))
+        apart = self._groups(best.shape[1], device=tokens.device)
+        places = of_map(*tokens.shape[1:3], self.config.dim, device=tokens.device)
+        said, judged = [], reference
+        for layer, heads in zip(self.decoder, self.heads):
+            queries = layer(queries, position, reference, tokens, tokens + places, self.config.stride, hidden, apart)
+            logits, deltas = heads(queries)
+            found = box.inside(box.moved(judged, deltas), sizes[:, None])
+            said.append(Answers(logits, judged.detach(), deltas, found))
+            judged = box.inside(box.moved(reference, deltas), sizes[:, None])
+            reference = judged.detach()
+        return proposals, said
+
+    def _seen(
+        self, maps: Sequence[Float[Tensor, "width _ _"]]
+    ) -> tuple[Float[Tensor, "batch rows columns dim"], Bool[Tensor, "batch rows columns"] | None]:
+        """Bring maps to one width and size, and let their places see each other; True where there is no image."""
+        projected = [self.project(each[None])[0] for each in maps]
+        rows, columns = (max(each.shape[axis] for each in projected) for axis in (1, 2))
+        hidden = torch.ones(len(maps), rows, columns, dtype=torch.bool, device=maps[0].device)
+        padded = []
+        for image, each in enumerate(projected):
+            hidden[image, : each.shape[1], : each.shape[2]] = False
+            padded.append(F.pad(each, (0, columns - each.shape[2], 0, rows - each.shape[1])))
+        tokens = torch.stack(padded).permute(0, 2, 3, 1).flatten(1, 2)  # [batch, place, dim]
+        places = of_map(rows, columns, self.config.dim, device=tokens.device).flatten(0, 1)
+        for layer in self.encoder:
+            tokens = encoded(layer, tokens, places, hidden.flatten(1))
+        return tokens.unflatten(1, (rows, columns)), hidden if hidden.any() else None
+
+    def _proposals(
+        self,
+        tokens: Float[Tensor, "batch rows columns dim"],
+        hidden: Bool[Tensor, "batch rows columns"] | None,
+        sizes: Float[Tensor, "batch 2"],
+    ) -> Answers:
+        """Return a box and logits of every place of all levels; what is padding is never chosen."""
+        level = tokens.permute(0, 3, 1, 2)  # [batch, dim, rows, columns]
+        if hidden is not None:
+            level = level.masked_fill(hidden[:, None], 0)
+        levels = [self.finer(level), level]
+        for step in self.coarser:
+            if min(levels[-1].shape[2:]) > 1:
+                levels.append(step(levels[-1]))
+        squares = [
+            self._squares(*each.shape[2:], self.config.stride * 2.0 ** (number - 1), SQUARE * 2**number)
+            for number, each in enumerate(levels)
+        ]
+        around = torch.cat(squares).to(tokens).expand(len(tokens), -1, -1)  # [batch, proposal, 4]
+        rows = self.proposed(torch.cat([each.flatten(2).transpose(1, 2) for each in levels], dim=1))
+        logits, deltas = self.heads[-1](rows)
+        middle = box.centred(around)[..., :2]
+        outside = (middle >= sizes[:, None]).any(dim=-1)
+        logits = logits.masked_fill(outside[..., None], torch.finfo(logits.dtype).min / 4)
+        return Answers(logits, around, deltas, box.inside(box.moved(around, deltas), sizes[:, None]))
+
+    @staticmethod
+    def _squares(rows: int, columns: int, stride: float, side: float) -> Float[Tensor, "place 4"]:
+        """Return a square about every place."""
+        down, across = ((torch.arange(count) + 0.5) * stride for count in (rows, columns))
+        middle = torch.cartesian_prod(down, across).flip(-1)  # [place, 2] as x, y
+        return box.corners(torch.cat([middle, torch.full_like(middle, side)], dim=-1))
+
+    def _groups(self, count: int, *, device: torch.device) -> Bool[Tensor, "query query"] | None:
+        """Return which queries may see each other."""
+        if count <= self.config.queries:
+            return None
+        group = torch.arange(count, device=device) < self.config.queries
+        return group[:, None] == group
+
+
+class Heads(nn.Module):
+    """Queries -> logits of classes, and deltas."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.classes = nn.Linear(dim, classes)
+        last = nn.Linear(dim, 4)
+        self.deltas = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), last)
+        nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(
+        self, queries: Float[Tensor, "batch query dim"]
+    ) -> tuple[Float[Tensor, "batch query class"], Float[Tensor, "batch query 4"]]:
+        """Say what each query is and where."""
+        return self.classes(queries), self.deltas(queries)
+
+
+class Layer(nn.Module):
+    """One layer of the decoder."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        dim, self.count = config.dim, config.heads
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.among = nn.MultiheadAttention(dim, config.heads, batch_first=True)
+        self.to_map = BoxAttention(dim, config.heads)
+        self.network = nn.Sequential(nn.Linear(dim, config.hidden), nn.ReLU(), nn.Linear(config.hidden, dim))
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch query dim"],
+        position: Float[Tensor, "batch query dim"],
+        boxes: Float[Tensor, "batch query 4"],
+        values: Float[Tensor, "batch rows columns dim"],
+        keys: Float[Tensor, "batch rows columns dim"],
+        stride: float,
+        hidden: Bool[Tensor, "batch rows columns"] | None,
+        seen: Bool[Tensor, "query query"] | None,
+    ) -> Float[Tensor, "batch query dim"]:
+        """Let queries look at each other, then at the map."""
+        own = self.norms[0](queries)
+        asked = own + position
+        apart = None if seen is None else ~seen
+        queries = queries + self.among(asked, asked, own, attn_mask=apart, need_weights=False)[0]
+        asked = self.norms[1](queries) + position
+        queries = queries + self.to_map(asked, boxes, keys, values, stride, hidden)
+        return queries + self.network(self.norms[2](queries))
+
+
+def encoded(
+    layer: nn.TransformerEncoderLayer,
+    tokens: Float[Tensor, "batch place dim"],
+    places: Float[Tensor, "place dim"],
+    hidden: Bool[Tensor, "batch place"],
+) -> Float[Tensor, "batch place dim"]:
+    """Pass a layer of the encoder, whose positions are added to queries and keys and not to values (DETR)."""
+    asked = tokens + places
+    found = layer.self_attn(asked, asked, tokens, key_padding_mask=hidden if hidden.any() else None, need_weights=False)
+    tokens = layer.norm1(tokens + found[0])
+    passed: Tensor = layer.norm2(tokens + layer.linear2(layer.activation(layer.linear1(tokens))))
+    return passed
