@@ -48,14 +48,14 @@ _LONG = 600  # seconds of training; above, a quicker way is named
 class Batch:
     """What the heads see at a step, and what they should say."""
 
-    features: tuple[Features, ...]  # of each layer
+    features: Any  # what a head is called with: those of each layer
     frame: Frame | None  # where the images lie in them; null: the targets are of patches
-    targets: Shaped[Tensor, "batch rows columns"]
+    targets: Any  # what the loss is given: [batch, rows, columns]
 
 
 Sample = Callable[[int], Batch]  # step -> its batch
-# values of every pixel or patch, their targets, step -> loss
-Loss = Callable[[Float[Tensor, "batch value rows columns"], Tensor, int], Float[Tensor, ""]]
+# what a head says - values of every pixel or patch -, their targets, step -> loss
+Loss = Callable[[Any, Any, int], Float[Tensor, ""]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ def _stepped(
 ) -> list[float]:
     """Take one step with every head; return their losses."""
     optimiser.zero_grad(set_to_none=True)
-    device, values = batch.targets.device, []
+    device, values = next(members[0].head.parameters()).device, []
     for index, (group, member) in enumerate(zip(optimiser.param_groups, members, strict=True)):
         assert member.lr is not None
         group["lr"], group["betas"] = member.lr * training.factor(step), training.betas(step)

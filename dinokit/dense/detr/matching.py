@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.core.messages import library
-from dinokit.detection import boxes as box
+from dinokit.dense.detr import boxes as box
 
 ALPHA, GAMMA = 0.25, 2.0
 
@@ -48,6 +48,10 @@ class Answers:
     def of(self, image: int) -> "Answers":
         """Return those of an image of the batch."""
         return Answers(*(each[image] for each in (self.logits, self.references, self.deltas, self.boxes)))
+
+    def some(self, queries: slice) -> "Answers":
+        """Return those of some queries."""
+        return Answers(*(each[..., queries, :] for each in (self.logits, self.references, self.deltas, self.boxes)))
 
 
 @torch.no_grad()

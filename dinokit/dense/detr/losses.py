@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.core.numbers import at_least
-from dinokit.detection import boxes as box
-from dinokit.detection.matching import ALPHA, GAMMA, Answers, Objects, assigned
+from dinokit.dense.detr import boxes as box
+from dinokit.dense.detr.matching import ALPHA, GAMMA, Answers, Objects, assigned
 
 
 @dataclass(frozen=True, kw_only=True)

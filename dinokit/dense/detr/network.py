@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinokit.core.numbers import at_least
-from dinokit.detection import boxes as box
-from dinokit.detection.attention import BoxAttention
-from dinokit.detection.matching import Answers
-from dinokit.detection.positions import of_boxes, of_map
+from dinokit.dense.detr import boxes as box
+from dinokit.dense.detr.attention import BoxAttention
+from dinokit.dense.detr.matching import Answers
+from dinokit.dense.detr.positions import of_boxes, of_map
 
 PRIOR = 0.01  # chance of every class before anything is learnt
 GROUPS = 32  # of the neck's norm
@@ -48,6 +48,14 @@ class Config:
     decoder: int = at_least(1, 3)  # layers
     queries: int = at_least(1, 100)
     many: int = at_least(0, 100)  # further queries in training, several of which answer for an object
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a detector sees of a batch of images of any sizes; the first place of a map begins at pixel 0, 0."""
+
+    maps: Sequence[Float[Tensor, "width _ _"]]
+    sizes: Float[Tensor, "batch 2"]  # width and height in pixels
 
 
 class Detector(nn.Module):
@@ -72,24 +80,15 @@ class Detector(nn.Module):
         self.decoder = nn.ModuleList(Layer(config) for _ in range(config.decoder))
         self.heads = nn.ModuleList(Heads(dim, config.classes) for _ in range(config.decoder + 1))  # last: proposals
 
-    def forward(
-        self, maps: Sequence[Float[Tensor, "width _ _"]], sizes: Float[Tensor, "batch 2"]
-    ) -> tuple[Answers, list[Answers]]:
-        """Answer for every image of a batch.
-
-        Args:
-            maps: features of every image, whatever their sizes.
-            sizes: width and height of every image in pixels; the first place begins at 0, 0.
-
-        Returns:
-            What the places propose, and what each layer of the decoder says.
-        """
-        tokens, hidden = self._seen(maps)
+    def forward(self, seen: Maps) -> tuple[Answers, list[Answers]]:
+        """Answer for every image of a batch: return what the places propose, and what each layer of the decoder says."""
+        sizes = seen.sizes
+        tokens, hidden = self._seen(seen.maps)
         proposals = self._proposals(tokens, hidden, sizes)
         count = self.config.queries + (self.config.many if self.training else 0)
         best = proposals.logits[..., 0].topk(min(count, proposals.logits.shape[1]), dim=1).indices  # [batch, query]
         reference = proposals.boxes.gather(1, best[..., None].expand(-1, -1, 4)).detach()
-        queries = self.content.weight[: best.shape[1]].expand(len(maps), -1, -1)
+        queries = self.content.weight[: best.shape[1]].expand(len(sizes), -1, -1)
         position = self.position(of_boxes(reference, sizes[:, None], 2 * self.config.dim))
         apart = self._groups(best.shape[1], device=tokens.device)
         places = of_map(*tokens.shape[1:3], self.config.dim, device=tokens.device)

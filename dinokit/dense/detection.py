@@ -1,0 +1,114 @@
+"""Detection: the head that says boxes, classes and scores of an image, and how they are drawn.
+
+The network and what it learns from stand in detr/. An image is seen at one size, or at several and their mirrors, whose
+detections are merged (detr/merging.py); boxes are brought back to the image as it is. The scores of a query's classes
+count one by one, so a query may answer twice; of all, the best are kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy
+import torch
+from jaxtyping import Float, Int64
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from dinokit.annotations.masks import palette
+from dinokit.dense import draw
+from dinokit.dense.detr import boxes as box
+from dinokit.dense.detr.merging import soft_nms
+from dinokit.dense.detr.network import Config, Detector, Maps
+from dinokit.dense.detr.views import View, features
+from dinokit.images import intensity
+from dinokit.models.features import Backbone
+
+HEADS = {"plain-detr": (Config, Detector)}
+DETAILS = ("classes", "view", "tested")  # of a head
+FOLDERS = ("pictures",)
+SHOWN = 0.3  # least score of a box in a picture
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found on an image, the best first; boxes are left, top, right, bottom in its pixels."""
+
+    boxes: Float[Tensor, "found 4"]
+    classes: Int64[Tensor, " found"]
+    scores: Float[Tensor, " found"]
+
+    def some(self, wanted: Tensor) -> "Detections":
+        """Return some of them."""
+        return Detections(self.boxes[wanted], self.classes[wanted], self.scores[wanted])
+
+
+def detect(
+    backbone: Backbone, head: Detector, image: intensity.Image, view: View, *, tested: Sequence[int] = ()
+) -> Detections:
+    """Find what there is on an image, on the CPU.
+
+    Args:
+        tested: short sides to see it at, mirrored too, merged by Soft-NMS; empty: as the view says.
+    """
+    if not tested:
+        return answered(head, features(backbone, image, view), image, backbone.patch_size)
+    found = []
+    for size in tested:
+        for mirror in (False, True):
+            seen = features(backbone, image, replace(view, size=size), mirror=mirror)
+            found.append(answered(head, seen, image, backbone.patch_size, mirror=mirror))
+    every = Detections(*(torch.cat(parts) for parts in zip(*((one.boxes, one.classes, one.scores) for one in found))))
+    kept, scores = soft_nms(every.boxes, every.scores, every.classes, most=head.config.queries)
+    return replace(every.some(kept), scores=scores)
+
+
+@torch.no_grad()
+def answered(
+    head: Detector,
+    seen: Float[Tensor, "width rows columns"],
+    image: intensity.Image,
+    patch: int,
+    *,
+    mirror: bool = False,
+) -> Detections:
+    """Return what a head finds in the features of an image, or of its mirror."""
+    device = next(head.parameters()).device
+    size = torch.tensor([seen.shape[2] * patch, seen.shape[1] * patch], dtype=torch.float32, device=device)
+    _, layers = head(Maps([seen.to(device)], size[None]))
+    said = layers[-1].of(0)
+    scores = said.logits.sigmoid().flatten()
+    best = scores.topk(min(head.config.queries, len(scores))).indices
+    boxes = said.boxes[best // head.config.classes]
+    boxes = box.mirrored(boxes, float(size[0])) if mirror else boxes
+    height, width = image.shape[1:]
+    scale = torch.tensor([width, height, width, height], device=device) / torch.cat([size, size])
+    return Detections((boxes * scale).cpu(), (best % head.config.classes).cpu(), scores[best].cpu())
+
+
+def drawn(image: intensity.AnyImage, found: Detections, classes: Sequence[str]) -> Image.Image:
+    """Draw boxes with names and scores, the best on top."""
+    page = Image.fromarray(draw.rgb(image))
+    pen, colours = ImageDraw.Draw(page), palette(len(classes) + 1)[1:]
+    wide = max(1, round(max(page.size) / 300))
+    shown = found.some(found.scores >= SHOWN)
+    for corners, kind, score in reversed(list(zip(shown.boxes.tolist(), shown.classes.tolist(), shown.scores.tolist()))):
+        left, top, right, bottom = corners
+        colour = tuple(colours[kind])
+        pen.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour, width=wide)
+        text = f"{classes[kind]} {score:.2f}".encode("latin-1", "replace").decode("latin-1")
+        edges = pen.textbbox((left, max(top - 12, 0)), text)
+        pen.rectangle(edges, fill=colour)
+        pen.text(edges[:2], text, fill="black" if sum(colour) > 380 else "white")
+    return page
+
+
+def legend(details: Mapping[str, Any]) -> Image.Image:
+    """Draw which colour is which class."""
+    classes = details["classes"]
+    return draw.legend(classes, palette(len(classes) + 1)[1:])
+
+
+def as_arrays(found: Detections) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+    """Return boxes, classes and scores as metrics take them."""
+    return found.boxes.double().numpy(), found.classes.numpy(), found.scores.double().numpy()
