@@ -92,7 +92,9 @@ def drawn(image: intensity.AnyImage, found: Detections, classes: Sequence[str]) 
     pen, colours = ImageDraw.Draw(page), palette(len(classes) + 1)[1:]
     wide = max(1, round(max(page.size) / 300))
     shown = found.some(found.scores >= SHOWN)
-    for corners, kind, score in reversed(list(zip(shown.boxes.tolist(), shown.classes.tolist(), shown.scores.tolist()))):
+    for corners, kind, score in reversed(
+        list(zip(shown.boxes.tolist(), shown.classes.tolist(), shown.scores.tolist()))
+    ):
         left, top, right, bottom = corners
         colour = tuple(colours[kind])
         pen.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour, width=wide)

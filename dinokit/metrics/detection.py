@@ -1,10 +1,10 @@
 """How well boxes with classes and scores are found: the average precision of COCO.
 
-Of the 100 highest scores of an image and class, each takes the free object with which it has the largest IoU of at least
-t, as far as there is one; the precision, made to fall monotonously, is read at 101 recalls and averaged. AP is the mean
-over classes and t = 0.50, 0.55, ..., 0.95; AP50 and AP75 are at one t; APs, APm and APl count objects below 32^2, below
-96^2, and larger, in pixels. What lies on a crowd is neither right nor wrong. Computed by faster-coco-eval (extra
-`detection`), which gives the numbers of pycocotools. Source: Lin et al. 2014 (arXiv:1405.0312).
+Of the 100 highest scores of an image and class, each takes the free object with which it has the largest IoU of at
+least t, as far as there is one; the precision, made to fall monotonously, is read at 101 recalls and averaged. AP is
+the mean over classes and t = 0.50, 0.55, ..., 0.95; AP50 and AP75 are at one t; APs, APm and APl count objects below
+32^2, below 96^2, and larger, in pixels. What lies on a crowd is neither right nor wrong. Computed by faster-coco-eval
+(extra `detection`), which gives the numbers of pycocotools. Source: Lin et al. 2014 (arXiv:1405.0312).
 """
 
 from collections.abc import Sequence
@@ -48,13 +48,15 @@ def average_precision(
     coco = library("faster_coco_eval", extra=EXTRA)
     with redirect_stdout(StringIO()):
         truth = coco.COCO(plain(objects, classes))
-        said = truth.loadRes(results(found)) if any(len(one.scores) for one in found) else _nothing(coco, objects, classes)
+        some = results(found)  # of an empty list the library makes nothing
+        said = truth.loadRes(some) if some else coco.COCO(plain(objects, classes) | {"annotations": []})
         judge = coco.COCOeval_faster(truth, said, "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
     precision = judge.eval["precision"][..., 0, -1]  # [threshold, recall, class] of all sizes, 100 per image
-    each = numpy.array([100 * one[one > -1].mean() if (one > -1).any() else numpy.nan for one in precision.transpose(2, 0, 1)])
+    there = (precision > -1).any(axis=(0, 1))  # classes without an object have no precision
+    each = numpy.where(there, 100 * precision.mean(axis=(0, 1)), numpy.nan)
     values = (float(value) for value in judge.stats)
     return {name: 100 * value if value >= 0 else numpy.nan for name, value in zip(NAMES, values)}, each
 
@@ -62,7 +64,13 @@ def average_precision(
 def plain(objects: Sequence[Objects], classes: int) -> dict[str, Any]:
     """Return objects as COCO's JSON has them; images and classes count from 1."""
     marks = [
-        {"image_id": image, "category_id": int(kind) + 1, "bbox": sided(box), "area": float(area), "iscrowd": int(crowd)}
+        {
+            "image_id": image,
+            "category_id": int(kind) + 1,
+            "bbox": sided(box),
+            "area": float(area),
+            "iscrowd": int(crowd),
+        }
         for image, one in enumerate(objects, start=1)
         for box, kind, area, crowd in zip(one.boxes, one.classes, one.areas, one.crowd)
     ]
@@ -86,8 +94,3 @@ def sided(box: Float64[numpy.ndarray, " 4"]) -> list[float]:
     """Return left, top, width, height."""
     left, top, right, bottom = map(float, box)
     return [left, top, right - left, bottom - top]
-
-
-def _nothing(coco: Any, objects: Sequence[Objects], classes: int) -> Any:
-    """Return detections of nothing, which the library does not make of an empty list."""
-    return coco.COCO(plain(objects, classes) | {"annotations": []})

@@ -6,6 +6,7 @@ from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
+from pycocotools import coco, cocoeval
 
 from dinokit.metrics.detection import NAMES, Found, Objects, average_precision, plain, results
 
@@ -29,13 +30,12 @@ def drawn(seed: int) -> tuple[list[Objects], list[Found], int]:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_precision_is_that_of_pycocotools(seed: int) -> None:
-    coco, evaluation = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
     objects, found, classes = drawn(seed)
     with redirect_stdout(io.StringIO()):
         truth = coco.COCO()
         truth.dataset = copy.deepcopy(plain(objects, classes))
         truth.createIndex()
-        judge = evaluation.COCOeval(truth, truth.loadRes(results(found)), "bbox")
+        judge = cocoeval.COCOeval(truth, truth.loadRes(results(found)), "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

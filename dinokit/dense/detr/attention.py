@@ -34,7 +34,7 @@ class BoxAttention(nn.Module):
         boxes: Float[Tensor, "batch query 4"],
         keys: Float[Tensor, "batch rows columns dim"],
         values: Float[Tensor, "batch rows columns dim"],
-        stride: float,
+        stride: int,
         hidden: Bool[Tensor, "batch rows columns"] | None,
     ) -> Float[Tensor, "batch query dim"]:
         """Attend.
@@ -65,7 +65,7 @@ class BoxAttention(nn.Module):
 
     @staticmethod
     def _bias(
-        network: nn.Module, ends: Float[Tensor, "batch query 2"], count: int, stride: float
+        network: nn.Module, ends: Float[Tensor, "batch query 2"], count: int, stride: int
     ) -> Float[Tensor, "batch head query place"]:
         """Return what each head adds at every place of an axis."""
         centres = (torch.arange(count, device=ends.device, dtype=ends.dtype) + 0.5) * stride

@@ -17,6 +17,7 @@ LARGEST = math.log(1000 / 16)  # of |dw| and |dh|
 SMALLEST = 1e-6  # pixels of a side, where it divides
 
 Boxes = Float[Tensor, "*batch 4"]
+Either = Float[Tensor, "*#batch 4"]  # stands against another by broadcasting
 
 
 def centred(corners: Boxes) -> Boxes:
@@ -31,21 +32,21 @@ def corners(centred: Boxes) -> Boxes:
     return torch.cat([middle - half, middle + half], dim=-1)
 
 
-def moved(reference: Boxes, deltas: Boxes) -> Boxes:
+def moved(reference: Either, deltas: Either) -> Boxes:
     """Return where deltas lead from references; all by corners."""
     middle, size = centred(reference).split(2, dim=-1)
     sides = size * deltas[..., 2:].clamp(-LARGEST, LARGEST).exp()
     return corners(torch.cat([middle + deltas[..., :2] * size, sides], dim=-1))
 
 
-def deltas(reference: Boxes, target: Boxes) -> Boxes:
+def deltas(reference: Either, target: Either) -> Boxes:
     """Return what leads from references to targets; the inverse of `moved`. Boxes are given by their corners."""
     (middle, size), (goal, sides) = (centred(each).split(2, dim=-1) for each in (reference, target))
     size = size.clamp(min=SMALLEST)
     return torch.cat([(goal - middle) / size, (sides.clamp(min=SMALLEST) / size).log()], dim=-1)
 
 
-def inside(boxes: Boxes, size: Float[Tensor, "*batch 2"]) -> Boxes:
+def inside(boxes: Either, size: Float[Tensor, "*#batch 2"]) -> Boxes:
     """Cut boxes to images of (width, height) pixels."""
     return boxes.clamp(min=0).minimum(torch.cat([size, size], dim=-1))
 
@@ -56,7 +57,7 @@ def mirrored(boxes: Boxes, width: float) -> Boxes:
     return torch.stack([width - right, top, width - left, bottom], dim=-1)
 
 
-def overlap(first: Boxes, second: Boxes) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+def overlap(first: Either, second: Either) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
     """Return intersection over union, and its generalisation, of boxes that stand against each other, by broadcasting.
 
     GIoU = IoU - (hull - union) / hull, in (-1, 1]: what does not touch still differs (arXiv:1902.09630).

@@ -20,16 +20,16 @@ from torch import Tensor
 
 from dinokit.annotations.boxes import Boxed
 from dinokit.core.files import check_same, digest_of_files, digest_of_model, read_json, write_atomic, write_json
-from dinokit.core.messages import UserError, info, progress
+from dinokit.core.messages import info, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.core.seed import Passes, generator
-from dinokit.dense.fit import Batch, Sample, Training
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.network import Config as Sizes
-from dinokit.dense.detr.network import Maps
 from dinokit.dense.detr.losses import Weights, loss
 from dinokit.dense.detr.matching import Answers, Objects
+from dinokit.dense.detr.network import Config as Sizes
+from dinokit.dense.detr.network import Maps
 from dinokit.dense.detr.views import View, features, width_of
+from dinokit.dense.fit import Batch, Sample, Training
 from dinokit.images import intensity
 from dinokit.models.features import Backbone
 
@@ -52,7 +52,7 @@ class Recipe:
     weights: Weights = field(default_factory=Weights)
     lr: float = above(0, 2e-4)
     batch_size: int = at_least(1, 8)
-    training: Training = field(default_factory=lambda: Training(iterations=3_000, warmup=200, weight_decay=0.05, clip=0.1))
+    training: Training
     shortest: int | None = at_least(1, None)  # pixels: views are drawn at every step, of this short side to view.size
     tested: tuple[int, ...] = ()  # short sides that are merged at test, mirrored too; empty: view.size alone
 
@@ -72,7 +72,10 @@ class Recipe:
 
 
 RECIPES = {
-    "small": Recipe(view=View(size=512, longest=683)),
+    "small": Recipe(
+        view=View(size=512, longest=683),
+        training=Training(iterations=3_000, warmup=200, weight_decay=0.05, clip=0.1),
+    ),
     "dinov3": Recipe(
         view=View(size=2048, windows=3),
         dim=768,
@@ -124,9 +127,7 @@ def sampled(views: Views, length: int, *, batch_size: int, seed: int, device: to
 def judged(recipe: Recipe) -> Callable[[tuple[Answers, list[Answers]], Sequence[Objects], int], Float[Tensor, ""]]:
     """Return the loss of all that a detector says."""
 
-    def judge(
-        said: tuple[Answers, list[Answers]], objects: Sequence[Objects], _: int
-    ) -> Float[Tensor, ""]:
+    def judge(said: tuple[Answers, list[Answers]], objects: Sequence[Objects], _: int) -> Float[Tensor, ""]:
         proposals, layers = said
         things = [replace(one, classes=torch.zeros_like(one.classes)) for one in objects]
         total = loss(proposals, things, recipe.weights)
@@ -141,7 +142,7 @@ def judged(recipe: Recipe) -> Callable[[tuple[Answers, list[Answers]], Sequence[
 
 
 def scaled(marks: Any, classes: Sequence[str], *, seen: tuple[int, int], mirror: bool) -> Objects:
-    """Return the boxes of an image where they lie in what is seen of it, (width, height) pixels; crowds are left out."""
+    """Return the boxes of an image, but crowds, where they lie in what is seen of it, (width, height) pixels."""
     kept = ~marks.crowd
     scale = torch.tensor([*seen, *seen]) / torch.tensor([*marks.size, *marks.size])
     found = torch.from_numpy(marks.boxes[kept]).float() * scale

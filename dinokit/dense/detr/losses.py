@@ -1,8 +1,9 @@
 """What a detector learns from: classes, deltas and boxes of the queries that answer for an object.
 
-    class    focal (arXiv:1708.02002): -alpha (1 - p)^gamma log p for the object's class, -(1 - alpha) p^gamma log(1 - p)
-             for all others, alpha 0.25, gamma 2; or, where boxes are judged too, IA-BCE (Align-DETR, arXiv:2304.07527):
-             BCE(p, t) with t = p^0.25 IoU^0.75 for the object's class, p^2 BCE(p, 0) for all others
+    class    focal (arXiv:1708.02002): -alpha (1 - p)^gamma log p for the object's class,
+             -(1 - alpha) p^gamma log(1 - p) for all others, alpha 0.25, gamma 2;
+             or, where boxes are judged too, IA-BCE (Align-DETR, arXiv:2304.07527): BCE(p, t) with
+             t = p^0.25 IoU^0.75 for the object's class, p^2 BCE(p, 0) for all others
     deltas   the sum of |deltas - deltas of the object|
     box      1 - GIoU
 
@@ -62,9 +63,7 @@ def loss(answers: Answers, objects: Sequence[Objects], weights: Weights, *, repe
     return total / max(sum(map(len, objects)) * repeats, 1)
 
 
-def focal(
-    logits: Float[Tensor, "query class"], target: Float[Tensor, "query class"]
-) -> Float[Tensor, "query class"]:
+def focal(logits: Float[Tensor, "query class"], target: Float[Tensor, "query class"]) -> Float[Tensor, "query class"]:
     """Return the focal loss of every class of every query; the target is 1 or 0."""
     chance = logits.sigmoid()
     plain = F.binary_cross_entropy_with_logits(logits, target, reduction="none")

@@ -3,8 +3,9 @@
     cost = 2 (focal: right - wrong) + |deltas - deltas of the object|_1 - 2 GIoU
 
 The first term is what the focal loss (alpha 0.25, gamma 2) of the object's class would be as a positive less what it
-would be as a negative; deltas start from the reference of the query. Of objects that are to have several queries (one-to-
-many, H-DETR arXiv:2207.13080) each is repeated. Source: DETR (arXiv:2005.12872), Plain-DETR (arXiv:2308.01904).
+would be as a negative; deltas start from the reference of the query. Of objects that are to have several queries
+(one-to-many, H-DETR, arXiv:2207.13080) each is repeated. Source: DETR (arXiv:2005.12872), Plain-DETR
+(arXiv:2308.01904).
 """
 
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def cost(answers: Answers, objects: Objects) -> Float[Tensor, "query object"]:
 
 
 def assigned(answers: Answers, objects: Objects) -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
-    """Return queries and their objects, of the least cost in total; every object has one if there are queries enough."""
+    """Return queries and their objects, of the least cost in total; each object has one if queries suffice."""
     optimize = library("scipy.optimize", extra="detection")
     costs = cost(answers, objects).double().cpu().numpy()
     costs = numpy.nan_to_num(costs, nan=1e9, posinf=1e9, neginf=-1e9)  # a loss that is not finite is said elsewhere

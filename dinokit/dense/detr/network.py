@@ -70,10 +70,8 @@ class Detector(nn.Module):
             nn.TransformerEncoderLayer(dim, config.heads, config.hidden, dropout=0.0, batch_first=True)
             for _ in range(config.encoder)
         )
-        self.finer = nn.Sequential(nn.ConvTranspose2d(dim, dim, 2, stride=2), nn.GroupNorm(GROUPS, dim))
-        self.coarser = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(dim, dim, 2, stride=2), nn.GroupNorm(GROUPS, dim)) for _ in range(LEVELS - 2)
-        )
+        self.finer = nn.ConvTranspose2d(dim, dim, 2, stride=2)
+        self.coarser = nn.ModuleList(nn.Conv2d(dim, dim, 2, stride=2) for _ in range(LEVELS - 2))
         self.proposed = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
         self.content = nn.Embedding(config.queries + config.many, dim)
         self.position = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim))
@@ -81,9 +79,9 @@ class Detector(nn.Module):
         self.heads = nn.ModuleList(Heads(dim, config.classes) for _ in range(config.decoder + 1))  # last: proposals
 
     def forward(self, seen: Maps) -> tuple[Answers, list[Answers]]:
-        """Answer for every image of a batch: return what the places propose, and what each layer of the decoder says."""
+        """Answer for a batch: return what the places propose, and what each layer of the decoder says."""
         sizes = seen.sizes
-        tokens, hidden = self._seen(seen.maps)
+        tokens, places, hidden = self._seen(seen.maps)
         proposals = self._proposals(tokens, hidden, sizes)
         count = self.config.queries + (self.config.many if self.training else 0)
         best = proposals.logits[..., 0].topk(min(count, proposals.logits.shape[1]), dim=1).indices  # [batch, query]
@@ -91,7 +89,6 @@ class Detector(nn.Module):
         queries = self.content.weight[: best.shape[1]].expand(len(sizes), -1, -1)
         position = self.position(of_boxes(reference, sizes[:, None], 2 * self.config.dim))
         apart = self._groups(best.shape[1], device=tokens.device)
-        places = of_map(*tokens.shape[1:3], self.config.dim, device=tokens.device)
         said, judged = [], reference
         for layer, heads in zip(self.decoder, self.heads):
             queries = layer(queries, position, reference, tokens, tokens + places, self.config.stride, hidden, apart)
@@ -104,20 +101,31 @@ class Detector(nn.Module):
 
     def _seen(
         self, maps: Sequence[Float[Tensor, "width _ _"]]
-    ) -> tuple[Float[Tensor, "batch rows columns dim"], Bool[Tensor, "batch rows columns"] | None]:
-        """Bring maps to one width and size, and let their places see each other; True where there is no image."""
+    ) -> tuple[
+        Float[Tensor, "batch rows columns dim"],
+        Float[Tensor, "batch rows columns dim"],
+        Bool[Tensor, "batch rows columns"] | None,
+    ]:
+        """Bring maps to one width and size, and let their places see each other.
+
+        Returns:
+            Tokens, positions, and what is True where there is no image.
+        """
         projected = [self.project(each[None])[0] for each in maps]
         rows, columns = (max(each.shape[axis] for each in projected) for axis in (1, 2))
         hidden = torch.ones(len(maps), rows, columns, dtype=torch.bool, device=maps[0].device)
-        padded = []
+        padded, where = [], []
         for image, each in enumerate(projected):
-            hidden[image, : each.shape[1], : each.shape[2]] = False
-            padded.append(F.pad(each, (0, columns - each.shape[2], 0, rows - each.shape[1])))
-        tokens = torch.stack(padded).permute(0, 2, 3, 1).flatten(1, 2)  # [batch, place, dim]
-        places = of_map(rows, columns, self.config.dim, device=tokens.device).flatten(0, 1)
+            height, width = each.shape[1:]
+            hidden[image, :height, :width] = False
+            padded.append(F.pad(each.permute(1, 2, 0), (0, 0, 0, columns - width, 0, rows - height)))
+            own = of_map(height, width, self.config.dim, device=each.device)
+            where.append(F.pad(own, (0, 0, 0, columns - width, 0, rows - height)))
+        tokens, places = torch.stack(padded), torch.stack(where)  # [batch, rows, columns, dim]
+        some = hidden if hidden.any() else None
         for layer in self.encoder:
-            tokens = encoded(layer, tokens, places, hidden.flatten(1))
-        return tokens.unflatten(1, (rows, columns)), hidden if hidden.any() else None
+            tokens = encoded(layer, tokens, places, some)
+        return tokens, places, some
 
     def _proposals(
         self,
@@ -197,7 +205,7 @@ class Layer(nn.Module):
         boxes: Float[Tensor, "batch query 4"],
         values: Float[Tensor, "batch rows columns dim"],
         keys: Float[Tensor, "batch rows columns dim"],
-        stride: float,
+        stride: int,
         hidden: Bool[Tensor, "batch rows columns"] | None,
         seen: Bool[Tensor, "query query"] | None,
     ) -> Float[Tensor, "batch query dim"]:
@@ -213,13 +221,14 @@ class Layer(nn.Module):
 
 def encoded(
     layer: nn.TransformerEncoderLayer,
-    tokens: Float[Tensor, "batch place dim"],
-    places: Float[Tensor, "place dim"],
-    hidden: Bool[Tensor, "batch place"],
-) -> Float[Tensor, "batch place dim"]:
+    tokens: Float[Tensor, "batch rows columns dim"],
+    places: Float[Tensor, "batch rows columns dim"],
+    hidden: Bool[Tensor, "batch rows columns"] | None,
+) -> Float[Tensor, "batch rows columns dim"]:
     """Pass a layer of the encoder, whose positions are added to queries and keys and not to values (DETR)."""
-    asked = tokens + places
-    found = layer.self_attn(asked, asked, tokens, key_padding_mask=hidden if hidden.any() else None, need_weights=False)
-    tokens = layer.norm1(tokens + found[0])
-    passed: Tensor = layer.norm2(tokens + layer.linear2(layer.activation(layer.linear1(tokens))))
-    return passed
+    flat = tokens.flatten(1, 2)  # [batch, place, dim]
+    asked = flat + places.flatten(1, 2)
+    unseen = None if hidden is None else hidden.flatten(1)
+    flat = layer.norm1(flat + layer.self_attn(asked, asked, flat, key_padding_mask=unseen, need_weights=False)[0])
+    flat = layer.norm2(flat + layer.linear2(layer.activation(layer.linear1(flat))))
+    return flat.unflatten(1, tokens.shape[1:3])

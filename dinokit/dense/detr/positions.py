@@ -31,6 +31,8 @@ def of_map(rows: int, columns: int, dim: int, *, device: torch.device) -> Float[
     )
 
 
-def of_boxes(boxes: Float[Tensor, "*batch 4"], size: Float[Tensor, "*batch 2"], dim: int) -> Float[Tensor, "*batch wave"]:
+def of_boxes(
+    boxes: Float[Tensor, "*#batch 4"], size: Float[Tensor, "*#batch 2"], dim: int
+) -> Float[Tensor, "*batch wave"]:
     """Return the position of boxes in images of (width, height) pixels: `dim` numbers for their corners together."""
     return waves(boxes / torch.cat([size, size], dim=-1), dim // 4).flatten(-2)

@@ -73,7 +73,8 @@ def _shown(
         return _joined(backbone, images)
     down, across = (list(_cuts(side, windows, backbone.patch_size)) for side in images.shape[2:])
     pieces = torch.cat(
-        [torch.cat([_joined(backbone, images[..., rows, columns]) for columns in across], dim=3) for rows in down], dim=2
+        [torch.cat([_joined(backbone, images[..., rows, columns]) for columns in across], dim=3) for rows in down],
+        dim=2,
     )
     first = down[0].stop - down[0].start, across[0].stop - across[0].start
     small = _joined(backbone, F.interpolate(images, size=first, mode="bicubic", antialias=True))

@@ -1,0 +1,98 @@
+"""Who answers for what: the least cost of all assignments, and losses against naive loops."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchvision import ops
+
+from dinokit.dense.detr import boxes as box
+from dinokit.dense.detr.losses import Weights, focal, ia_bce, loss
+from dinokit.dense.detr.matching import Answers, Objects, assigned, cost
+from tests.dense.detr.test_boxes import drawn
+
+
+def said(queries: int = 4, classes: int = 3) -> Answers:
+    draw = torch.Generator().manual_seed(5)
+    references, deltas = drawn(queries), torch.randn(queries, 4, generator=draw) / 5
+    return Answers(torch.randn(queries, classes, generator=draw), references, deltas, box.moved(references, deltas))
+
+
+def there() -> Objects:
+    return Objects(drawn(3, seed=2), torch.tensor([0, 2, 2]))
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def test_a_cost_is_the_sum_of_its_three_terms() -> None:
+    answers, objects = said(), there()
+    found = cost(answers, objects)
+    for query, thing in itertools.product(range(4), range(3)):
+        chance = sigmoid(answers.logits[query, objects.classes[thing]].item())
+        right = 0.25 * (1 - chance) ** 2 * -math.log(chance)
+        wrong = 0.75 * chance**2 * -math.log(1 - chance)
+        wanted = box.deltas(answers.references[query], objects.boxes[thing])
+        apart = (answers.deltas[query] - wanted).abs().sum().item()
+        giou = ops.generalized_box_iou(answers.boxes[query][None], objects.boxes[thing][None]).item()
+        assert found[query, thing].item() == pytest.approx(2 * (right - wrong) + apart - 2 * giou, rel=1e-4)
+
+
+def test_the_assignment_is_the_cheapest_of_all() -> None:
+    answers, objects = said(), there()
+    costs = cost(answers, objects).numpy()
+    queries, things = assigned(answers, objects)
+    least = min(
+        sum(costs[query, thing] for thing, query in enumerate(chosen)) for chosen in itertools.permutations(range(4), 3)
+    )
+    assert sorted(things.tolist()) == [0, 1, 2]
+    assert costs[queries, things].sum() == pytest.approx(least, rel=1e-5)
+
+
+def test_every_object_is_answered_for_so_many_times() -> None:
+    queries, things = assigned(said(queries=9), there().repeated(3))
+    assert sorted((things % 3).tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert len(set(queries.tolist())) == 9
+
+
+def test_no_object_leaves_the_loss_of_classes_alone() -> None:
+    answers = said()
+    batch = Answers(*(each[None] for each in (answers.logits, answers.references, answers.deltas, answers.boxes)))
+    nothing = Objects(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    found = loss(batch, [nothing], Weights())
+    torch.testing.assert_close(found, 2 * focal(answers.logits, torch.zeros_like(answers.logits)).sum())
+
+
+def test_focal_loss_is_that_of_torchvision() -> None:
+    logits, target = torch.randn(5, 4), (torch.rand(5, 4) > 0.7).float()
+    torch.testing.assert_close(focal(logits, target), ops.sigmoid_focal_loss(logits, target))
+
+
+def test_ia_bce_against_a_loop() -> None:
+    logits = torch.randn(3, 2, dtype=torch.float64)
+    target = torch.tensor([[1.0, 0], [0, 0], [0, 1]], dtype=torch.float64)
+    quality = target * 0.6
+    found = ia_bce(logits, target, quality)
+    for row, column in itertools.product(range(3), range(2)):
+        chance = sigmoid(logits[row, column].item())
+        wanted = chance**0.25 * 0.6**0.75
+        right = -wanted * math.log(chance) - (1 - wanted) * math.log(1 - chance)
+        wrong = -(chance**2) * math.log(1 - chance)
+        assert found[row, column].item() == pytest.approx(right if target[row, column] else wrong)
+
+
+def test_a_loss_is_per_object_whatever_the_images() -> None:
+    one = said()
+    batch = Answers(*(torch.stack([each, each]) for each in (one.logits, one.references, one.deltas, one.boxes)))
+    single = Answers(*(each[None] for each in (one.logits, one.references, one.deltas, one.boxes)))
+    torch.testing.assert_close(loss(batch, [there(), there()], Weights()), loss(single, [there()], Weights()))
+
+
+def test_scores_that_are_not_finite_end_in_a_loss_that_says_so() -> None:
+    answers = said()
+    answers.logits[0, 0] = np.nan
+    batch = Answers(*(each[None] for each in (answers.logits, answers.references, answers.deltas, answers.boxes)))
+    assert not loss(batch, [there()], Weights()).isfinite()

@@ -1,0 +1,92 @@
+"""The detector: its attention against one with a bias that is made, its groups, its gradients, padding."""
+
+import pytest
+import torch
+
+from dinokit.dense.detr import boxes as box
+from dinokit.dense.detr.attention import BoxAttention
+from dinokit.dense.detr.network import Config, Detector, Maps
+
+SIZES = Config(width=8, classes=3, stride=4, dim=64, heads=4, hidden=32, encoder=1, decoder=2, queries=5, many=4)
+
+
+def detector(config: Config = SIZES) -> Detector:
+    torch.manual_seed(0)
+    network = Detector(config)
+    for heads in network.heads:  # the last layer of deltas begins at zero, which would hide what they do
+        torch.nn.init.normal_(heads.deltas[-1].weight, std=0.1)
+    return network
+
+
+def seen(*sizes: tuple[int, int]) -> Maps:
+    draw = torch.Generator().manual_seed(1)
+    maps = [torch.randn(8, rows, columns, generator=draw) for rows, columns in sizes]
+    return Maps(maps, torch.tensor([[4.0 * columns, 4.0 * rows] for rows, columns in sizes]))
+
+
+def test_box_attention_is_attention_with_the_bias_of_boxes() -> None:
+    torch.manual_seed(0)
+    attention = BoxAttention(16, heads=2)
+    queries, keys, values = torch.randn(1, 3, 16), torch.randn(1, 4, 5, 16), torch.randn(1, 4, 5, 16)
+    boxes = torch.tensor([[[0.0, 0, 8, 8], [4, 2, 20, 16], [1, 1, 2, 2]]])
+    hidden = torch.zeros(1, 4, 5, dtype=torch.bool)
+    hidden[..., 4] = True
+    found = attention(queries, boxes, keys, values, 4, hidden)
+    q, k, v = attention.q(queries)[0], attention.k(keys)[0].flatten(0, 1), attention.v(values)[0].flatten(0, 1)
+    heads = []
+    for head in range(2):
+        part = slice(8 * head, 8 * head + 8)
+        scores = q[:, part] @ k[:, part].T / 8**0.5
+        for query in range(3):
+            for row in range(4):
+                for column in range(5):
+                    left, top, right, bottom = boxes[0, query]
+                    x, y = 4 * (column + 0.5), 4 * (row + 0.5)
+                    along = attention.along(torch.stack([left - x, right - x]))[head]
+                    down = attention.down(torch.stack([top - y, bottom - y]))[head]
+                    scores[query, row * 5 + column] += along + down - (1e9 if column == 4 else 0)
+        heads.append(scores.softmax(dim=1) @ v[:, part])
+    torch.testing.assert_close(found[0], attention.out(torch.cat(heads, dim=1)), atol=1e-5, rtol=1e-4)
+
+
+def test_one_to_many_queries_change_nothing_of_the_others() -> None:
+    network, images = detector(), seen((6, 5))
+    _, alone = network.eval()(images)
+    _, together = network.train()(images)
+    assert together[-1].logits.shape[1] == 9
+    torch.testing.assert_close(together[-1].some(slice(0, 5)).logits, alone[-1].logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together[-1].some(slice(0, 5)).boxes, alone[-1].boxes, atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_beside_a_larger_one_is_answered_as_alone() -> None:
+    network = detector().eval()
+    small, large = seen((4, 5)), seen((9, 7))
+    _, alone = network(small)
+    _, beside = network(Maps([small.maps[0], large.maps[0]], torch.cat([small.sizes, large.sizes])))
+    torch.testing.assert_close(beside[-1].boxes[:1], alone[-1].boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(beside[-1].logits[:1], alone[-1].logits, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_look_forward_twice() -> None:
+    """What the second layer says moves the first layer's deltas; what it was given to look from does not."""
+    network, images = detector().train(), seen((6, 5))
+    _, layers = network(images)
+    first = network.heads[0].deltas[-1].weight
+    (direct,) = torch.autograd.grad(layers[1].boxes.sum(), first, retain_graph=True)
+    assert direct.abs().sum() > 0
+    assert not layers[1].references.requires_grad
+    (said,) = torch.autograd.grad(layers[1].logits.sum(), first, allow_unused=True)
+    assert said is None or not said.any()
+
+
+def test_a_box_is_refined_from_where_the_last_layer_left_it() -> None:
+    _, layers = detector().eval()(seen((6, 5)))
+    wanted = box.inside(box.moved(layers[1].references, layers[1].deltas), torch.tensor([[[20.0, 24.0]]]))
+    torch.testing.assert_close(layers[1].boxes, wanted)
+    torch.testing.assert_close(layers[1].references, layers[0].boxes)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 1)])
+def test_smallest_maps_are_answered(size: tuple[int, int]) -> None:
+    _, layers = detector().eval()(seen(size))
+    assert all(layer.boxes.isfinite().all() for layer in layers)
