@@ -14,7 +14,17 @@ FILES = sorted(ROOT.rglob("*.py"))
 BANNED = {"utils", "util", "helpers", "helper", "common", "misc"}
 LAZY = {"__init__", "cli"}  # the front door imports what is asked for, when it is asked for
 # imported inside functions: what need not be installed, and what is slow to import and seldom used
-OPTIONAL = {"datasets", "fsspec", "huggingface_hub", "pyarrow", "tifffile", "timm", "torchvision", "transformers"}
+OPTIONAL = {
+    "datasets",
+    "faster_coco_eval",
+    "fsspec",
+    "huggingface_hub",
+    "pyarrow",
+    "tifffile",
+    "timm",
+    "torchvision",
+    "transformers",
+}
 SLOW = (
     "torch.distributed.checkpoint.",
     "torch.distributed.device_mesh.",

@@ -56,13 +56,14 @@ class Marks:
     names: tuple[str, ...]  # of what is in each, "" where nobody says
     crowd: Bool[numpy.ndarray, " box"]  # several things in one, as COCO says it
     difficult: Bool[numpy.ndarray, " box"]  # hard to see, as VOC says it
+    areas: Float64[numpy.ndarray, " box"]  # pixels: of the outline where COCO says it, else of the box
     where: str  # the file that says so
 
     def some(self, wanted: Bool[numpy.ndarray, " box"]) -> "Marks":
         """Return some of the boxes."""
         names = tuple(name for name, kept in zip(self.names, wanted.tolist(), strict=True) if kept)
-        crowd, difficult = self.crowd[wanted], self.difficult[wanted]
-        return replace(self, boxes=self.boxes[wanted], names=names, crowd=crowd, difficult=difficult)
+        crowd, difficult, areas = self.crowd[wanted], self.difficult[wanted], self.areas[wanted]
+        return replace(self, boxes=self.boxes[wanted], names=names, crowd=crowd, difficult=difficult, areas=areas)
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Boxed:
         return image
 
 
+def box_splits(data: str) -> list[str]:
+    """Return the names of the splits of images with boxes, or raise UserError if there are no boxes."""
+    return sorted(filter(None, _readers(data)), key=lambda name: [*ORDER, split_name(name)].index(split_name(name)))
+
+
 def open_boxes(
     data: str,
     *,
@@ -98,8 +104,7 @@ def open_boxes(
     Args:
         split: None is the first there is of `prefers`, or of all.
     """
-    readers = _readers(data)
-    names = sorted(filter(None, readers), key=lambda name: [*ORDER, split_name(name)].index(split_name(name)))
+    readers, names = _readers(data), box_splits(data)
     if split is None:
         chosen = next((name for name in (*prefers, *names) if name in readers), "")
     else:
@@ -192,7 +197,8 @@ def read_voc(file: Path, folder: Path) -> Marks:
     image = folder / (top.findtext("filename") or f"{file.stem}.jpg")
     difficult = numpy.array([(each.findtext("difficult") or "0").strip() == "1" for each in things], dtype=bool)
     names = tuple((each.findtext("name") or "").strip() for each in things)
-    return Marks(image, (int(width), int(height)), boxes, names, numpy.zeros(len(boxes), bool), difficult, str(file))
+    crowd = numpy.zeros(len(boxes), bool)
+    return Marks(image, (int(width), int(height)), boxes, names, crowd, difficult, _areas(boxes), str(file))
 
 
 def _voc(root: Path, listed: Path | None) -> Iterator[Marks]:
@@ -232,7 +238,9 @@ def read_coco(file: Path, split: str = "", chosen: Path | None = None) -> Iterat
             crowd = numpy.array([bool(mark.get("iscrowd", 0)) for mark in marks], dtype=bool)
             names = tuple(kinds.get(mark.get("category_id"), "") for mark in marks)
             size = int(image["width"]), int(image["height"])
-            yield Marks(folder / image["file_name"], size, boxes, names, crowd, numpy.zeros(len(boxes), bool), where)
+            areas = numpy.array([mark.get("area", area) for mark, area in zip(marks, _areas(boxes))], dtype=float)
+            none = numpy.zeros(len(boxes), bool)
+            yield Marks(folder / image["file_name"], size, boxes, names, crowd, none, areas, where)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file} is no list of images and boxes as COCO writes it: {error!r}") from error
 
@@ -259,7 +267,8 @@ def read_table(file: Path) -> Iterator[Marks]:
         image = file.parent / name
         height, width = read_image(image, channels=None, white=None).shape[1:]
         none, where = numpy.zeros(len(boxes), bool), f"{image} in {file}"
-        yield Marks(image, (width, height), boxes, tuple(named for _, named, _ in each), none, none, where)
+        kinds = tuple(named for _, named, _ in each)
+        yield Marks(image, (width, height), boxes, kinds, none, none, _areas(boxes), where)
 
 
 def _around(data: str, split: str | None) -> Iterator[Marks]:
@@ -272,7 +281,13 @@ def _around(data: str, split: str | None) -> Iterator[Marks]:
         boxes = [[across.min(), down.min(), across.max() + 1, down.max() + 1] for down, across in places]
         none, names = numpy.zeros(len(boxes), bool), tuple(pairs.meaning.classes[kind] for kind in kinds)
         size = mask.shape[1], mask.shape[0]
-        yield Marks(image, size, numpy.array(boxes, dtype=float).reshape(-1, 4), names, none, none, str(file))
+        around = numpy.array(boxes, dtype=float).reshape(-1, 4)
+        yield Marks(image, size, around, names, none, none, _areas(around), str(file))
+
+
+def _areas(boxes: Boxes) -> Float64[numpy.ndarray, " box"]:
+    areas: Float64[numpy.ndarray, " box"] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return areas
 
 
 def _numbers(rows: Sequence[Any], where: str) -> Boxes:

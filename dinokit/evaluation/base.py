@@ -136,7 +136,7 @@ def halves(
         warn(f"trained and measured on the same images, of {judge}: the numbers say how well they are learnt by heart")
     train = opened(learn) if trains else None
     test = opened(judge)
-    most, few = IMAGES if config.protocol == QUICK else (None, None)
+    most, few = IMAGES if getattr(config, "protocol", None) == QUICK else (None, None)
     train = test if train is None else train
     return train, evenly(most, len(train)).tolist(), test, evenly(config.limit or few, len(test)).tolist()
 

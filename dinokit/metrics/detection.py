@@ -16,10 +16,7 @@ from typing import Any
 import numpy
 from jaxtyping import Bool, Float64, Int64
 
-from dinokit.core.messages import library
-
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # in the order of COCO's summary
-EXTRA = "detection"
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,13 @@ def average_precision(
     objects: Sequence[Objects], found: Sequence[Found], *, classes: int
 ) -> tuple[dict[str, float], Float64[numpy.ndarray, " class"]]:
     """Return AP, AP50, AP75, APs, APm, APl in percent, NaN without such an object, and the AP of every class."""
-    coco = library("faster_coco_eval", extra=EXTRA)
+    from faster_coco_eval import COCO, COCOeval_faster
+
     with redirect_stdout(StringIO()):
-        truth = coco.COCO(plain(objects, classes))
+        truth = COCO(plain(objects, classes))
         some = results(found)  # of an empty list the library makes nothing
-        said = truth.loadRes(some) if some else coco.COCO(plain(objects, classes) | {"annotations": []})
-        judge = coco.COCOeval_faster(truth, said, "bbox")
+        said = truth.loadRes(some) if some else COCO(plain(objects, classes) | {"annotations": []})
+        judge = COCOeval_faster(truth, said, "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

@@ -61,7 +61,7 @@ class BoxAttention(nn.Module):
         return mixed
 
     def _heads(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch head token head_dim"]:
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(tokens, -1, (self.heads, -1)).transpose(1, 2)
 
     @staticmethod
     def _bias(

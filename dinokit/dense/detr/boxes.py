@@ -34,16 +34,18 @@ def corners(centred: Boxes) -> Boxes:
 
 def moved(reference: Either, deltas: Either) -> Boxes:
     """Return where deltas lead from references; all by corners."""
-    middle, size = centred(reference).split(2, dim=-1)
+    start = centred(reference)
+    middle, size = start[..., :2], start[..., 2:]
     sides = size * deltas[..., 2:].clamp(-LARGEST, LARGEST).exp()
     return corners(torch.cat([middle + deltas[..., :2] * size, sides], dim=-1))
 
 
 def deltas(reference: Either, target: Either) -> Boxes:
     """Return what leads from references to targets; the inverse of `moved`. Boxes are given by their corners."""
-    (middle, size), (goal, sides) = (centred(each).split(2, dim=-1) for each in (reference, target))
-    size = size.clamp(min=SMALLEST)
-    return torch.cat([(goal - middle) / size, (sides.clamp(min=SMALLEST) / size).log()], dim=-1)
+    start, goal = centred(reference), centred(target)
+    size = start[..., 2:].clamp(min=SMALLEST)
+    shift = (goal[..., :2] - start[..., :2]) / size
+    return torch.cat([shift, (goal[..., 2:].clamp(min=SMALLEST) / size).log()], dim=-1)
 
 
 def inside(boxes: Either, size: Float[Tensor, "*#batch 2"]) -> Boxes:

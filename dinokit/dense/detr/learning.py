@@ -34,6 +34,7 @@ from dinokit.images import intensity
 from dinokit.models.features import Backbone
 
 STAMP = "features.json"
+UNNAMED = "object"  # what nobody has named
 SMALLEST = 1.0  # pixels of a side, as seen, below which a box is left out of a view
 
 
@@ -143,11 +144,11 @@ def judged(recipe: Recipe) -> Callable[[tuple[Answers, list[Answers]], Sequence[
 
 def scaled(marks: Any, classes: Sequence[str], *, seen: tuple[int, int], mirror: bool) -> Objects:
     """Return the boxes of an image, but crowds, where they lie in what is seen of it, (width, height) pixels."""
-    kept = ~marks.crowd
+    kept = ~(marks.crowd | marks.difficult)
     scale = torch.tensor([*seen, *seen]) / torch.tensor([*marks.size, *marks.size])
     found = torch.from_numpy(marks.boxes[kept]).float() * scale
     names = [name for name, one in zip(marks.names, kept.tolist(), strict=True) if one]
-    kinds = torch.tensor([classes.index(name) for name in names], dtype=torch.int64)
+    kinds = torch.tensor([classes.index(name or UNNAMED) for name in names], dtype=torch.int64)
     return Objects(box.mirrored(found, seen[0]) if mirror else found, kinds)
 
 
@@ -159,7 +160,7 @@ class Kept:
         self.data, self.classes, self.view, self.folder, self.patch = data, classes, view, folder, backbone.patch_size
         files = [one.image for one in data.marks]
         stamp = {"weights": digest_of_model(backbone), "view": repr(view), "images": digest_of_files(files)}
-        sides = [view.sides(*one.size[::-1], self.patch) for one in data.marks]
+        sides = [view.sides(height, width, self.patch) for width, height in (one.size for one in data.marks)]
         places = sum(height * width for height, width in sides) // self.patch**2
         total = 2 * 2 * places * width_of(backbone, view)  # float16, two views
         missing = [index for index in range(len(data)) if not self._file(index, mirror=True).exists()]
@@ -204,10 +205,9 @@ class Drawn:
         """Resize, or cut a piece out and resize it, and mirror."""
         draw, view = generator(*key), self.recipe.view
         image, marks = self.data.read(index), self.data.marks[index]
-        assert self.recipe.shortest is not None
-        side = int(draw.integers(self.recipe.shortest, view.size + 1))
+        side = int(draw.integers(self.recipe.shortest or view.size, view.size + 1))
         mirror = bool(draw.integers(2))
-        if draw.integers(2):
+        if self.recipe.shortest is not None and draw.integers(2):
             image, marks = piece(image, marks, share=float(draw.uniform(0.6, 1.0)), draw=draw)
         found = features(self.backbone, image, replace(view, size=side), mirror=mirror)
         size = found.shape[2] * self.backbone.patch_size, found.shape[1] * self.backbone.patch_size

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dinokit.core.numbers import at_least
+from dinokit.core.seed import derived
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.attention import BoxAttention
 from dinokit.dense.detr.matching import Answers
@@ -61,9 +62,14 @@ class Maps:
 class Detector(nn.Module):
     """Maps of features -> what every layer says of every query."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived(seed))
+            self._build(config)
+
+    def _build(self, config: Config) -> None:
         dim = config.dim
         self.project = nn.Sequential(nn.Conv2d(config.width, dim, 1), nn.GroupNorm(GROUPS, dim))
         self.encoder = nn.ModuleList(
@@ -124,6 +130,7 @@ class Detector(nn.Module):
         tokens, places = torch.stack(padded), torch.stack(where)  # [batch, rows, columns, dim]
         some = hidden if hidden.any() else None
         for layer in self.encoder:
+            assert isinstance(layer, nn.TransformerEncoderLayer)
             tokens = encoded(layer, tokens, places, some)
         return tokens, places, some
 
@@ -142,7 +149,7 @@ class Detector(nn.Module):
             if min(levels[-1].shape[2:]) > 1:
                 levels.append(step(levels[-1]))
         squares = [
-            self._squares(*each.shape[2:], self.config.stride * 2.0 ** (number - 1), SQUARE * 2**number)
+            self._squares(each.shape[2], each.shape[3], self.config.stride * 2.0 ** (number - 1), SQUARE * 2**number)
             for number, each in enumerate(levels)
         ]
         around = torch.cat(squares).to(tokens).expand(len(tokens), -1, -1)  # [batch, proposal, 4]
@@ -216,7 +223,8 @@ class Layer(nn.Module):
         queries = queries + self.among(asked, asked, own, attn_mask=apart, need_weights=False)[0]
         asked = self.norms[1](queries) + position
         queries = queries + self.to_map(asked, boxes, keys, values, stride, hidden)
-        return queries + self.network(self.norms[2](queries))
+        passed: Tensor = queries + self.network(self.norms[2](queries))
+        return passed
 
 
 def encoded(
@@ -231,4 +239,4 @@ def encoded(
     unseen = None if hidden is None else hidden.flatten(1)
     flat = layer.norm1(flat + layer.self_attn(asked, asked, flat, key_padding_mask=unseen, need_weights=False)[0])
     flat = layer.norm2(flat + layer.linear2(layer.activation(layer.linear1(flat))))
-    return flat.unflatten(1, tokens.shape[1:3])
+    return torch.unflatten(flat, 1, tuple(tokens.shape[1:3]))

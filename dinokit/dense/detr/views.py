@@ -60,7 +60,8 @@ def features(
     backbone: Backbone, image: intensity.Image, view: View, *, mirror: bool = False
 ) -> Float32[Tensor, "width rows columns"]:
     """Compute what a detector is shown of an image, on the CPU."""
-    seen = intensity.resized(image, *view.sides(*image.shape[1:], backbone.patch_size))
+    _, height, width = image.shape
+    seen = intensity.resized(image, *view.sides(height, width, backbone.patch_size))
     with frozen(backbone) as device:
         ready = normalised(to_unit(seen[None]).to(device), backbone.pixels)
         return _shown(backbone, ready.flip(-1) if mirror else ready, view.windows)[0].float().cpu()
