@@ -66,7 +66,7 @@ def detect(
 @torch.no_grad()
 def answered(
     head: Detector,
-    seen: Float[Tensor, "width rows columns"],
+    seen: Float[Tensor, "feature rows columns"],
     image: intensity.Image,
     patch: int,
     *,

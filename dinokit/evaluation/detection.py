@@ -30,8 +30,8 @@ from dinokit.dense.fit import Member, fit
 from dinokit.dense.heads import check_model, load_head
 from dinokit.dense.maps import WHOLE, frozen
 from dinokit.evaluation.base import Found, halves, keep_best
-from dinokit.metrics.detection import Objects, average_precision, plain, results
 from dinokit.metrics.detection import Found as FoundBoxes
+from dinokit.metrics.detection import Objects, average_precision, plain, results
 from dinokit.models.features import Backbone
 
 PATCHES = True  # what is measured are patches, not CLS

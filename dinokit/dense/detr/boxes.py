@@ -53,7 +53,7 @@ def inside(boxes: Either, size: Float[Tensor, "*#batch 2"]) -> Boxes:
     return boxes.clamp(min=0).minimum(torch.cat([size, size], dim=-1))
 
 
-def mirrored(boxes: Boxes, width: float) -> Boxes:
+def mirrored(boxes: Boxes, width: int | float) -> Boxes:
     """Return boxes of an image that is mirrored left to right."""
     left, top, right, bottom = boxes.unbind(-1)
     return torch.stack([width - right, top, width - left, bottom], dim=-1)

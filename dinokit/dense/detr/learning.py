@@ -11,7 +11,7 @@ what places propose is judged without classes. Images, mirrors and views of a st
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy
 import torch
@@ -99,16 +99,12 @@ RECIPES = {
 class Seen:
     """A view of an image: its features, its size in pixels, and what there is."""
 
-    map: Float32[Tensor, "width rows columns"]
+    map: Float32[Tensor, "feature rows columns"]
     size: tuple[int, int]  # width, height
     objects: Objects
 
 
-class Views(Protocol):
-    """Views of the images of a split."""
-
-    def __call__(self, index: int, key: tuple[int, ...]) -> Seen:
-        """Return the view of an image that a key draws."""
+Views = Callable[[int, tuple[int, ...]], Seen]  # an image of the split, and a key that draws a view of it
 
 
 def sampled(views: Views, length: int, *, batch_size: int, seed: int, device: torch.device) -> Sample:
@@ -190,7 +186,7 @@ class Kept:
     def _file(self, index: int, *, mirror: bool) -> Path:
         return self.folder / f"{index:07d}{'m' if mirror else ''}.npy"
 
-    def _write(self, index: int, found: Float32[Tensor, "width rows columns"], *, mirror: bool) -> None:
+    def _write(self, index: int, found: Float32[Tensor, "feature rows columns"], *, mirror: bool) -> None:
         with write_atomic(self._file(index, mirror=mirror)) as temporary, temporary.open("wb") as file:
             numpy.save(file, found.half().numpy())
 

@@ -55,7 +55,7 @@ class Config:
 class Maps:
     """What a detector sees of a batch of images of any sizes; the first place of a map begins at pixel 0, 0."""
 
-    maps: Sequence[Float[Tensor, "width _ _"]]
+    maps: Sequence[Float[Tensor, "feature _ _"]]
     sizes: Float[Tensor, "batch 2"]  # width and height in pixels
 
 
@@ -106,7 +106,7 @@ class Detector(nn.Module):
         return proposals, said
 
     def _seen(
-        self, maps: Sequence[Float[Tensor, "width _ _"]]
+        self, maps: Sequence[Float[Tensor, "feature _ _"]]
     ) -> tuple[
         Float[Tensor, "batch rows columns dim"],
         Float[Tensor, "batch rows columns dim"],

@@ -58,7 +58,7 @@ def width_of(backbone: Backbone, view: View) -> int:
 
 def features(
     backbone: Backbone, image: intensity.Image, view: View, *, mirror: bool = False
-) -> Float32[Tensor, "width rows columns"]:
+) -> Float32[Tensor, "feature rows columns"]:
     """Compute what a detector is shown of an image, on the CPU."""
     _, height, width = image.shape
     seen = intensity.resized(image, *view.sides(height, width, backbone.patch_size))
@@ -69,7 +69,7 @@ def features(
 
 def _shown(
     backbone: Backbone, images: Float[Tensor, "1 channel height width"], windows: int
-) -> Float[Tensor, "1 width rows columns"]:
+) -> Float[Tensor, "1 feature rows columns"]:
     if windows == 1:
         return _joined(backbone, images)
     down, across = (list(_cuts(side, windows, backbone.patch_size)) for side in images.shape[2:])
@@ -85,7 +85,7 @@ def _shown(
 
 def _joined(
     backbone: Backbone, images: Float[Tensor, "1 channel height width"]
-) -> Float[Tensor, "1 width rows columns"]:
+) -> Float[Tensor, "1 feature rows columns"]:
     found, _ = encode(backbone, images, layers=layers_of(backbone))
     return torch.cat([layer.maps for layer in found], dim=1)
 

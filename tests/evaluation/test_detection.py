@@ -1,0 +1,120 @@
+"""Detection: learnt by heart in minutes, goes on to the bit, a saved head gives the numbers of its training."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dinokit.annotations.boxes import open_boxes
+from dinokit.core.messages import RunError, UserError
+from dinokit.core.seed import generator
+from dinokit.dense import fit
+from dinokit.dense.detr.learning import RECIPES, Kept, piece
+from dinokit.dense.detr.views import View
+from dinokit.evaluation import base
+from dinokit.evaluation.detection import Config
+from tests.conftest import MakeVit
+
+COLOURS = {"red": (220, 30, 30), "blue": (40, 40, 220)}
+FEW = {"iterations": 4, "batch_size": 2, "size": 32, "queries": 6}
+
+
+def scenes(root: Path, *, counts: dict[str, int], size: tuple[int, int] = (64, 48)) -> Path:
+    """Write images of gray noise with one or two coloured rectangles each, and a table of their boxes."""
+    for split, count in counts.items():
+        (root / split).mkdir(parents=True)
+        rows = ["path,x0,y0,x1,y1,label"]
+        for number in range(count):
+            draw = generator(sum(map(ord, split)), number)
+            values = draw.integers(90, 140, (size[1], size[0], 3)).astype(np.uint8)
+            for name in draw.permutation(list(COLOURS))[: 1 + number % 2]:
+                width, height = draw.integers(12, 28, 2)
+                left, top = draw.integers(0, size[0] - width), draw.integers(0, size[1] - height)
+                values[top : top + height, left : left + width] = COLOURS[name]
+                rows.append(f"{number}.png,{left},{top},{left + width},{top + height},{name}")
+            Image.fromarray(values).save(root / split / f"{number}.png")
+        (root / split / "boxes.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.mark.slow
+def test_eight_pictures_are_learnt_by_heart(tmp_path: Path, make_vit: MakeVit) -> None:
+    data = scenes(tmp_path / "data", counts={"train": 8})
+    config = Config(
+        data=str(data), train="train", test="train", iterations=500, batch_size=8, size=48, queries=20, lr=1e-3
+    )
+    numbers = base.measure("detection", make_vit(size=None), config, tmp_path / "out")
+    assert numbers["AP"] > 95
+
+
+def test_a_saved_head_gives_the_numbers_of_its_training(tmp_path: Path, make_vit: MakeVit) -> None:
+    data, out = scenes(tmp_path / "data", counts={"train": 3, "val": 2}), tmp_path / "out"
+    trained = base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
+    saved = Config(data=str(data), head=str(out / "head"))
+    measured = base.measure("detection", make_vit(size=None), saved, tmp_path / "again")
+    assert trained == measured | {"lr": trained["lr"]}
+    written = json.loads((out / "detections.json").read_text())
+    assert {line["image_id"] for line in written} == {1, 2}
+    assert written == json.loads((tmp_path / "again" / "detections.json").read_text())
+    assert len(list((out / "pictures").glob("*.png"))) == 2
+
+
+def test_an_interrupted_training_goes_on_to_the_bit(
+    tmp_path: Path, make_vit: MakeVit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = scenes(tmp_path / "data", counts={"train": 3, "val": 2})
+    config = Config(data=str(data), **FEW)
+    whole = base.measure("detection", make_vit(size=None), config, tmp_path / "whole")
+    stepped = fit._stepped
+
+    def ended(*arguments: object, step: int, **named: object) -> list[float]:
+        if step == 2:
+            raise RunError("ended here")
+        return stepped(*arguments, step=step, **named)  # type: ignore[arg-type]
+
+    every = replace(RECIPES["small"], training=replace(RECIPES["small"].training, save_every=1))
+    monkeypatch.setitem(RECIPES, "small", every)
+    monkeypatch.setattr(fit, "_stepped", ended)
+    with pytest.raises(RunError):
+        base.measure("detection", make_vit(size=None), config, tmp_path / "parts")
+    monkeypatch.setattr(fit, "_stepped", stepped)
+    assert base.measure("detection", make_vit(size=None), config, tmp_path / "parts") == whole
+    heads = [(tmp_path / name / "head" / "head.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert heads[0] == heads[1]
+
+
+def test_kept_features_of_a_mirror_are_of_the_mirrored_picture(tmp_path: Path, make_vit: MakeVit) -> None:
+    data = open_boxes(str(scenes(tmp_path / "data", counts={"train": 2})), split="train")
+    kept = Kept(make_vit(size=None), data, ["blue", "red"], View(size=48), tmp_path / "features")
+    plain, mirror = kept.seen(0, mirror=False), kept.seen(0, mirror=True)
+    assert plain.size == (64, 48)
+    np.testing.assert_allclose(mirror.objects.boxes[:, 0], 64 - plain.objects.boxes[:, 2])
+    assert not torch.equal(plain.map, mirror.map)
+
+
+def test_a_piece_keeps_what_lies_in_it(tmp_path: Path) -> None:
+    data = open_boxes(str(scenes(tmp_path / "data", counts={"train": 2})), split="train")
+    image, marks = data.read(1), data.marks[1]
+    part, inside = piece(image, marks, share=0.7, draw=generator(0))
+    for box, name in zip(inside.boxes.round().astype(int).tolist(), inside.names, strict=True):
+        left, top, right, bottom = box
+        colours = part[:, top:bottom, left:right].flatten(1).unique(dim=1)
+        assert tuple(colours[:, 0].tolist()) in COLOURS.values()
+        assert COLOURS[name] in {tuple(each) for each in colours.T.tolist()}
+    assert len(inside.boxes) <= len(marks.boxes)
+
+
+def test_features_of_other_weights_are_refused(tmp_path: Path, make_vit: MakeVit) -> None:
+    data, out = scenes(tmp_path / "data", counts={"train": 2, "val": 1}), tmp_path / "out"
+    base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
+    with pytest.raises(UserError, match="weights"):
+        base.measure("detection", make_vit(size=None, seed=1), Config(data=str(data), **FEW), out)
+
+
+def test_settings_of_learning_are_refused_beside_a_head() -> None:
+    with pytest.raises(UserError, match="queries cannot be set with head"):
+        Config(data="data", head="head", queries=10)
