@@ -34,7 +34,8 @@ def predict(
     """Apply a head to every image of a source; OUT receives PNGs and a legend. The same command again goes on.
 
     segmentation: masks/ with a palette, overlays/. depth: depth/ (16 bits), colours/. foreground: probabilities/
-    (white = 1), overlays/. linear, attentive: classes.csv, a line per image with its five likeliest classes.
+    (white = 1), overlays/. linear, attentive: classes.csv, a line per image with its five likeliest classes. detection:
+    detections.json as COCO writes annotations, pictures/ with boxes.
 
     Args:
         data: a folder of images, or anything else that `pretrain` takes.

@@ -7,6 +7,7 @@ count one by one, so a query may answer twice; of all, the best are kept.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -16,17 +17,21 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dinokit.annotations.masks import palette
+from dinokit.core.files import write_json
 from dinokit.dense import draw
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.merging import soft_nms
 from dinokit.dense.detr.network import Config, Detector, Maps
 from dinokit.dense.detr.views import View, features
 from dinokit.images import intensity
+from dinokit.metrics.detection import sided
 from dinokit.models.features import Backbone
 
+MOST = 100  # boxes of an image that are written
 HEADS = {"plain-detr": (Config, Detector)}
 DETAILS = ("classes", "view", "tested")  # of a head
 FOLDERS = ("pictures",)
+WRITTEN = "detections.json"
 SHOWN = 0.3  # least score of a box in a picture
 
 
@@ -109,6 +114,37 @@ def legend(details: Mapping[str, Any]) -> Image.Image:
     """Draw which colour is which class."""
     classes = details["classes"]
     return draw.legend(classes, palette(len(classes) + 1)[1:])
+
+
+def found(backbone: Backbone, head: Detector, about: Any, image: intensity.Image) -> Detections:
+    """Find what there is on an image as the head was trained to see it."""
+    return detect(backbone, head, image, View(**about.details["view"]), tested=about.details["tested"])
+
+
+def told(values: Detections) -> dict[str, Any]:
+    """Return the best detections as plain values."""
+    best = values.some(torch.arange(min(MOST, len(values.scores))))
+    return {"boxes": best.boxes.tolist(), "classes": best.classes.tolist(), "scores": best.scores.tolist()}
+
+
+def pictures(values: Detections, image: intensity.Image, details: Mapping[str, Any]) -> dict[str, Image.Image]:
+    """Draw the boxes on the image."""
+    return {"pictures": drawn(image, values, details["classes"])}
+
+
+def gathered(out: Path, lines: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> None:
+    """Write OUT/detections.json as COCO writes annotations, with a score; ids count from 1."""
+    marks = [
+        {"image_id": image, "category_id": kind + 1, "bbox": sided(box), "score": score}
+        for image, line in enumerate(lines, start=1)
+        for box, kind, score in zip(line["boxes"], line["classes"], line["scores"], strict=True)
+    ]
+    plain = {
+        "images": [{"id": image, "file_name": line["key"]} for image, line in enumerate(lines, start=1)],
+        "annotations": [{"id": number, **mark} for number, mark in enumerate(marks, start=1)],
+        "categories": [{"id": kind, "name": name} for kind, name in enumerate(details["classes"], start=1)],
+    }
+    write_json(out / WRITTEN, plain)
 
 
 def as_arrays(found: Detections) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:

@@ -11,7 +11,9 @@ window.
 
 A task is a file of this folder that speaks for itself: HEADS, kind -> (its settings, the module); FOLDERS, each of
 which receives a PNG per image; DETAILS, what `About.details` must hold; `pictures`, which draws what a head found,
-and `legend`, which explains the colours; RETIRED, if it has any, the settings of old heads that are none today.
+and `legend`, which explains the colours; RETIRED, if it has any, the settings of old heads that are none today. One
+that says no values of pixels has `found`, what its head makes of an image, `told`, the same as plain values for
+OUT/written.jsonl, and `gathered`, which writes those of all images to OUT.
 """
 
 import json
@@ -23,10 +25,11 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
+from jaxtyping import Float
 from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from dinokit.config import current, from_plain, to_plain
 from dinokit.core.files import (
@@ -45,6 +48,7 @@ from dinokit.core.files import (
 )
 from dinokit.core.messages import BadImage, UserError, progress, unknown_name
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
+from dinokit.images import intensity
 from dinokit.models.features import Backbone
 from dinokit.sources.source import Source, Unusable, absolute, open_source
 
@@ -160,7 +164,7 @@ def apply(
     shown = open_source(data, split=split, channels=3, white=white) if backbone.channels == 1 else source
     stamp = {"data": absolute(data), "split": split, "weights": digest_of_weights(head), "head": to_plain(about)}
     made_by, names = digest([repr(sorted(stamp.items()))]), _names(source)
-    written, there, bad = 0, 0, list[Unusable]()
+    written, there, bad, lines = 0, 0, list[Unusable](), list[dict[str, Any]]()
     check_writable(out)
     with only_owner(out), frozen(backbone):
         claim(out, stamp)
@@ -168,31 +172,42 @@ def apply(
             save_head(out / "head", head, about)
         _save(task.legend(about.details), out / "legend.png")
         record = {line.get("file"): line for line in read_jsonl(out / RECORD)}
-        values_of = predictor(backbone, head, layers=about.layers, norm=about.norm)
+        found_in = getattr(task, "found", _slid)
         for index in progress(range(len(source)), len(source)):
             places = {folder: out / folder / names[index] for folder in task.FOLDERS}
             try:
                 line = {"file": names[index], "key": source.key(index), "image": _held(source, index), "by": made_by}
-                if record.get(names[index]) == line and all(place.is_file() for place in places.values()):
+                known = record.get(names[index], {})
+                if known.items() >= line.items() and all(place.is_file() for place in places.values()):
                     there += 1
+                    lines.append(known)
                     continue
                 image = source.read(index)
                 picture = image if shown is source else shown.read(index)
             except BadImage as error:
                 bad.append(Unusable(index=index, key=source.key(index), reason=str(error)))
                 continue
-            seen = prepared(image, backbone, short=about.short)
-            values = slide(seen, values_of, Windows(about.crop, about.stride))
+            values = found_in(backbone, head, about, image)
+            line |= task.told(values) if hasattr(task, "told") else {}
             for folder, drawn in task.pictures(values, picture, about.details).items():
                 _save(drawn, places[folder])
             append_jsonl(out / RECORD, line)
+            lines.append(line)
             written += 1
+        if hasattr(task, "gathered"):
+            task.gathered(out, lines, about.details)
         if bad:
             write_jsonl(out / "bad_images.jsonl", [{"key": one.key, "reason": one.reason} for one in bad])
     if not written + there:
         first = f"{bad[0].key}: {bad[0].reason}"
         raise UserError(f"expected images in {data}, got none that can be read; the first: {first}")
     return Written(written, there, tuple(bad))
+
+
+def _slid(backbone: Backbone, head: nn.Module, about: About, image: intensity.Image) -> Float[Tensor, "1 value _ _"]:
+    """Return the values of every pixel of an image at the size that the head sees."""
+    values_of = predictor(backbone, head, layers=about.layers, norm=about.norm)
+    return slide(prepared(image, backbone, short=about.short), values_of, Windows(about.crop, about.stride))
 
 
 def claim(out: Path, stamp: dict[str, Any]) -> None:

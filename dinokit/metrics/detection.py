@@ -7,7 +7,7 @@ the mean over classes and t = 0.50, 0.55, ..., 0.95; AP50 and AP75 are at one t;
 (extra `detection`), which gives the numbers of pycocotools. Source: Lin et al. 2014 (arXiv:1405.0312).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -88,7 +88,7 @@ def results(found: Sequence[Found]) -> list[dict[str, Any]]:
     ]
 
 
-def sided(box: Float64[numpy.ndarray, " 4"]) -> list[float]:
+def sided(box: Iterable[float]) -> list[float]:
     """Return left, top, width, height."""
     left, top, right, bottom = map(float, box)
     return [left, top, right - left, bottom - top]

@@ -162,7 +162,7 @@ def test_a_median_removes_single_patches() -> None:
 
 def test_a_head_of_an_unknown_task_is_a_clear_mistake(tmp_path: Path) -> None:
     head, _ = bright()
-    with pytest.raises(UserError, match="known are: attentive, depth, foreground, linear, segmentation"):
+    with pytest.raises(UserError, match="known are: attentive, depth, detection, foreground, linear, segmentation"):
         apply(BACKBONE, head, About("x", "pixels", ""), str(tmp_path), tmp_path / "out")
 
 

@@ -15,12 +15,22 @@ from dinokit.core.seed import generator
 from dinokit.dense import fit
 from dinokit.dense.detr.learning import RECIPES, Kept, piece
 from dinokit.dense.detr.views import View
+from dinokit.dense.heads import apply, load_head
 from dinokit.evaluation import base
 from dinokit.evaluation.detection import Config
 from tests.conftest import MakeVit
 
 COLOURS = {"red": (220, 30, 30), "blue": (40, 40, 220)}
 FEW = {"iterations": 4, "batch_size": 2, "size": 32, "queries": 6}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that a test can afford."""
+    usual = RECIPES["small"]
+    every = replace(usual.training, save_every=1, warmup=10)
+    tiny = replace(usual, dim=64, hidden=64, encoder=1, decoder=2, training=every)
+    monkeypatch.setitem(RECIPES, "small", tiny)
 
 
 def scenes(root: Path, *, counts: dict[str, int], size: tuple[int, int] = (64, 48)) -> Path:
@@ -63,6 +73,25 @@ def test_a_saved_head_gives_the_numbers_of_its_training(tmp_path: Path, make_vit
     assert len(list((out / "pictures").glob("*.png"))) == 2
 
 
+def test_predict_writes_what_the_evaluation_found(tmp_path: Path, make_vit: MakeVit) -> None:
+    data, out = scenes(tmp_path / "data", counts={"train": 3, "val": 2}), tmp_path / "out"
+    base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
+    head, about = load_head(out / "head")
+    written = apply(make_vit(size=None), head, about, str(data / "val"), tmp_path / "predicted")
+    assert written.images == 2
+    coco = json.loads((tmp_path / "predicted" / "detections.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["0.png", "1.png"]
+    assert [one["name"] for one in coco["categories"]] == ["blue", "red"]
+    wanted = json.loads((out / "detections.json").read_text())
+    found = [
+        {name: mark[name] for name in ("image_id", "category_id", "bbox", "score")} for mark in coco["annotations"]
+    ]
+    assert found == wanted
+    again = apply(make_vit(size=None), head, about, str(data / "val"), tmp_path / "predicted")
+    assert (again.images, again.there) == (0, 2)
+    assert json.loads((tmp_path / "predicted" / "detections.json").read_text()) == coco
+
+
 def test_an_interrupted_training_goes_on_to_the_bit(
     tmp_path: Path, make_vit: MakeVit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,8 +105,6 @@ def test_an_interrupted_training_goes_on_to_the_bit(
             raise RunError("ended here")
         return stepped(*arguments, step=step, **named)  # type: ignore[arg-type]
 
-    every = replace(RECIPES["small"], training=replace(RECIPES["small"].training, save_every=1))
-    monkeypatch.setitem(RECIPES, "small", every)
     monkeypatch.setattr(fit, "_stepped", ended)
     with pytest.raises(RunError):
         base.measure("detection", make_vit(size=None), config, tmp_path / "parts")
