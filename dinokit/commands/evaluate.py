@@ -53,8 +53,8 @@ def evaluate(
     """Measure frozen features, with the untrained architecture and the raw pixels beside them.
 
     Args:
-        task: knn, logreg, linear, attentive or retrieval; segmentation, depth, foreground, tracking, matching or
-            discovery, which look at patches.
+        task: knn, logreg, linear, attentive or retrieval; segmentation, depth, detection, foreground, tracking,
+            matching or discovery, which look at patches.
         model: a run folder, RUN/checkpoints/STEP, a weights file, a name that `dinokit models` lists; or a peer:
             timm/NAME, hf/NAME, open_clip/NAME.
         data: a folder with one folder per class, with train/ and val/ or test/ above them, a demo: name, or anything
@@ -66,6 +66,7 @@ def evaluate(
             frames or a video file with --mask, a PNG of its first frame. matching: SPair-71k, NAVI, or a list of pairs
             with points: pairs.jsonl or .csv, lines of image_a, image_b, points_a, points_b. discovery: Pascal VOC,
             COCO, a folder with images/ and masks/, or a table of boxes: boxes.csv, lines of path, x0, y0, x1, y1.
+            detection: the same, with train/ and val/, and a column label.
         tests: linear: further sets that the head is measured on as it is, whatever --data takes, one or several words:
             imagenet-r:/data/imagenet-r imagenet-c:/data/imagenet-c.
         out: file that receives the numbers as JSON.
