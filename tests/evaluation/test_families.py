@@ -25,6 +25,7 @@ from dinokit.models.vit import VisionTransformer
 from tests.conftest import ARCHITECTURE, MakeFolder
 from tests.evaluation.dense_data import squares
 from tests.evaluation.test_depth import bright_is_far
+from tests.evaluation.test_detection import scenes
 from tests.evaluation.test_matching import moved
 from tests.evaluation.test_tracking import clips
 
@@ -94,6 +95,13 @@ def prepared(tmp_path: Path, make_folder: MakeFolder) -> dict[str, Callable[[], 
         "segmentation": lambda: {"data": str(squares(tmp_path / "data", side=SIDE)), "size": SIDE, **head},
         "depth": lambda: {"data": str(bright_is_far(tmp_path / "data")), "high": 8.0, **head, "short": SIDE},
         "foreground": lambda: {"data": str(halves(tmp_path / "data")), "size": 2 * SIDE, "c": (0.1,)},
+        "detection": lambda: {
+            "data": str(scenes(tmp_path / "data", counts={"train": 2, "val": 1})),
+            "size": SIDE,
+            "iterations": 2,
+            "batch_size": 2,
+            "queries": 5,
+        },
         "discovery": lambda: {"data": str(halves(tmp_path / "data")), "tau": (0.2,)},
         "tracking": lambda: {"data": str(clips(tmp_path / "data", frames=2)), "short": SIDE, "rule": Rule(radius=1)},
         "matching": lambda: {"data": moved(tmp_path / "data"), "size": SIDE},
