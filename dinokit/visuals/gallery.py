@@ -1,6 +1,6 @@
 """The images a report shows, read once and prepared once, and which others each stage of a model finds like them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dinokit.images import intensity
 from dinokit.images.intensity import multiple, prepare
 from dinokit.sources.source import Source, labelled, open_source, splits
 from dinokit.visuals.page import LOSSLESS, data_uri, picture
+from dinokit.visuals.plot import number
 
 SHOWN = 8  # pictures
 ASKED = 6  # of these, pictures whose neighbours are shown
@@ -69,6 +70,30 @@ class Stage:
 
     step: int
     neighbours: Int64[Tensor, "query neighbour"]  # rows of the searched images
+
+
+def without_broken(checkpoints: Mapping[int, Path]) -> tuple[dict[int, Path], list[str]]:
+    """Return the checkpoints up to the last one that can be opened, and a line for each after it.
+
+    Args:
+        checkpoints: by step.
+
+    Raises:
+        UserError: if there are some and none can be opened.
+    """
+    left, left_out = dict(sorted(checkpoints.items())), list[str]()
+    while left:
+        step = max(left)
+        try:
+            load(left[step])
+        except UserError as error:
+            if len(left) == 1:
+                raise
+            left_out.append(f"Step {number(step)} is left out: {error}.")
+            del left[step]
+        else:
+            break
+    return left, left_out
 
 
 def choose_pictures(data: str, model: Path) -> Pictures:

@@ -5,6 +5,7 @@ stays below 10 MB whatever the run.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dinokit.core.files import write_text
@@ -12,7 +13,7 @@ from dinokit.core.messages import UserError, reason
 from dinokit.visuals import sections
 from dinokit.visuals.course import columns, course_of, quality
 from dinokit.visuals.evolution import evolve, strips
-from dinokit.visuals.gallery import ASKED, Pictures, Stage, choose_pictures, find, photo
+from dinokit.visuals.gallery import ASKED, Pictures, Stage, choose_pictures, find, photo, without_broken
 from dinokit.visuals.numbers import numbers
 from dinokit.visuals.page import Section, details, document, paragraph, text
 from dinokit.visuals.plot import number
@@ -67,35 +68,39 @@ def write_report(run: Path) -> Path:
 
 def _pictures(record: Record) -> tuple[str, str, tuple[str, ...]]:
     """Return the parts with pictures, or one that says why there are none, and the classes of the pictures."""
-    steps = sorted(record.checkpoints)
-    if not steps:
+    if not record.checkpoints:
         return paragraph("There are no pictures: the run has no checkpoint yet.", kind="none"), "", ()
     try:
-        chosen = choose_pictures(str(record.setting("experiment.data.source") or ""), record.checkpoints[steps[-1]])
+        checkpoints, left_out = without_broken(record.checkpoints)
+        last = checkpoints[max(checkpoints)]
+        chosen = choose_pictures(str(record.setting("experiment.data.source") or ""), last)
     except UserError as error:
         return paragraph(f"There are no pictures: {error}.", kind="none"), "", ()
-    return _patches(record, chosen), _neighbours(record, chosen), chosen.shown.classes
+    whole, finished = replace(record, checkpoints=checkpoints), record.finished and not left_out
+    said = "".join(paragraph(line) for line in left_out)
+    patches, found = (part(whole, chosen, finished=finished) for part in (_patches, _neighbours))
+    return said + patches, said + found, chosen.shown.classes
 
 
-def _patches(record: Record, pictures: Pictures) -> str:
+def _patches(record: Record, pictures: Pictures, *, finished: bool) -> str:
     """Show what some checkpoints see in each picture."""
     steps = columns(record)
     try:
         seen, marks, left_out = evolve({step: record.checkpoints[step] for step in steps}, pictures)
     except UserError as error:
         return paragraph(f"There are no maps: {error}.", kind="none")
-    names = sections.stage_names(steps, finished=record.finished)
+    names = sections.stage_names(steps, finished=finished)
     lines = [*left_out, _newest(steps[-1], names)]
     return "".join(paragraph(line) for line in filter(None, lines)) + strips(pictures, seen, marks, names)
 
 
-def _neighbours(record: Record, pictures: Pictures) -> str:
+def _neighbours(record: Record, pictures: Pictures, *, finished: bool) -> str:
     """Show which images the untrained, an early and the newest model find most similar to some queries."""
     try:
         stages = [find(record.checkpoints[step], step, pictures) for step in record.stages()]
     except UserError as error:
         return paragraph(f"There are no neighbours: {error}.", kind="none")
-    steps = sections.stage_names(record.stages(), finished=record.finished)
+    steps = sections.stage_names(record.stages(), finished=finished)
     shown, searched = pictures.shown, pictures.searched
     comparable = shown.labels is not None and searched.labels is not None
     note = FOUND.format(count=number(len(searched.keys))) + f" {_newest(stages[-1].step, steps)}"

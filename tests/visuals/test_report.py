@@ -141,6 +141,28 @@ def test_any_number_of_checkpoints(make_run: MakeFolder, make_folder: MakeFolder
     assert ("img" in reader.tags) == bool(steps)
 
 
+def test_a_last_checkpoint_without_weights_is_named_and_the_one_before_is_shown(
+    make_run: MakeFolder, make_folder: MakeFolder
+) -> None:
+    run = make_run(str(make_folder(*FILES)), steps=(0, 10, 50, 100), lines=log())
+    (run / "checkpoints" / "100" / "model.safetensors").unlink()
+    page, reader = read(run)
+    assert "There are no" not in page
+    assert page.count("Step 100 is left out: ") == 2  # of the patches, and of the neighbours
+    assert "The newest model is that of step 50." in page
+    assert "<figcaption>final</figcaption>" not in page
+    assert reader.tags.count("img") == 8 * 2 * 4 + 6 + 6 * 3 * 6
+
+
+def test_where_no_checkpoint_can_be_opened_there_are_no_pictures(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+    run = make_run(str(make_folder(*FILES)), steps=(0, 100), lines=log())
+    for step in ("0", "100"):
+        (run / "checkpoints" / step / "model.safetensors").unlink()
+    page, reader = read(run)
+    assert "There are no pictures: " in page
+    assert "img" not in reader.tags
+
+
 def test_data_that_is_gone_is_said_and_the_rest_stays(make_run: MakeFolder) -> None:
     page, reader = read(make_run("/nowhere/photos", lines=log()))
     assert "There are no pictures: no folder /nowhere/photos" in page
