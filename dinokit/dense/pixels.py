@@ -22,15 +22,18 @@ one of each grid) and for one band, the pixels of a row of patches, in float16.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final, get_args
 
 import numpy
 from jaxtyping import Float16, Shaped
 from torch import Tensor
 
+from dinokit.checkpoints.load import called, load
+from dinokit.config import from_plain
+from dinokit.core import device as devices
 from dinokit.core.device import Precision
 from dinokit.core.files import digest, write_atomic
-from dinokit.core.messages import RunError, UserError
+from dinokit.core.messages import RunError, UserError, unknown_name
 from dinokit.core.numbers import at_least
 from dinokit.dense.maps import tried
 from dinokit.dense.strips import Rows, Strip, shifted
@@ -140,7 +143,7 @@ class PixelFeatures:
 
 
 def pixels(
-    model: Backbone,
+    model: str | Path | Backbone,
     image: Picture,
     *,
     size: int | None = None,
@@ -158,6 +161,7 @@ def pixels(
         features.save("photo.npy")          # numpy.load("photo.npy", mmap_mode="r")
 
     Args:
+        model: a loaded one, which stays where it is, or what `load` takes.
         image: the path of a file, a Pillow image, or an array or tensor as `model.transform` takes it.
         size: pixels of the short side as the model sees it; None: as it is, up to whole patches.
         stride: pixels of the image from one vector to the next, of which a wide one passes patches over; None: one
@@ -167,12 +171,25 @@ def pixels(
         precision: of the matrix products.
 
     Raises:
-        UserError: if the image cannot be read, or the shifts do not divide the patch.
+        UserError: if the model or the image cannot be read, a value cannot be, or the shifts do not divide the patch.
     """
-    sampling = Sampling(size=size, stride=stride, shifts=shifts, upsample=upsample)
-    return sampled(
-        model, decoded(image, channels=model.channels, white=model.pixels.white), sampling, precision=precision
-    )
+    for kind, name, known in (("upsample", upsample, Upsample), ("precision", precision, Precision)):
+        if name not in get_args(known):
+            raise unknown_name(kind, str(name), get_args(known))
+    values: dict[str, Any] = {"size": size, "stride": stride, "shifts": shifts, "upsample": upsample}
+    values = {name: value.item() if isinstance(value, numpy.integer) else value for name, value in values.items()}
+    sampling, backbone = from_plain(Sampling, values), _opened(model)
+    sampling.check(backbone)
+    pixels = decoded(image, channels=backbone.channels, white=backbone.pixels.white)
+    return sampled(backbone, pixels, sampling, precision=precision)
+
+
+def _opened(model: str | Path | Backbone) -> Backbone:
+    if isinstance(model, Backbone):
+        return model
+    backbone = load(model).to(devices.choose())
+    backbone.name = called(model)
+    return backbone
 
 
 def sampled(

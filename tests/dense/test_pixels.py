@@ -1,5 +1,6 @@
 """Features of pixels are those of the patches around them, at every stride, in bands that are the whole."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,7 @@ def test_every_pixel_of_the_picture_has_features_whatever_size_the_model_sees(ma
     assert pixels(make_vit(), image).shape == (30, 21, 16)
     assert pixels(make_vit(), image, size=8).shape == (30, 21, 16)
     assert pixels(make_vit(), image, stride=4).shape == (8, 5, 16)
+    assert inspect.unwrap(pixels)(make_vit(), image, stride=numpy.int64(4)).shape == (8, 5, 16)
     assert sampled(make_vit(), image, Sampling(size=8), of=(60, 42)).shape == (60, 42, 16)
 
 
@@ -104,6 +106,38 @@ def test_pictures_are_taken_as_a_model_takes_them(make_vit: MakeVit, tmp_path: P
     same = [dinokit.pixels(make_vit(), each).array() for each in (str(tmp_path / "a.png"), image.numpy(), image)]
     assert numpy.array_equal(same[0], same[1])
     assert numpy.array_equal(same[0], same[2])
+
+
+def test_a_model_is_taken_by_its_path_as_by_itself(make_run: Callable[..., Path]) -> None:
+    run, image = make_run("", steps=(100,)) / "checkpoints" / "100", noise(3, 12, 8)
+    found = dinokit.pixels(str(run), image)
+    expected = dinokit.pixels(dinokit.load(run).to(found.backbone.device), image)
+    assert found.backbone.name == str(run)
+    assert numpy.array_equal(found.array(), expected.array())
+    with pytest.raises(UserError, match="no model at nowhere"):
+        dinokit.pixels("nowhere", image)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"upsample": "bilinea"}, "unknown upsample 'bilinea'; did you mean 'bilinear'"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'; did you mean"),
+        ({"precision": 16}, "unknown precision '16'"),
+        ({"stride": 0}, "stride must be at least 1, or null, got 0"),
+        ({"stride": 1.5}, "'stride': expected a whole number"),
+        ({"size": -4}, "size must be at least 1, or null, got -4"),
+        ({"size": "large"}, "'size': expected a whole number, got 'large'"),
+        ({"shifts": 0}, "shifts must be at least 1, got 0"),
+        ({"shifts": None}, "'shifts': expected a whole number, got None"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_in_a_line_before_the_model_is_opened(values: dict, line: str) -> None:
+    asked = inspect.unwrap(dinokit.pixels)  # as a user calls it, without the tests' type checker
+    with pytest.raises(UserError) as refused:
+        asked("nowhere", "nothing.png", **values)
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_what_cannot_be_is_said(make_vit: MakeVit) -> None:
