@@ -206,11 +206,17 @@ def _described(about: str, file: Path) -> tuple[Architecture, Pixels, str | None
         raise UserError(f"{file} is damaged or of another version of dinokit: its header says {error}") from error
 
 
+def check_written(model: object) -> str:
+    """Return a path or a name as text, or raise UserError for what is none, such as a model that is loaded."""
+    if isinstance(model, str | Path):
+        return str(model)
+    got = "None" if model is None else f"a {type(model).__name__}"
+    raise UserError(f"expected the path of a run folder or a weights file, or a name, got {got}")
+
+
 def weights_file(model: str | Path) -> Path:
     """Find the file of weights that a path or a name stands for, or raise UserError; a file is its own."""
-    if not isinstance(model, str | Path):
-        raise UserError(f"expected the path of a run folder or a weights file, or a name, got {model!r}")
-    if not str(model):  # Path("") would be the current folder
+    if not check_written(model):  # Path("") would be the current folder
         raise UserError("no model is given; give a run folder, a weights file, or a name that `dinokit models` lists")
     path = hub.find(hub.named(str(model))) if hub.is_name(str(model)) else Path(os.path.expanduser(model))
     if os.path.isdir(path):  # of os.path, to which a name that is too long is a file that is not there

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from dinokit.checkpoints.load import check_written
 from dinokit.core import device as devices
 from dinokit.core.messages import UserError, info
 from dinokit.curation.pool import Pool
@@ -67,7 +68,7 @@ def embed(
     for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise UserError(f"--{name} must be at least {least}, got {value}")
-    model, data = str(model), str(data)
+    model, data = check_written(model), str(data)
     dense_only: dict[str, Any] = {"size": size, "stride": stride, "shifts": shifts, "upsample": upsample}
     others: dict[str, Any] = {"feature": feature, "batch": batch, "workers": workers}
     useless = others if dense else dense_only

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinokit import config as configuration
-from dinokit.checkpoints.load import called, load
+from dinokit.checkpoints.load import called, check_written, load
 from dinokit.commands.tables import outdone, print_rows, print_table
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
@@ -78,7 +78,7 @@ def evaluate(
         device: auto, cpu, cuda or mps.
         processes: that share the features of images; left out, one per GPU of this machine, or as torchrun has started.
     """
-    model, data, settings = str(model), str(data), {**settings, **named}
+    model, data, settings = check_written(model), str(data), {**settings, **named}
     settings |= {"tests": _each(tests)} if tests else {}
     module = evaluations.find(task)
     config = configuration.override(module.Config(data=data), settings)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dinokit import config as configuration
-from dinokit.checkpoints.load import called, load
+from dinokit.checkpoints.load import called, check_written, load
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_writable
@@ -57,13 +57,14 @@ def predict(
     data, out, where = str(data), Path(out), devices.choose(device)
     if head is not None:
         learnt, about = load_head(head)
-        name = str(model or about.model)
+        name = check_written(model or about.model)
         backbone = load(name, heads=heads).to(where)
         check_model(about, backbone, model=name)
     else:
         config = configuration.override(foreground.Config(data=str(train_masks)), settings)
-        backbone = load(str(model), heads=heads).to(where)
-        backbone.name = called(str(model))
+        name = check_written(model)
+        backbone = load(name, heads=heads).to(where)
+        backbone.name = called(name)
         open_source(data, split=split, channels=backbone.channels)  # a mistake is said before the learning
         check_writable(out)
         learnt, about, result = foreground.learn(backbone, config)
