@@ -17,7 +17,7 @@ from dinokit.core.files import check_writable, write_atomic
 from dinokit.core.messages import BadImage, UserError, progress, unknown_name, warn
 from dinokit.core.order import evenly
 from dinokit.looks import attention
-from dinokit.studio.images import Images
+from dinokit.studio.images import Images, Unknown
 from dinokit.studio.start import Opened
 from dinokit.studio.store import HEAD
 
@@ -58,6 +58,8 @@ def export(
         except BadImage as error:
             warn(f"{name} is passed over: {error}")
             continue
+        except Unknown as error:  # a checkpoint that was there at first
+            raise UserError(str(error)) from error
         shown.append({"id": place, "name": name})
         for kind, called, value in found:
             told[kind][called] = value

@@ -8,6 +8,7 @@ pixel is decoded.
 import io
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from threading import Lock
 from typing import final
 
@@ -17,7 +18,7 @@ from dinokit.core.files import utf8
 from dinokit.core.messages import BadImage
 from dinokit.dense import draw
 from dinokit.images import intensity
-from dinokit.images.decode import decode, size_of
+from dinokit.images.decode import decode, size_of, upright_size
 from dinokit.looks.field import shown
 from dinokit.sources.base import Source
 from dinokit.studio.store import Kept
@@ -96,8 +97,11 @@ class Images:
             self._kept.put((id, patch_size, size), found)
         return found
 
-    def add(self, data: bytes, name: str) -> dict[str, str]:
+    def add(self, data: bytes, name: str, *, check: Callable[[int, int], None] | None = None) -> dict[str, str]:
         """Keep an upload, and forget the oldest beyond the limits; return its id and name.
+
+        Args:
+            check: is told height and width, and raises BadImage where they do not suit.
 
         Raises:
             BadImage: if it is no image, or has too many pixels; these are counted in its header.
@@ -105,7 +109,11 @@ class Images:
         width, height = size_of(data)
         if width * height > PIXELS:
             raise BadImage(f"expected at most {PIXELS:,} pixels, the header says {width} x {height}; make it smaller")
-        thumb = _thumb(self._decoded(data, min_side=THUMB))  # what cannot be decoded is not kept
+        decoded = self._decoded(data, min_side=THUMB)  # what cannot be decoded is not kept
+        if check is not None:
+            width, height = upright_size(data, decoded)
+            check(height, width)
+        thumb = _thumb(decoded)
         name = "".join(letter for letter in name[:NAME] if letter.isprintable()) or "upload"
         with self._lock:
             self._added += 1

@@ -94,20 +94,21 @@ class Networks:
         return id, step if step is not None or model.steps is None else model.steps[-1]
 
     def open(self, id: str, step: int | None) -> Backbone:
-        """Return a network; by one thread alone.
+        """Return a network, or raise Unknown if its checkpoint is gone; by one thread alone.
 
         Args:
             step: as `at` returns it.
         """
         if (id, step) not in self._open:
-            self._remember((id, step), self._loaded(self.models[id].path, step))
+            model = self.models[id]
+            if step is not None and not (_checkpoint(model.path, step) / MODEL).is_file():
+                raise Unknown(f"step {step} of {model.name} is gone; choose another")
+            self._remember((id, step), self._loaded(model.path, step))
         self._open.move_to_end((id, step))
         return self._open[id, step]
 
     def _loaded(self, path: str, step: int | None) -> Backbone:
-        backbone = load(
-            path if step is None else Path(path).expanduser() / "checkpoints" / str(step), heads=self._heads
-        )
+        backbone = load(path if step is None else _checkpoint(path, step), heads=self._heads)
         backbone.name = called(path)
         return backbone.to(self.device).eval()
 
@@ -115,6 +116,10 @@ class Networks:
         self._open[key] = network
         while len(self._open) > NETWORKS:
             self._open.popitem(last=False)
+
+
+def _checkpoint(path: str, step: int) -> Path:
+    return run_and_step(Path(path).expanduser())[0].checkpoint(step)
 
 
 def _steps(path: str) -> tuple[int, ...] | None:

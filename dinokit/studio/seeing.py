@@ -4,6 +4,7 @@ What is kept is returned at once; all else waits for its pass of the network. Th
 does, of the centre square at the size of the evaluations, so that it can be held against a pool.
 """
 
+import math
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from functools import partial
@@ -13,10 +14,11 @@ import numpy
 import torch
 from jaxtyping import Float32
 
+from dinokit.core.messages import BadImage
 from dinokit.features.embedding import read, square, unit
-from dinokit.images.transforms import Square
+from dinokit.images.transforms import Short, Square
 from dinokit.looks import attention
-from dinokit.looks.field import Field, field, shown
+from dinokit.looks.field import LARGEST, Field, field, shown
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
 from dinokit.models.vit import VisionTransformer
@@ -41,6 +43,10 @@ class Seeing:
         self.images, self.networks, self.size = images, networks, size
         self.passes = Passes()
         self._kept = Kept(KEPT)
+
+    def add(self, data: bytes, name: str) -> dict[str, str]:
+        """Keep an upload that every model can see, see `Images.add`; BadImage says what to do with another."""
+        return self.images.add(data, name, check=self._fits)
 
     def features(self, model: str, step: int | None, image: str) -> "Future[bytes]":
         """Return the octets of the patches of an image."""
@@ -78,6 +84,15 @@ class Seeing:
         token: Float32[numpy.ndarray, " dim"] = unit(vector.cpu()).float().numpy()[0]
         return token
 
+    def _fits(self, height: int, width: int) -> None:
+        patches = {model.patch for model in self.networks.models.values()}
+        if max(max(Short(self.size, patch).sides(height, width)) for patch in patches) > LARGEST:
+            times = math.floor(10 * LARGEST / self.size) / 10
+            raise BadImage(
+                f"{width} x {height} pixels are too long; a long side of up to {times:g} times the short one fits: "
+                "crop it"
+            )
+
     def _asked(self, image: str, name: Hashable, compute: Callable[[], bytes]) -> "Future[bytes]":
         self.images.index(image)  # what is not there is said at once
         found = self._kept.get(name)
@@ -104,6 +119,9 @@ class Seeing:
         there, patch = self.images.read(image), backbone.patch_size
         seen = shown(there, patch_size=patch, name=name, size=self.size)
         rows, columns = seen.shape[1] // patch, seen.shape[2] // patch
+        if rows * columns > attention.MOST:
+            most = f"attention takes {attention.MOST:,}"
+            raise BadImage(f"{name} has {rows * columns:,} patches, {most}; crop it to be less long")
         height, width = there.shape[1:]
         looked = Field(name, seen, torch.empty(rows, columns, 0), (width, height))  # its features are not asked for
         return store.shares(attention.from_cls(backbone, looked, backbone.config.depth - 1 if block is None else block))

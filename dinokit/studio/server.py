@@ -109,7 +109,7 @@ class Studio:
         name = unquote(request.headers.get("x-name", ""), errors="replace")
         async with self._uploads:  # others wait, their bytes unread
             data = await _body(request, limits.BYTES)
-            return JSONResponse(await to_thread.run_sync(self.images.add, data, name, limiter=self._alone), 201)
+            return JSONResponse(await to_thread.run_sync(self.seeing.add, data, name, limiter=self._alone), 201)
 
     async def search(self, request: Request) -> Response:
         """Find images."""

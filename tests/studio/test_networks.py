@@ -118,6 +118,16 @@ def test_networks_are_opened_when_asked_for_and_a_few_are_kept(
         found.at("a", 7)
 
 
+def test_a_checkpoint_that_is_gone_is_said_without_its_path(tmp_path: Path) -> None:
+    for step in (0, 60):
+        saved(tmp_path / "run" / "checkpoints" / str(step), step)
+    found = Networks([(str(tmp_path / "run"), "my run")], device=CPU)
+    (tmp_path / "run" / "checkpoints" / "0" / "model.safetensors").unlink()
+    with pytest.raises(Unknown, match="^step 0 of my run is gone; choose another$"):
+        found.open("a", 0)
+    assert found.open("a", 60) is found.open(*found.at("a", None))
+
+
 def test_models_of_other_images_are_not_shown_together(tmp_path: Path) -> None:
     gray = VisionTransformer(replace(ARCHITECTURE, channels=1), seed=0)
     about = header(gray.config, Pixels((0.5,), (0.5,), 16), step=0)

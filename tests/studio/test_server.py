@@ -149,6 +149,28 @@ def test_an_upload_is_looked_at_like_an_image_of_the_source(shared: Served) -> N
     assert values.shape == (4, 6, 16)
 
 
+def test_an_upload_that_no_model_can_see_is_refused_when_it_comes(shared: Served) -> None:
+    answer = shared.ask("POST", "/api/images", encoded((16 * 300, 16)))
+    line = "4800 x 16 pixels are too long; a long side of up to 256 times the short one fits: crop it"
+    assert (answer.status, answer.json) == (422, {"error": line})
+    rows = io.BytesIO()
+    numpy.save(rows, numpy.zeros((3, 40, 40), numpy.uint8))
+    assert shared.ask("POST", "/api/images", rows.getvalue()).status == 201  # whose header says bytes, no sides
+    id = shared.ask("POST", "/api/images", encoded((16 * 256, 16)), X_Name="long").json["id"]
+    assert shared.get(f"/api/images/{id}/picture?model=a").status == 200
+    assert shared.get(f"/api/features?model=a&image={id}").status == 200
+
+
+def test_attention_of_too_many_patches_is_refused_in_words_for_the_page(
+    shared: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "MOST", 20)
+    id = shared.ask("POST", "/api/images", encoded(colour=7), X_Name="long").json["id"]
+    answer = shared.get(f"/api/attention?model=a&image={id}")
+    assert answer.status == 422
+    assert answer.json == {"error": "long has 24 patches, attention takes 20; crop it to be less long"}
+
+
 def test_of_uploads_the_newest_are_kept(shared: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "UPLOADS", 2)
     ids = [shared.ask("POST", "/api/images", encoded(colour=each)).json["id"] for each in range(3)]
