@@ -87,6 +87,11 @@ def test_code_that_would_not_survive_is_not_joined(tmp_path: Path, odd: str) -> 
         export.joined(page(tmp_path, studio=odd + "\n"))
 
 
+def test_no_two_modules_have_a_name_in_common() -> None:
+    names = re.findall(r"^(?:async )?(?:function\*?|class|const|let) (\w+)", export.joined(), re.MULTILINE)
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_names_of_images_end_no_script(tmp_path: Path, shared: Served) -> None:
     text = export.document({"images": [{"id": "0", "name": "</script><script>alert(1)</script>"}]})
     assert text.count("<script") == 2

@@ -6,7 +6,7 @@
 
 const SAMPLE = 2048; // patches
 const SPARE = 4; // directions beside those asked for, which make it converge
-const MARGIN = 2; // of the rounding to int8
+const ROUNDED = 2; // times the deviation of rounding to int8 are no component
 const TURNS = 16,
   STILL = 1e-5; // of the iteration at most, and the change of a variance that ends it
 
@@ -116,7 +116,7 @@ function sampled(matrix, chosen) {
     steps += scale ** 2;
   }
   const error = Math.sqrt(steps / (12 * Math.max(taken, 1)));
-  return { rows, taken, rounding: MARGIN * error * (1 + Math.sqrt(dim / Math.max(kinds.size, 1))) };
+  return { rows, taken, rounding: ROUNDED * error * (1 + Math.sqrt(dim / Math.max(kinds.size, 1))) };
 }
 
 // Return the directions of the largest variance of some rows, in order, of length 1, with mean and deviations.
