@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, final
@@ -19,7 +20,7 @@ import torch
 from jaxtyping import Shaped
 from PIL import Image
 
-from dinokit.core.messages import BadImage, UserError, library
+from dinokit.core.messages import BadImage, UserError, library, warn
 from dinokit.images import intensity
 from dinokit.images.decode import reasons
 
@@ -27,6 +28,7 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 WRITTEN = (".gif", ".webp", ".mp4")  # endings of what can be written
 _ANIMATED = ("GIF", "PNG", "WEBP")  # of Pillow
 _RATE = 15  # frames per second where a file does not say it
+_WHOLE = 0.9  # of what a container states; edit lists may leave out a few frames
 _SHORTEST = 20  # milliseconds of a frame; viewers show shorter ones of an animation for 100
 
 
@@ -72,19 +74,34 @@ def _of_animation(file: Path, channels: int) -> Iterator[tuple[intensity.Image, 
 
 def of_video(file: Path, *, channels: int) -> Iterator[tuple[intensity.Image, float]]:
     """Yield every frame of a file by PyAV, upright, and its milliseconds; see `frames`."""
-    av, empty = library("av", extra="video"), True
+    av, number, until, early = library("av", extra="video"), 0, 0.0, ""
     try:
         with av.open(str(file)) as container:
-            lasts = 1000 / float(container.streams.video[0].average_rate or _RATE)
+            stream = container.streams.video[0]
+            lasts = 1000 / float(stream.average_rate or _RATE)
+            alone = len(container.streams) == 1  # a container is as long as its longest stream
+            seconds = (container.duration or 0) / av.time_base if alone else 0.0
             for frame in container.decode(video=0):
                 pixels = frame.to_ndarray(format="gray" if channels == 1 else "rgb24")
                 upright = rotated(pixels.reshape(*pixels.shape[:2], -1), frame.rotation)
-                empty = False
+                number, until = number + 1, (frame.time or 0.0) + lasts / 1000
                 yield torch.from_numpy(upright).permute(2, 0, 1), lasts
+            if number < _WHOLE * stream.frames:
+                early = f"{number} of {stream.frames} frames"
+            elif not stream.frames and 0 < until < _WHOLE * seconds:
+                early = f"{until:.1f} of {seconds:.1f} seconds"
     except (av.FFmpegError, IndexError) as error:
         raise UserError(f"cannot read the video {file}: {error}; convert it, or give a folder of its frames") from error
-    if empty:
+    if not number:
         raise UserError(f"{file} holds no frames")
+    if early:
+        _say_once(f"{file} ends early: {early}")
+
+
+@cache
+def _say_once(message: str) -> None:
+    """Warn; a film is read several times."""
+    warn(message)
 
 
 def rotated(

@@ -1,8 +1,10 @@
 """Films come back as they were written, a frame at a time."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,3 +90,28 @@ def test_what_cannot_be_read_is_one_line(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("degrees", "first"), [(0, 0), (90, 2), (-90, 3), (180, 5), (-180, 5), (-89.6, 3)])
 def test_a_frame_is_turned_counter_clockwise(degrees: float, first: int) -> None:
     assert rotated(np.arange(6).reshape(2, 3, 1), degrees)[0, 0, 0] == first
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"), [(".avi", "ends early: .* of 60 frames"), (".mkv", r"ends early: .* of 4\.0 seconds")]
+)
+def test_a_video_whose_end_is_missing_says_so_once(
+    ending: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = tmp_path / f"whole{ending}", tmp_path / f"cut{ending}"
+    with av.open(str(whole), "w") as container:
+        stream = container.add_stream("mpeg4", rate=15)
+        stream.width = stream.height = 64
+        for number in range(60):
+            values = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(values, format="rgb24")))
+        container.mux(stream.encode())
+    assert len(list(frames(whole))) == 60
+    assert not capsys.readouterr().err
+    data = whole.read_bytes()
+    cut.write_bytes(data[: len(data) // 2])
+    for _ in range(2):
+        assert 10 < len(list(frames(cut))) < 40
+    told = capsys.readouterr().err
+    assert re.search(said, told)
+    assert told.count("\n") == 1
