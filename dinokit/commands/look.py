@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +24,8 @@ from dinokit.features.embed import embedded, model_of
 from dinokit.images.film import WRITTEN, Writer
 from dinokit.images.intensity import AnyImage
 from dinokit.images.picture import check_picture, write_picture
-from dinokit.looks import clip, evolution, matches, neighbours
-from dinokit.looks.field import Field, Map, field
+from dinokit.looks import attention, clip, evolution, matches, neighbours
+from dinokit.looks.field import Field, Map, bare, field, filled
 from dinokit.looks.figure import ENDINGS, save, written
 from dinokit.looks.figure import figure as drawn
 from dinokit.looks.given import film_among, listed, read
@@ -81,21 +82,21 @@ def look(
         heads: of attention, for weights that do not say it.
         device: auto, cpu, cuda or mps.
     """
-    module, given = _module(kind), listed(images)
-    models = [model] if isinstance(model, Model) else [*model]
+    module, given, models = _module(kind), listed(images), _models(model)
     if kind == "evolution" and not models:
         models, given = [str(given[0])], given[1:]
     film, out = film_among(given), None if out is None else Path(out)
     moving = film is not None or (kind == "evolution" and out is not None and out.suffix.lower() in MOVING)
     _check_words(kind, given, models, index=index, size=size, count=count)
     _check_out(out, kind, film=film, moving=moving, figure=figure)
-    values = {**settings, **named} | ({"at": _marks(at)} if len(at) else {})
+    marks = _marks(at)
+    values = {**settings, **named} | ({"at": marks} if marks else {})
     config = configuration.override(_default(module), values)
-    asked = _Asked(given, models, config, size, count, heads, devices.choose(device))
+    asked = _Asked(module, given, models, config, size, count, heads, devices.choose(device))
     if film is not None:
         backbones = dict(asked.backbones())
         return _filmed(clip.painted(module, backbones, film, config, size=size), out)
-    rows = _rows(module, asked, index, every=moving)
+    rows = _rows(asked, index, every=moving)
     if moving:
         columns = range(1, len(rows[0]))
         return _filmed((([[row[0], row[column]] for row in rows], STILL) for column in columns), out)
@@ -106,6 +107,7 @@ def look(
 class _Asked:
     """What is looked at, and by whom."""
 
+    look: ModuleType
     images: Sequence[Picture]
     models: Sequence[Model]
     config: Any
@@ -135,19 +137,24 @@ class _Asked:
 
     def fields(self, backbone: Backbone) -> list[Field]:
         """Look at every image."""
-        found = read(backbone, self.images, count=self.count)
-        fields = [field(backbone, image, name=name, size=self.size) for name, image in found]
-        if not fields:
-            raise UserError("no image can be read; give others")
-        return fields
+        found = read(backbone, self.images, partial(self.bare, backbone), count=self.count)
+        return [filled(backbone, each) for each in found]
+
+    def bare(self, backbone: Backbone, image: AnyImage, name: str) -> Field:
+        """Return an image as it will be looked at, or raise UserError if it is too large."""
+        found = bare(image, patch_size=backbone.patch_size, name=name, size=self.size)
+        if self.look is attention:
+            attention.check(found)
+        return found
 
 
-def _rows(module: ModuleType, asked: _Asked, index: Path | None, *, every: bool) -> list[Row]:
+def _rows(asked: _Asked, index: Path | None, *, every: bool) -> list[Row]:
     """Look, and return the rows of the sheet.
 
     Args:
         every: of evolution, all checkpoints.
     """
+    module = asked.look
     if module is neighbours:
         return _neighbours(asked, Pool(str(index)))
     if module is evolution:
@@ -167,13 +174,18 @@ def _rows(module: ModuleType, asked: _Asked, index: Path | None, *, every: bool)
 
 def _neighbours(asked: _Asked, pool: Pool) -> list[Row]:
     backbone = model_of(pool, heads=asked.heads, device=asked.device)
-    images = [image for _, image in read(backbone, asked.images, count=asked.count)]
+
+    def both(image: AnyImage, name: str) -> tuple[AnyImage, Field]:
+        return image, asked.bare(backbone, image, name)
+
+    images, empty = zip(*read(backbone, asked.images, both, count=asked.count))
     found = neighbours.nearest(pool.vectors, embedded(pool, backbone, images), k=asked.config.k)
+    queries = [filled(backbone, each) for each in empty]
 
     def look(image: AnyImage, name: str) -> Field:
         return field(backbone, image, name=name, size=asked.size)
 
-    return neighbours.rows(pool, asked.fields(backbone), found, look, channels=backbone.channels)
+    return neighbours.rows(pool, queries, found, look, channels=backbone.channels)
 
 
 def _evolution(asked: _Asked, *, every: bool) -> list[Row]:
@@ -277,8 +289,19 @@ def _name(model: Model) -> str:
     return model.name or type(model).__name__ if isinstance(model, Backbone) else str(model)
 
 
-def _marks(at: Sequence[Any]) -> list[list[float]]:
+def _models(model: Any) -> list[Model]:
+    """Return one or several models as a list."""
+    several = [model] if isinstance(model, Model) else [*model] if isinstance(model, Iterable) else [model]
+    for each in several:
+        if not isinstance(each, Model):
+            raise UserError(f"--model: expected a name, a folder or a loaded model, got a {type(each).__name__}")
+    return several
+
+
+def _marks(at: Any) -> list[list[float]]:
     """Read marks: words X,Y, or in Python pairs of numbers, or one pair."""
+    if not hasattr(at, "__len__"):
+        at = [at]
     if isinstance(at, str) or (len(at) == 2 and all(isinstance(each, int | float) for each in at)):
         at = [at]
     found = []

@@ -41,12 +41,18 @@ def fit(backbone: Backbone, _: Sequence[Field], config: Config) -> Paint:
 
 def from_cls(backbone: VisionTransformer, seen: Field, block: int) -> Float32[Tensor, "head rows columns"]:
     """Return the attention of a block from CLS to every patch of an image, or raise UserError if it has too many."""
+    check(seen)
     rows, columns, _ = seen.patches.shape
-    if rows * columns > MOST:
-        raise UserError(f"{seen.name} has {rows * columns:,} patches, attention takes {MOST:,}; give a smaller --size")
     with frozen(backbone) as device:
         found = backbone.attention(normalised(to_unit(seen.seen[None]).to(device), backbone.pixels), block)
     return torch.unflatten(found[0, :, 0, -rows * columns :].float().cpu(), 1, (rows, columns))
+
+
+def check(seen: Field) -> None:
+    """Raise UserError if an image has too many patches; its features need not be there."""
+    rows, columns, _ = seen.patches.shape
+    if rows * columns > MOST:
+        raise UserError(f"{seen.name} has {rows * columns:,} patches, attention takes {MOST:,}; give a smaller --size")
 
 
 def largest(attention: Float[Tensor, "head rows columns"], mass: float) -> Float[Tensor, "head rows columns"]:

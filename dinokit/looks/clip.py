@@ -12,7 +12,8 @@ from typing import Any
 from dinokit.core.messages import UserError, progress
 from dinokit.core.order import evenly
 from dinokit.images.film import frames
-from dinokit.looks.field import Field, Paint, field
+from dinokit.looks import attention
+from dinokit.looks.field import Field, Paint, bare, field
 from dinokit.looks.sheet import Row, rows_of
 from dinokit.models.features import Backbone
 
@@ -33,6 +34,9 @@ def painted(
     chosen = set(evenly(SAMPLE, total).tolist())
     fitted: dict[str, tuple[Paint, dict[int, Field]]] = {}
     for name, backbone in backbones.items():
+        if look is attention:
+            image, _ = next(frames(file, channels=backbone.channels))
+            attention.check(bare(image, patch_size=backbone.patch_size, name=file.name, size=size))
         moving = enumerate(frames(file, channels=backbone.channels))
         kept = {
             number: field(backbone, image, name=file.name, size=size)

@@ -6,7 +6,7 @@ whole; a larger one window by window (dense/strips), so that memory follows the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 import torch
@@ -22,6 +22,11 @@ from dinokit.models.features import Backbone
 
 SIDE = 768  # pixels of the short side, for models that see any size; of the figures of DINOv3
 LARGEST = 4096  # pixels of a side
+
+
+class TooLong(UserError):
+    """An image of which a side would be above the most; one of a source, that nobody named, is passed over."""
+
 
 Map = tuple[str, UInt8[numpy.ndarray, "_ _ 3"]]  # what it shows, and the colour of every patch
 
@@ -59,18 +64,31 @@ def field(backbone: Backbone, image: intensity.Image, *, name: str, size: int | 
         size: pixels of the short side; None: 768.
 
     Raises:
-        UserError: if a side would be above 4096 pixels, or the model takes no such size.
+        TooLong: if a side would be above 4096 pixels.
+        UserError: if the model takes no such size.
     """
-    seen = shown(image, patch_size=backbone.patch_size, name=name, size=size)
-    return Field(name, seen, torch.cat([*strips(backbone, seen)]), (image.shape[2], image.shape[1]))
+    return filled(backbone, bare(image, patch_size=backbone.patch_size, name=name, size=size))
+
+
+def bare(image: intensity.Image, *, patch_size: int, name: str, size: int | None = None) -> Field:
+    """Return a field without features, which are of no width: what is known before a model has looked; see `field`."""
+    seen = shown(image, patch_size=patch_size, name=name, size=size)
+    rows, columns = seen.shape[1] // patch_size, seen.shape[2] // patch_size
+    return Field(name, seen, torch.empty(rows, columns, 0), (image.shape[2], image.shape[1]))
+
+
+def filled(backbone: Backbone, empty: Field) -> Field:
+    """Compute the features of a field of `bare`."""
+    return replace(empty, patches=torch.cat([*strips(backbone, empty.seen)]))
 
 
 def shown(image: intensity.Image, *, patch_size: int, name: str, size: int | None = None) -> Seen:
     """Return what a model with such patches sees of an image; see `field`."""
     way = Short(size or SIDE, patch_size)
-    rows, columns = way.sides(image.shape[1], image.shape[2])
+    # before whole patches: models that stand beside each other pass over the same images
+    rows, columns = Short(size or SIDE, 1).sides(image.shape[1], image.shape[2])
     if max(rows, columns) > LARGEST:
-        raise UserError(f"{name} would be {columns}x{rows} pixels, at most {LARGEST} a side fit; give a smaller --size")
+        raise TooLong(f"{name} would be {columns}x{rows} pixels, at most {LARGEST} a side fit; give a smaller --size")
     return way(image)
 
 

@@ -21,7 +21,7 @@ from dinokit.curation.vectors import Vectors
 from dinokit.features.embedding import unit
 from dinokit.images.intensity import AnyImage
 from dinokit.looks import similarity
-from dinokit.looks.field import Field
+from dinokit.looks.field import Field, TooLong
 from dinokit.looks.sheet import Cell, Row, photo
 
 CHUNK = 1 << 24  # cosines held at once: 128 MiB
@@ -52,12 +52,14 @@ def rows(
         channels: of the images of the pool, as the model wants them.
     """
     source, drawn = pool.images(channels=channels), list[Row]()
+    left = UserError(f"no neighbour in {pool.source} can be read any more; embed it again")
     for query, other, cosine in zip(found.rows.tolist(), found.others.tolist(), found.similarity.tolist(), strict=True):
         key = source.key(other)
         try:
             there = look(source.read(other), key.rpartition("/")[2])
-        except BadImage as error:
+        except (BadImage, TooLong) as error:
             warn(f"{key} is passed over: {error}")
+            left = error if isinstance(error, TooLong) else left
             continue
         here = queries[query]
         maps = agreement(here, there)
@@ -74,7 +76,7 @@ def rows(
             ]
         )
     if not drawn:
-        raise UserError(f"no neighbour in {pool.source} can be read any more; embed it again")
+        raise left
     return drawn
 
 

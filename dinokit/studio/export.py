@@ -17,6 +17,7 @@ from dinokit.core.files import check_writable, write_atomic
 from dinokit.core.messages import BadImage, UserError, progress, unknown_name, warn
 from dinokit.core.order import evenly
 from dinokit.looks import attention
+from dinokit.looks.field import TooLong
 from dinokit.studio.images import Images, Unknown
 from dinokit.studio.start import Opened
 from dinokit.studio.store import HEAD
@@ -55,7 +56,9 @@ def export(
         name, place = opened.seeing.images.about(id)["name"], str(len(shown))  # in the page they count from 0
         try:
             found = list(_of_image(opened, id, models, place=place))
-        except BadImage as error:
+        except (BadImage, TooLong) as error:
+            if images and isinstance(error, TooLong):
+                raise
             warn(f"{name} is passed over: {error}")
             continue
         except Unknown as error:  # a checkpoint that was there at first

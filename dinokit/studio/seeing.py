@@ -11,14 +11,13 @@ from functools import partial
 from typing import final
 
 import numpy
-import torch
 from jaxtyping import Float32
 
 from dinokit.core.messages import BadImage
 from dinokit.features.embedding import read, square, unit
 from dinokit.images.transforms import Short, Square
 from dinokit.looks import attention
-from dinokit.looks.field import LARGEST, Field, field, shown
+from dinokit.looks.field import LARGEST, bare, field
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
 from dinokit.models.vit import VisionTransformer
@@ -85,8 +84,7 @@ class Seeing:
         return token
 
     def _fits(self, height: int, width: int) -> None:
-        patches = {model.patch for model in self.networks.models.values()}
-        if max(max(Short(self.size, patch).sides(height, width)) for patch in patches) > LARGEST:
+        if max(Short(self.size, 1).sides(height, width)) > LARGEST:  # as `shown` counts
             times = math.floor(10 * LARGEST / self.size) / 10
             raise BadImage(
                 f"{width} x {height} pixels are too long; a long side of up to {times:g} times the short one fits: "
@@ -116,12 +114,9 @@ class Seeing:
     def _attention(self, model: str, step: int | None, image: str, block: int | None) -> bytes:
         backbone, name = self.networks.open(model, step), self.images.about(image)["name"]
         assert isinstance(backbone, VisionTransformer), "asked for of models without blocks"
-        there, patch = self.images.read(image), backbone.patch_size
-        seen = shown(there, patch_size=patch, name=name, size=self.size)
-        rows, columns = seen.shape[1] // patch, seen.shape[2] // patch
+        looked = bare(self.images.read(image), patch_size=backbone.patch_size, name=name, size=self.size)
+        rows, columns, _ = looked.patches.shape
         if rows * columns > attention.MOST:
             most = f"attention takes {attention.MOST:,}"
             raise BadImage(f"{name} has {rows * columns:,} patches, {most}; crop it to be less long")
-        height, width = there.shape[1:]
-        looked = Field(name, seen, torch.empty(rows, columns, 0), (width, height))  # its features are not asked for
         return store.shares(attention.from_cls(backbone, looked, backbone.config.depth - 1 if block is None else block))

@@ -155,3 +155,56 @@ def test_a_figure_is_written_and_returned(make_vit: MakeVit, tmp_path: Path) -> 
     assert ">image 1</text>" in (tmp_path / "a.svg").read_text()
     figure = dinokit.look("pca", image, model=make_vit(), size=64, figure=True)
     assert [type(each).__name__ for each in (figure, *figure.axes)] == ["Figure", "Axes", "Axes"]
+
+
+def test_an_image_that_is_too_long_is_passed_over_unless_it_is_named(
+    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder("1.png", "2.png")
+    Image.new("RGB", (1, 400)).save(root / "line.png")
+    model, pool, out = (
+        str(make_run(str(root), steps=(0,)) / "checkpoints" / "0"),
+        str(tmp_path / "pool"),
+        tmp_path / "x.png",
+    )
+    end = ["--out", str(out), "--size", "16"]
+    assert command(["embed", "--model", model, "--data", str(root), "--out", pool]) == 0
+    said = "line.png would be 16x6400 pixels, at most 4096 a side fit; give a smaller --size"
+    for words, rows in {
+        ("pca", str(root), "--model", model): 2,
+        ("neighbours", str(root / "1.png"), "--index", pool): 2,
+        ("neighbours", str(root), "--index", pool): 4,
+    }.items():
+        capsys.readouterr()
+        assert command(["look", *words, *end]) == 0, words
+        assert f"line.png is passed over: {said}" in capsys.readouterr().err
+        with Image.open(out) as page:
+            assert page.size[1] == rows * 40 - 8
+    (tmp_path / "alone").mkdir()
+    (root / "line.png").rename(tmp_path / "alone" / "line.png")
+    for words in (str(tmp_path / "alone"), str(tmp_path / "alone" / "line.png")):
+        assert command(["look", "pca", words, "--model", model, *end]) == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_too_many_patches_for_attention_are_refused_before_any_features(
+    make_vit: MakeVit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    vit, images = make_vit(), [Image.new("RGB", (16, 16)), Image.new("RGB", (16, 64))]
+    monkeypatch.setattr("dinokit.looks.attention.MOST", 20)
+    monkeypatch.setattr(vit, "forward", None)  # calling it would fail otherwise
+    with pytest.raises(UserError, match="image 2 has 64 patches, attention takes 20; give a smaller --size"):
+        dinokit.look("attention", images, model=vit, size=16)
+    with pytest.raises(UserError, match=r"film\.gif has 20 patches, attention takes 19"):
+        monkeypatch.setattr("dinokit.looks.attention.MOST", 19)
+        dinokit.look("attention", moving(tmp_path / "film.gif"), model=vit, size=16, out=tmp_path / "out.gif")
+
+
+def test_what_python_gives_by_mistake_is_a_line() -> None:
+    image, model = Image.new("RGB", (16, 16)), PatchPixels(patch_size=4)
+    with pytest.raises(UserError, match="--model: expected a name, a folder or a loaded model, got a NoneType"):
+        dinokit.look("pca", image, model=None)
+    with pytest.raises(UserError, match="expected a file, a folder, a picture or an array, or a list, got a NoneType"):
+        dinokit.look("pca", None, model=model)
+    with pytest.raises(UserError, match="--at: expected X,Y in pixels such as 120,80, got '3'"):
+        dinokit.look("similarity", image, model=model, at=3)

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from dinokit.core.messages import UserError
 from dinokit.looks import attention, clusters, pca, similarity
-from dinokit.looks.field import Field, Map, field
+from dinokit.looks.field import Field, Map, TooLong, field, shown
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
@@ -63,6 +63,10 @@ def test_sides_go_to_the_nearest_whole_patch(size: int, shape: tuple[int, int]) 
 def test_what_is_too_large_is_refused() -> None:
     with pytest.raises(UserError, match="wide would be 8000x16 pixels, at most 4096 a side fit; give a smaller --size"):
         field(PIXELS, torch.zeros(3, 2, 1000), name="wide", size=16)
+    for patch_size in (4, 14, 16):  # models beside each other show the same images
+        assert shown(torch.zeros(3, 2, 128), patch_size=patch_size, name="x", size=64).shape[2] >= 4096
+        with pytest.raises(TooLong):
+            shown(torch.zeros(3, 2, 129), patch_size=patch_size, name="x", size=64)
 
 
 def test_axes_are_those_of_scikit_learn_up_to_their_sign() -> None:

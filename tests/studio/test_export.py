@@ -3,14 +3,18 @@
 import json
 import re
 from base64 import b64decode, b64encode
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from dinokit.cli import run as command
 from dinokit.core.messages import UserError
 from dinokit.studio import export
+from dinokit.studio.start import opened
 from tests.studio.conftest import Served
 
 
@@ -155,3 +159,18 @@ def test_options_that_would_do_nothing_or_harm_are_refused(
 ) -> None:
     assert command(["studio", "--model", "x", "--data", str(pictures), *words]) == 2
     assert line in capsys.readouterr().err
+
+
+def test_an_image_that_is_too_long_is_passed_over_unless_it_is_named(
+    models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name, height in (("a.png", 20), ("line.png", 400)):
+        Image.new("RGB", (1, height)).save(tmp_path / "images" / name)
+    said = "line.png would be 16x6400 pixels, at most 4096 a side fit; give a smaller --size"
+    with closing(opened(models, str(tmp_path / "images"), size=16, device=torch.device("cpu"))) as found:
+        export.export(found, tmp_path / "page.html")
+        assert [each["name"] for each in data_of((tmp_path / "page.html").read_text())["images"]] == ["a.png"]
+        assert f"line.png is passed over: {said}" in capsys.readouterr().err
+        with pytest.raises(UserError, match=said):
+            export.export(found, tmp_path / "page.html", images=["line.png"])
