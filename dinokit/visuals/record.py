@@ -21,7 +21,15 @@ from dinokit.visuals.plot import PERCENT, written
 TEACHER, RANDOM, PIXELS = "teacher", "random-init", "raw-pixels"
 NAMES = {TEACHER: "trained", PIXELS: "raw pixels", RANDOM: "untrained"}
 TITLES = {"knn": "k-NN accuracy", "retrieval": "Retrieval mAP"}
-DENSE = ("segmentation", "depth", "foreground", "tracking", "matching", "discovery")  # evaluations of patches
+DENSE = (
+    "segmentation",
+    "depth",
+    "detection",
+    "foreground",
+    "tracking",
+    "matching",
+    "discovery",
+)  # evaluations of patches
 COUNTS = ("step", "time", "queries", "gallery", "images", "best_k", "leaks")  # of a line, no results
 INTERVAL = "interval"  # of a line: ends of the 95 % bootstrap of the number that is followed
 FAILED = "failed"  # of a line: why there is no result

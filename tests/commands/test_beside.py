@@ -77,6 +77,7 @@ def test_a_start_measures_what_is_missing_the_untrained_first_and_then_the_newes
     assert len(results(folder)) == 4
 
 
+@pytest.mark.slow  # processes of its own
 def test_a_killed_process_costs_what_it_was_at(
     photos: Path, make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_killed_process_costs_what_it_was_at(
     assert "warning: logreg of step 10 is not measured: the process that measures" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # processes of its own
 def test_a_process_that_cannot_begin_is_started_once(
     photos: Path, make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -286,6 +286,7 @@ def test_an_unwritable_output_is_one_line(photos: Path, capsys: pytest.CaptureFi
     assert "cannot write to /proc/run" in line
 
 
+@pytest.mark.slow  # it trains twice
 def test_a_program_gets_the_run_or_ends_where_it_is_stopped(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_run_that_nobody_looked_at_has_no_best(make_run: Callable[..., Path]) 
     assert not (folder.path / BEST).exists()
 
 
+@pytest.mark.slow  # it trains and measures
 def test_a_run_says_what_it_does_and_what_may_follow(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from dinokit.cli import run
 from tests.conftest import MakeFolder
 
 
+@pytest.mark.slow  # it measures models on sets
 def test_a_suite_from_words_to_a_page(
     model: Path, make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
