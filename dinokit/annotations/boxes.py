@@ -87,8 +87,8 @@ class Boxed:
 
 
 def box_splits(data: str) -> list[str]:
-    """Return the names of the splits of images with boxes, or raise UserError if there are no boxes."""
-    return sorted(filter(None, _readers(data)), key=lambda name: [*ORDER, split_name(name)].index(split_name(name)))
+    """Return what the splits of images with boxes are called, train2017 as train; UserError if there are no boxes."""
+    return list(dict.fromkeys(split_name(name) for name in _in_order(_readers(data))))
 
 
 def open_boxes(
@@ -104,7 +104,8 @@ def open_boxes(
     Args:
         split: None is the first there is of `prefers`, or of all.
     """
-    readers, names = _readers(data), box_splits(data)
+    readers = _readers(data)
+    names = _in_order(readers)
     if split is None:
         chosen = next((name for name in (*prefers, *names) if name in readers), "")
     else:
@@ -116,6 +117,10 @@ def open_boxes(
     if not any(len(one.boxes) for one in marks):
         raise UserError(f"expected boxes on the images of {data}, found none")
     return Boxed(data, marks, channels, white)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    return sorted(filter(None, names), key=lambda name: [*ORDER, split_name(name)].index(split_name(name)))
 
 
 def _readers(data: str) -> dict[str, Callable[[], Iterable[Marks]]]:

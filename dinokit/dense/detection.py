@@ -51,7 +51,7 @@ class Detections:
 def detect(
     backbone: Backbone, head: Detector, image: intensity.Image, view: View, *, tested: Sequence[int] = ()
 ) -> Detections:
-    """Find what there is on an image, on the CPU.
+    """Find what there is on an image; backbone and head are on one device, the detections on the CPU.
 
     Args:
         tested: short sides to see it at, mirrored too, merged by Soft-NMS; empty: as the view says.

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, cast
 
 import numpy
 from torch import nn
 
 from dinokit.annotations.boxes import Boxed, Marks, box_splits, open_boxes
-from dinokit.core.files import write_atomic, write_json
+from dinokit.core.files import digest, write_atomic, write_json
 from dinokit.core.messages import UserError, library, progress, warn
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
@@ -80,6 +81,13 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
         prefers=("val", "test"),
         trains=config.head is None,
     )
+    for split, some in (("train", train.marks), ("measure", [test.marks[index] for index in judges])):
+        if (split == "measure" or config.head is None) and not any(
+            (~(one.crowd | one.difficult)).any() for one in some
+        ):
+            raise UserError(
+                f"expected boxes to {split} on in {config.data} that are no crowds and not difficult, got none"
+            )
     if config.head is not None:
         head, about = load_head(config.head)
         if about.task != "detection":
@@ -135,24 +143,21 @@ def _learnt(
     backbone: Backbone, train: Boxed, classes: Sequence[str], recipe: Recipe, config: Config, out: Path | None
 ) -> Member:
     """Train a detector on a split."""
-    head = Detector(recipe.sizes(backbone, len(classes)), seed=config.seed)
-    if recipe.shortest is None and out is not None:
-        views: Views = Kept(backbone, train, classes, recipe.view, out / "features")
-    else:
-        views = Drawn(backbone, train, classes, recipe)
-    with frozen(backbone) as device:
-        sample = sampled(views, len(train), batch_size=recipe.batch_size, seed=config.seed, device=device)
-    stamp = {"data": config.data, "recipe": repr(recipe), "classes": list(classes)}
-    fit(
-        backbone,
-        [Member(head, recipe.lr)],
-        recipe.training,
-        sample=sample,
-        loss=judged(recipe),
-        folder=out,
-        stamp=stamp,
-    )
-    return Member(head, recipe.lr)
+    member = Member(Detector(recipe.sizes(backbone, len(classes)), seed=config.seed), recipe.lr)
+    boxes = [
+        part for one in train.marks for part in (one.boxes, one.crowd | one.difficult, repr((one.image, one.names)))
+    ]
+    stamp = {"data": digest(boxes), "recipe": repr(recipe), "classes": list(classes)}
+    with TemporaryDirectory() as passing:  # the features of a training that nobody keeps
+        if recipe.shortest is None:
+            views: Views = Kept(backbone, train, classes, recipe.view, (out or Path(passing)) / "features")
+        else:
+            views = Drawn(backbone, train, classes, recipe)
+        with frozen(backbone) as device:
+            sample = sampled(views, len(train), batch_size=recipe.batch_size, seed=config.seed, device=device)
+        loss = judged(recipe)
+        fit(backbone, [member], recipe.training, sample=sample, loss=loss, folder=out, stamp=stamp)
+    return member
 
 
 def _measured(

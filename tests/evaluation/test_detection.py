@@ -132,6 +132,37 @@ def test_features_of_other_weights_are_refused(tmp_path: Path, make_vit: MakeVit
         base.measure("detection", make_vit(size=None, seed=1), Config(data=str(data), **FEW), out)
 
 
+def test_what_is_kept_changes_no_number(tmp_path: Path, make_vit: MakeVit) -> None:
+    config = Config(data=str(scenes(tmp_path / "data", counts={"train": 3, "val": 2})), **FEW)
+    kept = base.measure("detection", make_vit(size=None), config, tmp_path / "out")
+    assert base.measure("detection", make_vit(size=None), config) == kept
+
+
+def test_boxes_that_were_drawn_anew_are_learnt_anew_elsewhere(tmp_path: Path, make_vit: MakeVit) -> None:
+    data, out = scenes(tmp_path / "data", counts={"train": 2, "val": 1}), tmp_path / "out"
+    base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
+    table = data / "train" / "boxes.csv"
+    table.write_text(table.read_text().replace("red", "green").replace("blue", "green"))
+    with pytest.raises(UserError, match=r"training\.pt"):
+        base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
+
+
+def test_crowds_alone_cannot_be_measured(tmp_path: Path, make_vit: MakeVit) -> None:
+    root = scenes(tmp_path / "data", counts={"train2017": 2, "val2017": 1})
+    (root / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        (root / split / "boxes.csv").unlink()
+        mark = {"image_id": 7, "category_id": 90, "bbox": [1, 2, 20, 20], "iscrowd": int(split == "val2017")}
+        coco = {
+            "images": [{"id": 7, "file_name": "0.png", "width": 64, "height": 48}],
+            "annotations": [mark],
+            "categories": [{"id": 90, "name": "last"}],
+        }
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
+    with pytest.raises(UserError, match="expected boxes to measure on"):
+        base.measure("detection", make_vit(size=None), Config(data=str(root), **FEW), tmp_path / "out")
+
+
 def test_settings_of_learning_are_refused_beside_a_head() -> None:
     with pytest.raises(UserError, match="queries cannot be set with head"):
         Config(data="data", head="head", queries=10)

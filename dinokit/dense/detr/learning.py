@@ -192,7 +192,7 @@ class Kept:
 
 
 class Drawn:
-    """Views that are drawn anew, and features that are computed anew, at every step."""
+    """Views that are drawn anew, and features that are computed anew, at every step, by a recipe with `shortest`."""
 
     def __init__(self, backbone: Backbone, data: Boxed, classes: Sequence[str], recipe: Recipe) -> None:
         self.backbone, self.data, self.classes, self.recipe = backbone, data, classes, recipe
@@ -201,9 +201,10 @@ class Drawn:
         """Resize, or cut a piece out and resize it, and mirror."""
         draw, view = generator(*key), self.recipe.view
         image, marks = self.data.read(index), self.data.marks[index]
-        side = int(draw.integers(self.recipe.shortest or view.size, view.size + 1))
+        assert self.recipe.shortest is not None
+        side = int(draw.integers(self.recipe.shortest, view.size + 1))
         mirror = bool(draw.integers(2))
-        if self.recipe.shortest is not None and draw.integers(2):
+        if draw.integers(2):
             image, marks = piece(image, marks, share=float(draw.uniform(0.6, 1.0)), draw=draw)
         found = features(self.backbone, image, replace(view, size=side), mirror=mirror)
         size = found.shape[2] * self.backbone.patch_size, found.shape[1] * self.backbone.patch_size

@@ -199,7 +199,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        dim, self.count = config.dim, config.heads
+        dim = config.dim
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.among = nn.MultiheadAttention(dim, config.heads, batch_first=True)
         self.to_map = BoxAttention(dim, config.heads)
