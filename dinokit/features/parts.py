@@ -128,6 +128,7 @@ class Kept:
         self.work, self.part = work, part
         self.looks = list[Look | Unusable]()
         self.rows: dict[bytes, Shaped[numpy.ndarray, "*row"]] = {}  # by the pixels that were seen
+        self.broken = False
 
     def readable(self, looks: Looks) -> Iterator[tuple[int, intensity.Image]]:
         """Take this part's looks; yield place and image of those to be computed, of equal ones the first."""
@@ -149,6 +150,7 @@ class Kept:
         now = time.monotonic()
         broken = torch.nonzero(~torch.isfinite(values).flatten(1).all(dim=1)).flatten().tolist()
         if broken:
+            self.broken = True
             key = self.work.source.key(int(self.part.indices[places[broken[0]]]))
             raise RunError(f"the model gives features that are not finite, first for {key}; its weights are broken")
         looks = (self.looks[place] for place in places)
@@ -156,6 +158,7 @@ class Kept:
         return now
 
     def write(self) -> float:
-        """Write the part; return when that was done."""
-        self.work.save(self)
+        """Write the part, unless some of it is broken; return when that was done."""
+        if not self.broken:
+            self.work.save(self)
         return time.monotonic()

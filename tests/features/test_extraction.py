@@ -18,6 +18,7 @@ from dinokit.core.messages import RunError, UserError
 from dinokit.features import cache as kept
 from dinokit.features.embedding import encode, unit
 from dinokit.features.extraction import extract, forgotten
+from dinokit.features.parts import Kept, Part, Work
 from dinokit.images.transforms import Square, Transform
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
@@ -222,6 +223,28 @@ def test_a_kill_changes_no_bit_and_costs_one_part(make_vit: MakeVit, make_folder
     after = Counted()
     assert numpy.array_equal(extract(make_vit(), source, batch=1, reading=after).vectors, whole)
     assert len(after.images) == 3  # 16, 18, 19
+
+
+def test_a_broken_part_is_not_written_by_what_is_still_on_its_way(make_vit: MakeVit, make_folder: MakeFolder) -> None:
+    backbone, source, written = make_vit(), open_source(str(make_folder("0.png", "1.png"))), list[Kept]()
+    work = Work(
+        backbone=backbone,
+        source=source,
+        read=Counted(),
+        transform=Square(16, 16),
+        precision="fp32",
+        batch_size=1,
+        finished=lambda values: values.numpy(),
+        save=written.append,
+    )
+    kept = Kept(work, Part(0, numpy.arange(2)))
+    looks = ((index, work.look(index)) for index in range(2))
+    assert [place for place, _ in kept.readable(looks)] == [0, 1]
+    kept.store([0], torch.zeros(1, 8))
+    with pytest.raises(RunError, match=r"not finite, first for 1\.png"):
+        kept.store([1], torch.full((1, 8), torch.nan))
+    kept.write()
+    assert not written
 
 
 def test_what_is_damaged_or_cannot_be_kept_is_computed(
