@@ -1,8 +1,4 @@
-"""Train dense heads on frozen patches: several at once, resumable to the bit.
-
-Published protocols see every image once per pass, in a new order each, as crops that the backbone encodes anew at every
-step (`cropped`). The quick ones encode every image once, keep a random share of its patches, and learn from those alone
-(`gathered`, `drawn`): the loss is of patches, not of pixels, and a step costs a thousandth.
+"""Train dense heads on frozen features: several at once, resumable to the bit.
 
 The schedules are those of the published linear evaluations. With step t of T, warm-up w and r = 1e-6:
 
@@ -14,7 +10,7 @@ and for depth DINOv3's one-cycle: by half cosines from peak / 25 to peak at step
 beta_1 of AdamW goes from 0.95 to 0.85 and back; beta_2 is 0.99, elsewhere they are 0.9 and 0.999.
 
 The batch and the dropout of a step are functions of (seed, step), so that nothing but weights, moments and the step
-itself is saved.
+itself is saved. What a training tells stands in curve.py.
 """
 
 import math
@@ -24,20 +20,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dinokit.annotations.pairing import Annotated
 from dinokit.core.files import check_same, digest_of_model, write_atomic
-from dinokit.core.messages import RunError, UserError, duration, info, progress
+from dinokit.core.messages import RunError, UserError, duration, info
 from dinokit.core.numbers import above, at_least
-from dinokit.core.seed import Passes, derived, generator
-from dinokit.dense.maps import Frame, Layers, at_pixels, encode, frozen, pad, prepared
-from dinokit.images import intensity
-from dinokit.models.features import Backbone, Features
+from dinokit.core.seed import derived
+from dinokit.dense.curve import RECENT, Story, means
+from dinokit.dense.maps import Frame, at_pixels, frozen
+from dinokit.models.features import Backbone
 
 _START = 1e-6  # of the peak, at the first step of the warm-up
 _STATE = "training.pt"
@@ -56,23 +49,6 @@ class Batch:
 Sample = Callable[[int], Batch]  # step -> its batch
 # what a head says - values of every pixel or patch -, their targets, step -> loss
 Loss = Callable[[Any, Any, int], Float[Tensor, ""]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What heads learn from: a split, how it is seen, and what its values say."""
-
-    train: Annotated
-    indices: Sequence[int]  # of the images whose patches are kept
-    # an image, its values and a key -> pixels as before normalisation, missing ones NaN, and targets
-    cut: Callable[[intensity.Image, numpy.ndarray, tuple[int, ...]], tuple[Tensor, Tensor]]
-    label: Callable[[Float[Tensor, "rows columns pixel"]], tuple[Tensor, Tensor]]  # of a patch, and whether it counts
-    loss: Loss
-    layers: Layers = 1
-    short: int | None  # pixels; short side to which images are resized; null: native size
-    most: int  # patches that are kept, of all images together
-    empty: str  # what is said where no patch counts
-    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,34 +96,6 @@ class Member:
     lr: float | None
 
 
-def learn(
-    backbone: Backbone,
-    members: Sequence[Member],
-    lesson: Lesson,
-    training: Training,
-    *,
-    crops: int,
-    patches: int | None,
-    folder: Path | None,
-    settings: Sequence[Any],
-) -> Sequence[Member]:
-    """Train the heads in place on crops, or on patches that are encoded once.
-
-    Args:
-        crops: of a step.
-        patches: of a step, in place of a crop; None: crops.
-        folder: keeps the state, from which the same call continues; None keeps nothing.
-        settings: plain values that say how the data is seen.
-    """
-    stamp = {"settings": [*settings]} | ({} if folder is None else {"data": lesson.train.digest()})
-    if patches is None:
-        sample = cropped(backbone, lesson, batch_size=crops)
-    else:
-        sample = drawn(*gathered(backbone, lesson), batch_size=crops * patches, seed=lesson.seed)
-    fit(backbone, members, training, sample=sample, loss=lesson.loss, folder=folder, stamp=stamp)
-    return members
-
-
 def fit(
     backbone: Backbone,
     members: Sequence[Member],
@@ -176,26 +124,26 @@ def fit(
     state = None if folder is None else folder / _STATE
     made_of = {} if state is None else _made_of(backbone, members, training) | dict(stamp or {})
     first, recent = _resumed(state, heads, optimiser, stamp=made_of)
-    for step in progress(range(first, training.iterations), training.iterations - first):
-        began = time.monotonic()
-        batch = sample(step)
-        recent = [*recent, _stepped(members, optimiser, training, batch, loss, step=step)][-100:]
-        done, took = step + 1, time.monotonic() - began
-        # elsewhere, and where steps are short, the first ones warm up
-        if done - first == (1 if device.type == "cpu" and took > 1 else 3):
-            left = took * (training.iterations - done)
-            quicker = "; --protocol quick takes minutes" if left > _LONG and batch.frame is not None else ""
-            info(f"{training.iterations:,} steps of training, about {duration(left)} to go{quicker}")
-        last = done == training.iterations
-        if last or done % max(1, training.iterations // 10) == 0:
-            info(f"step {done:,} of {training.iterations:,} · loss {', '.join(f'{x:.4f}' for x in _means(recent))}")
-        if state is not None and (last or done % training.save_every == 0):
-            saved = {"stamp": made_of, "step": done, "losses": recent, "optimiser": optimiser.state_dict()}
-            with write_atomic(state) as temporary:
-                torch.save(saved | {"heads": [head.state_dict() for head in heads]}, temporary)
+    steps, rates = training.iterations, [member.lr or 0.0 for member in members]
+    with Story(rates, steps=steps, start=first, folder=folder).shown() as story:
+        for step in range(first, steps):
+            began = time.monotonic()
+            batch = sample(step)
+            recent = [*recent, _stepped(members, optimiser, training, batch, loss, step=step)][-RECENT:]
+            done, took = step + 1, time.monotonic() - began
+            # elsewhere, and where steps are short, the first ones warm up
+            if done - first == (1 if device.type == "cpu" and took > 1 else 3):
+                left = took * (steps - done)
+                quicker = "; --protocol quick takes minutes" if left > _LONG and batch.frame is not None else ""
+                info(f"{steps:,} steps of training, about {duration(left)} to go{quicker}")
+            story.add(done, recent, share=training.factor(step))
+            if state is not None and (done == steps or done % training.save_every == 0):
+                saved = {"stamp": made_of, "step": done, "losses": recent, "optimiser": optimiser.state_dict()}
+                with write_atomic(state) as temporary:
+                    torch.save(saved | {"heads": [head.state_dict() for head in heads]}, temporary)
     for head in heads:
         head.eval().requires_grad_(False)
-    return _means(recent)
+    return means(recent)
 
 
 def _made_of(backbone: Backbone, members: Sequence[Member], training: Training) -> dict[str, Any]:
@@ -237,10 +185,6 @@ def _stepped(
     return values
 
 
-def _means(losses: Sequence[Sequence[float]]) -> list[float]:
-    return [sum(column) / len(losses) for column in zip(*losses)]
-
-
 def _resumed(
     state: Path | None, heads: Sequence[nn.Module], optimiser: torch.optim.Optimizer, *, stamp: Mapping[str, Any]
 ) -> tuple[int, list[list[float]]]:
@@ -256,58 +200,3 @@ def _resumed(
     optimiser.load_state_dict(saved["optimiser"])
     info(f"continuing after step {saved['step']:,}")
     return int(saved["step"]), saved["losses"]
-
-
-def cropped(backbone: Backbone, lesson: Lesson, *, batch_size: int) -> Sample:
-    """Return what draws and encodes the crops of a step: every image once per pass, in a new order each."""
-    train = lesson.train
-    order = Passes(len(train), lesson.seed)
-
-    def sample(step: int) -> Batch:
-        images, targets = [], []
-        for place in range(step * batch_size, (step + 1) * batch_size):
-            turn, position = divmod(place, len(train))
-            pixels, target = lesson.cut(*train.read(int(order.indices(place, 1)[0])), (lesson.seed, turn, position))
-            images.append(pixels)
-            targets.append(target)
-        # missing pixels are 0 once normalised
-        pixels = intensity.normalised(torch.stack(images), backbone.pixels).nan_to_num_(0.0)
-        with frozen(backbone) as device:
-            features, frame = encode(backbone, pixels.to(device), layers=lesson.layers)
-        return Batch(features, frame, torch.stack(targets).to(device))
-
-    return sample
-
-
-def gathered(backbone: Backbone, lesson: Lesson) -> tuple[Float[Tensor, "known width"], Shaped[Tensor, " known"]]:
-    """Encode every image once and keep a random share of its patches whose label counts, of which there must be one."""
-    share, patch = max(1, lesson.most // len(lesson.indices)), backbone.patch_size
-    bank, labels = [], []
-    with frozen(backbone):
-        for index in progress(lesson.indices, len(lesson.indices)):
-            image, values = lesson.train.read(index)
-            seen = prepared(image, backbone, short=lesson.short)
-            wide = torch.from_numpy(values)[None, None].float()
-            wide = F.interpolate(wide, size=tuple(seen.shape[2:]), mode="nearest-exact")
-            whole = pad(wide - lesson.train.missing, patch)[0][0, 0] + lesson.train.missing
-            found, counts = lesson.label(whole.unfold(0, patch, patch).unfold(1, patch, patch).flatten(2))
-            (features,), _ = encode(backbone, seen)
-            known = features.maps[0].float().permute(1, 2, 0)[counts.to(seen.device)]  # [known, width]
-            rows = torch.from_numpy(generator(lesson.seed, index).permutation(len(known))[:share])
-            bank.append(known[rows.to(seen.device)])
-            labels.append(found[counts][rows].to(seen.device))
-    if not any(map(len, labels)):
-        raise UserError(lesson.empty)
-    return torch.cat(bank), torch.cat(labels)
-
-
-def drawn(
-    bank: Float[Tensor, "known width"], labels: Shaped[Tensor, " known"], *, batch_size: int, seed: int
-) -> Sample:
-    """Return what draws the patches of a step from a bank, as one row of an image."""
-
-    def sample(step: int) -> Batch:
-        rows = torch.from_numpy(generator(seed, step).integers(0, len(bank), batch_size)).to(bank.device)
-        return Batch((Features.from_maps(bank[rows].T[None, :, None]),), None, labels[rows][None, None])
-
-    return sample

@@ -25,8 +25,9 @@ from dinokit.annotations.depths import Depths, open_depths, splits_of
 from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.depth import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, crop, log_loss, mean_depths, seen
-from dinokit.dense.fit import Lesson, Member, Training, learn
+from dinokit.dense.fit import Member, Training
 from dinokit.dense.heads import About, check_model, load_head
+from dinokit.dense.lesson import Lesson, learn
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried
 from dinokit.evaluation.base import QUICK, Found, halves, keep_best
 from dinokit.metrics.depth import Crop, counted, errors, mean

@@ -24,7 +24,8 @@ from torch import nn
 from dinokit.annotations.pairs import Pairs, open_pairs, pair_splits
 from dinokit.core.messages import UserError, progress, warn
 from dinokit.core.numbers import above, at_least
-from dinokit.dense.fit import Lesson, Member, Training, gathered, learn
+from dinokit.dense.fit import Member, Training
+from dinokit.dense.lesson import Lesson, gathered, learn
 from dinokit.dense.maps import Windows, augmented, best_class, frozen, predictor, prepared, slide, tried
 from dinokit.dense.segmentation import Config as HeadConfig
 from dinokit.dense.segmentation import Crops, LinearHead, PatchVote, cell_labels, crop_pair, cross_entropy

@@ -5,36 +5,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
-
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.panel import Panel
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from dinokit.checkpoints.store import Clock
 from dinokit.core.files import append_jsonl, read_jsonl
-from dinokit.core.messages import console, info, is_main
+from dinokit.core.messages import info, is_main
+from dinokit.core.panel import Say, State, clock_time, losses, shown
 from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict
 from dinokit.run.setup import Setup
 from dinokit.run.trackers import Trackers
 
 PLAIN_SECONDS = 10.0  # between lines when the output is not a terminal
-
-
-@dataclass(frozen=True)
-class State:
-    """What there is to say."""
-
-    step: int  # done
-    means: Mapping[str, float]  # since the last line
-    verdict: Verdict | None = None
-    left: float | None = None  # seconds
-
-
-Say = Callable[[State], None]
 
 
 @dataclass
@@ -106,7 +86,7 @@ class Journal:
             self.first = (step, now)
         elif step > self.first[0]:
             left = (now - self.first[1]) / (step - self.first[0]) * (self.steps - step)
-        self.say(State(step, means, verdict, left))
+        self.say(State(step, means, speed(means), left, _remark(verdict)))
 
     def lines(self) -> list[Line]:
         """Return the lines of steps that the log holds already; measurements of checkpoints are left out."""
@@ -115,15 +95,9 @@ class Journal:
     @contextmanager
     def shown(self) -> Iterator["Journal"]:
         """Show progress while the body runs: a panel in a terminal or below a notebook's cell, else plain lines."""
+        steps = self.steps
         try:
-            if console.is_jupyter:
-                self.say = _in_notebook(self.run.path.name, steps=self.steps, start=self.start)
-                yield self
-            elif console.is_terminal:
-                with live(self.run.path.name, steps=self.steps, start=self.start) as self.say:
-                    yield self
-            else:
-                self.say = _plain(self.steps)
+            with shown(self.run.path.name, steps=steps, start=self.start, plain=_plain(steps)) as self.say:
                 yield self
         finally:
             if self.trackers is not None:
@@ -141,92 +115,9 @@ def _plain(steps: int) -> Say:
         last = now
         terms = ", ".join(f"{name} {value:.3f}" for name, value in losses(means).items())
         left = "" if state.left is None else f" · {clock_time(state.left)} left"
-        info(f"step {state.step}/{steps} · loss {means.get('loss', math.nan):.3f} ({terms}) · {speed(means)}{left}")
+        info(f"step {state.step}/{steps} · loss {means.get('loss', math.nan):.3f} ({terms}) · {state.pace}{left}")
 
     return say
-
-
-def _in_notebook(name: str, *, steps: int, start: int) -> Say:
-    """Show the panel below the cell and draw it again, at most four times a second; it stays when the run has ended.
-
-    Rich's own live display would need ipywidgets, and leave nothing in a notebook that is stored.
-    """
-    began, drawn = time.monotonic(), 0.0
-    display = import_module("IPython.display").display  # this runs inside of it
-    handle = display(panel(name, State(start, {}), steps=steps, passed=0.0), display_id=True)
-
-    def say(state: State) -> None:
-        nonlocal drawn
-        now = time.monotonic()
-        if now - drawn >= 0.25 or state.step == steps:
-            drawn = now
-            handle.update(panel(name, state, steps=steps, passed=now - began))
-
-    return say
-
-
-@contextmanager
-def live(name: str, *, steps: int, start: int) -> Iterator[Say]:
-    """Show the panel while the body runs, and hand over what fills it.
-
-    Args:
-        name: of the run.
-        steps: in all.
-        start: of them are done.
-    """
-    began, said = time.monotonic(), State(start, {})
-
-    def drawn() -> Panel:
-        return panel(name, said, steps=steps, passed=time.monotonic() - began)
-
-    def say(state: State) -> None:
-        nonlocal said
-        said = state
-
-    with Live(get_renderable=drawn, console=console, refresh_per_second=4):
-        yield say
-
-
-def panel(name: str, state: State, *, steps: int, passed: float) -> Panel:
-    """Draw what is known, in lines that are read at 80 columns and at any more.
-
-    Args:
-        passed: seconds of this start.
-    """
-    bar = Table.grid(expand=True, padding=(0, 1))
-    bar.add_column(ratio=1)
-    bar.add_column(no_wrap=True)
-    times = f"{clock_time(passed)} passed" + ("" if state.left is None else f" · {clock_time(state.left)} left")
-    bar.add_row(ProgressBar(total=steps, completed=state.step), f"{state.step:,}/{steps:,} · {times}")
-    parts: list[RenderableType] = [bar]
-    if means := state.means:
-        parts += [_terms(means), Text(f"loss {means.get('loss', math.nan):.3f} · {speed(means)}")]
-    if verdict := state.verdict:
-        parts.append(Text(verdict.line, style={HEALTHY: "green", STARTING: "dim"}.get(verdict.word, "yellow")))
-    return Panel(Group(*parts), title=name, title_align="left", border_style="dim")
-
-
-def _terms(means: Mapping[str, float]) -> Table:
-    """Write the terms of the loss below their names; of several students each has a row."""
-    rows: dict[str, dict[str, float]] = {}
-    for name, value in losses(means).items():
-        student, _, term = name.rpartition("/")
-        rows.setdefault(student, {})[term] = value
-    names = list(dict.fromkeys(term for row in rows.values() for term in row))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    if "" not in rows:
-        table.add_column("student")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for student, row in rows.items():
-        numbers = [f"{row[name]:.3f}" if name in row else "" for name in names]
-        table.add_row(*([student] if student else []), *numbers)
-    return table
-
-
-def losses(means: Mapping[str, float]) -> dict[str, float]:
-    """Pick the terms of the loss, by their own names."""
-    return {name.removeprefix("loss/"): value for name, value in means.items() if name.startswith("loss/")}
 
 
 def speed(means: Mapping[str, float]) -> str:
@@ -234,8 +125,8 @@ def speed(means: Mapping[str, float]) -> str:
     return f"{means['images_per_second']:.1f} img/s · {100 * means['data_wait']:.0f}% data wait"
 
 
-def clock_time(seconds: float) -> str:
-    """Write a duration as minutes and seconds, or with hours."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _remark(verdict: Verdict | None) -> tuple[str, str]:
+    """Return what is said of its health, and in which style."""
+    if verdict is None:
+        return "", ""
+    return verdict.line, {HEALTHY: "green", STARTING: "dim"}.get(verdict.word, "yellow")

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dinokit.core.files import read_jsonl
 from dinokit.core.messages import RunError, UserError
+from dinokit.dense.curve import CURVE
 from dinokit.dense.fit import Batch, Member, Training, fit
 from dinokit.dense.maps import encode, frozen, predictor
 from dinokit.dense.segmentation import Config, LinearHead, cross_entropy
@@ -88,6 +90,10 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     for left, right in zip(whole, again):
         for name, value in left.head.state_dict().items():
             assert torch.equal(value, right.head.state_dict()[name]), name
+    curve = [{name: line[name] for name in ("step", "loss")} for line in read_jsonl(tmp_path / CURVE)]
+    fit(BACKBONE, [member(), member(0.01, seed=1)], SHORT, sample=sample, loss=loss, folder=tmp_path / "whole")
+    assert curve == [{name: line[name] for name in ("step", "loss")} for line in read_jsonl(tmp_path / "whole" / CURVE)]
+    assert [line["step"] for line in curve] == list(range(1, 13))
 
 
 def test_members_of_a_sweep_do_not_feel_each_other() -> None:

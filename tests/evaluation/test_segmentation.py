@@ -14,8 +14,8 @@ from PIL import Image
 
 from dinokit.annotations.pairs import open_pairs
 from dinokit.core.messages import UserError
-from dinokit.dense.fit import Lesson, gathered
 from dinokit.dense.heads import load_head
+from dinokit.dense.lesson import Lesson, gathered
 from dinokit.dense.segmentation import Crops, PatchVote, cell_labels, crop_pair, cross_entropy
 from dinokit.evaluation import base, segmentation
 from dinokit.evaluation.segmentation import Config
