@@ -128,7 +128,8 @@ class Detector(nn.Module):
             own = of_map(height, width, self.config.dim, device=each.device)
             where.append(F.pad(own, (0, 0, 0, columns - width, 0, rows - height)))
         tokens, places = torch.stack(padded), torch.stack(where)  # [batch, rows, columns, dim]
-        some = hidden if hidden.any() else None
+        padding = any(tuple(each.shape[1:]) != (rows, columns) for each in projected)  # shapes: a value is waited for
+        some = hidden if padding else None
         for layer in self.encoder:
             assert isinstance(layer, nn.TransformerEncoderLayer)
             tokens = encoded(layer, tokens, places, some)
