@@ -7,7 +7,8 @@ The schedules are those of the published linear evaluations. With step t of T, w
     cosine     peak (1 + cos(pi (t + 1) / T)) / 2                 DINOv3 (arXiv:2508.10104, appendix D.1)
 
 and for depth DINOv3's one-cycle: by half cosines from peak / 25 to peak at step w - 1 and on to peak / 25,000, while
-beta_1 of AdamW goes from 0.95 to 0.85 and back; beta_2 is 0.99, elsewhere they are 0.9 and 0.999.
+beta_1 of AdamW goes from 0.95 to 0.85 and back; beta_2 is 0.99, elsewhere they are 0.9 and 0.999. For its detector
+(appendix D.9) "held": a line to the peak, which stays up to 2 T / 3, then half a cosine to a tenth of it.
 
 The batch and the dropout of a step are functions of (seed, step), so that nothing but weights, moments and the step
 itself is saved. What a training tells stands in curve.py.
@@ -33,6 +34,7 @@ from dinokit.dense.maps import Frame, at_pixels, frozen
 from dinokit.models.features import Backbone
 
 _START = 1e-6  # of the peak, at the first step of the warm-up
+_HELD, _LAST = 2 / 3, 0.1  # of "held": share of the steps before the cosine, share of the peak at its end
 _STATE = "training.pt"
 _LONG = 600  # seconds of training; above, a quicker way is named
 
@@ -57,7 +59,7 @@ class Training:
 
     iterations: int = at_least(1, 40_000)  # steps
     warmup: int = at_least(0, 1_500)  # steps of rising rate; those beyond half of the steps do not count
-    schedule: Literal["poly", "cosine", "one-cycle"] = "cosine"  # DINOv2, DINOv3, DINOv3's depth
+    schedule: Literal["poly", "cosine", "one-cycle", "held"] = "cosine"  # DINOv2; DINOv3, its depth, its detector
     weight_decay: float = at_least(0, 1e-3)  # of AdamW
     clip: float | None = above(0, None)  # largest norm of a head's gradient; null: none
     save_every: int = at_least(1, 1_000)  # steps between two states on disk
@@ -70,7 +72,11 @@ class Training:
         warmup = min(self.warmup, self.iterations // 2)
         left = 1 - step / self.iterations
         if step < warmup:
-            return (1 - (1 - step / warmup) * (1 - _START)) * left
+            return (1 - (1 - step / warmup) * (1 - _START)) * (1 if self.schedule == "held" else left)
+        if self.schedule == "held":
+            falling = self.iterations * (1 - _HELD)
+            share = max(0.0, 1 - (self.iterations - 1 - step) / max(falling - 1, 1))
+            return _LAST + (1 - _LAST) * (1 + math.cos(math.pi * share)) / 2
         if self.schedule == "poly":
             return left
         return (1 + math.cos(math.pi * (step + 1) / self.iterations)) / 2

@@ -24,8 +24,10 @@ from dinokit.core.messages import UserError, library, progress, warn
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.dense.detection import Detections, as_arrays, detect, drawn
-from dinokit.dense.detr.learning import RECIPES, UNNAMED, Drawn, Kept, Recipe, Views, judged, sampled
+from dinokit.dense.detr.kept import Kept, asked
+from dinokit.dense.detr.learning import UNNAMED, Drawn, Views, judged, sampled
 from dinokit.dense.detr.network import Detector
+from dinokit.dense.detr.recipe import RECIPES, Recipe
 from dinokit.dense.detr.views import View
 from dinokit.dense.fit import Member, fit
 from dinokit.dense.heads import check_model, load_head
@@ -51,7 +53,7 @@ class Config:
     head: str | None = None  # a saved head that is measured instead of training one
     size: int | None = at_least(1, None)  # pixels of the short side; null: 512, dinov3 2,048
     queries: int | None = at_least(1, None)  # null: 100, dinov3 1,500
-    iterations: int | None = at_least(1, None)  # training steps; null: 3,000, dinov3 44,000
+    iterations: int | None = at_least(1, None)  # training steps; null: 3,000, dinov3 44,358
     batch_size: int | None = at_least(1, None)  # images per step; null: 8, dinov3 32
     lr: float | None = above(0, None)  # null: 2e-4, dinov3 2.5e-5
     seed: int = at_least(0, 0)  # of initial weights, order and mirrors
@@ -123,14 +125,11 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
 def chosen(config: Config) -> Recipe:
     """Return the recipe with the settings that were given."""
     recipe = RECIPES[config.recipe]
-    view = replace(recipe.view, size=config.size or recipe.view.size)
-    if config.size is not None and recipe.view.longest is not None:
-        view = replace(view, longest=config.size * 4 // 3)
+    recipe = recipe if config.size is None else recipe.at(config.size)
     queries = config.queries or recipe.queries
     iterations = config.iterations or recipe.training.iterations
     return replace(
         recipe,
-        view=view,
         queries=queries,
         many=queries,
         batch_size=config.batch_size or recipe.batch_size,
@@ -150,7 +149,10 @@ def _learnt(
     stamp = {"data": digest(boxes), "recipe": repr(recipe), "classes": list(classes)}
     with TemporaryDirectory() as passing:  # the features of a training that nobody keeps
         if recipe.shortest is None:
-            views: Views = Kept(backbone, train, classes, recipe.view, (out or Path(passing)) / "features")
+            steps, batch_size = recipe.training.iterations, recipe.batch_size
+            wanted = asked(len(train), steps=steps, batch_size=batch_size, seed=config.seed)
+            folder, passes = (out or Path(passing)) / "features", steps * batch_size
+            views: Views = Kept(backbone, train, classes, recipe.view, folder, wanted=wanted, passes=passes)
         else:
             views = Drawn(backbone, train, classes, recipe)
         with frozen(backbone) as device:

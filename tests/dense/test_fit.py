@@ -52,6 +52,16 @@ def test_the_schedules_are_the_published_ones() -> None:
     assert poly.factor(75) == pytest.approx(0.25)
 
 
+def test_a_rate_that_is_held_falls_to_a_tenth_in_the_last_third() -> None:
+    training = Training(iterations=1200, warmup=200, schedule="held")
+    assert [training.factor(step) for step in (200, 799, 800, 1199)] == pytest.approx([1, 1, 1, 0.1], abs=1e-5)
+    assert training.factor(100) == pytest.approx(0.5, abs=1e-5)  # a line, of which nothing is taken off
+    assert training.factor(1000) == pytest.approx(0.55, abs=0.01)  # half way of a cosine from 1 to 0.1
+    for steps in (1, 2, 3, 5):
+        short = Training(iterations=steps, warmup=200, schedule="held")
+        assert short.factor(steps - 1) == pytest.approx(0.1)
+
+
 def test_one_cycle_is_that_of_torch() -> None:
     training = Training(iterations=100, warmup=30, schedule="one-cycle")
     optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])

@@ -13,7 +13,9 @@ from dinokit.annotations.boxes import open_boxes
 from dinokit.core.messages import RunError, UserError
 from dinokit.core.seed import generator
 from dinokit.dense import fit
-from dinokit.dense.detr.learning import RECIPES, Kept, piece
+from dinokit.dense.detr.kept import Kept
+from dinokit.dense.detr.learning import piece
+from dinokit.dense.detr.recipe import RECIPES
 from dinokit.dense.detr.views import View
 from dinokit.dense.heads import apply, load_head
 from dinokit.evaluation import base

@@ -1,16 +1,12 @@
-"""How a detector learns: from features that are computed once and kept, or from views drawn anew at every step.
-
-    small     100 queries, 512 pixels, features of every image and its mirror kept on disk, focal loss; minutes to hours
-    dinov3    1,500 and 1,500 queries, 2,048 pixels in 3 x 3 windows, a mirror with 0.5, the short side from U(1,228,
-              2,048) or else a piece of 60 to 100 % of the area first, IA-BCE (arXiv:2508.10104, appendix D.9, COCO)
+"""How a detector learns, by a recipe: what it is shown at a step, and what its answers cost.
 
 The loss of a layer is that of its one-to-one queries and that of its one-to-many queries, each object `repeats` times;
-what places propose is judged without classes. Images, mirrors and views of a step follow from (seed, step).
+what places propose is judged without classes. Images, mirrors and views of a step follow from (seed, step). Features of
+an image and its mirror may be kept (kept.py); views that are drawn anew are computed anew.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -19,80 +15,19 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from dinokit.annotations.boxes import Boxed
-from dinokit.core.files import check_same, digest_of_files, digest_of_model, read_json, write_atomic, write_json
-from dinokit.core.messages import info, progress
-from dinokit.core.numbers import above, at_least
 from dinokit.core.seed import Passes, generator
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.losses import Weights, loss
+from dinokit.dense.detr.losses import loss
 from dinokit.dense.detr.matching import Answers, Objects
-from dinokit.dense.detr.network import Config as Sizes
 from dinokit.dense.detr.network import Maps
-from dinokit.dense.detr.views import View, features, width_of
-from dinokit.dense.fit import Batch, Sample, Training
+from dinokit.dense.detr.recipe import Recipe
+from dinokit.dense.detr.views import features
+from dinokit.dense.fit import Batch, Sample
 from dinokit.images import intensity
 from dinokit.models.features import Backbone
 
-STAMP = "features.json"
 UNNAMED = "object"  # what nobody has named
 SMALLEST = 1.0  # pixels of a side, as seen, below which a box is left out of a view
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What a detector is, what it sees and how it learns."""
-
-    view: View
-    dim: int = at_least(32, 256)
-    hidden: int = at_least(1, 1024)
-    encoder: int = at_least(0, 2)  # layers
-    decoder: int = at_least(1, 3)  # layers
-    queries: int = at_least(1, 100)
-    many: int = at_least(0, 100)  # queries in training of which several answer for an object
-    repeats: int = at_least(1, 6)  # how many
-    weights: Weights = field(default_factory=Weights)
-    lr: float = above(0, 2e-4)
-    batch_size: int = at_least(1, 8)
-    training: Training
-    shortest: int | None = at_least(1, None)  # pixels: views are drawn at every step, of this short side to view.size
-    tested: tuple[int, ...] = ()  # short sides that are merged at test, mirrored too; empty: view.size alone
-
-    def sizes(self, backbone: Backbone, classes: int) -> Sizes:
-        """Return the sizes of the detector for a backbone."""
-        return Sizes(
-            width=width_of(backbone, self.view),
-            classes=classes,
-            stride=backbone.patch_size,
-            dim=self.dim,
-            hidden=self.hidden,
-            encoder=self.encoder,
-            decoder=self.decoder,
-            queries=self.queries,
-            many=self.many,
-        )
-
-
-RECIPES = {
-    "small": Recipe(
-        view=View(size=512, longest=683),
-        training=Training(iterations=3_000, warmup=200, weight_decay=0.05, clip=0.1),
-    ),
-    "dinov3": Recipe(
-        view=View(size=2048, windows=3),
-        dim=768,
-        hidden=2048,
-        encoder=6,
-        decoder=6,
-        queries=1500,
-        many=1500,
-        weights=Weights(kind="ia-bce", boxes=4.0),
-        lr=2.5e-5,
-        batch_size=32,
-        training=Training(iterations=44_000, warmup=2_000, weight_decay=0.05, clip=0.1),
-        shortest=1228,
-        tested=(1536, 1728, 1920, 2112, 2304, 2496, 2688, 2880),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -107,13 +42,22 @@ class Seen:
 Views = Callable[[int, tuple[int, ...]], Seen]  # an image of the split, and a key that draws a view of it
 
 
-def sampled(views: Views, length: int, *, batch_size: int, seed: int, device: torch.device) -> Sample:
-    """Return what makes the batch of a step: every image once per pass, in a new order each."""
+def order_of(length: int, *, seed: int) -> Callable[[int], tuple[int, tuple[int, ...]]]:
+    """Return what gives the image at a place of the training, and the key of its view."""
     order = Passes(length, seed)
 
+    def at(place: int) -> tuple[int, tuple[int, ...]]:
+        return int(order.indices(place, 1)[0]), (seed, *divmod(place, length))
+
+    return at
+
+
+def sampled(views: Views, length: int, *, batch_size: int, seed: int, device: torch.device) -> Sample:
+    """Return what makes the batch of a step: every image once per pass, in a new order each."""
+    order = order_of(length, seed=seed)
+
     def sample(step: int) -> Batch:
-        places = range(step * batch_size, (step + 1) * batch_size)
-        seen = [views(int(order.indices(place, 1)[0]), (seed, *divmod(place, length))) for place in places]
+        seen = [views(*order(place)) for place in range(step * batch_size, (step + 1) * batch_size)]
         sizes = torch.tensor([one.size for one in seen], dtype=torch.float32)
         objects = [Objects(one.objects.boxes.to(device), one.objects.classes.to(device)) for one in seen]
         return Batch(Maps([one.map.to(device) for one in seen], sizes.to(device)), None, objects)
@@ -146,49 +90,6 @@ def scaled(marks: Any, classes: Sequence[str], *, seen: tuple[int, int], mirror:
     names = [name for name, one in zip(marks.names, kept.tolist(), strict=True) if one]
     kinds = torch.tensor([classes.index(name or UNNAMED) for name in names], dtype=torch.int64)
     return Objects(box.mirrored(found, seen[0]) if mirror else found, kinds)
-
-
-class Kept:
-    """Features of every image and its mirror, computed once, float16 on disk."""
-
-    def __init__(self, backbone: Backbone, data: Boxed, classes: Sequence[str], view: View, folder: Path) -> None:
-        """Compute what is missing; refuse a folder of other weights, images or views."""
-        self.data, self.classes, self.view, self.folder, self.patch = data, classes, view, folder, backbone.patch_size
-        files = [one.image for one in data.marks]
-        stamp = {"weights": digest_of_model(backbone), "view": repr(view), "images": digest_of_files(files)}
-        sides = [view.sides(height, width, self.patch) for width, height in (one.size for one in data.marks)]
-        places = sum(height * width for height, width in sides) // self.patch**2
-        total = 2 * 2 * places * width_of(backbone, view)  # float16, two views
-        missing = [index for index in range(len(data)) if not self._file(index, mirror=True).exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / STAMP).exists():
-            check_same(read_json(folder / STAMP), stamp, place=folder)
-        else:
-            missing = list(range(len(data)))
-        write_json(folder / STAMP, stamp)
-        if missing:
-            info(f"features of {len(data):,} images and their mirrors are kept: {total / 1e9:.2f} GB in {folder}")
-        for index in progress(missing, len(missing)):
-            image = data.read(index)
-            for mirror in (False, True):
-                self._write(index, features(backbone, image, view, mirror=mirror), mirror=mirror)
-
-    def __call__(self, index: int, key: tuple[int, ...]) -> Seen:
-        """Return an image or its mirror."""
-        return self.seen(index, mirror=bool(generator(*key).integers(2)))
-
-    def seen(self, index: int, *, mirror: bool) -> Seen:
-        """Read a view."""
-        found = torch.from_numpy(numpy.load(self._file(index, mirror=mirror))).float()
-        size = found.shape[2] * self.patch, found.shape[1] * self.patch
-        return Seen(found, size, scaled(self.data.marks[index], self.classes, seen=size, mirror=mirror))
-
-    def _file(self, index: int, *, mirror: bool) -> Path:
-        return self.folder / f"{index:07d}{'m' if mirror else ''}.npy"
-
-    def _write(self, index: int, found: Float32[Tensor, "feature rows columns"], *, mirror: bool) -> None:
-        with write_atomic(self._file(index, mirror=mirror)) as temporary, temporary.open("wb") as file:
-            numpy.save(file, found.half().numpy())
 
 
 class Drawn:

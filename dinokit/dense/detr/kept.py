@@ -1,0 +1,154 @@
+"""Features of images and their mirrors, computed once and kept on disk, so that a training never runs the network.
+
+What a training sees follows from (seed, step), so that of many images only what its steps ask for is computed. A view
+is a file, float16, whole or absent: a kill costs the view at hand.
+
+Where the disk has no room for what is missing, nothing more is kept, and what is not there is computed at the step that
+asks for it. It passes float16 all the same, so that no number of the training depends on what is kept.
+"""
+
+import errno
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+import torch
+from jaxtyping import Float16
+from torch import Tensor
+
+from dinokit.annotations.boxes import Boxed
+from dinokit.core.files import check_same, digest_of_files, digest_of_model, read_json, write_atomic, write_json
+from dinokit.core.messages import RunError, info, progress, warn
+from dinokit.core.seed import generator
+from dinokit.dense.detr.learning import Seen, order_of, scaled
+from dinokit.dense.detr.views import View, features, width_of
+from dinokit.images import intensity
+from dinokit.models.features import Backbone
+
+STAMP = "features.json"
+OCTETS = 2  # of a number
+SPARED = 0.05  # of the free space: what else the training writes
+BLOCK = 4096  # bytes beyond its numbers that a file takes, at most
+
+Shown = tuple[int, bool]  # an image, and whether its mirror
+
+
+def octets(view: View, size: tuple[int, int], *, patch: int, width: int) -> int:
+    """Return the bytes that the numbers of a view take of an image of (width, height) pixels.
+
+    Args:
+        width: numbers of a place.
+    """
+    rows, columns = view.sides(size[1], size[0], patch)
+    return OCTETS * width * (rows // patch) * (columns // patch)
+
+
+def asked(length: int, *, steps: int, batch_size: int, seed: int) -> list[Shown]:
+    """Return what a training on so many images will see, each once, in the order of the images."""
+    order, found = order_of(length, seed=seed), set[Shown]()
+    for place in range(steps * batch_size):
+        index, key = order(place)
+        found.add((index, is_mirror(key)))
+        if len(found) == 2 * length:
+            break
+    return sorted(found)
+
+
+def is_mirror(key: tuple[int, ...]) -> bool:
+    """Tell whether a view is of the mirror."""
+    return bool(generator(*key).integers(2))
+
+
+class Kept:
+    """Views of a split, which are read where they are kept."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        data: Boxed,
+        classes: Sequence[str],
+        view: View,
+        folder: Path,
+        *,
+        wanted: Sequence[Shown] | None = None,
+        passes: int | None = None,
+    ) -> None:
+        """Compute what is missing, or say that it does not fit; refuse a folder of other weights, images or views.
+
+        Args:
+            wanted: what will be seen; None: everything.
+            passes: how often something will be seen, where that is known.
+        """
+        self.backbone, self.data, self.classes, self.view, self.folder = backbone, data, classes, view, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [one.image for one in data.marks]
+        stamp = {"weights": digest_of_model(backbone), "view": repr(view), "images": digest_of_files(files)}
+        if (folder / STAMP).exists() or next(folder.glob("*.npy"), None) is not None:
+            check_same(read_json(folder / STAMP) if (folder / STAMP).exists() else None, stamp, place=folder)
+        write_json(folder / STAMP, stamp)
+        every = [(index, mirror) for index in range(len(data)) for mirror in (False, True)]
+        missing = [shown for shown in (every if wanted is None else wanted) if not self._file(*shown).exists()]
+        if missing and self._fits(missing, passes):
+            self._keep(missing)
+
+    def __call__(self, index: int, key: tuple[int, ...]) -> Seen:
+        """Return an image or its mirror."""
+        return self.seen(index, mirror=is_mirror(key))
+
+    def seen(self, index: int, *, mirror: bool) -> Seen:
+        """Read a view, or compute it."""
+        file = self._file(index, mirror)
+        if file.exists():
+            found = torch.from_numpy(numpy.load(file))
+        else:
+            found = self._computed(index, self.data.read(index), mirror=mirror)
+        size = found.shape[2] * self.backbone.patch_size, found.shape[1] * self.backbone.patch_size
+        return Seen(found.float(), size, scaled(self.data.marks[index], self.classes, seen=size, mirror=mirror))
+
+    def _fits(self, missing: Sequence[Shown], passes: int | None) -> bool:
+        """Say what the views take; tell whether there is room for them."""
+        patch, width = self.backbone.patch_size, width_of(self.backbone, self.view)
+        sizes = [octets(self.view, self.data.marks[index].size, patch=patch, width=width) for index, _ in missing]
+        needed, free = sum(sizes) + BLOCK * len(sizes), shutil.disk_usage(self.folder).free
+        what = f"features of {len(missing):,} views of {len(self.data):,} images take {_size(needed)} in {self.folder}"
+        if needed > (1 - SPARED) * free:
+            often = "" if passes is None else f", which runs the network {passes:,} times instead of {len(missing):,}"
+            warn(
+                f"{what}, where {_size(free)} are free: they are computed at every step{often}; a larger disk (--save),"
+                " a smaller --size or fewer images let them be kept"
+            )
+            return False
+        info(f"{what}, {_size(free)} are free; they are computed once and kept")
+        return True
+
+    def _keep(self, missing: Sequence[Shown]) -> None:
+        """Compute and write views."""
+        last, image = -1, torch.empty(0)
+        for done, (index, mirror) in enumerate(progress(missing, len(missing))):
+            if index != last:  # the mirror comes behind its image
+                last, image = index, self.data.read(index)
+            found = self._computed(index, image, mirror=mirror)
+            try:
+                with write_atomic(self._file(index, mirror)) as temporary, temporary.open("wb") as file:
+                    numpy.save(file, found.numpy())
+            except OSError as error:
+                if error.errno not in (None, errno.ENOSPC, errno.EDQUOT):  # numpy says no number where a disk is full
+                    raise
+                raise RunError(
+                    f"no room is left in {self.folder} after {done:,} of {len(missing):,} views, which stay; "
+                    "free space: the same command goes on"
+                ) from error
+
+    def _computed(self, index: int, image: intensity.Image, *, mirror: bool) -> Float16[Tensor, "feature rows columns"]:
+        found = features(self.backbone, image, self.view, mirror=mirror).half()
+        if not found.isfinite().all():
+            raise RunError(f"features of {self.data.marks[index].image} are beyond what float16 holds, 65,504")
+        return found
+
+    def _file(self, index: int, mirror: bool) -> Path:
+        return self.folder / f"{index:07d}{'m' if mirror else ''}.npy"
+
+
+def _size(octets: int) -> str:
+    return f"{octets / 1e9:,.1f} GB" if octets >= 1e9 else f"{octets / 1e6:,.1f} MB"

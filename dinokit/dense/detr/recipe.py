@@ -1,0 +1,88 @@
+"""What a detector is, what it sees and how it learns, as published and for one machine.
+
+    small     100 queries, 512 pixels, features of every image and its mirror kept on disk, focal loss; minutes to hours
+    dinov3    DINOv3's last stage, on COCO (arXiv:2508.10104, appendix D.9): 1,500 and 1,500 queries of which 6 answer
+              for an object, 2,048 pixels in 3 x 3 windows, a mirror with 0.5, the short side from U(1,228, 2,048) or
+              else a piece of 60 to 100 % of the area first, IA-BCE, 12 passes of 118,287 images at 2.5e-5, which falls
+              to a tenth by a cosine over the last four; at test eight short sides and their mirrors
+
+What the paper leaves open is assumed (unconfirmed): batches of 32 as in its first stage; a piece in every second view,
+of the shape of its image; a gradient cut to 0.1, as DETR's (arXiv:2005.12872); 2 for the weight of IA-BCE.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from dinokit.core.numbers import above, at_least
+from dinokit.dense.detr.losses import Weights
+from dinokit.dense.detr.network import Config as Sizes
+from dinokit.dense.detr.views import View, width_of
+from dinokit.dense.fit import Training
+from dinokit.models.features import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a detector is, what it sees and how it learns."""
+
+    view: View
+    dim: int = at_least(32, 256)
+    hidden: int = at_least(1, 1024)
+    encoder: int = at_least(0, 2)  # layers
+    decoder: int = at_least(1, 3)  # layers
+    queries: int = at_least(1, 100)
+    many: int = at_least(0, 100)  # queries in training of which several answer for an object
+    repeats: int = at_least(1, 6)  # how many
+    weights: Weights = field(default_factory=Weights)
+    lr: float = above(0, 2e-4)
+    batch_size: int = at_least(1, 8)
+    training: Training
+    shortest: int | None = at_least(1, None)  # pixels: views are drawn at every step, of this short side to view.size
+    tested: tuple[int, ...] = ()  # short sides that are merged at test, mirrored too; empty: view.size alone
+
+    def sizes(self, backbone: Backbone, classes: int) -> Sizes:
+        """Return the sizes of the detector for a backbone."""
+        return Sizes(
+            width=width_of(backbone, self.view),
+            classes=classes,
+            stride=backbone.patch_size,
+            dim=self.dim,
+            hidden=self.hidden,
+            encoder=self.encoder,
+            decoder=self.decoder,
+            queries=self.queries,
+            many=self.many,
+        )
+
+    def at(self, size: int) -> "Recipe":
+        """Return the recipe at another short side: what views are drawn and merged from keeps its share of it."""
+        share = size / self.view.size
+        longest = None if self.view.longest is None else size * 4 // 3
+        return replace(
+            self,
+            view=replace(self.view, size=size, longest=longest),
+            shortest=None if self.shortest is None else max(1, round(self.shortest * share)),
+            tested=tuple(dict.fromkeys(max(1, round(side * share)) for side in self.tested)),
+        )
+
+
+RECIPES = {
+    "small": Recipe(
+        view=View(size=512, longest=683),
+        training=Training(iterations=3_000, warmup=200, weight_decay=0.05, clip=0.1),
+    ),
+    "dinov3": Recipe(
+        view=View(size=2048, windows=3),
+        dim=768,
+        hidden=2048,
+        encoder=6,
+        decoder=6,
+        queries=1500,
+        many=1500,
+        weights=Weights(kind="ia-bce", boxes=4.0),
+        lr=2.5e-5,
+        batch_size=32,
+        training=Training(iterations=44_358, warmup=2_000, schedule="held", weight_decay=0.05, clip=0.1),
+        shortest=1228,
+        tested=(1536, 1728, 1920, 2112, 2304, 2496, 2688, 2880),
+    ),
+}
