@@ -18,7 +18,8 @@ from typing import Literal, cast
 import numpy
 from torch import nn
 
-from dinokit.annotations.boxes import Boxed, Marks, box_splits, open_boxes
+from dinokit.annotations.boxes import Boxed, box_splits, open_boxes
+from dinokit.annotations.marks import Marks
 from dinokit.core.files import digest, write_atomic, write_json
 from dinokit.core.messages import UserError, library, progress, warn
 from dinokit.core.numbers import above, at_least

@@ -74,7 +74,13 @@ def decode(
 def upright_size(data: bytes, decoded: intensity.Image) -> tuple[int, int]:
     """Return the width and height of the whole picture, where `decode` may have given a smaller one."""
     height, width = decoded.shape[1:]
-    if not data.startswith(_JPEG):
+    return shown_size(data) if data.startswith(_JPEG) else (width, height)
+
+
+def shown_size(data: bytes) -> tuple[int, int]:
+    """Return the width and height of a picture as it is shown; pixels are decoded only of a TIFF or an array."""
+    if data.startswith((arrays.NPY, *tiff.SIGNATURES)):
+        height, width = decode(data, channels=None).shape[1:]
         return width, height
     with reasons(), _open(data) as image:
         width, height = image.size

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy
 
-from dinokit.annotations import boxes, depths, matching, pairing, pairs
+from dinokit.annotations import coco, depths, matching, pairing, pairs, tables
 from dinokit.core.files import digest
 from dinokit.core.messages import UserError, reason
 from dinokit.sources import containers, demo, files, published, rows
@@ -163,8 +163,8 @@ def _dense(folder: Path) -> Iterator[Found]:
     if voc and (folder / "Annotations").is_dir():
         yield Found(VOC07 if "2007" in folder.name else "voc12", "boxes", place)
     elif next((folder / "annotations").glob("instances_*.json"), None) is not None:
-        yield Found("coco20k" if (folder / boxes.TWENTY).is_file() else folder.name, "boxes", place)
-    elif any((folder / name).is_file() for name in boxes.TABLES):
+        yield Found("coco20k" if (folder / coco.TWENTY).is_file() else folder.name, "boxes", place)
+    elif any((folder / name).is_file() for name in tables.TABLES):
         yield Found(folder.name, "boxes", place)
     if not voc and any((each / "JPEGImages").is_dir() and (each / "Annotations").is_dir() for each in _parts(folder)):
         yield Found(_video(folder), "videos", place)

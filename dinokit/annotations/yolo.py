@@ -1,0 +1,202 @@
+"""Sets of boxes as YOLO's trainers have them: a text beside every image (shares.py), and a file that says the rest.
+
+    ROOT/images/train/a.jpg, ROOT/labels/train/a.txt, and val, test; or ROOT/train/images/, ROOT/train/labels/; or
+        without splits; or the texts beside the images, with classes.txt, obj.names or a .names file
+    ROOT/data.yaml, by any name, or given itself: path, train, val, test - a folder of images, a .txt that lists some,
+        or several of these - and names, a list or number: name; with kpt_shape, what follows a box are points that are
+        passed over. obj.data of Darknet: train, valid and names, with =
+
+The text of an image has its name, in the folder labels/ where the last images/ of its path is, or beside it; an image
+without one has no boxes. Names are read as they are written, 007 and no among them; without names classes are called by
+their numbers.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dinokit.annotations.marks import LONGEST, Readers, Split
+from dinokit.annotations.masks import say_once
+from dinokit.annotations.pairing import folders_of
+from dinokit.annotations.shares import Meaning, read_texts
+from dinokit.core.files import read_text
+from dinokit.core.messages import UserError
+from dinokit.sources.location import is_image, split_folders, walk
+
+FILES = (".yaml", ".yml", ".data")
+IMAGES, LABELS = "images", "labels"
+NAMES = ("classes.txt", "obj.names", "*.names")
+KEYS = ("train", "val", "valid", "test")
+
+
+def readers(root: Path) -> Readers:
+    """Return what reads the splits of a folder: as its .yaml or .data says, or as its folders are called."""
+    files = [path for path in sorted(root.iterdir()) if path.suffix in FILES and _describes(path)]
+    if len(files) > 1:
+        raise UserError(
+            f"{root} holds {' and '.join(path.name for path in files)}; give the one that counts as the data"
+        )
+    if files:
+        return of_file(files[0])
+    pairs = folders_of(root, LABELS)
+    if any(_has_texts(labels) for _, labels in pairs.values()):
+        places = {name: images for name, (images, _) in pairs.items()}
+    else:
+        folders = split_folders(root) or {"": root}
+        places = {name: folder for name, folder in folders.items() if _names_in(root) + _names_in(folder)}
+        places = places if any(map(_has_twins, places.values())) else {}
+    meaning = _meaning(root, [*places.values()])
+    return {name: partial(_split, [folder], [root], meaning) for name, folder in places.items()}
+
+
+def of_file(file: Path) -> Readers:
+    """Return what reads the splits that a .yaml or .data names."""
+    said = _said(file)
+    points = said.get("kpt_shape") or ["0"]
+    try:
+        count = math.prod(int(one) for one in points)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: kpt_shape is {points}; expected two numbers, such as [17, 3]") from error
+    meaning = Meaning(str(file), *_names(said.get("names"), file), points=count)
+    near = [file.parent, file.parent.parent]  # Darknet's are relative to where it is started, above data/
+    inside = said.get("path")
+    bases = [file.parent / inside, Path(inside).expanduser(), *near] if isinstance(inside, str) and inside else near
+    given = {key: [said[key]] if isinstance(said[key], str) else said[key] for key in KEYS if said.get(key)}
+    for key, places in given.items():
+        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+            raise UserError(
+                f"{file}: {key} is {str(places)[:LONGEST]}; expected a folder of images, a .txt, or a list of them"
+            )
+    return {key: partial(_listed, places, bases, meaning, key) for key, places in given.items()}
+
+
+def _describes(file: Path) -> bool:
+    """Tell whether a file says what a set for YOLO is."""
+    mark = "=" if file.suffix == ".data" else ":"
+    with suppress(UserError):  # of a file of something else
+        text = read_text(file)
+        return all(re.search(rf"^(?:{words})\s*{mark}", text, re.MULTILINE) for words in ("|".join(KEYS), "names|nc"))
+    return False
+
+
+def _said(file: Path) -> Mapping[str, Any]:
+    """Read a .yaml, in which every value is the text that was written, or a .data."""
+    text = read_text(file)
+    if file.suffix == ".data":
+        pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+        return {key.strip(): value.strip() for key, _, value in pairs}
+    try:
+        said = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(said, dict) or not any(said.get(key) for key in KEYS):
+        raise UserError(f"{file} names no images; expected train:, val: or test:, a folder of images or a .txt each")
+    return said
+
+
+def _names(said: Any, file: Path) -> tuple[str, Mapping[int, str] | None]:
+    """Return the file with the names of classes, and these by their numbers."""
+    if not said:
+        say_once(f"{file} names no classes: they are called by their numbers")
+        return "", None
+    if isinstance(said, str):  # the file that lists them
+        return _names_of(_found(said, [file.parent, file.parent.parent], f"names of {file}"))
+    try:
+        pairs = said.items() if isinstance(said, dict) else enumerate(said)
+        found = {int(number): name for number, name in pairs}
+    except ValueError as error:
+        raise UserError(f"{file}: expected numbers before the names of classes, got {str(said)[:LONGEST]}") from error
+    wrong = [name for name in found.values() if not isinstance(name, str)]
+    if wrong:
+        raise UserError(f"{file}: expected the names of classes, a list or number: name, got {str(wrong[0])[:LONGEST]}")
+    return str(file), found
+
+
+def _names_in(folder: Path) -> list[Path]:
+    return [path for pattern in NAMES for path in sorted(folder.glob(pattern))]
+
+
+def _names_of(file: Path) -> tuple[str, Mapping[int, str]]:
+    return str(file), dict(enumerate(line.strip() for line in read_text(file).rstrip().splitlines()))
+
+
+def _meaning(root: Path, places: Sequence[Path]) -> Meaning:
+    """Find the names of classes in a folder, or beside its texts."""
+    near = [root, root / LABELS, *places, *(_text_of(place / "x.jpg").parent for place in places)]
+    files = [file for folder in near for file in _names_in(folder)]
+    if files:
+        return Meaning(str(root), *_names_of(files[0]))
+    if places:
+        say_once(f"{root} has no data.yaml and no classes.txt: classes are called by their numbers")
+    return Meaning(str(root))
+
+
+def _has_texts(folder: Path) -> bool:
+    listed = walk(folder) if folder.is_dir() else ()
+    return any(name.endswith(".txt") and Path(name).name not in NAMES for name in listed)
+
+
+def _has_twins(folder: Path) -> bool:
+    """Tell whether a text lies beside an image of its name."""
+    names = set(walk(folder))
+    return any(is_image(name) and f"{name.rpartition('.')[0]}.txt" in names for name in names)
+
+
+def _found(name: str, bases: Sequence[Path], where: str) -> Path:
+    """Return where something lies that is named relative to one of some folders."""
+    short = re.sub(r"^(\.\.?/)+", "", name)  # ../train/images of ./train/images, as is often exported
+    places = [base / each for each in (name, short) for base in bases]
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        raise UserError(f"expected {places[0]}, {where}, which is not there")
+    return found
+
+
+def _listed(names: Sequence[str], bases: Sequence[Path], meaning: Meaning, key: str) -> Split:
+    return _split([_found(name, bases, f"{key} of {meaning.data}") for name in names], bases, meaning)
+
+
+def _split(places: Sequence[Path], bases: Sequence[Path], meaning: Meaning) -> Split:
+    """Read the images of folders and lists."""
+    images = dict.fromkeys(image for place in places for image in _images(place, bases))
+    texts = {image: _text_of(image) for image in images}
+    missing = [image for image, text in texts.items() if not text.is_file()]
+    if len(missing) == len(images):
+        raise UserError(
+            f"expected labels of the {len(images):,} images of {meaning.data}, such as {texts[missing[0]]}, found none"
+        )
+    if missing:
+        say_once(f"{len(missing):,} of {len(images):,} images have no label file and no boxes, such as {missing[0]}")
+    known = set(texts.values())
+    folders = dict.fromkeys(_text_of(place / "x.jpg").parent for place in places if place.is_dir())
+    others = [folder / name for folder in folders if folder not in places and folder.is_dir() for name in walk(folder)]
+    lonely = [path for path in others if path.suffix == ".txt" and path not in known and path.name not in NAMES]
+    if lonely:
+        say_once(f"{len(lonely):,} label files of {meaning.data} have no image, such as {lonely[0]}")
+    return Split(read_texts(texts, meaning))
+
+
+def _images(place: Path, bases: Sequence[Path]) -> list[Path]:
+    """List the images of a folder, or those that a text lists."""
+    if place.is_dir():
+        found = [place / name for name in sorted(walk(place)) if is_image(name)]
+    else:
+        lines = [line.strip() for line in read_text(place).splitlines()]
+        found = [_found(line, [place.parent, *bases], f"a line of {place}") for line in lines if line]
+    if not found:
+        raise UserError(f"found no image in {place}")
+    return found
+
+
+def _text_of(image: Path) -> Path:
+    """Return the text of an image: in labels/ in place of the last images/, or beside it."""
+    parts, beside = image.parts, image.with_suffix(".txt")
+    above = [place for place, part in enumerate(parts[:-1]) if part == IMAGES]
+    other = Path(*parts[: above[-1]], LABELS, *parts[above[-1] + 1 :]).with_suffix(".txt") if above else beside
+    return beside if beside.is_file() and not other.is_file() else other
