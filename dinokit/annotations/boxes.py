@@ -32,6 +32,7 @@ class Boxed:
     marks: tuple[Marks, ...]
     channels: int
     white: float | int | None  # of deeper images
+    split: str = ""  # as its files call it
     kinds: Mapping[str, Kind] = field(default_factory=dict)  # classes by name, where a file of COCO numbers them
     federated: bool = False  # LVIS: a class was looked for in some images only
 
@@ -84,7 +85,7 @@ def open_boxes(
     marks = _checked(data, read.marks)
     if not any(len(one.boxes) for one in marks):
         raise UserError(f"expected boxes on the images of {data}, found none")
-    return Boxed(data, marks, channels, white, read.kinds, read.federated)
+    return Boxed(data, marks, channels, white, chosen, read.kinds, read.federated)
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

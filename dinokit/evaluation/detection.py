@@ -4,42 +4,44 @@
     dinov3     1,500 queries, 2,048 pixels, eight sizes and mirrors at test: the published one, for many GPUs
 
 Detections are those of the last layer, the best scores over queries and classes; their average precision is COCO's
-(metrics/detection.py). Crowds and difficult objects are neither learnt nor missed. Source: Plain-DETR
-(arXiv:2308.01904), DINOv3 (arXiv:2508.10104, section 6.2.2 and appendix D.9); the network stands in dense/detr/.
+(metrics/detection.py), that of LVIS on LVIS. Crowds and difficult objects are neither learnt nor missed. Detections are
+written with the ids of images and classes of the data, where a file of COCO says them, so that it can be asked again.
+Source: Plain-DETR (arXiv:2308.01904), DINOv3 (arXiv:2508.10104, section 6.2.2 and appendix D.9); the network stands in
+dense/detr/.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy
 from torch import nn
 
-from dinokit.annotations.boxes import Boxed, box_splits, open_boxes
+from dinokit.annotations.boxes import Boxed, box_domains, box_splits, open_boxes
 from dinokit.annotations.marks import Marks
-from dinokit.core.files import digest, write_atomic, write_json
-from dinokit.core.messages import UserError, library, progress, warn
+from dinokit.core.files import write_atomic, write_json
+from dinokit.core.messages import UserError, info, library, progress, warn
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.dense.detection import Detections, as_arrays, detect, drawn
-from dinokit.dense.detr.kept import Kept, asked
-from dinokit.dense.detr.learning import UNNAMED, Drawn, Views, judged, sampled
+from dinokit.dense.detr.learning import UNNAMED
 from dinokit.dense.detr.network import Detector
 from dinokit.dense.detr.recipe import RECIPES, Recipe
+from dinokit.dense.detr.training import trained
 from dinokit.dense.detr.views import View
-from dinokit.dense.fit import Member, fit
-from dinokit.dense.heads import check_model, load_head
+from dinokit.dense.heads import About, check_model, load_head, save_head
 from dinokit.dense.maps import WHOLE, frozen
-from dinokit.evaluation.base import Found, halves, keep_best
+from dinokit.evaluation.base import Found, halves
+from dinokit.evaluation.sets.domains import over_domains
 from dinokit.metrics.detection import Found as FoundBoxes
-from dinokit.metrics.detection import Objects, average_precision, plain, results
+from dinokit.metrics.detection import Ids, Objects, average_precision, plain, results
 from dinokit.models.features import Backbone
+from dinokit.sources.location import absolute
 
 PATCHES = True  # what is measured are patches, not CLS
-UNITS = {"AP": "%"}
+UNITS = {"AP": "%", "ER": "%"}
+TESTS = ("val", "test")  # splits to measure on
 SHOWN = 12  # pictures
 
 
@@ -47,7 +49,7 @@ SHOWN = 12  # pictures
 class Config:
     """Which images, and how boxes are learnt from them."""
 
-    data: str  # COCO or Pascal VOC as published, a table of boxes, or a folder with images/ and masks/
+    data: str  # COCO, LVIS, COCO-O, Pascal VOC, labels of YOLO, a table of boxes, or images/ and masks/
     recipe: Literal["small", "dinov3"] = "small"
     train: str | None = None  # split to learn from; null: train
     test: str | None = None  # split to measure on; null: val, or else test
@@ -72,55 +74,79 @@ class Config:
 def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     """Train on one split and measure on the other; return `AP` and its like in percent.
 
+    A saved head is measured on the domains of a folder such as COCO-O, if there are several: `AP` is their mean.
+
     Args:
         out: folder that receives the trained head as `head/`, detections.json as COCO writes results, truth.json,
             pictures, and the features of the training images; an interrupted training in it goes on.
     """
     library("faster_coco_eval", extra="detection")
-    train, _, test, judges = halves(
-        config,
-        lambda split: open_boxes(config.data, split=split, channels=backbone.channels, white=backbone.pixels.white),
-        box_splits(config.data),
-        prefers=("val", "test"),
-        trains=config.head is None,
-    )
-    for split, some in (("train", train.marks), ("measure", [test.marks[index] for index in judges])):
-        if (split == "measure" or config.head is None) and not any(
-            (~(one.crowd | one.difficult)).any() for one in some
-        ):
-            raise UserError(
-                f"expected boxes to {split} on in {config.data} that are no crowds and not difficult, got none"
-            )
-    if config.head is not None:
-        head, about = load_head(config.head)
-        if about.task != "detection":
-            raise UserError(f"{config.head} is a head of {about.task}; give one that `evaluate detection --save` wrote")
-        check_model(about, backbone, model=backbone.name)
-        classes = list(about.details["classes"])
-        view, tested = View(**about.details["view"]), tuple(about.details["tested"])
-        members: Sequence[Member] = [Member(head, None)]
+    if config.head is None:
+        return learn(backbone, config, out)[2]
+    head, about = load_head(config.head)
+    if about.task != "detection":
+        raise UserError(f"{config.head} is a head of {about.task}; give one that `evaluate detection --save` wrote")
+    check_model(about, backbone, model=backbone.name)
+    domains = box_domains(config.data) if config.test is None else []
+    if not domains:
+        _, _, test, judges = halves(
+            config, _opened(backbone, config), box_splits(config.data), prefers=TESTS, trains=False
+        )
+        return _measured(backbone, head, test=test, indices=judges, out=out, **_how(about.details))
+    found: dict[str, Found] = {}
+    for domain in domains:
+        test = _opened(backbone, config)(domain)
+        judges, where = evenly(config.limit, len(test)).tolist(), None if out is None else out / domain
+        found[domain] = _measured(backbone, head, test=test, indices=judges, out=where, **_how(about.details))
+        info(f"{domain}: AP {found[domain][0]['AP']:.1f} %")
+    numbers = over_domains({name: one for name, (one, _) in found.items()}, about.details.get("measured"))
+    return numbers, {name: one | details for name, (one, details) in found.items()}
+
+
+def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = False) -> tuple[Detector, About, Found]:
+    """Train a detector and measure it; return it, what it is, and how good it was.
+
+    Args:
+        few: of data without a split to measure on all images are learnt, and measured too.
+    """
+    known = box_splits(config.data)
+    opened = _opened(backbone, config)
+    if few and config.test is None and not set(TESTS) & set(known):
+        train = test = opened(config.train or next(iter(known), None))
+        judges = evenly(config.limit, len(test)).tolist()
+    elif config.test is None and box_domains(config.data):
+        raise UserError(
+            f"{config.data} holds the sets {', '.join(box_domains(config.data))}: give the folder of one to train on, "
+            "or --head to measure a saved head on all of them"
+        )
     else:
-        recipe = chosen(config)
-        classes = sorted({name or UNNAMED for one in train.marks for name in one.names})
-        view, tested = recipe.view, recipe.tested
-        members = [_learnt(backbone, train, classes, recipe, config, out)]
-    strange = sorted({name or UNNAMED for one in test.marks for name in one.names} - set(classes))
-    if strange:
-        warn(f"nothing was learnt of {', '.join(strange[:3])}{'...' * (len(strange) > 3)}: never found, AP 0 of each")
-    measured = partial(
-        _measured, backbone, test=test, indices=judges, classes=classes, view=view, tested=tested, out=out
-    )
-    details = {"classes": classes, "view": vars(view), "tested": list(tested)}
-    return keep_best(
-        backbone,
-        members,
-        measured,
-        better=lambda one: one["AP"],
-        out=out,
-        task="detection",
-        windows=WHOLE,
-        details=details,
-    )
+        train, _, test, judges = halves(config, opened, known, prefers=TESTS)
+    for purpose, some in (("train", train.marks), ("measure", [test.marks[index] for index in judges])):
+        _check_some(config.data, some, purpose)
+    recipe = chosen(config)
+    classes = sorted({name or UNNAMED for one in train.marks for name in one.names})
+    member = trained(backbone, train, classes, recipe, out)
+    details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
+    numbers, found = _measured(backbone, member.head, test=test, indices=judges, out=out, **_how(details))
+    own = {"AP": numbers["AP"], "split": config.test or test.split, "data": absolute(config.data)}
+    about = About.of(backbone, "detection", WHOLE, details=details | {"measured": own})
+    if out is not None:
+        save_head(out / "head", member.head, about)
+    return cast("Detector", member.head), about, (numbers | {"lr": recipe.lr}, found)
+
+
+def _opened(backbone: Backbone, config: Config) -> Callable[[str | None], Boxed]:
+    return lambda split: open_boxes(config.data, split=split, channels=backbone.channels, white=backbone.pixels.white)
+
+
+def _how(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the details of a head as it is measured with."""
+    return {"classes": list(details["classes"]), "view": View(**details["view"]), "tested": tuple(details["tested"])}
+
+
+def _check_some(data: str, some: Sequence[Marks], purpose: str) -> None:
+    if not any((~(one.crowd | one.difficult)).any() for one in some):
+        raise UserError(f"expected boxes to {purpose} on in {data} that are no crowds and not difficult, got none")
 
 
 def chosen(config: Config) -> Recipe:
@@ -139,30 +165,6 @@ def chosen(config: Config) -> Recipe:
     )
 
 
-def _learnt(
-    backbone: Backbone, train: Boxed, classes: Sequence[str], recipe: Recipe, config: Config, out: Path | None
-) -> Member:
-    """Train a detector on a split."""
-    member = Member(Detector(recipe.sizes(backbone, len(classes)), seed=config.seed), recipe.lr)
-    boxes = [
-        part for one in train.marks for part in (one.boxes, one.crowd | one.difficult, repr((one.image, one.names)))
-    ]
-    stamp = {"data": digest(boxes), "recipe": repr(recipe), "classes": list(classes)}
-    with TemporaryDirectory() as passing:  # the features of a training that nobody keeps
-        if recipe.shortest is None:
-            steps, batch_size = recipe.training.iterations, recipe.batch_size
-            wanted = asked(len(train), steps=steps, batch_size=batch_size, seed=config.seed)
-            folder, passes = (out or Path(passing)) / "features", steps * batch_size
-            views: Views = Kept(backbone, train, classes, recipe.view, folder, wanted=wanted, passes=passes)
-        else:
-            views = Drawn(backbone, train, classes, recipe)
-        with frozen(backbone) as device:
-            sample = sampled(views, len(train), batch_size=recipe.batch_size, seed=config.seed, device=device)
-        loss = judged(recipe)
-        fit(backbone, [member], recipe.training, sample=sample, loss=loss, folder=out, stamp=stamp)
-    return member
-
-
 def _measured(
     backbone: Backbone,
     head: nn.Module,
@@ -175,7 +177,10 @@ def _measured(
     out: Path | None,
 ) -> Found:
     """Find boxes on test images and compare them with those that were drawn."""
-    known = [*classes, *sorted({name or UNNAMED for one in test.marks for name in one.names} - set(classes))]
+    strange = sorted({name or UNNAMED for one in test.marks for name in one.names} - set(classes))
+    if strange:
+        warn(f"nothing was learnt of {', '.join(strange[:3])}{'...' * (len(strange) > 3)}: never found, AP 0 of each")
+    known = [*classes, *strange]
     objects = [_objects(test.marks[index], known) for index in indices]
     found = list[Detections]()
     with frozen(backbone) as device:
@@ -183,10 +188,13 @@ def _measured(
         for index in progress(indices, len(indices)):
             found.append(detect(backbone, cast("Detector", head), test.read(index), view, tested=tested))
     arrays = [FoundBoxes(*as_arrays(one)) for one in found]
-    numbers, each = average_precision(objects, arrays, classes=len(known))
+    often = [test.kinds[name].frequency or "f" if name in test.kinds else "f" for name in known]
+    frequencies = often if test.federated else None
+    numbers, each = average_precision(objects, arrays, classes=len(known), frequencies=frequencies)
     if out is not None:
-        write_json(out / "truth.json", plain(objects, len(known)))
-        write_json(out / "detections.json", results(arrays))
+        ids = _ids(test, indices, known)
+        write_json(out / "truth.json", plain(objects, ids, frequencies))
+        write_json(out / "detections.json", results(arrays, ids))
         for place in evenly(SHOWN, len(indices)).tolist():
             picture = drawn(test.read(indices[place]), found[place], known)
             with write_atomic(out / "pictures" / f"{indices[place]:06d}.png") as temporary:
@@ -197,4 +205,18 @@ def _measured(
 
 def _objects(marks: Marks, classes: Sequence[str]) -> Objects:
     kinds = numpy.array([classes.index(name or UNNAMED) for name in marks.names], dtype=numpy.int64)
-    return Objects(marks.boxes, kinds, marks.areas, marks.crowd | marks.difficult)
+    absent, some_drawn = (
+        tuple(classes.index(name) for name in sorted(names) if name in classes)
+        for names in (marks.absent, marks.some_drawn)
+    )
+    return Objects(marks.boxes, kinds, marks.areas, marks.crowd | marks.difficult, absent, some_drawn)
+
+
+def _ids(test: Boxed, indices: Sequence[int], classes: Sequence[str]) -> Ids:
+    """Return the ids of images and classes in the data's own file, where it says them, else from 1; new ones above."""
+    said = [test.marks[index].number for index in indices]
+    images = [number for number in said if number is not None]
+    above = max((kind.number for kind in test.kinds.values()), default=0)
+    new = {name: above + place for place, name in enumerate((one for one in classes if one not in test.kinds), start=1)}
+    numbers = [test.kinds[name].number if name in test.kinds else new[name] for name in classes]
+    return Ids(images if len(images) == len(said) else range(1, len(said) + 1), numbers, classes)

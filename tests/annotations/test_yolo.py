@@ -143,7 +143,10 @@ def test_what_is_odd_is_said_once_with_its_place(tmp_path: Path, capsys: pytest.
         ("train: labels\nnames: [cat]\n", "found no image in .*labels"),
         ("train: list.txt\nnames: [cat]\n", r"expected .*b.jpg, a line of .*list.txt, which is not there"),
         ("train:\nval: ''\nnames: [cat]\n", "data.yaml names no images; expected train:"),
-        ("train: other\nnames: [cat]\n", "expected labels of the 1 images of .*data.yaml, such as .*other/x.txt, found"),
+        (
+            "train: other\nnames: [cat]\n",
+            "expected labels of the 1 images of .*, such as .*other/x.txt",
+        ),
     ],
 )
 def test_a_file_that_says_nothing_of_use_is_named(tmp_path: Path, text: str, message: str) -> None:

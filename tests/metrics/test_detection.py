@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import coco, cocoeval
 
-from dinokit.metrics.detection import NAMES, Found, Objects, average_precision, plain, results
+from dinokit.metrics.detection import NAMES, Found, Ids, Objects, average_precision, plain, results
 
 
 def drawn(seed: int) -> tuple[list[Objects], list[Found], int]:
@@ -31,11 +31,12 @@ def drawn(seed: int) -> tuple[list[Objects], list[Found], int]:
 @pytest.mark.parametrize("seed", range(30))
 def test_precision_is_that_of_pycocotools(seed: int) -> None:
     objects, found, classes = drawn(seed)
+    ids = Ids.counted(len(objects), classes)
     with redirect_stdout(io.StringIO()):
         truth = coco.COCO()
-        truth.dataset = copy.deepcopy(plain(objects, classes))
+        truth.dataset = copy.deepcopy(plain(objects, ids))
         truth.createIndex()
-        judge = cocoeval.COCOeval(truth, truth.loadRes(results(found)), "bbox")
+        judge = cocoeval.COCOeval(truth, truth.loadRes(results(found, ids)), "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
@@ -59,3 +60,81 @@ def test_nothing_found_is_nothing_right() -> None:
     objects = [Objects(np.array([[0.0, 0, 10, 10]]), np.zeros(1, int), np.array([100.0]), np.zeros(1, bool))]
     empty = Found(np.empty((0, 4)), np.empty(0, int), np.empty(0))
     assert average_precision(objects, [empty], classes=1)[0]["AP"] == 0
+
+
+def of_lvis(objects: list[Objects], found: list[Found], classes: int, image_of: int = 300) -> list[float]:
+    """Compute the AP of every class as LVIS defines it, by loops; NaN where no object is."""
+    values = []
+    for kind in range(classes):
+        each = []
+        for least in np.arange(0.5, 1.0, 0.05).round(2):
+            lines, count = [], 0
+            for there, said in zip(objects, found):
+                mine = there.boxes[there.classes == kind]
+                count += len(mine)
+                if not len(mine) and kind not in there.absent:
+                    continue
+                free = set(range(len(mine)))
+                best = np.argsort(-said.scores, kind="stable")[:image_of]
+                for place in (place for place in best if said.classes[place] == kind):
+                    overlaps = [(iou(said.boxes[place], mine[one]), one) for one in free]
+                    overlap, one = max(overlaps, default=(0.0, -1))
+                    if overlap >= least:
+                        free.remove(one)
+                        lines.append((said.scores[place], True))
+                    elif kind not in there.some_drawn:
+                        lines.append((said.scores[place], False))
+            lines.sort(key=lambda line: -line[0])
+            right = np.cumsum([line[1] for line in lines])
+            precisions = right / np.arange(1, len(lines) + 1)
+            recalls = right / count if count else right
+            every = [max(precisions[recalls >= recall], default=0.0) for recall in np.linspace(0, 1, 101)]
+            each.append(np.mean(every) if count else np.nan)
+        values.append(100 * float(np.mean(each)))
+    return values
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    inside = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    if (inside <= 0).any():
+        return 0.0
+    areas = [(box[2:] - box[:2]).prod() for box in (one, other)]
+    return float(inside.prod() / (sum(areas) - inside.prod()))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_federated_precision_is_that_of_loops(seed: int) -> None:
+    objects, found, _ = drawn(seed)
+    draw = np.random.default_rng(seed)
+    federated = []
+    for one in objects:
+        open_kinds = sorted(set(range(6)) - set(one.classes.tolist()))
+        absent = tuple(kind for kind in open_kinds if draw.random() < 0.5)
+        partly = tuple(kind for kind in set(one.classes.tolist()) if draw.random() < 0.4)
+        federated.append(Objects(one.boxes, one.classes, one.areas, np.zeros_like(one.crowd), absent, partly))
+    said = []
+    for place, one in enumerate(found):  # of every class, and no ties, whose order is not defined
+        boxes, count = np.concatenate([one.boxes, one.boxes]), 2 * len(one.boxes)
+        kinds = np.concatenate([one.classes, draw.integers(0, 6, len(one.boxes))])
+        copies = 2 if place == 0 else 1  # more than 300 in one image
+        scores = draw.permutation(copies * count) / (copies * count) + 0.0001 * place
+        said.append(Found(np.tile(boxes, (copies, 1)), np.tile(kinds, copies), scores))
+    frequencies = ["r", "c", "f", "r", "c", "f"]
+    numbers, each = average_precision(federated, said, classes=6, frequencies=frequencies)
+    wanted = of_lvis(federated, said, 6)
+    np.testing.assert_allclose(each, wanted, atol=1e-7)
+    assert numbers["AP"] == pytest.approx(np.nanmean(wanted))
+    rare = [wanted[kind] for kind in (0, 3) if not np.isnan(wanted[kind])]
+    assert numbers["APr"] == pytest.approx(np.mean(rare) if rare else np.nan, nan_ok=True)
+
+
+def test_ids_are_those_that_are_given() -> None:
+    ids = Ids((7, 9), (90, 3), ("toothbrush", "car"))
+    nothing = Objects(np.empty((0, 4)), np.empty(0, int), np.empty(0), np.empty(0, bool))
+    one = Objects(np.array([[1.0, 2, 4, 8]]), np.zeros(1, int), np.array([18.0]), np.zeros(1, bool))
+    said = plain([nothing, one], ids)
+    assert [image["id"] for image in said["images"]] == [7, 9]
+    assert [(mark["image_id"], mark["category_id"], mark["bbox"]) for mark in said["annotations"]] == [
+        (9, 90, [1, 2, 3, 6])
+    ]
+    assert said["categories"] == [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}]

@@ -1,0 +1,40 @@
+"""Train a detector on a split of images with boxes; it goes on where it was interrupted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dinokit.annotations.boxes import Boxed
+from dinokit.core.files import digest
+from dinokit.dense.detr.kept import Kept, asked
+from dinokit.dense.detr.learning import Drawn, Views, judged, sampled
+from dinokit.dense.detr.network import Detector
+from dinokit.dense.detr.recipe import Recipe
+from dinokit.dense.fit import Member, fit
+from dinokit.dense.maps import frozen
+from dinokit.models.features import Backbone
+
+
+def trained(backbone: Backbone, train: Boxed, classes: Sequence[str], recipe: Recipe, out: Path | None) -> Member:
+    """Train a detector by a recipe.
+
+    Args:
+        out: folder that keeps the state and, of a recipe whose views are not drawn anew, the features.
+    """
+    seed, batch_size, steps = recipe.training.seed, recipe.batch_size, recipe.training.iterations
+    member = Member(Detector(recipe.sizes(backbone, len(classes)), seed=seed), recipe.lr)
+    boxes = [
+        part for one in train.marks for part in (one.boxes, one.crowd | one.difficult, repr((one.image, one.names)))
+    ]
+    stamp = {"data": digest(boxes), "recipe": repr(recipe), "classes": list(classes)}
+    with TemporaryDirectory() as passing:  # the features of a training that nobody keeps
+        if recipe.shortest is None:
+            wanted = asked(len(train), steps=steps, batch_size=batch_size, seed=seed)
+            folder, passes = (out or Path(passing)) / "features", steps * batch_size
+            views: Views = Kept(backbone, train, classes, recipe.view, folder, wanted=wanted, passes=passes)
+        else:
+            views = Drawn(backbone, train, classes, recipe)
+        with frozen(backbone) as device:
+            sample = sampled(views, len(train), batch_size=batch_size, seed=seed, device=device)
+        fit(backbone, [member], recipe.training, sample=sample, loss=judged(recipe), folder=out, stamp=stamp)
+    return member

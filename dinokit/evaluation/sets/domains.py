@@ -1,0 +1,35 @@
+"""A detector on the sets of a folder, as COCO-O has them: how much of what it finds on photos it finds elsewhere.
+
+The measure is the mean over domains, and the effective robustness mean - 0.45 AP, AP on the test split of its training:
+detectors that learnt on COCO lose 55 % on COCO-O, and what is above that is robust. Source: COCO-O (arXiv:2307.12730).
+"""
+
+from collections.abc import Mapping
+
+import numpy
+
+from dinokit.core.messages import info
+
+COCO_O = frozenset(("sketch", "weather", "cartoon", "painting", "tattoo", "handmake"))
+KEPT = 0.45  # of the AP on COCO, by the line through published detectors
+
+
+def over_domains(numbers: Mapping[str, Mapping[str, float]], own: Mapping[str, object] | None) -> dict[str, float]:
+    """Return the mean of what was measured in every domain, the AP of each and, of COCO-O, `ER`.
+
+    Args:
+        own: what the head's training measured on its own test split, with AP, if it is known.
+    """
+    names = dict.fromkeys(name for each in numbers.values() for name in each if name != "images")
+    found = {name: float(numpy.mean([each[name] for each in numbers.values() if name in each])) for name in names}
+    found |= {f"AP/{domain}": each["AP"] for domain, each in numbers.items()}
+    if set(numbers) != COCO_O:
+        absent = sorted(COCO_O - set(numbers))
+        if len(absent) < len(COCO_O):
+            info(f"no effective robustness: of COCO-O {', '.join(absent) or 'other sets'} differ")
+    elif own is None:
+        info("no effective robustness: the head does not say its AP on COCO; train it with evaluate detection --save")
+    else:
+        found["ER"] = found["AP"] - KEPT * float(str(own["AP"]))
+        info(f"effective robustness against AP {own['AP']:.1f} on {own['split']} of {own['data']}")
+    return found | {"images": float(sum(each["images"] for each in numbers.values()))}
