@@ -29,6 +29,7 @@ _HOME = {
     "report": "dinokit.commands.report",
     "data": "dinokit.commands.data",
     "plan": "dinokit.commands.plan",
+    "plan_detection": "dinokit.commands.plan",
     "replay": "dinokit.commands.replay",
     "convert": "dinokit.commands.convert",
 }

@@ -1,21 +1,30 @@
 """`dinokit plan`: predict what a run takes, and what settings fit the machines"""
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from dinokit import recipes
+from dinokit.annotations.boxes import open_boxes
+from dinokit.checkpoints.load import load
 from dinokit.config import NO_SETTINGS, Settings
+from dinokit.core import device as devices
 from dinokit.core.files import check_result, write_json
-from dinokit.core.messages import UserError, info
+from dinokit.core.messages import UserError, duration, info
+from dinokit.evaluation import detection
+from dinokit.models.architecture import ARCHITECTURES, build, named
+from dinokit.models.features import Backbone
 from dinokit.planning import cost
+from dinokit.planning import detection as detecting
 from dinokit.planning import plan as planning
 from dinokit.training.config import with_settings
 
@@ -35,7 +44,8 @@ def plan(
 ) -> dict[str, planning.Plan]:
     """Predict parameters, operations, memory, messages and hours of every stage, and what settings fit the machines.
 
-    Any setting of the recipe can be changed as in `dinokit pretrain`.
+    Any setting of the recipe can be changed as in `dinokit pretrain`. `dinokit plan detection --model MODEL` plans the
+    training of a detector on frozen features.
 
     Args:
         recipe: a recipe's name or the config.yaml of a run.
@@ -69,6 +79,78 @@ def plan(
         stages = {name: asdict(each) | {"peak": each.peak, "hours": each.hours} for name, each in found.items()}
         write_json(Path(out), {"stages": stages, "hours": hours})
     return found
+
+
+def plan_detection(
+    *,
+    model: str,
+    data: str = "",
+    images: int | None = None,
+    recipe: Literal["small", "dinov3"] = "small",
+    size: int | None = None,
+    queries: int | None = None,
+    batch_size: int | None = None,
+    iterations: int | None = None,
+    tflops: float | None = None,
+    mfu: float = planning.MFU,
+    out: Path | None = None,
+) -> detecting.DetectorPlan:
+    """Predict parameters, operations, memory, disk and hours of a detector on frozen features.
+
+    Args:
+        model: an architecture, such as vits16 or dinov3_vit7b16, without its weights; or whatever `evaluate` takes.
+        data: images with boxes, as `evaluate detection` takes them, whose sizes count; without it all are 640 x 480.
+        images: how many there are without --data; COCO's 118,287 if left out.
+        recipe: small or dinov3, as of `evaluate detection`.
+        size: pixels of the short side; the recipe's if left out.
+        queries: the recipe's if left out.
+        batch_size: images per step; the recipe's if left out.
+        iterations: training steps; the recipe's if left out.
+        tflops: peak of the device in float32; without it this machine's matrix product is measured.
+        mfu: share of the peak that training reaches.
+        out: file that receives all numbers as JSON.
+    """
+    _check(1, None, tflops, mfu)
+    if out is not None:
+        check_result(Path(out), json=True)
+    if data and images is not None:
+        raise UserError("data says how many images there are; leave --images out")
+    if images is not None and images < 1:
+        raise UserError(f"expected --images to be at least 1, got {images}")
+    backbone = _network(str(model))
+    sizes, classes = [detecting.USUAL] * (images or detecting.COCO), detecting.CLASSES
+    if data:
+        boxed = open_boxes(str(data), prefers=("train",), channels=backbone.channels, white=backbone.pixels.white)
+        sizes = [one.size for one in boxed.marks]
+        classes = len({name for one in boxed.marks for name in one.names})
+    changed: dict[str, Any] = {"size": size, "queries": queries, "batch_size": batch_size, "iterations": iterations}
+    chosen = detection.chosen(detection.Config(data=data or "COCO", recipe=recipe, **changed))
+    peak = tflops * 1e12 if tflops else planning.measured_rate(devices.choose(), bf16=False)
+    found = detecting.plan_detector(backbone, chosen, sizes=sizes, classes=classes, rate=peak * mfu)
+    _print_detector(found, f"{recipe} on {model}, {len(sizes):,} images, {classes} classes")
+    given = " ".join(f"--{name} {value}" for name, value in changed.items() if value is not None)
+    which = "MODEL" if _is_architecture(model) else model
+    words = f"--model {which} --data {data or 'COCO'} --recipe {recipe} {given}".strip()
+    info(f"next: dinokit evaluate detection {words} --save FOLDER")
+    if out is not None:
+        write_json(Path(out), asdict(found) | {"peak": found.peak, "hours": found.seconds / 3600})
+    return found
+
+
+INNER = {"detection": plan_detection}  # a verb of its own under this one
+
+
+def _is_architecture(model: str) -> bool:
+    """Tell an architecture from a file, a folder, a peer, or weights by name."""
+    return not os.path.exists(model) and not {"/", "."} & set(model)
+
+
+def _network(model: str) -> Backbone:
+    """Return a network without the numbers of its weights."""
+    if not _is_architecture(model):
+        return load(model).to("meta")
+    with torch.device("meta"):
+        return build(ARCHITECTURES[named(model)])
 
 
 def _check(gpus: int, gpu_memory: float | None, tflops: float | None, mfu: float) -> None:
@@ -106,19 +188,46 @@ def _print(plan: planning.Plan, *, stage: str, layout: Mapping[str, nn.Module] |
     console.print(plan.settings, soft_wrap=True)
 
 
+def _print_detector(plan: detecting.DetectorPlan, title: str) -> None:
+    console = Console()
+    console.print(f"[bold]{title}[/bold]", soft_wrap=True)
+    console.print(_table("parameters", plan.parameters.items(), unit="M", scale=1e6))
+    console.print(_table("operations per step", plan.work.items(), unit="GFLOP", scale=1e9))
+    once = {"features of a view in training": plan.view, "an image at test: features, decoder": plan.image}
+    console.print(_table("operations beside it", once.items(), unit="GFLOP", scale=1e9, total=False))
+    console.print(_table("memory of a step", plan.memory.items(), unit="GB", scale=1e9))
+    if plan.looking > plan.memory["activations and gradients"]:
+        console.print(f"the backbone needs {plan.looking / 1e9:,.2f} GB for a view, before the step", soft_wrap=True)
+    disk = {
+        f"{plan.views:,} views: every image and its mirror": plan.disk,
+        f"{plan.asked:,} views that {plan.steps:,} steps see": plan.asked_disk,
+    }
+    if plan.asked:
+        console.print(_table("kept features, float16", disk.items(), unit="GB", scale=1e9, total=False))
+        looks = f"{plan.asked:,} views are computed once and kept"
+    else:
+        looks = f"{plan.passes:,} views are drawn and computed anew, none is kept"
+    console.print(
+        f"{looks} · {plan.batch_size} images a step · {plan.peak / 1e9:,.2f} GB at the peak · "
+        f"{plan.steps:,} steps at {plan.rate / 1e12:.3g} TFLOP/s: {duration(plan.seconds)}",
+        soft_wrap=True,
+    )
+
+
 def held(shape: tuple[int, ...], rank: int, *, ranks: int) -> int:
     """Return how many numbers of a tensor a rank holds when it is sharded: rows as torch.chunk cuts the first axis."""
     rows = -(-shape[0] // ranks)
     return min(rows, max(shape[0] - rank * rows, 0)) * math.prod(shape[1:])
 
 
-def _table(title: str, rows: Iterable[tuple[str, float]], *, unit: str, scale: float) -> Table:
+def _table(title: str, rows: Iterable[tuple[str, float]], *, unit: str, scale: float, total: bool = True) -> Table:
     rows = list(rows)
     table = Table(title, unit, box=None)
     table.columns[1].justify = "right"
     for name, value in rows:
         table.add_row(name, f"{value / scale:,.2f}")
-    table.add_row("in all", f"{sum(value for _, value in rows) / scale:,.2f}", style="bold")
+    if total:
+        table.add_row("in all", f"{sum(value for _, value in rows) / scale:,.2f}", style="bold")
     return table
 
 

@@ -67,6 +67,14 @@ def features(
         return _shown(backbone, ready.flip(-1) if mirror else ready, view.windows)[0].float().cpu()
 
 
+def passes(height: int, width: int, *, windows: int, patch: int) -> list[tuple[int, int]]:
+    """Return the sizes in which an image of some pixels, as it is seen, goes through the network."""
+    if windows == 1:
+        return [(height, width)]
+    down, across = ([cut.stop - cut.start for cut in _cuts(side, windows, patch)] for side in (height, width))
+    return [(rows, columns) for rows in down for columns in across] + [(down[0], across[0])]
+
+
 def _shown(
     backbone: Backbone, images: Float[Tensor, "1 channel height width"], windows: int
 ) -> Float[Tensor, "1 feature rows columns"]:
