@@ -1,22 +1,28 @@
-"""`dinokit predict`: write masks or classes, by a head that evaluate saved or from a few masks"""
+"""`dinokit predict`: write masks, boxes or classes, by a head that evaluate saved or from a few masks or boxes"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import called, check_written, load
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
-from dinokit.core.files import check_writable
+from dinokit.core.files import check_writable, only_owner
 from dinokit.core.messages import UserError, info, unknown_name
 from dinokit.dense.attentive import AttentiveHead
-from dinokit.dense.heads import Written, apply, check_model, load_head
+from dinokit.dense.heads import About, Written, apply, check_model, load_head
 from dinokit.dense.linear import LinearHead, classify
-from dinokit.evaluation import foreground
+from dinokit.evaluation import detection, foreground
+from dinokit.models.features import Backbone
 from dinokit.sources.source import open_source
 
-OPTIONS = ("--data", "--out", "--head", "--train-masks", "--model", "--heads", "--split", "--device")
+OPTIONS = ("--data", "--out", "--head", "--train-masks", "--train-on", "--model", "--heads", "--split", "--device")
+FEW = 800  # steps of a detector that learns from a few images, which it sees again and again (docs/log.md)
+TRAINING = "training"  # folder of what a detector learns from and of how good it is
 
 
 def predict(
@@ -25,6 +31,7 @@ def predict(
     out: Path,
     head: Path | None = None,
     train_masks: str | None = None,
+    train_on: str | None = None,
     model: str | None = None,
     heads: int | None = None,
     split: str | None = None,
@@ -43,17 +50,23 @@ def predict(
         head: the folder of a head: SAVE/head of `dinokit evaluate TASK --save SAVE`.
         train_masks: instead of a head, learn what is foreground from a few images with masks: a folder with images/ and
             masks/, or of PNGs with an alpha channel; takes the settings of `dinokit evaluate foreground`.
-        model: whose patches the head reads; that of the training if not given. Needed with --train-masks.
+        train_on: instead of a head, learn to find what is in the boxes of a few images: labels of YOLO, a COCO JSON,
+            Pascal VOC, boxes.csv; takes the settings of `dinokit evaluate detection`. Its average precision is that of
+            a split val or test, if there is one. An interrupted training goes on; OUT/head is what was learnt.
+        model: whose patches the head reads; that of the training if not given. Needed without --head.
         heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         split: one split of the source; train, or everything, if not given.
         device: auto, cpu, cuda or mps.
     """
-    if (head is None) == (train_masks is None):
-        raise UserError("expected either --head FOLDER or --train-masks FOLDER, got " + ("both" if head else "neither"))
+    ways = {"--head": head, "--train-masks": train_masks, "--train-on": train_on}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        wanted = "expected one of --head FOLDER, --train-masks FOLDER and --train-on FOLDER, got "
+        raise UserError(wanted + (" and ".join(given) or "neither"))
     if head is not None and settings:
         raise unknown_name("option", f"--{next(iter(settings))}", OPTIONS)
     if head is None and model is None:
-        raise UserError("--train-masks needs --model: whose patches are to be told apart")
+        raise UserError(f"{given[0]} needs --model: whose patches are to be told apart")
     data, out, where = str(data), Path(out), devices.choose(device)
     if head is not None:
         learnt, about = load_head(head)
@@ -61,20 +74,38 @@ def predict(
         backbone = load(name, heads=heads).to(where)
         check_model(about, backbone, model=name)
     else:
-        config = configuration.override(foreground.Config(data=str(train_masks)), settings)
+        kind = foreground if train_on is None else detection
+        config = configuration.override(kind.Config(data=str(train_masks or train_on)), settings)
         name = check_written(model)
         backbone = load(name, heads=heads).to(where)
         backbone.name = called(name)
         open_source(data, split=split, channels=backbone.channels)  # a mistake is said before the learning
         check_writable(out)
-        learnt, about, result = foreground.learn(backbone, config)
-        info(f"average precision {result['AP']:.1f} % on images left out, C {result['C']:g}")
+        learnt, about = (_from_masks if train_on is None else _from_boxes)(backbone, config, out)
     if isinstance(learnt, LinearHead | AttentiveHead):
         found = classify(backbone, learnt.to(where), about, data, out, split=split)
     else:
         found = apply(backbone, learnt.to(where), about, data, out, split=split, keep_head=head is None)
     info(f"{found.images:,} images written · {found.there:,} were there · {len(found.bad)} unreadable · {out}")
     return found
+
+
+def _from_masks(backbone: Backbone, config: Any, _: Path) -> tuple[nn.Module, About]:
+    learnt, about, result = foreground.learn(backbone, config)
+    info(f"average precision {result['AP']:.1f} % on images left out, C {result['C']:g}")
+    return learnt, about
+
+
+def _from_boxes(backbone: Backbone, config: Any, out: Path) -> tuple[nn.Module, About]:
+    config = replace(config, iterations=config.iterations or FEW)
+    with only_owner(out / TRAINING):
+        learnt, about, (result, _) = detection.learn(backbone, config, out / TRAINING, few=True)
+    own, count = about.details["measured"], f"{result['images']:,.0f} images"
+    if own["held_out"]:
+        info(f"AP {result['AP']:.1f} %, AP50 {result['AP50']:.1f} % on {count} of {own['split']}")
+    else:
+        info(f"AP {result['AP']:.1f} % on the {count} it has learnt, by heart: only a split val says how good it is")
+    return learnt, about
 
 
 def explained(_: Sequence[str]) -> tuple[str, Any]:

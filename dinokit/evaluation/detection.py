@@ -128,7 +128,7 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     member = trained(backbone, train, classes, recipe, out)
     details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
     numbers, found = _measured(backbone, member.head, test=test, indices=judges, out=out, **_how(details))
-    own = {"AP": numbers["AP"], "split": config.test or test.split, "data": absolute(config.data)}
+    own = {"AP": numbers["AP"], "split": test.split, "data": absolute(config.data), "held_out": test is not train}
     about = About.of(backbone, "detection", WHOLE, details=details | {"measured": own})
     if out is not None:
         save_head(out / "head", member.head, about)

@@ -1,5 +1,8 @@
 """From masks to pictures: evaluate --save, then predict; or predict from a few masks at once."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -11,6 +14,7 @@ import dinokit
 from dinokit import cli
 from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
+from dinokit.dense.detr.recipe import RECIPES
 from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
 from tests.evaluation.dense_data import squares
 from tests.evaluation.test_families import of_timm
@@ -65,6 +69,35 @@ def test_a_few_masks_are_enough_to_find_the_foreground(
     truth = numpy.asarray(Image.open(data / "masks" / "0.png"))
     assert found[truth == 0].mean() < 60
     assert (tmp_path / "out" / "head" / "head.json").is_file()
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_few_boxes_are_enough_to_find_what_is_in_them(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], held_out: bool
+) -> None:
+    usual = RECIPES["small"]
+    monkeypatch.setitem(RECIPES, "small", replace(usual, dim=64, hidden=64, encoder=1, decoder=1))
+    data = squares(tmp_path / "data", train=2, splits=False)
+    for split in ("train", "val") if held_out else ("",):
+        shutil.copytree(data / "images", tmp_path / "few" / "images" / split, dirs_exist_ok=True)
+        (tmp_path / "few" / "labels" / split).mkdir(parents=True)
+        (tmp_path / "few" / "labels" / split / "0.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "few" / "classes.txt").write_text("thing\n")
+    words = ("--train-on", tmp_path / "few", "--data", data / "images", "--out", tmp_path / "out", "--model", model)
+    few = ("--size", "24", "--iterations", "2", "--batch_size", "2", "--queries", "4")
+    assert run("predict", *words, *few) == 0
+    said = capsys.readouterr().err
+    assert ("by heart" in said) is not held_out
+    assert ("on 2 images of val" in said) is held_out
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert found["categories"] == [{"id": 1, "name": "thing"}]
+    assert (tmp_path / "out" / "pictures" / "0.png").is_file()
+    assert run("predict", *words, *few) == 0
+    assert "0 images written · 2 were there" in capsys.readouterr().err
+    assert run("predict", "--head", tmp_path / "out" / "head", *words[2:4], "--out", tmp_path / "again") == 0
+    assert json.loads((tmp_path / "again" / "detections.json").read_text()) == found
+    assert run("predict", *words, *few, "--lr", "1e-3") == 2
+    assert "was made with other" in capsys.readouterr().err
 
 
 def test_a_folder_holds_the_evaluation_of_one_model(

@@ -1,13 +1,17 @@
 """Detection: goes on to the bit, a saved head gives the numbers of its training, predict what was measured."""
 
 import json
+import shutil
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import coco, cocoeval
 
 from dinokit.annotations.boxes import open_boxes
 from dinokit.core.messages import RunError, UserError
@@ -20,6 +24,7 @@ from dinokit.dense.detr.views import View
 from dinokit.dense.heads import apply, load_head
 from dinokit.evaluation import base
 from dinokit.evaluation.detection import Config
+from dinokit.evaluation.sets.domains import COCO_O, over_domains
 from tests.conftest import MakeVit
 
 COLOURS = {"red": (220, 30, 30), "blue": (40, 40, 220)}
@@ -168,3 +173,79 @@ def test_crowds_alone_cannot_be_measured(tmp_path: Path, make_vit: MakeVit) -> N
 def test_settings_of_learning_are_refused_beside_a_head() -> None:
     with pytest.raises(UserError, match="queries cannot be set with head"):
         Config(data="data", head="head", queries=10)
+
+
+def as_coco(root: Path, data: Path, split: str, *, kinds: dict[str, int], first: int = 100) -> Path:
+    """Write a split of scenes as COCO has it, with ids of images and classes as they come."""
+    marks = open_boxes(str(data), split=split).marks
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    shutil.copytree(data / split, root / f"{split}2017", ignore=shutil.ignore_patterns("*.csv"))
+    images = [
+        {"id": first - 3 * place, "file_name": one.image.name, "width": 64, "height": 48}
+        for place, one in enumerate(marks)
+    ]
+    boxes = [(first - 3 * place, *pair) for place, one in enumerate(marks) for pair in zip(one.boxes, one.names)]
+    drawn = [
+        {
+            "id": 50 + number,
+            "image_id": image,
+            "category_id": kinds[name],
+            "bbox": [*box[:2], *(box[2:] - box[:2])],
+            "area": 100.0,
+            "iscrowd": 0,
+        }
+        for number, (image, box, name) in enumerate(boxes)
+    ]
+    categories = [{"id": kind, "name": name} for name, kind in kinds.items()]
+    plain = {"images": images, "annotations": drawn, "categories": categories}
+    (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(plain))
+    return root
+
+
+def test_what_was_found_has_the_ids_of_the_data_and_a_head_knows_its_classes_by_name(
+    tmp_path: Path, make_vit: MakeVit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene, out = scenes(tmp_path / "data", counts={"train": 2, "val": 2}), tmp_path / "out"
+    root = as_coco(tmp_path / "coco", scene, "train", kinds={"red": 91, "zebra": 5, "blue": 13})
+    as_coco(root, scene, "val", kinds={"red": 91, "zebra": 5, "blue": 13})
+    trained = base.measure("detection", make_vit(size=None), Config(data=str(root), **FEW), out)
+    with redirect_stdout(StringIO()):
+        original = coco.COCO(str(root / "annotations" / "instances_val2017.json"))
+        judge = cocoeval.COCOeval(original, original.loadRes(str(out / "detections.json")), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    told = ("image_id", "category_id", "bbox")
+    truth = json.loads((out / "truth.json").read_text())
+    drawn = [[mark[name] for name in told] for mark in truth["annotations"]]
+    assert drawn == [[mark[name] for name in told] for mark in original.dataset["annotations"]]
+    assert {kind["name"]: kind["id"] for kind in truth["categories"]} == {"red": 91, "blue": 13}
+    assert 100 * judge.stats[0] == pytest.approx(trained["AP"])
+    places = tmp_path / "coco-o"
+    for number, domain in enumerate(sorted(COCO_O)):
+        as_coco(places / domain, scene, "val", kinds={"blue": 7 + number, "red": 3})
+    head = Config(data=str(places), head=str(out / "head"))
+    numbers, details = base.measured("detection", make_vit(size=None), head, tmp_path / "again")
+    assert numbers["AP"] == numbers["AP/sketch"] == pytest.approx(trained["AP"])
+    assert numbers["ER"] == pytest.approx(0.55 * trained["AP"])
+    assert numbers["images"] == 12
+    assert set(details) == set(COCO_O)
+    found = json.loads((tmp_path / "again" / "cartoon" / "detections.json").read_text())
+    assert {mark["category_id"] for mark in found} == {7, 3}
+    assert "effective robustness against AP" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds the sets cartoon, handmake, .* --head to measure a saved head on all"):
+        base.measure("detection", make_vit(size=None), Config(data=str(places), **FEW), tmp_path / "none")
+
+
+def test_without_an_ap_of_its_own_or_with_a_domain_missing_a_head_has_no_effective_robustness(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    six = {domain: {"AP": 10.0 * place, "images": 1.0} for place, domain in enumerate(sorted(COCO_O))}
+    own = {"AP": 40.0, "split": "val2017", "data": "COCO"}
+    assert over_domains(six, own)["ER"] == pytest.approx(25 - 0.45 * 40)
+    assert "ER" not in over_domains(six, None)
+    del six["tattoo"]
+    assert "ER" not in over_domains(six, own)
+    said = capsys.readouterr().err
+    assert "the head does not say its AP on COCO; train it with evaluate detection --save" in said
+    assert "of COCO-O tattoo" in said

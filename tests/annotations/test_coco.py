@@ -1,0 +1,167 @@
+"""COCO's files and those of its kin: ids with gaps, LVIS by address, domains, and what is odd is said by its place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from PIL import Image
+
+from dinokit.annotations.boxes import box_domains, box_splits, open_boxes
+from dinokit.annotations.masks import say_once
+from dinokit.core.messages import UserError
+
+
+@pytest.fixture(autouse=True)
+def nothing_said() -> None:
+    """What is said once is said anew in each test."""
+    say_once.cache_clear()
+
+
+def coco(**more: Any) -> dict[str, Any]:
+    """Two images and two boxes, with ids as COCO has them: of any order, with gaps."""
+    return {
+        "images": [
+            {"id": 42, "file_name": "a.jpg", "width": 20, "height": 12},
+            {"id": 7, "file_name": "b.jpg", "width": 20, "height": 12},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 90, "bbox": [1, 2, 3, 4], "area": 5, "iscrowd": 0},
+            {"id": 2, "image_id": 42, "category_id": 13, "bbox": [0, 0, 20, 12], "iscrowd": 1},
+        ],
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 13, "name": 7}],
+    } | more
+
+
+def write(root: Path, plain: object, *, name: str = "instances_val2017.json", images: str = "val2017") -> Path:
+    for each in "ab":
+        (root / images).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 12), "gray").save(root / images / f"{each}.jpg")
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / name).write_text(plain if isinstance(plain, str) else json.dumps(plain))
+    return root
+
+
+def test_ids_of_images_and_classes_are_those_of_the_file(tmp_path: Path) -> None:
+    data = open_boxes(str(write(tmp_path, coco())), split="val")
+    assert [(one.number, one.names, one.crowd.tolist()) for one in data.marks] == [
+        (42, ("7",), [True]),
+        (7, ("toothbrush",), [False]),
+    ]
+    assert {name: kind.number for name, kind in data.kinds.items()} == {"toothbrush": 90, "7": 13}
+    assert data.marks[1].areas.tolist() == [5]
+    assert data.read(1).shape == (3, 12, 20)
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    assert open_boxes(str(file)).marks[0].image == data.marks[0].image
+
+
+def lvis() -> dict[str, Any]:
+    plain = coco()
+    for image, url in zip(plain["images"], ("train2017/a.jpg", "val2017/b.jpg"), strict=True):
+        del image["file_name"]
+        image["coco_url"] = f"http://images.cocodataset.org/{url}"
+        image["neg_category_ids"], image["not_exhaustive_category_ids"] = [90], [13]
+    for mark in plain["annotations"]:
+        del mark["iscrowd"]
+        mark.pop("iscrowd", None)
+    plain["categories"][0]["frequency"] = "r"
+    plain["categories"][1]["frequency"] = "f"
+    return plain
+
+
+def test_images_of_lvis_are_found_by_the_address_at_which_they_were_published(tmp_path: Path) -> None:
+    root = write(
+        write(tmp_path, lvis(), name="lvis_v1_val.json", images="train2017"), lvis(), name="lvis_v1_train.json"
+    )
+    write(root, "{}", name="lvis_v1_image_info_test_dev.json")
+    assert box_splits(str(root)) == ["train", "val"]
+    data = open_boxes(str(root), split="val")
+    assert [str(one.image.relative_to(root)) for one in data.marks] == ["train2017/a.jpg", "val2017/b.jpg"]
+    assert data.federated
+    assert {name: kind.frequency for name, kind in data.kinds.items()} == {"toothbrush": "r", "7": "f"}
+    assert (data.marks[0].absent, data.marks[0].some_drawn) == ({"toothbrush"}, {"7"})
+    write(root, coco())  # of COCO itself, whose splits have the names
+    assert box_splits(str(root)) == ["val", "lvis_v1_train", "lvis_v1_val"]
+    assert not open_boxes(str(root), split="val").federated
+
+
+def test_domains_are_opened_as_splits_are(tmp_path: Path) -> None:
+    for domain in ("sketch", "tattoo"):
+        write(tmp_path / domain, coco())
+        write(tmp_path / domain, coco(), name="instances_train2017.json", images="train2017")
+    assert box_domains(str(tmp_path)) == box_splits(str(tmp_path)) == ["sketch", "tattoo"]
+    data = open_boxes(str(tmp_path), split="tattoo")
+    assert data.marks[0].image == tmp_path / "tattoo" / "val2017" / "a.jpg"
+    assert box_domains(str(tmp_path / "tattoo")) == []
+
+
+def changed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    plain = coco()
+    part: Any = plain
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return plain
+
+
+FIRST = ("annotations", 0)
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        (changed((*FIRST, "bbox"), [1, 2, float("nan"), 4]), "numbers of pixels in every bbox of image 7 of .*val2017"),
+        (changed((*FIRST, "bbox"), [1, 2, float("inf"), 4]), "numbers of pixels in every bbox of image 7 of .*val2017"),
+        (changed((*FIRST, "bbox"), [1, 2, 3]), "numbers of pixels in every bbox of image 7 of .*val2017.json, got"),
+        (changed((*FIRST, "bbox"), "many"), "numbers of pixels in every bbox of image 7 of .*val2017.json, got"),
+        (changed(("images", 0, "id"), 7), "val2017.json lists 2 images of the id 7"),
+        (changed(("images", 0, "width"), None), "expected numbers of pixels in width and height of image 42 of .*val2"),
+        (changed(("images", 0, "file_name"), "z.jpg"), "expected the image .*z.jpg of image 42 of .*, which is not"),
+        (changed(("categories", 0, "id"), 13), "lists the category id 13 twice, as toothbrush and as 7"),
+        (changed(("categories", 0), {"id": 3}), "is no list of images and boxes as COCO writes it: KeyError.'name'"),
+        (changed(("annotations",), None), "is no list of images and boxes as COCO writes it"),
+        (changed(("annotations",), []), "expected boxes on the images of .*, found none"),
+        (changed(("images",), []), "as COCO writes it: it lists no image"),
+        ("", "val2017.json is no JSON"),
+        ("[]", "is no list of images and boxes as COCO writes it"),
+    ],
+)
+def test_a_file_that_cannot_be_right_is_named(tmp_path: Path, plain: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_boxes(str(write(tmp_path, plain)))
+
+
+@pytest.mark.parametrize(
+    ("plain", "said", "boxes"),
+    [
+        (changed((*FIRST, "image_id"), 99), "of images that it does not list are left out: 1, such as annota", 1),
+        (changed((*FIRST, "category_id"), 5), "of classes that it does not list are left out: 1, such as anno", 1),
+        (
+            changed((*FIRST, "bbox"), [1, 2, 0, 4]),
+            "without area are left out: 1, such as [1.0, 2.0, 1.0, 6.0]",
+            1,
+        ),
+        (changed((*FIRST, "bbox"), [30, 2, 9, 4]), "outside their image are left out: 1, such as [30.0, 2.0, 39.0", 1),
+        (
+            changed(("categories", 1, "name"), "toothbrush"),
+            "calls several categories toothbrush: they are one cl",
+            2,
+        ),
+        (changed(("categories",), []), "", 2),
+    ],
+)
+def test_what_is_odd_is_said_with_its_file(
+    tmp_path: Path, plain: object, said: str, boxes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = open_boxes(str(write(tmp_path, plain)))
+    assert sum(len(one.boxes) for one in data.marks) == boxes
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(said)
+    assert all(said in line and str(tmp_path) in line for line in lines)
+
+
+def test_numbers_are_those_of_the_first_of_two_classes_of_one_name(tmp_path: Path) -> None:
+    data = open_boxes(str(write(tmp_path, changed(("categories", 1, "name"), "toothbrush"))))
+    assert data.kinds["toothbrush"].number == 90
+    numpy.testing.assert_array_equal([one.names for one in data.marks], [["toothbrush"], ["toothbrush"]])
