@@ -7,7 +7,8 @@
               to a tenth by a cosine over the last four; at test eight short sides and their mirrors
 
 What the paper leaves open is assumed (unconfirmed): batches of 32 as in its first stage; a piece in every second view,
-of the shape of its image; a gradient cut to 0.1, as DETR's (arXiv:2005.12872); 2 for the weight of IA-BCE.
+of the shape of its image; a gradient cut to 0.1, as DETR's (arXiv:2005.12872); 2 for the weight of IA-BCE. A picture
+more than eight times as long as it is high is shown smaller: a strip would take any memory.
 """
 
 from dataclasses import dataclass, field, replace
@@ -56,7 +57,7 @@ class Recipe:
     def at(self, size: int) -> "Recipe":
         """Return the recipe at another short side: what views are drawn and merged from keeps its share of it."""
         share = size / self.view.size
-        longest = None if self.view.longest is None else size * 4 // 3
+        longest = None if self.view.longest is None else self.view.longest * size // self.view.size
         return replace(
             self,
             view=replace(self.view, size=size, longest=longest),
@@ -68,10 +69,10 @@ class Recipe:
 RECIPES = {
     "small": Recipe(
         view=View(size=512, longest=683),
-        training=Training(iterations=3_000, warmup=200, weight_decay=0.05, clip=0.1),
+        training=Training(iterations=3_000, warmup=200, weight_decay=0.05, clip=0.1, save_every=100),
     ),
     "dinov3": Recipe(
-        view=View(size=2048, windows=3),
+        view=View(size=2048, longest=16_384, windows=3),
         dim=768,
         hidden=2048,
         encoder=6,
@@ -81,7 +82,7 @@ RECIPES = {
         weights=Weights(kind="ia-bce", boxes=4.0),
         lr=2.5e-5,
         batch_size=32,
-        training=Training(iterations=44_358, warmup=2_000, schedule="held", weight_decay=0.05, clip=0.1),
+        training=Training(iterations=44_358, warmup=2_000, schedule="held", weight_decay=0.05, clip=0.1, save_every=50),
         shortest=1228,
         tested=(1536, 1728, 1920, 2112, 2304, 2496, 2688, 2880),
     ),

@@ -1,0 +1,118 @@
+"""What a detector is shown: windows stitched are the whole, mirrors are mirrors, and any picture has a view."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from dinokit.dense.detr.recipe import RECIPES
+from dinokit.dense.detr.views import View, features, layers_of, passes, width_of
+from dinokit.models.architecture import build
+from dinokit.models.convnets import ConvNeXtConfig
+from dinokit.models.pixels import PatchPixels
+from tests.conftest import MakeVit
+
+
+def picture(height: int, width: int) -> Tensor:
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(height))
+
+
+@pytest.mark.parametrize("sides", [(36, 36), (36, 60), (40, 52), (8, 44), (4, 4), (20, 4)])
+def test_windows_put_together_are_the_whole_where_a_patch_sees_itself_alone(sides: tuple[int, int]) -> None:
+    backbone, image = PatchPixels(patch_size=4), picture(*sides)
+    whole = features(backbone, image, View(size=min(sides)))
+    stitched = features(backbone, image, View(size=min(sides), windows=3))
+    assert stitched.shape == (2 * backbone.dim, *whole.shape[1:])
+    assert torch.equal(stitched[: backbone.dim], whole)
+
+
+def test_every_window_is_seen_alone_and_stands_where_it_was_cut(make_vit: MakeVit) -> None:
+    backbone, image = make_vit(size=None), picture(40, 52)
+    found = features(backbone, image, View(size=40, windows=3))
+    width = found.shape[0] // 2
+    # 40 // 3 = 13 and 52 // 3 = 17 pixels are 4 and 5 whole patches; the last ones are what is left
+    for rows in (slice(0, 16), slice(16, 32), slice(32, 40)):
+        for columns in (slice(0, 20), slice(20, 40), slice(40, 52)):
+            cut = image[:, rows, columns]
+            alone = features(backbone, cut, View(size=min(cut.shape[1:])))
+            down, across = (slice(each.start // 4, each.stop // 4) for each in (rows, columns))
+            assert torch.equal(found[:width, down, across], alone)
+
+
+def test_behind_the_windows_stands_the_whole_at_the_size_of_one() -> None:
+    backbone = PatchPixels(patch_size=4)
+    ramp = torch.linspace(0, 1, 48).expand(3, 48, 48).contiguous()
+    found = features(backbone, ramp, View(size=48, windows=3))[backbone.dim :]
+    across = found.mean(dim=(0, 1))  # [column]: as the ramp goes, at a third of its detail
+    torch.testing.assert_close(across[2:-2], torch.linspace(0, 1, 48).unfold(0, 4, 4).mean(1)[2:-2], atol=0.02, rtol=0)
+    assert (across.diff() >= 0).all()
+
+
+def test_the_passes_of_a_view_are_those_of_the_network(make_vit: MakeVit) -> None:
+    backbone, seen = make_vit(size=None), list[tuple[int, int]]()
+    usual = backbone.intermediate
+
+    def noted(images: Tensor, *arguments: object, **named: object) -> object:
+        seen.append((images.shape[2], images.shape[3]))
+        return usual(images, *arguments, **named)  # type: ignore[arg-type]
+
+    backbone.intermediate = noted  # type: ignore[method-assign, assignment]
+    for windows in (1, 2, 3):
+        seen.clear()
+        features(backbone, picture(40, 52), View(size=40, windows=windows))
+        assert seen == passes(40, 52, windows=windows, patch=4)
+
+
+def test_the_mirror_of_a_mirrored_picture_is_the_picture(make_vit: MakeVit) -> None:
+    backbone, image = make_vit(size=None), picture(24, 36)
+    for windows in (1, 2):
+        view = View(size=24, windows=windows)
+        assert torch.equal(features(backbone, image.flip(-1), view, mirror=True), features(backbone, image, view))
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 50), (50, 1), (3, 2), (17, 200)])
+@pytest.mark.parametrize("view", [View(size=8), View(size=8, longest=20), View(size=12, windows=3)])
+def test_any_picture_has_a_view_of_whole_patches(sides: tuple[int, int], view: View, make_vit: MakeVit) -> None:
+    backbone = make_vit(size=None)
+    height, width = view.sides(*sides, 4)
+    found = features(backbone, picture(*sides), view)
+    assert found.shape == (width_of(backbone, view), height // 4, width // 4)
+    assert found.isfinite().all()
+    if view.longest is not None:
+        assert max(height, width) <= 20
+
+
+def test_of_a_convolutional_network_the_last_grid_is_shown() -> None:
+    backbone = build(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))).eval()
+    view = View(size=64)
+    assert (layers_of(backbone), width_of(backbone, view), backbone.patch_size) == (1, 10, 32)
+    assert features(backbone, picture(64, 90), view).shape == (10, 2, 3)
+
+
+def test_a_recipe_at_another_size_keeps_its_shares() -> None:
+    published = RECIPES["dinov3"]
+    small = published.at(96)
+    assert (small.view.size, small.view.windows, small.shortest) == (96, 3, 58)  # 1,228 of 2,048 pixels
+    assert small.tested == (72, 81, 90, 99, 108, 117, 126, 135)
+    assert published.at(2048) == published
+    assert RECIPES["small"].at(96).view == View(size=96, longest=128)
+
+
+def test_the_published_recipe_is_that_of_the_paper() -> None:
+    """DINOv3 (arXiv:2508.10104), appendix D.9: the last stage, on COCO."""
+    recipe = RECIPES["dinov3"]
+    rate, steps = [recipe.lr * recipe.training.factor(step) for step in (1000, 2000, 29_000, 44_357)], 44_358
+    assert rate == pytest.approx([1.25e-5, 2.5e-5, 2.5e-5, 2.5e-6], rel=1e-3)
+    assert recipe.training.iterations == steps == round(12 * 118_287 / recipe.batch_size)
+    assert (recipe.queries, recipe.many, recipe.repeats, recipe.dim, recipe.hidden) == (1500, 1500, 6, 768, 2048)
+    assert (recipe.encoder, recipe.decoder, recipe.shortest) == (6, 6, 1228)
+    assert (recipe.view.size, recipe.view.windows) == (2048, 3)
+    assert recipe.view.sides(480, 640, 16) == (2048, 2736)
+    assert recipe.view.sides(1, 5000, 16) == (16, 16_384)  # a strip is bounded
+    assert (recipe.weights.kind, recipe.weights.classes, recipe.weights.deltas, recipe.weights.boxes) == (
+        "ia-bce",
+        2.0,
+        1.0,
+        4.0,
+    )
+    assert recipe.training.weight_decay == 0.05
+    assert len(recipe.tested) == 8
