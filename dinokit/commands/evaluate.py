@@ -29,6 +29,7 @@ from dinokit.suites import cells
 from dinokit.suites import found as sets
 from dinokit.suites import table as suites
 from dinokit.suites.columns import columns
+from dinokit.visuals import detection as detectors
 from dinokit.visuals import scores
 from dinokit.visuals import suite as pages
 
@@ -158,6 +159,9 @@ def _measured(
     config = evaluations.settled(config, backbone)
     with nullcontext() if save is None else _kept(Path(save), task, backbone, config):
         rows = {name: evaluations.measure(task, backbone, config, None if save is None else Path(save))}
+        if save is not None and task == "detection":
+            for page in detectors.write_pages(Path(save)):
+                info(f"page {page}")
     units = getattr(module, "UNITS", {})
     if units and not any(number.startswith(tuple(units)) for number in rows[name]):
         rivals = {}  # counts alone, such as of a video without truth: nothing to compare

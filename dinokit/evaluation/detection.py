@@ -34,6 +34,7 @@ from dinokit.dense.heads import About, check_model, load_head, save_head
 from dinokit.dense.maps import WHOLE, frozen
 from dinokit.evaluation.base import Found, halves
 from dinokit.evaluation.sets.domains import over_domains
+from dinokit.evaluation.sets.mistakes import judged
 from dinokit.metrics.detection import Found as FoundBoxes
 from dinokit.metrics.detection import Ids, Objects, average_precision, plain, results
 from dinokit.models.features import Backbone
@@ -78,7 +79,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
 
     Args:
         out: folder that receives the trained head as `head/`, detections.json as COCO writes results, truth.json,
-            pictures, and the features of the training images; an interrupted training in it goes on.
+            mistakes.json, pictures, and the features of the training images; an interrupted training goes on.
     """
     library("faster_coco_eval", extra="detection")
     if config.head is None:
@@ -200,7 +201,9 @@ def _measured(
             with write_atomic(out / "pictures" / f"{indices[place]:06d}.png") as temporary:
                 picture.save(temporary, "PNG")
     rounded = {name: value for name, value in numbers.items() if not numpy.isnan(value)}
-    return rounded | {"images": float(len(indices))}, {"classes": dict(zip(known, each.tolist(), strict=True))}
+    intervals = judged(test, indices, objects, arrays, classes=known, numbers=rounded, each=each, out=out)
+    details: dict[str, object] = {"classes": dict(zip(known, each.tolist(), strict=True)), "intervals": intervals}
+    return rounded | {"images": float(len(indices))}, details
 
 
 def _objects(marks: Marks, classes: Sequence[str]) -> Objects:

@@ -12,6 +12,7 @@ import pytest
 
 from dinokit.commands.evaluate import evaluate
 from tests.conftest import MakeFolder
+from tests.evaluation.test_detection import scenes
 from tests.sources import instance_sets
 
 FILES = tuple(
@@ -93,3 +94,17 @@ def test_the_word_before_a_folder_chooses_what_retrieval_measures(make_run: Make
     kept = json.loads((save / "retrieval.json").read_text())
     assert kept["shown"] == ["Padded(size=16, patch_size=4)"]
     assert kept["intervals"]["mAP/hard"][0] <= kept["mAP/hard"] <= kept["intervals"]["mAP/hard"][1]
+
+
+def test_a_detector_is_saved_with_its_page(make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path) -> None:
+    model = make_run(str(make_folder("a/0.png", "a/1.png")), steps=(0,)) / "checkpoints" / "0"
+    data = scenes(tmp_path / "data", counts={"train": 2, "val": 2})
+    settings = {"iterations": 1, "batch_size": 1, "size": 32, "queries": 2, "baselines": False}
+    rows = evaluate("detection", model=str(model), data=str(data), save=tmp_path / "out", **settings)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"AP {rows[str(model)]['AP']:.1f} %" in page
+    assert "Loss in training" in page
+    evaluate(
+        "detection", model=str(model), data=str(data), save=tmp_path / "again", head=str(tmp_path / "out" / "head")
+    )
+    assert "Loss in training" not in (tmp_path / "again" / "index.html").read_text()

@@ -68,6 +68,11 @@ def test_a_saved_head_gives_the_numbers_of_its_training(tmp_path: Path, make_vit
     assert {line["image_id"] for line in written} == {1, 2}
     assert written == json.loads((tmp_path / "again" / "detections.json").read_text())
     assert len(list((out / "pictures").glob("*.png"))) == 2
+    told = json.loads((out / "mistakes.json").read_text())
+    assert told == json.loads((tmp_path / "again" / "mistakes.json").read_text()) | {"numbers": told["numbers"]}
+    assert {Path(one["file"]).name for one in told["shown"]} <= {"0.png", "1.png"}
+    assert told["intervals"].keys() == {"AP", "AP50", "AP75"}
+    assert told["intervals"] == json.loads((out / "detection.json").read_text())["intervals"]
 
 
 def test_predict_writes_what_the_evaluation_found(tmp_path: Path, make_vit: MakeVit) -> None:
