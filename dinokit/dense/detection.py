@@ -81,7 +81,7 @@ def answered(
     device = next(head.parameters()).device
     size = torch.tensor([seen.shape[2] * patch, seen.shape[1] * patch], dtype=torch.float32, device=device)
     _, layers = head(Maps([seen.to(device)], size[None]))
-    said = layers[-1].of(0)
+    said = layers.of(-1, 0)
     scores = said.logits.sigmoid().flatten()
     best = scores.topk(min(head.config.queries, len(scores))).indices
     boxes = said.boxes[best // head.config.classes]

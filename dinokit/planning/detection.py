@@ -92,7 +92,7 @@ def plan_detector(
     each = [octets(recipe.view, size, patch=patch, width=width) for size in sizes]
     backbone = deepcopy(backbone).to("meta")  # the caller's stays as it is
     with torch.device("meta"):
-        network = Detector(recipe.sizes(backbone, classes))
+        network = Detector(recipe.sizes(width=width, stride=patch, classes=classes))
         work, held = _step(network, recipe, batch, patch=patch)
         looking = {sides: _looking(backbone, recipe.view, sides) for sides in set(shown)}
         typical = sorted(sizes)[len(sizes) // 2]
@@ -156,7 +156,7 @@ def _step(network: Detector, recipe: Recipe, batch: Sequence[Size], *, patch: in
     with traced() as taken:
         proposals, layers = network.train()(Maps(maps, sizes))
         forward = taken.operations
-        torch.autograd.backward([_judged(each, recipe) for each in (proposals, *layers)])
+        torch.autograd.backward([_judged(each, recipe) for each in (proposals, layers)])
         del proposals, layers
     return {"decoder forward": forward, "decoder backward": taken.operations - forward}, float(taken.peak)
 

@@ -48,7 +48,7 @@ def test_a_plan_is_what_is_taken(tmp_path: Path, make_vit: MakeVit) -> None:
     with traced() as looking:
         features(backbone, data.read(0), recipe.view)
     assert found.view == looking.operations
-    network = Detector(recipe.sizes(backbone, 2))
+    network = Detector(recipe.sizes(width=width_of(backbone, recipe.view), stride=backbone.patch_size, classes=2))
     assert sum(found.parameters.values()) == sum(each.numel() for each in network.parameters())
     views = [kept.seen(index, mirror=False) for index in (0, 2)]
     batch = Maps([each.map for each in views], torch.tensor([each.size for each in views], dtype=torch.float32))

@@ -65,18 +65,17 @@ def sampled(views: Views, length: int, *, batch_size: int, seed: int, device: to
     return sample
 
 
-def judged(recipe: Recipe) -> Callable[[tuple[Answers, list[Answers]], Sequence[Objects], int], Float[Tensor, ""]]:
+def judged(recipe: Recipe) -> Callable[[tuple[Answers, Answers], Sequence[Objects], int], Float[Tensor, ""]]:
     """Return the loss of all that a detector says."""
 
-    def judge(said: tuple[Answers, list[Answers]], objects: Sequence[Objects], _: int) -> Float[Tensor, ""]:
+    def judge(said: tuple[Answers, Answers], objects: Sequence[Objects], _: int) -> Float[Tensor, ""]:
         proposals, layers = said
         things = [replace(one, classes=torch.zeros_like(one.classes)) for one in objects]
         total = loss(proposals, things, recipe.weights)
-        for layer in layers:
-            total = total + loss(layer.some(slice(None, recipe.queries)), objects, recipe.weights)
-            if recipe.many:
-                many = layer.some(slice(recipe.queries, None))
-                total = total + loss(many, objects, recipe.weights, repeats=recipe.repeats)
+        one, many = slice(None, recipe.queries), slice(recipe.queries, None)
+        total = total + loss(layers.of(..., one, slice(None)), objects, recipe.weights)
+        if recipe.many:
+            total = total + loss(layers.of(..., many, slice(None)), objects, recipe.weights, repeats=recipe.repeats)
         return total
 
     return judge

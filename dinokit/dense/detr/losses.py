@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.core.numbers import at_least
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.matching import ALPHA, GAMMA, Answers, Objects, assigned
+from dinokit.dense.detr.matching import ALPHA, GAMMA, Answers, Objects, assigned, cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,34 +37,49 @@ class Weights:
 
 
 def loss(answers: Answers, objects: Sequence[Objects], weights: Weights, *, repeats: int = 1) -> Float[Tensor, ""]:
-    """Return the loss of what a layer says of a batch.
+    """Return the loss of what layers say of a batch: the sum over layers.
 
     Args:
+        answers: [layer, image, query].
         objects: of every image.
         repeats: how many queries answer for an object.
     """
-    total = answers.logits.new_zeros(())
-    for image, there in enumerate(objects):
-        said, there = answers.of(image), there.repeated(repeats)
-        queries, which = assigned(said, there)
-        reached, references = said.boxes[queries], said.references[queries]
-        iou, giou = box.overlap(reached, there.boxes[which])
-        wanted = box.deltas(references, there.boxes[which])
-        target = torch.zeros_like(said.logits)
-        target[queries, there.classes[which]] = 1.0
-        if weights.kind == "focal":
-            named = focal(said.logits, target)
-        else:
-            quality = torch.zeros_like(said.logits)
-            quality[queries, there.classes[which]] = iou.detach().clamp(min=0)
-            named = ia_bce(said.logits, target, quality)
-        total = total + weights.classes * named.sum()
-        total = total + weights.deltas * (said.deltas[queries] - wanted).abs().sum()
-        total = total + weights.boxes * (1 - giou).sum()
+    where, there = _matched(answers, objects, repeats=repeats)
+    named = (*where, there.classes)
+    target = torch.zeros_like(answers.logits)
+    target[named] = 1.0
+    iou, giou = box.overlap(answers.boxes[where], there.boxes)
+    if weights.kind == "focal":
+        classes = focal(answers.logits, target)
+    else:
+        quality = torch.zeros_like(answers.logits)
+        quality[named] = iou.detach().clamp(min=0)
+        classes = ia_bce(answers.logits, target, quality)
+    wanted = box.deltas(answers.references[where], there.boxes)
+    total = weights.classes * classes.sum() + weights.boxes * (1 - giou).sum()
+    total = total + weights.deltas * (answers.deltas[where] - wanted).abs().sum()
     return total / max(sum(map(len, objects)) * repeats, 1)
 
 
-def focal(logits: Float[Tensor, "query class"], target: Float[Tensor, "query class"]) -> Float[Tensor, "query class"]:
+def _matched(
+    answers: Answers, objects: Sequence[Objects], *, repeats: int
+) -> tuple[tuple[Int64[Tensor, " pair"], ...], Objects]:
+    """Return the layer, the image and the query of every pair, and the object it answers for."""
+    costs = [cost(answers.of(slice(None), image), there) for image, there in enumerate(objects)]
+    places, boxes, classes = [], [], []
+    for image, (there, layers) in enumerate(zip(objects, costs, strict=True)):
+        for layer, each in enumerate(layers.cpu().numpy()):
+            queries, which = assigned(each, repeats=repeats)
+            places.append(numpy.stack([numpy.full_like(queries, layer), numpy.full_like(queries, image), queries]))
+            boxes.append(there.boxes[which])
+            classes.append(there.classes[which])
+    where = torch.from_numpy(numpy.concatenate(places, axis=1)).to(answers.logits.device)
+    return tuple(where), Objects(torch.cat(boxes), torch.cat(classes))
+
+
+def focal(
+    logits: Float[Tensor, "*batch class"], target: Float[Tensor, "*batch class"]
+) -> Float[Tensor, "*batch class"]:
     """Return the focal loss of every class of every query; the target is 1 or 0."""
     chance = logits.sigmoid()
     plain = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -72,10 +88,10 @@ def focal(logits: Float[Tensor, "query class"], target: Float[Tensor, "query cla
 
 
 def ia_bce(
-    logits: Float[Tensor, "query class"],
-    target: Float[Tensor, "query class"],
-    quality: Float[Tensor, "query class"],
-) -> Float[Tensor, "query class"]:
+    logits: Float[Tensor, "*batch class"],
+    target: Float[Tensor, "*batch class"],
+    quality: Float[Tensor, "*batch class"],
+) -> Float[Tensor, "*batch class"]:
     """Return the loss by which a score learns how well its box lies; the target is 1 or 0, the quality an IoU."""
     chance = logits.sigmoid()
     wanted = (chance.detach() ** ALPHA * quality ** (1 - ALPHA)).clamp(min=0.01)  # never learnt to be nothing

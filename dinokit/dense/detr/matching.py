@@ -9,6 +9,7 @@ would be as a negative; deltas start from the reference of the query. Of objects
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
@@ -32,47 +33,37 @@ class Objects:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def repeated(self, times: int) -> "Objects":
-        """Return every object so many times."""
-        return Objects(self.boxes.repeat(times, 1), self.classes.repeat(times))
-
 
 @dataclass(frozen=True)
 class Answers:
-    """What the queries say of an image, or of a batch of images."""
+    """What queries say: of an image, of a batch of images, or of every layer of a decoder for a batch."""
 
     logits: Float[Tensor, "*batch query class"]
     references: Float[Tensor, "*batch query 4"]  # corners; without gradient
     deltas: Float[Tensor, "*batch query 4"]  # from the reference
     boxes: Float[Tensor, "*batch query 4"]  # corners
 
-    def of(self, image: int) -> "Answers":
-        """Return those of an image of the batch."""
-        return Answers(*(each[image] for each in (self.logits, self.references, self.deltas, self.boxes)))
-
-    def some(self, queries: slice) -> "Answers":
-        """Return those of some queries."""
-        return Answers(*(each[..., queries, :] for each in (self.logits, self.references, self.deltas, self.boxes)))
+    def of(self, *where: Any) -> "Answers":
+        """Return those of a layer, an image or some queries, as a tensor is indexed."""
+        return Answers(*(each[where] for each in (self.logits, self.references, self.deltas, self.boxes)))
 
 
 @torch.no_grad()
-def cost(answers: Answers, objects: Objects) -> Float[Tensor, "query object"]:
-    """Return what it costs that a query answers for an object."""
-    logits = answers.logits[:, objects.classes]  # [query, object]
+def cost(answers: Answers, objects: Objects) -> Float[Tensor, "*layer query object"]:
+    """Return what it costs that a query answers for an object of an image."""
+    logits = answers.logits[..., objects.classes]  # [*layer, query, object]
     chance = logits.sigmoid()
     right = ALPHA * (1 - chance) ** GAMMA * -F.logsigmoid(logits)
     wrong = (1 - ALPHA) * chance**GAMMA * -F.logsigmoid(-logits)
-    wanted = box.deltas(answers.references[:, None], objects.boxes[None])  # [query, object, 4]
-    apart = (answers.deltas[:, None] - wanted).abs().sum(dim=-1)
-    _, giou = box.overlap(answers.boxes[:, None], objects.boxes[None])
+    wanted = box.deltas(answers.references[..., None, :], objects.boxes)  # [*layer, query, object, 4]
+    apart = (answers.deltas[..., None, :] - wanted).abs().sum(dim=-1)
+    _, giou = box.overlap(answers.boxes[..., None, :], objects.boxes)
     return 2 * (right - wrong) + apart - 2 * giou
 
 
-def assigned(answers: Answers, objects: Objects) -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
-    """Return queries and their objects, of the least cost in total; each object has one if queries suffice."""
+def assigned(costs: Float[numpy.ndarray, "query object"], *, repeats: int = 1) -> Int64[numpy.ndarray, "2 pair"]:
+    """Return queries and their objects, of the least cost in total; each object has `repeats` if queries suffice."""
     optimize = library("scipy.optimize", extra="detection")
-    costs = cost(answers, objects).double().cpu().numpy()
     costs = numpy.nan_to_num(costs, nan=1e9, posinf=1e9, neginf=-1e9)  # a loss that is not finite is said elsewhere
-    rows, columns = optimize.linear_sum_assignment(costs)
-    device = answers.logits.device
-    return torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
+    queries, columns = optimize.linear_sum_assignment(numpy.tile(costs, repeats))
+    return numpy.stack([queries, columns % max(costs.shape[1], 1)])

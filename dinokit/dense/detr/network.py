@@ -1,8 +1,8 @@
 """The detector on frozen features: a neck, proposals, and a decoder that refines them.
 
     neck        1 x 1 convolution and group norm to `dim`, then layers of self-attention (post-norm, as DETR's encoder)
-    proposals   on maps of 1/2, 1, 2 and 4 times the stride every place proposes a box from a square of 50, 100, 200,
-                400 pixels about it; the best by one logit become the references of the queries
+    proposals   on maps of 1/2 (if `finer`), 1, 2 and 4 times the stride every place proposes a box from a square of 50,
+                100, 200, 400 pixels about it, the finest first; the likeliest become the references of the queries
     queries     learnt content (mixed selection, arXiv:2203.03605); their position is their first reference
     decoder     layers of self-attention, attention to the map (attention.py) and a network, all pre-norm; each has its
                 own heads for classes and deltas; the next layer starts where the last one ended
@@ -16,6 +16,7 @@ Source: Plain-DETR (arXiv:2308.01904), DINOv3 (arXiv:2508.10104, appendix D.9).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,14 +26,14 @@ from torch.nn import functional as F
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.attention import BoxAttention
+from dinokit.dense.detr.attention import Attention, BoxAttention
 from dinokit.dense.detr.matching import Answers
 from dinokit.dense.detr.positions import of_boxes, of_map
 
 PRIOR = 0.01  # chance of every class before anything is learnt
 GROUPS = 32  # of the neck's norm
-SQUARE = 50.0  # pixels, at half the stride
-LEVELS = 4
+SQUARE = 50.0  # pixels, of the finest proposals
+COARSER = 2  # levels above the stride
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,10 @@ class Config:
     dim: int = at_least(GROUPS, 256)
     heads: int = at_least(1, 8)
     hidden: int = at_least(1, 1024)  # of the networks behind attention
+    box_hidden: int = at_least(1, 512)  # of the networks from boxes to attention
     encoder: int = at_least(0, 2)  # layers
     decoder: int = at_least(1, 3)  # layers
+    finer: bool = True  # proposals at half the stride, too
     queries: int = at_least(1, 100)
     many: int = at_least(0, 100)  # further queries in training, several of which answer for an object
 
@@ -72,22 +75,24 @@ class Detector(nn.Module):
     def _build(self, config: Config) -> None:
         dim = config.dim
         self.project = nn.Sequential(nn.Conv2d(config.width, dim, 1), nn.GroupNorm(GROUPS, dim))
-        self.encoder = nn.ModuleList(
-            nn.TransformerEncoderLayer(dim, config.heads, config.hidden, dropout=0.0, batch_first=True)
-            for _ in range(config.encoder)
-        )
-        self.finer = nn.ConvTranspose2d(dim, dim, 2, stride=2)
-        self.coarser = nn.ModuleList(nn.Conv2d(dim, dim, 2, stride=2) for _ in range(LEVELS - 2))
+        self.encoder = nn.ModuleList(Encoding(config) for _ in range(config.encoder))
+        self.finer = nn.ConvTranspose2d(dim, dim, 2, stride=2) if config.finer else None
+        self.coarser = nn.ModuleList(nn.Conv2d(dim, dim, 2, stride=2) for _ in range(COARSER))
         self.proposed = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
         self.content = nn.Embedding(config.queries + config.many, dim)
         self.position = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim))
         self.decoder = nn.ModuleList(Layer(config) for _ in range(config.decoder))
-        self.heads = nn.ModuleList(Heads(dim, config.classes) for _ in range(config.decoder + 1))  # last: proposals
+        self.heads = nn.ModuleList(Heads(dim, config.classes) for _ in range(config.decoder))
+        self.thing = Heads(dim, 1)  # of proposals
 
-    def forward(self, seen: Maps) -> tuple[Answers, list[Answers]]:
-        """Answer for a batch: return what the places propose, and what each layer of the decoder says."""
+    def forward(self, seen: Maps) -> tuple[Answers, Answers]:
+        """Answer for a batch: return what the places propose, whether something is there, and what each layer says.
+
+        Returns:
+            Answers [1, image, place] and [layer, image, query].
+        """
         sizes = seen.sizes
-        tokens, places, hidden = self._seen(seen.maps)
+        tokens, placed, hidden = self._seen(seen.maps)
         proposals = self._proposals(tokens, hidden, sizes)
         count = self.config.queries + (self.config.many if self.training else 0)
         best = proposals.logits[..., 0].topk(min(count, proposals.logits.shape[1]), dim=1).indices  # [batch, query]
@@ -97,13 +102,13 @@ class Detector(nn.Module):
         apart = self._groups(best.shape[1], device=tokens.device)
         said, judged = [], reference
         for layer, heads in zip(self.decoder, self.heads):
-            queries = layer(queries, position, reference, tokens, tokens + places, self.config.stride, hidden, apart)
+            queries = layer(queries, position, reference, tokens, placed, self.config.stride, hidden, apart)
             logits, deltas = heads(queries)
             found = box.inside(box.moved(judged, deltas), sizes[:, None])
-            said.append(Answers(logits, judged.detach(), deltas, found))
+            said.append((logits, judged.detach(), deltas, found))
             judged = box.inside(box.moved(reference, deltas), sizes[:, None])
             reference = judged.detach()
-        return proposals, said
+        return proposals.of(None), Answers(*map(torch.stack, zip(*said, strict=True)))
 
     def _seen(
         self, maps: Sequence[Float[Tensor, "feature _ _"]]
@@ -115,7 +120,7 @@ class Detector(nn.Module):
         """Bring maps to one width and size, and let their places see each other.
 
         Returns:
-            Tokens, positions, and what is True where there is no image.
+            Tokens, the same with positions, and what is True where there is no image.
         """
         projected = [self.project(each[None])[0] for each in maps]
         rows, columns = (max(each.shape[axis] for each in projected) for axis in (1, 2))
@@ -130,10 +135,12 @@ class Detector(nn.Module):
         tokens, places = torch.stack(padded), torch.stack(where)  # [batch, rows, columns, dim]
         padding = any(tuple(each.shape[1:]) != (rows, columns) for each in projected)  # shapes: a value is waited for
         some = hidden if padding else None
+        seen = None if some is None else ~hidden.flatten(1)[:, None, None]  # [batch, 1, 1, place]
+        flat, where = tokens.flatten(1, 2), places.flatten(1, 2)
         for layer in self.encoder:
-            assert isinstance(layer, nn.TransformerEncoderLayer)
-            tokens = encoded(layer, tokens, places, some)
-        return tokens, places, some
+            flat = layer(flat, where, seen)
+        tokens = flat.unflatten(1, (rows, columns))
+        return tokens, tokens + places, some
 
     def _proposals(
         self,
@@ -145,17 +152,19 @@ class Detector(nn.Module):
         level = tokens.permute(0, 3, 1, 2)  # [batch, dim, rows, columns]
         if hidden is not None:
             level = level.masked_fill(hidden[:, None], 0)
-        levels = [self.finer(level), level]
+        levels, finest = [level], float(self.config.stride)
+        if self.finer is not None:
+            levels, finest = [self.finer(level), level], finest / 2
         for step in self.coarser:
             if min(levels[-1].shape[2:]) > 1:
                 levels.append(step(levels[-1]))
         squares = [
-            self._squares(each.shape[2], each.shape[3], self.config.stride * 2.0 ** (number - 1), SQUARE * 2**number)
+            self._squares(each.shape[2], each.shape[3], finest * 2**number, SQUARE * 2**number)
             for number, each in enumerate(levels)
         ]
         around = torch.cat(squares).to(tokens).expand(len(tokens), -1, -1)  # [batch, proposal, 4]
         rows = self.proposed(torch.cat([each.flatten(2).transpose(1, 2) for each in levels], dim=1))
-        logits, deltas = self.heads[-1](rows)
+        logits, deltas = self.thing(rows)
         middle = box.centred(around)[..., :2]
         outside = (middle >= sizes[:, None]).any(dim=-1)
         logits = logits.masked_fill(outside[..., None], torch.finfo(logits.dtype).min / 4)
@@ -182,17 +191,37 @@ class Heads(nn.Module):
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
         self.classes = nn.Linear(dim, classes)
-        last = nn.Linear(dim, 4)
-        self.deltas = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), last)
+        self.deltas = mlp(dim, dim, dim, 4)
         nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for zero in self.deltas[-1].parameters():
+            nn.init.zeros_(zero)
 
     def forward(
         self, queries: Float[Tensor, "batch query dim"]
     ) -> tuple[Float[Tensor, "batch query class"], Float[Tensor, "batch query 4"]]:
         """Say what each query is and where."""
         return self.classes(queries), self.deltas(queries)
+
+
+class Encoding(nn.Module):
+    """One layer of the neck: places look at each other, post-norm, positions only where they ask (DETR)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(config.dim) for _ in range(2))
+        self.among = Attention(config.dim, config.heads)
+        self.network = mlp(config.dim, config.hidden, config.dim)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch place dim"],
+        places: Float[Tensor, "batch place dim"],
+        seen: Bool[Tensor, "batch 1 1 place"] | None,
+    ) -> Float[Tensor, "batch place dim"]:
+        """Let places look at each other."""
+        tokens = self.norms[0](tokens + self.among(tokens + places, tokens, seen))
+        passed: Tensor = self.norms[1](tokens + self.network(tokens))
+        return passed
 
 
 class Layer(nn.Module):
@@ -202,9 +231,9 @@ class Layer(nn.Module):
         super().__init__()
         dim = config.dim
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.among = nn.MultiheadAttention(dim, config.heads, batch_first=True)
-        self.to_map = BoxAttention(dim, config.heads)
-        self.network = nn.Sequential(nn.Linear(dim, config.hidden), nn.ReLU(), nn.Linear(config.hidden, dim))
+        self.among = Attention(dim, config.heads)
+        self.to_map = BoxAttention(dim, config.heads, config.box_hidden)
+        self.network = mlp(dim, config.hidden, dim)
 
     def forward(
         self,
@@ -219,25 +248,14 @@ class Layer(nn.Module):
     ) -> Float[Tensor, "batch query dim"]:
         """Let queries look at each other, then at the map."""
         own = self.norms[0](queries)
-        asked = own + position
-        apart = None if seen is None else ~seen
-        queries = queries + self.among(asked, asked, own, attn_mask=apart, need_weights=False)[0]
+        queries = queries + self.among(own + position, own, seen)
         asked = self.norms[1](queries) + position
         queries = queries + self.to_map(asked, boxes, keys, values, stride, hidden)
         passed: Tensor = queries + self.network(self.norms[2](queries))
         return passed
 
 
-def encoded(
-    layer: nn.TransformerEncoderLayer,
-    tokens: Float[Tensor, "batch rows columns dim"],
-    places: Float[Tensor, "batch rows columns dim"],
-    hidden: Bool[Tensor, "batch rows columns"] | None,
-) -> Float[Tensor, "batch rows columns dim"]:
-    """Pass a layer of the encoder, whose positions are added to queries and keys and not to values (DETR)."""
-    flat = tokens.flatten(1, 2)  # [batch, place, dim]
-    asked = flat + places.flatten(1, 2)
-    unseen = None if hidden is None else hidden.flatten(1)
-    flat = layer.norm1(flat + layer.self_attn(asked, asked, flat, key_padding_mask=unseen, need_weights=False)[0])
-    flat = layer.norm2(flat + layer.linear2(layer.activation(layer.linear1(flat))))
-    return torch.unflatten(flat, 1, tuple(tokens.shape[1:3]))
+def mlp(*widths: int) -> nn.Sequential:
+    """Return linear layers of widths, with ReLU between them."""
+    layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])

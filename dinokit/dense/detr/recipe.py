@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.detr.losses import Weights
 from dinokit.dense.detr.network import Config as Sizes
-from dinokit.dense.detr.views import View, width_of
+from dinokit.dense.detr.views import View
 from dinokit.dense.fit import Training
-from dinokit.models.features import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,10 @@ class Recipe:
     view: View
     dim: int = at_least(32, 256)
     hidden: int = at_least(1, 1024)
+    box_hidden: int = at_least(1, 128)
     encoder: int = at_least(0, 2)  # layers
     decoder: int = at_least(1, 3)  # layers
+    finer: bool = False
     queries: int = at_least(1, 100)
     many: int = at_least(0, 100)  # queries in training of which several answer for an object
     repeats: int = at_least(1, 6)  # how many
@@ -40,16 +41,18 @@ class Recipe:
     shortest: int | None = at_least(1, None)  # pixels: views are drawn at every step, of this short side to view.size
     tested: tuple[int, ...] = ()  # short sides that are merged at test, mirrored too; empty: view.size alone
 
-    def sizes(self, backbone: Backbone, classes: int) -> Sizes:
-        """Return the sizes of the detector for a backbone."""
+    def sizes(self, *, width: int, stride: int, classes: int) -> Sizes:
+        """Return the sizes of the detector for features of a width, so many pixels apart."""
         return Sizes(
-            width=width_of(backbone, self.view),
+            width=width,
             classes=classes,
-            stride=backbone.patch_size,
+            stride=stride,
             dim=self.dim,
             hidden=self.hidden,
+            box_hidden=self.box_hidden,
             encoder=self.encoder,
             decoder=self.decoder,
+            finer=self.finer,
             queries=self.queries,
             many=self.many,
         )
@@ -75,8 +78,10 @@ RECIPES = {
         view=View(size=2048, longest=16_384, windows=3),
         dim=768,
         hidden=2048,
+        box_hidden=512,
         encoder=6,
         decoder=6,
+        finer=True,
         queries=1500,
         many=1500,
         weights=Weights(kind="ia-bce", boxes=4.0),

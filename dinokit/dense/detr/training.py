@@ -10,6 +10,7 @@ from dinokit.dense.detr.kept import Kept, asked
 from dinokit.dense.detr.learning import Drawn, Views, judged, sampled
 from dinokit.dense.detr.network import Detector
 from dinokit.dense.detr.recipe import Recipe
+from dinokit.dense.detr.views import width_of
 from dinokit.dense.fit import Member, fit
 from dinokit.dense.maps import frozen
 from dinokit.models.features import Backbone
@@ -22,7 +23,8 @@ def trained(backbone: Backbone, train: Boxed, classes: Sequence[str], recipe: Re
         out: folder that keeps the state and, of a recipe whose views are not drawn anew, the features.
     """
     seed, batch_size, steps = recipe.training.seed, recipe.batch_size, recipe.training.iterations
-    member = Member(Detector(recipe.sizes(backbone, len(classes)), seed=seed), recipe.lr)
+    sizes = recipe.sizes(width=width_of(backbone, recipe.view), stride=backbone.patch_size, classes=len(classes))
+    member = Member(Detector(sizes, seed=seed), recipe.lr)
     boxes = [
         part for one in train.marks for part in (one.boxes, one.crowd | one.difficult, repr((one.image, one.names)))
     ]

@@ -44,7 +44,7 @@ def test_a_cost_is_the_sum_of_its_three_terms() -> None:
 def test_the_assignment_is_the_cheapest_of_all() -> None:
     answers, objects = said(), there()
     costs = cost(answers, objects).numpy()
-    queries, things = assigned(answers, objects)
+    queries, things = assigned(costs)
     least = min(
         sum(costs[query, thing] for thing, query in enumerate(chosen)) for chosen in itertools.permutations(range(4), 3)
     )
@@ -53,17 +53,40 @@ def test_the_assignment_is_the_cheapest_of_all() -> None:
 
 
 def test_every_object_is_answered_for_so_many_times() -> None:
-    queries, things = assigned(said(queries=9), there().repeated(3))
-    assert sorted((things % 3).tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    queries, things = assigned(cost(said(queries=9), there()).numpy(), repeats=3)
+    assert sorted(things.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert len(set(queries.tolist())) == 9
+
+
+def batch(*images: Answers) -> Answers:
+    """Answers of one layer."""
+    each = ([getattr(image, name) for image in images] for name in ("logits", "references", "deltas", "boxes"))
+    return Answers(*(torch.stack(list(one))[None] for one in each))
 
 
 def test_no_object_leaves_the_loss_of_classes_alone() -> None:
     answers = said()
-    batch = Answers(*(each[None] for each in (answers.logits, answers.references, answers.deltas, answers.boxes)))
     nothing = Objects(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
-    found = loss(batch, [nothing], Weights())
+    found = loss(batch(answers), [nothing], Weights(), repeats=2)
     torch.testing.assert_close(found, 2 * focal(answers.logits, torch.zeros_like(answers.logits)).sum())
+
+
+def test_a_loss_is_the_sum_of_what_pairs_cost_over_layers_and_images() -> None:
+    """Two layers and two images, of which one shows nothing, against a loop."""
+    draw = torch.Generator().manual_seed(3)
+    references, deltas = (drawn(20, seed=seed).reshape(2, 2, 5, 4) / scale for seed, scale in ((4, 1), (5, 60)))
+    answers = Answers(torch.randn(2, 2, 5, 3, generator=draw), references, deltas, box.moved(references, deltas))
+    objects = [there(), Objects(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))]
+    wanted = torch.zeros(())
+    for layer, image in itertools.product(range(2), range(2)):
+        one, target = answers.of(layer, image), torch.zeros(5, 3)
+        for query, thing in zip(*assigned(cost(one, objects[image]).numpy())):
+            target[query, objects[image].classes[thing]] = 1
+            corners = objects[image].boxes[thing]
+            wanted += (one.deltas[query] - box.deltas(one.references[query], corners)).abs().sum()
+            wanted += 2 * (1 - ops.generalized_box_iou(one.boxes[query][None], corners[None])[0, 0])
+        wanted += 2 * focal(one.logits, target).sum()
+    torch.testing.assert_close(loss(answers, objects, Weights()), wanted / 3)
 
 
 def test_focal_loss_is_that_of_torchvision() -> None:
@@ -85,14 +108,11 @@ def test_ia_bce_against_a_loop() -> None:
 
 
 def test_a_loss_is_per_object_whatever_the_images() -> None:
-    one = said()
-    batch = Answers(*(torch.stack([each, each]) for each in (one.logits, one.references, one.deltas, one.boxes)))
-    single = Answers(*(each[None] for each in (one.logits, one.references, one.deltas, one.boxes)))
-    torch.testing.assert_close(loss(batch, [there(), there()], Weights()), loss(single, [there()], Weights()))
+    twice, once = loss(batch(said(), said()), [there(), there()], Weights()), loss(batch(said()), [there()], Weights())
+    torch.testing.assert_close(twice, once)
 
 
 def test_scores_that_are_not_finite_end_in_a_loss_that_says_so() -> None:
     answers = said()
     answers.logits[0, 0] = np.nan
-    batch = Answers(*(each[None] for each in (answers.logits, answers.references, answers.deltas, answers.boxes)))
-    assert not loss(batch, [there()], Weights()).isfinite()
+    assert not loss(batch(answers), [there()], Weights()).isfinite()

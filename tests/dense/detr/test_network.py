@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.attention import BoxAttention
+from dinokit.dense.detr.attention import Attend, BoxAttention, weights
 from dinokit.dense.detr.network import Config, Detector, Maps
 
 SIZES = Config(width=8, classes=3, stride=4, dim=64, heads=4, hidden=32, encoder=1, decoder=2, queries=5, many=4)
@@ -13,7 +13,10 @@ SIZES = Config(width=8, classes=3, stride=4, dim=64, heads=4, hidden=32, encoder
 def detector(config: Config = SIZES) -> Detector:
     torch.manual_seed(0)
     network = Detector(config)
-    for heads in network.heads:  # the last layer of deltas begins at zero, which would hide what they do
+    for heads in [
+        *network.heads,
+        network.thing,
+    ]:  # the last layer of deltas begins at zero, which would hide what they do
         torch.nn.init.normal_(heads.deltas[-1].weight, std=0.1)
     return network
 
@@ -26,7 +29,7 @@ def seen(*sizes: tuple[int, int]) -> Maps:
 
 def test_box_attention_is_attention_with_the_bias_of_boxes() -> None:
     torch.manual_seed(0)
-    attention = BoxAttention(16, heads=2)
+    attention = BoxAttention(16, heads=2, hidden=8)
     queries, keys, values = torch.randn(1, 3, 16), torch.randn(1, 4, 5, 16), torch.randn(1, 4, 5, 16)
     boxes = torch.tensor([[[0.0, 0, 8, 8], [4, 2, 20, 16], [1, 1, 2, 2]]])
     hidden = torch.zeros(1, 4, 5, dtype=torch.bool)
@@ -49,13 +52,28 @@ def test_box_attention_is_attention_with_the_bias_of_boxes() -> None:
     torch.testing.assert_close(found[0], attention.out(torch.cat(heads, dim=1)), atol=1e-5, rtol=1e-4)
 
 
+def test_the_gradient_of_box_attention_is_that_of_autograd() -> None:
+    draw = torch.Generator().manual_seed(0)
+    sizes = ((2, 3, 4), (2, 20, 4), (2, 20, 4), (2, 3, 5), (2, 3, 4))  # q, k, v, along, down of a map 4 x 5
+    given = [torch.randn(*size, generator=draw, dtype=torch.float64).requires_grad_() for size in sizes]
+    hidden = torch.arange(20) % 5 == 4
+    assert torch.autograd.gradcheck(lambda *parts: Attend.apply(*parts, hidden), given)
+
+
+def test_weights_are_never_denormal_however_far_a_box() -> None:
+    q, k = torch.zeros(1, 1, 4), torch.zeros(1, 200, 4)
+    found = weights(q, k, -torch.arange(200.0)[None, None], torch.zeros(1, 1, 1), None)
+    assert found[found > 0].min() > torch.finfo(torch.float32).tiny
+    torch.testing.assert_close(found[0, 0], (-torch.arange(200.0)).softmax(dim=0), atol=1e-20, rtol=1e-5)
+
+
 def test_one_to_many_queries_change_nothing_of_the_others() -> None:
     network, images = detector(), seen((6, 5))
     _, alone = network.eval()(images)
     _, together = network.train()(images)
-    assert together[-1].logits.shape[1] == 9
-    torch.testing.assert_close(together[-1].some(slice(0, 5)).logits, alone[-1].logits, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(together[-1].some(slice(0, 5)).boxes, alone[-1].boxes, atol=1e-4, rtol=1e-4)
+    assert together.logits.shape == (2, 1, 9, 3)
+    torch.testing.assert_close(together.logits[:, :, :5], alone.logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together.boxes[:, :, :5], alone.boxes, atol=1e-4, rtol=1e-4)
 
 
 def test_an_image_beside_a_larger_one_is_answered_as_alone() -> None:
@@ -63,8 +81,8 @@ def test_an_image_beside_a_larger_one_is_answered_as_alone() -> None:
     small, large = seen((4, 5)), seen((9, 7))
     _, alone = network(small)
     _, beside = network(Maps([small.maps[0], large.maps[0]], torch.cat([small.sizes, large.sizes])))
-    torch.testing.assert_close(beside[-1].boxes[:1], alone[-1].boxes, atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(beside[-1].logits[:1], alone[-1].logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(beside.boxes[:, :1], alone.boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(beside.logits[:, :1], alone.logits, atol=1e-4, rtol=1e-4)
 
 
 def test_layers_look_forward_twice() -> None:
@@ -72,21 +90,21 @@ def test_layers_look_forward_twice() -> None:
     network, images = detector().train(), seen((6, 5))
     _, layers = network(images)
     first = network.heads[0].deltas[-1].weight
-    (direct,) = torch.autograd.grad(layers[1].boxes.sum(), first, retain_graph=True)
+    (direct,) = torch.autograd.grad(layers.of(1).boxes.sum(), first, retain_graph=True)
     assert direct.abs().sum() > 0
-    assert not layers[1].references.requires_grad
-    (said,) = torch.autograd.grad(layers[1].logits.sum(), first, allow_unused=True)
+    assert not layers.references.requires_grad
+    (said,) = torch.autograd.grad(layers.of(1).logits.sum(), first, allow_unused=True)
     assert said is None or not said.any()
 
 
 def test_a_box_is_refined_from_where_the_last_layer_left_it() -> None:
     _, layers = detector().eval()(seen((6, 5)))
-    wanted = box.inside(box.moved(layers[1].references, layers[1].deltas), torch.tensor([[[20.0, 24.0]]]))
-    torch.testing.assert_close(layers[1].boxes, wanted)
-    torch.testing.assert_close(layers[1].references, layers[0].boxes)
+    wanted = box.inside(box.moved(layers.references[1], layers.deltas[1]), torch.tensor([[[20.0, 24.0]]]))
+    torch.testing.assert_close(layers.boxes[1], wanted)
+    torch.testing.assert_close(layers.references[1], layers.boxes[0])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 1)])
 def test_smallest_maps_are_answered(size: tuple[int, int]) -> None:
     _, layers = detector().eval()(seen(size))
-    assert all(layer.boxes.isfinite().all() for layer in layers)
+    assert layers.boxes.isfinite().all()
