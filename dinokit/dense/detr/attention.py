@@ -104,7 +104,7 @@ class BoxAttention(nn.Module):
 
 def split(tokens: Float[Tensor, "batch token dim"], heads: int) -> Float[Tensor, "batch head token head_dim"]:
     """Divide the numbers of tokens among heads."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(tokens, -1, (heads, -1)).transpose(1, 2)
 
 
 class Attend(torch.autograd.Function):
@@ -130,7 +130,7 @@ class Attend(torch.autograd.Function):
         scores = grad @ v.transpose(1, 2)  # [head, query, place]
         scores -= (grad * found).sum(dim=-1, keepdim=True)
         scores *= share
-        grid = scores.unflatten(2, (down.shape[2], along.shape[2]))  # [head, query, row, column]
+        grid = torch.unflatten(scores, 2, (down.shape[2], along.shape[2]))  # [head, query, row, column]
         dq, dk, dv = scores @ k, scores.transpose(1, 2) @ q, share.transpose(1, 2) @ grad
         return dq, dk, dv, grid.sum(dim=2), grid.sum(dim=3), None
 
@@ -144,7 +144,7 @@ def weights(
 ) -> Float[Tensor, "head query place"]:
     """Return how much of every place a query takes."""
     scores = q @ k.transpose(1, 2)
-    grid = scores.unflatten(2, (down.shape[2], along.shape[2]))  # [head, query, row, column]
+    grid = torch.unflatten(scores, 2, (down.shape[2], along.shape[2]))  # [head, query, row, column]
     grid += along[:, :, None]
     grid += down[:, :, :, None]
     if hidden is not None:

@@ -136,10 +136,10 @@ class Detector(nn.Module):
         padding = any(tuple(each.shape[1:]) != (rows, columns) for each in projected)  # shapes: a value is waited for
         some = hidden if padding else None
         seen = None if some is None else ~hidden.flatten(1)[:, None, None]  # [batch, 1, 1, place]
-        flat, where = tokens.flatten(1, 2), places.flatten(1, 2)
+        flat, placed = tokens.flatten(1, 2), places.flatten(1, 2)
         for layer in self.encoder:
-            flat = layer(flat, where, seen)
-        tokens = flat.unflatten(1, (rows, columns))
+            flat = layer(flat, placed, seen)
+        tokens = torch.unflatten(flat, 1, (rows, columns))
         return tokens, tokens + places, some
 
     def _proposals(
