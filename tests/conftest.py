@@ -38,16 +38,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def vit(*, size: int | None = 16, seed: int = 0) -> VisionTransformer:
+    """Build a randomly initialised transformer with 4 px patches that looks at images of `size` px."""
+    backbone = VisionTransformer(ARCHITECTURE, seed=seed).eval()
+    backbone.pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), size)
+    return backbone
+
+
 @pytest.fixture
 def make_vit() -> MakeVit:
-    """A randomly initialised transformer with 4 px patches that looks at images of `size` px."""
-
-    def make(*, size: int | None = 16, seed: int = 0) -> VisionTransformer:
-        backbone = VisionTransformer(ARCHITECTURE, seed=seed).eval()
-        backbone.pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), size)
-        return backbone
-
-    return make
+    """What builds `vit`."""
+    return vit
 
 
 @pytest.fixture

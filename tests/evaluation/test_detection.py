@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,19 +28,36 @@ from dinokit.dense.heads import apply, load_head
 from dinokit.evaluation import base
 from dinokit.evaluation.detection import Config
 from dinokit.evaluation.sets.domains import COCO_O, over_domains
-from tests.conftest import MakeVit
+from tests.conftest import MakeVit, vit
 
 COLOURS = {"red": (220, 30, 30), "blue": (40, 40, 220)}
 FEW = {"iterations": 4, "batch_size": 2, "size": 32, "queries": 6}
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that a test can afford."""
-    usual = RECIPES["small"]
-    every = replace(usual.training, save_every=1, warmup=10)
-    tiny = replace(usual, dim=64, hidden=64, encoder=1, decoder=2, training=every)
-    monkeypatch.setitem(RECIPES, "small", tiny)
+@pytest.fixture(autouse=True, scope="module")
+def tiny() -> Iterator[None]:
+    """Networks that a test can afford."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, usual in list(RECIPES.items()):
+            every = replace(usual.training, save_every=1, warmup=10)
+            patch.setitem(RECIPES, name, replace(usual, dim=64, hidden=64, encoder=1, decoder=2, training=every))
+        yield
+
+
+@dataclass(frozen=True)
+class Trained:
+    data: Path
+    out: Path
+    numbers: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A training that several tests read, and none writes to."""
+    root = tmp_path_factory.mktemp("known")
+    data = scenes(root / "data", counts={"train": 3, "val": 2})
+    config = Config(data=str(data), **FEW)
+    return Trained(data, root / "out", base.measure("detection", vit(size=None), config, root / "out"))
 
 
 def scenes(root: Path, *, counts: dict[str, int], size: tuple[int, int] = (64, 48)) -> Path:
@@ -58,12 +78,10 @@ def scenes(root: Path, *, counts: dict[str, int], size: tuple[int, int] = (64, 4
     return root
 
 
-def test_a_saved_head_gives_the_numbers_of_its_training(tmp_path: Path, make_vit: MakeVit) -> None:
-    data, out = scenes(tmp_path / "data", counts={"train": 3, "val": 2}), tmp_path / "out"
-    trained = base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
-    saved = Config(data=str(data), head=str(out / "head"))
-    measured = base.measure("detection", make_vit(size=None), saved, tmp_path / "again")
-    assert trained == measured | {"lr": trained["lr"]}
+def test_a_saved_head_gives_the_numbers_of_its_training(tmp_path: Path, known: Trained) -> None:
+    out, saved = known.out, Config(data=str(known.data), head=str(known.out / "head"))
+    measured = base.measure("detection", vit(size=None), saved, tmp_path / "again")
+    assert known.numbers == measured | {"lr": known.numbers["lr"]}
     written = json.loads((out / "detections.json").read_text())
     assert {line["image_id"] for line in written} == {1, 2}
     assert written == json.loads((tmp_path / "again" / "detections.json").read_text())
@@ -75,11 +93,10 @@ def test_a_saved_head_gives_the_numbers_of_its_training(tmp_path: Path, make_vit
     assert told["intervals"] == json.loads((out / "detection.json").read_text())["intervals"]
 
 
-def test_predict_writes_what_the_evaluation_found(tmp_path: Path, make_vit: MakeVit) -> None:
-    data, out = scenes(tmp_path / "data", counts={"train": 3, "val": 2}), tmp_path / "out"
-    base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
+def test_predict_writes_what_the_evaluation_found(tmp_path: Path, known: Trained) -> None:
+    data, out = known.data, known.out
     head, about = load_head(out / "head")
-    written = apply(make_vit(size=None), head, about, str(data / "val"), tmp_path / "predicted")
+    written = apply(vit(size=None), head, about, str(data / "val"), tmp_path / "predicted")
     assert written.images == 2
     coco = json.loads((tmp_path / "predicted" / "detections.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["0.png", "1.png"]
@@ -89,31 +106,53 @@ def test_predict_writes_what_the_evaluation_found(tmp_path: Path, make_vit: Make
         {name: mark[name] for name in ("image_id", "category_id", "bbox", "score")} for mark in coco["annotations"]
     ]
     assert found == wanted
-    again = apply(make_vit(size=None), head, about, str(data / "val"), tmp_path / "predicted")
+    again = apply(vit(size=None), head, about, str(data / "val"), tmp_path / "predicted")
     assert (again.images, again.there) == (0, 2)
     assert json.loads((tmp_path / "predicted" / "detections.json").read_text()) == coco
 
 
-def test_an_interrupted_training_goes_on_to_the_bit(
-    tmp_path: Path, make_vit: MakeVit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = scenes(tmp_path / "data", counts={"train": 3, "val": 2})
-    config = Config(data=str(data), **FEW)
-    whole = base.measure("detection", make_vit(size=None), config, tmp_path / "whole")
-    stepped = fit._stepped
+def interrupted(data: Path, out: Path, **settings: Any) -> dict[str, float]:
+    """End a training in its third step, and take it up again."""
+    stepped, config = fit._stepped, Config(data=str(data), **FEW | settings)
 
-    def ended(*arguments: object, step: int, **named: object) -> list[float]:
+    def ended(*arguments: Any, step: int, **named: Any) -> Any:
         if step == 2:
             raise RunError("ended here")
-        return stepped(*arguments, step=step, **named)  # type: ignore[arg-type]
+        return stepped(*arguments, step=step, **named)
 
-    monkeypatch.setattr(fit, "_stepped", ended)
-    with pytest.raises(RunError):
-        base.measure("detection", make_vit(size=None), config, tmp_path / "parts")
-    monkeypatch.setattr(fit, "_stepped", stepped)
-    assert base.measure("detection", make_vit(size=None), config, tmp_path / "parts") == whole
-    heads = [(tmp_path / name / "head" / "head.safetensors").read_bytes() for name in ("whole", "parts")]
-    assert heads[0] == heads[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "_stepped", ended)
+        with pytest.raises(RunError, match="ended here"):
+            base.measure("detection", vit(size=None), config, out)
+    return base.measure("detection", vit(size=None), config, out)
+
+
+def test_an_interrupted_training_goes_on_to_the_bit(tmp_path: Path, known: Trained) -> None:
+    assert interrupted(known.data, tmp_path / "parts") == known.numbers
+    parts, whole = ((folder / "head" / "head.safetensors").read_bytes() for folder in (tmp_path / "parts", known.out))
+    assert parts == whole
+
+
+@pytest.mark.slow
+def test_the_published_recipe_goes_all_the_way(tmp_path: Path, known: Trained) -> None:
+    """Windows, views and pieces that are drawn, IA-BCE, eight sizes and mirrors; on after a kill, saved, applied."""
+    published = {"recipe": "dinov3", "size": 48}
+    config = Config(data=str(known.data), **FEW | published)
+    whole = base.measure("detection", vit(size=None), config, tmp_path / "whole")
+    assert interrupted(known.data, tmp_path / "parts", **published) == whole
+    parts, head = ((tmp_path / name / "head" / "head.safetensors").read_bytes() for name in ("parts", "whole"))
+    assert parts == head
+    assert not (tmp_path / "whole" / "features").exists()
+    saved = Config(data=str(known.data), head=str(tmp_path / "whole" / "head"))
+    assert base.measure("detection", vit(size=None), saved) | {"lr": whole["lr"]} == whole
+    network, about = load_head(tmp_path / "whole" / "head")
+    assert about.details["tested"] == [36, 40, 45, 50, 54, 58, 63, 68]
+    apply(vit(size=None), network, about, str(known.data / "val"), tmp_path / "predicted")
+    predicted, found = (
+        [mark["bbox"] for mark in json.loads((tmp_path / name / "detections.json").read_text())[key]]
+        for name, key in (("predicted", "annotations"), ("whole", slice(None)))
+    )
+    assert predicted == found
 
 
 def test_kept_features_of_a_mirror_are_of_the_mirrored_picture(tmp_path: Path, make_vit: MakeVit) -> None:
@@ -137,26 +176,40 @@ def test_a_piece_keeps_what_lies_in_it(tmp_path: Path) -> None:
     assert len(inside.boxes) <= len(marks.boxes)
 
 
-def test_features_of_other_weights_are_refused(tmp_path: Path, make_vit: MakeVit) -> None:
-    data, out = scenes(tmp_path / "data", counts={"train": 2, "val": 1}), tmp_path / "out"
-    base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
+def test_features_of_other_weights_are_refused(known: Trained) -> None:
     with pytest.raises(UserError, match="weights"):
-        base.measure("detection", make_vit(size=None, seed=1), Config(data=str(data), **FEW), out)
+        base.measure("detection", vit(size=None, seed=1), Config(data=str(known.data), **FEW), known.out)
 
 
-def test_what_is_kept_changes_no_number(tmp_path: Path, make_vit: MakeVit) -> None:
-    config = Config(data=str(scenes(tmp_path / "data", counts={"train": 3, "val": 2})), **FEW)
-    kept = base.measure("detection", make_vit(size=None), config, tmp_path / "out")
-    assert base.measure("detection", make_vit(size=None), config) == kept
+def test_what_is_kept_changes_no_number(known: Trained) -> None:
+    assert base.measure("detection", vit(size=None), Config(data=str(known.data), **FEW)) == known.numbers
 
 
-def test_boxes_that_were_drawn_anew_are_learnt_anew_elsewhere(tmp_path: Path, make_vit: MakeVit) -> None:
-    data, out = scenes(tmp_path / "data", counts={"train": 2, "val": 1}), tmp_path / "out"
-    base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
-    table = data / "train" / "boxes.csv"
-    table.write_text(table.read_text().replace("red", "green").replace("blue", "green"))
-    with pytest.raises(UserError, match=r"training\.pt"):
-        base.measure("detection", make_vit(size=None), Config(data=str(data), **FEW), out)
+def test_boxes_that_were_drawn_anew_are_learnt_anew_elsewhere(known: Trained) -> None:
+    table = known.data / "train" / "boxes.csv"
+    before = table.read_text()
+    table.write_text(before.replace("red", "green").replace("blue", "green"))
+    try:
+        with pytest.raises(UserError, match=r"training\.pt"):
+            base.measure("detection", vit(size=None), Config(data=str(known.data), **FEW), known.out)
+    finally:
+        table.write_text(before)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RunError])
+def test_features_that_nobody_keeps_are_gone_however_it_ends(
+    stop: type[BaseException], known: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def stopped(*_: Any, **__: Any) -> Any:
+        assert list(tmp_path.rglob("*.npy"))
+        raise stop
+
+    monkeypatch.setattr(fit, "_stepped", stopped)
+    with pytest.raises(stop):
+        base.measure("detection", vit(size=None), Config(data=str(known.data), **FEW))
+    assert not list(tmp_path.iterdir())
 
 
 def test_crowds_alone_cannot_be_measured(tmp_path: Path, make_vit: MakeVit) -> None:
