@@ -67,7 +67,8 @@ def evaluate(
             frames or a video file with --mask, a PNG of its first frame. matching: SPair-71k, NAVI, or a list of pairs
             with points: pairs.jsonl or .csv, lines of image_a, image_b, points_a, points_b. discovery: Pascal VOC,
             COCO, a folder with images/ and masks/, or a table of boxes: boxes.csv, lines of path, x0, y0, x1, y1.
-            detection: the same, with train/ and val/, and a column label.
+            detection: the same, with train/ and val/, and a column label; LVIS, labels of YOLO (data.yaml), and COCO-O
+            with --head.
         tests: linear: further sets that the head is measured on as it is, whatever --data takes, one or several words:
             imagenet-r:/data/imagenet-r imagenet-c:/data/imagenet-c.
         out: file that receives the numbers as JSON.
