@@ -6,6 +6,8 @@ its two distances are exchanged; what is learnt from a mirrored picture is as de
 mirror, merged, is the mirror of what is found on the mirrored picture.
 """
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from torch import Tensor
 from dinokit.dense.detection import detect
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.attention import BoxAttention
+from dinokit.dense.detr.losses import Weights, loss
+from dinokit.dense.detr.matching import Answers, Objects
 from dinokit.dense.detr.network import Config, Detector
 from dinokit.dense.detr.views import View, width_of
 from tests.conftest import MakeVit
@@ -41,10 +45,30 @@ def test_attention_to_a_mirrored_map_is_that_with_the_distances_exchanged(fresh:
 @pytest.fixture
 def fresh() -> BoxAttention:
     torch.manual_seed(0)
-    attention = BoxAttention(16, heads=2)
+    attention = BoxAttention(16, heads=2, hidden=8)
     for each in attention.parameters():
         torch.nn.init.normal_(each, std=0.3)
     return attention
+
+
+@pytest.mark.parametrize("kind", ["focal", "ia-bce"])
+def test_a_mirrored_picture_is_learnt_as_dearly(kind: Literal["focal", "ia-bce"]) -> None:
+    references, there = boxes_of(2, 1, 6, seed=8), boxes_of(3, seed=9)
+    deltas, logits = drawn(2, 1, 6, 4, seed=10) - 0.5, drawn(2, 1, 6, 3, seed=11)
+    said = Answers(logits, references, deltas, box.moved(references, deltas))
+    other = deltas * torch.tensor([-1.0, 1, 1, 1])  # what goes to the right goes to the left
+    mirror = Answers(logits, box.mirrored(references, 64), other, box.mirrored(said.boxes, 64))
+    torch.testing.assert_close(box.moved(mirror.references, other), mirror.boxes)
+    objects = [Objects(there, torch.tensor([0, 2, 2]))]
+    mirrored = [Objects(box.mirrored(there, 64), objects[0].classes)]
+    usual, found = loss(said, objects, Weights(kind=kind)), loss(mirror, mirrored, Weights(kind=kind))
+    torch.testing.assert_close(found, usual)
+    assert (loss(mirror, objects, Weights(kind=kind)) - usual).abs() > 1e-2
+
+
+def boxes_of(*shape: int, seed: int) -> Tensor:
+    first = 40 * drawn(*shape, 2, seed=seed)
+    return torch.cat([first, first + 4 + 20 * drawn(*shape, 2, seed=seed + 100)], dim=-1)
 
 
 def test_what_is_found_on_a_picture_and_its_mirror_is_found_mirrored_on_the_mirror(make_vit: MakeVit) -> None:

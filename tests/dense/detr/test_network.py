@@ -1,11 +1,14 @@
 """The detector: its attention against one with a bias that is made, its groups, its gradients, padding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.attention import Attend, BoxAttention, weights
 from dinokit.dense.detr.network import Config, Detector, Maps
+from dinokit.planning.traced import traced
 
 SIZES = Config(width=8, classes=3, stride=4, dim=64, heads=4, hidden=32, encoder=1, decoder=2, queries=5, many=4)
 
@@ -86,15 +89,39 @@ def test_an_image_beside_a_larger_one_is_answered_as_alone() -> None:
 
 
 def test_layers_look_forward_twice() -> None:
-    """What the second layer says moves the first layer's deltas; what it was given to look from does not."""
-    network, images = detector().train(), seen((6, 5))
+    """What a layer says moves its deltas and those of the layer before, as if autograd had them alone; none earlier."""
+    network, images = detector(replace(SIZES, decoder=3)).train(), seen((6, 5))
+    deltas = list[torch.Tensor]()
+    for heads in network.heads:
+        heads.deltas.register_forward_hook(lambda _, __, made: deltas.append(made))
     _, layers = network(images)
-    first = network.heads[0].deltas[-1].weight
-    (direct,) = torch.autograd.grad(layers.of(1).boxes.sum(), first, retain_graph=True)
-    assert direct.abs().sum() > 0
+    draw, size = torch.randn(layers.boxes[2].shape, generator=torch.Generator().manual_seed(2)), images.sizes[:, None]
+    found = torch.autograd.grad((layers.boxes[2] * draw).sum(), deltas, retain_graph=True, allow_unused=True)
+    alone = [each.detach().requires_grad_() for each in deltas[1:]]
+    left = box.inside(box.moved(layers.references[1], alone[0]), size)
+    wanted = torch.autograd.grad((box.inside(box.moved(left, alone[1]), size) * draw).sum(), alone)
+    assert not found[0].any()
+    torch.testing.assert_close(list(found[1:]), list(wanted))
+    assert all(each.abs().sum() > 0 for each in wanted)
     assert not layers.references.requires_grad
-    (said,) = torch.autograd.grad(layers.of(1).logits.sum(), first, allow_unused=True)
+    first = network.heads[0].deltas[-1].weight
+    (said,) = torch.autograd.grad(layers.logits[1:].sum(), first, allow_unused=True)
     assert said is None or not said.any()
+
+
+def test_the_bias_of_boxes_is_never_held_nor_the_scores_of_two_images() -> None:
+    attention = BoxAttention(16, heads=4, hidden=8)
+    queries, keys = torch.randn(8, 200, 16), torch.randn(8, 12, 12, 16)
+    scores = 4 * 200 * 144 * 4  # bytes of [head, query, place] of an image, which the bias would take, too
+    given = queries, torch.rand(8, 200, 4).cumsum(-1) * 16, keys, keys, 4, None
+    with torch.no_grad(), traced() as answered:
+        attention(*given)
+    assert answered.largest == scores
+    assert answered.peak < 3.2 * scores  # before and after softmax, and what is not of places
+    with traced() as learnt:
+        attention(*given).sum().backward()
+    assert learnt.largest == scores
+    assert learnt.peak < 5 * scores  # of eight images
 
 
 def test_a_box_is_refined_from_where_the_last_layer_left_it() -> None:
