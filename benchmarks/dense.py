@@ -79,29 +79,33 @@ def main() -> None:
 def seed_of(scenes: Path, video: Path, out: Path, seed: int, which: str) -> list[dict[str, Any]]:
     """Train one pretraining with all that goes on from it, and measure."""
     torch.set_num_threads(1)
-    common = {"seed": seed, "data.source": str(scenes / "unlabelled"), "processes": 1, "eval.tasks": None, "workers": 0}
-    recipe = override(find("small-cpu"), common, hidden=HALVES)
-    begin = override(recipe, {"stages": {}, **SETTINGS[which]}, hidden=HALVES)
-    engine.pretrain(begin, out / which)
-    models: dict[str, Callable[[], Backbone]] = {}
-    for name, (first, arm) in ARMS.items():
-        if first == which:
-            run = out / name
-            engine.pretrain(continued(recipe, out / which, arm, SETTINGS[which]), run)
-            models[name] = lambda run=run: load(run)
-    if which == "image":
-        trained = load(out / which)
-        rivals = base.baselines(trained, seed=seed, dense=True)
-        models |= {"untrained": lambda: rivals["random-init"]}
-        if seed == 0:  # pixels have none
-            models |= {"pixels": lambda: rivals["raw-pixels"]}
     lines = []
-    for name, build in models.items():
+    for name, build in models(scenes, out, seed, which).items():
         file = out / f"{name}.json"
         if not file.exists():
             file.write_text(json.dumps(quality(scenes, video, build())))
         lines.append({"seed": seed, "model": name} | json.loads(file.read_text()))
     return lines
+
+
+def models(scenes: Path, out: Path, seed: int, which: str, **changes: Any) -> dict[str, Callable[[], Backbone]]:
+    """Train one pretraining with all that goes on from it; return what loads each, after DINO's also its baselines."""
+    common = {"seed": seed, "data.source": str(scenes / "unlabelled"), "processes": 1, "eval.tasks": None, "workers": 0}
+    recipe = override(find("small-cpu"), common | changes, hidden=HALVES)
+    begin = override(recipe, {"stages": {}, **SETTINGS[which]}, hidden=HALVES)
+    engine.pretrain(begin, out / which)
+    found: dict[str, Callable[[], Backbone]] = {}
+    for name, (first, arm) in ARMS.items():
+        if first == which:
+            run = out / name
+            engine.pretrain(continued(recipe, out / which, arm, SETTINGS[which]), run)
+            found[name] = lambda run=run: load(run)
+    if which == "image":
+        rivals = base.baselines(load(out / which), seed=seed, dense=True)
+        found |= {"untrained": lambda: rivals["random-init"]}
+        if seed == 0:  # pixels have none
+            found |= {"pixels": lambda: rivals["raw-pixels"]}
+    return found
 
 
 def quality(scenes: Path, video: Path, backbone: Backbone) -> dict[str, float]:

@@ -20,6 +20,7 @@ from dinokit.annotations.masks import palette
 from dinokit.core.files import write_json
 from dinokit.dense import draw
 from dinokit.dense.detr import boxes as box
+from dinokit.dense.detr.matching import Answers
 from dinokit.dense.detr.merging import soft_nms
 from dinokit.dense.detr.network import Config, Detector, Maps
 from dinokit.dense.detr.views import View, features
@@ -81,14 +82,18 @@ def answered(
     device = next(head.parameters()).device
     size = torch.tensor([seen.shape[2] * patch, seen.shape[1] * patch], dtype=torch.float32, device=device)
     _, layers = head(Maps([seen.to(device)], size[None]))
-    said = layers.of(-1, 0)
-    scores = said.logits.sigmoid().flatten()
-    best = scores.topk(min(head.config.queries, len(scores))).indices
-    boxes = said.boxes[best // head.config.classes]
-    boxes = box.mirrored(boxes, float(size[0])) if mirror else boxes
+    found = likeliest(layers.of(-1, 0), most=head.config.queries)
+    boxes = box.mirrored(found.boxes, float(size[0])) if mirror else found.boxes
     height, width = image.shape[1:]
     scale = torch.tensor([width, height, width, height], device=device) / torch.cat([size, size])
-    return Detections((boxes * scale).cpu(), (best % head.config.classes).cpu(), scores[best].cpu())
+    return Detections((boxes * scale).cpu(), found.classes.cpu(), found.scores.cpu())
+
+
+def likeliest(said: Answers, *, most: int) -> Detections:
+    """Return the highest scores of an image over its queries and classes; one query may answer several times."""
+    scores, classes = said.logits.sigmoid().flatten(), said.logits.shape[-1]
+    best = scores.topk(min(most, len(scores))).indices
+    return Detections(said.boxes[best // classes], best % classes, scores[best])
 
 
 def drawn(image: intensity.AnyImage, found: Detections, classes: Sequence[str]) -> Image.Image:
