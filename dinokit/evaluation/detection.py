@@ -93,11 +93,13 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
         _, _, test, judges = halves(
             config, _opened(backbone, config), box_splits(config.data), prefers=TESTS, trains=False
         )
+        _check_some(test, judges, "measure")
         return _measured(backbone, head, test=test, indices=judges, out=out, **_how(about.details))
     found: dict[str, Found] = {}
     for domain in domains:
         test = _opened(backbone, config)(domain)
         judges, where = evenly(config.limit, len(test)).tolist(), None if out is None else out / domain
+        _check_some(test, judges, "measure")
         found[domain] = _measured(backbone, head, test=test, indices=judges, out=where, **_how(about.details))
         info(f"{domain}: AP {found[domain][0]['AP']:.1f} %")
     numbers = over_domains({name: one for name, (one, _) in found.items()}, about.details.get("measured"))
@@ -110,26 +112,28 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     Args:
         few: of data without a split to measure on all images are learnt, and measured too.
     """
-    known = box_splits(config.data)
+    library("faster_coco_eval", extra="detection")
+    known, domains = box_splits(config.data), box_domains(config.data) if config.test is None else []
     opened = _opened(backbone, config)
+    if domains:
+        raise UserError(
+            f"{config.data} holds the sets {', '.join(domains)}: give the folder of one to train on, or --head to "
+            "measure a saved head on all of them"
+        )
     if few and config.test is None and not set(TESTS) & set(known):
         train = test = opened(config.train or next(iter(known), None))
         judges = evenly(config.limit, len(test)).tolist()
-    elif config.test is None and box_domains(config.data):
-        raise UserError(
-            f"{config.data} holds the sets {', '.join(box_domains(config.data))}: give the folder of one to train on, "
-            "or --head to measure a saved head on all of them"
-        )
     else:
         train, _, test, judges = halves(config, opened, known, prefers=TESTS)
-    for purpose, some in (("train", train.marks), ("measure", [test.marks[index] for index in judges])):
-        _check_some(config.data, some, purpose)
+    _check_some(train, range(len(train)), "train")
+    _check_some(test, judges, "measure")
     recipe = chosen(config)
     classes = sorted({name or UNNAMED for one in train.marks for name in one.names})
     member = trained(backbone, train, classes, recipe, out)
     details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
     numbers, found = _measured(backbone, member.head, test=test, indices=judges, out=out, **_how(details))
-    own = {"AP": numbers["AP"], "split": test.split, "data": absolute(config.data), "held_out": test is not train}
+    own = {"AP": numbers["AP"], "split": test.split, "data": absolute(config.data)}
+    own["held_out"] = test.split != train.split
     about = About.of(backbone, "detection", WHOLE, details=details | {"measured": own})
     if out is not None:
         save_head(out / "head", member.head, about)
@@ -145,9 +149,9 @@ def _how(details: Mapping[str, Any]) -> dict[str, Any]:
     return {"classes": list(details["classes"]), "view": View(**details["view"]), "tested": tuple(details["tested"])}
 
 
-def _check_some(data: str, some: Sequence[Marks], purpose: str) -> None:
-    if not any((~(one.crowd | one.difficult)).any() for one in some):
-        raise UserError(f"expected boxes to {purpose} on in {data} that are no crowds and not difficult, got none")
+def _check_some(data: Boxed, indices: Sequence[int], purpose: str) -> None:
+    if not any((~(data.marks[index].crowd | data.marks[index].difficult)).any() for index in indices):
+        raise UserError(f"expected boxes to {purpose} on in {data.name} that are no crowds and not difficult, got none")
 
 
 def chosen(config: Config) -> Recipe:
