@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from dinokit import config as configuration
+from dinokit.annotations.boxes import box_splits
 from dinokit.checkpoints.load import called, check_written, load
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
@@ -67,6 +68,8 @@ def predict(
         raise unknown_name("option", f"--{next(iter(settings))}", OPTIONS)
     if head is None and model is None:
         raise UserError(f"{given[0]} needs --model: whose patches are to be told apart")
+    if train_on is not None:
+        box_splits(str(train_on))  # a mistake is said before the work
     data, out, where = str(data), Path(out), devices.choose(device)
     if head is not None:
         learnt, about = load_head(head)

@@ -195,6 +195,7 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
         (["predict", "--train-masks", "DATA", "--data", "DATA", "--out", "OUT"], "--train-masks needs --model"),
         (["predict", "--head", "DATA", "--data", "DATA", "--out", "OUT", "--siez", "1"], "unknown option '--siez'"),
         (["predict", "--train-on", "DATA", "--data", "DATA", "--out", "OUT"], "--train-on needs --model"),
+        (["predict", "--train-on", "DATA", "--model", "x", "--data", "DATA", "--out", "OUT"], "expected boxes in"),
         (["predict", "--train-on", "A", "--head", "B", "--data", "DATA", "--out", "OUT"], "got --head and --train-on"),
         (["models", "--jsn"], "did you mean '--json'"),
         (["pretrain", "demo", "--data", "DATA", "--out", "OUT", "--optim.lr.peak", ".nan"], "expected a finite number"),

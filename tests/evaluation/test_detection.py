@@ -291,6 +291,15 @@ def test_what_was_found_has_the_ids_of_the_data_and_a_head_knows_its_classes_by_
     found = json.loads((tmp_path / "again" / "cartoon" / "detections.json").read_text())
     assert {mark["category_id"] for mark in found} == {7, 3}
     assert "effective robustness against AP" in capsys.readouterr().err
+    lvis = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    for image in lvis["images"]:
+        image |= {"coco_url": f"http://at/val2017/{image.pop('file_name')}", "neg_category_ids": [5]}
+        image["not_exhaustive_category_ids"] = [13]
+    for kind in lvis["categories"]:
+        kind["frequency"] = "r" if kind["name"] == "red" else "f"
+    (root / "lvis_v1_val.json").write_text(json.dumps(lvis))
+    of_lvis = Config(data=str(root), head=str(out / "head"), test="lvis_v1_val")
+    assert {"AP", "APr", "APf"} <= set(base.measure("detection", make_vit(size=None), of_lvis))
     with pytest.raises(UserError, match="holds the sets cartoon, handmake, .* --head to measure a saved head on all"):
         base.measure("detection", make_vit(size=None), Config(data=str(places), **FEW), tmp_path / "none")
 
