@@ -2,7 +2,7 @@
 
 training.jsonl has a line per so many steps, of means since the line before:
 
-    {"step", "loss", "lr", "seconds"}                    of one head; seconds of a step
+    {"step", "loss", "loss/TERM", ..., "lr", "seconds"}  of one head; terms, if its loss has some; seconds of a step
     {"step", "loss", "loss/HEAD", ..., "lr/HEAD", ..., "seconds"}    of several; their mean comes first
 
 A training that goes on cuts it back to where it goes on from, so each step is told once, as if nothing had been.
@@ -22,6 +22,7 @@ from dinokit.core.panel import OFTEN, Say, State, shown
 CURVE = "training.jsonl"  # not metrics.jsonl, which is that of a run, should both be in one folder
 LINES = 300  # of a curve, if there are as many steps
 RECENT = 100  # steps whose losses are held, and at most between two lines
+Losses = dict[str, float]  # of a head at a step: loss, and by their names the terms of it
 
 
 @final
@@ -39,7 +40,7 @@ class Story:
         self.rates, self.steps, self.start = rates, steps, start
         self.name = "training" if folder is None else folder.resolve().name
         self.every = min(RECENT, max(1, steps // LINES))
-        self.losses: Sequence[Sequence[float]] = []  # of the last steps
+        self.losses: Sequence[Sequence[Losses]] = []  # of the last steps
         self._path = None if folder is None else folder / CURVE
         self._times = deque([time.monotonic()], RECENT + 1)
         self._say: Say = self._line
@@ -54,7 +55,7 @@ class Story:
         with shown(self.name, steps=self.steps, start=self.start, plain=self._line) as self._say:
             yield self
 
-    def add(self, step: int, losses: Sequence[Sequence[float]], *, share: float) -> None:
+    def add(self, step: int, losses: Sequence[Sequence[Losses]], *, share: float) -> None:
         """Tell of a step that is done.
 
         Args:
@@ -73,12 +74,13 @@ class Story:
             self._said = self._times[-1]
             self._say(self._state(step, share))
 
-    def _numbers(self, values: Sequence[float], share: float) -> dict[str, float]:
+    def _numbers(self, every: Sequence[Losses], share: float) -> dict[str, float]:
         """Name the losses and the rates."""
-        if len(values) == 1:
-            return {"loss": values[0], "lr": self.rates[0] * share}
-        found, heads = {"loss": sum(values) / len(values)}, self._heads()
-        found |= {f"loss/{head}": value for head, value in zip(heads, values, strict=True)}
+        if len(every) == 1:
+            return _named(every[0]) | {"lr": self.rates[0] * share}
+        heads = self._heads()
+        found = {"loss": sum(each["loss"] for each in every) / len(every)}
+        found |= {f"loss/{head}": each["loss"] for head, each in zip(heads, every, strict=True)}
         return found | {f"lr/{head}": rate * share for head, rate in zip(heads, self.rates, strict=True)}
 
     def _heads(self) -> list[str]:
@@ -92,10 +94,11 @@ class Story:
         return {"seconds": round((self._times[-1] - self._times[-1 - steps]) / steps, 4)}
 
     def _state(self, step: int, share: float) -> State:
-        values, seconds = means(self.losses), self._pace(RECENT)["seconds"]
-        found, rates = {"loss": sum(values) / len(values)}, f"{self.rates[0] * share:.2g}"
-        if len(values) > 1:
-            found |= {f"loss/{head}/loss": value for head, value in zip(self._heads(), values, strict=True)}
+        every, seconds = means(self.losses), self._pace(RECENT)["seconds"]
+        found, rates = _named(every[0]), f"{self.rates[0] * share:.2g}"
+        if len(every) > 1:
+            found = {"loss": sum(each["loss"] for each in every) / len(every)}
+            found |= {f"loss/{head}/loss": each["loss"] for head, each in zip(self._heads(), every, strict=True)}
             rates = f"{100 * share:.0f}% of each"
         pace = f"lr {rates} · {seconds:.3g} s a step"
         return State(step, found, pace, seconds * (self.steps - step), each="head")
@@ -106,10 +109,19 @@ class Story:
     def _line(self, state: State) -> None:
         """Say a line at every tenth of the way."""
         if state.step == self.steps or self._is_tenth(state.step):
-            told = ", ".join(f"{value:.4f}" for value in means(self.losses))
+            told = ", ".join(f"{each['loss']:.4f}" for each in means(self.losses))
             info(f"step {state.step:,} of {self.steps:,} · loss {told}")
 
 
-def means(losses: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean loss of each head over some steps."""
-    return [sum(column) / len(losses) for column in zip(*losses)]
+def means(losses: Sequence[Sequence[Losses]]) -> list[Losses]:
+    """Return the mean losses of each head over some steps; a term counts where it is told."""
+    return [{name: _mean(column, name) for name in column[-1]} for column in zip(*losses)]
+
+
+def _mean(column: Sequence[Losses], name: str) -> float:
+    values = [each[name] for each in column if name in each]
+    return sum(values) / len(values)
+
+
+def _named(one: Losses) -> dict[str, float]:
+    return {name if name == "loss" else f"loss/{name}": value for name, value in one.items()}

@@ -29,7 +29,7 @@ from dinokit.core.files import check_same, digest_of_model, write_atomic
 from dinokit.core.messages import RunError, UserError, duration, info
 from dinokit.core.numbers import above, at_least
 from dinokit.core.seed import derived
-from dinokit.dense.curve import RECENT, Story, means
+from dinokit.dense.curve import RECENT, Losses, Story, means
 from dinokit.dense.maps import Frame, at_pixels, frozen
 from dinokit.models.features import Backbone
 
@@ -49,8 +49,18 @@ class Batch:
 
 
 Sample = Callable[[int], Batch]  # step -> its batch
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A loss, and what it is made of, for people."""
+
+    total: Float[Tensor, ""]
+    terms: Mapping[str, Float[Tensor, ""]]  # none of them called loss
+
+
 # what a head says - values of every pixel or patch -, their targets, step -> loss
-Loss = Callable[[Any, Any, int], Float[Tensor, ""]]
+Loss = Callable[[Any, Any, int], Float[Tensor, ""] | Judged]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +159,7 @@ def fit(
                     torch.save(saved | {"heads": [head.state_dict() for head in heads]}, temporary)
     for head in heads:
         head.eval().requires_grad_(False)
-    return means(recent)
+    return [each["loss"] for each in means(recent)]
 
 
 def _made_of(backbone: Backbone, members: Sequence[Member], training: Training) -> dict[str, Any]:
@@ -170,7 +180,7 @@ def _stepped(
     loss: Loss,
     *,
     step: int,
-) -> list[float]:
+) -> list[Losses]:
     """Take one step with every head; return their losses."""
     optimiser.zero_grad(set_to_none=True)
     device, values = next(members[0].head.parameters()).device, []
@@ -180,20 +190,22 @@ def _stepped(
         with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
             torch.manual_seed(derived(training.seed, step, index))  # of dropout
             found = member.head(batch.features)
-            term = loss(found if batch.frame is None else at_pixels(found, batch.frame), batch.targets, step)
-        if not torch.isfinite(term):
-            raise RunError(f"step {step}: the loss is {term.item()} at learning rate {member.lr}; lower it")
-        torch.autograd.backward(term)  # one by one: the graph of a single head exists at a time
+            judged = loss(found if batch.frame is None else at_pixels(found, batch.frame), batch.targets, step)
+        told = judged if isinstance(judged, Judged) else Judged(judged, {})
+        if not torch.isfinite(told.total):
+            raise RunError(f"step {step}: the loss is {told.total.item()} at learning rate {member.lr}; lower it")
+        torch.autograd.backward(told.total)  # one by one: the graph of a single head exists at a time
         if training.clip is not None:
             nn.utils.clip_grad_norm_(member.head.parameters(), training.clip)
-        values.append(term.item())
+        every = {"loss": told.total.detach(), **told.terms}
+        values.append(dict(zip(every, torch.stack([*every.values()]).tolist(), strict=True)))  # one wait for all
     optimiser.step()
     return values
 
 
 def _resumed(
     state: Path | None, heads: Sequence[nn.Module], optimiser: torch.optim.Optimizer, *, stamp: Mapping[str, Any]
-) -> tuple[int, list[list[float]]]:
+) -> tuple[int, list[list[Losses]]]:
     if state is None or not state.is_file():
         return 0, []
     try:
@@ -205,4 +217,8 @@ def _resumed(
         head.load_state_dict(values)
     optimiser.load_state_dict(saved["optimiser"])
     info(f"continuing after step {saved['step']:,}")
-    return int(saved["step"]), saved["losses"]
+    # states of before knew no terms
+    losses: list[list[Losses]] = [
+        [each if isinstance(each, dict) else {"loss": each} for each in step] for step in saved["losses"]
+    ]
+    return int(saved["step"]), losses

@@ -16,7 +16,7 @@ def told(folder: Path | None, *, steps: int, start: int = 0, stop: int | None = 
     rates = [0.1 * (turn + 1) for turn in range(heads)]
     with Story(rates, steps=steps, start=start, folder=folder).shown() as story:
         for step in range(start + 1, (stop or steps) + 1):
-            recent = [[float(each)] * heads for each in range(1, step + 1)][-RECENT:]
+            recent = [[{"loss": float(each)}] * heads for each in range(1, step + 1)][-RECENT:]
             story.add(step, recent, share=1 - step / steps)
 
 
@@ -46,6 +46,12 @@ def test_each_of_several_heads_has_a_curve(tmp_path: Path) -> None:
     assert lines(tmp_path)[0] == pytest.approx(
         {"step": 1, "loss": 1, "loss/lr 0.1": 1, "loss/lr 0.2": 1, "lr/lr 0.1": 0.05, "lr/lr 0.2": 0.1}
     )
+
+
+def test_terms_of_the_loss_are_told_with_it(tmp_path: Path) -> None:
+    with Story([0.1], steps=1, start=0, folder=tmp_path).shown() as story:
+        story.add(1, [[{"loss": 3.0, "class": 1.0, "boxes": 2.0}]], share=1.0)
+    assert lines(tmp_path) == [{"step": 1, "loss": 3, "loss/class": 1, "loss/boxes": 2, "lr": 0.1}]
 
 
 def test_without_a_panel_every_tenth_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:

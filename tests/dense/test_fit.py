@@ -9,7 +9,7 @@ from torch import Tensor
 from dinokit.core.files import read_jsonl
 from dinokit.core.messages import RunError, UserError
 from dinokit.dense.curve import CURVE
-from dinokit.dense.fit import Batch, Member, Training, fit
+from dinokit.dense.fit import Batch, Judged, Member, Training, fit
 from dinokit.dense.maps import encode, frozen, predictor
 from dinokit.dense.segmentation import Config, LinearHead, cross_entropy
 from dinokit.models.pixels import PatchPixels
@@ -132,6 +132,25 @@ def test_a_state_that_is_something_else_is_refused(content: object, tmp_path: Pa
 def test_a_loss_that_is_not_finite_ends_the_training_by_name() -> None:
     with pytest.raises(RunError, match="step 0: the loss is nan at learning rate 0.05"):
         fit(BACKBONE, [member()], SHORT, sample=sample, loss=lambda values, *_: values.sum() * math.nan)
+
+
+def test_terms_change_no_step_and_an_early_state_without_them_goes_on(tmp_path: Path) -> None:
+    def explained(values: Tensor, targets: Tensor, step: int) -> Judged:
+        total = loss(values, targets, step)
+        return Judged(total, {"half": total.detach() / 2})
+
+    plain, told = member(), member()
+    fit(BACKBONE, [plain], SHORT, sample=sample, loss=loss, folder=tmp_path / "plain")
+    fit(BACKBONE, [told], SHORT, sample=sample, loss=explained, folder=tmp_path / "told")
+    for name, value in plain.head.state_dict().items():
+        assert torch.equal(value, told.head.state_dict()[name]), name
+    last = read_jsonl(tmp_path / "told" / CURVE)[-1]
+    assert last["loss/half"] == pytest.approx(last["loss"] / 2, rel=1e-5)
+    state = torch.load(tmp_path / "told" / "training.pt", weights_only=True)
+    early = state | {"step": 10, "losses": [[each["loss"] for each in step] for step in state["losses"][:10]]}
+    torch.save(early, tmp_path / "told" / "training.pt")
+    fit(BACKBONE, [member()], SHORT, sample=sample, loss=explained, folder=tmp_path / "told")
+    assert [line["step"] for line in read_jsonl(tmp_path / "told" / CURVE)] == list(range(1, 13))
 
 
 def test_ignored_pixels_stay_in_the_mean() -> None:

@@ -17,12 +17,12 @@ from torch import Tensor
 from dinokit.annotations.boxes import Boxed
 from dinokit.core.seed import Passes, generator
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.losses import loss
+from dinokit.dense.detr.losses import terms
 from dinokit.dense.detr.matching import Answers, Objects
 from dinokit.dense.detr.network import Maps
 from dinokit.dense.detr.recipe import Recipe
 from dinokit.dense.detr.views import features
-from dinokit.dense.fit import Batch, Sample
+from dinokit.dense.fit import Batch, Judged, Sample
 from dinokit.images import intensity
 from dinokit.models.features import Backbone
 
@@ -67,16 +67,29 @@ def sampled(views: Views, length: int, *, batch_size: int, seed: int, device: to
 
 def judged(recipe: Recipe) -> Callable[[tuple[Answers, Answers], Sequence[Objects], int], Float[Tensor, ""]]:
     """Return the loss of all that a detector says."""
+    judge = explained(recipe)
+    return lambda said, objects, step: judge(said, objects, step).total
 
-    def judge(said: tuple[Answers, Answers], objects: Sequence[Objects], _: int) -> Float[Tensor, ""]:
+
+def explained(recipe: Recipe) -> Callable[[tuple[Answers, Answers], Sequence[Objects], int], Judged]:
+    """Return the loss of all that a detector says, with its terms.
+
+    These are class, boxes and deltas of the one-to-one queries of all layers, `proposals`, and `many`, the one-to-many
+    queries; together they are the loss.
+    """
+
+    def judge(said: tuple[Answers, Answers], objects: Sequence[Objects], _: int) -> Judged:
         proposals, layers = said
         things = [replace(one, classes=torch.zeros_like(one.classes)) for one in objects]
-        total = loss(proposals, things, recipe.weights)
+        total = terms(proposals, things, recipe.weights).total
+        told = {"proposals": total.detach()}
         one, many = slice(None, recipe.queries), slice(recipe.queries, None)
-        total = total + loss(layers.of(..., one, slice(None)), objects, recipe.weights)
+        own = terms(layers.of(..., one, slice(None)), objects, recipe.weights)
+        total = total + own.total
         if recipe.many:
-            total = total + loss(layers.of(..., many, slice(None)), objects, recipe.weights, repeats=recipe.repeats)
-        return total
+            more = terms(layers.of(..., many, slice(None)), objects, recipe.weights, repeats=recipe.repeats).total
+            total, told = total + more, {"many": more.detach(), **told}
+        return Judged(total, own.told | told)
 
     return judge
 

@@ -36,8 +36,34 @@ class Weights:
     boxes: float = at_least(0, 2.0)
 
 
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a loss with their weights, not yet divided by the number of objects."""
+
+    classes: Float[Tensor, ""]
+    boxes: Float[Tensor, ""]
+    deltas: Float[Tensor, ""]
+    objects: int
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """Return the loss."""
+        return (self.classes + self.boxes + self.deltas) / self.objects
+
+    @property
+    def told(self) -> dict[str, Float[Tensor, ""]]:
+        """Return what each term counts, for people."""
+        named = {"class": self.classes, "boxes": self.boxes, "deltas": self.deltas}
+        return {name: value.detach() / self.objects for name, value in named.items()}
+
+
 def loss(answers: Answers, objects: Sequence[Objects], weights: Weights, *, repeats: int = 1) -> Float[Tensor, ""]:
-    """Return the loss of what layers say of a batch: the sum over layers.
+    """Return the loss of what layers say of a batch; the arguments are those of `terms`."""
+    return terms(answers, objects, weights, repeats=repeats).total
+
+
+def terms(answers: Answers, objects: Sequence[Objects], weights: Weights, *, repeats: int = 1) -> Terms:
+    """Return the terms of the loss of what layers say of a batch: the sums over layers.
 
     Args:
         answers: [layer, image, query].
@@ -56,9 +82,12 @@ def loss(answers: Answers, objects: Sequence[Objects], weights: Weights, *, repe
         quality[named] = iou.detach().clamp(min=0)
         classes = ia_bce(answers.logits, target, quality)
     wanted = box.deltas(answers.references[where], there.boxes)
-    total = weights.classes * classes.sum() + weights.boxes * (1 - giou).sum()
-    total = total + weights.deltas * (answers.deltas[where] - wanted).abs().sum()
-    return total / max(sum(map(len, objects)) * repeats, 1)
+    return Terms(
+        weights.classes * classes.sum(),
+        weights.boxes * (1 - giou).sum(),
+        weights.deltas * (answers.deltas[where] - wanted).abs().sum(),
+        max(sum(map(len, objects)) * repeats, 1),
+    )
 
 
 def _matched(

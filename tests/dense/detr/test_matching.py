@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torchvision import ops
 
 from dinokit.dense.detr import boxes as box
+from dinokit.dense.detr.learning import explained, judged
 from dinokit.dense.detr.losses import Weights, focal, ia_bce, loss
 from dinokit.dense.detr.matching import Answers, Objects, assigned, cost
+from dinokit.dense.detr.recipe import RECIPES
 from tests.dense.detr.test_boxes import drawn
 
 
@@ -116,3 +119,13 @@ def test_scores_that_are_not_finite_end_in_a_loss_that_says_so() -> None:
     answers = said()
     answers.logits[0, 0] = np.nan
     assert not loss(batch(answers), [there()], Weights()).isfinite()
+
+
+def test_the_terms_of_all_that_a_detector_says_are_its_loss() -> None:
+    recipe = replace(RECIPES["small"], queries=4, many=4, repeats=1)
+    proposals = batch(said(4, 1))
+    told = explained(recipe)((proposals, batch(said(8))), [there()], 0)
+    assert list(told.terms) == ["class", "boxes", "deltas", "many", "proposals"]
+    torch.testing.assert_close(sum(told.terms.values()), told.total)
+    assert not any(term.requires_grad for term in told.terms.values())
+    assert judged(recipe)((proposals, batch(said(8))), [there()], 0) == told.total
