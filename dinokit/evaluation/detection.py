@@ -35,13 +35,13 @@ from dinokit.dense.maps import WHOLE, frozen
 from dinokit.evaluation.base import Found, halves
 from dinokit.evaluation.sets.domains import over_domains
 from dinokit.evaluation.sets.mistakes import judged
+from dinokit.metrics.detection import FREQUENCIES, NAMES, Ids, Objects, average_precision, plain, results
 from dinokit.metrics.detection import Found as FoundBoxes
-from dinokit.metrics.detection import Ids, Objects, average_precision, plain, results
 from dinokit.models.features import Backbone
 from dinokit.sources.location import absolute
 
 PATCHES = True  # what is measured are patches, not CLS
-UNITS = {"AP": "%", "ER": "%"}
+UNITS = dict.fromkeys((*NAMES, *(f"AP{one}" for one in FREQUENCIES), "ER"), "%")
 TESTS = ("val", "test")  # splits to measure on
 SHOWN = 12  # pictures
 

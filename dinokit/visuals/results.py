@@ -29,7 +29,8 @@ from dinokit.visuals.record import COUNTS, DENSE, NAMES, PIXELS, RANDOM, TEACHER
 SUITE, STAMP = "results.json", "evaluate.json"
 MODELS = (TEACHER, PIXELS, RANDOM)
 TASKS = ("knn", "logreg", "linear", "attentive", "retrieval", *DENSE)
-FILES, BYTES = 60, 5_000_000  # that are looked at, in all
+FILES, BYTES = 60, 5_000_000  # that are looked at, in all, but for those that a saved evaluation has beside its result
+BESIDE = {STAMP, "detections.json", "truth.json", "mistakes.json", "head.json"}
 LISTED = 60  # numbers of a result
 OTHER = "another model"  # whose name no file says
 FOUND = (
@@ -107,7 +108,7 @@ def _files(run: Path) -> Iterator[Path]:
     left, room = FILES, BYTES
     for pattern in ("*.json", "*/*.json", "*/*/*.json"):
         for path in sorted(run.glob(pattern)):
-            if path.relative_to(run).parts[0] in ("checkpoints", "events") or left == 0:
+            if path.relative_to(run).parts[0] in ("checkpoints", "events") or path.name in BESIDE or left == 0:
                 continue
             with suppress(OSError):
                 if path.is_file() and path.stat().st_size <= room:

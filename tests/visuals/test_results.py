@@ -105,6 +105,17 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
     assert results(tmp_path / "nothing") == ""
 
 
+def test_what_lies_beside_a_detection_is_not_looked_at(tmp_path: Path) -> None:
+    for number in range(FILES):
+        write(tmp_path / "a" / str(number) / "detections.json", [])
+    for name in ("detections", "truth", "mistakes"):
+        write(tmp_path / "detection" / f"{name}.json", {"AP": 1.0})
+    numbers = {"AP": 40.0, "AP50": 60.0, "images": 5.0}
+    write(tmp_path / "detection" / "detection.json", numbers | {"intervals": {"AP": [38.0, 42.0]}})
+    assert [one.file for one in results_of(tmp_path)] == ["detection/detection.json"]
+    assert "<td>40.0 %</td><td>38.0 % to 42.0 %</td>" in results(tmp_path)
+
+
 def test_names_are_escaped_and_files_bounded(tmp_path: Path) -> None:
     for number in range(FILES + 20):
         saved(tmp_path / f"{number:03d}", data=f"<b>{number}")
