@@ -20,6 +20,7 @@ from dinokit.dense.linear import LinearHead, classify
 from dinokit.evaluation import detection, foreground
 from dinokit.models.features import Backbone
 from dinokit.sources.source import open_source
+from dinokit.visuals import detection as detectors
 
 OPTIONS = ("--data", "--out", "--head", "--train-masks", "--train-on", "--model", "--heads", "--split", "--device")
 FEW = 800  # steps of a detector that learns from a few images, which it sees again and again (docs/log.md)
@@ -103,6 +104,8 @@ def _from_boxes(backbone: Backbone, config: Any, out: Path) -> tuple[nn.Module, 
     config = replace(config, iterations=config.iterations or FEW)
     with only_owner(out / TRAINING):
         learnt, about, (result, _) = detection.learn(backbone, config, out / TRAINING, few=True)
+        for page in detectors.write_pages(out / TRAINING):
+            info(f"page {page}")
     own, count = about.details["measured"], f"{result['images']:,.0f} images"
     if own["held_out"]:
         info(f"AP {result['AP']:.1f} %, AP50 {result['AP50']:.1f} % on {count} of {own['split']}")

@@ -131,9 +131,10 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     classes = sorted({name or UNNAMED for one in train.marks for name in one.names})
     member = trained(backbone, train, classes, recipe, out)
     details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
-    numbers, found = _measured(backbone, member.head, test=test, indices=judges, out=out, **_how(details))
-    own = {"AP": numbers["AP"], "split": test.split, "data": absolute(config.data)}
-    own["held_out"] = test.split != train.split
+    held_out = test.split != train.split
+    how = _how(details) | {"held_out": held_out}
+    numbers, found = _measured(backbone, member.head, test=test, indices=judges, out=out, **how)
+    own = {"AP": numbers["AP"], "split": test.split, "data": absolute(config.data), "held_out": held_out}
     about = About.of(backbone, "detection", WHOLE, details=details | {"measured": own})
     if out is not None:
         save_head(out / "head", member.head, about)
@@ -180,6 +181,7 @@ def _measured(
     view: View,
     tested: Sequence[int],
     out: Path | None,
+    held_out: bool = True,
 ) -> Found:
     """Find boxes on test images and compare them with those that were drawn."""
     strange = sorted({name or UNNAMED for one in test.marks for name in one.names} - set(classes))
@@ -205,7 +207,8 @@ def _measured(
             with write_atomic(out / "pictures" / f"{indices[place]:06d}.png") as temporary:
                 picture.save(temporary, "PNG")
     rounded = {name: value for name, value in numbers.items() if not numpy.isnan(value)}
-    intervals = judged(test, indices, objects, arrays, classes=known, numbers=rounded, each=each, out=out)
+    about = {"data": test.name, "split": test.split, "held_out": held_out, "numbers": rounded, "classes": known}
+    intervals = judged(test, indices, objects, arrays, about=about | {"AP": each.tolist()}, out=out)
     details: dict[str, object] = {"classes": dict(zip(known, each.tolist(), strict=True)), "intervals": intervals}
     return rounded | {"images": float(len(indices))}, details
 

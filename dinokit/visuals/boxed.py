@@ -14,7 +14,7 @@ from dinokit.images import intensity
 from dinokit.visuals.page import data_uri, text
 from dinokit.visuals.plot import Number
 
-SIDE = 448  # pixels of the long side of a photo
+SIDE = 416  # pixels of the long side of a photo
 WIDTH, TALLEST = 260, 320  # of a drawing
 LETTER, HIGH = 6.2, 12  # pixels of a letter and a line, about
 SIGNS = {

@@ -34,6 +34,7 @@ SIZES = (
     "AP is the mean over classes and over IoU 0.50, 0.55, ... 0.95. Small objects have less than 32 x 32 pixels, large "
     "ones more than 96 x 96. The line on a bar is the 95 % bootstrap over the images."
 )
+BY_HEART = "Measured on the images that it has learnt, by heart: only other images say how good it is."
 BY_CLASS = "The average precision of each class, and what became of its objects and of the boxes that were called so."
 CURVES = (
     "The precision of the boxes down to the score by which so many of the objects are found, averaged over the "
@@ -100,6 +101,7 @@ def _header(told: Mapping[str, Any], folder: Path) -> str:
             paragraph("dinokit · detection", kind="eyebrow"),
             f"<h1>{text(folder.resolve().name)}</h1>",
             paragraph(size, kind="lead"),
+            "" if told["held_out"] else paragraph(BY_HEART, kind="notice"),
             result,
             paragraph(SIZES, kind="lead"),
         ]

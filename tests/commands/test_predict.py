@@ -89,6 +89,8 @@ def test_a_few_boxes_are_enough_to_find_what_is_in_them(
     said = capsys.readouterr().err
     assert ("by heart" in said) is not held_out
     assert ("on 2 images of val" in said) is held_out
+    (page,) = tmp_path.glob("out/*/index.html")
+    assert ("by heart" in page.read_text()) is not held_out
     found = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert found["categories"] == [{"id": 1, "name": "thing"}]
     assert (tmp_path / "out" / "pictures" / "0.png").is_file()

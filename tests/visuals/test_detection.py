@@ -40,7 +40,13 @@ def written(folder: Path, *, images: int = 3) -> Path:
         Image.fromarray(noise).save(file)
         one |= {"file": str(file), "size": [100, 100]}
     numbers = {"AP": 43.21, "AP50": 60.0, "APl": 0.0}
-    about: dict[str, Any] = {"data": "pets", "split": "val", "numbers": numbers, "intervals": {"AP": [40.04, 46.06]}}
+    about: dict[str, Any] = {
+        "data": "pets",
+        "split": "val",
+        "held_out": True,
+        "numbers": numbers,
+        "intervals": {"AP": [40.04, 46.06]},
+    }
     about |= {"classes": CLASSES, "AP": [90.0, 10.0, None]}
     about |= {"precision": {"0.5": [1 - place / 100 for place in range(101)], "0.75": [0.5] * 101}}
     write_json(folder / "mistakes.json", about | told)
@@ -76,6 +82,14 @@ def test_without_a_training_there_is_no_curve_of_it_and_the_same_folder_gives_th
     assert "Loss in training" not in page
     assert "Precision by recall" in page
     assert write_page(tmp_path).read_text() == page
+
+
+def test_what_is_known_by_heart_is_said(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    assert "by heart" not in write_page(folder).read_text()
+    told = json.loads((folder / "mistakes.json").read_text())
+    write_json(folder / "mistakes.json", told | {"held_out": False})
+    assert "by heart" in write_page(folder).read_text()
 
 
 def test_each_set_of_several_has_a_page(tmp_path: Path) -> None:

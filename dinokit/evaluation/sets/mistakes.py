@@ -1,6 +1,6 @@
 """What a detector gets wrong, written for its page (visuals/detection.py): OUT/mistakes.json.
 
-    {"data", "split", "numbers", "intervals", "classes", "AP": [of each class],
+    {"data", "split", "held_out": bool, "numbers", "intervals", "classes", "AP": [of each class],
      "precision": {"0.5": [at 101 recalls], "0.75": [...]},                        averaged over the classes
      "least": score, "images": count,
      "boxes": [[right, double, confused, loose, alarm] of each class], "objects": [[found, confused, missed] ...],
@@ -12,19 +12,17 @@ The words are those of metrics/mistakes.py. Files are named as they were read, s
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy
-from jaxtyping import Float64
+from typing import Any
 
 from dinokit.annotations.boxes import Boxed
 from dinokit.core.files import write_json
 from dinokit.metrics.detection import Found, Objects
-from dinokit.metrics.matches import THRESHOLDS, curves, interval, match, ranked
+from dinokit.metrics.matches import curves, interval, match, ranked
 from dinokit.metrics.mistakes import account
 
 FILE = "mistakes.json"
 SHOWN = 8  # of the best, the worst and the most confused images
-LEVELS = {"0.5": 0, "0.75": 5}  # places in THRESHOLDS
+LEVELS = {"0.5": 0, "0.75": 5}  # places in matches.THRESHOLDS
 
 
 def judged(
@@ -33,30 +31,24 @@ def judged(
     objects: Sequence[Objects],
     found: Sequence[Found],
     *,
-    classes: Sequence[str],
-    numbers: Mapping[str, float],
-    each: Float64[numpy.ndarray, " class"],
+    about: Mapping[str, Any],
     out: Path | None,
 ) -> dict[str, list[float]]:
     """Return the intervals of the numbers, and write what is wrong.
 
     Args:
         indices: of the images that were looked at.
-        each: the average precision of every class.
+        about: data, split, held_out, numbers, classes, AP.
     """
-    pairs = zip(objects, found, strict=True)
-    matched = [match(*pair, federated=test.federated) for pair in pairs]
-    every = ranked(objects, found, matched, classes=len(classes))
-    intervals = {name: ends for name, ends in interval(every).items() if name in numbers}
+    matched = [match(*pair, federated=test.federated) for pair in zip(objects, found, strict=True)]
+    every = ranked(objects, found, matched, classes=len(about["classes"]))
+    intervals = {name: ends for name, ends in interval(every).items() if name in about["numbers"]}
     if out is not None:
         precision = curves(every)
-        assert len(precision) == len(THRESHOLDS)
-        told = account(objects, found, matched, classes=len(classes), shown=SHOWN)
+        told = account(objects, found, matched, classes=len(about["classes"]), shown=SHOWN)
         for one in told["shown"]:
             marks = test.marks[indices[one["place"]]]
             one |= {"file": str(marks.image), "size": list(marks.size)}
-        about: dict[str, object] = {"data": test.name, "split": test.split}
-        about |= {"numbers": dict(numbers), "intervals": intervals, "classes": list(classes), "AP": each.tolist()}
         levels = {name: precision[place].tolist() for name, place in LEVELS.items()}
-        write_json(out / FILE, about | {"precision": levels} | told)
+        write_json(out / FILE, {**about, "intervals": intervals, "precision": levels, **told})
     return intervals
