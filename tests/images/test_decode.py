@@ -9,7 +9,7 @@ from PIL import Image
 
 from dinokit.core.messages import BadImage
 from dinokit.images import intensity
-from dinokit.images.decode import decode, size_of
+from dinokit.images.decode import decode, shown_size, size_of
 from tests.images.hostile import deep_png, npy, tiff, tiff_file
 
 RED = (255, 0, 0)
@@ -316,3 +316,15 @@ def test_an_array_counts_its_bytes_and_a_tiff_of_bands_its_pixels() -> None:
     assert size_of(array) == (len(array), 1)
     bands = tiff(np.zeros((6, 7, 5), np.float32), photometric="minisblack", planarconfig="contig")
     assert size_of(bands) == (7, 6)
+
+
+@pytest.mark.parametrize("turn", [None, 1, 6, 8])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_size_that_is_shown_is_that_of_the_decoded_picture(kind: str, turn: int | None) -> None:
+    buffer, about = io.BytesIO(), Image.Exif()
+    if turn is not None:
+        about[274] = turn
+    Image.new("RGB", (20, 12)).save(buffer, kind, exif=about)
+    height, width = decode(buffer.getvalue()).shape[1:]
+    assert shown_size(buffer.getvalue()) == (width, height)
+    assert {width, height} == {20, 12}
