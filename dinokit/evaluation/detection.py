@@ -25,6 +25,7 @@ from dinokit.core.messages import UserError, info, library, progress, warn
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.dense.detection import Detections, as_arrays, detect, drawn
+from dinokit.dense.detr.few import more
 from dinokit.dense.detr.learning import UNNAMED
 from dinokit.dense.detr.network import Detector
 from dinokit.dense.detr.recipe import RECIPES, Recipe
@@ -110,7 +111,8 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     """Train a detector and measure it; return it, what it is, and how good it was.
 
     Args:
-        few: of data without a split to measure on all images are learnt, and measured too.
+        few: learn from pieces of a few images, too, which OUT keeps (dense/detr/few.py); of data without a split to
+            measure on all images are learnt, and measured.
     """
     library("faster_coco_eval", extra="detection")
     known, domains = box_splits(config.data), box_domains(config.data) if config.test is None else []
@@ -129,7 +131,8 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     _check_some(test, judges, "measure")
     recipe = chosen(config)
     classes = sorted({name or UNNAMED for one in train.marks for name in one.names})
-    member = trained(backbone, train, classes, recipe, out)
+    lessons = more(train, out / "pieces", size=recipe.view.size, seed=config.seed) if few and out is not None else train
+    member = trained(backbone, lessons, classes, recipe, out)
     details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
     held_out = test.split != train.split
     how = _how(details) | {"held_out": held_out}

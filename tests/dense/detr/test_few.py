@@ -1,0 +1,73 @@
+"""Pieces of a few images: boxes lie where the things are, the same seed gives the same, other images are refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinokit.annotations.boxes import Boxed, open_boxes
+from dinokit.core.messages import UserError
+from dinokit.dense.detr import few
+
+RED = np.array([220, 30, 30])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Boxed:
+    """Two grey pictures of another shape, with a red rectangle each."""
+    rows = ["path,x0,y0,x1,y1,label"]
+    for name, size, box in (("a", (60, 40), (10, 8, 30, 24)), ("b", (40, 50), (20, 25, 36, 45))):
+        values = np.full((size[1], size[0], 3), 120, dtype=np.uint8)
+        values[box[1] : box[3], box[0] : box[2]] = RED
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+        rows.append(f"{name}.png,{','.join(map(str, box))},red")
+    (tmp_path / "boxes.csv").write_text("\n".join(rows) + "\n")
+    return open_boxes(str(tmp_path))
+
+
+def test_boxes_of_pieces_lie_where_the_things_are(data: Boxed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few, "TOGETHER", 14)
+    found = few.more(data, tmp_path / "pieces", size=32, seed=0)
+    assert found.marks[:2] == data.marks
+    assert len(found) == 14
+    assert {one.size for one in found.marks[2:]} >= {(32, 32), (48, 32)}
+    for index in range(2, 14):
+        image, marks = found.read(index).permute(1, 2, 0).numpy(), found.marks[index]
+        assert set(marks.names) <= {"red"}
+        drawn = np.zeros(image.shape[:2], bool)
+        for left, top, right, bottom in marks.boxes:
+            drawn[round(top) : round(bottom), round(left) : round(right)] = True
+        red = np.abs(image.astype(int) - RED).max(axis=2) < 60
+        assert not drawn.any() or red[drawn].mean() > 0.8
+        np.testing.assert_allclose(marks.areas, (marks.boxes[:, 2:] - marks.boxes[:, :2]).prod(axis=1))
+
+
+def test_pieces_follow_from_the_images_and_the_seed(
+    data: Boxed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few, "TOGETHER", 5)
+    one, same, other = (
+        few.more(data, tmp_path / name, size=32, seed=seed) for name, seed in (("one", 0), ("same", 0), ("other", 1))
+    )
+    read = [
+        [file.read_bytes() for file in sorted((tmp_path / name).glob("*.png"))] for name in ("one", "same", "other")
+    ]
+    assert read[0] == read[1] != read[2]
+    assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(one.marks, same.marks, strict=True))
+    assert len(other) == 5
+    with pytest.raises(UserError, match="pieces.json|one was made with other seed"):
+        few.more(data, tmp_path / "one", size=32, seed=1)
+    assert few.more(replace(data, marks=data.marks * 3), tmp_path / "none", size=32, seed=0).marks == data.marks * 3
+    assert not (tmp_path / "none").exists()
+
+
+def test_pieces_of_deep_images_keep_their_values(data: Boxed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few, "TOGETHER", 3)
+    for one in data.marks:
+        deep = np.full((*one.size[::-1], 3), 0.25, dtype=np.float32)
+        np.save(one.image.with_suffix(".npy"), deep)
+    marks = tuple(replace(one, image=one.image.with_suffix(".npy")) for one in data.marks)
+    found = few.more(replace(data, marks=marks), tmp_path / "pieces", size=32, seed=0)
+    np.testing.assert_allclose(found.read(2).numpy(), 0.25, rtol=1e-5)
