@@ -30,6 +30,9 @@ Size = tuple[int, int]  # of pixels
 COCO = 118_287  # images of train2017
 USUAL = (640, 480)  # width and height of most of them
 CLASSES = 80
+# measured by benchmarks/plan.py: bytes of scipy and of what kernels keep, and the share of the activations that a CPU's
+# allocator holds beside them
+KERNELS, SPILLED = 0.15e9, 0.25
 SIDES = 9  # short sides that stand for those that are drawn
 PARTS = {  # of the network
     "project": "neck",
@@ -85,8 +88,7 @@ def plan_detector(
     """
     patch, width = backbone.patch_size, width_of(backbone, recipe.view)
     shown = _shown(recipe, sizes, patch=patch)
-    batch = [shown[place] for place in evenly(recipe.batch_size, len(shown))] * recipe.batch_size
-    batch = batch[: recipe.batch_size]
+    batch = [shown[place * len(shown) // recipe.batch_size - 1] for place in range(1, recipe.batch_size + 1)]
     steps, places = recipe.training.iterations, sum(height * across for height, across in batch) // patch**2
     wanted = asked(len(sizes), steps=steps, batch_size=recipe.batch_size, seed=seed) if recipe.shortest is None else []
     each = [octets(recipe.view, size, patch=patch, width=width) for size in sizes]
@@ -103,12 +105,13 @@ def plan_detector(
             view=sum(looking[sides] for sides in shown) / len(shown),
             image=_answered(backbone, network, recipe, typical),
             memory={
-                "process": cost.BASE,
+                "process": cost.BASE + KERNELS,
                 "backbone": cost.FLOAT * float(_numbers(backbone)),
                 "decoder": cost.FLOAT * float(_numbers(network)),
                 "AdamW": 2 * cost.FLOAT * float(_numbers(network)),
                 "features of a batch": float(cost.FLOAT * width * places),
                 "activations and gradients": held,
+                "allocator": SPILLED * held,
             },
             looking=float(max(_passed(backbone, size).peak for size in largest)),
             views=2 * len(sizes),

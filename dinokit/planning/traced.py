@@ -81,10 +81,10 @@ def _without_scores(taken: Taken) -> Iterator[None]:
     """Put attention that keeps no scores in the place of the meta device's, wherever torch has such a kernel."""
     usual = F.scaled_dot_product_attention
 
-    def attend(query: Tensor, key: Tensor, value: Tensor, *others: Any, **named: Any) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **named: Any) -> Tensor:
         if not query.is_meta or query.shape[-1] != value.shape[-1]:
-            return usual(query, key, value, *others, **named)
-        found: Tensor = _Attention.apply(query, key, value, taken)
+            return usual(query, key, value, attn_mask, **named)
+        found: Tensor = _Attention.apply(query, key, value, attn_mask, taken)
         return found
 
     F.scaled_dot_product_attention = attend  # what a mode of torch's sees is the module around it
@@ -98,9 +98,10 @@ class _Attention(torch.autograd.Function):
     """The shapes of attention: what it returns, keeps and counts."""
 
     @staticmethod
-    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor, taken: Taken) -> Tensor:
+    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, taken: Taken) -> Tensor:
         found, sums = query.new_empty(*query.shape[:-1], value.shape[-1]), query.new_empty(query.shape[:-1])
-        context.save_for_backward(query, key, value, found, sums)
+        added = None if mask is None else query.new_empty(mask.shape)  # as numbers, whatever it was
+        context.save_for_backward(query, key, value, found, sums, added)
         context.taken = taken
         taken.operations += _attention(query, key, value)
         return found
@@ -109,7 +110,7 @@ class _Attention(torch.autograd.Function):
     def backward(context: Any, *gradients: Any) -> Any:
         query, key, value, *_ = context.saved_tensors
         context.taken.operations += _attention_backward(gradients[0], query, key, value)
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
