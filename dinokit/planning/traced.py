@@ -87,7 +87,7 @@ def _without_scores(taken: Taken) -> Iterator[None]:
         found: Tensor = _Attention.apply(query, key, value, attn_mask, taken)
         return found
 
-    F.scaled_dot_product_attention = attend  # what a mode of torch's sees is the module around it
+    F.scaled_dot_product_attention = attend  # type: ignore[assignment]  # a mode of torch sees only what is around it
     try:
         yield
     finally:
