@@ -73,8 +73,8 @@ def evaluate(
             imagenet-r:/data/imagenet-r imagenet-c:/data/imagenet-c.
         out: file that receives the numbers as JSON.
         save: folder that receives the model's own numbers in full and the head that was trained, or the masks and
-            overlays of every frame; the same command again continues an interrupted training or tracking. A folder
-            holds one evaluation of one model.
+            overlays of every frame, of a detector a page; the same command again continues an interrupted training or
+            tracking. A folder holds one evaluation of one model.
         heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         baselines: also measure the untrained network and the raw pixels; not with --head, which fits one model.
         device: auto, cpu, cuda or mps.

@@ -40,6 +40,10 @@ CURVES = (
     "The precision of the boxes down to the score by which so many of the objects are found, averaged over the "
     "classes; the legend reads it where half of the objects are found."
 )
+TERMS = (
+    "The loss is the sum of class, boxes (1 - GIoU) and deltas of the queries that answer alone for an object, of all "
+    "layers; of many queries that answer together; and of the proposals that both begin from."
+)
 KINDS = ("right", "double", "confused", "loose", "false alarms")
 SHARE = "The share is of the objects of the class that was there; two boxes may take one object for another."
 BEST = (
@@ -161,14 +165,16 @@ def _curves(told: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> str:
             for turn, name in enumerate(terms[:6])
         ]
         charts += line_chart(lines, title="Loss in training", log=True)
-    return f'{paragraph(CURVES)}<div class="pairs">{charts}</div>' if charts else ""
+    note = f"{CURVES} {TERMS}" if steps and "loss/proposals" in curve[-1] else CURVES
+    return f'{paragraph(note)}<div class="pairs">{charts}</div>' if charts else ""
 
 
 def _mistakes(told: Mapping[str, Any]) -> str:
     """Count what became of boxes and objects, and which classes are taken for which."""
     boxes, objects = ([sum(column) for column in zip(*told[name], strict=True)] for name in ("boxes", "objects"))
-    note = f"Looked at are the boxes with a score of at least {told['least']:.2f}, by which most is right (the largest "
-    note += f"F1 at an IoU of 0.5): {_many(sum(boxes), 'box', 'es')} for {_many(sum(objects), 'object', 's')}."
+    why = "by which most is right (the largest F1 at an IoU of 0.5)" if boxes[0] else "for want of a right one the best"
+    note = f"Looked at are the boxes with a score of at least {told['least']:.2f}, {why}: "
+    note += f"{_many(sum(boxes), 'box', 'es')} for {_many(sum(objects), 'object', 's')}."
     charts = ""
     for title, names, counts in (
         ("Boxes", KINDS, boxes),

@@ -84,6 +84,23 @@ def test_without_a_training_there_is_no_curve_of_it_and_the_same_folder_gives_th
     assert write_page(tmp_path).read_text() == page
 
 
+def test_terms_of_the_loss_are_drawn_and_explained(tmp_path: Path) -> None:
+    terms = {"loss": 6.0, "loss/class": 2.0, "loss/many": 3.0, "loss/proposals": 1.0}
+    write_jsonl(written(tmp_path) / "training.jsonl", [{"step": step, **terms, "lr": 0.1} for step in (1, 2)])
+    page = write_page(tmp_path).read_text()
+    names = re.findall(r'<li><i class="s\d"></i>([a-z]+) <b>', page)
+    assert names == ["loss", "class", "many", "proposals"]
+    assert "The loss is the sum of class" in page
+
+
+def test_where_nothing_is_right_the_page_does_not_say_so(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    assert "by which most is right" in write_page(folder).read_text()
+    told = json.loads((folder / "mistakes.json").read_text())
+    write_json(folder / "mistakes.json", told | {"boxes": [[0, 0, 1, 0, 0]] * 3})
+    assert "for want of a right one the best: 3 boxes" in write_page(folder).read_text()
+
+
 def test_what_is_known_by_heart_is_said(tmp_path: Path) -> None:
     folder = written(tmp_path)
     assert "by heart" not in write_page(folder).read_text()
