@@ -102,23 +102,29 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return float(inside.prod() / (sum(areas) - inside.prod()))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_federated_precision_is_that_of_loops(seed: int) -> None:
+def as_of_lvis(seed: int) -> tuple[list[Objects], list[Found]]:
+    """Draw images of 6 classes of which some are known not to be there, and some are drawn in part."""
     objects, found, _ = drawn(seed)
     draw = np.random.default_rng(seed)
-    federated = []
+    federated = list[Objects]()
     for one in objects:
         open_kinds = sorted(set(range(6)) - set(one.classes.tolist()))
         absent = tuple(kind for kind in open_kinds if draw.random() < 0.5)
         partly = tuple(kind for kind in set(one.classes.tolist()) if draw.random() < 0.4)
         federated.append(Objects(one.boxes, one.classes, one.areas, np.zeros_like(one.crowd), absent, partly))
-    said = []
+    said = list[Found]()
     for place, one in enumerate(found):  # of every class, and no ties, whose order is not defined
         boxes, count = np.concatenate([one.boxes, one.boxes]), 2 * len(one.boxes)
         kinds = np.concatenate([one.classes, draw.integers(0, 6, len(one.boxes))])
         copies = 2 if place == 0 else 1  # more than 300 in one image
         scores = draw.permutation(copies * count) / (copies * count) + 0.0001 * place
         said.append(Found(np.tile(boxes, (copies, 1)), np.tile(kinds, copies), scores))
+    return federated, said
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_federated_precision_is_that_of_loops(seed: int) -> None:
+    federated, said = as_of_lvis(seed)
     frequencies = ["r", "c", "f", "r", "c", "f"]
     numbers, each = average_precision(federated, said, classes=6, frequencies=frequencies)
     wanted = of_lvis(federated, said, 6)

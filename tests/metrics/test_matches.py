@@ -6,7 +6,7 @@ import pytest
 from dinokit.metrics import matches
 from dinokit.metrics.detection import Found, Objects, average_precision
 from dinokit.metrics.matches import Ranked, curves, interval, match, precision, ranked
-from tests.metrics.test_detection import drawn
+from tests.metrics.test_detection import as_of_lvis, drawn
 
 
 def ranks(objects: list[Objects], found: list[Found], classes: int) -> list[Ranked]:
@@ -56,6 +56,16 @@ def test_a_draw_without_an_object_has_no_precision() -> None:
     nothing = Objects(np.empty((0, 4)), np.empty(0, int), np.empty(0), np.empty(0, bool))
     found = Found(np.array([[0.0, 0, 9, 9]]), np.zeros(1, int), np.ones(1))
     assert np.isnan(curves(ranks([nothing], [found], 1))).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_precision_of_lvis_is_its_own(seed: int) -> None:
+    objects, found = as_of_lvis(seed)
+    matched = [match(*pair, federated=True) for pair in zip(objects, found, strict=True)]
+    every = ranked(objects, found, matched, classes=6)
+    _, each = average_precision(objects, found, classes=6, frequencies=["f"] * 6)
+    own = [100 * precision(one, np.ones((1, len(objects)), dtype=np.int64)).mean() for one in every]
+    np.testing.assert_allclose(own, each, atol=1e-9)
 
 
 def test_what_is_not_known_of_an_image_of_lvis_is_not_wrong() -> None:

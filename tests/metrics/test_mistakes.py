@@ -62,6 +62,46 @@ def test_an_image_of_nothing_has_no_quality_and_one_with_an_alarm_none_left() ->
     assert told(things((BOX, 0)), said()).quality == 0
 
 
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    inside = float(np.prod(np.maximum(sides, 0)))
+    return inside / (float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])) - inside)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_told_is_what_loops_say(seed: int) -> None:
+    """Without crowds, whose part is told above."""
+    for one, ours in zip(*drawn(seed)[:2]):
+        objects = Objects(one.boxes, one.classes, one.areas, np.zeros_like(one.crowd))
+        free, good = set(range(len(one.boxes))), 0.0
+        kinds = np.full(len(ours.scores), NEITHER)
+        ranks = dict[int, int]()
+        for place in np.argsort(-ours.scores, kind="stable"):
+            box, kind = ours.boxes[place], int(ours.classes[place])
+            ranks[kind] = ranks.get(kind, 0) + 1
+            if ours.scores[place] < 0.3 or ranks[kind] > 100:
+                continue
+            shared = {thing: iou(box, one.boxes[thing]) for thing in range(len(one.boxes))}
+            mine = {thing: value for thing, value in shared.items() if one.classes[thing] == kind}
+            left = {thing: value for thing, value in mine.items() if thing in free and value >= 0.5}
+            most = max(shared, key=lambda thing: shared[thing], default=-1)
+            if left:
+                taken = max(left, key=lambda thing: left[thing])
+                free.remove(taken)
+                good += left[taken]
+                kinds[place] = RIGHT
+            elif most >= 0 and shared[most] >= 0.5:
+                kinds[place] = DOUBLE if most in mine else CONFUSED
+            else:
+                kinds[place] = LOOSE if max(mine.values(), default=0) >= 0.1 else ALARM
+        right, wrong, lost = int((kinds == RIGHT).sum()), int((kinds > RIGHT).sum()), len(free)
+        found = told(objects, ours, 0.3)
+        assert found.kinds.tolist() == kinds.tolist()
+        assert (found.states > TAKEN).sum() == lost
+        if right + wrong + lost:
+            assert found.quality == pytest.approx(good / (right + (wrong + lost) / 2))
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_the_score_that_is_sure_has_the_largest_f1(seed: int) -> None:
     objects, found, _ = drawn(seed)
