@@ -14,6 +14,7 @@ import dinokit
 from dinokit import cli
 from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
+from dinokit.dense.detr import few as few_images
 from dinokit.dense.detr.recipe import RECIPES
 from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
 from tests.evaluation.dense_data import squares
@@ -71,12 +72,13 @@ def test_a_few_masks_are_enough_to_find_the_foreground(
     assert (tmp_path / "out" / "head" / "head.json").is_file()
 
 
-@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("held_out", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_few_boxes_are_enough_to_find_what_is_in_them(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], held_out: bool
 ) -> None:
     usual = RECIPES["small"]
     monkeypatch.setitem(RECIPES, "small", replace(usual, dim=64, hidden=64, encoder=1, decoder=1))
+    monkeypatch.setattr(few_images, "TOGETHER", 4)
     data = squares(tmp_path / "data", train=2, splits=False)
     for split in ("train", "val") if held_out else ("",):
         shutil.copytree(data / "images", tmp_path / "few" / "images" / split, dirs_exist_ok=True)
