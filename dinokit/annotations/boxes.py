@@ -115,6 +115,8 @@ def _checked(data: str, marks: Iterable[Marks]) -> tuple[Marks, ...]:
             raise UserError(
                 f"expected the image {one.image} of {one.where}, which is not there; the set is not complete"
             )
+        if min(one.size) < 1:
+            raise UserError(f"{one.where} says a size of {one.size[0]} x {one.size[1]} pixels of {one.image}")
         inside = numpy.clip(one.boxes, 0, [*one.size, *one.size])
         lost, empty = (~numpy.all(each[:, 2:] > each[:, :2], axis=1) for each in (inside, one.boxes))
         beyond = numpy.abs(inside - one.boxes).max(axis=1, initial=0) > 1  # a pixel is a way to count

@@ -21,7 +21,7 @@ from dinokit.sources.files import MANIFESTS, rows_of
 from dinokit.sources.location import split_folders
 from dinokit.sources.table import LABELS, PATHS, column
 
-TABLES = tuple(f"boxes{ending}" for ending in (*MANIFESTS, ".json"))  # in a folder
+TABLES = (*(f"boxes{ending}" for ending in (*MANIFESTS, ".json")), "_annotations.coco.json")  # in a folder
 EDGES = (("x0", "xmin", "left"), ("y0", "ymin", "top"), ("x1", "xmax", "right"), ("y1", "ymax", "bottom"))
 
 

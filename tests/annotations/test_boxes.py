@@ -109,10 +109,11 @@ def test_every_layout_holds_the_same_boxes(tmp_path: Path) -> None:
         table(tmp_path / "csv", ROWS),
         table(tmp_path / "lines", json_lines, name="boxes.jsonl"),
         table(tmp_path / "json", json.dumps(coco_json()), name="boxes.json"),
+        table(tmp_path / "exported", json.dumps(coco_json()), name="_annotations.coco.json"),
         masks(tmp_path / "masks"),
     ]
     files = [places[4] / "boxes.csv", places[6] / "boxes.json"]
-    assert [as_written(place) for place in (*places, *files)] == [DRAWN] * 10
+    assert [as_written(place) for place in (*places, *files)] == [DRAWN] * 11
 
 
 def test_names_crowds_and_what_is_difficult_are_kept(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ FIRST = ("annotations", 0)
         (changed((*FIRST, "bbox"), "many"), "numbers of pixels in every bbox of image 7 of .*val2017.json, got"),
         (changed(("images", 0, "id"), 7), "val2017.json lists 2 images of the id 7"),
         (changed(("images", 0, "width"), None), "expected numbers of pixels in width and height of image 42 of .*val2"),
+        (changed(("images", 0, "height"), 0), "image 42 of .*val2017.json says a size of 20 x 0 pixels of .*a.jpg"),
         (changed(("images", 0, "file_name"), "z.jpg"), "expected the image .*z.jpg of image 42 of .*, which is not"),
         (changed(("categories", 0, "id"), 13), "lists the category id 13 twice, as toothbrush and as 7"),
         (changed(("categories", 0), {"id": 3}), "is no list of images and boxes as COCO writes it: KeyError.'name'"),
