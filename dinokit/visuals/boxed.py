@@ -16,7 +16,8 @@ from dinokit.visuals.plot import Number
 
 SIDE = 416  # pixels of the long side of a photo
 WIDTH, TALLEST = 260, 320  # of a drawing
-LETTER, HIGH = 6.2, 12  # pixels of a letter and a line, about
+LETTER, HIGH = 7.0, 12  # pixels of a letter and a line, about
+LONG = 20  # letters of a class that stand in a picture
 SIGNS = {
     "right": ("✓", "right: the best box on an object of its class, IoU of at least 0.5"),
     "double": ("2x", "double: a further box on an object that is found already"),
@@ -76,7 +77,7 @@ def _object(one: Mapping[str, Any], found: Sequence[Mapping[str, Any]], classes:
     kind, name = _OF_STATE.get(one["state"], one["state"]), classes[one["class"]]
     others = [classes[box["class"]] for box in found if box["kind"] == "confused" and box["about"] == turn]
     more = f" ({', '.join(dict.fromkeys(others))})" if kind == "taken" else ""
-    return kind, f"{SIGNS[kind][0]} {name}".strip(), f"{name}: {SIGNS[kind][1].partition(':')[0]}{more}"
+    return kind, f"{SIGNS[kind][0]} {_short(name)}".strip(), f"{name}: {SIGNS[kind][1].partition(':')[0]}{more}"
 
 
 def _box(one: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Any:
@@ -85,7 +86,11 @@ def _box(one: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], classes: 
     if one["about"] is not None:
         about = classes[objects[one["about"]]["class"]]
         told += f" ({about})" * (kind == "confused") + f", IoU {one['iou']:.2f}"
-    return kind, f"{SIGNS[kind][0]} {name} {one['score']:.2f}", told
+    return kind, f"{SIGNS[kind][0]} {_short(name)} {one['score']:.2f}", told
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONG else f"{name[: LONG - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _drawing(

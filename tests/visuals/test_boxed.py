@@ -59,6 +59,12 @@ def test_every_box_says_what_it_is_without_a_colour(one: dict[str, Any]) -> None
     assert len(set(signs[:5])) == 5
 
 
+def test_a_long_name_is_cut_in_the_picture_and_whole_on_hover(one: dict[str, Any]) -> None:
+    drawn = figure(one, ("c" * 50, "dog"), name="best 1", anchor="a")
+    assert f">✓ {'c' * 19}\N{HORIZONTAL ELLIPSIS} 0.90</text>" in drawn
+    assert f"<title>{'c' * 50} 0.90: right" in drawn
+
+
 def test_of_a_picture_that_is_gone_the_boxes_are_left(one: dict[str, Any]) -> None:
     drawn = figure(one | {"file": "nowhere/a.png"}, CLASSES, name="best 1", anchor="a")
     assert "data:image" not in drawn
