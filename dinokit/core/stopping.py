@@ -57,3 +57,20 @@ def stop_requests(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ended_as_by_hand() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the body as SIGINT does, so that what is only for its time is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    meant = {number: handler for number, handler in previous.items() if handler is signal.SIG_DFL}  # not nohup's
+    for number in meant:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in meant.items():
+            signal.signal(number, handler)

@@ -1,7 +1,9 @@
 """Detection: goes on to the bit, a saved head gives the numbers of its training, predict what was measured."""
 
 import json
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -26,8 +28,11 @@ from dinokit.dense.detr.recipe import RECIPES
 from dinokit.dense.detr.views import View
 from dinokit.dense.heads import apply, load_head
 from dinokit.evaluation import base
-from dinokit.evaluation.detection import Config
+from dinokit.evaluation.detection import Config, learn
 from dinokit.evaluation.sets.domains import COCO_O, over_domains
+from dinokit.images.intensity import Pixels
+from dinokit.models.vit import Config as Architecture
+from dinokit.models.vit import VisionTransformer
 from tests.conftest import MakeVit, vit
 
 COLOURS = {"red": (220, 30, 30), "blue": (40, 40, 220)}
@@ -155,6 +160,20 @@ def test_the_published_recipe_goes_all_the_way(tmp_path: Path, known: Trained) -
     assert predicted == found
 
 
+@pytest.mark.slow
+def test_four_pictures_are_learnt_by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the patches of a network of random weights."""
+    data = scenes(tmp_path / "data", counts={"train": 4}, size=(128, 128))
+    usual = RECIPES["small"]
+    training = replace(usual.training, warmup=20, save_every=1000)
+    monkeypatch.setitem(RECIPES, "small", replace(usual, hidden=128, box_hidden=32, encoder=0, training=training))
+    sizes = Architecture(patch_size=16, dim=64, depth=4, heads=4, ffn_hidden=128, registers=0, layer_scale=None)
+    config = Config(data=str(data), size=128, queries=12, iterations=340, batch_size=4, lr=1e-3)
+    backbone = VisionTransformer(sizes, seed=0).eval()
+    backbone.pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None)
+    assert learn(backbone, config, None, few=True)[2][0]["AP"] > 95
+
+
 def test_kept_features_of_a_mirror_are_of_the_mirrored_picture(tmp_path: Path, make_vit: MakeVit) -> None:
     data = open_boxes(str(scenes(tmp_path / "data", counts={"train": 2})), split="train")
     kept = Kept(make_vit(size=None), data, ["blue", "red"], View(size=48), tmp_path / "features")
@@ -196,18 +215,20 @@ def test_boxes_that_were_drawn_anew_are_learnt_anew_elsewhere(known: Trained) ->
         table.write_text(before)
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, RunError])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, RunError])
 def test_features_that_nobody_keeps_are_gone_however_it_ends(
-    stop: type[BaseException], known: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: Any, known: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def stopped(*_: Any, **__: Any) -> Any:
         assert list(tmp_path.rglob("*.npy"))
-        raise stop
+        if stop is RunError:
+            raise RunError
+        os.kill(os.getpid(), stop)
 
     monkeypatch.setattr(fit, "_stepped", stopped)
-    with pytest.raises(stop):
+    with pytest.raises(RunError if stop is RunError else KeyboardInterrupt):
         base.measure("detection", vit(size=None), Config(data=str(known.data), **FEW))
     assert not list(tmp_path.iterdir())
 

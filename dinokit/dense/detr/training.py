@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from dinokit.annotations.boxes import Boxed
 from dinokit.core.files import digest
+from dinokit.core.stopping import ended_as_by_hand
 from dinokit.dense.detr.kept import Kept, asked
 from dinokit.dense.detr.learning import Drawn, Views, explained, sampled
 from dinokit.dense.detr.network import Detector
@@ -29,7 +30,7 @@ def trained(backbone: Backbone, train: Boxed, classes: Sequence[str], recipe: Re
         part for one in train.marks for part in (one.boxes, one.crowd | one.difficult, repr((one.image, one.names)))
     ]
     stamp = {"data": digest(boxes), "recipe": repr(recipe), "classes": list(classes)}
-    with TemporaryDirectory() as passing:  # the features of a training that nobody keeps
+    with ended_as_by_hand(), TemporaryDirectory() as passing:  # the features of a training that nobody keeps
         if recipe.shortest is None:
             wanted = asked(len(train), steps=steps, batch_size=batch_size, seed=seed)
             folder, passes = (out or Path(passing)) / "features", steps * batch_size
