@@ -31,6 +31,8 @@ from dinokit.evaluation import base
 from dinokit.evaluation.detection import Config, learn
 from dinokit.evaluation.sets.domains import COCO_O, over_domains
 from dinokit.images.intensity import Pixels
+from dinokit.models.architecture import build
+from dinokit.models.convnets import ConvNeXtConfig
 from dinokit.models.vit import Config as Architecture
 from dinokit.models.vit import VisionTransformer
 from tests.conftest import MakeVit, vit
@@ -158,6 +160,17 @@ def test_the_published_recipe_goes_all_the_way(tmp_path: Path, known: Trained) -
         for name, key in (("predicted", "annotations"), ("whole", slice(None)))
     )
     assert predicted == found
+
+
+@pytest.mark.slow
+def test_a_convolutional_network_detects_with_its_last_grid(tmp_path: Path, known: Trained) -> None:
+    backbone = build(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1)), seed=0).eval()
+    config = Config(data=str(known.data), **FEW | {"size": 64})
+    numbers = base.measure("detection", backbone, config, tmp_path / "out")
+    head, _ = load_head(tmp_path / "out" / "head")
+    assert (head.config.stride, head.config.width) == (32, 10)
+    saved = Config(data=str(known.data), head=str(tmp_path / "out" / "head"))
+    assert base.measure("detection", backbone, saved) | {"lr": numbers["lr"]} == numbers
 
 
 @pytest.mark.slow
