@@ -256,6 +256,6 @@ class Layer(nn.Module):
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Return linear layers of widths, with ReLU between them."""
-    layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
+    """Return linear layers of widths, with ReLU, in the place of what it is of, between them."""
+    layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU(inplace=True))]
     return nn.Sequential(*layers[:-1])

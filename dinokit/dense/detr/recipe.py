@@ -27,7 +27,7 @@ class Recipe:
     view: View
     dim: int = at_least(32, 256)
     hidden: int = at_least(1, 1024)
-    box_hidden: int = at_least(1, 128)
+    box_hidden: int = at_least(1, 64)
     encoder: int = at_least(0, 2)  # layers
     decoder: int = at_least(1, 3)  # layers
     finer: bool = False
