@@ -244,19 +244,19 @@ def write_scenes(composer: Composer, out: Path, *, count: int, size: int) -> Non
         Image.fromarray(scene.classes).save(folders["masks"] / f"{name}.png")
         Image.fromarray((scene.depth * UNIT).astype(np.uint16)).save(folders["depth"] / f"{name}.png")
         boxes["images"].append({"id": index, "file_name": f"{name}.jpg", "width": size, "height": size})
-        for number in np.unique(scene.objects)[1:].tolist():
+        for number in np.unique(scene.objects[scene.classes != VOID]).tolist():
             mark = {"id": len(boxes["annotations"]), "image_id": index, "iscrowd": 0}
-            boxes["annotations"].append(mark | _box(scene, number))
+            if number:  # 0: the background; of what is hidden but for an edge no class is left
+                boxes["annotations"].append(mark | _box(scene, number))
     (out / "boxes.json").write_text(json.dumps(boxes))
 
 
 def _box(scene: Scene, number: int) -> dict[str, object]:
     rows, columns = np.nonzero(scene.objects == number)
     found = scene.classes[rows, columns]
-    labels = found[found != VOID]
     left, top = int(columns.min()), int(rows.min())
     size = [int(columns.max()) + 1 - left, int(rows.max()) + 1 - top]
-    return {"category_id": int(np.bincount(labels).argmax()) if len(labels) else VOID, "bbox": [left, top, *size]}
+    return {"category_id": int(np.bincount(found[found != VOID]).argmax()), "bbox": [left, top, *size]}
 
 
 def write_things(composer: Composer, out: Path, *, count: int, size: int) -> None:
