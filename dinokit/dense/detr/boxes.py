@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 LARGEST = math.log(1000 / 16)  # of |dw| and |dh|
-SMALLEST = 1e-6  # pixels of a side, where it divides
+LEAST = 1.0  # pixels that a side of a reference counts as at least: of none nothing could lead away
+SMALLEST = 1e-6  # pixels, where they divide
 
 Boxes = Float[Tensor, "*batch 4"]
 Either = Float[Tensor, "*#batch 4"]  # stands against another by broadcasting
@@ -35,7 +36,7 @@ def corners(centred: Boxes) -> Boxes:
 def moved(reference: Either, deltas: Either) -> Boxes:
     """Return where deltas lead from references; all by corners."""
     start = centred(reference)
-    middle, size = start[..., :2], start[..., 2:]
+    middle, size = start[..., :2], start[..., 2:].clamp(min=LEAST)
     sides = size * deltas[..., 2:].clamp(-LARGEST, LARGEST).exp()
     return corners(torch.cat([middle + deltas[..., :2] * size, sides], dim=-1))
 
@@ -43,7 +44,7 @@ def moved(reference: Either, deltas: Either) -> Boxes:
 def deltas(reference: Either, target: Either) -> Boxes:
     """Return what leads from references to targets; the inverse of `moved`. Boxes are given by their corners."""
     start, goal = centred(reference), centred(target)
-    size = start[..., 2:].clamp(min=SMALLEST)
+    size = start[..., 2:].clamp(min=LEAST)
     shift = (goal[..., :2] - start[..., :2]) / size
     return torch.cat([shift, (goal[..., 2:].clamp(min=SMALLEST) / size).log()], dim=-1)
 

@@ -45,6 +45,14 @@ def test_a_box_without_sides_has_finite_overlaps_and_deltas() -> None:
     assert point.grad.isfinite().all()
 
 
+def test_a_reference_without_sides_leads_anywhere() -> None:
+    """As one that was cut at the border; what it is led by stays within the size of an image."""
+    point, target = torch.tensor([100.0, 40, 100, 40]), torch.tensor([95.0, 20, 115, 60])
+    needed = box.deltas(point, target)
+    torch.testing.assert_close(box.moved(point, needed), target)
+    assert needed.abs().max() < 100
+
+
 def test_a_mirror_of_a_mirror_is_the_box() -> None:
     found = box.mirrored(drawn(4), 100.0)
     assert (found[:, 2] > found[:, 0]).all()
