@@ -45,8 +45,9 @@ def test_a_sharded_layout_holds_everything_once_and_nobody_much_more_than_others
         assert sum(own) == each.numel(), name
         row = each.numel() // each.shape[0]
         assert max(own) - each.numel() / 256 < row, name  # a share differs from the even one by less than a row
+    counts = planned(published_7b()).parameters
     for name, module in built.items():
-        assert sum(p.numel() for p in module.parameters()) == planned(published_7b()).parameters[name]
+        assert sum(p.numel() for p in module.parameters()) == counts[name]
 
 
 def test_what_is_proposed_fits_and_is_the_fastest_that_does() -> None:
