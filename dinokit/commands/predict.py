@@ -23,7 +23,7 @@ from dinokit.sources.source import open_source
 from dinokit.visuals import detection as detectors
 
 OPTIONS = ("--data", "--out", "--head", "--train-masks", "--train-on", "--model", "--heads", "--split", "--device")
-FEW = 800  # steps of a detector that learns from a few images, which it sees again and again (docs/log.md)
+FEW = 800  # steps of a detector that learns from a few images: each of 128 pictures made of them 50 times
 TRAINING = "training"  # folder of what a detector learns from and of how good it is
 
 
