@@ -13,10 +13,8 @@ Queries for one-to-many matching come behind the others, in training only; the g
 Source: Plain-DETR (arXiv:2308.01904), DINOv3 (arXiv:2508.10104, appendix D.9).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,11 +24,10 @@ from torch.nn import functional as F
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.attention import Attention, BoxAttention
+from dinokit.dense.detr.layers import Encoding, Heads, Layer
 from dinokit.dense.detr.matching import Answers
 from dinokit.dense.detr.positions import of_boxes, of_map
 
-PRIOR = 0.01  # chance of every class before anything is learnt
 GROUPS = 32  # of the neck's norm
 SQUARE = 50.0  # pixels, of the finest proposals
 COARSER = 2  # levels above the stride
@@ -73,15 +70,15 @@ class Detector(nn.Module):
             self._build(config)
 
     def _build(self, config: Config) -> None:
-        dim = config.dim
+        dim, sizes = config.dim, (config.dim, config.heads, config.hidden)
         self.project = nn.Sequential(nn.Conv2d(config.width, dim, 1), nn.GroupNorm(GROUPS, dim))
-        self.encoder = nn.ModuleList(Encoding(config) for _ in range(config.encoder))
+        self.encoder = nn.ModuleList(Encoding(*sizes) for _ in range(config.encoder))
         self.finer = nn.ConvTranspose2d(dim, dim, 2, stride=2) if config.finer else None
         self.coarser = nn.ModuleList(nn.Conv2d(dim, dim, 2, stride=2) for _ in range(COARSER))
         self.proposed = nn.Sequential(nn.Linear(dim, dim), nn.LayerNorm(dim))
         self.content = nn.Embedding(config.queries + config.many, dim)
         self.position = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim))
-        self.decoder = nn.ModuleList(Layer(config) for _ in range(config.decoder))
+        self.decoder = nn.ModuleList(Layer(*sizes, config.box_hidden) for _ in range(config.decoder))
         self.heads = nn.ModuleList(Heads(dim, config.classes) for _ in range(config.decoder))
         self.thing = Heads(dim, 1)  # of proposals
 
@@ -183,79 +180,3 @@ class Detector(nn.Module):
             return None
         group = torch.arange(count, device=device) < self.config.queries
         return group[:, None] == group
-
-
-class Heads(nn.Module):
-    """Queries -> logits of classes, and deltas."""
-
-    def __init__(self, dim: int, classes: int) -> None:
-        super().__init__()
-        self.classes = nn.Linear(dim, classes)
-        self.deltas = mlp(dim, dim, dim, 4)
-        nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
-        for zero in self.deltas[-1].parameters():
-            nn.init.zeros_(zero)
-
-    def forward(
-        self, queries: Float[Tensor, "batch query dim"]
-    ) -> tuple[Float[Tensor, "batch query class"], Float[Tensor, "batch query 4"]]:
-        """Say what each query is and where."""
-        return self.classes(queries), self.deltas(queries)
-
-
-class Encoding(nn.Module):
-    """One layer of the neck: places look at each other, post-norm, positions only where they ask (DETR)."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(config.dim) for _ in range(2))
-        self.among = Attention(config.dim, config.heads)
-        self.network = mlp(config.dim, config.hidden, config.dim)
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "batch place dim"],
-        places: Float[Tensor, "batch place dim"],
-        seen: Bool[Tensor, "batch 1 1 place"] | None,
-    ) -> Float[Tensor, "batch place dim"]:
-        """Let places look at each other."""
-        tokens = self.norms[0](tokens + self.among(tokens + places, tokens, seen))
-        passed: Tensor = self.norms[1](tokens + self.network(tokens))
-        return passed
-
-
-class Layer(nn.Module):
-    """One layer of the decoder."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        dim = config.dim
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.among = Attention(dim, config.heads)
-        self.to_map = BoxAttention(dim, config.heads, config.box_hidden)
-        self.network = mlp(dim, config.hidden, dim)
-
-    def forward(
-        self,
-        queries: Float[Tensor, "batch query dim"],
-        position: Float[Tensor, "batch query dim"],
-        boxes: Float[Tensor, "batch query 4"],
-        values: Float[Tensor, "batch rows columns dim"],
-        keys: Float[Tensor, "batch rows columns dim"],
-        stride: int,
-        hidden: Bool[Tensor, "batch rows columns"] | None,
-        seen: Bool[Tensor, "query query"] | None,
-    ) -> Float[Tensor, "batch query dim"]:
-        """Let queries look at each other, then at the map."""
-        own = self.norms[0](queries)
-        queries = queries + self.among(own + position, own, seen)
-        asked = self.norms[1](queries) + position
-        queries = queries + self.to_map(asked, boxes, keys, values, stride, hidden)
-        passed: Tensor = queries + self.network(self.norms[2](queries))
-        return passed
-
-
-def mlp(*widths: int) -> nn.Sequential:
-    """Return linear layers of widths, with ReLU, in the place of what it is of, between them."""
-    layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU(inplace=True))]
-    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,86 @@
+"""Layers of a detector: what places of the map and queries pass through, and what a query says in the end."""
+
+import math
+from itertools import pairwise
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dinokit.dense.detr.attention import Attention, BoxAttention
+
+PRIOR = 0.01  # chance of every class before anything is learnt
+
+
+class Heads(nn.Module):
+    """Queries -> logits of classes, and deltas."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.classes = nn.Linear(dim, classes)
+        self.deltas = mlp(dim, dim, dim, 4)
+        nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
+        for zero in self.deltas[-1].parameters():
+            nn.init.zeros_(zero)
+
+    def forward(
+        self, queries: Float[Tensor, "batch query dim"]
+    ) -> tuple[Float[Tensor, "batch query class"], Float[Tensor, "batch query 4"]]:
+        """Say what each query is and where."""
+        return self.classes(queries), self.deltas(queries)
+
+
+class Encoding(nn.Module):
+    """One layer of the neck: places look at each other, post-norm, positions only where they ask (DETR)."""
+
+    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.among = Attention(dim, heads)
+        self.network = mlp(dim, hidden, dim)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch place dim"],
+        places: Float[Tensor, "batch place dim"],
+        seen: Bool[Tensor, "batch 1 1 place"] | None,
+    ) -> Float[Tensor, "batch place dim"]:
+        """Let places look at each other."""
+        tokens = self.norms[0](tokens + self.among(tokens + places, tokens, seen))
+        passed: Tensor = self.norms[1](tokens + self.network(tokens))
+        return passed
+
+
+class Layer(nn.Module):
+    """One layer of the decoder."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, box_hidden: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.among = Attention(dim, heads)
+        self.to_map = BoxAttention(dim, heads, box_hidden)
+        self.network = mlp(dim, hidden, dim)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch query dim"],
+        position: Float[Tensor, "batch query dim"],
+        boxes: Float[Tensor, "batch query 4"],
+        values: Float[Tensor, "batch rows columns dim"],
+        keys: Float[Tensor, "batch rows columns dim"],
+        stride: int,
+        hidden: Bool[Tensor, "batch rows columns"] | None,
+        seen: Bool[Tensor, "query query"] | None,
+    ) -> Float[Tensor, "batch query dim"]:
+        """Let queries look at each other, then at the map."""
+        own = self.norms[0](queries)
+        queries = queries + self.among(own + position, own, seen)
+        asked = self.norms[1](queries) + position
+        queries = queries + self.to_map(asked, boxes, keys, values, stride, hidden)
+        passed: Tensor = queries + self.network(self.norms[2](queries))
+        return passed
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Return linear layers of widths, with ReLU, in the place of what it is of, between them."""
+    layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU(inplace=True))]
+    return nn.Sequential(*layers[:-1])
