@@ -1,7 +1,6 @@
 """`dinokit predict`: write masks, boxes or classes, by a head that evaluate saved or from a few masks or boxes"""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from dinokit.sources.source import open_source
 from dinokit.visuals import detection as detectors
 
 OPTIONS = ("--data", "--out", "--head", "--train-masks", "--train-on", "--model", "--heads", "--split", "--device")
-FEW = 800  # steps of a detector that learns from a few images: each of 128 pictures made of them 50 times
 TRAINING = "training"  # folder of what a detector learns from and of how good it is
 
 
@@ -102,7 +100,6 @@ def _from_masks(backbone: Backbone, config: Any, _: Path) -> tuple[nn.Module, Ab
 
 
 def _from_boxes(backbone: Backbone, config: Any, out: Path) -> tuple[nn.Module, About]:
-    config = replace(config, iterations=config.iterations or FEW)
     with only_owner(out / TRAINING):
         learnt, about, (result, _) = detection.learn(backbone, config, out / TRAINING, few=True)
         for page in detectors.write_pages(out / TRAINING):
