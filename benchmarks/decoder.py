@@ -3,7 +3,7 @@
     python benchmarks/decoder.py [--rounds 5] [--steps 3] [--threads 2] [--sides ours detr]
 
 Eight images of 32 x 43 places of 4 x 384 numbers (ViT-S/16 at 512 pixels), seven objects of 80 classes each. Ours is
-`small`: 2 layers of encoder, proposals of four levels, 3 of decoder with BoxRPB, 100 queries one-to-one and 100
+`small`: 2 layers of encoder, proposals on three grids, 3 of decoder with BoxRPB, 100 queries one-to-one and 100
 one-to-many, matching and losses of all layers, gradients, AdamW. Theirs is DetrEncoder and DetrDecoder at the same
 layers, width, tokens and 200 queries, with its own heads and its loss of all layers; it knows neither proposals nor
 boxes within its layers. Every side and round is a process of its own, in turn; peak memory is that of the process.
@@ -116,7 +116,7 @@ def ours(features: Path) -> tuple[nn.Module, Step]:
 
     def step() -> float:
         optimiser.zero_grad(set_to_none=True)
-        total = loss(network(Maps(read(features), sizes)), objects, 0)
+        total = loss(network(Maps(read(features), sizes)), objects, 0).total
         total.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 0.1)
         optimiser.step()

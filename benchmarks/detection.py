@@ -153,7 +153,7 @@ def end_to_end(
             batch.append(images[index].flip(-1) if mirror else images[index])
             objects.append(scaled(train.marks[index], classes, seen=(SIZE, SIZE), mirror=mirror))
         optimiser.zero_grad(set_to_none=True)
-        loss(network(torch.stack(batch)), objects, step).backward()
+        loss(network(torch.stack(batch)), objects, step).total.backward()
         nn.utils.clip_grad_norm_(network.decoder.parameters(), 0.1)
         nn.utils.clip_grad_norm_(network.body.parameters(), 0.1)
         optimiser.step()

@@ -53,7 +53,7 @@ def test_a_plan_is_what_is_taken(tmp_path: Path, make_vit: MakeVit) -> None:
     views = [kept.seen(index, mirror=False) for index in (0, 2)]
     batch = Maps([each.map for each in views], torch.tensor([each.size for each in views], dtype=torch.float32))
     with traced() as taken:
-        torch.autograd.backward(judged(recipe)(network.train()(batch), [each.objects for each in views], 0))
+        torch.autograd.backward(judged(recipe)(network.train()(batch), [each.objects for each in views], 0).total)
     assert taken.operations == sum(found.work.values())
     assert found.memory["features of a batch"] == sum(each.nbytes for each in batch.maps)
     assert taken.peak == pytest.approx(found.memory["activations and gradients"], rel=0.05)  # but for the assignment

@@ -7,14 +7,14 @@ an image and its mirror may be kept (kept.py); views that are drawn anew are com
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from torch import Tensor
 
 from dinokit.annotations.boxes import Boxed
+from dinokit.annotations.marks import Marks
 from dinokit.core.seed import Passes, generator
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.losses import terms
@@ -27,7 +27,7 @@ from dinokit.images import intensity
 from dinokit.models.features import Backbone
 
 UNNAMED = "object"  # what nobody has named
-SMALLEST = 1.0  # pixels of a side, as seen, below which a box is left out of a view
+SMALLEST = 1.0  # pixels of a side, of the image, below which what is left of a box is left out of a piece
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,7 @@ def sampled(views: Views, length: int, *, batch_size: int, seed: int, device: to
     return sample
 
 
-def judged(recipe: Recipe) -> Callable[[tuple[Answers, Answers], Sequence[Objects], int], Float[Tensor, ""]]:
-    """Return the loss of all that a detector says."""
-    judge = explained(recipe)
-    return lambda said, objects, step: judge(said, objects, step).total
-
-
-def explained(recipe: Recipe) -> Callable[[tuple[Answers, Answers], Sequence[Objects], int], Judged]:
+def judged(recipe: Recipe) -> Callable[[tuple[Answers, Answers], Sequence[Objects], int], Judged]:
     """Return the loss of all that a detector says, with its terms.
 
     These are class, boxes and deltas of the one-to-one queries of all layers, `proposals`, and `many`, the one-to-many
@@ -94,7 +88,7 @@ def explained(recipe: Recipe) -> Callable[[tuple[Answers, Answers], Sequence[Obj
     return judge
 
 
-def scaled(marks: Any, classes: Sequence[str], *, seen: tuple[int, int], mirror: bool) -> Objects:
+def scaled(marks: Marks, classes: Sequence[str], *, seen: tuple[int, int], mirror: bool) -> Objects:
     """Return the boxes of an image, but crowds, where they lie in what is seen of it, (width, height) pixels."""
     kept = ~(marks.crowd | marks.difficult)
     scale = torch.tensor([*seen, *seen]) / torch.tensor([*marks.size, *marks.size])
@@ -124,7 +118,7 @@ class Drawn:
         return Seen(found, size, scaled(marks, self.classes, seen=size, mirror=mirror))
 
 
-def piece(image: intensity.Image, marks: Any, *, share: float, draw: numpy.random.Generator) -> tuple[Tensor, Any]:
+def piece(image: intensity.Image, marks: Marks, *, share: float, draw: numpy.random.Generator) -> tuple[Tensor, Marks]:
     """Cut a piece of a share of the area and the shape of the whole out of an image; boxes are cut with it."""
     height, width = image.shape[1:]
     rows, columns = (max(1, round(side * share**0.5)) for side in (height, width))

@@ -57,11 +57,6 @@ class Terms:
         return {name: value.detach() / self.objects for name, value in named.items()}
 
 
-def loss(answers: Answers, objects: Sequence[Objects], weights: Weights, *, repeats: int = 1) -> Float[Tensor, ""]:
-    """Return the loss of what layers say of a batch; the arguments are those of `terms`."""
-    return terms(answers, objects, weights, repeats=repeats).total
-
-
 def terms(answers: Answers, objects: Sequence[Objects], weights: Weights, *, repeats: int = 1) -> Terms:
     """Return the terms of the loss of what layers say of a batch: the sums over layers.
 

@@ -21,6 +21,7 @@ from dinokit.core.messages import library
 from dinokit.dense.detr import boxes as box
 
 ALPHA, GAMMA = 0.25, 2.0
+IMPOSSIBLE = 1e8  # cost
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,13 @@ def cost(answers: Answers, objects: Objects) -> Float[Tensor, "*layer query obje
 
 
 def assigned(costs: Float[numpy.ndarray, "query object"], *, repeats: int = 1) -> Int64[numpy.ndarray, "2 pair"]:
-    """Return queries and their objects, of the least cost in total; each object has `repeats` if queries suffice."""
+    """Return queries and their objects, of the least cost in total; each object has `repeats` if queries suffice.
+
+    What lies in padding costs more than IMPOSSIBLE and answers for nothing.
+    """
     optimize = library("scipy.optimize", extra="detection")
-    costs = numpy.nan_to_num(costs, nan=1e9, posinf=1e9, neginf=-1e9)  # a loss that is not finite is said elsewhere
-    queries, columns = optimize.linear_sum_assignment(numpy.tile(costs, repeats))
-    return numpy.stack([queries, columns % max(costs.shape[1], 1)])
+    costs = numpy.nan_to_num(costs, nan=1e7, posinf=1e9, neginf=-1e9)  # a loss that is not finite is said elsewhere
+    costs = numpy.tile(costs, repeats)
+    queries, columns = optimize.linear_sum_assignment(costs)
+    kept = costs[queries, columns] < IMPOSSIBLE
+    return numpy.stack([queries[kept], columns[kept] % max(costs.shape[1] // repeats, 1)])

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinokit.core.messages import UserError
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
 from dinokit.dense.detr import boxes as box
@@ -49,6 +50,10 @@ class Config:
     finer: bool = True  # proposals at half the stride, too
     queries: int = at_least(1, 100)
     many: int = at_least(0, 100)  # further queries in training, several of which answer for an object
+
+    def __post_init__(self) -> None:
+        if self.dim % GROUPS or self.dim % self.heads:
+            raise UserError(f"expected a dim that {GROUPS} and {self.heads} heads divide, got {self.dim}")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Detector(nn.Module):
         self.content = nn.Embedding(config.queries + config.many, dim)
         self.position = nn.Sequential(nn.Linear(2 * dim, dim), nn.LayerNorm(dim))
         self.decoder = nn.ModuleList(Layer(*sizes, config.box_hidden) for _ in range(config.decoder))
+        self.last = nn.LayerNorm(dim)  # of what any layer says; what goes on to the next one is not normed
         self.heads = nn.ModuleList(Heads(dim, config.classes) for _ in range(config.decoder))
         self.thing = Heads(dim, 1)  # of proposals
 
@@ -100,7 +106,7 @@ class Detector(nn.Module):
         said, judged = [], reference
         for layer, heads in zip(self.decoder, self.heads):
             queries = layer(queries, position, reference, tokens, placed, self.config.stride, hidden, apart)
-            logits, deltas = heads(queries)
+            logits, deltas = heads(self.last(queries))
             found = box.inside(box.moved(judged, deltas), sizes[:, None])
             said.append((logits, judged.detach(), deltas, found))
             judged = box.inside(box.moved(reference, deltas), sizes[:, None])
@@ -155,24 +161,29 @@ class Detector(nn.Module):
         for step in self.coarser:
             if min(levels[-1].shape[2:]) > 1:
                 levels.append(step(levels[-1]))
-        squares = [
-            self._squares(each.shape[2], each.shape[3], finest * 2**number, SQUARE * 2**number)
-            for number, each in enumerate(levels)
-        ]
+        fields, squares = zip(
+            *(
+                self._squares(each.shape[2], each.shape[3], finest * 2**number, SQUARE * 2**number)
+                for number, each in enumerate(levels)
+            )
+        )
         around = torch.cat(squares).to(tokens).expand(len(tokens), -1, -1)  # [batch, proposal, 4]
         rows = self.proposed(torch.cat([each.flatten(2).transpose(1, 2) for each in levels], dim=1))
         logits, deltas = self.thing(rows)
-        middle = box.centred(around)[..., :2]
-        outside = (middle >= sizes[:, None]).any(dim=-1)
+        ends = torch.cat(fields).to(tokens)[:, 2:]  # [proposal, 2]
+        outside = (ends > sizes[:, None]).any(dim=-1)  # also in part, as places that the image alone would not have
         logits = logits.masked_fill(outside[..., None], torch.finfo(logits.dtype).min / 4)
         return Answers(logits, around, deltas, box.inside(box.moved(around, deltas), sizes[:, None]))
 
     @staticmethod
-    def _squares(rows: int, columns: int, stride: float, side: float) -> Float[Tensor, "place 4"]:
-        """Return a square about every place."""
+    def _squares(
+        rows: int, columns: int, stride: float, side: float
+    ) -> tuple[Float[Tensor, "place 4"], Float[Tensor, "place 4"]]:
+        """Return the field of every place, and a square about its middle."""
         down, across = ((torch.arange(count) + 0.5) * stride for count in (rows, columns))
         middle = torch.cartesian_prod(down, across).flip(-1)  # [place, 2] as x, y
-        return box.corners(torch.cat([middle, torch.full_like(middle, side)], dim=-1))
+        field, square = (torch.cat([middle, torch.full_like(middle, size)], dim=-1) for size in (stride, side))
+        return box.corners(field), box.corners(square)
 
     def _groups(self, count: int, *, device: torch.device) -> Bool[Tensor, "query query"] | None:
         """Return which queries may see each other."""

@@ -8,7 +8,7 @@ from dinokit.annotations.boxes import Boxed
 from dinokit.core.files import digest
 from dinokit.core.stopping import ended_as_by_hand
 from dinokit.dense.detr.kept import Kept, asked
-from dinokit.dense.detr.learning import Drawn, Views, explained, sampled
+from dinokit.dense.detr.learning import Drawn, Views, judged, sampled
 from dinokit.dense.detr.network import Detector
 from dinokit.dense.detr.recipe import Recipe
 from dinokit.dense.detr.views import width_of
@@ -39,5 +39,5 @@ def trained(backbone: Backbone, train: Boxed, classes: Sequence[str], recipe: Re
             views = Drawn(backbone, train, classes, recipe)
         with frozen(backbone) as device:
             sample = sampled(views, len(train), batch_size=batch_size, seed=seed, device=device)
-        fit(backbone, [member], recipe.training, sample=sample, loss=explained(recipe), folder=out, stamp=stamp)
+        fit(backbone, [member], recipe.training, sample=sample, loss=judged(recipe), folder=out, stamp=stamp)
     return member

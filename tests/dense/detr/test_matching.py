@@ -10,8 +10,8 @@ import torch
 from torchvision import ops
 
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.learning import explained, judged
-from dinokit.dense.detr.losses import Weights, focal, ia_bce, loss
+from dinokit.dense.detr.learning import judged
+from dinokit.dense.detr.losses import Weights, focal, ia_bce, terms
 from dinokit.dense.detr.matching import Answers, Objects, assigned, cost
 from dinokit.dense.detr.recipe import RECIPES
 from tests.dense.detr.test_boxes import drawn
@@ -70,7 +70,7 @@ def batch(*images: Answers) -> Answers:
 def test_no_object_leaves_the_loss_of_classes_alone() -> None:
     answers = said()
     nothing = Objects(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
-    found = loss(batch(answers), [nothing], Weights(), repeats=2)
+    found = terms(batch(answers), [nothing], Weights(), repeats=2).total
     torch.testing.assert_close(found, 2 * focal(answers.logits, torch.zeros_like(answers.logits)).sum())
 
 
@@ -89,7 +89,7 @@ def test_a_loss_is_the_sum_of_what_pairs_cost_over_layers_and_images() -> None:
             wanted += (one.deltas[query] - box.deltas(one.references[query], corners)).abs().sum()
             wanted += 2 * (1 - ops.generalized_box_iou(one.boxes[query][None], corners[None])[0, 0])
         wanted += 2 * focal(one.logits, target).sum()
-    torch.testing.assert_close(loss(answers, objects, Weights()), wanted / 3)
+    torch.testing.assert_close(terms(answers, objects, Weights()).total, wanted / 3)
 
 
 def test_focal_loss_is_that_of_torchvision() -> None:
@@ -111,21 +111,29 @@ def test_ia_bce_against_a_loop() -> None:
 
 
 def test_a_loss_is_per_object_whatever_the_images() -> None:
-    twice, once = loss(batch(said(), said()), [there(), there()], Weights()), loss(batch(said()), [there()], Weights())
-    torch.testing.assert_close(twice, once)
+    twice = terms(batch(said(), said()), [there(), there()], Weights())
+    torch.testing.assert_close(twice.total, terms(batch(said()), [there()], Weights()).total)
 
 
 def test_scores_that_are_not_finite_end_in_a_loss_that_says_so() -> None:
     answers = said()
     answers.logits[0, 0] = np.nan
-    assert not loss(batch(answers), [there()], Weights()).isfinite()
+    assert not terms(batch(answers), [there()], Weights()).total.isfinite()
+
+
+def test_what_lies_in_padding_answers_for_nothing() -> None:
+    """Of three places two are no image, so two of three objects have none to answer for them."""
+    answers = said(queries=3)
+    answers.logits[1:] = torch.finfo(torch.float32).min / 4
+    queries, _ = assigned(cost(answers, there()).numpy())
+    assert queries.tolist() == [0]
+    assert terms(batch(answers), [there()], Weights()).total < 100
 
 
 def test_the_terms_of_all_that_a_detector_says_are_its_loss() -> None:
     recipe = replace(RECIPES["small"], queries=4, many=4, repeats=1)
     proposals = batch(said(4, 1))
-    told = explained(recipe)((proposals, batch(said(8))), [there()], 0)
+    told = judged(recipe)((proposals, batch(said(8))), [there()], 0)
     assert list(told.terms) == ["class", "boxes", "deltas", "many", "proposals"]
     torch.testing.assert_close(sum(told.terms.values()), told.total)
     assert not any(term.requires_grad for term in told.terms.values())
-    assert judged(recipe)((proposals, batch(said(8))), [there()], 0) == told.total

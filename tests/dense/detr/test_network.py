@@ -79,11 +79,17 @@ def test_one_to_many_queries_change_nothing_of_the_others() -> None:
     torch.testing.assert_close(together.boxes[:, :, :5], alone.boxes, atol=1e-4, rtol=1e-4)
 
 
-def test_an_image_beside_a_larger_one_is_answered_as_alone() -> None:
-    network = detector().eval()
-    small, large = seen((4, 5)), seen((9, 7))
-    _, alone = network(small)
-    _, beside = network(Maps([small.maps[0], large.maps[0]], torch.cat([small.sizes, large.sizes])))
+@pytest.mark.parametrize("finer", [False, True])
+@pytest.mark.parametrize("sizes", [((4, 5), (9, 7)), ((7, 7), (8, 8)), ((3, 5), (6, 7)), ((2, 3), (4, 4))])
+def test_an_image_beside_a_larger_one_is_answered_as_alone(
+    sizes: tuple[tuple[int, int], tuple[int, int]], finer: bool
+) -> None:
+    """Padded levels have places that the image alone has not: they propose nothing."""
+    network = detector(replace(SIZES, finer=finer)).eval()
+    small, large = (seen(size) for size in sizes)
+    places, alone = network(small)
+    more, beside = network(Maps([small.maps[0], large.maps[0]], torch.cat([small.sizes, large.sizes])))
+    assert (more.logits[:, 0] > -1e9).sum() == (places.logits > -1e9).sum()
     torch.testing.assert_close(beside.boxes[:, :1], alone.boxes, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(beside.logits[:, :1], alone.logits, atol=1e-4, rtol=1e-4)
 
