@@ -8,9 +8,11 @@
 
 A box is left, top, width, height in the file; `area` is that of the outline. Ids of images and classes are kept as the
 file has them, with their gaps. As pycocotools has it, an annotation of an image or a class that the file does not list
-counts for nothing, which is said here. Two images of one id are refused, two classes of one name are one.
+counts for nothing, which is said here. Two images of one id are refused, two classes of one name are one. An area that
+is null, not finite or below 0 is that of the box; but for null, it is said.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from urllib.parse import urlsplit
 
 import numpy
 
-from dinokit.annotations.marks import Kind, Marks, Readers, Split, areas, numbers, say
+from dinokit.annotations.marks import LONGEST, Kind, Marks, Readers, Split, areas, numbers, say
 from dinokit.annotations.masks import say_once
 from dinokit.core.files import read_json, read_text
 from dinokit.core.messages import UserError
@@ -73,8 +75,12 @@ def read_coco(file: Path, chosen: Path | None = None) -> Split:
     """
     plain: Any = read_json(file)
     with _understood(file):
-        kinds = _kinds(plain.get("categories", ()), file)
-        images = {image["id"]: image for image in plain["images"]}
+        for key in ("images", "annotations"):
+            if not isinstance(plain, dict) or not isinstance(plain.get(key), list):
+                raise UserError(f"{file} is no list of images and boxes as COCO writes it: it has no list of {key}")
+        categories = plain.get("categories") or ()
+        kinds = _kinds(categories, file)
+        images = {_of(image, "id", f"an image of {file}"): image for image in plain["images"]}
         if len(images) < len(plain["images"]):
             ids = [image["id"] for image in plain["images"]]
             twice = next(one for one in ids if ids.count(one) > 1)
@@ -88,27 +94,52 @@ def read_coco(file: Path, chosen: Path | None = None) -> Split:
             listed = [image for image in listed if Path(image["file_name"]).name in wanted]
         if not images:
             raise UserError(f"{file} is no list of images and boxes as COCO writes it: it lists no image")
-        folder = _folder(file, _name(plain["images"][0]))
+        folder = _folder(file, _name(plain["images"][0], file))
         marks = [_marks(image, drawn[image["id"]], kinds, folder, file) for image in listed]
     numbered = {name: kind for kind, name in reversed(kinds.items()) if isinstance(kind, int)}
-    often = {category["id"]: str(category.get("frequency", "")) for category in plain.get("categories", ())}
+    often = {category["id"]: str(category.get("frequency", "")) for category in categories}
     said = {name: Kind(number, often[number]) for name, number in numbered.items()}
-    return Split(marks, said, federated=any(NEGATIVE in image for image in listed))
+    return Split(marks, said, federated=any(image.get(NEGATIVE) is not None for image in listed))
 
 
 @contextmanager
 def _understood(file: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except UserError:  # a ValueError
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(f"{file} is no list of images and boxes as COCO writes it: {error!r}") from error
+
+
+def _of(part: Any, key: str, called: str) -> Any:
+    """Return a value of a part of a file, or raise UserError."""
+    if not isinstance(part, dict):
+        raise UserError(f"expected {called} as {{...}}, got {str(part)[:LONGEST]}")
+    if key not in part:
+        raise UserError(f"{called} has no {key}; add it")
+    return part[key]
+
+
+def _number(mark: Any, key: str, called: str) -> float | None:
+    """Return a number of an annotation, None where it says none, or raise UserError."""
+    said = mark.get(key)
+    try:
+        return None if said is None else float(said)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{called} has the {key} {str(said)[:LONGEST]!r}; expected a number") from error
+
+
+def _is_area(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
 
 
 def _kinds(categories: Iterable[Any], file: Path) -> dict[Any, str]:
     """Return the names of classes by their ids."""
     found: dict[Any, str] = {}
     for category in categories:
-        number, name = category["id"], str(category["name"])
+        number = _of(category, "id", f"a category of {file}")
+        name = str(_of(category, "name", f"category {number} of {file}"))
         if number in found:
             raise UserError(f"{file} lists the category id {number} twice, as {found[number]} and as {name}")
         if name in found.values():
@@ -123,43 +154,54 @@ def _drawn(
     """Return the annotations of every image that count."""
     found: dict[Any, list[Any]] = {number: [] for number in images}
     odd: dict[str, list[str]] = {"of images": [], "of classes": []}
+    sizeless = list[str]()
     for place, mark in enumerate(marks):
-        image, kind = mark["image_id"], mark.get("category_id")
         called = f"annotation {mark.get('id', place)}"
+        image, kind = _of(mark, "image_id", f"{called} of {file}"), mark.get("category_id")
         if image not in images:
             odd["of images"].append(f"{called} of image {image}")
         elif kind is not None and kinds and kind not in kinds:
             odd["of classes"].append(f"{called} of category {kind}")
         else:
             found[image].append(mark)
+            area = _number(mark, "area", f"{called} of {file}")
+            if area is not None and not _is_area(area):
+                sizeless.append(f"{called} of {mark['area']}")
     say(file, {f"{what} that it does not list are left out": places for what, places in odd.items()})
+    say(file, {"with an area that is none are taken to have that of the box": sizeless})
     return found
 
 
 def _marks(image: Any, drawn: list[Any], kinds: Mapping[Any, str], folder: Path, file: Path) -> Marks:
     where = f"image {image['id']} of {file}"
-    boxes = numbers([mark["bbox"] for mark in drawn], f"every bbox of {where}")
+    called = [f"annotation {mark['id']} of {file}" if "id" in mark else f"an annotation of {where}" for mark in drawn]
+    boxes = numbers([_of(mark, "bbox", what) for mark, what in zip(drawn, called)], f"every bbox of {where}")
     boxes[:, 2:] += boxes[:, :2]
-    size = numbers([[0, 0, image["width"], image["height"]]], f"width and height of {where}")[0, 2:]
+    sides = [_of(image, side, where) for side in ("width", "height")]
+    size = numbers([[0, 0, *sides]], f"width and height of {where}")[0, 2:]
+    own = [_number(mark, "area", what) for mark, what in zip(drawn, called)]
+    crowd = [bool(_number(mark, "iscrowd", what)) for mark, what in zip(drawn, called)]
     return Marks(
-        image=folder / _name(image),
+        image=folder / _name(image, file),
         size=(int(size[0]), int(size[1])),
         boxes=boxes,
         names=tuple(kinds.get(mark.get("category_id"), "") for mark in drawn),
-        crowd=numpy.array([bool(mark.get("iscrowd", 0)) for mark in drawn], dtype=bool),
+        crowd=numpy.array(crowd, dtype=bool),
         difficult=numpy.zeros(len(boxes), bool),
-        areas=numpy.array([mark.get("area", area) for mark, area in zip(drawn, areas(boxes))], dtype=float),
+        areas=numpy.array(
+            [area if said is None or not _is_area(said) else said for said, area in zip(own, areas(boxes))]
+        ),
         where=where,
         number=image["id"] if isinstance(image["id"], int) else None,
-        absent=frozenset(kinds[kind] for kind in image.get(NEGATIVE, ()) if kind in kinds),
-        some_drawn=frozenset(kinds[kind] for kind in image.get(PARTLY, ()) if kind in kinds),
+        absent=frozenset(kinds[kind] for kind in image.get(NEGATIVE) or () if kind in kinds),
+        some_drawn=frozenset(kinds[kind] for kind in image.get(PARTLY) or () if kind in kinds),
     )
 
 
-def _name(image: Any) -> str:
+def _name(image: Any, file: Path) -> str:
     """Return the file of an image; LVIS has the address at which it was published, the folder of COCO and its name."""
     if "file_name" in image or "coco_url" not in image:
-        return str(image["file_name"])
+        return str(_of(image, "file_name", f"image {image['id']} of {file}"))
     return str(PurePosixPath(*PurePosixPath(urlsplit(image["coco_url"]).path).parts[-2:]))
 
 

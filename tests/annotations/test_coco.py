@@ -120,8 +120,18 @@ FIRST = ("annotations", 0)
         (changed(("images", 0, "height"), 0), "image 42 of .*val2017.json says a size of 20 x 0 pixels of .*a.jpg"),
         (changed(("images", 0, "file_name"), "z.jpg"), "expected the image .*z.jpg of image 42 of .*, which is not"),
         (changed(("categories", 0, "id"), 13), "lists the category id 13 twice, as toothbrush and as 7"),
-        (changed(("categories", 0), {"id": 3}), "is no list of images and boxes as COCO writes it: KeyError.'name'"),
-        (changed(("annotations",), None), "is no list of images and boxes as COCO writes it"),
+        (changed(("categories", 0), {"id": 3}), "category 3 of .*val2017.json has no name; add it"),
+        (changed(("annotations",), None), "is no list of images and boxes as COCO writes it: it has no list of annot"),
+        (changed(("images", 1), {"id": 7, "file_name": "b.jpg"}), "image 7 of .*val2017.json has no width; add it"),
+        (changed(("images", 1), {"id": 7, "width": 2}), "image 7 of .*val2017.json has no height; add it"),
+        (changed(("images", 0), {"id": 42, "width": 2}), "image 42 of .*val2017.json has no file_name; add it"),
+        (changed(("images", 0), {"width": 2}), "an image of .*val2017.json has no id; add it"),
+        (changed(("annotations", 1), {"id": 5}), "annotation 5 of .*val2017.json has no image_id; add it"),
+        (changed(("annotations", 1), {"id": 5, "image_id": 7}), "annotation 5 of .*val2017.json has no bbox; add it"),
+        (changed((*FIRST, "area"), "many"), "annotation 1 of .*val2017.json has the area 'many'; expected a number"),
+        (changed((*FIRST, "area"), [5]), "annotation 1 of .*val2017.json has the area '.5.'; expected a number"),
+        (changed((*FIRST, "iscrowd"), "no"), "annotation 1 of .*val2017.json has the iscrowd 'no'; expected a number"),
+        (changed(("images", 0, "neg_category_ids"), 3), "is no list of images and boxes as COCO writes it: TypeError"),
         (changed(("annotations",), []), "expected boxes on the images of .*, found none"),
         (changed(("images",), []), "as COCO writes it: it lists no image"),
         ("", "val2017.json is no JSON"),
@@ -150,6 +160,8 @@ def test_a_file_that_cannot_be_right_is_named(tmp_path: Path, plain: object, mes
             2,
         ),
         (changed(("categories",), []), "", 2),
+        (changed(("categories",), None), "", 2),
+        (changed((*FIRST, "area"), -4), "an area that is none are taken to have that of the box: 1, such as anno", 2),
     ],
 )
 def test_what_is_odd_is_said_with_its_file(
@@ -160,6 +172,28 @@ def test_what_is_odd_is_said_with_its_file(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(said)
     assert all(said in line and str(tmp_path) in line for line in lines)
+
+
+@pytest.mark.parametrize("said", [None, float("nan"), float("inf"), -1, "-1"])
+def test_an_area_that_is_none_is_that_of_the_box(tmp_path: Path, said: object) -> None:
+    data = open_boxes(str(write(tmp_path, changed((*FIRST, "area"), said))))
+    assert data.marks[1].areas.tolist() == [12]
+
+
+def test_a_crowd_is_told_by_a_number_however_it_is_written(tmp_path: Path) -> None:
+    for place, (said, crowd) in enumerate([("0", False), ("1", True), (None, False), (True, True), (0.0, False)]):
+        root = tmp_path / str(place)
+        root.mkdir()
+        assert open_boxes(str(write(root, changed((*FIRST, "iscrowd"), said)))).marks[1].crowd.tolist() == [crowd]
+
+
+def test_a_list_that_is_null_is_not_there(tmp_path: Path) -> None:
+    plain = coco()
+    for image in plain["images"]:
+        image["neg_category_ids"] = image["not_exhaustive_category_ids"] = None
+    data = open_boxes(str(write(tmp_path, plain)))
+    assert not data.federated
+    assert (data.marks[0].absent, data.marks[0].some_drawn) == (set(), set())
 
 
 def test_numbers_are_those_of_the_first_of_two_classes_of_one_name(tmp_path: Path) -> None:
