@@ -5,6 +5,7 @@ voc, coco, yolo, around. A file is read by its ending: a table, COCO's .json, th
 
 A box is left, top, right, bottom in pixels of the image as it is shown, where edges lie: the whole is 0, 0, width,
 height. A box beyond its image is cut, one without area is left out; both are said. What is no number is a mistake.
+Average precision is measured on `written`, the boxes as they stand in the file, as pycocotools measures.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +30,8 @@ class Boxed:
     """One split; picklable, holds no open file."""
 
     name: str
-    marks: tuple[Marks, ...]
+    marks: tuple[Marks, ...]  # boxes within their images
+    written: tuple[Marks, ...]  # the same images; all boxes, also beyond the border and of no area
     channels: int
     white: float | int | None  # of deeper images
     split: str = ""  # as its files call it
@@ -82,10 +84,11 @@ def open_boxes(
             raise unknown_name(f"split of {data}", split, names) if names else UserError(f"{data} has no splits")
         chosen = same[0]
     read = readers[chosen]()
-    marks = _checked(data, read.marks)
+    written = tuple(read.marks)
+    marks = _checked(data, written)
     if not any(len(one.boxes) for one in marks):
         raise UserError(f"expected boxes on the images of {data}, found none")
-    return Boxed(data, marks, channels, white, chosen, read.kinds, read.federated)
+    return Boxed(data, marks, written, channels, white, chosen, read.kinds, read.federated)
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -121,9 +124,9 @@ def _checked(data: str, marks: Iterable[Marks]) -> tuple[Marks, ...]:
         lost, empty = (~numpy.all(each[:, 2:] > each[:, :2], axis=1) for each in (inside, one.boxes))
         beyond = numpy.abs(inside - one.boxes).max(axis=1, initial=0) > 1  # a pixel is a way to count
         for kind, some in (
-            ("without area are left out", empty),
-            ("outside their image are left out", lost & ~empty),
-            ("beyond the border of their image are cut", beyond & ~lost),
+            ("without area are left out, except for AP", empty),
+            ("outside their image are left out, except for AP", lost & ~empty),
+            ("beyond the border of their image are cut, except for AP", beyond & ~lost),
         ):
             odd.setdefault(kind, []).extend([f"{box.tolist()} of {one.where}" for box in one.boxes[some]])
         found.append(replace(one, boxes=inside).some(~lost))

@@ -72,8 +72,8 @@ def plain(image: Path, size: tuple[int, int], boxes: Boxes, names: Sequence[str]
 
 
 def areas(boxes: Boxes) -> Float64[numpy.ndarray, " box"]:
-    """Return the areas of boxes in pixels."""
-    found: Float64[numpy.ndarray, " box"] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    """Return the areas of boxes in pixels; 0 where an edge lies before the other."""
+    found: Float64[numpy.ndarray, " box"] = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
     return found
 
 

@@ -187,11 +187,11 @@ def _measured(
     held_out: bool = True,
 ) -> Found:
     """Find boxes on test images and compare them with those that were drawn."""
-    strange = sorted({name or UNNAMED for one in test.marks for name in one.names} - set(classes))
+    strange = sorted({name or UNNAMED for one in test.written for name in one.names} - set(classes))
     if strange:
         warn(f"nothing was learnt of {', '.join(strange[:3])}{'...' * (len(strange) > 3)}: never found, AP 0 of each")
     known = [*classes, *strange]
-    objects = [_objects(test.marks[index], known) for index in indices]
+    objects = [_objects(test.written[index], known) for index in indices]
     found = list[Detections]()
     with frozen(backbone) as device:
         head = head.to(device).eval()

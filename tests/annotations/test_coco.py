@@ -1,16 +1,21 @@
 """COCO's files and those of its kin: ids with gaps, LVIS by address, domains, and what is odd is said by its place."""
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from dinokit.annotations.boxes import box_domains, box_splits, open_boxes
 from dinokit.annotations.masks import say_once
 from dinokit.core.messages import UserError
+from dinokit.metrics.detection import Found, Objects, average_precision
 
 
 @pytest.fixture(autouse=True)
@@ -150,10 +155,14 @@ def test_a_file_that_cannot_be_right_is_named(tmp_path: Path, plain: object, mes
         (changed((*FIRST, "category_id"), 5), "of classes that it does not list are left out: 1, such as anno", 1),
         (
             changed((*FIRST, "bbox"), [1, 2, 0, 4]),
-            "without area are left out: 1, such as [1.0, 2.0, 1.0, 6.0]",
+            "without area are left out, except for AP: 1, such as [1.0, 2.0, 1.0, 6.0]",
             1,
         ),
-        (changed((*FIRST, "bbox"), [30, 2, 9, 4]), "outside their image are left out: 1, such as [30.0, 2.0, 39.0", 1),
+        (
+            changed((*FIRST, "bbox"), [30, 2, 9, 4]),
+            "outside their image are left out, except for AP: 1, such as [30.",
+            1,
+        ),
         (
             changed(("categories", 1, "name"), "toothbrush"),
             "calls several categories toothbrush: they are one cl",
@@ -194,6 +203,31 @@ def test_a_list_that_is_null_is_not_there(tmp_path: Path) -> None:
     data = open_boxes(str(write(tmp_path, plain)))
     assert not data.federated
     assert (data.marks[0].absent, data.marks[0].some_drawn) == (set(), set())
+
+
+def test_the_precision_on_what_is_written_is_that_of_pycocotools_on_the_file(tmp_path: Path) -> None:
+    """One box goes on for 0.9 pixels beyond its image, one has no width, one lies outside."""
+    plain = coco()
+    sides = [[11, 2, 9.9, 4], [3, 3, 0, 4], [30, 2, 5, 5], [2, 2, 8, 8]]
+    plain["annotations"] = [
+        {"id": 1 + place, "image_id": 7, "category_id": 90, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for place, box in enumerate(sides)
+    ]
+    file = write(tmp_path, plain) / "annotations" / "instances_val2017.json"
+    said = [{"image_id": 7, "category_id": 90, "bbox": box, "score": 0.5} for box in ([11, 2, 9.9, 4], [2, 2, 8, 8])]
+    with redirect_stdout(StringIO()):
+        truth = COCO(str(file))
+        judge = COCOeval(truth, truth.loadRes(said), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    data = open_boxes(str(file))
+    objects = [Objects(one.boxes, numpy.zeros(len(one.boxes), int), one.areas, one.crowd) for one in data.written]
+    boxes = data.written[1].boxes[[0, 3]]
+    found = [Found(boxes[:0], numpy.zeros(0, int), numpy.zeros(0)), Found(boxes, numpy.zeros(2, int), numpy.ones(2))]
+    numbers, _ = average_precision(objects, found, classes=1)
+    assert numbers["AP"] == pytest.approx(100 * judge.stats[0], rel=0, abs=1e-9)
+    assert data.marks[1].boxes.tolist() == [[11, 2, 20, 6], [2, 2, 10, 10]]  # for learning
 
 
 def test_numbers_are_those_of_the_first_of_two_classes_of_one_name(tmp_path: Path) -> None:

@@ -279,6 +279,19 @@ def test_crowds_alone_cannot_be_measured(tmp_path: Path, make_vit: MakeVit) -> N
         base.measure("detection", make_vit(size=None), Config(data=str(root), **FEW), tmp_path / "out")
 
 
+def test_what_is_measured_is_what_the_file_says(tmp_path: Path, known: Trained) -> None:
+    """Boxes beyond the border of their image, outside it, and of no area, which learning cuts or leaves out."""
+    root = as_coco(tmp_path / "coco", known.data, "val", kinds={"red": 91, "zebra": 5, "blue": 13})
+    file = root / "annotations" / "instances_val2017.json"
+    plain = json.loads(file.read_text())
+    for number, box in enumerate([[40, 8, 24.5, 20], [70, 8, 5, 20], [5, 8, 0, 20]]):
+        plain["annotations"].append(plain["annotations"][-1] | {"id": 60 + number, "category_id": 5, "bbox": box})
+    file.write_text(json.dumps(plain))
+    base.measure("detection", vit(size=None), Config(data=str(root), head=str(known.out / "head")), tmp_path / "out")
+    truth = json.loads((tmp_path / "out" / "truth.json").read_text())["annotations"]
+    assert [mark["bbox"] for mark in truth] == [mark["bbox"] for mark in plain["annotations"]]
+
+
 def test_settings_of_learning_are_refused_beside_a_head() -> None:
     with pytest.raises(UserError, match="queries cannot be set with head"):
         Config(data="data", head="head", queries=10)
