@@ -126,10 +126,11 @@ def found(backbone: Backbone, head: Detector, about: Any, image: intensity.Image
     return detect(backbone, head, image, View(**about.details["view"]), tested=about.details["tested"])
 
 
-def told(values: Detections) -> dict[str, Any]:
-    """Return the best detections as plain values."""
-    best = values.some(torch.arange(min(MOST, len(values.scores))))
-    return {"boxes": best.boxes.tolist(), "classes": best.classes.tolist(), "scores": best.scores.tolist()}
+def told(values: Detections, image: intensity.Image) -> dict[str, Any]:
+    """Return the best detections, and the width and height of the image, as plain values."""
+    best, size = values.some(torch.arange(min(MOST, len(values.scores)))), image.shape[:0:-1]
+    found = {"boxes": best.boxes.tolist(), "classes": best.classes.tolist(), "scores": best.scores.tolist()}
+    return {"size": list(size)} | found
 
 
 def pictures(values: Detections, image: intensity.Image, details: Mapping[str, Any]) -> dict[str, Image.Image]:
@@ -138,15 +139,26 @@ def pictures(values: Detections, image: intensity.Image, details: Mapping[str, A
 
 
 def gathered(out: Path, lines: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> None:
-    """Write OUT/detections.json as COCO writes annotations, with a score; ids count from 1."""
+    """Write OUT/detections.json as COCO writes annotations, with a score; ids count from 1.
+
+    In the folder of the images it is a set of boxes, which can be corrected and learnt from.
+    """
     marks = [
         {"image_id": image, "category_id": kind + 1, "bbox": sided(box), "score": score}
         for image, line in enumerate(lines, start=1)
         for box, kind, score in zip(line["boxes"], line["classes"], line["scores"], strict=True)
     ]
+    images = [
+        # lines of an OUT that was begun with an early version say no size
+        {"id": image, "file_name": line["key"]} | dict(zip(("width", "height"), line.get("size", ())))
+        for image, line in enumerate(lines, start=1)
+    ]
     plain = {
-        "images": [{"id": image, "file_name": line["key"]} for image, line in enumerate(lines, start=1)],
-        "annotations": [{"id": number, **mark} for number, mark in enumerate(marks, start=1)],
+        "images": images,
+        "annotations": [
+            {"id": number, **mark, "area": mark["bbox"][2] * mark["bbox"][3], "iscrowd": 0}
+            for number, mark in enumerate(marks, start=1)
+        ],
         "categories": [{"id": kind, "name": name} for kind, name in enumerate(details["classes"], start=1)],
     }
     write_json(out / WRITTEN, plain)

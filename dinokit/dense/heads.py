@@ -12,8 +12,8 @@ window.
 A task is a file of this folder that speaks for itself: HEADS, kind -> (its settings, the module); FOLDERS, each of
 which receives a PNG per image; DETAILS, what `About.details` must hold; `pictures`, which draws what a head found,
 and `legend`, which explains the colours; RETIRED, if it has any, the settings of old heads that are none today. One
-that says no values of pixels has `found`, what its head makes of an image, `told`, the same as plain values for
-OUT/written.jsonl, and `gathered`, which writes those of all images to OUT.
+that says no values of pixels has `found`, what its head makes of an image, `told`, that and the image as plain values
+for OUT/written.jsonl, and `gathered`, which writes those of all images to OUT.
 """
 
 import json
@@ -188,7 +188,7 @@ def apply(
                 bad.append(Unusable(index=index, key=source.key(index), reason=str(error)))
                 continue
             values = found_in(backbone, head, about, image)
-            line |= task.told(values) if hasattr(task, "told") else {}
+            line |= task.told(values, image) if hasattr(task, "told") else {}
             for folder, drawn in task.pictures(values, picture, about.details).items():
                 _save(drawn, places[folder])
             append_jsonl(out / RECORD, line)

@@ -135,6 +135,22 @@ def test_predict_writes_what_the_evaluation_found(tmp_path: Path, known: Trained
     assert json.loads((tmp_path / "predicted" / "detections.json").read_text()) == coco
 
 
+def test_what_was_predicted_is_read_back_beside_its_images(tmp_path: Path, known: Trained) -> None:
+    head, about = load_head(known.out / "head")
+    shutil.copytree(known.data / "val", tmp_path / "val", ignore=shutil.ignore_patterns("*.csv"))
+    apply(vit(size=None), head, about, str(tmp_path), tmp_path / "out")
+    file = shutil.copy(tmp_path / "out" / "detections.json", tmp_path)
+    found = json.loads(Path(file).read_text())
+    read = open_boxes(str(file))
+    assert [one.size for one in read.marks] == [(64, 48)] * 2
+    assert sum(len(one.boxes) for one in read.written) == len(found["annotations"])
+    np.testing.assert_allclose(
+        np.concatenate([one.areas for one in read.written]),
+        [mark["bbox"][2] * mark["bbox"][3] for mark in found["annotations"]],
+    )
+    assert not any(one.crowd.any() for one in read.written)
+
+
 def interrupted(data: Path, out: Path, **settings: Any) -> dict[str, float]:
     """End a training in its third step, and take it up again."""
     stepped, config = fit._stepped, Config(data=str(data), **FEW | settings)
