@@ -28,10 +28,8 @@ def drawn(seed: int) -> tuple[list[Objects], list[Found], int]:
     return objects, found, classes
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_precision_is_that_of_pycocotools(seed: int) -> None:
-    objects, found, classes = drawn(seed)
-    ids = Ids.counted(len(objects), classes)
+def judged(objects: list[Objects], found: list[Found], ids: Ids) -> list[float]:
+    """Return the numbers of pycocotools in percent, NaN where there are none."""
     with redirect_stdout(io.StringIO()):
         truth = coco.COCO()
         truth.dataset = copy.deepcopy(plain(objects, ids))
@@ -40,9 +38,36 @@ def test_precision_is_that_of_pycocotools(seed: int) -> None:
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
+    return [np.nan if value < 0 else 100 * value for value in judge.stats[:6]]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_precision_is_that_of_pycocotools(seed: int) -> None:
+    objects, found, classes = drawn(seed)
+    wanted = judged(objects, found, Ids.counted(len(objects), classes))
     numbers, _ = average_precision(objects, found, classes=classes)
-    wanted = [np.nan if value < 0 else 100 * value for value in judge.stats[:6]]
-    np.testing.assert_allclose([numbers[name] for name in NAMES], wanted, atol=1e-7)
+    np.testing.assert_allclose([numbers[name] for name in NAMES], wanted, rtol=0, atol=1e-9)
+
+
+def test_images_without_boxes_without_objects_and_of_other_classes_count_as_in_pycocotools() -> None:
+    """Objects that nobody found, boxes where nothing is, boxes of a wrong class and of one without objects."""
+    draw = np.random.default_rng(0)
+    corner, side = draw.uniform(0, 300, (4, 3, 2)), draw.uniform(20, 200, (4, 3, 2))
+    boxes, kinds = np.concatenate([corner, corner + side], axis=2), np.array([0, 1, 1])
+    objects = [Objects(each, kinds, (each[:, 2:] - each[:, :2]).prod(axis=1), np.zeros(3, bool)) for each in boxes]
+    nothing = Objects(np.empty((0, 4)), np.empty(0, int), np.empty(0), np.empty(0, bool))
+    objects[1] = nothing
+    found = [
+        Found(np.empty((0, 4)), np.empty(0, int), np.empty(0)),
+        Found(boxes[1], kinds, np.array([0.9, 0.5, 0.7])),
+        Found(boxes[2], np.array([0, 0, 2]), np.array([0.8, 0.9, 0.6])),
+        Found(boxes[3] + 2, kinds, np.array([0.3, 0.65, 0.55])),
+    ]
+    numbers, each = average_precision(objects, found, classes=3)
+    wanted = judged(objects, found, Ids((4, 9, 2, 7), (3, 90, 11), ("a", "b", "c")))  # ids with gaps, in any order
+    np.testing.assert_allclose([numbers[name] for name in NAMES], wanted, rtol=0, atol=1e-9)
+    assert 0 < numbers["AP"] < 50
+    assert np.isnan(each[2])  # of which there are boxes alone
 
 
 def test_half_of_the_objects_found_exactly_is_a_precision_of_51_in_101() -> None:
