@@ -2,6 +2,9 @@
 
     JPEGImages/NAME.jpg, Annotations/NAME.xml, ImageSets/Main/{train,val,trainval,test}.txt, or the folder above
 
+Lists of classification, CLASS_SPLIT.txt with a name and -1, 0 or 1 in a line, are no splits. An image that is not there
+as its XML calls it, by the path on another computer or without an ending, is the one of the XML's own name.
+
 VOC counts pixels from 1, of which the last belongs to the box, so that 1 is taken off the left and the top. (The
 published code for discovery does so for VOC 2012 alone.)
 """
@@ -17,6 +20,7 @@ import numpy
 from dinokit.annotations.marks import Marks, Readers, Split, numbers, plain
 from dinokit.core.files import read_text
 from dinokit.core.messages import UserError
+from dinokit.sources.location import EXTENSIONS
 
 
 def readers(root: Path) -> Readers:
@@ -26,9 +30,17 @@ def readers(root: Path) -> Readers:
     if len(years) > 1:
         raise UserError(f"{root} holds {' and '.join(path.name for path in years)}; give the folder of one of them")
     for year in years:
-        lists = [path for path in sorted((year / "ImageSets" / "Main").glob("*.txt")) if "_" not in path.stem]
+        lists = [path for path in sorted((year / "ImageSets" / "Main").glob("*.txt")) if not _is_of_class(path)]
         return {path.stem: partial(_split, year, path) for path in lists} or {"": partial(_split, year, None)}
     return {}
+
+
+def _is_of_class(listed: Path) -> bool:
+    """Tell whether a list says of every image if a class is there."""
+    if "_" not in listed.stem:
+        return False
+    with listed.open(encoding="utf-8", errors="replace") as lines:
+        return lines.readline().split()[1:] in (["-1"], ["0"], ["1"])
 
 
 def read_voc(file: Path, folder: Path) -> Marks:
@@ -42,11 +54,20 @@ def read_voc(file: Path, folder: Path) -> Marks:
     boxes = numbers(sides, f"every bndbox of {file}") - (1, 1, 0, 0)
     whole = [top.findtext(f"size/{name}") or "" for name in ("width", "height")]
     width, height = numbers([["0", "0", *whole]], f"the size in {file}")[0, 2:]
-    image = folder / (top.findtext("filename") or f"{file.stem}.jpg")
     difficult = numpy.array([(each.findtext("difficult") or "0").strip() == "1" for each in things], dtype=bool)
     names = [(each.findtext("name") or "").strip() for each in things]
-    marks = plain(image, (int(width), int(height)), boxes, names, str(file))
+    marks = plain(
+        _image(top.findtext("filename") or "", file, folder), (int(width), int(height)), boxes, names, str(file)
+    )
     return replace(marks, difficult=difficult)
+
+
+def _image(said: str, file: Path, folder: Path) -> Path:
+    """Return the image of an XML."""
+    if said and (folder / said).is_file():
+        return folder / said
+    own = [folder / f"{file.stem}{ending}" for each in EXTENSIONS for ending in (each, each.upper())]
+    return next((path for path in own if path.is_file()), folder / (said or f"{file.stem}.jpg"))
 
 
 def _split(root: Path, listed: Path | None) -> Split:

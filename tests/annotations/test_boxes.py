@@ -7,7 +7,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from dinokit.annotations.boxes import open_boxes
+from dinokit.annotations.boxes import box_splits, open_boxes
 from dinokit.annotations.masks import say_once
 from dinokit.core.messages import UserError
 
@@ -132,6 +132,22 @@ def test_a_split_is_asked_for_by_its_name_or_preferred(tmp_path: Path) -> None:
         open_boxes(str(root), split="tset")
     with pytest.raises(UserError, match="has no splits"):
         open_boxes(str(table(tmp_path / "csv", ROWS)), split="val")
+
+
+def test_lists_of_voc_are_splits_but_those_of_a_class(tmp_path: Path) -> None:
+    root = voc(tmp_path)
+    (root / "ImageSets" / "Main" / "my_val.txt").write_text("b\n")
+    assert box_splits(str(root)) == ["trainval", "test", "my_val"]
+    assert list(as_written(root, split="my_val")) == ["b"]
+
+
+@pytest.mark.parametrize("said", ["C:\\photos\\b.jpg", "/home/me/b.jpg", "b", ""])
+def test_an_image_of_voc_is_that_of_its_file_if_it_is_not_where_that_says(tmp_path: Path, said: str) -> None:
+    root = voc(tmp_path)
+    file = root / "Annotations" / "b.xml"
+    file.write_text(file.read_text().replace("<filename>b.jpg<", f"<filename>{said}<"))
+    (root / "JPEGImages" / "b.jpg").rename(root / "JPEGImages" / "b.JPG")
+    assert as_written(root, split="trainval") == DRAWN
 
 
 def test_folders_of_splits_have_a_table_each(tmp_path: Path) -> None:
