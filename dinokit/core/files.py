@@ -9,6 +9,7 @@ A file name need not be UTF-8: Python holds its odd bytes as lone surrogates, wh
 as \\udcXX, which JSON and YAML read back as what they were.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import Shaped
 from torch import nn
 
-from dinokit.core.messages import UserError, reason
+from dinokit.core.messages import RunError, UserError, reason
 
 ODD_BYTES = "backslashreplace"
 # settings that change no feature: of training, of the first weights, and the size of a whole image; RoPE's are weights
@@ -60,6 +61,25 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with write_atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors=ODD_BYTES)
+
+
+def write_state(path: Path, values: Any) -> None:
+    """Write what `torch.save` writes, atomically.
+
+    Raises:
+        RunError: if the disk is full, of which torch says a RuntimeError about a place in its file.
+    """
+    try:
+        with write_atomic(path) as temporary, temporary.open("wb") as file:  # of a name torch would hide the reason
+            torch.save(values, file)
+    except (OSError, RuntimeError) as error:
+        refused = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(refused, OSError):
+            raise
+        if refused.errno in (errno.ENOSPC, errno.EDQUOT):
+            said = f"no room is left for {path}; free space: the same command goes on"
+            raise RunError(said) from error
+        raise OSError(refused.errno, refused.strerror, str(path)) from error
 
 
 def utf8(text: str) -> str:

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dinokit.core.files import check_same, digest_of_model, write_atomic
+from dinokit.core.files import check_same, digest_of_model, write_state
 from dinokit.core.messages import RunError, UserError, duration, info
 from dinokit.core.numbers import above, at_least
 from dinokit.core.seed import derived
@@ -131,7 +131,7 @@ def fit(
 
     Raises:
         UserError: if the folder holds the state of another training.
-        RunError: if a loss is not finite.
+        RunError: if a loss is not finite, or the disk is full.
     """
     with frozen(backbone) as device:
         heads = [member.head.to(device).train() for member in members]
@@ -155,8 +155,7 @@ def fit(
             story.add(done, recent, share=training.factor(step))
             if state is not None and (done == steps or done % training.save_every == 0):
                 saved = {"stamp": made_of, "step": done, "losses": recent, "optimiser": optimiser.state_dict()}
-                with write_atomic(state) as temporary:
-                    torch.save(saved | {"heads": [head.state_dict() for head in heads]}, temporary)
+                write_state(state, saved | {"heads": [head.state_dict() for head in heads]})
     for head in heads:
         head.eval().requires_grad_(False)
     return [each["loss"] for each in means(recent)]

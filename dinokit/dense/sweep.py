@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from dinokit.core import dist
-from dinokit.core.files import check_same, write_atomic
+from dinokit.core.files import check_same, write_state
 from dinokit.core.messages import UserError, console, duration, info, progress
 from dinokit.features.extraction import sharers
 
@@ -106,8 +106,7 @@ def train(grid: Sweep, batches: Batches, *, folder: Path | None = None, stamp: M
             )
         grid.step(seen, targets, step=step)
         if state is not None and (done == training.iterations or done % SAVE_EVERY == 0):
-            with write_atomic(state) as temporary:
-                torch.save({"stamp": made_of, "step": done, "grid": grid.state()}, temporary)
+            write_state(state, {"stamp": made_of, "step": done, "grid": grid.state()})
     if not grid.finite().any():
         rates = ", ".join(f"{rate:g}" for rate in sorted({member.lr for member in grid.members}))
         raise UserError(f"all heads have diverged, at the learning rates {rates}; give lower ones as --lr")

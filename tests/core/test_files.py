@@ -31,9 +31,10 @@ from dinokit.core.files import (
     write_atomic,
     write_json,
     write_jsonl,
+    write_state,
     write_text,
 )
-from dinokit.core.messages import UserError
+from dinokit.core.messages import RunError, UserError
 from dinokit.models.vit import Config, VisionTransformer
 
 HOLD = """
@@ -158,6 +159,17 @@ def test_a_folder_has_one_owner_until_its_process_ends(tmp_path: Path) -> None:
     with only_owner(folder):
         pass
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("count", [10, 10**6])  # torch notices at the end of a file, or within it
+def test_a_full_disk_costs_the_state_of_before_nothing(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "training.pt"
+    write_state(path, {"step": 1})
+    path.with_name(f".training.pt.{os.getpid()}.part").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"^no room is left for .*training.pt; free space: the same command goes on$"):
+        write_state(path, {"step": torch.zeros(count)})
+    assert [file.name for file in tmp_path.iterdir()] == ["training.pt"]
+    assert torch.load(path, weights_only=True) == {"step": 1}
 
 
 def test_what_was_made_otherwise_is_refused_by_the_part_that_differs(tmp_path: Path) -> None:
