@@ -1,7 +1,7 @@
 """Features of images and their mirrors, computed once and kept on disk, so that a training never runs the network.
 
 What a training sees follows from (seed, step), so that of many images only what its steps ask for is computed. A view
-is a file, float16, whole or absent: a kill costs the view at hand.
+is a file, float16, whole or absent: a kill costs the view at hand. One that is damaged later is computed anew.
 
 Where the disk has no room for what is missing, nothing more is kept, and what is not there is computed at the step that
 asks for it. It passes float16 all the same, so that no number of the training depends on what is kept.
@@ -98,13 +98,30 @@ class Kept:
 
     def seen(self, index: int, *, mirror: bool) -> Seen:
         """Read a view, or compute it."""
-        file = self._file(index, mirror)
-        if file.exists():
-            found = torch.from_numpy(numpy.load(file))
-        else:
+        found = self._read(index, mirror)
+        if found is None:
             found = self._computed(index, self.data.read(index), mirror=mirror)
         size = found.shape[2] * self.backbone.patch_size, found.shape[1] * self.backbone.patch_size
         return Seen(found.float(), size, scaled(self.data.marks[index], self.classes, seen=size, mirror=mirror))
+
+    def _read(self, index: int, mirror: bool) -> Float16[Tensor, "feature rows columns"] | None:
+        """Read a view, if it is there; one that is damaged is said and written anew."""
+        file, patch = self._file(index, mirror), self.backbone.patch_size
+        if not file.exists():
+            return None
+        width, height = self.data.marks[index].size
+        rows, columns = (side // patch for side in self.view.sides(height, width, patch))
+        wanted = width_of(self.backbone, self.view), rows, columns
+        try:
+            found = numpy.load(file)
+            if found.dtype == numpy.float16 and found.shape == wanted:
+                return torch.from_numpy(found)
+        except (ValueError, EOFError):
+            pass
+        warn(f"{file} is damaged; its features are computed anew")
+        file.unlink()
+        self._keep([(index, mirror)])
+        return torch.from_numpy(numpy.load(file))
 
     def _fits(self, missing: Sequence[Shown], passes: int | None) -> bool:
         """Say what the views take; tell whether there is room for them."""

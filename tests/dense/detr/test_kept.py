@@ -86,6 +86,27 @@ def test_a_disk_that_fills_up_is_said_and_what_is_there_is_used(
     assert len(written) == 4 + 3
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "other numbers", "another shape"])
+def test_a_damaged_view_is_said_and_computed_anew(
+    tmp_path: Path, make_vit: MakeVit, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    views = Kept(make_vit(size=None), few(tmp_path), ["blue", "red"], VIEW, tmp_path / "features")
+    file = tmp_path / "features" / "0000001m.npy"
+    whole, before = file.read_bytes(), views.seen(1, mirror=True).map
+    array = numpy.load(file)
+    if damage in ("cut", "empty"):
+        file.write_bytes(whole[: 50 if damage == "cut" else 0])
+    else:
+        numpy.save(file, array[:, 1:] if damage == "another shape" else array.astype(numpy.float32))
+    capsys.readouterr()
+    for _ in range(2):
+        assert torch.equal(views.seen(1, mirror=True).map, before)
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {file} is damaged; its features are computed anew",
+    ]
+    assert file.read_bytes() == whole
+
+
 def test_features_of_an_unknown_origin_are_refused(tmp_path: Path, make_vit: MakeVit) -> None:
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "0000000.npy").touch()
