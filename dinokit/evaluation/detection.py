@@ -103,7 +103,8 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
         _check_some(test, judges, "measure")
         found[domain] = _measured(backbone, head, test=test, indices=judges, out=where, **_how(about.details))
         info(f"{domain}: AP {found[domain][0]['AP']:.1f} %")
-    numbers = over_domains({name: one for name, (one, _) in found.items()}, about.details.get("measured"))
+    own = about.details.get("measured")
+    numbers = over_domains({name: one for name, (one, _) in found.items()}, own, limit=config.limit)
     return numbers, {name: one | details for name, (one, details) in found.items()}
 
 
@@ -138,6 +139,7 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     how = _how(details) | {"held_out": held_out}
     numbers, found = _measured(backbone, member.head, test=test, indices=judges, out=out, **how)
     own = {"AP": numbers["AP"], "split": test.split, "data": absolute(config.data), "held_out": held_out}
+    own |= {"images": len(judges), "limit": config.limit}
     about = About.of(backbone, "detection", WHOLE, details=details | {"measured": own})
     if out is not None:
         save_head(out / "head", member.head, about)

@@ -399,15 +399,23 @@ def test_what_was_found_has_the_ids_of_the_data_and_a_head_knows_its_classes_by_
         base.measure("detection", make_vit(size=None), Config(data=str(places), **FEW), tmp_path / "none")
 
 
-def test_without_an_ap_of_its_own_or_with_a_domain_missing_a_head_has_no_effective_robustness(
+def test_a_head_has_an_effective_robustness_if_all_images_of_all_domains_and_its_own_were_looked_at(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     six = {domain: {"AP": 10.0 * place, "images": 1.0} for place, domain in enumerate(sorted(COCO_O))}
-    own = {"AP": 40.0, "split": "val2017", "data": "COCO"}
+    own = {"AP": 40.0, "split": "val2017", "data": "COCO", "held_out": True, "images": 5, "limit": None}
     assert over_domains(six, own)["ER"] == pytest.approx(25 - 0.45 * 40)
-    assert "ER" not in over_domains(six, None)
-    del six["tattoo"]
-    assert "ER" not in over_domains(six, own)
-    said = capsys.readouterr().err
-    assert "the head does not say its AP on COCO; train it with evaluate detection --save" in said
-    assert "of COCO-O tattoo" in said
+    capsys.readouterr()
+    five = {domain: each for domain, each in six.items() if domain != "tattoo"}
+    for numbers, of, limit, line in (
+        (six, None, None, "the head does not say its AP on COCO; train it with evaluate detection --save"),
+        (six, own | {"held_out": False}, None, "on images that it has learnt from"),
+        (six, {name: value for name, value in own.items() if name != "limit"}, None, "whether its own AP is of all"),
+        (six, own | {"limit": 5}, None, "--limit left images out, of the head's own AP, 5 of val2017"),
+        (six, own, 1, "--limit left images out, of each set"),
+        (five, own, None, "of COCO-O tattoo differ"),
+    ):
+        assert "ER" not in over_domains(numbers, of, limit=limit)
+        said = capsys.readouterr().err
+        assert said.startswith("no effective robustness: ")
+        assert line in said
