@@ -135,6 +135,8 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     lessons = more(train, out / "pieces", size=recipe.view.size, seed=config.seed) if few and out is not None else train
     member = trained(backbone, lessons, classes, recipe, out)
     details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
+    if out is not None:  # whoever stops the measuring has a head, which `head` measures
+        save_head(out / "head", member.head, About.of(backbone, "detection", WHOLE, details=details))
     held_out = test.split != train.split
     how = _how(details) | {"held_out": held_out}
     numbers, found = _measured(backbone, member.head, test=test, indices=judges, out=out, **how)

@@ -27,7 +27,7 @@ from dinokit.dense.detr.learning import piece
 from dinokit.dense.detr.recipe import RECIPES
 from dinokit.dense.detr.views import View
 from dinokit.dense.heads import apply, load_head
-from dinokit.evaluation import base
+from dinokit.evaluation import base, detection
 from dinokit.evaluation.detection import Config, learn
 from dinokit.evaluation.sets.domains import COCO_O, over_domains
 from dinokit.images.intensity import Pixels
@@ -149,6 +149,23 @@ def test_what_was_predicted_is_read_back_beside_its_images(tmp_path: Path, known
         [mark["bbox"][2] * mark["bbox"][3] for mark in found["annotations"]],
     )
     assert not any(one.crowd.any() for one in read.written)
+
+
+def test_a_measurement_that_ends_leaves_the_head(tmp_path: Path, known: Trained) -> None:
+    def ended(*_: Any, **__: Any) -> Any:
+        raise RunError("ended here")
+
+    config, out = Config(data=str(known.data), **FEW), tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detection, "detect", ended)
+        with pytest.raises(RunError, match="ended here"):
+            base.measure("detection", vit(size=None), config, out)
+    assert "measured" not in load_head(out / "head")[1].details
+    saved = Config(data=str(known.data), head=str(out / "head"))
+    assert base.measure("detection", vit(size=None), saved) | {"lr": known.numbers["lr"]} == known.numbers
+    assert base.measure("detection", vit(size=None), config, out) == known.numbers
+    own = load_head(out / "head")[1].details["measured"]
+    assert (own["AP"], own["held_out"], own["images"], own["limit"]) == (known.numbers["AP"], True, 2, None)
 
 
 def interrupted(data: Path, out: Path, **settings: Any) -> dict[str, float]:

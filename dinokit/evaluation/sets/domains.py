@@ -36,7 +36,7 @@ def over_domains(
     elif not own.get("held_out"):
         info("no effective robustness: the head's own AP is on images that it has learnt from")
     elif "limit" not in own:
-        info("no effective robustness: the head does not say whether its own AP is of all images; measure it again")
+        info("no effective robustness: the head does not say whether its own AP is of all images; train it anew")
     elif limit is not None or own["limit"] is not None:
         which = "each set" if own["limit"] is None else f"the head's own AP, {own['images']:,} of {own['split']}"
         info(f"no effective robustness: --limit left images out, of {which}")
