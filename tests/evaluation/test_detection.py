@@ -267,6 +267,19 @@ def test_what_is_kept_changes_no_number(known: Trained) -> None:
     assert base.measure("detection", vit(size=None), Config(data=str(known.data), **FEW)) == known.numbers
 
 
+def test_a_training_goes_on_however_the_path_to_its_data_is_written(
+    tmp_path: Path, known: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(known.out, out)
+    monkeypatch.chdir(known.data.parent)
+    monkeypatch.setattr(fit, "_stepped", lambda *_, **__: pytest.fail("trained anew"))
+    assert base.measure("detection", vit(size=None), Config(data="data", **FEW), out) == known.numbers
+    shutil.copytree(known.data, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert base.measure("detection", vit(size=None), Config(data="elsewhere", **FEW), out) == known.numbers
+
+
 def test_boxes_that_were_drawn_anew_are_learnt_anew_elsewhere(known: Trained) -> None:
     table = known.data / "train" / "boxes.csv"
     before = table.read_text()

@@ -17,8 +17,9 @@ from PIL import Image
 
 from dinokit.annotations.boxes import Boxed
 from dinokit.annotations.marks import Marks, areas, plain
-from dinokit.core.files import check_same, digest, digest_of_files, read_json, write_atomic, write_json
+from dinokit.core.files import check_same, digest_of_files, read_json, write_atomic, write_json
 from dinokit.core.seed import generator
+from dinokit.dense.detr.stamps import digest_of_boxes
 from dinokit.images import intensity
 
 TOGETHER = 128  # pictures, the images themselves among them
@@ -41,8 +42,7 @@ def more(data: Boxed, folder: Path, *, size: int, seed: int) -> Boxed:
     if count <= 0:
         return data
     files = digest_of_files([one.image for one in data.marks])
-    boxes = digest([part for one in data.marks for part in (one.boxes, one.crowd | one.difficult, repr(one.names))])
-    stamp = {"images": files, "boxes": boxes, "size": size, "seed": seed, "pictures": count}
+    stamp = {"images": files, "boxes": digest_of_boxes(data), "size": size, "seed": seed, "pictures": count}
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / STAMP).exists():
         check_same(read_json(folder / STAMP), stamp, place=folder)

@@ -5,12 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dinokit.annotations.boxes import Boxed
-from dinokit.core.files import digest
 from dinokit.core.stopping import ended_as_by_hand
 from dinokit.dense.detr.kept import Kept, asked
 from dinokit.dense.detr.learning import Drawn, Views, judged, sampled
 from dinokit.dense.detr.network import Detector
 from dinokit.dense.detr.recipe import Recipe
+from dinokit.dense.detr.stamps import digest_of_boxes
 from dinokit.dense.detr.views import width_of
 from dinokit.dense.fit import Member, fit
 from dinokit.dense.maps import frozen
@@ -26,10 +26,7 @@ def trained(backbone: Backbone, train: Boxed, classes: Sequence[str], recipe: Re
     seed, batch_size, steps = recipe.training.seed, recipe.batch_size, recipe.training.iterations
     sizes = recipe.sizes(width=width_of(backbone, recipe.view), stride=backbone.patch_size, classes=len(classes))
     member = Member(Detector(sizes, seed=seed), recipe.lr)
-    boxes = [
-        part for one in train.marks for part in (one.boxes, one.crowd | one.difficult, repr((one.image, one.names)))
-    ]
-    stamp = {"data": digest(boxes), "recipe": repr(recipe), "classes": list(classes)}
+    stamp = {"data": digest_of_boxes(train), "recipe": repr(recipe), "classes": list(classes)}
     with ended_as_by_hand(), TemporaryDirectory() as passing:  # the features of a training that nobody keeps
         if recipe.shortest is None:
             wanted = asked(len(train), steps=steps, batch_size=batch_size, seed=seed)
