@@ -11,6 +11,7 @@ import errno
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -18,9 +19,10 @@ from jaxtyping import Float16
 from torch import Tensor
 
 from dinokit.annotations.boxes import Boxed
-from dinokit.core.files import check_same, digest_of_files, digest_of_model, read_json, write_atomic, write_json
+from dinokit.core.files import check_same, digest_of_model, read_json, write_atomic, write_json
 from dinokit.core.messages import RunError, info, progress, warn
 from dinokit.core.seed import generator
+from dinokit.dense.detr import stamps
 from dinokit.dense.detr.learning import Seen, order_of, scaled
 from dinokit.dense.detr.views import View, features, width_of
 from dinokit.images import intensity
@@ -76,18 +78,16 @@ class Kept:
     ) -> None:
         """Compute what is missing, or say that it does not fit; refuse a folder of other weights, images or views.
 
+        Of an image that is not asked for the file is not read.
+
         Args:
             wanted: what will be seen; None: everything.
             passes: how often something will be seen, where that is known.
         """
         self.backbone, self.data, self.classes, self.view, self.folder = backbone, data, classes, view, folder
         folder.mkdir(parents=True, exist_ok=True)
-        files = [one.image for one in data.marks]
-        stamp = {"weights": digest_of_model(backbone), "view": repr(view), "images": digest_of_files(files)}
-        if (folder / STAMP).exists() or next(folder.glob("*.npy"), None) is not None:
-            check_same(read_json(folder / STAMP) if (folder / STAMP).exists() else None, stamp, place=folder)
-        write_json(folder / STAMP, stamp)
         every = [(index, mirror) for index in range(len(data)) for mirror in (False, True)]
+        self._claim(sorted({index for index, _ in (every if wanted is None else wanted)}))
         missing = [shown for shown in (every if wanted is None else wanted) if not self._file(*shown).exists()]
         if missing and self._fits(missing, passes):
             self._keep(missing)
@@ -122,6 +122,20 @@ class Kept:
         file.unlink()
         self._keep([(index, mirror)])
         return torch.from_numpy(numpy.load(file))
+
+    def _claim(self, indices: Sequence[int]) -> None:
+        """Say whose features lie here, of images with those of before; refuse those of others."""
+        place, stamp = self.folder / STAMP, {"weights": digest_of_model(self.backbone), "view": repr(self.view)}
+        kept: Any = read_json(place) if place.exists() else None
+        images = kept.get("images") if isinstance(kept, dict) else None
+        before = images if isinstance(images, dict) else {}  # before, one digest stood for all images
+        found = stamps.images(self.data, indices, before=before)
+        if place.exists() or next(self.folder.glob("*.npy"), None) is not None:
+            again = before.keys() & found.keys()
+            same = stamps.held({key: before[key] for key in again})
+            kept = {**kept, "images": same} if images is before else kept
+            check_same(kept, {**stamp, "images": stamps.held({key: found[key] for key in again})}, place=self.folder)
+        write_json(place, {**stamp, "images": before | found})
 
     def _fits(self, missing: Sequence[Shown], passes: int | None) -> bool:
         """Say what the views take; tell whether there is room for them."""

@@ -1,6 +1,9 @@
 """Kept features: what is said beforehand is written, no more than is asked for, and a full disk costs nothing."""
 
 import errno
+import json
+import os
+import shutil
 from collections import namedtuple
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import torch
 from dinokit.annotations.boxes import Boxed, open_boxes
 from dinokit.core.messages import RunError, UserError
 from dinokit.dense.detr import kept as room
+from dinokit.dense.detr import stamps
 from dinokit.dense.detr.kept import Kept, asked, is_mirror, octets
 from dinokit.dense.detr.learning import order_of
 from dinokit.dense.detr.views import View, width_of
@@ -112,6 +116,37 @@ def test_features_of_an_unknown_origin_are_refused(tmp_path: Path, make_vit: Mak
     (tmp_path / "features" / "0000000.npy").touch()
     with pytest.raises(UserError, match="was made with other weights"):
         Kept(make_vit(size=None), few(tmp_path), ["blue", "red"], VIEW, tmp_path / "features")
+
+
+def test_images_that_are_asked_for_alone_are_read_and_once(
+    tmp_path: Path, make_vit: MakeVit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, backbone, folder, read = few(tmp_path), make_vit(size=None), tmp_path / "features", list[str]()
+    digest_of_files = stamps.digest_of_files
+    monkeypatch.setattr(
+        stamps, "digest_of_files", lambda paths: (read.append(paths[0].stem), digest_of_files(paths))[1]
+    )
+    for wanted, now in (([(1, False)], ["1"]), ([(1, False), (2, True)], ["2"]), (None, ["0"])):
+        Kept(backbone, data, ["blue", "red"], VIEW, folder, wanted=wanted)
+        assert read == now
+        read.clear()
+    image = data.marks[1].image
+    os.utime(image, (1, 1))  # as in a copy of the folder
+    Kept(backbone, data, ["blue", "red"], VIEW, folder)
+    assert read == ["1"]
+    shutil.copyfile(data.marks[0].image, image)
+    Kept(backbone, data, ["blue", "red"], VIEW, folder, wanted=[(0, False)])
+    with pytest.raises(UserError, match="was made with other images;"):
+        Kept(backbone, data, ["blue", "red"], VIEW, folder)
+
+
+def test_features_under_one_digest_of_all_images_are_refused(tmp_path: Path, make_vit: MakeVit) -> None:
+    data, backbone, folder = few(tmp_path), make_vit(size=None), tmp_path / "features"
+    Kept(backbone, data, ["blue", "red"], VIEW, folder)
+    stamp = json.loads((folder / room.STAMP).read_text())
+    (folder / room.STAMP).write_text(json.dumps(stamp | {"images": "0123"}))
+    with pytest.raises(UserError, match="was made with other images;"):
+        Kept(backbone, data, ["blue", "red"], VIEW, folder)
 
 
 def test_features_that_float16_cannot_hold_are_refused(tmp_path: Path, make_vit: MakeVit) -> None:
