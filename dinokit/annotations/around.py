@@ -14,7 +14,9 @@ from dinokit.annotations.pairs import open_pairs
 
 def readers(root: Path) -> Readers:
     """Return what draws the boxes of each split."""
-    return {name: partial(_split, str(root), name or None) for name in folders_of(root, "masks")}
+    pairs = folders_of(root, "masks")
+    some = any(masks.is_dir() for _, masks in pairs.values())
+    return {name: partial(_split, str(root), name or None) for name in pairs if some}
 
 
 def _split(data: str, split: str | None) -> Split:

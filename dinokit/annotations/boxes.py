@@ -1,14 +1,15 @@
 """Boxes that people drew on images, from a table, from COCO's, Pascal VOC's or YOLO's files, or around masks.
 
 A layout is one file of this folder (marks.py says what it gives), and the first that knows a folder reads it: tables,
-voc, coco, yolo, around. A file is read by its ending: a table, COCO's .json, the .yaml or .data of a set for YOLO.
+voc, coco, yolo, around; if others know it as well, that is said. A file is read by its ending: a table, COCO's .json,
+the .yaml or .data of a set for YOLO.
 
 A box is left, top, right, bottom in pixels of the image as it is shown, where edges lie: the whole is 0, 0, width,
 height. A box beyond its image is cut, one without area is left out; both are said. What is no number is a mistake.
 Average precision is measured on `written`, the boxes as they stand in the file, as pycocotools measures.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,12 +17,19 @@ import numpy
 
 from dinokit.annotations import around, coco, tables, voc, yolo
 from dinokit.annotations.marks import Kind, Marks, Readers, say
+from dinokit.annotations.masks import say_once
 from dinokit.annotations.pairing import check_size, read_image
 from dinokit.core.messages import UserError, unknown_name
 from dinokit.images import intensity
 from dinokit.sources.location import SPLITS, existing_folder, split_name
 
-LAYOUTS = (tables, voc, coco, yolo, around)
+LAYOUTS: Mapping[str, Callable[[Path], Readers]] = {
+    "a table": tables.readers,
+    "Pascal VOC": voc.readers,
+    "COCO": coco.readers,
+    "YOLO": yolo.readers,
+    "images and masks": around.readers,
+}
 ORDER = ("train", "trainval", "20k", "val", "test")  # of splits
 
 
@@ -101,13 +109,26 @@ def _readers(data: str) -> Readers:
     if root.is_file():
         return yolo.of_file(root) if root.suffix in yolo.FILES else tables.of_file(root)
     existing_folder(data)
-    found: Readers = next(filter(None, (layout.readers(root) for layout in LAYOUTS)), {})
-    if not found:
+    layouts = iter(LAYOUTS)
+    for layout in layouts:
+        if found := LAYOUTS[layout](root):
+            break
+    else:
         raise UserError(
             f"expected boxes in {data}: JPEGImages/ and Annotations/ (Pascal VOC), annotations/instances_*.json "
             f"(COCO), images/ and labels/ (YOLO), {', '.join(tables.TABLES)}, or images/ and masks/; found none"
         )
+    others = [other for other in layouts if _fits(other, root)]
+    if others:
+        say_once(f"{data} is read as {layout}, not as {' or '.join(others)}, also there; give each a folder of its own")
     return found
+
+
+def _fits(layout: str, root: Path) -> bool:
+    try:
+        return bool(LAYOUTS[layout](root))
+    except UserError:  # there are several, or it is damaged
+        return True
 
 
 def _checked(data: str, marks: Iterable[Marks]) -> tuple[Marks, ...]:

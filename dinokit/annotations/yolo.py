@@ -103,7 +103,6 @@ def _said(file: Path) -> Mapping[str, Any]:
 def _names(said: Any, file: Path) -> tuple[str, Mapping[int, str] | None]:
     """Return the file with the names of classes, and these by their numbers."""
     if not said:
-        say_once(f"{file} names no classes: they are called by their numbers")
         return "", None
     if isinstance(said, str):  # the file that lists them
         return _names_of(_found(said, [file.parent, file.parent.parent], f"names of {file}"))
@@ -130,11 +129,7 @@ def _meaning(root: Path, places: Sequence[Path]) -> Meaning:
     """Find the names of classes in a folder, or beside its texts."""
     near = [root, root / LABELS, *places, *(_text_of(place / "x.jpg").parent for place in places)]
     files = [file for folder in near for file in _names_in(folder)]
-    if files:
-        return Meaning(str(root), *_names_of(files[0]))
-    if places:
-        say_once(f"{root} has no data.yaml and no classes.txt: classes are called by their numbers")
-    return Meaning(str(root))
+    return Meaning(str(root), *(_names_of(files[0]) if files else ()))
 
 
 def _has_texts(folder: Path) -> bool:
@@ -164,6 +159,11 @@ def _listed(names: Sequence[str], bases: Sequence[Path], meaning: Meaning, key: 
 
 def _split(places: Sequence[Path], bases: Sequence[Path], meaning: Meaning) -> Split:
     """Read the images of folders and lists."""
+    if meaning.names is None:
+        lacks = (
+            "has no data.yaml and no classes.txt: classes" if Path(meaning.data).is_dir() else "names no classes: they"
+        )
+        say_once(f"{meaning.data} {lacks} are called by their numbers")
     images = dict.fromkeys(image for place in places for image in _images(place, bases))
     texts = {image: _text_of(image) for image in images}
     missing = [image for image, text in texts.items() if not text.is_file()]

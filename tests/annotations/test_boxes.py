@@ -157,6 +157,26 @@ def test_folders_of_splits_have_a_table_each(tmp_path: Path) -> None:
     assert open_boxes(str(tmp_path)).marks[0].image.parent.name == "training"
 
 
+def test_of_two_layouts_in_a_folder_it_is_said_which_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = coco(tmp_path, images="images/train2014")
+    as_written(root)
+    assert not capsys.readouterr().err
+    for name in DRAWN:
+        (root / "labels" / "train2014").mkdir(parents=True, exist_ok=True)
+        (root / "labels" / "train2014" / f"{name}.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    as_written(root)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{root} is read as COCO, not as YOLO, also there; give each a folder of its own"
+    ]
+    say_once.cache_clear()
+    as_written(table(root, ROWS))
+    assert f"{root} is read as a table, not as COCO or YOLO, also there" in capsys.readouterr().err
+    as_written(table(masks(tmp_path / "masks"), ROWS))
+    assert "is read as a table, not as images and masks, also there" in capsys.readouterr().err
+
+
 def test_of_the_years_of_voc_in_a_folder_one_is_given(tmp_path: Path) -> None:
     voc(tmp_path / "VOCdevkit" / "VOC2007")
     assert as_written(tmp_path, split="trainval") == as_written(tmp_path / "VOCdevkit", split="trainval") == DRAWN
