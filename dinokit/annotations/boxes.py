@@ -95,8 +95,15 @@ def open_boxes(
     written = tuple(read.marks)
     marks = _checked(data, written)
     if not any(len(one.boxes) for one in marks):
-        raise UserError(f"expected boxes on the images of {data}, found none")
+        raise _without_boxes(data, written, [name for name in names if name != chosen])
     return Boxed(data, marks, written, channels, white, chosen, read.kinds, read.federated)
+
+
+def _without_boxes(data: str, written: Iterable[Marks], others: Sequence[str]) -> UserError:
+    lost = sum(len(one.boxes) for one in written)
+    found = f"found {lost:,} without area or outside their image; correct them" if lost else "found none; draw some"
+    more = f", or give another split: {', '.join(others)}" if others else ""
+    return UserError(f"expected boxes on the images of {data}, {found}{more}")
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -137,10 +144,14 @@ def _checked(data: str, marks: Iterable[Marks]) -> tuple[Marks, ...]:
     for one in marks:
         if not one.image.is_file():
             raise UserError(
-                f"expected the image {one.image} of {one.where}, which is not there; the set is not complete"
+                f"expected the image {one.image} of {one.where}, which is not there; the set is not complete: "
+                "put it there, or take it out of the list"
             )
         if min(one.size) < 1:
-            raise UserError(f"{one.where} says a size of {one.size[0]} x {one.size[1]} pixels of {one.image}")
+            raise UserError(
+                f"{one.where} says a size of {one.size[0]} x {one.size[1]} pixels of {one.image}; "
+                "write its width and height there"
+            )
         inside = numpy.clip(one.boxes, 0, [*one.size, *one.size])
         lost, empty = (~numpy.all(each[:, 2:] > each[:, :2], axis=1) for each in (inside, one.boxes))
         beyond = numpy.abs(inside - one.boxes).max(axis=1, initial=0) > 1  # a pixel is a way to count

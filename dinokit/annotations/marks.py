@@ -83,7 +83,7 @@ def numbers(rows: Sequence[Any], where: str) -> Boxes:
         found = numpy.array(rows, dtype=numpy.float64).reshape(-1, 4)
         if len(found) == len(rows) and numpy.isfinite(found).all():
             return found
-    raise UserError(f"expected numbers of pixels in {where}, got {str(rows)[:LONGEST]}")
+    raise UserError(f"expected numbers of pixels in {where}, got {str(rows)[:LONGEST]}; correct them there")
 
 
 def say(data: object, odd: Mapping[str, Sequence[str]]) -> None:

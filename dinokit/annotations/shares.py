@@ -16,7 +16,7 @@ import numpy
 from dinokit.annotations.marks import LONGEST, Marks, plain, say
 from dinokit.annotations.pairing import reading
 from dinokit.core.files import read_text
-from dinokit.core.messages import UserError
+from dinokit.core.messages import UserError, listed
 from dinokit.images.decode import shown_size
 
 SLACK = 1e-3  # beyond 0 and 1: a share that was rounded
@@ -98,6 +98,7 @@ def _named(kind: int, where: str, meaning: Meaning) -> str:
         return str(kind)
     if kind not in meaning.names:
         raise UserError(
-            f"{where} has the class {kind}, which {meaning.named_by} does not name: {len(meaning.names)} names"
+            f"{where} has the class {kind}, which {meaning.named_by} does not name: {len(meaning.names)} names, "
+            f"{listed([f'{number} {name}' for number, name in meaning.names.items()])}; add it, or correct the line"
         )
     return meaning.names[kind]

@@ -247,5 +247,8 @@ def test_an_image_that_is_missing_or_of_another_size_is_named(tmp_path: Path) ->
 def test_data_without_any_box_says_what_is_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected boxes in .*: JPEGImages/ and Annotations/ \(Pascal VOC\)"):
         open_boxes(str(tmp_path))
-    with pytest.raises(UserError, match="expected boxes on the images of .*, found none"):
+    with pytest.raises(UserError, match="expected boxes on the images of .*, found none; draw some$"):
         open_boxes(str(table(tmp_path / "csv", "path,x0,y0,x1,y1\na.jpg,,,,\n")))
+    root = voc(tmp_path / "voc", DRAWN | {"b": [(4, 4, 4, 6), (30, 4, 40, 6)]})
+    with pytest.raises(UserError, match="found 2 without area or outside their image; correct them, or .*: trainval$"):
+        open_boxes(str(root), split="test")

@@ -98,7 +98,7 @@ def test_without_names_classes_are_called_by_their_numbers(tmp_path: Path, capsy
         ("0 0.5 nan 0.2 0.5", "line 2 of .*a.txt has nan; expected shares"),
         ("0 0.5 inf 0.2 0.5", "line 2 of .*a.txt has inf; expected shares"),
         ("0 .1 .1 .2 .2 .3 9", "line 2 of .*a.txt has 9; expected shares"),
-        ("2 .5 .5 .2 .2", "line 2 of .*a.txt has the class 2, which .*data.yaml does not name: 2 names"),
+        ("2 .5 .5 .2 .2", "has the class 2, which .*data.yaml does not name: 2 names, 0 cat, 1 dog; add it, or"),
         ("-1 .5 .5 .2 .2", "line 2 of .*a.txt has the class -1, which .*data.yaml does not name"),
         ("1.5 .5 .5 .2 .2", "line 2 of .*a.txt has the class 1.5; expected a whole number"),
         ("inf .5 .5 .2 .2", "line 2 of .*a.txt has the class inf; expected a whole number"),
