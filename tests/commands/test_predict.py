@@ -73,7 +73,7 @@ def test_a_few_masks_are_enough_to_find_the_foreground(
 
 
 @pytest.mark.parametrize("held_out", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_few_boxes_are_enough_to_find_what_is_in_them(
+def test_from_a_few_boxes_to_the_head_the_page_and_the_pictures(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], held_out: bool
 ) -> None:
     usual = RECIPES["small"]
