@@ -96,11 +96,17 @@ def _dispatch(words: list[str]) -> int:
     rest = rest[1:] if inner else rest
     if "-h" in rest or "--help" in rest:
         explained = None if inner else getattr(module, "explained", None)
-        words = [word for word in rest if not word.startswith("-")]
-        print("\n".join(_help(module, function, None if explained is None else explained(words[:1]))))
+        print("\n".join(_help(module, function, None if explained is None else explained(_told_by(function, rest)))))
         return 0
     function(**arguments(function, rest))
     return 0
+
+
+def _told_by(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
+    """Return what says whose settings help is to list: the first word, or the options of what takes no words."""
+    if any(each.kind is each.POSITIONAL_OR_KEYWORD for each in _parameters(function).values()):
+        return [word for word in words if not word.startswith("-")][:1]
+    return [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("-")]
 
 
 def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, Any]:

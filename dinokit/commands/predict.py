@@ -49,11 +49,12 @@ def predict(
         out: the folder to write.
         head: the folder of a head: SAVE/head of `dinokit evaluate TASK --save SAVE`.
         train_masks: instead of a head, learn what is foreground from a few images with masks: a folder with images/ and
-            masks/, or of PNGs with an alpha channel; takes the settings of `dinokit evaluate foreground`.
+            masks/, or of PNGs with an alpha channel; takes the settings of `dinokit evaluate foreground`, which
+            `dinokit predict --train-masks --help` lists.
         train_on: instead of a head, learn to find what is in the boxes of a few images and of pieces of them: labels of
-            YOLO, a COCO JSON, Pascal VOC, boxes.csv; takes the settings of `dinokit evaluate detection`. The average
-            precision is that of a split val or test, if there is one. An interrupted training goes on; OUT/head is
-            what was learnt.
+            YOLO, a COCO JSON, Pascal VOC, boxes.csv; takes the settings of `dinokit evaluate detection`, which
+            `dinokit predict --train-on --help` lists. The average precision is that of a split val or test, if there
+            is one. An interrupted training goes on; OUT/head is what was learnt.
         model: whose patches the head reads; that of the training if not given. Needed without --head.
         heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         split: one split of the source; train, or everything, if not given.
@@ -112,6 +113,8 @@ def _from_boxes(backbone: Backbone, config: Any, out: Path) -> tuple[nn.Module, 
     return learnt, about
 
 
-def explained(_: Sequence[str]) -> tuple[str, Any]:
-    """Return the settings that --train-masks takes."""
-    return "foreground", foreground.Config(data="DATA")
+def explained(options: Sequence[str]) -> tuple[str, Any] | None:
+    """Return the settings of what is learnt from a few masks or boxes, if help is about one of the two."""
+    if "--train-on" in options:
+        return "detection", detection.Config(data="DATA")
+    return ("foreground", foreground.Config(data="DATA")) if "--train-masks" in options else None

@@ -81,10 +81,23 @@ def test_help_of_an_evaluation_lists_its_settings(capsys: pytest.CaptureFixture[
     assert "--data" not in text
 
 
+def test_help_of_predict_lists_the_settings_of_what_it_learns_from(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for words in ((), ("--train-on", "few"), ("--train_masks=few",)):
+        assert run("predict", *words, "--help") == 0
+        shown[words[:1]] = " ".join(capsys.readouterr().out.split())
+    assert "all settings of" not in shown[()]
+    assert "--queries " in shown[("--train-on",)].split("all settings of 'detection'")[1]
+    assert "--c " in shown[("--train_masks=few",)].split("all settings of 'foreground'")[1]
+    assert run("help", "predict", "--train-on") == 0
+    assert "all settings of 'detection'" in capsys.readouterr().out
+
+
 HELPS = [["pretrain", name] for name in ("demo", "dinov3-vitl16")] + [
     ["evaluate", name] for name in evaluations.names()
 ]
 HELPS += [["curate", step] for step in STEPS] + [["evaluate", "suite"]]
+HELPS += [["predict", "--train-masks"], ["predict", "--train-on"]]
 
 
 @pytest.mark.parametrize("words", [*HELPS, *([name] for name in cli.commands())], ids="-".join)
