@@ -79,6 +79,7 @@ def evaluate(
         baselines: also measure the untrained network and the raw pixels; not with --head, which fits one model.
         device: auto, cpu, cuda or mps.
         processes: that share the features of images; left out, one per GPU of this machine, or as torchrun has started.
+            What looks at patches takes one device, its training too.
     """
     model, data, settings = check_written(model), str(data), {**settings, **named}
     settings |= {"tests": _each(tests)} if tests else {}

@@ -102,7 +102,8 @@ def plan_detection(
         data: images with boxes, as `evaluate detection` takes them, whose sizes count; without it all are 640 x 480.
         images: how many there are without --data; COCO's 118,287 if left out.
         recipe: small or dinov3, as of `evaluate detection`.
-        size: pixels of the short side; the recipe's if left out.
+        size: pixels of the short side, the long one being at most 4/3 of them (dinov3: 8 times); the recipe's if left
+            out.
         queries: the recipe's if left out.
         batch_size: images per step; the recipe's if left out.
         iterations: training steps; the recipe's if left out.

@@ -43,9 +43,9 @@ _LONG = 600  # seconds of training; above, a quicker way is named
 class Batch:
     """What the heads see at a step, and what they should say."""
 
-    features: Any  # what a head is called with: those of each layer
+    features: Any  # what a head is called with: those of each layer, or a detector's maps
     frame: Frame | None  # where the images lie in them; null: the targets are of patches
-    targets: Any  # what the loss is given: [batch, rows, columns]
+    targets: Any  # what the loss is given: [batch, rows, columns], or the objects of each image
 
 
 Sample = Callable[[int], Batch]  # step -> its batch

@@ -1,7 +1,9 @@
 """Detection on frozen features: a decoder is trained on one split and finds the boxes of another.
 
     small      100 queries, 512 pixels, 3,000 steps; the features of all images and their mirrors are computed once
-    dinov3     1,500 queries, 2,048 pixels, eight sizes and mirrors at test: the published one, for many GPUs
+    dinov3     1,500 queries, 2,048 pixels, eight sizes and mirrors at test: the published one
+
+A training runs on one device; `dinokit plan detection` says what it takes, which for `dinov3` is far more than a day.
 
 Detections are those of the last layer, the best scores over queries and classes; their average precision is COCO's
 (metrics/detection.py), that of LVIS on LVIS. Crowds and difficult objects are neither learnt nor missed. Detections are
@@ -56,7 +58,7 @@ class Config:
     train: str | None = None  # split to learn from; null: train
     test: str | None = None  # split to measure on; null: val, or else test
     head: str | None = None  # a saved head that is measured instead of training one
-    size: int | None = at_least(1, None)  # pixels of the short side; null: 512, dinov3 2,048
+    size: int | None = at_least(1, None)  # px of short side (long: up to 4/3, dinov3 8 times); null: 512, dinov3 2,048
     queries: int | None = at_least(1, None)  # null: 100, dinov3 1,500
     iterations: int | None = at_least(1, None)  # training steps; null: 3,000, dinov3 44,358
     batch_size: int | None = at_least(1, None)  # images per step; null: 8, dinov3 32

@@ -7,8 +7,8 @@
               to a tenth by a cosine over the last four; at test eight short sides and their mirrors
 
 What the paper leaves open is assumed (unconfirmed): batches of 32 as in its first stage; a piece in every second view,
-of the shape of its image; a gradient cut to 0.1, as DETR's (arXiv:2005.12872); 2 for the weight of IA-BCE. A picture
-more than eight times as long as it is high is shown smaller: a strip would take any memory.
+of the shape of its image; a gradient cut to 0.1, as DETR's (arXiv:2005.12872); 2 for the weight of IA-BCE. An image
+whose long side is more than 4/3 of the size (in `dinov3` 8 times) is shown smaller: a strip would take any memory.
 """
 
 from dataclasses import dataclass, field, replace
