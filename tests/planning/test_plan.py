@@ -8,7 +8,7 @@ import torch
 
 import dinokit
 from dinokit import recipes
-from dinokit.commands.plan import held
+from dinokit.commands.planned import held
 from dinokit.core import device as devices
 from dinokit.core.messages import UserError
 from dinokit.models.convnets import ConvNeXtConfig
