@@ -129,7 +129,8 @@ def plan_detection(
     given = " ".join(f"--{name} {value}" for name, value in changed.items() if value is not None)
     which = "MODEL" if _is_architecture(model) else model
     words = f"--model {which} --data {data or 'COCO'} --recipe {recipe} {given}".strip()
-    info(f"next: dinokit evaluate detection {words} --save FOLDER")
+    info(f"next: dinokit evaluate detection {words} --save FOLDER --no-baselines")
+    info("without --no-baselines two more detectors are trained: of the untrained network, and of raw pixels")
     if out is not None:
         write_json(Path(out), asdict(found) | {"peak": found.peak, "hours": found.seconds / 3600})
     return found
