@@ -109,7 +109,8 @@ def _from_boxes(backbone: Backbone, config: Any, out: Path) -> tuple[nn.Module, 
     if own["held_out"]:
         info(f"AP {result['AP']:.1f} %, AP50 {result['AP50']:.1f} % on {count} of {own['split']}")
     else:
-        info(f"AP {result['AP']:.1f} % on the {count} it has learnt, by heart: only a split val says how good it is")
+        those = f"the {count}" if own["shared"] == result["images"] else f"{count}, {own['shared']:,} of which"
+        info(f"AP {result['AP']:.1f} % on {those} it has learnt, by heart: only a split val says how good it is")
     return learnt, about
 
 

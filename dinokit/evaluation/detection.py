@@ -23,7 +23,7 @@ from torch import nn
 from dinokit.annotations.boxes import Boxed, box_domains, box_splits, open_boxes
 from dinokit.annotations.marks import Marks
 from dinokit.core.files import write_atomic, write_json
-from dinokit.core.messages import UserError, info, library, progress, warn
+from dinokit.core.messages import UserError, info, library, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.dense.detection import Detections, as_arrays, detect, drawn
@@ -36,6 +36,7 @@ from dinokit.dense.detr.views import View
 from dinokit.dense.heads import About, check_model, load_head, save_head
 from dinokit.dense.maps import WHOLE, frozen
 from dinokit.evaluation.base import Found, halves
+from dinokit.evaluation.sets.beforehand import known_by_heart, looked_at, say_unlearnt, unlearnt
 from dinokit.evaluation.sets.domains import over_domains
 from dinokit.evaluation.sets.mistakes import judged
 from dinokit.metrics.detection import FREQUENCIES, NAMES, Ids, Objects, average_precision, plain, results
@@ -97,12 +98,15 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
             config, _opened(backbone, config), box_splits(config.data), prefers=TESTS, trains=False
         )
         _check_some(test, judges, "measure")
-        return _measured(backbone, head, test=test, indices=judges, out=out, **_how(about.details))
+        how = _how(about.details) | {"held_out": not known_by_heart(test, about.details)}
+        say_unlearnt(unlearnt(test, how["classes"]), how["classes"])
+        return _measured(backbone, head, test=test, indices=judges, out=out, **how)
     found: dict[str, Found] = {}
     for domain in domains:
         test = _opened(backbone, config)(domain)
         judges, where = evenly(config.limit, len(test)).tolist(), None if out is None else out / domain
         _check_some(test, judges, "measure")
+        say_unlearnt(unlearnt(test, about.details["classes"]), about.details["classes"])
         found[domain] = _measured(backbone, head, test=test, indices=judges, out=where, **_how(about.details))
         info(f"{domain}: AP {found[domain][0]['AP']:.1f} %")
     own = about.details.get("measured")
@@ -133,17 +137,19 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     _check_some(train, range(len(train)), "train")
     _check_some(test, judges, "measure")
     recipe = chosen(config)
+    shared = looked_at(train, test, judges, queries=recipe.queries)
     classes = sorted({name or UNNAMED for one in train.marks for name in one.names})
     lessons = more(train, out / "pieces", size=recipe.view.size, seed=config.seed) if few and out is not None else train
     member = trained(backbone, lessons, classes, recipe, out)
     details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
+    seen = [train.split] + [test.split] * (test.split != train.split and shared > 0)
+    details |= {"learnt": {"data": absolute(config.data), "splits": seen}}
     if out is not None:  # whoever stops the measuring has a head, which `head` measures
         save_head(out / "head", member.head, About.of(backbone, "detection", WHOLE, details=details))
-    held_out = test.split != train.split
-    how = _how(details) | {"held_out": held_out}
+    how = _how(details) | {"held_out": not shared}
     numbers, found = _measured(backbone, member.head, test=test, indices=judges, out=out, **how)
-    own = {"AP": numbers["AP"], "split": test.split, "data": absolute(config.data), "held_out": held_out}
-    own |= {"images": len(judges), "limit": config.limit}
+    own = {"AP": numbers["AP"], "split": test.split, "data": absolute(config.data)}
+    own |= {"images": len(judges), "limit": config.limit, "held_out": not shared, "shared": shared}
     about = About.of(backbone, "detection", WHOLE, details=details | {"measured": own})
     if out is not None:
         save_head(out / "head", member.head, about)
@@ -193,10 +199,7 @@ def _measured(
     held_out: bool = True,
 ) -> Found:
     """Find boxes on test images and compare them with those that were drawn."""
-    strange = sorted({name or UNNAMED for one in test.written for name in one.names} - set(classes))
-    if strange:
-        warn(f"nothing was learnt of {', '.join(strange[:3])}{'...' * (len(strange) > 3)}: never found, AP 0 of each")
-    known = [*classes, *strange]
+    known = [*classes, *unlearnt(test, classes)]
     objects = [_objects(test.written[index], known) for index in indices]
     found = list[Detections]()
     with frozen(backbone) as device:

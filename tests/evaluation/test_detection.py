@@ -283,7 +283,7 @@ def test_a_training_goes_on_however_the_path_to_its_data_is_written(
 def test_boxes_that_were_drawn_anew_are_learnt_anew_elsewhere(known: Trained) -> None:
     table = known.data / "train" / "boxes.csv"
     before = table.read_text()
-    table.write_text(before.replace("red", "green").replace("blue", "green"))
+    table.write_text(before.replace("blue", "green"))
     try:
         with pytest.raises(UserError, match=r"training\.pt"):
             base.measure("detection", vit(size=None), Config(data=str(known.data), **FEW), known.out)
@@ -307,6 +307,34 @@ def test_features_that_nobody_keeps_are_gone_however_it_ends(
     with pytest.raises(RunError if stop is RunError else KeyboardInterrupt):
         base.measure("detection", vit(size=None), Config(data=str(known.data), **FEW))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_says_by_heart_of_what_it_has_learnt_from(
+    tmp_path: Path, known: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, by_heart in (("val", False), ("train", True)):
+        saved = Config(data=str(known.data), head=str(known.out / "head"), test=split)
+        base.measure("detection", vit(size=None), saved, tmp_path / split)
+        assert ("the head has learnt from the images of train:" in capsys.readouterr().err) is by_heart
+        assert json.loads((tmp_path / split / "mistakes.json").read_text())["held_out"] is not by_heart
+
+
+def test_two_splits_of_the_same_files_are_not_held_out(
+    tmp_path: Path, known: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the data.yaml of a small set has them; the saved head knows it, too."""
+    (tmp_path / "val").symlink_to(known.data / "val")
+    (tmp_path / "train").mkdir()
+    for file in known.data.glob("train/*.png"):
+        (tmp_path / "train" / file.name).symlink_to(file)
+    (tmp_path / "train" / "1.png").unlink()
+    (tmp_path / "train" / "1.png").symlink_to(known.data / "val" / "1.png")
+    shutil.copy(known.data / "train" / "boxes.csv", tmp_path / "train")
+    for out, settings in (("out", FEW), ("again", {"head": str(tmp_path / "out" / "head")})):
+        base.measure("detection", vit(size=None), Config(data=str(tmp_path), **settings), tmp_path / out)
+        assert json.loads((tmp_path / out / "mistakes.json").read_text())["held_out"] is False
+        said = "1 of the 2 images of val are in train, too:" if out == "out" else "has learnt from the images of val:"
+        assert said in capsys.readouterr().err
 
 
 def test_crowds_alone_cannot_be_measured(tmp_path: Path, make_vit: MakeVit) -> None:
