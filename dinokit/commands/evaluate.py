@@ -1,6 +1,7 @@
 """`dinokit evaluate`: measure frozen features beside honest baselines: knn, logreg, segmentation, ..., suite"""
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -34,6 +35,7 @@ from dinokit.visuals import scores
 from dinokit.visuals import suite as pages
 
 STAMP = "evaluate.json"  # of a folder: what made it
+BASELINES = "baselines"  # folder in it of what they learnt, if that takes long
 
 
 def evaluate(
@@ -73,8 +75,8 @@ def evaluate(
             imagenet-r:/data/imagenet-r imagenet-c:/data/imagenet-c.
         out: file that receives the numbers as JSON.
         save: folder that receives the model's own numbers in full and the head that was trained, or the masks and
-            overlays of every frame, of a detector a page; the same command again continues an interrupted training or
-            tracking. A folder holds one evaluation of one model.
+            overlays of every frame, of a detector a page and its baselines; the same command again continues an
+            interrupted training or tracking. A folder holds one evaluation of one model.
         heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         baselines: also measure the untrained network and the raw pixels; not with --head, which fits one model.
         device: auto, cpu, cuda or mps.
@@ -167,12 +169,28 @@ def _measured(
     units = getattr(module, "UNITS", {})
     if units and not any(number.startswith(tuple(units)) for number in rows[name]):
         rivals = {}  # counts alone, such as of a video without truth: nothing to compare
-    rows |= {rival: evaluations.measure(task, one.to(backbone.device), config) for rival, one in rivals.items()}
+    for rival, one in rivals.items():
+        # hours, which a kill must not cost: that of other tasks is minutes
+        where = Path(save) / BASELINES / rival if save is not None and task == "detection" else None
+        rows[rival] = _rival(task, one.to(backbone.device), config, where)
     shown = {evaluations.NAMES.get(one, one): row for one, row in rows.items()}
     print_table(f"{task} on {config.data}", shown, units)
     if outdone(shown, units):
         warn(outdone(shown, units))
     return config, rows
+
+
+def _rival(task: str, backbone: Backbone, config: Any, out: Path | None) -> dict[str, float]:
+    """Measure a baseline; a folder keeps where it is, afterwards its numbers and what it learnt, but no features."""
+    if out is None:
+        return evaluations.measure(task, backbone, config)
+    with _kept(out, task, backbone, config):
+        if (out / STAMP).exists():
+            numbers = read_json(out / f"{task}.json").items()
+            return {name: value for name, value in numbers if isinstance(value, float)}
+        found = evaluations.measure(task, backbone, config, out)
+        shutil.rmtree(out / "features", ignore_errors=True)
+    return found
 
 
 def _each(words: Sequence[str] | str) -> list[str]:

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dinokit.commands.evaluate import evaluate
+from dinokit.core.messages import RunError
+from dinokit.dense import fit
 from tests.conftest import MakeFolder
 from tests.evaluation.test_detection import scenes
 from tests.sources import instance_sets
@@ -108,3 +111,32 @@ def test_a_detector_is_saved_with_its_page(make_run: MakeFolder, make_folder: Ma
         "detection", model=str(model), data=str(data), save=tmp_path / "again", head=str(tmp_path / "out" / "head")
     )
     assert "Loss in training" not in (tmp_path / "again" / "index.html").read_text()
+
+
+def test_a_baseline_of_a_detector_is_not_trained_twice(
+    make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_run(str(make_folder("a/0.png", "a/1.png")), steps=(0,)) / "checkpoints" / "0"
+    data, save = scenes(tmp_path / "data", counts={"train": 1, "val": 1}), tmp_path / "out"
+    steps, last, stepped = [0], [5], fit._stepped
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        steps[0] += 1
+        if steps[0] == last[0] + 1:
+            raise RunError("ended here")
+        return stepped(*arguments, **named)
+
+    def measured() -> dict[str, dict[str, float]]:
+        settings = {"iterations": 2, "batch_size": 1, "size": 16, "queries": 2}
+        return evaluate("detection", model=str(model), data=str(data), save=save, **settings)
+
+    monkeypatch.setattr(fit, "_stepped", counted)
+    with pytest.raises(RunError, match="ended here"):
+        measured()  # before the last step of the last baseline
+    last[0] = 1000
+    rows = measured()
+    assert steps[0] == 5 + 1 + 2
+    assert list(rows) == [str(model), "random-init", "raw-pixels"]
+    assert rows == measured()
+    assert steps[0] == 8
+    assert not list((save / "baselines").glob("*/features"))
