@@ -96,7 +96,8 @@ def test_from_a_few_boxes_to_the_head_the_page_and_the_pictures(
     found = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert found["categories"] == [{"id": 1, "name": "thing"}]
     assert (tmp_path / "out" / "pictures" / "0.png").is_file()
-    assert run("predict", *words, *few) == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("predict", "--train-on", "few", *words[2:4], "--out", "out", *words[6:], *few) == 0
     assert "0 images written · 2 were there" in capsys.readouterr().err
     assert run("predict", "--head", tmp_path / "out" / "head", *words[2:4], "--out", tmp_path / "again") == 0
     assert json.loads((tmp_path / "again" / "detections.json").read_text()) == found
