@@ -210,7 +210,8 @@ def _kept(save: Path, task: str, backbone: Backbone, config: Any) -> Iterator[No
         settings = configuration.to_plain(config) | {"data": absolute(config.data)}
         stamp = {"task": task, "weights": digest_of_model(backbone), "settings": settings}
         if (save / STAMP).exists():
-            check_same(read_json(save / STAMP), stamp, place=save)
+            again = "give the same again, or another folder"  # much that lies there is of other settings, too
+            check_same(read_json(save / STAMP), stamp, place=save, instead=again)
         yield
         write_json(save / STAMP, stamp)
 

@@ -34,6 +34,9 @@ ODD_BYTES = "backslashreplace"
 # settings that change no feature: of training, of the first weights, and the size of a whole image; RoPE's are weights
 _OTHER = {"drop_path", "drop_path_shape", "init", "layer_scale", "base", "min_period", "max_period"}
 _OTHER |= {"shift", "jitter", "rescale", "size"}
+LONGEST, SAID = 100, 6  # letters of a value that is said; settings
+_DIGEST = re.compile(r"\b[0-9a-f]{16,}\b")
+_SETTING = re.compile(r"(\w+)=([^=()]+?)(?=, \w+=|\)|$)")  # of a dataclass as it is printed
 
 
 @contextmanager
@@ -225,19 +228,42 @@ def only_owner(folder: Path, *, doing: str = "writes to", option: str = "--out")
             path.unlink(missing_ok=True)
 
 
-def check_same(kept: object, stamp: Mapping[str, object], *, place: Path) -> None:
-    """Refuse what was made by something else than what is at hand, and name the parts that differ.
+def check_same(
+    kept: object, stamp: Mapping[str, object], *, place: Path, instead: str = "delete it, or give another folder"
+) -> None:
+    """Refuse what was made by something else than what is at hand, and name the parts that differ, and their values.
 
     Args:
         kept: the stamp that was found, or whatever lies in its place.
         stamp: part, such as weights, settings, data -> plain values or a digest.
+        instead: what to do.
     """
     if kept != stamp:
         found = kept if isinstance(kept, Mapping) else {}
         other = [name for name, value in stamp.items() if found.get(name) != value]
-        raise UserError(
-            f"{place} was made with other {' and '.join(other) or 'parts'}; delete it, or give another folder"
+        lines = dict.fromkeys(
+            line for name in other if name in found for line in _changes(name, found[name], stamp[name])
         )
+        told = f" ({'; '.join([*lines][:SAID])}{'; ...' * (len(lines) > SAID)})" if lines else ""
+        raise UserError(f"{place} was made with other {' and '.join(other) or 'parts'}{told}; {instead}")
+
+
+def _changes(name: str, before: object, now: object) -> Iterator[str]:
+    """Say which settings differ within a part, and their values; nothing of digests and of what is long."""
+    if isinstance(before, str) and isinstance(now, str):
+        old, new = _SETTING.findall(before), _SETTING.findall(now)
+        if new and [key for key, _ in old] == [key for key, _ in new]:
+            for (key, was), (_, value) in zip(old, new, strict=True):
+                yield from _changes(key, was, value)
+            return
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in now:
+            if key in before:
+                yield from _changes(str(key), before[key], now[key])
+        return
+    said = ["null" if each is None else str(each) for each in (before, now)]
+    if before != now and not any(_DIGEST.search(each) or len(each) > LONGEST for each in said):
+        yield f"{name} is {said[1]}, was {said[0]}"
 
 
 def cache_folder() -> Path:

@@ -118,7 +118,9 @@ def test_auto_mixes_no_two_settings_and_goes_on_with_embeddings_that_were_moved(
     assert run(*words, "--size", "9", "--out", tmp_path / "one") == 0
     before = files(tmp_path / "one")
     assert run(*words, "--size", "8", "--out", tmp_path / "one") == 2
-    assert "one was made with other size; delete it, or give another folder" in capsys.readouterr().err
+    assert (
+        "one was made with other size (size is 8, was 9); delete it, or give another folder" in capsys.readouterr().err
+    )
     assert files(tmp_path / "one") == before
     assert run(*words, "--size", "9", "--out", tmp_path / "one") == 0
     assert files(tmp_path / "one") == before

@@ -176,12 +176,24 @@ def test_what_was_made_otherwise_is_refused_by_the_part_that_differs(tmp_path: P
     stamp = {"weights": "a", "settings": {"k": [1]}, "data": "b"}
     check_same(dict(stamp), stamp, place=tmp_path)
     for kept, said in (
-        (stamp | {"data": "c"}, "other data;"),
+        (stamp | {"data": "c"}, r"other data \(data is b, was c\);"),
         ({"weights": "a"}, "other settings and data;"),
         ([1], "weights and settings and data"),
     ):
         with pytest.raises(UserError, match=said):
             check_same(kept, stamp, place=tmp_path)
+
+
+def test_a_setting_that_differs_is_said_once_with_its_values(tmp_path: Path) -> None:
+    def stamp(seed: int, weights: str) -> dict[str, Any]:
+        usual = replace(Config(patch_size=4, dim=8, depth=2, heads=2), norm_eps=0.5 + seed)
+        settings = {"seed": seed, "inner": {"rates": [0.1, 0.2], "norm_eps": 0.5 + seed}}
+        return {"weights": weights * 32, "settings": settings, "recipe": f"R(view={usual!r}, seed={seed})"}
+
+    with pytest.raises(UserError) as said:
+        check_same(stamp(0, "a"), stamp(1, "b"), place=tmp_path, instead="give the same")
+    changed = "weights and settings and recipe (seed is 1, was 0; norm_eps is 1.5, was 0.5)"
+    assert str(said.value) == f"{tmp_path} was made with other {changed}; give the same"
 
 
 def test_files_are_told_by_what_they_hold(tmp_path: Path) -> None:

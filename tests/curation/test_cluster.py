@@ -140,7 +140,9 @@ def test_clusters_of_something_else_are_refused(tmp_path: Path) -> None:
     config = Config(levels=(9,), resample=0, iterations=1)
     told = run(pool, config, out, device=CPU)
     assert run(pool, config, out, device=CPU) == told
-    with pytest.raises(UserError, match="was made with other settings; delete it, or give another folder"):
+    with pytest.raises(
+        UserError, match="was made with other settings .levels is .*; delete it, or give another folder"
+    ):
         run(pool, Config(levels=(8,), resample=0, iterations=1), out, device=CPU)
     with pytest.raises(UserError, match="was made with other pool"):
         run(pool, config, out, rows=np.arange(200), device=CPU)

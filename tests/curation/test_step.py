@@ -40,7 +40,7 @@ def test_numbers_that_were_edited_do_not_count(tmp_path: Path) -> None:
 
 def test_a_folder_belongs_to_one_step_with_one_stamp(tmp_path: Path) -> None:
     finish(step(tmp_path))
-    with pytest.raises(UserError, match="was made with other seed; delete it"):
+    with pytest.raises(UserError, match=r"was made with other seed \(seed is 1, was 0\); delete it"):
         step(tmp_path, seed=1).done()
     before = files(tmp_path)
     with pytest.raises(UserError, match=r"holds other files such as result; give --out a new folder"):

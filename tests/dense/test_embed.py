@@ -96,7 +96,9 @@ def test_a_stop_anywhere_changes_no_byte_and_no_image_is_read_twice(model: Path,
 def test_other_settings_and_other_folders_are_refused_by_name(model: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     filled(model, data, out)
-    with pytest.raises(UserError, match="was made with other sampling; delete it, or give another folder"):
+    with pytest.raises(
+        UserError, match="was made with other sampling .stride is 2, was null.; delete it, or give another folder"
+    ):
         filled(model, data, out, Sampling(stride=2))
     (data / "c.png").write_bytes((data / "a" / "0.png").read_bytes())
     with pytest.raises(UserError, match="was made with other source"):

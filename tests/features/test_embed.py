@@ -237,7 +237,7 @@ def test_what_cannot_be_done_is_said(model: Path, data: Path, tmp_path: Path, mo
     with pytest.raises(UserError, match=r"none that can be read; the first: a\.png"):
         embed(model, str(broken), tmp_path / "none")
     filled(model, data, tmp_path / "out")
-    with pytest.raises(UserError, match="was made with other feature and dim; delete it"):
+    with pytest.raises(UserError, match="was made with other feature and dim .*; delete it"):
         embed(model, str(data), tmp_path / "out", feature="cls+patches", precision="fp32")
 
     def full(*_: object, **__: object) -> None:
