@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dinokit.annotations.boxes import Boxed
-from dinokit.core.messages import UserError, listed, progress, warn
+from dinokit.core.messages import UserError, listed, progress, slow, warn
 from dinokit.dense.detr.learning import UNNAMED
 from dinokit.sources.location import absolute
 
@@ -40,8 +40,9 @@ def looked_at(train: Boxed, test: Boxed, judges: Sequence[int], *, queries: int)
             f"{more:,} images hold more objects than the {queries:,} queries, the most {max(counts):,}; "
             f"--queries {max(counts)} can find them all"
         )
-    for index in progress(judges, len(judges)):
-        test.read(index)
+    with slow(f"reading the {len(judges):,} images to measure on before the training"):
+        for index in progress(judges, len(judges)):
+            test.read(index)
     learnt = {one.image.resolve() for one in train.marks}
     shared = sum(test.marks[index].image.resolve() in learnt for index in judges)
     if shared and test.split != train.split:  # of one split it is said elsewhere
