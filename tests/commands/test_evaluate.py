@@ -117,7 +117,7 @@ def test_a_baseline_of_a_detector_is_not_trained_twice(
     make_run: MakeFolder, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_run(str(make_folder("a/0.png", "a/1.png")), steps=(0,)) / "checkpoints" / "0"
-    data, save = scenes(tmp_path / "data", counts={"train": 1, "val": 1}), tmp_path / "out"
+    data, save = scenes(tmp_path / "data", counts={"train": 2, "val": 1}), tmp_path / "out"
     steps, last, stepped = [0], [5], fit._stepped
 
     def counted(*arguments: Any, **named: Any) -> Any:
