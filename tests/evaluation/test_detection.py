@@ -305,8 +305,14 @@ def test_features_that_nobody_keeps_are_gone_however_it_ends(
         return [{"loss": 0.0}]  # the signal may be answered a little later
 
     monkeypatch.setattr(fit, "_stepped", stopped)
-    with pytest.raises(RunError if stop is RunError else KeyboardInterrupt):
-        base.measure("detection", vit(size=None), Config(data=str(known.data), **FEW))
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    previous = {each: signal.signal(each, handler) for each, handler in usual.items()}  # nohup lets some be ignored
+    try:
+        with pytest.raises(RunError if stop is RunError else KeyboardInterrupt):
+            base.measure("detection", vit(size=None), Config(data=str(known.data), **FEW))
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
     assert not list(tmp_path.iterdir())
 
 
