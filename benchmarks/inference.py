@@ -5,7 +5,7 @@
 Each side is a process of its own, with all cores, and they take turns: one forward pass each, `rounds` times, so that a
 noisy machine disturbs all alike. Printed are the median of the passes and the peak memory of the process in MB. Weights
 are random: they change no time. "default" is what each side does unasked: ours as `dinokit embed`, in bf16 where the
-hardware multiplies it, with its cosine to float32; the others in float32. Last, the seconds from a cold start of Python
+it is faster, with its cosine to float32; the others in float32. Last, the seconds from a cold start of Python
 to the first features of one image.
 """
 

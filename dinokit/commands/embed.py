@@ -60,7 +60,7 @@ def embed(
         upsample: dense, with a stride: bilinear, or bilateral, guided by the colours of the image. Left out: bilinear.
         heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         device: auto, cpu, cuda or mps.
-        precision: fp32, bf16, or auto: bf16 where the hardware multiplies it natively; its agreement is then said.
+        precision: fp32, bf16, or auto: bf16 where it is faster; its agreement is then said.
         batch: images in one forward pass; left out, what suits the device.
         workers: threads that read in each process; left out, what suits the device.
         processes: that share the work; left out, one per GPU of this machine.

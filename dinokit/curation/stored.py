@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float16, Int64
 
+from dinokit.core import device as devices
+from dinokit.core.device import Precision
 from dinokit.core.files import ODD_BYTES, check_same, digest, read_json, utf8, write_atomic, write_json, write_jsonl
 from dinokit.core.messages import UserError, library
 from dinokit.curation.table import write_array
@@ -40,6 +43,14 @@ class About:
     fingerprint: str  # of the source, when its rows were counted
     vectors: str  # digest of the array
     unread: tuple[Unusable, ...]
+
+
+def settled(folder: Path, precision: Precision, device: torch.device, *, dim: int, name: str = STAMP) -> Precision:
+    """Return what "auto" is: the precision that a folder was begun with, else what is faster here."""
+    path = folder / name
+    kept = read_json(path) if precision == "auto" and path.is_file() else {}
+    found: Precision = kept["precision"] if isinstance(kept, dict) and "precision" in kept else precision
+    return devices.settled(device, found, dim=dim)
 
 
 def begin(folder: Path, stamp: Mapping[str, Any], *, name: str = STAMP, same: Sequence[str] = SAME) -> None:

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 
 from dinokit.checkpoints.load import called, load
-from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.device import Precision
 from dinokit.core.files import check_writable, digest_of_model, only_owner, read_json, utf8
 from dinokit.core.messages import RunError, UserError, info, is_main, library, progress, reason
-from dinokit.curation.stored import BAD, EXTRA, begin, stem
+from dinokit.curation.stored import BAD, EXTRA, begin, settled, stem
 from dinokit.dense.arrays import STAMP, Arrays, add_line, finish, lines_of, name_of, write_part
 from dinokit.dense.pixels import PixelFeatures, Sampling, sampled, width_of
 from dinokit.features.embed import check_outside
@@ -78,7 +77,7 @@ def embed_dense(
         out=out,
         sampling=sampling,
         split=split,
-        precision="bf16" if devices.uses_bf16(device, precision) else "fp32",
+        precision=settled(out, precision, device, dim=backbone.dim, name=STAMP),
         dim=width_of(backbone),
     )
     stamp = {
@@ -96,7 +95,8 @@ def embed_dense(
     }
     with _owned(work, stamp) if is_main() else nullcontext():
         dist.barrier()
-        return _completed(work, size=int(read_json(out / STAMP)["part"]))
+        kept = read_json(out / STAMP)  # of all ranks
+        return _completed(replace(work, precision=kept["precision"]), size=int(kept["part"]))
 
 
 def part_size(images: int) -> int:

@@ -25,7 +25,7 @@ from dinokit.core.device import Precision
 from dinokit.core.files import check_same, check_writable, digest_of_model, only_owner, read_json, utf8
 from dinokit.core.messages import RunError, UserError, info, is_main, library, reason, warn
 from dinokit.curation.pool import Pool
-from dinokit.curation.stored import EXTRA, STAMP, abouts, begin, finish, keys_of, rows_of, write_part
+from dinokit.curation.stored import EXTRA, STAMP, abouts, begin, finish, keys_of, rows_of, settled, write_part
 from dinokit.features.embedding import batches, read, square, unit
 from dinokit.features.parts import Kept, Look, Part, Work
 from dinokit.features.pipeline import Pace, batch_size, compute, limit
@@ -80,15 +80,16 @@ def embed(
     source = open_source(data, split=split, channels=backbone.channels, white=backbone.pixels.white)
     device = device or backbone.device
     stamp = _seen(backbone, model, heads, feature) | {
-        "precision": "bf16" if devices.uses_bf16(device, precision) else "fp32",
+        "precision": settled(out, precision, device, dim=backbone.dim),
         "data": data,
         "split": split,
         "part": part or part_size(len(source)),
     }
     backbone = backbone.to(device).eval()
-    work = work_of(backbone, source, out, split=split, feature=feature, precision=precision, batch=batch)
     with _owned(out, stamp) if is_main() else nullcontext():
         dist.barrier()
+        precision = read_json(out / STAMP)["precision"]  # of all ranks
+        work = work_of(backbone, source, out, split=split, feature=feature, precision=precision, batch=batch)
         return _completed(work, out, workers=devices.readers(device) if workers is None else workers)
 
 

@@ -94,7 +94,7 @@ def extract(
         batch: images in one forward pass; None: what suits the device.
         device: where to compute; the backbone is moved there. None: where the backbone is.
         workers: threads that read and resize; 0 reads in one; None: what suits the device.
-        precision: of the matrix products; "auto" is bf16 where the hardware multiplies it natively, and then the lowest
+        precision: of the matrix products; "auto" is bf16 where that is faster (`core/device`), and then the lowest
             cosine to float32 among the first images is said.
 
     Raises:
@@ -105,7 +105,7 @@ def extract(
     was_training = backbone.to(device).training
     backbone.eval()
     reading, transform = reading or Reading(), transform or square(backbone)
-    precision = "bf16" if devices.uses_bf16(device, precision) else "fp32"
+    precision = devices.settled(device, precision, dim=backbone.dim)
     keeps = _keeps.get() and any(True for _ in backbone.parameters())  # pixels are quicker to read than to keep
     rows = Cache(folder_of(backbone, reading, transform, precision) if keeps else None)
     found = dict[int, bytes | Unusable]()  # by index: the pixels that the backbone has seen

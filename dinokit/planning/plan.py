@@ -152,7 +152,7 @@ def foresee(config: TrainConfig, *, anyway: bool) -> list[str]:
     device, ranks = devices.choose(config.runtime.device), count(experiment, config.runtime)
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if device.type == "cpu" else 1
     room = devices.memory(device) / sharing
-    bf16 = devices.uses_bf16(device, experiment.precision)
+    bf16 = devices.uses_bf16(device, experiment.precision, dim=experiment.width)
     known: dict[str, Any] = {"ranks": ranks, "rate": MFU * measured_rate(device, bf16=bf16) / sharing, "bf16": bf16}
     stages = experiment.all_stages
     plans = [plan(stage.experiment, config.runtime, **known) for stage in stages]
@@ -193,5 +193,5 @@ def measured_rate(device: torch.device, *, bf16: bool) -> float:
 def here(experiment: Experiment) -> tuple[float, bool]:
     """Return what this machine's product reaches, and whether it runs in bfloat16."""
     device = devices.choose()
-    bf16 = devices.uses_bf16(device, experiment.precision)
+    bf16 = devices.uses_bf16(device, experiment.precision, dim=experiment.width)
     return measured_rate(device, bf16=bf16), bf16

@@ -20,6 +20,7 @@ from dinokit.core.files import read_jsonl
 from dinokit.core.messages import UserError, info, progress, warn
 from dinokit.run.feed import feed
 from dinokit.run.handover import next_stage
+from dinokit.run.precision import settled
 from dinokit.run.setup import Setup
 from dinokit.sources.source import Source
 from dinokit.training.config import Runtime, TrainConfig
@@ -60,6 +61,7 @@ def replay(run: RunFolder, config: TrainConfig, step: int, *, device: str = "aut
     Raises:
         UserError: if there is no such step, or no whole state before it is kept.
     """
+    config = settled(config, run, devices.choose(device))
     stages = config.experiment.all_stages
     if not 1 <= step <= stages[-1].last:
         raise UserError(f"step must be 1 to {stages[-1].last}, got {step}")

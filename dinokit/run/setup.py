@@ -29,6 +29,7 @@ from dinokit.core.files import check_writable, only_owner, write_json
 from dinokit.core.messages import RunError, UserError, info, is_main, library, reason, warn
 from dinokit.health.vitals import Probe, open_probe
 from dinokit.run import ranks
+from dinokit.run.precision import agreed, settled
 from dinokit.sources.source import Source, same_source
 from dinokit.training.config import RunStage, TrainConfig
 from dinokit.training.execution import whole
@@ -114,6 +115,7 @@ def open_run(config: TrainConfig, out: Path, images: Source | None = None) -> It
     """
     run, main = RunFolder(out), is_main()
     world = check_start(run, config)
+    config = settled(config, run, devices.choose(config.runtime.device))
     experiment = config.experiment
     if images is None:
         images = experiment.data.open(channels=experiment.backbone.channels)
@@ -124,7 +126,7 @@ def open_run(config: TrainConfig, out: Path, images: Source | None = None) -> It
                 warn(line)
         try:
             with ranks.joined(world, ["pretrain", str(run.config), "--out", str(run.path)]):
-                yield Setup(run, config, devices.choose(config.runtime.device), images)
+                yield Setup(run, agreed(config), devices.choose(config.runtime.device), images)
         except ranks.RankLost as error:
             raise RunError(f"{error}; {newest(run)}; the same command continues") from error
         except OSError as error:
@@ -192,6 +194,8 @@ def check_folder(run: RunFolder, config: TrainConfig) -> None:
     before, now = changed.get("data.source", ("", ""))
     if isinstance(before, str) and same_source(before, now):
         changed.pop("data.source", None)
+    if config.experiment.precision == "auto":  # then it goes on as it began
+        changed.pop("precision", None)
     if changed:
         # a group that is there or not prints as nothing beside its own settings
         shown = {key: pair for key, pair in changed.items() if str(pair[0]) != str(pair[1])} or changed
@@ -258,11 +262,10 @@ def say_what_runs(setup: Setup, trainer: Trainer, clock: Clock, stage: RunStage)
         warn("runtime.sharding has no effect in a single process: it holds everything")
     if runtime.groups and trainer.team is None:
         warn("runtime.groups has no effect in a single process: it trains all students")
-    bf16 = devices.uses_bf16(trainer.device, experiment.precision)
     info(
         f"{experiment.recipe}: {weights / 1e6:.2f} M weights · {len(setup.images):,} images of {setup.images.name} · "
         f"batch {experiment.data.batch_size} · steps {clock.step} to {stage.last} · "
-        f"{trainer.device} {'bf16' if bf16 else 'fp32'}{ranks.described(runtime)}"
+        f"{trainer.device} {trainer.precision}{ranks.described(runtime)}"
         f"{', sharded' if trainer.sharded else ''}"
         f"{f' in {trainer.team.count} groups' if trainer.team is not None else ''}"
     )

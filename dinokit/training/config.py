@@ -73,7 +73,7 @@ class Experiment:
     momentum: Schedule = between(0, 1)  # of the teacher's exponential moving average, per step
     anchor: Anchor | None = None  # the earlier network that objective gram looks at
     seed: int = at_least(0, 0)  # of everything that is drawn
-    precision: Precision = "auto"  # of the matrix products; auto: bf16 where the hardware multiplies it natively
+    precision: Precision = "auto"  # of the matrix products; auto: what is faster here, and the run keeps to it
     start: Start | None = None  # weights to begin with; null: random ones
     distil: Distillation | None = None  # a frozen teacher and its students, instead of `backbone` and its average
     stages: Stages = field(default_factory=lambda: Stages({}))  # what follows after `steps`, by name and in order
@@ -104,6 +104,11 @@ class Experiment:
     def networks(self) -> dict[str, Architecture]:
         """What learns, by name: the students, or the backbone alone."""
         return {ALONE: self.backbone} if self.distil is None else dict(self.distil.students)
+
+    @property
+    def width(self) -> int:
+        """The width of the widest network that learns."""
+        return max(each.dim for each in self.networks.values())
 
     @cached_property
     def all_stages(self) -> "tuple[RunStage, ...]":

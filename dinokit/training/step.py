@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.device import autocast, keep_freed_memory, uses_bf16
+from dinokit.core.device import autocast, keep_freed_memory, settled
 from dinokit.core.seed import derived
 from dinokit.models.head import running_statistics
 from dinokit.objectives.base import Losses
@@ -78,7 +78,8 @@ class Trainer:
         self.experiment, self.device, self.sharded, self.first = experiment, device, sharded, first
         self.lr_factor = 1.0
         # selective recomputation must repeat what it saw, and a cached weight is rounded once only
-        self.autocast = autocast(device, experiment.precision, cache=recompute != "selective")
+        self.precision = settled(device, experiment.precision, dim=experiment.width)
+        self.autocast = autocast(device, self.precision, cache=recompute != "selective")
         distil = experiment.distil
         # of what a mask hides or chooses
         self.patch_size = min(each.patch_size for each in experiment.networks.values())
@@ -111,7 +112,7 @@ class Trainer:
     def _shard(self, shown: Learner) -> None:
         """Keep this rank's rows alone of every network, which is an outline until then."""
         for each in self.networks():
-            shard(each, self.device, bf16=uses_bf16(self.device, self.experiment.precision))
+            shard(each, self.device, bf16=self.precision == "bf16")
         for backbone in shown.backbones():
             backbone.to_empty(device=self.device)
             backbone.initialise(self.experiment.seed)

@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from dinokit.core.device import threads
+from dinokit.core.device import NARROW, autocast, has_bf16, settled, threads, uses_bf16
+
+CPU = torch.device("cpu")
 
 # activations of 64 MB, more than glibc keeps by itself
 _TRAIN = """
@@ -52,3 +54,16 @@ def test_threads_beside_the_network_take_one_core_each_and_leave_the_others_thei
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == 3
     assert torch.get_num_threads() == 3
+
+
+def test_a_precision_that_is_named_is_taken_and_auto_is_one_of_both() -> None:
+    assert [settled(CPU, name) for name in ("bf16", "fp32")] == ["bf16", "fp32"]
+    assert settled(CPU, "auto") == settled(CPU, settled(CPU, "auto")) == settled(CPU, "auto", dim=NARROW)
+    assert has_bf16(CPU) or not uses_bf16(CPU, "auto")
+
+
+def test_narrow_networks_multiply_in_float32_on_a_cpu() -> None:
+    assert settled(CPU, "auto", dim=NARROW - 1) == "fp32"
+    assert settled(CPU, "bf16", dim=NARROW - 1) == "bf16"
+    with autocast(CPU, settled(CPU, "auto", dim=NARROW - 1))():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

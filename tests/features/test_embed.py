@@ -57,6 +57,17 @@ def filled(model: Path, data: Path, out: Path) -> Pool:
     return pool
 
 
+def test_what_was_begun_in_bf16_goes_on_in_it_without_a_word(model: Path, data: Path, tmp_path: Path) -> None:
+    first = embed(model, str(data), tmp_path / "out", part=4, workers=0, precision="bf16")
+    again = embed(model, str(data), tmp_path / "out", part=4, workers=0)
+    assert first is not None
+    assert again is not None
+    assert again.stamp == first.stamp
+    other = embed(model, str(data), tmp_path / "other", part=4, workers=0)
+    assert other is not None
+    assert other.stamp["precision"] == "fp32"  # the network is narrow
+
+
 def test_rows_are_the_unit_features_of_the_images(model: Path, data: Path, tmp_path: Path, make_vit: MakeVit) -> None:
     pool = filled(model, data, tmp_path / "out")
     exact = extract(make_vit(), open_source(str(data)))
