@@ -5,6 +5,7 @@ that its files give the split, "" where there are none, and nothing of a folder 
 names alone; a file is read when its split is opened.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from dinokit.annotations.masks import say_once
 from dinokit.core.messages import UserError
 
 LONGEST = 60  # letters of what is no box
+FARTHEST = 1e12  # pixels: no image reaches as far, and the area of a box is a number
 
 Boxes = Float64[numpy.ndarray, "box 4"]
 
@@ -79,11 +81,22 @@ def areas(boxes: Boxes) -> Float64[numpy.ndarray, " box"]:
 
 def numbers(rows: Sequence[Any], where: str) -> Boxes:
     """Return rows of four numbers, or raise UserError."""
-    with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError, OverflowError):
         found = numpy.array(rows, dtype=numpy.float64).reshape(-1, 4)
-        if len(found) == len(rows) and numpy.isfinite(found).all():
+        if len(found) == len(rows) and (numpy.abs(found) < FARTHEST).all():  # NaN is not
             return found
-    raise UserError(f"expected numbers of pixels in {where}, got {str(rows)[:LONGEST]}; correct them there")
+    for row in rows if len(rows) > 1 else ():
+        numbers([row], where)
+    row = rows[0]
+    words = ", ".join(map(str, row)) if isinstance(row, list) else str(row)
+    raise UserError(f"expected numbers of pixels in {where}, got {words[:LONGEST]}; correct them there")
+
+
+def say_twins(file: object, names: Iterable[str], *, kind: str = "classes") -> None:
+    """Say which names a file gives to several classes."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            say_once(f"{file} calls several {kind} {name}: they are one class")
 
 
 def say(data: object, odd: Mapping[str, Sequence[str]]) -> None:

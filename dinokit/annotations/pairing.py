@@ -22,7 +22,7 @@ from dinokit.core.messages import BadImage, UserError, progress, reason, warn
 from dinokit.core.order import natural
 from dinokit.images import intensity
 from dinokit.images.decode import decode
-from dinokit.sources.location import EXTENSIONS, SPLITS, split_folders, walk
+from dinokit.sources.location import EXTENSIONS, SPLITS, spelled, split_folders, walk
 
 Values = Shaped[numpy.ndarray, "height width"]
 Files = tuple[tuple[Path, ...], tuple[Path, ...]]  # images, and what lies beside each
@@ -74,14 +74,16 @@ class Annotated(ABC):
 
 
 def folders_of(root: Path, kind: str) -> dict[str, tuple[Path, Path]]:
-    """Return the folders of images and of `kind` of every split, train first; of "" where there are no splits."""
-    images, others = split_folders(root / "images"), split_folders(root / kind)
-    found = {name: (folder, others.get(name, root / kind / folder.name)) for name, folder in images.items()}
+    """Return the folders of images and of `kind`, in any case, of every split, train first; of "" without splits."""
+    tops = spelled(root, "images"), spelled(root, kind)
+    images, others = map(split_folders, tops)
+    found = {name: (folder, others.get(name, tops[1] / folder.name)) for name, folder in images.items()}
     for name, folder in split_folders(root).items():
-        if (folder / "images").is_dir():
-            found[name] = folder / "images", folder / kind
-    if not found and (root / "images").is_dir():
-        return {"": (root / "images", root / kind)}
+        inside = spelled(folder, "images"), spelled(folder, kind)
+        if inside[0].is_dir():
+            found[name] = inside
+    if not found and tops[0].is_dir():
+        return {"": tops}
     return {name: found[name] for name in SPLITS if name in found}
 
 

@@ -8,36 +8,40 @@
 
 The text of an image has its name, in the folder labels/ where the last images/ of its path is, or beside it; an image
 without one has no boxes. Names are read as they are written, 007 and no among them; without names classes are called by
-their numbers.
+their numbers. Folders and endings are found in any case; a backslash of a path is a slash.
 """
 
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dinokit.annotations.marks import LONGEST, Readers, Split
+from dinokit.annotations.marks import LONGEST, Readers, Split, say_twins
 from dinokit.annotations.masks import say_once
 from dinokit.annotations.pairing import folders_of
 from dinokit.annotations.shares import Meaning, read_texts
 from dinokit.core.files import read_text
 from dinokit.core.messages import UserError
-from dinokit.sources.location import is_image, split_folders, walk
+from dinokit.sources.location import entries, is_image, spelled, split_folders, walk
 
 FILES = (".yaml", ".yml", ".data")
+ALWAYS = ("data.yaml", "data.yml")  # which is read, whatever it says
 IMAGES, LABELS = "images", "labels"
 NAMES = ("classes.txt", "obj.names", "*.names")
+TEXTS = (".txt", ".TXT")
 KEYS = ("train", "val", "valid", "test")
 
 
 def readers(root: Path) -> Readers:
     """Return what reads the splits of a folder: as its .yaml or .data says, or as its folders are called."""
-    files = [path for path in sorted(root.iterdir()) if path.suffix in FILES and _describes(path)]
+    files = [path for path in map(root.joinpath, entries(root)[0]) if path.suffix.lower() in FILES and _describes(path)]
     if len(files) > 1:
         raise UserError(
             f"{root} holds {' and '.join(path.name for path in files)}; give the one that counts as the data"
@@ -78,9 +82,11 @@ def of_file(file: Path) -> Readers:
 
 def _describes(file: Path) -> bool:
     """Tell whether a file says what a set for YOLO is."""
-    mark = "=" if file.suffix == ".data" else ":"
-    with suppress(UserError):  # of a file of something else
-        text = read_text(file)
+    mark = "=" if file.suffix.lower() == ".data" else ":"
+    if file.name.lower() in ALWAYS:
+        return True
+    with suppress(OSError):
+        text = file.read_bytes().decode(errors="replace")  # what is no UTF-8 is said by who reads it
         return all(re.search(rf"^(?:{words})\s*{mark}", text, re.MULTILINE) for words in ("|".join(KEYS), "names|nc"))
     return False
 
@@ -88,7 +94,7 @@ def _describes(file: Path) -> bool:
 def _said(file: Path) -> Mapping[str, Any]:
     """Read a .yaml, in which every value is the text that was written, or a .data."""
     text = read_text(file)
-    if file.suffix == ".data":
+    if file.suffix.lower() == ".data":
         pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
         return {key.strip(): value.strip() for key, _, value in pairs}
     try:
@@ -105,7 +111,8 @@ def _names(said: Any, file: Path) -> tuple[str, Mapping[int, str] | None]:
     if not said:
         return "", None
     if isinstance(said, str):  # the file that lists them
-        return _names_of(_found(said, [file.parent, file.parent.parent], f"names of {file}"))
+        near = [file.parent, file.parent.parent]
+        return _names_of(_found(said, near, f"names of {file} (a list, number: name, or the file that lists them)"))
     try:
         pairs = said.items() if isinstance(said, dict) else enumerate(said)
         found = {int(number): name for number, name in pairs}
@@ -114,40 +121,49 @@ def _names(said: Any, file: Path) -> tuple[str, Mapping[int, str] | None]:
     wrong = [name for name in found.values() if not isinstance(name, str)]
     if wrong:
         raise UserError(f"{file}: expected the names of classes, a list or number: name, got {str(wrong[0])[:LONGEST]}")
-    return str(file), found
+    return _named(file, found)
 
 
 def _names_in(folder: Path) -> list[Path]:
-    return [path for pattern in NAMES for path in sorted(folder.glob(pattern))]
+    listed = entries(folder)[0] if folder.is_dir() else ()
+    return [folder / name for pattern in NAMES for name in listed if fnmatchcase(name.lower(), pattern)]
 
 
 def _names_of(file: Path) -> tuple[str, Mapping[int, str]]:
-    return str(file), dict(enumerate(line.strip() for line in read_text(file).rstrip().splitlines()))
+    return _named(file, dict(enumerate(read_text(file).splitlines())))
+
+
+def _named(file: Path, names: Mapping[int, str]) -> tuple[str, Mapping[int, str]]:
+    """Return names, but not the empty ones, and say which are of several classes."""
+    found = {number: name.strip() for number, name in names.items() if name.strip()}
+    say_twins(file, found.values())
+    return str(file), found
 
 
 def _meaning(root: Path, places: Sequence[Path]) -> Meaning:
     """Find the names of classes in a folder, or beside its texts."""
-    near = [root, root / LABELS, *places, *(_text_of(place / "x.jpg").parent for place in places)]
+    near = [root, root / LABELS, *places, *map(_labels_of, places)]
     files = [file for folder in near for file in _names_in(folder)]
     return Meaning(str(root), *(_names_of(files[0]) if files else ()))
 
 
 def _has_texts(folder: Path) -> bool:
     listed = walk(folder) if folder.is_dir() else ()
-    return any(name.endswith(".txt") and Path(name).name not in NAMES for name in listed)
+    return any(name.endswith(TEXTS) and Path(name).name.lower() not in NAMES for name in listed)
 
 
 def _has_twins(folder: Path) -> bool:
     """Tell whether a text lies beside an image of its name."""
     names = set(walk(folder))
-    return any(is_image(name) and f"{name.rpartition('.')[0]}.txt" in names for name in names)
+    return any(is_image(name) and f"{name.rpartition('.')[0]}{text}" in names for name in names for text in TEXTS)
 
 
 def _found(name: str, bases: Sequence[Path], where: str) -> Path:
     """Return where something lies that is named relative to one of some folders."""
-    short = re.sub(r"^(\.\.?/)+", "", name)  # ../train/images of ./train/images, as is often exported
-    places = [base / each for each in (name, short) for base in bases]
-    found = next((place for place in places if place.exists()), None)
+    slashed = name.replace("\\", "/")
+    short = re.sub(r"^(\.\.?/)+", "", slashed)  # ../train/images of ./train/images, as is often exported
+    places = [base / each for each in dict.fromkeys((name, slashed, short)) for base in bases]
+    found = next((place for place in places if os.path.exists(place)), None)
     if found is None:
         raise UserError(f"expected {places[0]}, {where}, which is not there")
     return found
@@ -164,8 +180,8 @@ def _split(places: Sequence[Path], bases: Sequence[Path], meaning: Meaning) -> S
             "has no data.yaml and no classes.txt: classes" if Path(meaning.data).is_dir() else "names no classes: they"
         )
         say_once(f"{meaning.data} {lacks} are called by their numbers")
-    images = dict.fromkeys(image for place in places for image in _images(place, bases))
-    texts = {image: _text_of(image) for image in images}
+    images = {os.path.abspath(image): image for place in places for image in _images(place, bases)}  # each once
+    texts = _texts_of(images.values())
     missing = [image for image, text in texts.items() if not text.is_file()]
     if len(missing) == len(images):
         raise UserError(
@@ -174,9 +190,9 @@ def _split(places: Sequence[Path], bases: Sequence[Path], meaning: Meaning) -> S
     if missing:
         say_once(f"{len(missing):,} of {len(images):,} images have no label file and no boxes, such as {missing[0]}")
     known = set(texts.values())
-    folders = dict.fromkeys(_text_of(place / "x.jpg").parent for place in places if place.is_dir())
+    folders = dict.fromkeys(_labels_of(place) for place in places if place.is_dir())
     others = [folder / name for folder in folders if folder not in places and folder.is_dir() for name in walk(folder)]
-    lonely = [path for path in others if path.suffix == ".txt" and path not in known and path.name not in NAMES]
+    lonely = [path for path in others if path.suffix in TEXTS and path not in known and path.name.lower() not in NAMES]
     if lonely:
         say_once(f"{len(lonely):,} label files of {meaning.data} have no image, such as {lonely[0]}")
     return Split(read_texts(texts, meaning))
@@ -194,9 +210,24 @@ def _images(place: Path, bases: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _text_of(image: Path) -> Path:
-    """Return the text of an image: in labels/ in place of the last images/, or beside it."""
-    parts, beside = image.parts, image.with_suffix(".txt")
-    above = [place for place, part in enumerate(parts[:-1]) if part == IMAGES]
-    other = Path(*parts[: above[-1]], LABELS, *parts[above[-1] + 1 :]).with_suffix(".txt") if above else beside
-    return beside if beside.is_file() and not other.is_file() else other
+def _texts_of(images: Iterable[Path]) -> dict[Path, Path]:
+    """Return the text of each image, in its folder of texts or beside it; it may not be there."""
+    folders, found = dict[Path, Path](), dict[Path, Path]()
+    for image in images:
+        if image.parent not in folders:
+            folders[image.parent] = _labels_of(image.parent)
+        both = folders[image.parent], image.parent
+        places = [folder / f"{image.stem}{ending}" for folder in both for ending in TEXTS]
+        found[image] = next((place for place in places if os.path.isfile(place)), places[0])
+    return found
+
+
+def _labels_of(images: Path) -> Path:
+    """Return where the texts of a folder of images lie: in labels/ in place of the last images/, or there."""
+    above = [place for place, part in enumerate(images.parts) if part.lower() == IMAGES]
+    if not above:
+        return images
+    found = Path(*images.parts[: above[-1]])
+    for part in (LABELS, *images.parts[above[-1] + 1 :]):
+        found = spelled(found, part)
+    return found

@@ -102,7 +102,8 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"cannot open {path}: {reason(error)}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text of UTF-8 (byte {error.start}); save it as UTF-8") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is no text of UTF-8 (byte {error.start}, line {line}); save it as UTF-8") from error
     if "\0" in text:
         raise UserError(f"{path} is no text of UTF-8 (it holds zeros, as UTF-16 does); save it as UTF-8")
     return text

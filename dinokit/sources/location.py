@@ -14,6 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -172,6 +173,14 @@ def entries(folder: Path) -> tuple[list[str], list[str]]:
             f"cannot list the folder {folder}: {reason(error)}; make it readable or move it away"
         ) from error
     return sorted(files), sorted(inner)
+
+
+def spelled(folder: Path, name: str) -> Path:
+    """Return what lies in a folder by a name in any case: as it is written, if that is there or if nothing is."""
+    if not os.path.exists(folder / name):
+        with suppress(OSError):
+            name = next((each for each in sorted(os.listdir(folder)) if each.lower() == name.lower()), name)
+    return folder / name
 
 
 def split_name(word: str) -> str:

@@ -15,7 +15,7 @@ BOXES = {  # on images of 20 x 12 pixels
     "b": [("cat", 0, 0, 4, 6), ("dog", 10, 3, 15, 9)],
     "c": [],
 }
-NAMES = "names: [cat, dog]\n"
+NAMES = "names: [cat, dog, '']\n"  # of which the last is none
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +56,20 @@ def found(data: Path, **how: str) -> dict[str, list[tuple[object, ...]]]:
         (".", ".", "classes.txt", "cat\ndog\n\n"),
         ("obj", "obj", "obj.data", "classes = 2\ntrain = data/train.txt\nvalid=gone.txt\nnames = obj.names\n"),
         ("images", "labels", "data.yaml", "train: [train.txt, images]\n" + NAMES),
+        ("Images", "Labels", "DATA.YAML", "train: Images/../Images\n" + NAMES),
+        ("images/Train", "labels/train", "data.yaml", "train: [images\\Train, ./images/../images/Train]\n" + NAMES),
+        ("Train/Images", "Train/LABELS", "Classes.txt", "cat\ndog\n"),
+        ("images", "labels", "data.yaml", "train: windows.txt\n" + NAMES),
     ],
 )
 def test_every_layout_holds_the_same_boxes(tmp_path: Path, images: str, labels: str, file: str, text: str) -> None:
     root = write(tmp_path / "data", images, labels)
     (root / "train.txt").write_text("".join(f"./{images}/{name}.jpg\n" for name in TEXTS))
+    (root / "windows.txt").write_text("".join(f".\\images\\{name}.jpg\r\n" for name in TEXTS))
     (root / "obj.names").write_text("cat\ndog\n")
     (root / file).write_text(text)
     assert found(root) == BOXES
-    if file.endswith((".yaml", ".yml", ".data")):
+    if file.lower().endswith((".yaml", ".yml", ".data")):
         assert found(root / file, split="train") == BOXES
 
 
@@ -75,6 +80,38 @@ def test_a_split_is_called_as_everywhere(tmp_path: Path) -> None:
     assert found(root, split="val") == BOXES
     with pytest.raises(UserError, match=r"expected .*test/images, test of .*data.yaml, which is not there"):
         open_boxes(str(root), split="test")
+
+
+def test_the_text_of_an_image_is_read_in_any_case_of_its_ending(tmp_path: Path) -> None:
+    root = write(tmp_path, "images", "labels")
+    (root / "labels" / "a.txt").rename(root / "labels" / "a.TXT")
+    (root / "classes.txt").write_text("cat\ndog\n")
+    assert found(root) == BOXES
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "names: [chât]\ntrain: images\n".encode("latin-1"),
+            r"data.yaml is no text of UTF-8 \(byte 10, line 1\); sa",
+        ),
+        (b"", "data.yaml names no images; expected train:, val: or test:"),
+        (b"- cat\n", "data.yaml names no images; expected train:, val: or test:"),
+    ],
+)
+def test_a_data_yaml_that_cannot_be_read_is_not_passed_over(tmp_path: Path, text: bytes, message: str) -> None:
+    root = write(tmp_path, "images", "labels")
+    (root / "data.yaml").write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        open_boxes(str(root))
+
+
+def test_classes_of_one_name_are_one_which_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write(tmp_path, "images", "labels")
+    (root / "classes.txt").write_text("cat\ncat\n")
+    assert {name for boxes in found(root).values() for name, *_ in boxes} == {"cat"}
+    assert f"{root}/classes.txt calls several classes cat: they are one class" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("names", ["[007, no, 1e3]", "{0: 007, 1: no, 2: 1e3}", "[007, 'no', \"1e3\"]"])
@@ -136,6 +173,11 @@ def test_what_is_odd_is_said_once_with_its_place(tmp_path: Path, capsys: pytest.
     ("text", "message"),
     [
         ("train: images\nnames: {a: cat}\n", "expected numbers before the names of classes, got"),
+        (
+            "train: images\nnames: 3\n",
+            r"expected .*/3, names of .*data.yaml \(a list, number: name, or the file",
+        ),
+        (f"train: {'z' * 5000}\nnames: [cat]\n", "expected .*z, train of .*data.yaml, which is not there"),
         ("train: images\nnames: [[cat]]\n", "expected the names of classes, a list or number: name, got"),
         ("train: {a: images}\nnames: [cat]\n", "train is .*; expected a folder of images, a .txt, or a list of them"),
         ("train: images\nnames: [cat\n", "data.yaml is not valid YAML"),

@@ -87,7 +87,7 @@ def test_a_class_named_as_a_split_alone_is_a_class(tmp_path: Path) -> None:
 
 def test_annotated_folders_know_the_same_splits(tmp_path: Path) -> None:
     for split in ("Training", "Valid"):
-        for kind in ("images", "masks", "depth"):
+        for kind in ("Images", "masks", "depth"):
             (tmp_path / "a" / split / kind).mkdir(parents=True)
             (tmp_path / "b" / kind / split).mkdir(parents=True)
             if kind != "depth":
