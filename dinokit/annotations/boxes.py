@@ -9,6 +9,7 @@ height. A box beyond its image is cut, one without area is left out; both are sa
 Average precision is measured on `written`, the boxes as they stand in the file, as pycocotools measures.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from pathlib import Path
 import numpy
 
 from dinokit.annotations import around, coco, tables, voc, yolo
-from dinokit.annotations.marks import Kind, Marks, Readers, say
+from dinokit.annotations.marks import Kind, Marks, Readers, areas, say
 from dinokit.annotations.masks import say_once
-from dinokit.annotations.pairing import check_size, read_image
+from dinokit.annotations.pairing import check_size, read_image, reading
 from dinokit.core.messages import UserError, unknown_name
 from dinokit.images import intensity
+from dinokit.images.decode import shown_size
 from dinokit.sources.location import SPLITS, existing_folder, split_name
 
 LAYOUTS: Mapping[str, Callable[[Path], Readers]] = {
@@ -92,7 +94,8 @@ def open_boxes(
             raise unknown_name(f"split of {data}", split, names) if names else UserError(f"{data} has no splits")
         chosen = same[0]
     read = readers[chosen]()
-    written = tuple(read.marks)
+    written = tuple(map(_whole, read.marks))
+    _check_named(written)
     marks = _checked(data, written)
     if not any(len(one.boxes) for one in marks):
         raise _without_boxes(data, written, [name for name in names if name != chosen])
@@ -113,8 +116,8 @@ def _in_order(names: Iterable[str]) -> list[str]:
 def _readers(data: str) -> Readers:
     """Return what reads each split; of "" where there are none."""
     root = Path(data).expanduser()
-    if root.is_file():
-        return yolo.of_file(root) if root.suffix in yolo.FILES else tables.of_file(root)
+    if os.path.isfile(root):
+        return yolo.of_file(root) if root.suffix.lower() in yolo.FILES else tables.of_file(root)
     existing_folder(data)
     layouts = iter(LAYOUTS)
     for layout in layouts:
@@ -138,20 +141,32 @@ def _fits(layout: str, root: Path) -> bool:
         return True
 
 
+def _whole(one: Marks) -> Marks:
+    """Return marks with the size of their image, which must be there, where their file does not say it."""
+    if not os.path.isfile(one.image):  # to which a name that is too long is none
+        raise UserError(
+            f"expected the image {one.image} of {one.where}, which is not there; the set is not complete: "
+            "put it there, or take it out of the list"
+        )
+    if min(one.size) > 0:
+        return one
+    with reading("image", one.image):
+        return replace(one, size=shown_size(one.image.read_bytes()))
+
+
+def _check_named(marks: Iterable[Marks]) -> None:
+    """Refuse boxes without a class where others have one."""
+    seen = {bool(name): (one.where, name) for one in marks for name in one.names}
+    if len(seen) > 1:
+        raise UserError(
+            f"{seen[False][0]} has a box without a class, while others have one, such as {seen[True][1]}; name it there"
+        )
+
+
 def _checked(data: str, marks: Iterable[Marks]) -> tuple[Marks, ...]:
     """Cut boxes to their images, leave those without area out, and say it, with the first of each kind."""
     found, odd = list[Marks](), dict[str, list[str]]()
     for one in marks:
-        if not one.image.is_file():
-            raise UserError(
-                f"expected the image {one.image} of {one.where}, which is not there; the set is not complete: "
-                "put it there, or take it out of the list"
-            )
-        if min(one.size) < 1:
-            raise UserError(
-                f"{one.where} says a size of {one.size[0]} x {one.size[1]} pixels of {one.image}; "
-                "write its width and height there"
-            )
         inside = numpy.clip(one.boxes, 0, [*one.size, *one.size])
         lost, empty = (~numpy.all(each[:, 2:] > each[:, :2], axis=1) for each in (inside, one.boxes))
         beyond = numpy.abs(inside - one.boxes).max(axis=1, initial=0) > 1  # a pixel is a way to count
@@ -161,6 +176,6 @@ def _checked(data: str, marks: Iterable[Marks]) -> tuple[Marks, ...]:
             ("beyond the border of their image are cut, except for AP", beyond & ~lost),
         ):
             odd.setdefault(kind, []).extend([f"{box.tolist()} of {one.where}" for box in one.boxes[some]])
-        found.append(replace(one, boxes=inside).some(~lost))
+        found.append(replace(one, boxes=inside, areas=numpy.minimum(one.areas, areas(inside))).some(~lost))
     say(data, odd)
     return tuple(found)

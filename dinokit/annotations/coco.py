@@ -8,14 +8,16 @@
 
 A box is left, top, width, height in the file; `area` is that of the outline. Ids of images and classes are kept as the
 file has them, with their gaps. As pycocotools has it, an annotation of an image or a class that the file does not list
-counts for nothing, which is said here. Two images of one id are refused, two classes of one name are one. An area that
-is null, not finite or below 0 is that of the box; but for null, it is said.
+counts for nothing, which is said here; 7 and "7" are two ids, and where one of them is meant it is refused. Two images
+of one id are refused, two classes of one name are one. An area that is null, not finite or below 0 is that of the box;
+but for null, it is said. A width or height that is not said is that of the image.
 """
 
 import math
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,12 +25,13 @@ from urllib.parse import urlsplit
 
 import numpy
 
-from dinokit.annotations.marks import LONGEST, Kind, Marks, Readers, Split, areas, numbers, say
-from dinokit.annotations.masks import say_once
+from dinokit.annotations.marks import LONGEST, Kind, Marks, Readers, Split, areas, numbers, say, say_twins
 from dinokit.core.files import read_json, read_text
 from dinokit.core.messages import UserError
-from dinokit.sources.location import SPLITS, entries, split_name
+from dinokit.sources.files import written_path
+from dinokit.sources.location import SPLITS, entries, spelled, split_name
 
+START = "instances_"  # of the name of a file
 TWENTY = "coco_20k_filenames.txt"
 NEGATIVE, PARTLY = "neg_category_ids", "not_exhaustive_category_ids"  # of an image of LVIS
 _LVIS = re.compile(r"lvis_v[0-9.]+_(?!image_info)(.+)")
@@ -43,19 +46,28 @@ def readers(root: Path) -> Readers:
 def domains(root: Path) -> Mapping[str, Path]:
     """Return the folders in a folder that hold a set of COCO each, by name."""
     names = entries(root)[1] if root.is_dir() else ()
-    return {name: root / name for name in names if any((root / name / "annotations").glob("instances_*.json"))}
+    return {name: root / name for name in names if any(map(_split_of, _files(root / name / "annotations")))}
+
+
+def _files(folder: Path) -> list[Path]:
+    """List the JSONs of a folder, which need not be there."""
+    names = entries(folder)[0] if folder.is_dir() else ()
+    return [folder / name for name in names if name.lower().endswith(".json")]
+
+
+def _split_of(file: Path) -> str:
+    """Return what a file of COCO calls its split, "" if it is none."""
+    return file.stem.removeprefix(START) if file.stem.startswith(START) else ""
 
 
 def _splits(root: Path) -> Readers:
-    found = {}
-    for path in sorted((root / "annotations").glob("instances_*.json")):
-        name = path.stem.removeprefix("instances_")
+    found, inside = {}, _files(root / "annotations")
+    for path in filter(_split_of, inside):
+        name = _split_of(path)
         found[name] = partial(read_coco, path)
         if name == "train2014" and (root / TWENTY).is_file():
             found["20k"] = partial(read_coco, path, root / TWENTY)
-    lvis = {
-        path: _LVIS.fullmatch(path.stem) for folder in (root, root / "annotations") for path in folder.glob("*.json")
-    }
+    lvis = {path: _LVIS.fullmatch(path.stem) for path in (*_files(root), *inside)}
     return found | {
         path.stem if found else name[1]: partial(read_coco, path) for path, name in sorted(lvis.items()) if name
     }
@@ -74,42 +86,28 @@ def read_coco(file: Path, chosen: Path | None = None) -> Split:
         chosen: a list of some of its images.
     """
     plain: Any = read_json(file)
-    with _understood(file):
-        for key in ("images", "annotations"):
-            if not isinstance(plain, dict) or not isinstance(plain.get(key), list):
-                raise UserError(f"{file} is no list of images and boxes as COCO writes it: it has no list of {key}")
-        categories = plain.get("categories") or ()
-        kinds = _kinds(categories, file)
-        images = {_of(image, "id", f"an image of {file}"): image for image in plain["images"]}
-        if len(images) < len(plain["images"]):
-            ids = [image["id"] for image in plain["images"]]
-            twice = next(one for one in ids if ids.count(one) > 1)
-            raise UserError(
-                f"{file} lists {ids.count(twice)} images of the id {twice}; which of them a box is of, it does not say"
-            )
-        drawn = _drawn(plain["annotations"], images, kinds, file)
-        listed = [*images.values()]
-        if chosen is not None:
-            wanted = {Path(line).name for line in read_text(chosen).split()}
-            listed = [image for image in listed if Path(image["file_name"]).name in wanted]
-        if not images:
-            raise UserError(f"{file} is no list of images and boxes as COCO writes it: it lists no image")
-        folder = _folder(file, _name(plain["images"][0], file))
-        marks = [_marks(image, drawn[image["id"]], kinds, folder, file) for image in listed]
+    for key in ("images", "annotations"):
+        if not isinstance(plain, dict) or not isinstance(plain.get(key), list):
+            raise UserError(f"{file} is no list of images and boxes as COCO writes it: it has no list of {key}")
+    if not plain["images"]:
+        raise UserError(f"{file} is no list of images and boxes as COCO writes it: it lists no image")
+    categories = _list(plain, "categories", str(file))
+    kinds = _kinds(categories, file)
+    images = {_id(image, "id", f"an image of {file}"): image for image in plain["images"]}
+    if len(images) < len(plain["images"]):
+        twice, times = Counter(image["id"] for image in plain["images"]).most_common(1)[0]
+        raise UserError(f"{file} lists {times} images of the id {twice}; which of them a box is of, it does not say")
+    drawn = _drawn(plain["annotations"], images, kinds, file)
+    listed = [*images.values()]
+    if chosen is not None:
+        wanted = {Path(line).name for line in read_text(chosen).split()}
+        listed = [image for image in listed if Path(_name(image, file)).name in wanted]
+    folder = _folder(file, _name(plain["images"][0], file))
+    marks = [_marks(image, drawn[image["id"]], kinds, folder, file) for image in listed]
     numbered = {name: kind for kind, name in reversed(kinds.items()) if isinstance(kind, int)}
     often = {category["id"]: str(category.get("frequency", "")) for category in categories}
     said = {name: Kind(number, often[number]) for name, number in numbered.items()}
     return Split(marks, said, federated=any(image.get(NEGATIVE) is not None for image in listed))
-
-
-@contextmanager
-def _understood(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError:  # a ValueError
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{file} is no list of images and boxes as COCO writes it: {error!r}") from error
 
 
 def _of(part: Any, key: str, called: str) -> Any:
@@ -121,12 +119,28 @@ def _of(part: Any, key: str, called: str) -> Any:
     return part[key]
 
 
+def _id(part: Any, key: str, called: str) -> Any:
+    """Return the id in a part of a file, or raise UserError."""
+    value = _of(part, key, called)
+    if not isinstance(value, int | float | str):
+        raise UserError(f"{called} has the {key} {str(value)[:LONGEST]}; expected a number")
+    return value
+
+
+def _list(part: Mapping[str, Any], key: str, called: str) -> Sequence[Any]:
+    """Return the list in a part of a file, nothing where there is none, or raise UserError."""
+    value = part.get(key) or []
+    if not isinstance(value, list):
+        raise UserError(f"{called} has the {key} {str(value)[:LONGEST]}; expected a list")
+    return value
+
+
 def _number(mark: Any, key: str, called: str) -> float | None:
     """Return a number of an annotation, None where it says none, or raise UserError."""
     said = mark.get(key)
     try:
         return None if said is None else float(said)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{called} has the {key} {str(said)[:LONGEST]!r}; expected a number") from error
 
 
@@ -138,13 +152,15 @@ def _kinds(categories: Iterable[Any], file: Path) -> dict[Any, str]:
     """Return the names of classes by their ids."""
     found: dict[Any, str] = {}
     for category in categories:
-        number = _of(category, "id", f"a category of {file}")
-        name = str(_of(category, "name", f"category {number} of {file}"))
+        number = _id(category, "id", f"a category of {file}")
+        said = _of(category, "name", f"category {number} of {file}")
+        name = str(said).strip()
+        if not name or not isinstance(said, str | int | float):
+            raise UserError(f"category {number} of {file} has the name {said!r:.{LONGEST}}; name it")
         if number in found:
             raise UserError(f"{file} lists the category id {number} twice, as {found[number]} and as {name}")
-        if name in found.values():
-            say_once(f"{file} calls several categories {name}: they are one class")
         found[number] = name
+    say_twins(file, found.values(), kind="categories")
     return found
 
 
@@ -155,13 +171,17 @@ def _drawn(
     found: dict[Any, list[Any]] = {number: [] for number in images}
     odd: dict[str, list[str]] = {"of images": [], "of classes": []}
     sizeless = list[str]()
+    alike = {key: {str(one): one for one in known} for key, known in (("image_id", images), ("category_id", kinds))}
     for place, mark in enumerate(marks):
-        called = f"annotation {mark.get('id', place)}"
-        image, kind = _of(mark, "image_id", f"{called} of {file}"), mark.get("category_id")
+        called = f"annotation {mark.get('id', place) if isinstance(mark, dict) else place}"
+        image = _id(mark, "image_id", f"{called} of {file}")
+        kind = None if mark.get("category_id") is None else _id(mark, "category_id", f"{called} of {file}")
         if image not in images:
             odd["of images"].append(f"{called} of image {image}")
+            _check_type(image, alike["image_id"], "image_id", f"{called} of {file}")
         elif kind is not None and kinds and kind not in kinds:
             odd["of classes"].append(f"{called} of category {kind}")
+            _check_type(kind, alike["category_id"], "category_id", f"{called} of {file}")
         else:
             found[image].append(mark)
             area = _number(mark, "area", f"{called} of {file}")
@@ -172,17 +192,23 @@ def _drawn(
     return found
 
 
+def _check_type(said: Any, known: Mapping[str, Any], key: str, called: str) -> None:
+    """Refuse an id that is there, but as a text instead of a number, or as a number instead of a text."""
+    if str(said) in known:
+        raise UserError(f"{called} has the {key} {said!r}, where {known[str(said)]!r} is listed; write both as numbers")
+
+
 def _marks(image: Any, drawn: list[Any], kinds: Mapping[Any, str], folder: Path, file: Path) -> Marks:
     where = f"image {image['id']} of {file}"
     called = [f"annotation {mark['id']} of {file}" if "id" in mark else f"an annotation of {where}" for mark in drawn]
     boxes = numbers([_of(mark, "bbox", what) for mark, what in zip(drawn, called)], f"every bbox of {where}")
     boxes[:, 2:] += boxes[:, :2]
-    sides = [_of(image, side, where) for side in ("width", "height")]
+    sides = [image.get(side) or 0 for side in ("width", "height")]
     size = numbers([[0, 0, *sides]], f"width and height of {where}")[0, 2:]
     own = [_number(mark, "area", what) for mark, what in zip(drawn, called)]
     crowd = [bool(_number(mark, "iscrowd", what)) for mark, what in zip(drawn, called)]
     return Marks(
-        image=folder / _name(image, file),
+        image=folder / written_path(_name(image, file), str(folder)),
         size=(int(size[0]), int(size[1])),
         boxes=boxes,
         names=tuple(kinds.get(mark.get("category_id"), "") for mark in drawn),
@@ -193,21 +219,28 @@ def _marks(image: Any, drawn: list[Any], kinds: Mapping[Any, str], folder: Path,
         ),
         where=where,
         number=image["id"] if isinstance(image["id"], int) else None,
-        absent=frozenset(kinds[kind] for kind in image.get(NEGATIVE) or () if kind in kinds),
-        some_drawn=frozenset(kinds[kind] for kind in image.get(PARTLY) or () if kind in kinds),
+        absent=_names(image, NEGATIVE, kinds, where),
+        some_drawn=_names(image, PARTLY, kinds, where),
     )
+
+
+def _names(image: Mapping[str, Any], key: str, kinds: Mapping[Any, str], where: str) -> frozenset[str]:
+    listed = _list(image, key, where)
+    return frozenset(kinds[kind] for kind in listed if isinstance(kind, int | float | str) and kind in kinds)
 
 
 def _name(image: Any, file: Path) -> str:
     """Return the file of an image; LVIS has the address at which it was published, the folder of COCO and its name."""
-    if "file_name" in image or "coco_url" not in image:
-        return str(_of(image, "file_name", f"image {image['id']} of {file}"))
-    return str(PurePosixPath(*PurePosixPath(urlsplit(image["coco_url"]).path).parts[-2:]))
+    key = "file_name" if "file_name" in image or "coco_url" not in image else "coco_url"
+    said = _of(image, key, f"image {image['id']} of {file}")
+    if not isinstance(said, str) or not said:
+        raise UserError(f"image {image['id']} of {file} has the {key} {said!r:.{LONGEST}}; expected a path")
+    return said if key == "file_name" else str(PurePosixPath(*PurePosixPath(urlsplit(said).path).parts[-2:]))
 
 
 def _folder(file: Path, first: str) -> Path:
     """Return where the images of a file lie, of which the first is given."""
     top = file.parent.parent if file.parent.name == "annotations" else file.parent
-    split = file.stem.removeprefix("instances_")
-    places = [top / "images" / split, top / split, top / "images", top]
-    return next((place for place in places if (place / first).is_file()), places[0])
+    split, images = file.stem.removeprefix(START), spelled(top, "images")
+    places = [images / split, top / split, images, top]
+    return next((place for place in places if os.path.isfile(place / written_path(first, str(place)))), places[0])

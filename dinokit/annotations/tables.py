@@ -9,17 +9,17 @@ ROOT/boxes.csv the same, or boxes.tsv, .jsonl, or .json as COCO has it; or in RO
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy
 
 from dinokit.annotations import coco
-from dinokit.annotations.marks import Marks, Readers, Split, numbers, plain
-from dinokit.annotations.pairing import read_image
+from dinokit.annotations.marks import Marks, Readers, Split, numbers, plain, say
+from dinokit.annotations.shares import TWICE
+from dinokit.core.files import read_text
 from dinokit.core.messages import UserError
-from dinokit.sources.files import MANIFESTS, rows_of
-from dinokit.sources.location import split_folders
-from dinokit.sources.table import LABELS, PATHS, column
+from dinokit.sources.files import MANIFESTS, rows_of, written_path
+from dinokit.sources.location import entries, split_folders
+from dinokit.sources.table import LABELS, PATHS, column, word_of
 
 TABLES = (*(f"boxes{ending}" for ending in (*MANIFESTS, ".json")), "_annotations.coco.json")  # in a folder
 EDGES = (("x0", "xmin", "left"), ("y0", "ymin", "top"), ("x1", "xmax", "right"), ("y1", "ymax", "bottom"))
@@ -36,12 +36,19 @@ def readers(root: Path) -> Readers:
 
 def of_file(file: Path) -> Readers:
     """Return what reads a file: a table, or COCO's JSON."""
-    return {"": partial(coco.read_coco, file) if file.suffix == ".json" else partial(_split, file)}
+    ending = file.suffix.lower()
+    if ending not in (*MANIFESTS, ".json"):
+        raise UserError(
+            f"expected boxes in a folder or a file that ends in {', '.join(MANIFESTS)}, .json (COCO), .yaml or .data "
+            f"(YOLO), got {file}"
+        )
+    return {"": partial(coco.read_coco if ending == ".json" else _split, file)}
 
 
 def _listed(folder: Path) -> Path | None:
     """Return the table of boxes in a folder, if there is one."""
-    return next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    names = {name.lower(): name for name in entries(folder)[0]}
+    return next((folder / names[name] for name in TABLES if name in names), None)
 
 
 def _split(file: Path) -> Split:
@@ -50,6 +57,7 @@ def _split(file: Path) -> Split:
 
 def read_table(file: Path) -> Iterator[Marks]:
     """Read a table with a box in each row, in the order of its images, or raise UserError."""
+    read_text(file)  # of UTF-8, or it is refused
     rows = rows_of(str(file))
     header = list(next(rows))
     names = [column(header, wanted) for wanted in (PATHS, *EDGES)]
@@ -57,18 +65,19 @@ def read_table(file: Path) -> Iterator[Marks]:
         raise UserError(f"{file} has the columns {', '.join(map(str, header))}; expected path, x0, y0, x1, y1")
     path, *edges = (header.index(name) for name in names)
     label = column(header, LABELS)
-    found: dict[str, list[tuple[list[Any], str, int]]] = {}
+    found: dict[Path, dict[tuple[float | str, ...], None]] = {}  # the boxes of an image, each with its class
+    twice = list[str]()
     for number, row in enumerate(rows, start=1):
-        sides = [row[edge] for edge in edges]
-        named = "" if label is None else str(row[header.index(label)] or "")
-        each = found.setdefault(str(row[path]).strip(), [])
-        if not all(side is None or side == "" for side in sides):
-            each.append((sides, named, number))
-    for name, each in found.items():
-        boxes = [numbers([sides], f"row {number} of {file}") for sides, _, number in each]
-        image = file.parent / name
-        height, width = read_image(image, channels=None, white=None).shape[1:]
-        kinds = [named for _, named, _ in each]
-        yield plain(
-            image, (width, height), numpy.concatenate([numpy.empty((0, 4)), *boxes]), kinds, f"{image} in {file}"
-        )
+        where, sides = f"row {number} of {file}", [row[edge] for edge in edges]
+        if not isinstance(row[path], str) or not row[path].strip():
+            raise UserError(f"{where} has no path; give it one or take the row out")
+        each = found.setdefault(file.parent / written_path(row[path], str(file.parent)), {})
+        if all(side is None or side == "" for side in sides):
+            continue
+        box = *numbers([sides], where)[0].tolist(), "" if label is None else word_of(row[header.index(label)])
+        twice += [where] * (box in each)
+        each[box] = None
+    for image, each in found.items():
+        boxes = numpy.array([box[:4] for box in each], dtype=numpy.float64).reshape(-1, 4)
+        yield plain(image, (0, 0), boxes, [str(box[4]) for box in each], f"{image} in {file}")
+    say(file, {TWICE: twice})
