@@ -7,7 +7,8 @@ Backbones are those of benchmarks/dense.py: pixels, the untrained network, and t
 on unlabelled scenes. A decoder of one size learns from each for the same number of steps; ResNet-18 learns from the
 same boxes with the same decoder on its last three grids (brought to its finest, 8 pixels), all of it, mirrored at
 random, for as long as all pretraining of DINOv2 and DINOv3 and the decoder of DINOv3 have taken together. Objects and
-backgrounds of the measurement are in neither. OUT/results.jsonl holds a line per model; what is there is not made again.
+backgrounds of the measurement are in neither. OUT/results.jsonl holds a line per model; what is there is not made
+again.
 """
 
 import argparse

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import above, at_least, between
+from dinokit.views.noise import Noise
 
 Images = Float[Tensor, "sample channel height width"]  # values in [0, 1]
 Colours = Float[Tensor, "sample 3 height width"]
@@ -52,6 +53,7 @@ class Config:
     blur_taps: int = at_least(1, 9)  # pixels; width of the kernel, odd (9 in DINOv2 and DINOv3)
     solarise: float = between(0, 1, 0.0)  # probability
     solarise_threshold: float = between(0, 1, 128 / 255)  # in [0, 1]; values from here on are inverted
+    noise: Noise | None = None  # in a square, after all of these
 
     def __post_init__(self) -> None:
         if self.blur_taps % 2 == 0:

@@ -24,10 +24,10 @@ from dinokit.core.numbers import above, at_least, between
 from dinokit.core.seed import generator
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels
-from dinokit.views import augment, crop
+from dinokit.views import augment, crop, noise
 
 _STREAM = 1  # keeps these random numbers apart from the order (0), the masks (2) and the replacements (3)
-_SIZES = 5  # those of the sizes
+_SIZES, _NOISE = 5, 6  # those of the sizes and of the noise
 # values distorted at a time: on a CPU 0.5 MB of float32 stay near the core without too many small calls
 _CHUNK = {"cpu": 1 << 17}
 _LARGE_CHUNK = 1 << 27
@@ -61,7 +61,7 @@ class Cut:
     global_crops: Shaped[Tensor, "view batch channel height width"]
     local_crops: Shaped[Tensor, "local batch channel small_height small_width"]
     anchor_crops: Shaped[Tensor, "view batch channel large_height large_width"] | None
-    draws: Float64[np.ndarray, "crop batch draw"]  # of the distortions, global crops first
+    draws: Float64[np.ndarray, "crop batch draw"]  # of the distortions and of noise if there is any, global crops first
     ranges: Float32[Tensor, "batch 2"] | None  # (low, high) of every image; null: all [0, 1]
     masks: Bool[Tensor, "view batch patch"] | None = None  # True where HIDDEN
 
@@ -72,7 +72,7 @@ class Cut:
         whole, small = (torch.empty(crops.shape, device=device) for crops in (self.global_crops, self.local_crops))
         _distort(there.global_crops[0], self.draws[0], self.config.first, self.pixels, ranges, out=whole[0])
         _distort(there.global_crops[1], self.draws[1], self.config.second, self.pixels, ranges, out=whole[1])
-        flat = self.draws[2:].reshape(-1, augment.DRAWS)  # [local * sample, draw]
+        flat = self.draws[2:].reshape(-1, self.draws.shape[2])  # [local * sample, draw]
         repeated = None if ranges is None else ranges.repeat(self.config.local_count, 1)
         local_crops = there.local_crops.flatten(0, 1)
         _distort(local_crops, flat, self.config.local, self.pixels, repeated, out=small.flatten(0, 1))
@@ -182,12 +182,11 @@ def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, 
         pixels: normalisation of the crops.
         first: position of the first image in the global batch of this step.
     """
-    generate, count = generator(seed, _STREAM, step), 2 + config.local_count
-    draws = count * (crop.DRAWS + augment.DRAWS)
-    assert isinstance(generate.bit_generator, np.random.PCG64)
-    generate.bit_generator.advance(first * draws)  # one 64-bit number per uniform: straight to this row of the table
-    table = generate.random((len(images), draws)).reshape(len(images), count, -1).transpose(1, 0, 2)
+    table = _table((seed, _STREAM, step), first, len(images), (2 + config.local_count, crop.DRAWS + augment.DRAWS))
     geometry, distortion = table[..., : crop.DRAWS], table[..., crop.DRAWS :]  # [crop, sample, draw]
+    if any(kind.noise is not None for kind in (config.first, config.second, config.local)):
+        spots = _table((seed, _NOISE, step), first, len(images), (2 + config.local_count, noise.DRAWS))
+        distortion = np.concatenate([distortion, spots], axis=2)
     bounds = [intensity.value_range(image) for image in images]
     ranges = None if all(each == (0, 1) for each in bounds) else torch.tensor(bounds)
     images = [
@@ -200,6 +199,16 @@ def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, 
     if config.anchor_size:
         anchors = _cut(images, geometry[:2], config.global_scale, config.anchor_size, config)
     return Cut(config, pixels, global_crops, local_crops, anchors, distortion, ranges)
+
+
+def _table(
+    key: tuple[int, ...], first: int, samples: int, shape: tuple[int, int]
+) -> Float64[np.ndarray, "crop sample draw"]:
+    """Return some rows of a step's table of uniform numbers."""
+    generate, draws = generator(*key), math.prod(shape)
+    assert isinstance(generate.bit_generator, np.random.PCG64)
+    generate.bit_generator.advance(first * draws)  # one 64-bit number per uniform: straight to this row of the table
+    return generate.random((samples, draws)).reshape(samples, *shape).transpose(1, 0, 2)
 
 
 def _cut(
@@ -246,6 +255,8 @@ def _distort(
         chosen = torch.from_numpy(rows).to(crops.device)
         values = intensity.to_unit(crops.index_select(0, chosen))
         values = augment.apply(values, parameters.rows(rows), distortion)
+        if distortion.noise is not None:
+            values = noise.add(values, uniforms[rows, augment.DRAWS :], distortion.noise)
         values = _normalised(values, pixels, None if ranges is None else ranges[chosen])
         if out.is_cpu:
             out.numpy()[rows] = values.numpy()  # three times as fast as index_copy_
