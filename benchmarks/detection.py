@@ -1,7 +1,7 @@
 """Whose frozen patches show a detector more? Composed scenes, seeds, and a ResNet-18 trained end to end beside them.
 
     python benchmarks/scenes.py FETCHED SCENES --train 2400 --val 200 --unlabelled 4000
-    python benchmarks/detection.py SCENES OUT [--seeds 0 1 2] [--steps 1500] [--jobs 2]
+    python benchmarks/detection.py SCENES OUT [--seeds 0 1 2] [--steps 1200] [--jobs 2]
 
 Backbones are those of benchmarks/dense.py: pixels, the untrained network, and those trained by DINO, DINOv2 and DINOv3
 on unlabelled scenes. A decoder of one size learns from each for the same number of steps; ResNet-18 learns from the
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("scenes", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:

@@ -8,6 +8,10 @@ Source: DINOv3 (arXiv:2508.10104) sections 4.2 and 5.1 and the values of its rel
 `dinov3_vit7b16.py` has as they are: Gram weight 2 with a ramp, local pairs at half weight, anchor crops of twice the
 side; then crops of two and three times the side, anchor crops 1.5 times those, Gram weight 1.5. Ours is what was not
 published for smaller networks: how many steps, the rate, and that the anchor is chosen (`auto`) instead of given.
+
+`curriculum` is FastDINOv2 (arXiv:2507.03779): crops of half the side, which have a quarter of the patches, for three
+quarters of the steps, then whole ones with noise in squares. Ours is that the rate is held while crops are small, as in
+DINOv3, and falls in the last quarter, and what noise there is.
 """
 
 from dataclasses import replace
@@ -21,13 +25,14 @@ from dinokit.models.architecture import VARIANTS
 from dinokit.objectives import dino, gram, ibot, koleo
 from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs, Runtime, TrainConfig
-from dinokit.training.course import AUTO, Anchor, Changes, Place, Stage, Stages
+from dinokit.training.course import AUTO, Anchor, Changes, Place, Stage, Stages, changed
 from dinokit.views import augment, masking, multicrop
+from dinokit.views.noise import Noise
 
 __all__ = ["VARIANTS", "Data", "Experiment", "ObjectiveConfigs", "Pixels", "Runtime", "TrainConfig", "head", "vit"]
 __all__ += ["augment", "dino", "gram", "ibot", "koleo", "masking", "multicrop", "optim", "replace", "stages"]
 __all__ += ["AUTO", "Anchor", "Place", "Schedule", "Stage", "Stages", "changes", "constant", "cosine", "ramp"]
-__all__ += ["HIGH_RES_OBJECTIVES", "anchored_objectives"]
+__all__ += ["HIGH_RES_OBJECTIVES", "anchored_objectives", "curriculum"]
 
 RATE = 0.2  # of the peak of the pretraining, where a stage begins to fall; its optimiser has seen the end of a cosine
 RAMP = 0.005  # of the steps of the pretraining, as the published 1,000 of 1,000,000 in the shorter runs here
@@ -100,3 +105,49 @@ def stages(
         ),
     )
     return Stages({"anchor": first, "high_res": second})
+
+
+def curriculum(experiment: Experiment) -> Experiment:
+    """Return an experiment that looks at small crops first: its pretraining in two stages, then its others."""
+    crops, patch, steps = experiment.data.views, experiment.backbone.patch_size, experiment.steps
+    early = steps * 3 // 4
+
+    def half(side: int) -> int:
+        return -(-side // (2 * patch)) * patch
+
+    def last(schedule: Schedule) -> Schedule:
+        if schedule.shape == "constant":
+            return constant(schedule.end)
+        return cosine(schedule.peak, schedule.end, steps=steps - early)
+
+    def noisy(noise: Noise | None) -> dict[str, object]:
+        return {"views": {kind: {"noise": noise} for kind in ("first", "second", "local")}}
+
+    optim, momentum = experiment.optim, experiment.momentum
+    small = replace(crops, global_size=half(crops.global_size), local_size=half(crops.local_size))
+    whole = {"global_size": crops.global_size, "local_size": crops.local_size}
+    full = Stage(
+        steps=steps - early,
+        changes=changes(
+            data=changed(noisy(Noise()), {"views": whole}),
+            optim={"lr": last(optim.lr), "weight_decay": last(optim.weight_decay), "freeze_last_layer": 0},
+            momentum=last(momentum),
+        ),
+    )
+    later = {
+        name: replace(stage, changes=changes(**changed(to_plain({"data": noisy(None)}), stage.changes)))
+        for name, stage in experiment.stages.items()
+    }
+    return replace(
+        experiment,
+        steps=early,
+        data=replace(experiment.data, views=small),
+        optim=replace(optim, lr=_held(optim.lr), weight_decay=_held(optim.weight_decay)),
+        momentum=_held(momentum),
+        stages=Stages({"full": full} | later),
+    )
+
+
+def _held(schedule: Schedule) -> Schedule:
+    """Return the warm-up of a schedule and its peak, which stays."""
+    return replace(schedule, end=schedule.peak, hold=0, decay=0, shape="constant")

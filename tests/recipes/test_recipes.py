@@ -213,3 +213,24 @@ def test_a_recipe_has_the_published_values(recipe: str, key: str, value: Any) ->
     for part in key.split("."):
         node = node[part]
     assert node == value if isinstance(value, str) else node == pytest.approx(value, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["small-cpu", "dinov3-vits16", "dinov3-vitb16"])
+def test_a_fast_recipe_takes_as_many_steps_three_quarters_of_them_at_half_the_side(name: str) -> None:
+    base, fast = recipes.find(name).experiment, recipes.find(f"{name}-fast").experiment
+    small, full, *others = fast.all_stages
+    pretraining = base.all_stages[0].experiment
+    assert (small.experiment.steps, full.last) == (base.steps * 3 // 4, base.steps)
+    views, patch = pretraining.data.views, base.backbone.patch_size
+    assert small.experiment.data.views.global_size == views.global_size // 2
+    assert views.local_size / 2 <= small.experiment.data.views.local_size < views.local_size / 2 + patch
+    assert full.begin == "continue"
+    for kind in ("first", "second", "local"):
+        seen = getattr(full.experiment.data.views, kind)
+        assert seen.noise is not None
+        assert replace(seen, noise=None) == getattr(views, kind)
+    rate = pretraining.optim.lr
+    assert small.experiment.optim.lr.at(small.last - 1) == full.experiment.optim.lr.at(0) == rate.peak
+    assert full.experiment.optim.lr.length == full.experiment.steps
+    for ours, theirs in zip(others, base.all_stages[1:], strict=True):  # the stages after it are those of the recipe
+        assert replace(ours.experiment, recipe=name) == theirs.experiment

@@ -1,0 +1,16 @@
+"""`small-cpu` with small crops first."""
+
+from dinokit.recipes.small_cpu import small_cpu
+from dinokit.recipes.words import *
+
+
+def small_cpu_fast() -> TrainConfig:
+    """Pretrain as `small-cpu` does, with crops of half the side for three quarters of the steps, then the Gram stage.
+
+    Source: FastDINOv2 (arXiv:2507.03779), as recipes/words.py has it.
+    Command: dinokit pretrain small-cpu-fast --data PHOTOS --out runs/small
+    Hardware: two CPU cores; 1,000 to 20,000 images, batch 32.
+    Expected time, expected metric: see docs/log.md, "small crops first".
+    """
+    base = small_cpu()
+    return replace(base, experiment=replace(curriculum(base.experiment), recipe="small-cpu-fast"))
