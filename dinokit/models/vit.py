@@ -8,18 +8,11 @@
 A small network on small images learns faster when an overlapping convolution comes before the patches
 (arXiv:2106.14881): the patch grid then cuts less of what straddles it. None of the published models has one.
 
-Learned positions (ViT section 3.2; DINO; DINOv2) are a vector for the CLS token, then one for each cell of a square
-grid. Two ways of resizing it bicubically exist because two families of weights were trained with them; a model must
-keep its own:
-
-- "offset" (DINO, DINOv2): by the scale factor (rows + 0.1) / side, without antialiasing. The 0.1 guards the rounding of
-  the output size; as the given factor also sets the sampling coordinates, it shifts them slightly.
-- "antialias" (DINOv2 with registers): by the output size, with antialiasing.
+Learned positions, instead of RoPE: position.py.
 
 Parameter names are the official ones of DINOv2 wherever those exist.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,11 +28,9 @@ from torch import Tensor, nn
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import above, at_least, between
 from dinokit.models.block import Bias, Block, Mlp, Rope, RopeConfig, Rotation, SwiGlu
-from dinokit.models.features import Built, Features, accepted, chosen_layers, is_recorded
+from dinokit.models.features import Built, Features, accepted, chosen_layers
 from dinokit.models.init import Style
-
-OFFSET = 0.1  # patches
-BORDER = 2  # cells beyond the table that a bicubic window reaches
+from dinokit.models.position import resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,58 +247,3 @@ class PatchEmbed(nn.Module):
         squares = whole.reshape(whole.shape[0], -1, grid[0], side, grid[1], side).permute(0, 2, 4, 1, 3, 5)
         patches = squares.flatten(3).flatten(1, 2)  # [batch, patch, channel * side * side]
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), grid
-
-
-def resized(
-    table: Float[Tensor, "1 position dim"], grid: tuple[int, int], *, how: Literal["offset", "antialias"]
-) -> Float[Tensor, "1 token dim"]:
-    """Fit the table to a grid of (rows, columns); the first position, of the CLS token, stays as it is."""
-    side = math.isqrt(table.shape[1] - 1)
-    recorded = is_recorded()
-    if not recorded and grid == (side, side):
-        return table
-    # float32: bicubic weights lose the third digit in bfloat16
-    patches = torch.unflatten(table[:, 1:].float().transpose(1, 2), 2, (side, side))  # [1, dim, side, side]
-    if recorded:
-        patches = _resized_by_products(patches, grid, how=how)
-    elif how == "offset":
-        scale = [(cells + OFFSET) / side for cells in grid]
-        patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
-        assert tuple(patches.shape[2:]) == grid
-    else:
-        patches = F.interpolate(patches, size=list(grid), mode="bicubic", antialias=True)
-    rows = patches.flatten(2).transpose(1, 2).to(table.dtype)  # [1, patch, dim]
-    return torch.cat([table[:, :1], rows], dim=1)
-
-
-def _resized_by_products(
-    patches: Float[Tensor, "1 dim side side"], grid: tuple[int, int], *, how: Literal["offset", "antialias"]
-) -> Float[Tensor, "1 dim rows columns"]:
-    """Compute what F.interpolate does as two matrix products, which stay right when the recorded sizes change."""
-    side = patches.shape[2]
-    steps = [torch.arange(cells, dtype=torch.float32, device=patches.device) for cells in grid]
-    counts = [step[-1] + 1 for step in steps]  # tensors: a number would be written down as it is now
-    native = (counts[0] == side) & (counts[1] == side)
-    if how == "offset":  # beyond the border the table goes on as its last cell
-        patches = F.pad(patches, (BORDER,) * 4, mode="replicate")
-    cells = torch.arange(patches.shape[2], dtype=torch.float32, device=patches.device)
-    weights = []
-    for step, count in zip(steps, counts):
-        if how == "offset":
-            scale = torch.where(native, 1.0, (count + OFFSET) / side)
-            places = (step + 0.5) / scale - 0.5 + BORDER  # [cell]
-            weights.append(_bicubic(places[:, None] - cells, -0.75))
-        else:
-            shrunk = side / count
-            places = (step + 0.5) * shrunk - 0.5
-            wide = _bicubic((places[:, None] - cells) / shrunk.clamp(min=1), -0.5)
-            weights.append(wide / wide.sum(dim=1, keepdim=True))
-    return weights[0] @ patches @ weights[1].T
-
-
-def _bicubic(distances: Tensor, a: float) -> Tensor:
-    """Return Keys' kernel (IEEE TASSP 29, 1981, equation 15); torch has a = -0.75, and -0.5 with antialiasing."""
-    x = distances.abs()
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((x - 5) * x + 8) * x * a - 4 * a
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))

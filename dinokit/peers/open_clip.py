@@ -20,7 +20,7 @@ from torch.func import functional_call
 from dinokit.core.hub import fetching
 from dinokit.core.messages import UserError, library, unknown_name
 from dinokit.models.features import Features
-from dinokit.models.vit import resized
+from dinokit.models.position import resized
 from dinokit.peers.peer import Peer, pixels_of
 from dinokit.peers.timm import Timm
 

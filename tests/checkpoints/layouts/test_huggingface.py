@@ -17,7 +17,7 @@ from dinokit.checkpoints.convert import convert
 from dinokit.checkpoints.load import load
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.models import vit
+from dinokit.models import position
 from dinokit.models.features import Features
 
 transformers = pytest.importorskip("transformers")
@@ -108,7 +108,7 @@ def test_positions_are_resized_the_official_way_and_that_is_the_whole_difference
     table = model.embeddings.position_embeddings
 
     def official(embeddings: Tensor, height: int, width: int) -> Tensor:
-        return vit.resized(table, (height // 14, width // 14), how="offset")
+        return position.resized(table, (height // 14, width // 14), how="offset")
 
     model.embeddings.interpolate_pos_encoding = official
     for size in SIZES[1:]:

@@ -13,7 +13,7 @@ from dinokit.checkpoints.layouts.timm import DINOV2S, DINOV3S, VITS, recognise
 from dinokit.checkpoints.load import load
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.models import vit
+from dinokit.models import position, vit
 from dinokit.models.features import Features
 
 timm = pytest.importorskip("timm")
@@ -80,7 +80,7 @@ def test_positions_are_resized_the_official_way_and_that_is_the_whole_difference
         assert 1e-3 < difference(model, ours, size) < 1e-1
 
     def official(table: Tensor, new_size: tuple[int, int], **_: Any) -> Tensor:
-        return vit.resized(table, tuple(new_size), how="offset")
+        return position.resized(table, tuple(new_size), how="offset")
 
     monkeypatch.setattr("timm.models.vision_transformer.resample_abs_pos_embed", official)
     for size in SIZES[1:]:
