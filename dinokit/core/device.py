@@ -3,9 +3,9 @@
 import ctypes
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from threading import Thread
@@ -41,6 +41,8 @@ def choose(name: str = "auto") -> torch.device:
     if name == "cuda":
         # srun may show each rank nothing but its own
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0) if torch.cuda.device_count() > 1 else 0}"
+    if name.startswith("cuda"):
+        _be_exact()
     try:
         torch.ones(1, device=name).item()  # .item(): the meta device makes tensors, but they hold nothing
     except (RuntimeError, AssertionError) as error:
@@ -50,6 +52,38 @@ def choose(name: str = "auto") -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # for what asks for no device, such as NCCL
     return device
+
+
+def _be_exact() -> None:
+    """Have a GPU multiply float32 as float32, in an order that is always the same."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
+    torch.backends.cudnn.deterministic = True
+    library: Any = torch.backends.cudnn
+    if hasattr(library, "conv"):  # torch 2.9
+        library.conv.fp32_precision = library.rnn.fp32_precision = "ieee"
+    else:
+        library.allow_tf32 = False
+
+
+@contextmanager
+def repeatable(device: torch.device, wanted: bool = True) -> Iterator[None]:
+    """Have the same numbers come out every time, to the bit, in the body: on a CPU they do anyway.
+
+    On a GPU the backward passes of fused attention add to the queries' gradient in whatever order blocks end, unless
+    torch is told not to; what has no other way then raises, such as that of F.interpolate.
+    """
+    if device.type != "cuda" or not wanted:
+        yield
+        return
+    filling: Any = torch.utils.deterministic
+    before, filled = torch.get_deterministic_debug_mode(), filling.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    filling.fill_uninitialized_memory = False  # a pass over all memory that is asked for
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+        filling.fill_uninitialized_memory = filled
 
 
 def exact(device: torch.device) -> torch.device:
@@ -89,8 +123,9 @@ def sent(parts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
     """Stack tensors of one shape on a device; to a GPU through memory that it copies from while it computes."""
     if device.type != "cuda":
         return torch.stack(list(parts)).to(device)
-    whole = torch.empty((len(parts), *parts[0].shape), dtype=parts[0].dtype, pin_memory=True)
-    return torch.stack(list(parts), out=whole).to(device, non_blocking=True)
+    with torch.cuda.device(device):  # of a thread that has none yet it would be the first GPU, whose memory this takes
+        whole = torch.empty((len(parts), *parts[0].shape), dtype=parts[0].dtype, pin_memory=True)
+        return torch.stack(list(parts), out=whole).to(device, non_blocking=True)
 
 
 def memory(device: torch.device) -> float:

@@ -103,7 +103,7 @@ def local_world_size() -> int:
 
 def all_reduce(tensor: Shaped[Tensor, "*shape"], *, largest: bool = False) -> Shaped[Tensor, "*shape"]:
     """Return the sum over all ranks, or the elementwise maximum, as a new tensor without gradient."""
-    result = tensor.detach().clone()
+    result = tensor.detach().clone(memory_format=torch.contiguous_format)  # as messages of GPUs must be
     if world_size() > 1:
         group.all_reduce(result, op=group.ReduceOp.MAX if largest else group.ReduceOp.SUM, group=_team)
     return result
@@ -199,9 +199,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.team = _team
+        ctx.team, tensor = _team, tensor.contiguous()
         parts = [torch.empty_like(tensor) for _ in range(world_size())]
-        group.all_gather(parts, tensor.contiguous(), group=_team)
+        group.all_gather(parts, tensor, group=_team)
         return torch.cat(parts)
 
     @staticmethod

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core import dist
-from dinokit.core.device import autocast, keep_freed_memory, settled
+from dinokit.core.device import autocast, keep_freed_memory, repeatable, settled
 from dinokit.core.seed import derived
 from dinokit.models.head import running_statistics
 from dinokit.objectives.base import Losses
@@ -80,6 +80,7 @@ class Trainer:
         # selective recomputation must repeat what it saw, and a cached weight is rounded once only
         self.precision = settled(device, experiment.precision, dim=experiment.width)
         self.autocast = autocast(device, self.precision, cache=recompute != "selective")
+        self.attends = all(each.kind == "vit" for each in experiment.networks.values())  # a ResNet's pooling could not
         distil = experiment.distil
         # of what a mask hides or chooses
         self.patch_size = min(each.patch_size for each in experiment.networks.values())
@@ -126,7 +127,7 @@ class Trainer:
         own, settings = step - self.first, self.experiment.optim
         rates = optim.set_rates(self.optimizer, settings, step=own, lr_factor=self.lr_factor)
         running = [(each, each.clone()) for each in self.running]  # a forward pass moves them
-        with self.together():
+        with self.together(), repeatable(self.device, self.attends):
             values, statistics = self._gradients(micro_batches, step=step)
         values = self._of_all_teams(values)
         odd = [name for name, value in values.items() if not math.isfinite(value)]
