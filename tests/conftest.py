@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
@@ -22,6 +23,15 @@ MakeVit = Callable[..., VisionTransformer]
 MakeFolder = Callable[..., Path]
 
 ARCHITECTURE = Config(patch_size=4, dim=16, depth=2, heads=2, ffn_hidden=32, registers=1, layer_scale=None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests of a GPU out where there is none."""
+    there = torch.cuda.is_available()
+    left_out = [item for item in items if not there and item.get_closest_marker("gpu")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

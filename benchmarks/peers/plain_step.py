@@ -53,9 +53,10 @@ class Vit(nn.Module):
         return x[:, 0], x[:, 5:]
 
     def _angles(self, side: int) -> tuple[Tensor, Tensor]:
-        place = (torch.arange(side) + 0.5) / side * 2 - 1
+        device = self.cls.device
+        place = (torch.arange(side, device=device) + 0.5) / side * 2 - 1
         grid = torch.stack(torch.meshgrid(place, place, indexing="ij"), -1).flatten(0, 1)
-        periods = 100 ** (torch.arange(self.width // 4) / (self.width // 4))
+        periods = 100 ** (torch.arange(self.width // 4, device=device) / (self.width // 4))
         angles = (2 * torch.pi * grid[:, :, None] / periods).flatten(1).tile(2)
         angles = F.pad(angles, (0, 0, 5, 0))
         return angles.cos(), angles.sin()
@@ -98,7 +99,7 @@ class Step:
     def __call__(self, crops: Tensor, local: Tensor, masks: Tensor) -> float:
         """Learn from [2, batch] global and [8, batch] local crops with the masks of the global ones."""
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(crops.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             loss = self._loss(crops, local, masks)
         loss.backward()
         for part in self.student.values():
@@ -107,7 +108,7 @@ class Step:
         with torch.no_grad():
             for mine, other in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
                 mine.mul_(0.99).add_(other, alpha=0.01)
-        return float(loss)
+        return float(loss.detach())
 
     def _loss(self, crops: Tensor, local: Tensor, masks: Tensor) -> Tensor:
         hidden = masks.flatten(0, 1)

@@ -1,0 +1,71 @@
+"""The checks of benchmarks/gpu.py work: at tiny sizes on a CPU, and as tests on a GPU where there is one."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+CHECKS = ("networks", "losses", "step", "resume", "batches", "sharded", "health", "kmeans")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The script, imported from where it lies."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    yield gpu
+    for name in [name for name in sys.modules if name.split(".")[0] in ("gpu", "on_gpu", "peers")]:
+        del sys.modules[name]
+
+
+def faults(gpu: ModuleType, name: str, device: torch.device) -> list[str]:
+    rows = list(gpu.BUDGETS[name][0](gpu.Place(device, tiny=True)))
+    assert rows, f"{name} found nothing"
+    return [f"{row.name}: {row.figure}: {row.fault}" for row in rows if row.fault]
+
+
+@pytest.mark.parametrize("name", ["losses", "health", "kmeans", pytest.param("small", marks=pytest.mark.slow)])
+def test_a_check_finds_nothing_wrong_on_a_cpu(gpu: ModuleType, name: str) -> None:
+    assert faults(gpu, name, CPU) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_finds_nothing_wrong_on_a_gpu(gpu: ModuleType, name: str) -> None:
+    assert faults(gpu, name, torch.device("cuda", 0)) == []
+
+
+def test_all_checks_together_take_eight_minutes_at_most(gpu: ModuleType) -> None:
+    assert sum(seconds for _, seconds in gpu.BUDGETS.values()) <= 480
+
+
+def test_the_batch_doubles_until_memory_ends(gpu: ModuleType) -> None:
+    seen = []
+
+    def work(batch: int) -> None:
+        seen.append(batch)
+        if batch > 20:
+            raise torch.OutOfMemoryError("full")
+
+    largest = sys.modules["on_gpu.place"].largest
+    assert largest(work, first=4, most=1000) == 16
+    assert seen == [4, 8, 16, 32]
+    assert largest(work, first=4, most=8) == 8
+    assert largest(work, first=32, most=64) == 0
+
+
+def test_a_check_that_fails_or_lasts_too_long_is_a_line(gpu: ModuleType) -> None:
+    says = 'print(\'["rate", "3", ""]\', flush=True)'
+    python = [sys.executable, "-S", "-c"]
+    rate, failed = gpu.measured("it", [*python, f"{says}; raise SystemExit('no memory')"], budget=60)
+    assert (rate.name, rate.figure, rate.fault) == ("rate", "3", "")
+    assert failed.figure.startswith("exit code 1")
+    assert failed.fault == "no memory"
+    (late,) = gpu.measured("it", [*python, "import time; time.sleep(60)"], budget=0.2)
+    assert (late.figure, late.fault) == ("stopped after 0.2 s", "too slow")
