@@ -39,8 +39,8 @@ _LVIS = re.compile(r"lvis_v[0-9.]+_(?!image_info)(.+)")
 
 def readers(root: Path) -> Readers:
     """Return what reads the splits of COCO or LVIS, or the domains of a folder."""
-    found = _splits(root)
-    return found or {name: _judged(_splits(folder)) for name, folder in domains(root).items()}
+    found = splits(root)
+    return found or {name: _judged(splits(folder)) for name, folder in domains(root).items()}
 
 
 def domains(root: Path) -> Mapping[str, Path]:
@@ -60,7 +60,8 @@ def _split_of(file: Path) -> str:
     return file.stem.removeprefix(START) if file.stem.startswith(START) else ""
 
 
-def _splits(root: Path) -> Readers:
+def splits(root: Path) -> Readers:
+    """Return what reads the splits of a set, not of several."""
     found, inside = {}, _files(root / "annotations")
     for path in filter(_split_of, inside):
         name = _split_of(path)

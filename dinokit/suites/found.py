@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy
 
-from dinokit.annotations import coco, depths, matching, pairing, pairs, tables
+from dinokit.annotations import coco, depths, matching, pairing, pairs, tables, yolo
 from dinokit.core.files import digest
 from dinokit.core.messages import UserError, reason
 from dinokit.sources import containers, demo, files, published, rows
@@ -159,13 +159,13 @@ def _dense(folder: Path) -> Iterator[Found]:
         yield Found(DENSE[known.name], "depth", place)
     elif _splits(folder, "depth") > 1:
         yield Found(folder.name, "depth", place)
-    voc = layout is not None or (folder / "ImageSets" / "Main").is_dir()  # whose Annotations are boxes
+    voc12 = layout is not None or (folder / "ImageSets" / "Main").is_dir()
+    voc = voc12 or any((folder / "Annotations").glob("*.xml"))  # whose Annotations are boxes
     if voc and (folder / "Annotations").is_dir():
-        yield Found(VOC07 if "2007" in folder.name else "voc12", "boxes", place)
-    elif next((folder / "annotations").glob("instances_*.json"), None) is not None:
+        own = "voc12" if voc12 else folder.name
+        yield Found(VOC07 if "2007" in folder.name else own, "boxes", place)
+    elif coco.splits(folder) or tables.readers(folder) or yolo.readers(folder):
         yield Found("coco20k" if (folder / coco.TWENTY).is_file() else folder.name, "boxes", place)
-    elif any((folder / name).is_file() for name in tables.TABLES):
-        yield Found(folder.name, "boxes", place)
     if not voc and any((each / "JPEGImages").is_dir() and (each / "Annotations").is_dir() for each in _parts(folder)):
         yield Found(_video(folder), "videos", place)
     if (folder / "PairAnnotation").is_dir():

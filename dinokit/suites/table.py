@@ -44,7 +44,7 @@ WANTS = {  # kind of data -> what it is called, and how it lies in a folder
     "masks": ("masks", "train/ and val/ with images/ and masks/, or ADE20K, Cityscapes, Pascal VOC"),
     "depth": ("depths", "train/ and val/ with images/ and depth/, or NYUv2, KITTI"),
     "few masks": ("a few masks", "images/ and masks/ without splits"),
-    "boxes": ("boxes", "boxes.csv, Pascal VOC, COCO"),
+    "boxes": ("boxes", "boxes.csv, Pascal VOC, COCO, LVIS, YOLO"),
     "videos": ("videos", "JPEGImages/ and Annotations/: DAVIS, YouTube-VOS, MOSE"),
     "pairs": ("pairs", "pairs.jsonl with points, SPair-71k, NAVI"),
 }

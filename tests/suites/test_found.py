@@ -32,6 +32,21 @@ def test_sets_are_told_by_what_lies_in_them(root: Path) -> None:
     }
 
 
+def test_boxes_are_found_in_every_layout(tmp_path: Path) -> None:
+    for name in (
+        *("coco/annotations/instances_val2017.json", "lvis/lvis_v1_val.json", "o/sketch/annotations/instances_a.json"),
+        *("table/boxes.csv", "split/train/boxes.JSONL", "bare/Annotations/a.xml", "VOC2007/Annotations/a.xml"),
+        *("yolo/train/images/a.jpg", "yolo/train/labels/a.txt", "darknet/a.jpg", "darknet/a.txt", "darknet/obj.names"),
+        *("bare/JPEGImages/a.jpg", "clips/JPEGImages/1/a.jpg", "clips/Annotations/1/a.png"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "set.yaml").write_text("val: elsewhere\nnames: [cat]\n")
+    boxes = [name for name, kind in kinds(tmp_path).items() if kind == "boxes"]
+    assert sorted(boxes) == ["bare", "coco", "darknet", "given", "lvis", "sketch", "split", "table", "voc07", "yolo"]
+
+
 def test_the_root_may_be_a_set_itself_and_a_source_a_word(root: Path) -> None:
     assert kinds(root / "colours") == {"colours": "classes"}
     assert kinds(root / "twins") == {"twins": "instances"}
