@@ -179,8 +179,10 @@ def curves(every: Sequence[Ranked]) -> Float64[numpy.ndarray, "threshold recall"
 
 
 def interval(every: Sequence[Ranked], *, seed: int = 0) -> dict[str, list[float]]:
-    """Return the ends of the 95 % bootstrap over images of AP, AP50 and AP75, in percent."""
+    """Return the ends of the 95 % bootstrap over images of AP, AP50 and AP75, in percent; of one image none."""
     images, drawn = len(every[0].objects), numpy.random.default_rng(seed)
+    if images < 2:
+        return {}
     draws = max(FEW, min(DRAWS, WORK // len(every)))
     times = (drawn.multinomial(images, numpy.full(images, 1 / images), size=HELD) for _ in range(draws // HELD))
     levels = numpy.concatenate([_mean(every, some).mean(axis=2) for some in times])  # [draw, threshold]

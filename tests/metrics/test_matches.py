@@ -52,6 +52,11 @@ def test_the_interval_is_around_the_number_and_narrower_with_more_images(monkeyp
     assert 0.2 < (twice[1] - twice[0]) / (ends[1] - ends[0]) < 0.75  # about a half, the root of 4
 
 
+def test_one_image_says_nothing_of_others() -> None:
+    objects, found, classes = drawn(0)
+    assert interval(ranks(objects[:1], found[:1], classes)) == {}
+
+
 def test_a_draw_without_an_object_has_no_precision() -> None:
     nothing = Objects(np.empty((0, 4)), np.empty(0, int), np.empty(0), np.empty(0, bool))
     found = Found(np.array([[0.0, 0, 9, 9]]), np.zeros(1, int), np.ones(1))
