@@ -33,6 +33,7 @@ from dinokit.sources.location import SPLITS, entries, spelled, split_name
 
 START = "instances_"  # of the name of a file
 TWENTY = "coco_20k_filenames.txt"
+NUMBERS = (int, float, str)  # of images and classes: ids; a text is none, but is told from others
 NEGATIVE, PARTLY = "neg_category_ids", "not_exhaustive_category_ids"  # of an image of LVIS
 _LVIS = re.compile(r"lvis_v[0-9.]+_(?!image_info)(.+)")
 
@@ -123,7 +124,7 @@ def _of(part: Any, key: str, called: str) -> Any:
 def _id(part: Any, key: str, called: str) -> Any:
     """Return the id in a part of a file, or raise UserError."""
     value = _of(part, key, called)
-    if not isinstance(value, int | float | str):
+    if not isinstance(value, NUMBERS):
         raise UserError(f"{called} has the {key} {str(value)[:LONGEST]}; expected a number")
     return value
 
@@ -156,7 +157,7 @@ def _kinds(categories: Iterable[Any], file: Path) -> dict[Any, str]:
         number = _id(category, "id", f"a category of {file}")
         said = _of(category, "name", f"category {number} of {file}")
         name = str(said).strip()
-        if not name or not isinstance(said, str | int | float):
+        if not name or not isinstance(said, NUMBERS):
             raise UserError(f"category {number} of {file} has the name {said!r:.{LONGEST}}; name it")
         if number in found:
             raise UserError(f"{file} lists the category id {number} twice, as {found[number]} and as {name}")
@@ -171,21 +172,22 @@ def _drawn(
     """Return the annotations of every image that count."""
     found: dict[Any, list[Any]] = {number: [] for number in images}
     odd: dict[str, list[str]] = {"of images": [], "of classes": []}
-    sizeless = list[str]()
+    sizeless, name = list[str](), str(file)
     alike = {key: {str(one): one for one in known} for key, known in (("image_id", images), ("category_id", kinds))}
     for place, mark in enumerate(marks):
         called = f"annotation {mark.get('id', place) if isinstance(mark, dict) else place}"
-        image = _id(mark, "image_id", f"{called} of {file}")
-        kind = None if mark.get("category_id") is None else _id(mark, "category_id", f"{called} of {file}")
+        where = f"{called} of {name}"
+        image = _id(mark, "image_id", where)
+        kind = None if mark.get("category_id") is None else _id(mark, "category_id", where)
         if image not in images:
             odd["of images"].append(f"{called} of image {image}")
-            _check_type(image, alike["image_id"], "image_id", f"{called} of {file}")
+            _check_type(image, alike["image_id"], "image_id", where)
         elif kind is not None and kinds and kind not in kinds:
             odd["of classes"].append(f"{called} of category {kind}")
-            _check_type(kind, alike["category_id"], "category_id", f"{called} of {file}")
+            _check_type(kind, alike["category_id"], "category_id", where)
         else:
             found[image].append(mark)
-            area = _number(mark, "area", f"{called} of {file}")
+            area = _number(mark, "area", where)
             if area is not None and not _is_area(area):
                 sizeless.append(f"{called} of {mark['area']}")
     say(file, {f"{what} that it does not list are left out": places for what, places in odd.items()})
@@ -227,7 +229,7 @@ def _marks(image: Any, drawn: list[Any], kinds: Mapping[Any, str], folder: Path,
 
 def _names(image: Mapping[str, Any], key: str, kinds: Mapping[Any, str], where: str) -> frozenset[str]:
     listed = _list(image, key, where)
-    return frozenset(kinds[kind] for kind in listed if isinstance(kind, int | float | str) and kind in kinds)
+    return frozenset(kinds[kind] for kind in listed if isinstance(kind, NUMBERS) and kind in kinds)
 
 
 def _name(image: Any, file: Path) -> str:
