@@ -16,6 +16,7 @@ from torch import nn
 from dinokit.core import dist
 from dinokit.core.numbers import Schedule, above, at_least, between
 from dinokit.models.features import Built
+from dinokit.training.adamw import STEP, AdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Multipliers:
     last_layer: bool
 
 
-def optimizer(parts: Mapping[str, nn.Module], config: Config) -> torch.optim.AdamW:
+def optimizer(parts: Mapping[str, nn.Module], config: Config) -> AdamW:
     """Build AdamW with one group per set of multipliers over the trained parameters of all parts.
 
     Args:
@@ -62,12 +63,10 @@ def optimizer(parts: Mapping[str, nn.Module], config: Config) -> torch.optim.Ada
                 groups.setdefault(key, []).append(parameter)
     rows = [{"params": parameters, "multipliers": key} for key, parameters in groups.items()]
     fused = all(p.device.type in ("cpu", "cuda") for parameters in groups.values() for p in parameters)
-    return torch.optim.AdamW(rows, lr=0.0, betas=config.betas, eps=1e-8, weight_decay=0.0, fused=fused)
+    return AdamW(rows, betas=config.betas, eps=1e-8, fused=fused)
 
 
-def set_rates(
-    optimizer: torch.optim.Optimizer, config: Config, *, step: int, lr_factor: float = 1.0
-) -> dict[str, float]:
+def set_rates(optimizer: AdamW, config: Config, *, step: int, lr_factor: float = 1.0) -> dict[str, float]:
     """Write this step's rates into every group; return them for the log.
 
     Args:
@@ -82,7 +81,7 @@ def set_rates(
     return {"lr": lr, "weight_decay": weight_decay}
 
 
-def drop_frozen_gradients(optimizer: torch.optim.Optimizer, config: Config, *, step: int) -> None:
+def drop_frozen_gradients(optimizer: AdamW, config: Config, *, step: int) -> None:
     """Remove the prototypes' gradients while they are frozen the way of DINO v1."""
     if step >= config.freeze_last_layer or config.freeze != "gradient":
         return
@@ -108,15 +107,13 @@ def clip_gradients(parts: Mapping[str, nn.Module], config: Config) -> dict[str, 
     return norms
 
 
-def state_by_name(optimizer: torch.optim.Optimizer, parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+def state_by_name(optimizer: AdamW, parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     """Return the optimiser's moments as flat named tensors."""
     moments = {name: optimizer.state.get(parameter, {}) for name, parameter in named(parts)}
     return {f"{name}.{key}": value for name, own in moments.items() for key, value in own.items()}
 
 
-def load_state_by_name(
-    optimizer: torch.optim.Optimizer, parts: Mapping[str, nn.Module], state: Mapping[str, torch.Tensor]
-) -> None:
+def load_state_by_name(optimizer: AdamW, parts: Mapping[str, nn.Module], state: Mapping[str, torch.Tensor]) -> None:
     """Put moments written by `state_by_name` back; parameters without moments start fresh."""
     optimizer.state.clear()
     entries: dict[str, dict[str, Any]] = {}
@@ -126,7 +123,8 @@ def load_state_by_name(
     for name, parameter in named(parts):
         if name in entries:
             optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in entries[name].items()
+                key: value.to(optimizer.place(parameter) if key == STEP else parameter.device)
+                for key, value in entries[name].items()
             }
 
 

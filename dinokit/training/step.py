@@ -132,7 +132,7 @@ class Trainer:
         values = self._of_all_teams(values)
         odd = [name for name, value in values.items() if not math.isfinite(value)]
         if odd:
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             for each, before in running:
                 each.copy_(before)
         else:
@@ -153,7 +153,7 @@ class Trainer:
     ) -> tuple[dict[str, float], dict[tuple[str, str], dict[str, Tensor]]]:
         """Leave clipped gradients in the parameters; return what was measured, and statistics by objective."""
         own, settings = step - self.first, self.experiment.optim
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         measured: list[dict[str, Tensor]] = []
         statistics: list[dict[tuple[str, str], dict[str, Tensor]]] = []
         for micro, views in enumerate(micro_batches):
