@@ -37,7 +37,8 @@ def pretrain(
 
     Args:
         images: if they are open already, with the channels of the backbone.
-        on_checkpoint: called with step and folder after every checkpoint, also with the one that a run continues from.
+        on_checkpoint: called with step and folder after every checkpoint; with the one that a start begins from after
+            its first step.
         on_step: called after every step by rank 0, for which the others wait.
 
     Raises:
@@ -85,8 +86,9 @@ class _Session:
         (fresh,) = dist.any_rank(is_main() and not self.run.steps())
         if fresh:
             save(self.setup, self.trainer, self.clock)
-        self._hand_over_checkpoint()
-        if self.clock.step >= self.steps:
+        begun = self.clock.step
+        if begun >= self.steps:
+            self._hand_over_checkpoint(begun)
             info(f"{self.run.path}: all {self.steps} steps are done; to train on: --from {self.run.path} --out ANOTHER")
             return
         ahead = self.clock.ahead
@@ -110,6 +112,8 @@ class _Session:
                 stop, any_bad, gone = dist.any_rank(wish.requested, bool(bad), upcoming.failure is not None)
                 if any_bad:
                     bad_images.add(dist.gather_lists(bad), step=self.clock.step)
+                if self.clock.step == begun + 1:  # now that it is seen to train, for a look may take long
+                    self._hand_over_checkpoint(begun)
                 too_many = bad_images.too_many(self.clock.step * self.stage.experiment.data.batch_size)
                 self._save_what_is_due(journal, stop=stop, too_many=too_many)
             info(supply.verdict())
@@ -137,12 +141,12 @@ class _Session:
         if stop and step < self.steps:
             raise Interrupted(f"stopped at step {step} of {self.steps}; {newest(self.run)}")
         self.due = False
-        self._hand_over_checkpoint()
+        self._hand_over_checkpoint(step)
 
-    def _hand_over_checkpoint(self) -> None:
-        """Let rank 0 look at the newest checkpoint: the one place where the others may wait for long."""
+    def _hand_over_checkpoint(self, step: int) -> None:
+        """Let rank 0 look at a checkpoint: the one place where the others may wait for long."""
         if is_main():
-            self.on_checkpoint(self.clock.step, self.run.checkpoint(self.clock.step))
+            self.on_checkpoint(step, self.run.checkpoint(step))
         dist.barrier()
 
     def _go_back(self, divergence: Diverged) -> None:

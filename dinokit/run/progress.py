@@ -65,6 +65,9 @@ class Journal:
         self.window.add(values, images=images, seconds=seconds, waited=waited)
         if clock.step % self.every == 0 or clock.step == self.steps:
             self.flush(clock)
+        elif clock.step == self.start + 1 and is_main():  # it is seen to train; the log has a line of whole periods
+            means = self.window.means()
+            self.say(State(clock.step, means, speed(means)))
 
     def flush(self, clock: Clock) -> None:
         """Write the line of the steps since the last one; a checkpoint calls this, so that no step is lost with it."""

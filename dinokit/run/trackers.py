@@ -13,7 +13,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout, suppress
-from functools import partial
+from functools import cached_property, partial
 from io import StringIO
 from json import loads
 from typing import Any
@@ -45,16 +45,21 @@ class TensorBoard(Tracker):
     """Event files in RUN/events; written always, unless it is switched off."""
 
     def __init__(self, run: RunFolder, *, start: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        self.run, self.start = run, start
 
-        self.writer = SummaryWriter(str(run.events), purge_step=start)
+    @cached_property
+    def writer(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter  # here: it imports for as long as a step of the demo takes
+
+        return SummaryWriter(str(self.run.events), purge_step=self.start)
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self.writer.close()
+        if "writer" in vars(self):
+            self.writer.close()
 
 
 class Wandb(Tracker):
