@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dinokit.core import slurm as srun
 from dinokit.core.files import only_owner, read_jsonl, write_atomic
 from dinokit.core.messages import console, info, is_main, slow
 from dinokit.planning.plan import foresee
-from dinokit.run import engine
+from dinokit.run import engine, ranks
 from dinokit.run.setup import check_start
 from dinokit.sources.source import Source, is_gray, remarks
 from dinokit.training.config import TrainConfig, read, with_full_paths, with_settings
@@ -51,26 +51,31 @@ def train(
         natural = False
         begun = read(run.config).experiment.backbone.channels
         config = with_settings(config, {"experiment.backbone.channels": begun})
-    foreseen: Sequence[str] = ()
     check_tasks(config, run)
-    if instead is None:
-        check_start(run, config)
+    if instead is not None:
+        instead(_opened(config, natural=natural)[0])
+        return out
+    with ranks.prepared(check_start(run, config), config.runtime.device):
         foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if is_main() else ()
-    data, experiment = config.experiment.data, config.experiment
+        config, images = _opened(config, natural=natural)
+        for line in foreseen:
+            info(line)
+        experiment = config.experiment
+        for name, network in experiment.networks.items() if experiment.distil is not None else ():
+            info(f"student {name}: {network.kind} of width {network.dim}, file {name}.safetensors")
+        train_and_report(config, images, run)
+    return out
+
+
+def _opened(config: TrainConfig, *, natural: bool) -> tuple[TrainConfig, Source]:
+    """Open the images of a run; gray ones may choose a network of one channel."""
+    data = config.experiment.data
     with slow(f"looking for images in {data.source}"):
-        images = data.open(channels=experiment.backbone.channels)
+        images = data.open(channels=config.experiment.backbone.channels)
     if natural and len(data.pixels.mean) == 1 and is_gray(images):
         config = with_settings(config, {"experiment.backbone.channels": 1})
         images = data.open(channels=1)
-    if instead is not None:
-        instead(config)
-        return out
-    for line in foreseen:
-        info(line)
-    for name, network in experiment.networks.items() if experiment.distil is not None else ():
-        info(f"student {name}: {network.kind} of width {network.dim}, file {name}.safetensors")
-    train_and_report(config, images, run)
-    return out
+    return config, images
 
 
 def train_and_report(config: TrainConfig, images: Source, run: RunFolder) -> None:

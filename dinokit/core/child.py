@@ -26,12 +26,17 @@ def start(
     path = os.pathsep.join([home, *filter(None, [environment.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *words],
-        env={**environment, "PYTHONPATH": path, _PARENT: str(os.getpid())},
+        env={**environment, "PYTHONPATH": path} | known_by(os.getpid()),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=complaints,
         start_new_session=True,
     )
+
+
+def known_by(parent: int) -> dict[str, str]:
+    """Return the variables by which a process knows whom to `follow`."""
+    return {_PARENT: str(parent)}
 
 
 def last_words(complaints: IO[bytes]) -> list[str]:

@@ -27,12 +27,15 @@ from dinokit.core import child, dist, slurm
 from dinokit.core import device as devices
 from dinokit.core.files import write_text
 from dinokit.core.messages import RunError, UserError, console, info, is_main
+from dinokit.core.spare import Spare, spares
 from dinokit.training.config import Experiment, Runtime, TrainConfig
 
 PORT = "DINOKIT_PORT"  # of rank 0's store, in the environment of the ranks that it starts
 GRACE = 120  # seconds between SLURM's signal and the end of the job's time: for the step and its checkpoint
 LAST_WORDS = 10.0  # seconds for other ranks to end by themselves, all together
 VICTIM = "another process of the run ended"  # said by a rank that fell with another
+
+_spares: list[Spare] = []  # see `prepared`
 
 
 class RankLost(Exception):
@@ -107,6 +110,21 @@ def described(runtime: Runtime) -> str:
 
 
 @contextmanager
+def prepared(world: int, device: str) -> Iterator[None]:
+    """Keep processes that can be the other ranks of a CPU at once, if `joined` starts them while the body runs.
+
+    They are copies of this one, which has imported everything, and are made before it does anything else, see spare.py.
+    """
+    if world > 1 and "RANK" not in os.environ and devices.choose(device).type == "cpu":
+        _spares.extend(spares([_complaints() for _ in range(1, world)]))
+    try:
+        yield
+    finally:
+        while _spares:
+            _spares.pop().dismiss()
+
+
+@contextmanager
 def joined(world: int, command: Sequence[str]) -> Iterator[None]:
     """Be one of `world` ranks while the body runs; start the others unless this one was started with them.
 
@@ -132,16 +150,15 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
             dist.join()
         else:
             store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-            own = max(devices.cores() // world, 1)
+            own = threads if "OMP_NUM_THREADS" in os.environ else max(devices.cores() // world, 1)
             for rank in range(1, world):
                 others.append(_start(command, rank=rank, world=world, port=store.port, threads=own))
-            if "OMP_NUM_THREADS" not in os.environ:
-                torch.set_num_threads(own)
+            torch.set_num_threads(own)
             while not store.check([f"ready {other.rank}" for other in others]):
                 ended = [other for other in others if other.process.poll() is not None]
                 if ended:  # it would be waited for in vain
                     _raise_culprit(ended, None)
-                time.sleep(0.05)
+                time.sleep(0.01)
             dist.join(store=store, rank=0, world_size=world)
         yield
     except (UserError, RunError):  # what this rank found out by itself
@@ -200,18 +217,24 @@ class _Other:
     """A rank that this process has started."""
 
     rank: int
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | Spare"
     complaints: IO[bytes]  # its standard error
 
 
 def _start(command: Sequence[str], *, rank: int, world: int, port: int, threads: int) -> _Other:
     identity = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, PORT: port}
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {key: str(value) for key, value in identity.items()}
-    complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `_end`)
-    process = child.start(
-        "dinokit", *command, environment=environment, output=subprocess.DEVNULL, complaints=complaints
-    )
+    variables = {"OMP_NUM_THREADS": str(threads)} | os.environ | {key: str(value) for key, value in identity.items()}
+    if _spares:
+        spare = _spares.pop()
+        spare.begin(command, variables, threads=threads)
+        return _Other(rank, spare, spare.complaints)
+    complaints = _complaints()
+    process = child.start("dinokit", *command, environment=variables, output=subprocess.DEVNULL, complaints=complaints)
     return _Other(rank, process, complaints)
+
+
+def _complaints() -> IO[bytes]:
+    return tempfile.TemporaryFile()  # closed by `_end`
 
 
 def _raise_culprit(others: Sequence[_Other], error: RuntimeError | None) -> None:
