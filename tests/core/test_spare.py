@@ -1,0 +1,39 @@
+"""A copy of a process waits, becomes the command that it is told, and is not made where a thread could be lost."""
+
+import os
+import subprocess
+import sys
+
+ALONE = """
+import tempfile, threading
+import torch
+from dinokit.core import child
+from dinokit.core.spare import spares
+
+def files(count):
+    return [tempfile.TemporaryFile() for _ in range(count)]
+
+wrong, right, idle, killed = spares(files(4))
+wrong.begin(["nosuch"], {}, threads=1)
+right.begin(["--version"], {}, threads=1)
+assert (wrong.wait(), right.wait()) == (2, 0)
+assert child.last_words(wrong.complaints)[0].startswith("error: unknown command 'nosuch'")
+assert idle.poll() is None  # until it is told that nothing comes
+idle.dismiss()
+assert idle.returncode == 0
+killed.kill()
+assert killed.wait() == -9
+waiting = threading.Event()
+threading.Thread(target=waiting.wait).start()
+assert spares(files(1)) == []
+waiting.set()
+torch.set_num_threads(2)
+torch.ones(512, 512) @ torch.ones(512, 512)  # OpenMP begins a thread, which a copy would wait for
+assert spares(files(1)) == []
+"""
+
+
+def test_a_copy_is_a_command_of_its_own_and_none_is_made_beside_threads() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RANK"}
+    done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
