@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dinokit.core import dist
 from dinokit.core.device import autocast, keep_freed_memory, repeatable, settled
+from dinokit.core.gradients import Averaging
 from dinokit.core.seed import derived
 from dinokit.models.head import running_statistics
 from dinokit.objectives.base import Losses
@@ -108,6 +109,7 @@ class Trainer:
             self.leads = dist.rank() == 0  # whether this rank speaks for those that train the same
         self.running = running_statistics(nn.ModuleList(self.own.values()))  # of batch norms
         self.parts = _parts(self.own)  # what this rank's optimiser moves
+        self.average = Averaging()
         self.optimizer = optim.optimizer(_parts(self.learners), experiment.optim)
 
     def _shard(self, shown: Learner) -> None:
@@ -173,7 +175,7 @@ class Trainer:
         over_ranks = dist.all_reduce(torch.stack(list(means.values()))) / dist.world_size()
         values = dict(zip(means, over_ranks.tolist(), strict=True))
         if not self.sharded:
-            dist.average_gradients(parameter for part in self.parts.values() for parameter in part.parameters())
+            self.average(parameter for part in self.parts.values() for parameter in part.parameters())
         optim.drop_frozen_gradients(self.optimizer, settings, step=own)
         norms = optim.clip_gradients(self.parts, settings)
         values |= {f"grad_norm/{part}": norm for part, norm in norms.items()}

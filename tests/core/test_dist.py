@@ -6,6 +6,7 @@ import torch
 import torch.distributed as group
 
 from dinokit.core import dist
+from dinokit.core.gradients import Averaging
 from tests.ranks import on_ranks
 
 
@@ -31,14 +32,17 @@ def _gather_on(rank: int, store: str) -> None:
     assert dist.any_rank(rank == 1, False, True) == (True, False, True)
     assert dist.gather_lists([rank] * (rank + 1)) == [0, 1, 1]
 
-    both, one, none = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
-    both.grad = torch.full((2,), 2.0 + rank)
-    one.grad = torch.full((2,), 4.0) if rank == 0 else None
-    dist.average_gradients([both, one, none])
-    assert both.grad.tolist() == [2.5, 2.5]
-    assert one.grad is not None
-    assert one.grad.tolist() == [2.0, 2.0]
-    assert none.grad is None  # AdamW would decay what nobody has used
+    shared = Averaging()
+    for average in (dist.average_gradients, shared, shared):
+        both, one, none = (torch.nn.Parameter(torch.zeros(size, 2)) for size in (99_999, 3, 1))
+        both.grad = torch.full((99_999, 2), 2.0 + rank)
+        one.grad = torch.full((3, 2), 4.0) if rank == 0 else None
+        average([both, one, none])
+        assert torch.equal(both.grad, torch.full((99_999, 2), 2.5))
+        assert one.grad is not None
+        assert one.grad.tolist() == [[2.0, 2.0]] * 3
+        assert none.grad is None  # AdamW would decay what nobody has used
+    assert shared._regions  # two processes of one machine
     group.destroy_process_group()
 
 
@@ -56,10 +60,11 @@ def _team_up_on(rank: int, store: str) -> None:
             assert dist.gather_lists([rank]) == [rank % 2, rank % 2 + 2]
         assert dist.all_reduce(x).item() == (1, 5)[team.number]
         assert dist.all_reduce(x, largest=True).item() == (1, 3)[team.number]
-        weight = torch.nn.Parameter(torch.zeros(1))
-        weight.grad = torch.full((1,), float(rank))
-        dist.average_gradients([weight])
-        assert weight.grad.item() == (0.5, 2.5)[team.number]
+        for average in (dist.average_gradients, Averaging()):
+            weight = torch.nn.Parameter(torch.zeros(1))
+            weight.grad = torch.full((1,), float(rank))
+            average([weight])
+            assert weight.grad.item() == (0.5, 2.5)[team.number]
     assert everything.tolist() == [[0, 1], [2, 3]][team.number]
     (everything * (rank + 1)).sum().backward()  # outside: the gradient goes back the way that the rows came
     assert x.grad is not None
