@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class Heads(nn.Module):
         self, queries: Float[Tensor, "batch query dim"]
     ) -> tuple[Float[Tensor, "batch query class"], Float[Tensor, "batch query 4"]]:
         """Say what each query is and where."""
-        return self.classes(queries), self.deltas(queries)
+        return self.classes(queries), of_each(self.deltas, queries)
 
 
 class Encoding(nn.Module):
@@ -46,7 +47,7 @@ class Encoding(nn.Module):
     ) -> Float[Tensor, "batch place dim"]:
         """Let places look at each other."""
         tokens = self.norms[0](tokens + self.among(tokens + places, tokens, seen))
-        passed: Tensor = self.norms[1](tokens + self.network(tokens))
+        passed: Tensor = self.norms[1](tokens + of_each(self.network, tokens))
         return passed
 
 
@@ -76,8 +77,17 @@ class Layer(nn.Module):
         queries = queries + self.among(own + position, own, seen)
         asked = self.norms[1](queries) + position
         queries = queries + self.to_map(asked, boxes, keys, values, stride, hidden)
-        passed: Tensor = queries + self.network(self.norms[2](queries))
+        passed: Tensor = queries + of_each(self.network, self.norms[2](queries))
         return passed
+
+
+def of_each(network: nn.Module, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token out"]:
+    """Send tokens through a network as rows of one matrix.
+
+    What a linear layer makes of a batch of them is a view, in whose place autograd copies gradients twice for a ReLU.
+    """
+    found: Tensor = network(tokens.flatten(0, 1))
+    return torch.unflatten(found, 0, tokens.shape[:2])
 
 
 def mlp(*widths: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.attention import Attend, BoxAttention, weights
+from dinokit.dense.detr.attention import Apart, Attend, BoxAttention
 from dinokit.dense.detr.network import Config, Detector, Maps
 from dinokit.planning.traced import traced
 
@@ -56,18 +56,26 @@ def test_box_attention_is_attention_with_the_bias_of_boxes() -> None:
 
 
 def test_the_gradient_of_box_attention_is_that_of_autograd() -> None:
+    """Of two images, of which the second is padded."""
     draw = torch.Generator().manual_seed(0)
-    sizes = ((2, 3, 4), (2, 20, 4), (2, 20, 4), (2, 3, 5), (2, 3, 4))  # q, k, v, along, down of a map 4 x 5
-    given = [torch.randn(*size, generator=draw, dtype=torch.float64).requires_grad_() for size in sizes]
-    hidden = torch.arange(20) % 5 == 4
+    sizes = ((3, 4), (20, 4), (20, 4), (5, 3), (4, 3))  # q, k, v, along, down of two heads and a map 4 x 5
+    given = [torch.randn(2, 2, *size, generator=draw, dtype=torch.float64).requires_grad_() for size in sizes]
+    hidden = torch.stack([torch.zeros(20, dtype=torch.bool), torch.arange(20) % 5 == 4])
     assert torch.autograd.gradcheck(lambda *parts: Attend.apply(*parts, hidden), given)
 
 
+def test_the_gradient_of_what_boxes_add_is_that_of_autograd() -> None:
+    draw = torch.Generator().manual_seed(0)
+    ends, centres = torch.randn(2, 3, 2, generator=draw).double(), torch.tensor([0.5, 1.5]).double()
+    given = [torch.randn(size, generator=draw).double().requires_grad_() for size in ((6, 2), (6,), (4, 6))]
+    assert torch.autograd.gradcheck(lambda *parts: Apart.apply(ends, centres, *parts), given)
+
+
 def test_weights_are_never_denormal_however_far_a_box() -> None:
-    q, k = torch.zeros(1, 1, 4), torch.zeros(1, 200, 4)
-    found = weights(q, k, -torch.arange(200.0)[None, None], torch.zeros(1, 1, 1), None)
+    q, k, v = torch.zeros(1, 1, 1, 200), torch.zeros(1, 1, 200, 200), torch.eye(200)[None, None]
+    found = Attend.apply(q, k, v, -torch.arange(200.0)[None, None, :, None], torch.zeros(1, 1, 1, 1), None)
     assert found[found > 0].min() > torch.finfo(torch.float32).tiny
-    torch.testing.assert_close(found[0, 0], (-torch.arange(200.0)).softmax(dim=0), atol=1e-20, rtol=1e-5)
+    torch.testing.assert_close(found[0, 0, 0], (-torch.arange(200.0)).softmax(dim=0), atol=1e-20, rtol=1e-5)
 
 
 def test_one_to_many_queries_change_nothing_of_the_others() -> None:
@@ -115,19 +123,17 @@ def test_layers_look_forward_twice() -> None:
     assert said is None or not said.any()
 
 
-def test_the_bias_of_boxes_is_never_held_nor_the_scores_of_two_images() -> None:
+def test_neither_the_bias_of_boxes_nor_the_scores_of_an_image_are_ever_held_whole() -> None:
     attention = BoxAttention(16, heads=4, hidden=8)
-    queries, keys = torch.randn(8, 200, 16), torch.randn(8, 12, 12, 16)
-    scores = 4 * 200 * 144 * 4  # bytes of [head, query, place] of an image, which the bias would take, too
-    given = queries, torch.rand(8, 200, 4).cumsum(-1) * 16, keys, keys, 4, None
+    queries, keys = torch.randn(4, 200, 16), torch.randn(4, 40, 40, 16)
+    scores = 4 * 200 * 1600 * 4  # bytes of [head, query, place] of an image, which the bias would take, too
+    given = queries, torch.rand(4, 200, 4).cumsum(-1) * 16, keys, keys, 4, None
     with torch.no_grad(), traced() as answered:
         attention(*given)
-    assert answered.largest == scores
-    assert answered.peak < 3.2 * scores  # before and after softmax, and what is not of places
+    assert answered.peak < scores
     with traced() as learnt:
         attention(*given).sum().backward()
-    assert learnt.largest == scores
-    assert learnt.peak < 5 * scores  # of eight images
+    assert learnt.peak < 2 * scores  # of four images
 
 
 def test_a_box_is_refined_from_where_the_last_layer_left_it() -> None:
