@@ -117,14 +117,16 @@ def plan_detection(
         raise UserError(f"expected --images to be at least 1, got {images}")
     backbone = _network(str(model))
     sizes, classes = [detecting.USUAL] * (images or detecting.COCO), detecting.CLASSES
+    objects = detecting.OBJECTS
     if data:
         boxed = open_boxes(str(data), prefers=("train",), channels=backbone.channels, white=backbone.pixels.white)
         sizes = [one.size for one in boxed.marks]
         classes = len({name for one in boxed.marks for name in one.names})
+        objects = sum(len(one.names) for one in boxed.marks) / len(boxed)
     changed: dict[str, Any] = {"size": size, "queries": queries, "batch_size": batch_size, "iterations": iterations}
     chosen = detection.chosen(detection.Config(data=data or "COCO", recipe=recipe, **changed))
     peak = tflops * 1e12 if tflops else planning.measured_rate(devices.choose(), bf16=False)
-    found = detecting.plan_detector(backbone, chosen, sizes=sizes, classes=classes, rate=peak * mfu)
+    found = detecting.plan_detector(backbone, chosen, sizes=sizes, classes=classes, rate=peak * mfu, objects=objects)
     print_detector(found, f"{recipe} on {model}, {len(sizes):,} images, {classes} classes")
     given = " ".join(f"--{name} {value}" for name, value in changed.items() if value is not None)
     which = "MODEL" if _is_architecture(model) else model

@@ -29,7 +29,7 @@ Size = tuple[int, int]  # of pixels
 
 COCO = 118_287  # images of train2017
 USUAL = (640, 480)  # width and height of most of them
-CLASSES = 80
+CLASSES, OBJECTS = 80, 7.3  # of an image
 # measured by benchmarks/plan.py: bytes of scipy and of what kernels keep, and the share of the activations that a CPU's
 # allocator holds beside them
 KERNELS, SPILLED = 0.15e9, 0.25
@@ -77,7 +77,14 @@ class DetectorPlan:
 
 
 def plan_detector(
-    backbone: Backbone, recipe: Recipe, *, sizes: Sequence[Size], classes: int, rate: float, seed: int = 0
+    backbone: Backbone,
+    recipe: Recipe,
+    *,
+    sizes: Sequence[Size],
+    classes: int,
+    rate: float,
+    objects: float = OBJECTS,
+    seed: int = 0,
 ) -> DetectorPlan:
     """Predict the training of a detector.
 
@@ -85,6 +92,7 @@ def plan_detector(
         backbone: its weights need no numbers, so it may be on the meta device.
         sizes: width and height of every image.
         rate: operations per second that are reached.
+        objects: of an image, on average; those who answer for them are learnt from.
     """
     patch, width = backbone.patch_size, width_of(backbone, recipe.view)
     shown = _shown(recipe, sizes, patch=patch)
@@ -95,7 +103,7 @@ def plan_detector(
     backbone = deepcopy(backbone).to("meta")  # the caller's stays as it is
     with torch.device("meta"):
         network = Detector(recipe.sizes(width=width, stride=patch, classes=classes))
-        work, held = _step(network, recipe, batch, patch=patch)
+        work, held = _step(network, recipe, batch, objects=objects, patch=patch)
         looking = {sides: _looking(backbone, recipe.view, sides) for sides in set(shown)}
         typical = sorted(sizes)[len(sizes) // 2]
         largest = set(passes(*shown[-1], windows=recipe.view.windows, patch=patch))
@@ -152,11 +160,13 @@ def _passed(backbone: Backbone, size: Size) -> Taken:
     return taken
 
 
-def _step(network: Detector, recipe: Recipe, batch: Sequence[Size], *, patch: int) -> tuple[dict[str, float], float]:
+def _step(
+    network: Detector, recipe: Recipe, batch: Sequence[Size], *, objects: float, patch: int
+) -> tuple[dict[str, float], float]:
     """Run a step on images of some heights and widths; return its operations, and the bytes it makes at a time."""
     maps = [torch.zeros(network.config.width, height // patch, width // patch) for height, width in batch]
     sizes = torch.tensor([[width, height] for height, width in batch], dtype=torch.float32)
-    with traced() as taken:
+    with traced(rows=round(objects * len(batch))) as taken:
         proposals, layers = network.train()(Maps(maps, sizes))
         forward = taken.operations
         torch.autograd.backward([_judged(each, recipe) for each in (proposals, layers)])

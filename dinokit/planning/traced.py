@@ -31,19 +31,23 @@ class Taken:
 
 
 @contextmanager
-def traced() -> Iterator[Taken]:
-    """Count what is done and made in the body, of numbers or none; what was there before does not count."""
+def traced(*, rows: int = 0) -> Iterator[Taken]:
+    """Count what is done and made in the body, of numbers or none; what was there before does not count.
+
+    Args:
+        rows: how many places of a tensor without numbers are taken to be none of zero, wherever it is asked which.
+    """
     taken = Taken()
-    with _Counter(taken), _without_scores(taken):
+    with _Counter(taken, rows), _without_scores(taken):
         yield taken
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations, and the bytes of what is made until it is gone."""
 
-    def __init__(self, taken: Taken) -> None:
+    def __init__(self, taken: Taken, rows: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.taken = taken
+        self.taken, self.rows = taken, rows
         self.known: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -52,7 +56,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for each in tree_leaves((arguments, named)):
             if isinstance(each, Tensor):
                 self._note(each.untyped_storage(), made=False)
-        made = function(*arguments, **(named or {}))
+        if function is _ATEN.nonzero.default and arguments[0].is_meta:
+            made = arguments[0].new_empty(self.rows, arguments[0].ndim, dtype=torch.int64)
+        else:
+            made = function(*arguments, **(named or {}))
         count = _COUNTS.get(function._overloadpacket)
         if count is not None:
             self.taken.operations += count(*arguments, **(named or {}), out_val=made)

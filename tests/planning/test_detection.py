@@ -40,7 +40,7 @@ def test_a_plan_is_what_is_taken(tmp_path: Path, make_vit: MakeVit) -> None:
     data = open_boxes(str(scenes(tmp_path / "data", counts={"train": 3})), split="train")
     backbone, recipe = make_vit(size=None), tiny(view=View(size=32, windows=2))
     sizes = [one.size for one in data.marks]
-    found = plan_detector(backbone, recipe, sizes=sizes, classes=2, rate=1e9)
+    found = plan_detector(backbone, recipe, sizes=sizes, classes=2, rate=1e9, objects=1)  # on each of the two below
     kept = Kept(backbone, data, ["blue", "red"], recipe.view, tmp_path / "features")
     arrays = [numpy.load(file) for file in (tmp_path / "features").glob("*.npy")]
     assert found.disk == sum(array.nbytes for array in arrays)

@@ -120,7 +120,7 @@ class Apart(torch.autograd.Function):
         added = ends.new_empty(batch, len(last), len(centres) * query)  # [batch, head, place and query]
         for image, each in enumerate(ends):
             torch.mm(last, _reached(each, centres, first, shift).flatten(1), out=added[image])
-        return added.unflatten(2, (-1, query))
+        return torch.unflatten(added, 2, (-1, query))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -88,6 +89,33 @@ def of_each(network: nn.Module, tokens: Float[Tensor, "batch token dim"]) -> Flo
     """
     found: Tensor = network(tokens.flatten(0, 1))
     return torch.unflatten(found, 0, tokens.shape[:2])
+
+
+def rarely(network: nn.Module, rows: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch out"]:
+    """Send all rows through a network of which few will be asked for a gradient: the others take no part in it.
+
+    The deltas of thousands of places are compared with objects, those of a few are learnt from.
+    """
+    found: Tensor = _Rarely.apply(network, rows.flatten(0, -2), *network.parameters())
+    return torch.unflatten(found, 0, rows.shape[:-1])
+
+
+class _Rarely(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, network: nn.Module, rows: Tensor, *weights: Tensor) -> Tensor:
+        ctx.network = network
+        ctx.save_for_backward(rows, *weights)
+        found: Tensor = network(rows)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (rows, *weights) = grads, ctx.saved_tensors
+        asked = grad.any(dim=-1).nonzero()[:, 0]
+        with torch.enable_grad():
+            some = rows[asked].requires_grad_()
+            own, *others = torch.autograd.grad(ctx.network(some), [some, *weights], grad[asked])
+        return None, torch.zeros_like(rows).index_copy_(0, asked, own), *others
 
 
 def mlp(*widths: int) -> nn.Sequential:

@@ -25,7 +25,7 @@ from dinokit.core.messages import UserError
 from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.layers import Encoding, Heads, Layer
+from dinokit.dense.detr.layers import Encoding, Heads, Layer, rarely
 from dinokit.dense.detr.matching import Answers
 from dinokit.dense.detr.positions import of_boxes, of_map
 
@@ -41,15 +41,15 @@ class Config:
     width: int = at_least(1)  # numbers per place of the features
     classes: int = at_least(1)
     stride: int = at_least(1)  # pixels from one place to the next
-    dim: int = at_least(GROUPS, 256)
+    dim: int = at_least(GROUPS)
     heads: int = at_least(1, 8)
-    hidden: int = at_least(1, 1024)  # of the networks behind attention
-    box_hidden: int = at_least(1, 512)  # of the networks from boxes to attention
-    encoder: int = at_least(0, 2)  # layers
-    decoder: int = at_least(1, 3)  # layers
-    finer: bool = True  # proposals at half the stride, too
-    queries: int = at_least(1, 100)
-    many: int = at_least(0, 100)  # further queries in training, several of which answer for an object
+    hidden: int = at_least(1)  # of the networks behind attention
+    box_hidden: int = at_least(1)  # of the networks from boxes to attention
+    encoder: int = at_least(0)  # layers
+    decoder: int = at_least(1)  # layers
+    finer: bool  # proposals at half the stride, too
+    queries: int = at_least(1)
+    many: int = at_least(0)  # further queries in training, several of which answer for an object
 
     def __post_init__(self) -> None:
         if self.dim % GROUPS or self.dim % self.heads:
@@ -169,7 +169,7 @@ class Detector(nn.Module):
         )
         around = torch.cat(squares).to(tokens).expand(len(tokens), -1, -1)  # [batch, proposal, 4]
         rows = self.proposed(torch.cat([each.flatten(2).transpose(1, 2) for each in levels], dim=1))
-        logits, deltas = self.thing(rows)
+        logits, deltas = self.thing.classes(rows), rarely(self.thing.deltas, rows)
         ends = torch.cat(fields).to(tokens)[:, 2:]  # [proposal, 2]
         outside = (ends > sizes[:, None]).any(dim=-1)  # also in part, as places that the image alone would not have
         logits = logits.masked_fill(outside[..., None], torch.finfo(logits.dtype).min / 4)

@@ -75,9 +75,8 @@ def boxes_of(*shape: int, seed: int) -> Tensor:
 
 def test_what_is_found_on_a_picture_and_its_mirror_is_found_mirrored_on_the_mirror(make_vit: MakeVit) -> None:
     backbone, view, image = make_vit(size=None), View(size=24), drawn(3, 24, 36)
-    sizes = Config(
-        width=width_of(backbone, view), classes=2, stride=4, dim=32, hidden=32, encoder=1, decoder=2, queries=5
-    )
+    few = {"dim": 32, "hidden": 32, "box_hidden": 64, "encoder": 1, "decoder": 2, "queries": 5, "many": 0}
+    sizes = Config(width=width_of(backbone, view), classes=2, stride=4, finer=True, **few)
     head = Detector(sizes, seed=0).eval()
     for heads in head.heads:
         torch.nn.init.normal_(heads.deltas[-1].weight, std=0.3)

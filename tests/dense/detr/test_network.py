@@ -10,7 +10,20 @@ from dinokit.dense.detr.attention import Apart, Attend, BoxAttention
 from dinokit.dense.detr.network import Config, Detector, Maps
 from dinokit.planning.traced import traced
 
-SIZES = Config(width=8, classes=3, stride=4, dim=64, heads=4, hidden=32, encoder=1, decoder=2, queries=5, many=4)
+SIZES = Config(
+    width=8,
+    classes=3,
+    stride=4,
+    dim=64,
+    heads=4,
+    hidden=32,
+    box_hidden=64,
+    encoder=1,
+    decoder=2,
+    finer=True,
+    queries=5,
+    many=4,
+)
 
 
 def detector(config: Config = SIZES) -> Detector:

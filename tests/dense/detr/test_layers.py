@@ -1,0 +1,18 @@
+"""Layers of a detector: gradients of few rows."""
+
+import torch
+
+from dinokit.dense.detr.layers import mlp, rarely
+
+
+def test_rows_that_are_not_asked_take_no_part_in_a_gradient_that_is_the_same() -> None:
+    torch.manual_seed(0)
+    network, rows = mlp(4, 8, 3), torch.randn(2, 5, 4, requires_grad=True)
+    whole, few = network(rows), rarely(network, rows)
+    torch.testing.assert_close(few, whole)
+    given = [rows, *network.parameters()]
+    for asked in ((torch.tensor([0, 1, 1]), torch.tensor([2, 0, 4])), (torch.tensor([], dtype=torch.int64),) * 2):
+        wanted, found = (
+            torch.autograd.grad(each[asked].square().sum(), given, retain_graph=True) for each in (whole, few)
+        )
+        torch.testing.assert_close(found, wanted)
