@@ -32,7 +32,7 @@ from torchvision.models import resnet18
 from dinokit.annotations.boxes import Boxed, open_boxes
 from dinokit.core.seed import Passes, generator
 from dinokit.dense.detection import Detections, as_arrays, detect, drawn, likeliest
-from dinokit.dense.detr.learning import judged, scaled
+from dinokit.dense.detr.learning import judged, numbered, scaled
 from dinokit.dense.detr.matching import Answers
 from dinokit.dense.detr.network import Detector, Maps
 from dinokit.dense.detr.recipe import RECIPES, Recipe
@@ -153,7 +153,7 @@ def end_to_end(
         for place in range(step * recipe.batch_size, (step + 1) * recipe.batch_size):
             index, mirror = int(order.indices(place, 1)[0]), bool(draw.integers(2))
             batch.append(images[index].flip(-1) if mirror else images[index])
-            objects.append(scaled(train.marks[index], classes, seen=(SIZE, SIZE), mirror=mirror))
+            objects.append(scaled(train.marks[index], numbered(classes), seen=(SIZE, SIZE), mirror=mirror))
         optimiser.zero_grad(set_to_none=True)
         loss(network(torch.stack(batch)), objects, step).total.backward()
         nn.utils.clip_grad_norm_(network.decoder.parameters(), 0.1)

@@ -23,7 +23,7 @@ from dinokit.core.files import check_same, digest_of_model, read_json, write_ato
 from dinokit.core.messages import RunError, info, progress, warn
 from dinokit.core.seed import generator
 from dinokit.dense.detr import stamps
-from dinokit.dense.detr.learning import Seen, order_of, scaled
+from dinokit.dense.detr.learning import Seen, numbered, order_of, scaled
 from dinokit.dense.detr.views import View, features, width_of
 from dinokit.images import intensity
 from dinokit.models.features import Backbone
@@ -84,7 +84,8 @@ class Kept:
             wanted: what will be seen; None: everything.
             passes: how often something will be seen, where that is known.
         """
-        self.backbone, self.data, self.classes, self.view, self.folder = backbone, data, classes, view, folder
+        self.backbone, self.data, self.classes = backbone, data, numbered(classes)
+        self.view, self.folder = view, folder
         folder.mkdir(parents=True, exist_ok=True)
         every = [(index, mirror) for index in range(len(data)) for mirror in (False, True)]
         self._claim(sorted({index for index, _ in (every if wanted is None else wanted)}))

@@ -5,7 +5,7 @@ what places propose is judged without classes. Images, mirrors and views of a st
 an image and its mirror may be kept (kept.py); views that are drawn anew are computed anew.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy
@@ -88,21 +88,30 @@ def judged(recipe: Recipe) -> Callable[[tuple[Answers, Answers], Sequence[Object
     return judge
 
 
-def scaled(marks: Marks, classes: Sequence[str], *, seen: tuple[int, int], mirror: bool) -> Objects:
-    """Return the boxes of an image, but crowds, where they lie in what is seen of it, (width, height) pixels."""
+def scaled(marks: Marks, classes: Mapping[str, int], *, seen: tuple[int, int], mirror: bool) -> Objects:
+    """Return the boxes of an image, but crowds, where they lie in what is seen of it, (width, height) pixels.
+
+    Args:
+        classes: number of each, by its name.
+    """
     kept = ~(marks.crowd | marks.difficult)
     scale = torch.tensor([*seen, *seen]) / torch.tensor([*marks.size, *marks.size])
     found = torch.from_numpy(marks.boxes[kept]).float() * scale
     names = [name for name, one in zip(marks.names, kept.tolist(), strict=True) if one]
-    kinds = torch.tensor([classes.index(name or UNNAMED) for name in names], dtype=torch.int64)
+    kinds = torch.tensor([classes[name or UNNAMED] for name in names], dtype=torch.int64)
     return Objects(box.mirrored(found, seen[0]) if mirror else found, kinds)
+
+
+def numbered(classes: Sequence[str]) -> dict[str, int]:
+    """Return the number of each class by its name: LVIS has 1,203."""
+    return {name: number for number, name in enumerate(classes)}
 
 
 class Drawn:
     """Views that are drawn anew, and features that are computed anew, at every step, by a recipe with `shortest`."""
 
     def __init__(self, backbone: Backbone, data: Boxed, classes: Sequence[str], recipe: Recipe) -> None:
-        self.backbone, self.data, self.classes, self.recipe = backbone, data, classes, recipe
+        self.backbone, self.data, self.classes, self.recipe = backbone, data, numbered(classes), recipe
 
     def __call__(self, index: int, key: tuple[int, ...]) -> Seen:
         """Resize, or cut a piece out and resize it, and mirror."""

@@ -21,8 +21,6 @@ def soft_nms(
     scores: Float[Tensor, " found"],
     classes: Int64[Tensor, " found"],
     *,
-    sigma: float = SIGMA,
-    least: float = LEAST,
     most: int | None = None,
 ) -> tuple[Int64[Tensor, " kept"], Float[Tensor, " kept"]]:
     """Return what is kept, the best first, and its new scores.
@@ -33,12 +31,12 @@ def soft_nms(
     left, kept, values = scores.clone(), list[Tensor](), list[Tensor]()
     while len(kept) < (len(left) if most is None else most) and len(left):
         value, best = left.max(dim=0)
-        if value < least:
+        if value < LEAST:
             break
         kept.append(best)
         values.append(value)
         iou, _ = overlap(boxes[best], boxes)
-        left = left * torch.where(classes == classes[best], torch.exp(-(iou**2) / sigma), 1.0)
+        left = left * torch.where(classes == classes[best], torch.exp(-(iou**2) / SIGMA), 1.0)
         left[best] = -1.0
     if not kept:
         return torch.empty(0, dtype=torch.int64), scores[:0]

@@ -6,6 +6,8 @@
               else a piece of 60 to 100 % of the area first, IA-BCE, 12 passes of 118,287 images at 2.5e-5, which falls
               to a tenth by a cosine over the last four; at test eight short sides and their mirrors
 
+All weights decay, norms and biases too, as DETR's do: neither paper says of any that they do not.
+
 What the paper leaves open is assumed (unconfirmed): batches of 32 as in its first stage; a piece in every second view,
 of the shape of its image; a gradient cut to 0.1, as DETR's (arXiv:2005.12872); 2 for the weight of IA-BCE. An image
 whose long side is more than 4/3 of the size (in `dinov3` 8 times) is shown smaller: a strip would take any memory.

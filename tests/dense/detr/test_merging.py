@@ -12,12 +12,12 @@ from tests.dense.detr.test_boxes import drawn
 def test_scores_fall_as_a_loop_says() -> None:
     boxes = drawn(12)
     scores, classes = torch.rand(12, generator=torch.Generator().manual_seed(3)), torch.arange(12) % 2
-    kept, values = soft_nms(boxes, scores, classes, sigma=0.5, least=0.05)
+    kept, values = soft_nms(boxes, scores, classes)
     left, wanted = scores.tolist(), []
     rest = set(range(12))
     while rest:
         best = max(rest, key=lambda place: left[place])
-        if left[best] < 0.05:
+        if left[best] < 1e-3:
             break
         wanted.append((best, left[best]))
         rest.remove(best)
