@@ -1,5 +1,6 @@
 """The checks of benchmarks/gpu.py work: at tiny sizes on a CPU, and as tests on a GPU where there is one."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,13 @@ def test_a_check_finds_nothing_wrong_on_a_cpu(gpu: ModuleType, name: str) -> Non
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_check_finds_nothing_wrong_on_a_gpu(gpu: ModuleType, name: str) -> None:
     assert faults(gpu, name, torch.device("cuda", 0)) == []
+
+
+@pytest.mark.slow  # a process of its own
+def test_nothing_is_forgotten_on_the_cpu() -> None:
+    words = [sys.executable, "-m", "tests.pretended", "losses", "kmeans", "batches", "health"]
+    run = subprocess.run(words, capture_output=True, text=True, cwd=BENCHMARKS.parent)
+    assert run.returncode == 0, run.stderr[-2000:]
 
 
 def test_all_checks_together_take_eight_minutes_at_most(gpu: ModuleType) -> None:
