@@ -149,7 +149,7 @@ def test_what_cannot_fit_here_is_refused_before_the_first_step(monkeypatch: pyte
 
 def test_what_is_foreseen_is_memory_and_time() -> None:
     memory, time = planning.foresee(recipes.find("demo"), anyway=False)
-    assert memory.startswith("memory: about 0.7 GB")
+    assert memory.startswith("memory: about 0.8 GB")
     assert "1,850 steps" in time
 
 
