@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dinokit.config import converter, from_plain, to_plain
 from dinokit.core.messages import unknown_name
-from dinokit.models.block import RopeConfig
 from dinokit.models.convnets import ConvNeXt, ConvNeXtConfig, ResNet, ResNetConfig
+from dinokit.models.rope import RopeConfig
 from dinokit.models.vit import Config as VitConfig
 from dinokit.models.vit import VisionTransformer
 

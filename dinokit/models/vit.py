@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import above, at_least, between
-from dinokit.models.block import Bias, Block, Mlp, Rope, RopeConfig, Rotation, SwiGlu
+from dinokit.models.block import Bias, Block, Mlp, SwiGlu
 from dinokit.models.features import Built, Features, accepted, chosen_layers
 from dinokit.models.init import Style
 from dinokit.models.position import resized
+from dinokit.models.rope import Rope, RopeConfig, Rotation
 
 
 @dataclass(frozen=True, kw_only=True)

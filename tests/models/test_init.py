@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from dinokit.models import head
-from dinokit.models.block import RopeConfig
 from dinokit.models.init import initialise
+from dinokit.models.rope import RopeConfig
 from dinokit.models.vit import Config, VisionTransformer
 
 CONFIG = Config(patch_size=4, dim=64, depth=2, heads=2, registers=2, ffn_hidden=128)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, build
-from dinokit.models.block import RopeConfig
+from dinokit.models.rope import RopeConfig
 
 SMALL = {"patch_size": 4, "dim": 16, "depth": 2, "heads": 2, "ffn_hidden": 32}
 TABLE = {"registers": 0, "position": "offset", "position_grid": 4}

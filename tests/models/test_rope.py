@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from dinokit.core.messages import UserError
-from dinokit.models import block
+from dinokit.models import rope
 from dinokit.models.init import initialise
 
 
-def build(head_dim: int = 16, **options: object) -> block.Rope:
-    module = block.Rope(head_dim, block.RopeConfig(**options))
+def build(head_dim: int = 16, **options: object) -> rope.Rope:
+    module = rope.Rope(head_dim, rope.RopeConfig(**options))
     initialise(module, "dinov3", seed=0)
     return module.eval()
 
@@ -54,7 +54,7 @@ def test_products_depend_on_differences_of_coordinates_only() -> None:
 
 @pytest.mark.parametrize(("how", "sides"), [("separate", (2, 4)), ("max", (4, 4)), ("min", (2, 2))])
 def test_coordinates_are_divided_by_the_chosen_side(how: str, sides: tuple[int, int]) -> None:
-    coords = block.coordinates((2, 4), how)
+    coords = rope.coordinates((2, 4), how)
     assert coords[0].tolist() == [1 / sides[0] - 1, 1 / sides[1] - 1]
     assert coords[-1].tolist() == [3 / sides[0] - 1, 7 / sides[1] - 1]
     assert coords[1][0] == coords[0][0]  # row-major: x runs first
@@ -84,16 +84,16 @@ def test_casting_a_network_does_not_round_its_angles() -> None:
 
 
 def test_shift_jitter_and_rescale_stay_in_their_range() -> None:
-    coords = block.coordinates((3, 3), "separate")
+    coords = rope.coordinates((3, 3), "separate")
     torch.manual_seed(0)
     for _ in range(20):
-        shifted = block.augmented_coordinates(coords, block.RopeConfig(shift=0.2)) - coords
+        shifted = rope.augmented_coordinates(coords, rope.RopeConfig(shift=0.2)) - coords
         torch.testing.assert_close(shifted, shifted[:1].expand_as(shifted), atol=1e-6, rtol=0)
         assert shifted.abs().max() <= 0.2
         assert shifted[0, 0] != shifted[0, 1]
-        jittered = block.augmented_coordinates(coords, block.RopeConfig(jitter=3.0))[0] / coords[0]
+        jittered = rope.augmented_coordinates(coords, rope.RopeConfig(jitter=3.0))[0] / coords[0]
         assert jittered[0] != jittered[1]
-        rescaled = block.augmented_coordinates(coords, block.RopeConfig(rescale=2.0))[0] / coords[0]
+        rescaled = rope.augmented_coordinates(coords, rope.RopeConfig(rescale=2.0))[0] / coords[0]
         torch.testing.assert_close(rescaled[0], rescaled[1])
         assert 1 / 3 <= jittered.min() <= jittered.max() <= 3
         assert 0.5 <= rescaled.min() <= rescaled.max() <= 2
@@ -102,7 +102,7 @@ def test_shift_jitter_and_rescale_stay_in_their_range() -> None:
 def test_rescaling_is_symmetric_on_a_log_scale() -> None:
     coords = torch.ones(1, 2)
     torch.manual_seed(0)
-    draws = [block.augmented_coordinates(coords, block.RopeConfig(rescale=2.0))[0, 0].log() for _ in range(400)]
+    draws = [rope.augmented_coordinates(coords, rope.RopeConfig(rescale=2.0))[0, 0].log() for _ in range(400)]
     # the mean of 400 U(-ln 2, ln 2) has a standard deviation of 0.02; of U(0.5, 2) the mean logarithm would be 0.16
     assert abs(torch.stack(draws).mean()) < 0.08
 
@@ -121,7 +121,7 @@ def test_rescaling_is_symmetric_on_a_log_scale() -> None:
 )
 def test_contradicting_options_are_errors(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match="rope|must be above"):
-        block.RopeConfig(**options)
+        rope.RopeConfig(**options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -7,7 +7,7 @@ import torch
 
 from dinokit.core.messages import UserError
 from dinokit.models.architecture import VARIANTS
-from dinokit.models.block import RopeConfig
+from dinokit.models.rope import RopeConfig
 from dinokit.models.vit import Config, VisionTransformer
 
 ROPE = Config(patch_size=4, dim=32, depth=3, heads=2, registers=2, ffn_hidden=64, layer_scale=0.5)

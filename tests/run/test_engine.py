@@ -22,7 +22,7 @@ from dinokit.core.files import read_jsonl
 from dinokit.core.messages import RunError, UserError
 from dinokit.core.numbers import constant
 from dinokit.images.intensity import Pixels
-from dinokit.models import block, head, vit
+from dinokit.models import head, rope, vit
 from dinokit.objectives import dino, ibot, koleo
 from dinokit.run import engine, setup
 from dinokit.run.feed import feed
@@ -49,7 +49,7 @@ def config(photos: Path, *, steps: int = 6, **runtime: object) -> TrainConfig:
             source=str(photos),
         ),
         backbone=vit.Config(
-            patch_size=4, dim=16, depth=2, heads=2, ffn_hidden=32, drop_path=0.4, rope=block.RopeConfig(rescale=2.0)
+            patch_size=4, dim=16, depth=2, heads=2, ffn_hidden=32, drop_path=0.4, rope=rope.RopeConfig(rescale=2.0)
         ),
         objectives=ObjectiveConfigs(
             {

@@ -16,7 +16,7 @@ from dinokit.checkpoints.store import RunFolder
 from dinokit.config import override, to_yaml
 from dinokit.core.files import read_jsonl
 from dinokit.core.messages import RunError, UserError
-from dinokit.models import block
+from dinokit.models import rope
 from dinokit.objectives import koleo
 from dinokit.run import engine, ranks
 from dinokit.sources.source import open_source
@@ -27,7 +27,7 @@ from tests.run.test_engine import _during_step, assert_same, config, final, loss
 
 def without_draws(settings: TrainConfig) -> TrainConfig:
     """Switch off what every rank draws for itself: drop path and RoPE augmentation."""
-    backbone = replace(settings.experiment.backbone, drop_path=0.0, rope=block.RopeConfig())
+    backbone = replace(settings.experiment.backbone, drop_path=0.0, rope=rope.RopeConfig())
     return replace(settings, experiment=replace(settings.experiment, backbone=backbone))
 
 
