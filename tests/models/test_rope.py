@@ -135,3 +135,13 @@ def test_gradient_turns_back(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
     tolerance = 1e-6 if dtype == torch.float64 else 0.02
     torch.testing.assert_close(vectors.grad[:, :, :2], vectors[:, :, :2].detach(), rtol=tolerance, atol=tolerance)
     assert not vectors.grad[:, :, 2].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rotation_in_parts_is_the_formula_to_the_bit(dtype: torch.dtype) -> None:
+    rotation = build(8)((3, 4), prefix=2)
+    draw = torch.Generator().manual_seed(0)
+    projected = torch.randn(5, 14, 3, 2, 8, generator=draw).to(dtype)[:, :, :2]  # beside the values, as in a network
+    cos, sin, exact = rotation.cos[:, None, None], rotation.sin[:, None, None], projected.float()
+    expected = torch.addcmul(exact * cos, exact.roll(4, dims=-1), sin).to(dtype)
+    assert torch.equal(rotation(projected), expected)
