@@ -12,6 +12,9 @@ Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import numpy as np
@@ -250,6 +253,11 @@ def _distort(
 ) -> None:
     """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
     parameters = augment.draw(distortion, uniforms, channels=crops.shape[1])
+    quick = _compiled() if out.is_cpu and distortion.chain == "exact" else None
+    if quick is not None:
+        values, bounds = crops.permute(0, 2, 3, 1).numpy(), None if ranges is None else ranges.numpy()
+        quick.distorted(values, parameters, distortion, pixels, bounds, out=out.numpy())
+        return
     pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK.get(crops.device.type, _LARGE_CHUNK)))
     for rows in np.array_split(augment.alike(parameters), pieces) if pieces else []:
         chosen = torch.from_numpy(rows).to(crops.device)
@@ -262,6 +270,12 @@ def _distort(
             out.numpy()[rows] = values.numpy()  # three times as fast as index_copy_
         else:
             out.index_copy_(0, chosen, values)
+
+
+@cache
+def _compiled() -> Any:
+    """Return the chain that numba compiles, where it is installed; slow to import, so not before it is wanted."""
+    return import_module("dinokit.views.compiled") if find_spec("numba") else None
 
 
 def _normalised(

@@ -1,0 +1,310 @@
+"""The exact photometric chain in few passes over memory, compiled by numba: what the extra `fast` adds.
+
+The operations are those of `augment`, to rounding (1e-6 of white; tests compare them, and who wants to know what an
+operation is reads it there). Torch makes some 30 passes over a crop; here pixels are taken through the operations a
+tile at a time, which stays next to the core, up to where the next operation needs all of them: contrast, for the mean,
+and blur. An image does not depend on its neighbours.
+
+Imported where numba is installed, and only there. All that is compiled stands in this one file, for numba keeps the
+result until this file changes, whatever it calls.
+"""
+
+from collections.abc import Callable
+from inspect import unwrap
+from typing import TypeVar
+
+import numba
+import numpy as np
+from jaxtyping import Float32, Int64, Shaped, UInt8
+
+from dinokit.images.intensity import Pixels
+from dinokit.views import augment
+
+F = TypeVar("F", bound=Callable[..., object])
+Plane = Float32[np.ndarray, "pixel"]
+Planes = Float32[np.ndarray, "channel pixel"]
+
+_TILE = 1024  # pixels taken through the operations together: 12 KB of colours
+_LOAD, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _GRAYSCALE, _NOTHING = -1, 0, 1, 2, 3, 4, 5
+_NO_WEIGHT = np.float32(1e-12)  # of a pixel; products with the smallest numbers there are would take 30 times as long
+# numbers of any other type would make float64 of all that they meet
+_ZERO, _ONE, _TWO, _FOUR, _SIX = map(np.float32, (0, 1, 2, 4, 6))
+_SIXTH, _THIRD, _HALF, _TWO_THIRDS = map(np.float32, (1 / 6, 1 / 3, 1 / 2, 2 / 3))
+_RED, _GREEN, _BLUE = map(np.float32, augment.LUMINANCE)
+
+
+def distorted(
+    crops: Shaped[np.ndarray, "sample height width channel"],
+    parameters: augment.Parameters,
+    config: augment.Config,
+    pixels: Pixels,
+    ranges: Float32[np.ndarray, "sample 2"] | None,
+    *,
+    out: Float32[np.ndarray, "sample channel height width"],
+) -> None:
+    """Distort crops step by step and normalise them; uint8, or float32 in [0, 1]."""
+    samples, _, _, channels = crops.shape
+    rgb = channels == 3
+    used = np.array([config.brightness > 0, config.contrast > 0, config.saturation > 0 and rgb, config.hue > 0 and rgb])
+    steps = np.full((samples, 6), _NOTHING)
+    steps[:, 0] = _LOAD
+    steps[:, 1:5] = np.where(parameters.jitter[:, None] & used[parameters.order], parameters.order, _NOTHING)
+    steps[:, 5] = np.where(parameters.grayscale & rgb, _GRAYSCALE, _NOTHING)
+    mean, std = (np.resize(np.float32(numbers), channels) for numbers in (pixels.mean, pixels.std))
+    if ranges is None:
+        ranges = np.tile(np.float32([0, 1]), (samples, 1))
+    crops, deep = np.ascontiguousarray(crops), crops.dtype == np.float32
+    _all(
+        np.empty((0, *crops.shape[1:]), np.uint8) if deep else crops,
+        crops if deep else np.empty((0, *crops.shape[1:]), np.float32),
+        steps,
+        parameters.strength,
+        np.where(parameters.blur[:, None], _gaussians(parameters.sigma, config.blur_taps), _ZERO),
+        np.where(parameters.solarise, np.float32(config.solarise_threshold), np.float32(np.inf)),
+        ranges,
+        mean,
+        std,
+        out,
+    )
+
+
+def _gaussians(sigma: Float32[np.ndarray, "sample"], taps: int) -> Float32[np.ndarray, "sample half"]:
+    """Return the weights of a Gaussian from its middle on, and zeros until they are 5, 9, 13, ..."""
+    radius = taps // 2
+    offsets = np.arange(radius + 1, dtype=np.float32)
+    weights = np.exp(np.float32(-0.5) * (offsets / sigma[:, None]) ** 2)
+    weights[weights < _NO_WEIGHT] = 0
+    weights /= 2 * weights.sum(axis=1, keepdims=True) - weights[:, :1]
+    return np.pad(weights, ((0, 0), (0, -radius % 4 if radius else 4)))
+
+
+def _compiled(function: F) -> F:
+    """Compile at the first call, and keep the result for other processes; sums may be taken in any order."""
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "nnan"}}
+    plain = unwrap(function)  # of what checks types in tests
+    try:
+        kept: F = numba.njit(cache=True, **options)(plain)
+    except RuntimeError:  # there is no folder that may be written to
+        kept = numba.njit(**options)(plain)
+    return kept
+
+
+@_compiled
+def _all(
+    eight: UInt8[np.ndarray, "some height width channel"],  # crops, or none and all are deep: one type compiles sooner
+    deep: Float32[np.ndarray, "others height width channel"],
+    steps: Int64[np.ndarray, "sample 6"],
+    strength: Float32[np.ndarray, "sample 4"],
+    weights: Float32[np.ndarray, "sample half"],  # of the blur, all 0 for none
+    threshold: Float32[np.ndarray, "sample"],  # of solarisation, infinite for none
+    ranges: Float32[np.ndarray, "sample 2"],
+    mean: Float32[np.ndarray, "channel"],
+    std: Float32[np.ndarray, "channel"],
+    out: Float32[np.ndarray, "sample channel height width"],
+) -> None:
+    samples, channels, height, width = out.shape
+    reach = weights.shape[1] - 1
+    planes = np.empty((channels, height * width), np.float32)
+    padded = np.zeros((height + 2 * reach, width + 2 * reach), np.float32)
+    across = np.zeros_like(padded)
+    for sample in range(samples):
+        one = slice(sample, sample + 1)
+        _coloured(eight[one].reshape(-1), deep[one].reshape(-1), steps[sample], strength[sample], planes)
+        low, high = ranges[sample]
+        for channel in range(channels):
+            plane = planes[channel]
+            if weights[sample, 0] > 0:
+                _blur(plane, weights[sample], padded, across)
+            shown = out[sample, channel].reshape(-1)
+            _finish(plane, threshold[sample], high - low, low, mean[channel], std[channel], shown)
+
+
+@_compiled
+def _coloured(
+    eight: UInt8[np.ndarray, "value"],
+    deep: Float32[np.ndarray, "other_value"],
+    steps: Int64[np.ndarray, "6"],
+    strength: Float32[np.ndarray, "4"],
+    planes: Planes,
+) -> None:
+    """Take a crop through jitter and grayscale, from one contrast to the next."""
+    channels, pixels = planes.shape
+    first, mean = 0, _ZERO
+    while first < steps.size:
+        last = first + 1
+        while last < steps.size and steps[last] != _CONTRAST:
+            last += 1
+        total = 0.0
+        for start in range(0, pixels, _TILE):
+            stop = min(start + _TILE, pixels)
+            for step in steps[first:last]:
+                if step == _LOAD:
+                    if eight.size:
+                        _load(eight[start * channels : stop * channels], planes, start, stop)
+                    else:
+                        _load(deep[start * channels : stop * channels], planes, start, stop)
+                elif step in (_BRIGHTNESS, _CONTRAST):
+                    factor = strength[step]
+                    offset = (_ONE - factor) * mean if step == _CONTRAST else _ZERO
+                    for channel in range(channels):
+                        _scale(planes[channel][start:stop], factor, offset)
+                elif step != _NOTHING:
+                    red, green, blue = planes[0][start:stop], planes[1][start:stop], planes[2][start:stop]
+                    if step == _SATURATION:
+                        _saturate(red, green, blue, strength[step])
+                    elif step == _HUE:
+                        _turn(red, green, blue, strength[step])
+                    else:
+                        _gray(red, green, blue)
+            if last < steps.size:
+                total += _light(planes, start, stop)
+        mean = np.float32(total / pixels)
+        first = last
+
+
+@_compiled
+def _load(values: Shaped[np.ndarray, "value"], planes: Planes, start: int, stop: int) -> None:
+    channels = planes.shape[0]
+    white = np.float32(255 if values.itemsize == 1 else 1)
+    if channels == 3:  # written out, for a known stride is quicker
+        red, green, blue = planes[0][start:stop], planes[1][start:stop], planes[2][start:stop]
+        for pixel in range(red.size):
+            red[pixel] = np.float32(values[3 * pixel]) / white
+            green[pixel] = np.float32(values[3 * pixel + 1]) / white
+            blue[pixel] = np.float32(values[3 * pixel + 2]) / white
+        return
+    for channel in range(channels):
+        plane = planes[channel][start:stop]
+        for pixel in range(plane.size):
+            plane[pixel] = np.float32(values[channels * pixel + channel]) / white
+
+
+@_compiled
+def _light(planes: Planes, start: int, stop: int) -> float:
+    """Return the sum of the luminance, without three channels of the mean of all."""
+    channels, total = planes.shape[0], _ZERO
+    if channels == 3:
+        red, green, blue = planes[0][start:stop], planes[1][start:stop], planes[2][start:stop]
+        for pixel in range(red.size):
+            total += _RED * red[pixel] + _GREEN * green[pixel] + _BLUE * blue[pixel]
+        return float(total)
+    for channel in range(channels):
+        plane = planes[channel][start:stop]
+        for pixel in range(plane.size):
+            total += plane[pixel]
+    return float(total) / channels
+
+
+@_compiled
+def _scale(values: Plane, factor: np.float32, offset: np.float32) -> None:
+    for pixel in range(values.size):
+        values[pixel] = min(max(values[pixel] * factor + offset, _ZERO), _ONE)
+
+
+@_compiled
+def _saturate(red: Plane, green: Plane, blue: Plane, factor: np.float32) -> None:
+    for pixel in range(red.size):
+        gray = (_RED * red[pixel] + _GREEN * green[pixel] + _BLUE * blue[pixel]) * (_ONE - factor)
+        red[pixel] = min(max(red[pixel] * factor + gray, _ZERO), _ONE)
+        green[pixel] = min(max(green[pixel] * factor + gray, _ZERO), _ONE)
+        blue[pixel] = min(max(blue[pixel] * factor + gray, _ZERO), _ONE)
+
+
+@_compiled
+def _turn(red: Plane, green: Plane, blue: Plane, shift: np.float32) -> None:
+    """Turn the hue as `augment.hue` does."""
+    for pixel in range(red.size):
+        r, g, b = red[pixel], green[pixel], blue[pixel]
+        value, low = max(max(r, g), b), min(min(r, g), b)
+        chroma = value - low
+        from_green, from_blue = b - r + _TWO * chroma, r - g + _FOUR * chroma
+        turn = g - b if r == value else from_green if g == value else from_blue
+        width = _SIX * chroma
+        turn = turn / max(width, np.float32(1e-12)) + shift
+        turn -= np.floor(turn)
+        high, lower = low + width * _THIRD, low - width * _SIXTH
+        r = lower + width * min(max(abs(turn - _HALF), _SIXTH), _THIRD)
+        g = high - width * min(max(abs(turn - _THIRD), _SIXTH), _THIRD)
+        b = high - width * min(max(abs(turn - _TWO_THIRDS), _SIXTH), _THIRD)
+        red[pixel] = min(max(r, _ZERO), _ONE)
+        green[pixel] = min(max(g, _ZERO), _ONE)
+        blue[pixel] = min(max(b, _ZERO), _ONE)
+
+
+@_compiled
+def _gray(red: Plane, green: Plane, blue: Plane) -> None:
+    for pixel in range(red.size):
+        gray = _RED * red[pixel] + _GREEN * green[pixel] + _BLUE * blue[pixel]
+        red[pixel] = gray
+        green[pixel] = gray
+        blue[pixel] = gray
+
+
+@_compiled
+def _blur(
+    plane: Plane,
+    weights: Float32[np.ndarray, "half"],
+    padded: Float32[np.ndarray, "taller wider"],
+    across: Float32[np.ndarray, "taller wider"],
+) -> None:
+    """Convolve rows, then columns, reflecting the edges; with a margin all rows are one long line, and so are columns.
+
+    What comes of the margin itself is not read.
+    """
+    reach, wide = weights.size - 1, padded.shape[1]
+    height, width = padded.shape[0] - 2 * reach, wide - 2 * reach
+    inner = min(reach, height - 1, width - 1)  # whatever is farther has no weight
+    for y in range(height):
+        row, line = plane[y * width : (y + 1) * width], padded[reach + y]
+        for x in range(width):
+            line[reach + x] = row[x]
+        for k in range(1, inner + 1):
+            line[reach - k] = row[k]
+            line[reach + width - 1 + k] = row[width - 1 - k]
+    first, last = reach * wide + reach, (reach + height) * wide - reach  # pixel, and behind the last
+    _convolve(padded.reshape(-1)[first - reach : last + reach], 1, weights, across.reshape(-1)[first:last])
+    for k in range(1, inner + 1):
+        across[reach - k] = across[reach + k]
+        across[reach + height - 1 + k] = across[reach + height - 1 - k]
+    around = across.reshape(-1)[first - reach * wide : last + reach * wide]
+    _convolve(around, wide, weights, padded.reshape(-1)[first:last])
+    for y in range(height):
+        row, line = plane[y * width : (y + 1) * width], padded[reach + y]
+        for x in range(width):
+            row[x] = line[reach + x]
+
+
+@_compiled
+def _convolve(
+    source: Float32[np.ndarray, "longer"], step: int, weights: Float32[np.ndarray, "half"], out: Plane
+) -> None:
+    """Weigh what lies 0, 1, ... steps to either side, nine of these at a time: they stay in registers."""
+    middle = (weights.size - 1) * step
+    same, weight = source[middle:], weights[0]
+    for k in range(1, weights.size, 4):
+        u, v, w, z = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+        near, far = middle - k * step, middle + k * step
+        a, b, c, d = source[near:], source[near - step :], source[near - 2 * step :], source[near - 3 * step :]
+        e, f, g, h = source[far:], source[far + step :], source[far + 2 * step :], source[far + 3 * step :]
+        for x in range(out.size if k == 1 else 0):
+            others = u * (a[x] + e[x]) + v * (b[x] + f[x]) + w * (c[x] + g[x]) + z * (d[x] + h[x])
+            out[x] = weight * same[x] + others
+        for x in range(out.size if k > 1 else 0):
+            out[x] += u * (a[x] + e[x]) + v * (b[x] + f[x]) + w * (c[x] + g[x]) + z * (d[x] + h[x])
+
+
+@_compiled
+def _finish(
+    plane: Plane,
+    threshold: np.float32,
+    span: np.float32,
+    low: np.float32,
+    mean: np.float32,
+    std: np.float32,
+    out: Plane,
+) -> None:
+    """Solarise, bring back to the range of the image, and normalise."""
+    for pixel in range(plane.size):
+        value = plane[pixel]
+        value = _ONE - value if value >= threshold else value
+        out[pixel] = (value * span + low - mean) / std
