@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,7 @@ def record_start(setup: Setup) -> None:
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "numpy", "pillow")},
+        "numba": version("numba") if find_spec("numba") else None,  # without it torch makes the views
         "images": len(images),
         "source": images.fingerprint,
     }

@@ -11,7 +11,7 @@ result until this file changes, whatever it calls.
 
 from collections.abc import Callable
 from inspect import unwrap
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -50,9 +50,9 @@ def distorted(
     steps[:, 0] = _LOAD
     steps[:, 1:5] = np.where(parameters.jitter[:, None] & used[parameters.order], parameters.order, _NOTHING)
     steps[:, 5] = np.where(parameters.grayscale & rgb, _GRAYSCALE, _NOTHING)
-    mean, std = (np.resize(np.float32(numbers), channels) for numbers in (pixels.mean, pixels.std))
+    mean, std = (np.resize(np.array(each, np.float32), channels) for each in (pixels.mean, pixels.std))
     if ranges is None:
-        ranges = np.tile(np.float32([0, 1]), (samples, 1))
+        ranges = np.tile(np.array([0, 1], np.float32), (samples, 1))
     weights = np.where(parameters.blur[:, None], _gaussians(parameters.sigma, config.blur_taps), _ZERO)
     reach = weights.shape[1] - 1
     padded = np.zeros((2, height + 2 * reach, width + 2 * reach), np.float32)
@@ -87,11 +87,12 @@ def _gaussians(sigma: Float32[np.ndarray, "sample"], taps: int) -> Float32[np.nd
 def _compiled(function: F) -> F:
     """Compile at the first call, and keep the result for other processes; sums may be taken in any order."""
     options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "nnan"}}
+    compile_: Any = numba.njit
     plain = unwrap(function)  # of what checks types in tests
     try:
-        kept: F = numba.njit(cache=True, **options)(plain)
+        kept: F = compile_(plain, cache=True, **options)
     except RuntimeError:  # there is no folder that may be written to
-        kept = numba.njit(**options)(plain)
+        kept = compile_(plain, **options)
     return kept
 
 
@@ -162,7 +163,7 @@ def _coloured(
                     else:
                         _gray(red, green, blue)
             if last < steps.size:
-                total += _light(planes, start, stop)
+                total += float(_light(planes, start, stop))
         mean = np.float32(total / pixels)
         first = last
 
@@ -185,19 +186,19 @@ def _load(values: Shaped[np.ndarray, "value"], planes: Planes, start: int, stop:
 
 
 @_compiled
-def _light(planes: Planes, start: int, stop: int) -> float:
+def _light(planes: Planes, start: int, stop: int) -> np.float32:
     """Return the sum of the luminance, without three channels of the mean of all."""
     channels, total = planes.shape[0], _ZERO
     if channels == 3:
         red, green, blue = planes[0][start:stop], planes[1][start:stop], planes[2][start:stop]
         for pixel in range(red.size):
             total += _RED * red[pixel] + _GREEN * green[pixel] + _BLUE * blue[pixel]
-        return float(total)
+        return total
     for channel in range(channels):
         plane = planes[channel][start:stop]
         for pixel in range(plane.size):
             total += plane[pixel]
-    return float(total) / channels
+    return total / np.float32(channels)
 
 
 @_compiled

@@ -255,8 +255,8 @@ def _distort(
     parameters = augment.draw(distortion, uniforms, channels=crops.shape[1])
     quick = _compiled() if out.is_cpu and distortion.chain == "exact" else None
     if quick is not None:
-        values, bounds = crops.permute(0, 2, 3, 1).numpy(), None if ranges is None else ranges.numpy()
-        quick.distorted(values, parameters, distortion, pixels, bounds, out=out.numpy())
+        bounds = None if ranges is None else ranges.numpy()
+        quick.distorted(crops.permute(0, 2, 3, 1).numpy(), parameters, distortion, pixels, bounds, out=out.numpy())
         return
     pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK.get(crops.device.type, _LARGE_CHUNK)))
     for rows in np.array_split(augment.alike(parameters), pieces) if pieces else []:
