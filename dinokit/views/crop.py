@@ -94,7 +94,7 @@ def turn(
     cos, sin, none = radians.cos() * size / side, radians.sin() * size / side, torch.zeros_like(radians)
     look_at = torch.stack([cos, -sin, none, sin, cos, none], dim=1).view(-1, 2, 3)  # output pixel -> canvas
     grid = F.affine_grid(look_at, [views * samples, channels, size, size], align_corners=False)
-    turned = F.grid_sample(crops.flatten(0, 1).float(), grid, padding_mode="border", align_corners=False)
+    turned = F.grid_sample(crops.flatten(0, 1).float().contiguous(), grid, padding_mode="border", align_corners=False)
     return _stored(turned, crops.dtype).view(views, samples, channels, size, size)
 
 
@@ -111,7 +111,8 @@ def cut(
     What a window holds beyond the image repeats the image's edge.
     """
     views, samples, _ = windows.shape
-    out = torch.empty(views, samples, images[0].shape[0], size, size, dtype=images[0].dtype)
+    # channels last in memory, as torch resizes: who distorts a crop reads it once, in any order
+    out = torch.empty(views, samples, size, size, images[0].shape[0], dtype=images[0].dtype).permute(0, 1, 4, 2, 3)
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         if max(image.shape[1:]) <= SMALL:

@@ -81,7 +81,7 @@ class Cut:
         _distort(local_crops, flat, self.config.local, self.pixels, repeated, out=small.flatten(0, 1))
         anchors = None
         if there.anchor_crops is not None:
-            crops = intensity.to_unit(there.anchor_crops)
+            crops = intensity.to_unit(there.anchor_crops.contiguous())
             anchors = torch.stack([_normalised(view, self.pixels, ranges) for view in crops])
         return Views(whole, small, there.masks, anchors)
 
@@ -261,7 +261,7 @@ def _distort(
     pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK.get(crops.device.type, _LARGE_CHUNK)))
     for rows in np.array_split(augment.alike(parameters), pieces) if pieces else []:
         chosen = torch.from_numpy(rows).to(crops.device)
-        values = intensity.to_unit(crops.index_select(0, chosen))
+        values = intensity.to_unit(crops.index_select(0, chosen).contiguous())
         values = augment.apply(values, parameters.rows(rows), distortion)
         if distortion.noise is not None:
             values = noise.add(values, uniforms[rows, augment.DRAWS :], distortion.noise)
