@@ -34,6 +34,7 @@ _SIZES, _NOISE = 5, 6  # those of the sizes and of the noise
 # values distorted at a time: on a CPU 0.5 MB of float32 stay near the core without too many small calls
 _CHUNK = {"cpu": 1 << 17}
 _LARGE_CHUNK = 1 << 27
+_AS_THEY_ARE = Pixels((0.0,), (1.0,))
 
 Batch = TypeVar("Batch", bound="Views | Cut")
 
@@ -255,8 +256,12 @@ def _distort(
     parameters = augment.draw(distortion, uniforms, channels=crops.shape[1])
     quick = _compiled() if out.is_cpu and distortion.chain == "exact" else None
     if quick is not None:
-        bounds = None if ranges is None else ranges.numpy()
-        quick.distorted(crops.permute(0, 2, 3, 1).numpy(), parameters, distortion, pixels, bounds, out=out.numpy())
+        done, bounds = (pixels, ranges) if distortion.noise is None else (_AS_THEY_ARE, None)
+        within = None if bounds is None else bounds.numpy()
+        quick.distorted(crops.permute(0, 2, 3, 1).numpy(), parameters, distortion, done, within, out=out.numpy())
+        if distortion.noise is not None:
+            noise.add(out, uniforms[:, augment.DRAWS :], distortion.noise)
+            out.copy_(_normalised(out, pixels, ranges))
         return
     pieces = min(len(crops), math.ceil(crops.numel() / _CHUNK.get(crops.device.type, _LARGE_CHUNK)))
     for rows in np.array_split(augment.alike(parameters), pieces) if pieces else []:

@@ -10,6 +10,7 @@ import torch
 
 from dinokit.images.intensity import Pixels, normalised, to_unit
 from dinokit.views import augment, multicrop
+from dinokit.views.noise import Noise
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("numba")
@@ -107,13 +108,16 @@ def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None
     multicrop._compiled.cache_clear()
 
 
-def test_views_are_those_of_torch_in_the_ranges_of_their_images(without_numba: Callable[[], None]) -> None:
-    """All crops of a batch of images of 8 bits and of others, one beyond white."""
+@pytest.mark.parametrize("added", [None, Noise(probability=0.7)])
+def test_views_are_those_of_torch_in_the_ranges_of_their_images(
+    added: Noise | None, without_numba: Callable[[], None]
+) -> None:
+    """All crops of a batch of images of 8 bits and of others, one beyond white, with noise and without."""
     generate = np.random.default_rng(0)
     images = [torch.from_numpy(generate.integers(0, 256, (3, 70, 90), dtype=np.uint8)) for _ in range(4)]
     images[1] = images[1] / 255 * 160 - 40
     images[2] = images[2] / 255
-    strong = replace(STRONG, solarise=0.0)
+    strong = replace(STRONG, solarise=0.0, noise=added)
     config = multicrop.Config(
         global_size=32, local_size=16, local_count=3, anchor_size=48, first=strong, second=strong, local=strong
     )
