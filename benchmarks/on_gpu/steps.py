@@ -28,7 +28,7 @@ def speed(place: Place, model: str) -> Iterator[Row]:
 
     def once(batch: int) -> None:
         place.forget()
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.optimizer.zero_grad()
         trainer.step([views(_experiment(place, model, batch), place.device)], step=0)
 
     batch = largest(once, first=2 if place.tiny else FIRST[model], most=4 if place.tiny else MOST)
