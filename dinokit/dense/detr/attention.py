@@ -177,9 +177,8 @@ class Attend(torch.autograd.Function):
         q, k, v, along, down, hidden, found, sums = ctx.saved_tensors
         dq, dk, dv, across, deep = (torch.empty_like(each) for each in (q, k, v, along, down))
         for at in _parts(q, k):
-            grad = grads[0][at]
-            share = scores(q[at], k[at], along[at], down[at], None if hidden is None else hidden[at[0]])
-            share -= sums[at][:, None]
+            grad, less = grads[0][at], down[at] - sums[at][:, None]
+            share = scores(q[at], k[at], along[at], less, None if hidden is None else hidden[at[0]])
             share.clamp_(min=-FAR).exp_()
             torch.bmm(share, grad, out=dv[at])
             change = v[at] @ grad.transpose(1, 2)  # [head, place, query]

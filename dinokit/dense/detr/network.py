@@ -128,15 +128,16 @@ class Detector(nn.Module):
         projected = [self.project(each[None])[0] for each in maps]
         rows, columns = (max(each.shape[axis] for each in projected) for axis in (1, 2))
         hidden = torch.ones(len(maps), rows, columns, dtype=torch.bool, device=maps[0].device)
-        padded, where = [], []
+        where = dict[tuple[int, ...], Tensor]()
         for image, each in enumerate(projected):
             height, width = each.shape[1:]
             hidden[image, :height, :width] = False
-            padded.append(F.pad(each.permute(1, 2, 0), (0, 0, 0, columns - width, 0, rows - height)))
-            own = of_map(height, width, self.config.dim, device=each.device)
-            where.append(F.pad(own, (0, 0, 0, columns - width, 0, rows - height)))
-        tokens, places = torch.stack(padded), torch.stack(where)  # [batch, rows, columns, dim]
-        padding = any(tuple(each.shape[1:]) != (rows, columns) for each in projected)  # shapes: a value is waited for
+            if (height, width) not in where:
+                own = of_map(height, width, self.config.dim, device=each.device)
+                where[height, width] = _padded(own, rows, columns)
+        tokens = torch.stack([_padded(each.permute(1, 2, 0), rows, columns) for each in projected])
+        places = torch.stack([where[tuple(each.shape[1:])] for each in projected])  # [batch, rows, columns, dim]
+        padding = set(where) != {(rows, columns)}  # shapes: a value is waited for
         some = hidden if padding else None
         seen = None if some is None else ~hidden.flatten(1)[:, None, None]  # [batch, 1, 1, place]
         flat, placed = tokens.flatten(1, 2), places.flatten(1, 2)
@@ -191,3 +192,9 @@ class Detector(nn.Module):
             return None
         group = torch.arange(count, device=device) < self.config.queries
         return group[:, None] == group
+
+
+def _padded(values: Float[Tensor, "_ _ dim"], rows: int, columns: int) -> Float[Tensor, "{rows} {columns} dim"]:
+    """Append zeros below and to the right, if anything is lacking."""
+    height, width = values.shape[:2]
+    return values if (height, width) == (rows, columns) else F.pad(values, (0, 0, 0, columns - width, 0, rows - height))
