@@ -14,6 +14,7 @@ dense/detr/.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,11 +23,11 @@ from torch import nn
 
 from dinokit.annotations.boxes import Boxed, box_domains, box_splits, open_boxes
 from dinokit.annotations.marks import Marks
-from dinokit.core.files import write_atomic, write_json
-from dinokit.core.messages import UserError, info, library, progress
+from dinokit.core.files import digest_of_model, write_atomic, write_json
+from dinokit.core.messages import UserError, info, library
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
-from dinokit.dense.detection import Detections, as_arrays, detect, drawn
+from dinokit.dense.detection import as_arrays, detect, drawn
 from dinokit.dense.detr.few import more
 from dinokit.dense.detr.learning import UNNAMED
 from dinokit.dense.detr.network import Detector
@@ -36,6 +37,7 @@ from dinokit.dense.detr.views import View
 from dinokit.dense.heads import About, check_model, load_head, save_head
 from dinokit.dense.maps import WHOLE, frozen
 from dinokit.evaluation.base import Found, halves
+from dinokit.evaluation.sets import parts
 from dinokit.evaluation.sets.beforehand import known_by_heart, looked_at, say_unlearnt, unlearnt
 from dinokit.evaluation.sets.domains import over_domains
 from dinokit.evaluation.sets.mistakes import judged
@@ -202,11 +204,11 @@ def _measured(
     known = [*classes, *unlearnt(test, classes)]
     places = {name: place for place, name in enumerate(known)}  # of LVIS 1,203, for a million boxes
     objects = [_objects(test.written[index], places) for index in indices]
-    found = list[Detections]()
+    of, kept = [digest_of_model(backbone), digest_of_model(head), repr((view, tuple(tested)))], out and out / "found"
     with frozen(backbone) as device:
         head = head.to(device).eval()
-        for index in progress(indices, len(indices)):
-            found.append(detect(backbone, cast("Detector", head), test.read(index), view, tested=tested))
+        look = partial(detect, backbone, cast("Detector", head), view=view, tested=tested)
+        found = parts.found(look, test, indices, folder=kept, of=of)
     arrays = [FoundBoxes(*as_arrays(one)) for one in found]
     often = [test.kinds[name].frequency or "f" if name in test.kinds else "f" for name in known]
     frequencies = often if test.federated else None
@@ -222,6 +224,8 @@ def _measured(
     rounded = {name: value for name, value in numbers.items() if not numpy.isnan(value)}
     about = {"data": test.name, "split": test.split, "held_out": held_out, "numbers": rounded, "classes": known}
     intervals = judged(test, indices, objects, arrays, about=about | {"AP": each.tolist()}, out=out)
+    if kept is not None:
+        parts.forget(kept)
     details: dict[str, object] = {"classes": dict(zip(known, each.tolist(), strict=True)), "intervals": intervals}
     return rounded | {"images": float(len(indices))}, details
 

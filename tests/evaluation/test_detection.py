@@ -29,6 +29,7 @@ from dinokit.dense.detr.views import View
 from dinokit.dense.heads import apply, load_head
 from dinokit.evaluation import base, detection
 from dinokit.evaluation.detection import Config, learn
+from dinokit.evaluation.sets import parts
 from dinokit.evaluation.sets.domains import COCO_O, over_domains
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import build
@@ -166,6 +167,29 @@ def test_a_measurement_that_ends_leaves_the_head(tmp_path: Path, known: Trained)
     assert base.measure("detection", vit(size=None), config, out) == known.numbers
     own = load_head(out / "head")[1].details["measured"]
     assert (own["AP"], own["held_out"], own["images"], own["limit"]) == (known.numbers["AP"], True, 2, None)
+
+
+def test_a_measuring_that_is_stopped_goes_on_after_the_parts_that_are_kept(
+    tmp_path: Path, known: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two images, a part each."""
+    saved, out, usual, seen = Config(data=str(known.data), head=str(known.out / "head")), tmp_path, detection.detect, []
+
+    def ended(*arguments: Any, **named: Any) -> Any:
+        seen.append(arguments[2])
+        if len(seen) == 2:
+            raise RunError("ended here")
+        return usual(*arguments, **named)
+
+    monkeypatch.setattr(parts, "PART", 1)
+    monkeypatch.setattr(detection, "detect", ended)
+    with pytest.raises(RunError, match="ended here"):
+        base.measure("detection", vit(size=None), saved, out)
+    assert base.measure("detection", vit(size=None), saved, out) | {"lr": known.numbers["lr"]} == known.numbers
+    assert len(seen) == 3
+    assert torch.equal(seen[1], seen[2])
+    assert not (out / "found").exists()
+    assert (out / "detections.json").read_bytes() == (known.out / "detections.json").read_bytes()
 
 
 def interrupted(data: Path, out: Path, **settings: Any) -> dict[str, float]:
