@@ -22,7 +22,8 @@ from dinokit.models import architecture
 from dinokit.run.monitor import measure
 from dinokit.sources.source import in_memory
 from dinokit.training.step import Trainer
-from on_gpu.experiments import recipe, views
+from on_gpu.crops import views
+from on_gpu.experiments import recipe
 from on_gpu.place import Place, Row, percent
 
 WAITS = 0.95  # share of the plain rate that embed is wanted to reach
@@ -85,7 +86,7 @@ def embedding(place: Place) -> Iterator[Row]:
         with torch.autocast(place.device.type, dtype=torch.bfloat16, enabled=place.bf16):
             for part in parts:
                 values = devices.sent(list(part), place.device).float().div_(255).sub_(0.45).div_(0.225)
-                peer.forward_features(values).cpu()
+                peer.forward_features(values)[:, 0].cpu()  # CLS, as ours
 
     seconds = place.seconds(theirs, rounds=2)
     slow = alone > seconds and not place.tiny
