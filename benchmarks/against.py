@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from on_gpu.crops import views
 from sides import Figure, answer, compared
 
 from dinokit import recipes
 from dinokit.config import override
-from dinokit.training.config import Experiment, TrainConfig
+from dinokit.training.config import TrainConfig
 from dinokit.training.step import Trainer
-from dinokit.views.multicrop import Views
 
 CPU = torch.device("cpu")
 LARGE = {
@@ -93,28 +93,10 @@ def stepper(row: Row, *, today: bool) -> Callable[[], object]:
     runtime = override(config, row.today).runtime if today else config.runtime
     experiment = config.experiment.all_stages[row.stage].experiment
     torch.manual_seed(0)
-    views = crops(experiment)
+    batch = views(experiment, CPU)
     trainer = Trainer(experiment, CPU, recompute=runtime.recompute)
     steps = iter(range(10**6))
-    return lambda: trainer.step([views], step=next(steps))
-
-
-def crops(experiment: Experiment) -> Views:
-    """Draw random crops of the first of the recipe's sizes; a third of the patches of one view are hidden."""
-    size, batch, channels = (
-        experiment.data.views.variants()[0],
-        experiment.data.batch_size,
-        experiment.backbone.channels,
-    )
-
-    def drawn(count: int, side: int) -> torch.Tensor:
-        return torch.randn(count, batch, channels, side, side)
-
-    patches = (size.global_size // experiment.backbone.patch_size) ** 2
-    masks = torch.zeros(2, batch, patches, dtype=torch.bool)
-    masks[0, :, torch.randperm(patches)[: patches // 3]] = True
-    anchor = drawn(2, size.anchor_size) if size.anchor_size else None
-    return Views(drawn(2, size.global_size), drawn(size.local_count, size.local_size), masks, anchor)
+    return lambda: trainer.step([batch], step=next(steps))
 
 
 if __name__ == "__main__":

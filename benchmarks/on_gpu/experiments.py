@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import torch
-
 from dinokit import recipes
 from dinokit.config import override
 from dinokit.core.numbers import constant
@@ -14,9 +12,6 @@ from dinokit.training import optim
 from dinokit.training.config import Data, Experiment, ObjectiveConfigs
 from dinokit.training.course import Anchor
 from dinokit.views import masking, multicrop
-from dinokit.views.multicrop import Views
-
-HIDDEN = 0.3  # share of the patches of each masked crop; half of the crops are masked
 
 
 def official() -> Experiment:
@@ -67,18 +62,3 @@ def recipe(model: str, *, batch: int, tiny: bool, stage: str = "pretrain", drop:
     if tiny and chosen.data.views.anchor_size:
         chosen = override(chosen, {"data.views.anchor_size": 128})
     return chosen
-
-
-def views(experiment: Experiment, device: torch.device) -> Views:
-    """Make random crops of a batch where they are needed."""
-    config, data = experiment.data.views.variants()[0], experiment.data
-    batch, patches = data.batch_size, (config.global_size // experiment.backbone.patch_size) ** 2
-    masks = torch.zeros(2, batch, patches, dtype=torch.bool)
-    masks[0, :, torch.randperm(patches, generator=torch.Generator().manual_seed(0))[: round(HIDDEN * patches)]] = True
-
-    def crops(count: int, side: int) -> torch.Tensor:
-        return torch.randn(count, batch, 3, side, side, device=device)
-
-    anchors = crops(2, config.anchor_size) if config.anchor_size else None
-    local = crops(config.local_count, config.local_size)
-    return Views(crops(2, config.global_size), local, masks.to(device), anchors)

@@ -13,7 +13,8 @@ from dinokit.planning import cost
 from dinokit.planning.plan import plan
 from dinokit.training.config import Experiment, Runtime
 from dinokit.training.step import Trainer
-from on_gpu.experiments import recipe, views
+from on_gpu.crops import views
+from on_gpu.experiments import recipe
 from on_gpu.place import Place, Row, largest, percent
 
 FIRST = {"s": 64, "b": 32, "l": 16}  # images with which the search for the largest batch begins
@@ -49,8 +50,9 @@ def speed(place: Place, model: str) -> Iterator[Row]:
     def ours(images: int) -> float:
         return _timed(place, trainer, _experiment(place, model, images))
 
-    yield row("eager", _at_most(batch, ours))
-    yield _memory(place, name, _experiment(place, model, batch))
+    taken = _at_most(batch, ours)
+    yield row("eager", taken)
+    yield _memory(place, name, _experiment(place, model, taken[1]))
     del trainer
     if place.device.type == "cuda":  # a CPU's compiler takes a minute
         place.forget()
