@@ -14,11 +14,14 @@ counts it, beside what `dinokit plan` foresees less the process itself.
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -80,24 +83,35 @@ def measured(name: str, words: list[str], *, budget: float) -> Iterator[Row]:
     """Run a check in a process of its own, as long as its budget lasts."""
     began = time.monotonic()
     complaints: list[str] = []
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        timer = threading.Timer(budget, process.kill)
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        timer = threading.Timer(budget, _end, (process.pid,))
         timer.start()
         assert process.stdout is not None
         assert process.stderr is not None
         reader = threading.Thread(target=complaints.extend, args=(process.stderr,))
         reader.start()
-        for line in process.stdout:
-            if line.startswith("["):  # others are those of libraries
-                yield Row(*json.loads(line))
-        code = process.wait()
-        timer.cancel()
-        reader.join()
+        try:
+            for line in process.stdout:
+                if line.startswith("["):  # others are those of libraries
+                    yield Row(*json.loads(line))
+            code = process.wait()
+            reader.join()
+        finally:
+            timer.cancel()
+            _end(process.pid)
     passed = time.monotonic() - began
     if code and passed >= budget:
         yield Row(name, f"stopped after {budget:g} s", "too slow")
     elif code:
         yield Row(name, f"exit code {code} after {passed:.0f} s", "".join(complaints[-1:]).strip() or "no word")
+
+
+def _end(session: int) -> None:
+    """End a process and those that it has started: they hold its output, whose end would never come."""
+    with suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGKILL)
 
 
 if __name__ == "__main__":

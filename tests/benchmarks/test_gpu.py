@@ -1,7 +1,9 @@
 """The checks of benchmarks/gpu.py work: at tiny sizes on a CPU, and as tests on a GPU where there is one."""
 
+import math
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -77,3 +79,22 @@ def test_a_check_that_fails_or_lasts_too_long_is_a_line(gpu: ModuleType) -> None
     assert failed.fault == "no memory"
     (late,) = gpu.measured("it", [*python, "import time; time.sleep(60)"], budget=0.2)
     assert (late.figure, late.fault) == ("stopped after 0.2 s", "too slow")
+
+
+def test_what_a_check_has_started_ends_with_it(gpu: ModuleType) -> None:
+    worker = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', 'import time; time.sleep(90)'])"
+    began = time.monotonic()
+    (late,) = gpu.measured("it", [sys.executable, "-S", "-c", worker], budget=2)  # the worker holds its output
+    assert late.fault == "too slow"
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("worst", "odd"), [("max", 0.3), ("min", 0.1), ("max", math.nan), ("min", math.nan)])
+def test_a_figure_that_is_too_far_or_none_is_a_fault(gpu: ModuleType, place: int, worst: str, odd: float) -> None:
+    found = dict.fromkeys("abc", 0.2)
+    said = {"worst": getattr(torch, worst), "limit": 0.2, "unit": "off by"}
+    row = sys.modules["on_gpu.golden"].row
+    assert row("losses", found, **said).fault == ""
+    judged = row("losses", found | {"abc"[place]: odd}, **said)
+    assert (judged.fault, judged.figure) == ("expected 0.2", f"off by {odd:.6g} ({'abc'[place]})")
