@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy
 
-from dinokit.annotations import coco, depths, matching, pairing, pairs, tables, yolo
+from dinokit.annotations import coco, depths, matching, pairing, pairs, tables, voc, yolo
 from dinokit.core.files import digest
 from dinokit.core.messages import UserError, reason
 from dinokit.sources import containers, demo, files, published, rows
@@ -87,17 +87,13 @@ def _in_folder(root: Path) -> tuple[list[Found], list[str]]:
     taken = set(places.values())
     if root in taken:
         return found, []
-    dense = list(_dense(root))
+    dense = _kept(root, root.parent, lines)
     if dense:
-        return found + dense, []
+        return found + dense, [*lines.values()]
     for place in _below(root, DEEP):
         if any(place.is_relative_to(one) for one in taken):
             continue
-        try:
-            dense = list(_dense(place))
-        except (UserError, OSError) as error:
-            lines[place] = _line(place.relative_to(root), error)
-            continue
+        dense = _kept(place, root, lines)
         if dense:
             found += dense
             taken.add(place)
@@ -117,6 +113,17 @@ def _in_folder(root: Path) -> tuple[list[Found], list[str]]:
         found += _labelled(str(root), name=root.name)
         lines = {} if len(found) > before else lines
     return found, [*lines.values()]
+
+
+def _kept(place: Path, root: Path, lines: dict[Path, str]) -> list[Found]:
+    """Return what a folder holds up to what cannot be opened, of which there is a line then."""
+    found = list[Found]()
+    try:
+        for one in _dense(place):
+            found.append(one)  # so that what comes before a mistake stays
+    except (UserError, OSError) as error:
+        lines[place] = _line(place.relative_to(root), error)
+    return found
 
 
 def _line(place: Path, error: Exception) -> str:
@@ -160,13 +167,9 @@ def _dense(folder: Path) -> Iterator[Found]:
     elif _splits(folder, "depth") > 1:
         yield Found(folder.name, "depth", place)
     voc12 = layout is not None or (folder / "ImageSets" / "Main").is_dir()
-    voc = voc12 or any((folder / "Annotations").glob("*.xml"))  # whose Annotations are boxes
-    if voc and (folder / "Annotations").is_dir():
-        own = "voc12" if voc12 else folder.name
-        yield Found(VOC07 if "2007" in folder.name else own, "boxes", place)
-    elif coco.splits(folder) or tables.readers(folder) or yolo.readers(folder):
-        yield Found("coco20k" if (folder / coco.TWENTY).is_file() else folder.name, "boxes", place)
-    if not voc and any((each / "JPEGImages").is_dir() and (each / "Annotations").is_dir() for each in _parts(folder)):
+    drawn = folder / "Annotations"
+    boxed = voc12 or any(any(drawn.glob(f"*{ending}")) for ending in voc.ENDINGS)
+    if not boxed and any((each / "JPEGImages").is_dir() and (each / "Annotations").is_dir() for each in _parts(folder)):
         yield Found(_video(folder), "videos", place)
     if (folder / "PairAnnotation").is_dir():
         yield Found("spair", "pairs", place)
@@ -174,6 +177,12 @@ def _dense(folder: Path) -> Iterator[Found]:
         yield Found("navi", "pairs", place)
     elif any((folder / name).is_file() for name in matching.LISTS):
         yield Found(folder.name, "pairs", place)
+    if boxed and drawn.is_dir():
+        own = "voc12" if voc12 else folder.name
+        yield Found(VOC07 if "2007" in folder.name else own, "boxes", place)
+    # the last of all, for a data.yaml may be anything's
+    elif coco.splits(folder) or tables.readers(folder) or yolo.readers(folder):
+        yield Found("coco20k" if (folder / coco.TWENTY).is_file() else folder.name, "boxes", place)
 
 
 def _splits(folder: Path, kind: str) -> int:

@@ -35,7 +35,7 @@ def test_sets_are_told_by_what_lies_in_them(root: Path) -> None:
 def test_boxes_are_found_in_every_layout(tmp_path: Path) -> None:
     for name in (
         *("coco/annotations/instances_val2017.json", "lvis/lvis_v1_val.json", "o/sketch/annotations/instances_a.json"),
-        *("table/boxes.csv", "split/train/boxes.JSONL", "bare/Annotations/a.xml", "VOC2007/Annotations/a.xml"),
+        *("table/boxes.csv", "split/train/boxes.JSONL", "bare/Annotations/a.XML", "VOC2007/Annotations/a.xml"),
         *("yolo/train/images/a.jpg", "yolo/train/labels/a.txt", "darknet/a.jpg", "darknet/a.txt", "darknet/obj.names"),
         *("bare/JPEGImages/a.jpg", "clips/JPEGImages/1/a.jpg", "clips/Annotations/1/a.png"),
     ):
@@ -94,6 +94,20 @@ def test_a_set_that_cannot_be_opened_is_one_line(root: Path) -> None:
     assert len(sets) == 3
     assert len(lines) == 1
     assert lines[0].startswith("broken.csv: ")
+
+
+@pytest.mark.parametrize("place", [".", "squares", "colours"])
+@pytest.mark.parametrize("text", ["version: 3\n", "train: [\n", "train: {share: 0.8}\n"])
+def test_a_data_yaml_of_anything_else_is_a_line_and_hides_no_set(root: Path, place: str, text: str) -> None:
+    before = kinds(root)
+    (root / place / "data.yaml").write_text(text)
+    sets, lines = find([str(root)])
+    assert {one.name: one.kind for one in sets} == before
+    assert len(lines) == 1
+    assert "data.yaml" in lines[0]
+    alone, said = find([str(root / "squares")])
+    assert [(one.name, one.kind) for one in alone] == [("squares", "masks")]
+    assert len(said) == (place == "squares")
 
 
 def test_a_digest_follows_the_files(root: Path) -> None:
