@@ -15,7 +15,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from dinokit.sources.source import Source, same_source
 from dinokit.training.config import RunStage, TrainConfig
 from dinokit.training.execution import whole
 from dinokit.training.step import Trainer
+from dinokit.views import multicrop
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def record_start(setup: Setup) -> None:
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "numpy", "pillow")},
-        "numba": version("numba") if find_spec("numba") else None,  # without it torch makes the views
+        "numba": version("numba") if multicrop.compiled() else None,  # without it torch makes the views
         "images": len(images),
         "source": images.fingerprint,
     }

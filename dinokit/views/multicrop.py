@@ -10,10 +10,12 @@ Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -22,13 +24,14 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Shaped
 from torch import Tensor
 
-from dinokit.core.messages import UserError
+from dinokit.core.messages import UserError, line_of, warn
 from dinokit.core.numbers import above, at_least, between
 from dinokit.core.seed import generator
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels
 from dinokit.views import augment, crop, noise
 
+NUMBA = (0, 60)  # the oldest that is used, that of the extra `fast`
 _STREAM = 1  # keeps these random numbers apart from the order (0), the masks (2) and the replacements (3)
 _SIZES, _NOISE = 5, 6  # those of the sizes and of the noise
 # values distorted at a time: on a CPU 0.5 MB of float32 stay near the core without too many small calls
@@ -254,7 +257,7 @@ def _distort(
 ) -> None:
     """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
     parameters = augment.draw(distortion, uniforms, channels=crops.shape[1])
-    quick = _compiled() if out.is_cpu and distortion.chain == "exact" else None
+    quick = compiled() if out.is_cpu and distortion.chain == "exact" else None
     if quick is not None:
         done, bounds = (pixels, ranges) if distortion.noise is None else (_AS_THEY_ARE, None)
         within = None if bounds is None else bounds.numpy()
@@ -278,9 +281,22 @@ def _distort(
 
 
 @cache
-def _compiled() -> Any:
-    """Return the chain that numba compiles, where it is installed; slow to import, so not before it is wanted."""
-    return import_module("dinokit.views.compiled") if find_spec("numba") else None
+def compiled() -> Any:
+    """Return the chain that numba compiles; None where it is not installed or cannot be used, which is said once.
+
+    Slow to import, so not before it is wanted.
+    """
+    if find_spec("numba") is None:
+        return None
+    try:
+        found = version("numba")
+        if tuple(map(int, re.findall(r"\d+", found)[:2])) >= NUMBA:
+            return import_module("dinokit.views.compiled")
+        why = f"numba is {found}, older than {'.'.join(map(str, NUMBA))}"
+    except (ImportError, OSError) as error:  # numpy is too new for it, or its library does not load
+        why = f"numba cannot be imported: {line_of(error)}"
+    warn(f"{why}; torch makes the views, which takes longer: pip install 'dinokit[fast]'")
+    return None
 
 
 def _normalised(

@@ -101,11 +101,11 @@ def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None
 
     def take_away() -> None:
         monkeypatch.setitem(sys.modules, "numba", None)
-        multicrop._compiled.cache_clear()
+        multicrop.compiled.cache_clear()
 
     yield take_away
     monkeypatch.undo()
-    multicrop._compiled.cache_clear()
+    multicrop.compiled.cache_clear()
 
 
 @pytest.mark.parametrize("added", [None, Noise(probability=0.7)])

@@ -1,6 +1,8 @@
 """Views have the right shapes, depend on (seed, step, position) alone, and are normalised."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,3 +247,41 @@ def test_every_size_must_fit_the_patches() -> None:
 def test_sizes_that_do_not_go_together_are_refused(sizes: list[dict[str, float]], said: str) -> None:
     with pytest.raises(UserError, match=said):
         replace(CONFIG, sizes=tuple(multicrop.Sizes(global_size=16, local_size=8, **size) for size in sizes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("release", "code", "why"),
+    [
+        ("0.62.1", "raise ImportError('Numba needs NumPy 2.2 or less')", "numba cannot be imported: Numba needs NumPy"),
+        ("0.62.1", "raise OSError('no libllvmlite.so')", "numba cannot be imported: no libllvmlite.so; torch makes"),
+        ("0.59.1", "", "numba is 0.59.1, older than 0.60; torch makes the views"),
+    ],
+)
+def test_a_numba_that_cannot_be_used_is_one_line(
+    release: str,
+    code: str,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "numba.py").write_text(code)
+    (tmp_path / "numba-1.dist-info").mkdir()
+    (tmp_path / "numba-1.dist-info" / "METADATA").write_text(f"Name: numba\nVersion: {release}\n")
+    for name in ("numba", "dinokit.views.compiled"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    multicrop.compiled.cache_clear()
+    try:
+        for step in range(2):
+            assert make(_images(2), CONFIG, PIXELS, seed=0, step=step, first=0)[0].isfinite().all()
+        assert multicrop.compiled() is None
+    finally:
+        multicrop.compiled.cache_clear()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert why in line
+
+
+def test_the_oldest_numba_is_that_of_the_extra() -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert f'fast = ["numba>={".".join(map(str, multicrop.NUMBA))}"]' in project
