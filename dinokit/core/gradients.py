@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from dinokit.core import dist
 
 LINE = 16  # numbers to which the place of a gradient is rounded up: a line of the cache
+TOKEN = 16  # bytes by which a region is known
 PIECE = 1 << 16  # numbers to add up at a time, so that they stay in the cache
 
 
@@ -77,7 +78,7 @@ def _shared(trained: Sequence[Parameter], length: int) -> list[Tensor]:
     usable = all(each.device.type == "cpu" and each.dtype == torch.float32 for each in trained)
     if not usable or not hasattr(os, "memfd_create") or dist.local_world_size() < dist.world_size():
         return []
-    token = secrets.token_bytes(LINE)
+    token = secrets.token_bytes(TOKEN)
     file = os.memfd_create("dinokit")
     try:
         os.ftruncate(file, length * torch.float32.itemsize)
