@@ -34,6 +34,24 @@ def test_noise_fills_one_square_and_changes_nothing_else(shape: tuple[int, int, 
     assert len(noisy.unique(dim=0)) > 1
 
 
+@pytest.mark.parametrize(
+    ("draws", "rows", "columns"),  # the centre's row and column, side; what has noise of 40 pixels
+    [
+        ((0.25, 0.75, 0.5), (2, 18), (22, 38)),
+        ((0.5, 0.3, 0.0), (16, 24), (8, 16)),
+        ((0.0, 1.0, 1.0), (0, 12), (28, 40)),
+    ],
+)
+def test_the_square_lies_where_it_was_drawn(
+    draws: tuple[float, ...], rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    config = noise.Noise(probability=1.0, side=(0.2, 0.6), sigma=(0.1, 0.1))
+    noisy = noise.add(torch.full((1, 1, 40, 40), 0.5), np.array([[0.0, *draws, 0.5, 0.3]]), config)
+    wanted = torch.zeros(40, 40, dtype=torch.bool)
+    wanted[slice(*rows), slice(*columns)] = True
+    assert torch.equal(noisy[0, 0] != 0.5, wanted)
+
+
 def test_its_deviation_is_the_one_that_was_drawn() -> None:
     config = noise.Noise(probability=1.0, side=(1.0, 1.0), sigma=(0.05, 0.05))
     middle = np.array([[0.0, 0.5, 0.5, 0.0, 0.0, 0.3]])
