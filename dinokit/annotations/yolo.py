@@ -8,7 +8,7 @@
 
 The text of an image has its name, in the folder labels/ where the last images/ of its path is, or beside it; an image
 without one has no boxes. Names are read as they are written, 007 and no among them; without names classes are called by
-their numbers. Folders and endings are found in any case; a backslash of a path is a slash.
+their numbers. Folders are found in any case, texts as .txt or .TXT; a backslash of a path is a slash.
 """
 
 import math
