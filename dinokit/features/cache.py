@@ -37,11 +37,12 @@ _warn_once = cache(warn)
 def folder_of(backbone: Backbone, read: Read, transform: Transform, precision: Precision) -> Path:
     """Return where the features of a network are kept."""
     told = [type(backbone).__qualname__, digest_of_model(backbone), repr(read), repr(transform), precision]
-    return cache_folder() / "features" / digest(f"{part}\n" for part in told + _versions())
+    return cache_folder() / "features" / digest(f"{part}\n" for part in told + versions())
 
 
 @cache
-def _versions() -> list[str]:
+def versions() -> list[str]:
+    """Return what tells the code and the libraries that make features from others."""
     home = Path(dinokit.__file__).parent
     code = sorted(path for room in ROOMS for path in (home / room).glob("*.py"))
     found = [digest_of_files([*code, home / "features" / "embedding.py"])]

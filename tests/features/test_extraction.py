@@ -199,10 +199,10 @@ def test_what_another_version_of_a_library_made_is_not_taken(
 ) -> None:
     root, version = make_folder(*FILES), metadata.version
     assert computed(make_vit(), root) == 10
-    kept._versions.cache_clear()
+    kept.versions.cache_clear()
     monkeypatch.setattr(metadata, "version", lambda name: "0.1" if name == library else version(name))
     assert computed(make_vit(), root) == 10
-    kept._versions.cache_clear()
+    kept.versions.cache_clear()
 
 
 def test_what_white_means_belongs_to_a_file(make_vit: MakeVit, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What was found on test images, kept a part of them at a time, so that a measuring that is stopped goes on.
 
     FOLDER/DIGEST/000300.npz    boxes, classes and scores of the images from the 300th on, one behind the other, and how
-                                many there are on each; the digest is of the weights, the images and how they are seen
+                                many there are on each; the digest is of the weights, the images, how they are seen, and
+                                the code
 
 With eight sizes and mirrors the 5,000 images of COCO take hours. What was measured to the end is kept elsewhere, so
 that the folder is gone then.
@@ -9,16 +10,20 @@ that the folder is gone then.
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy
 import torch
 
 from dinokit.annotations.boxes import Boxed
-from dinokit.core.files import write_atomic
+from dinokit.core.files import digest_of_files, write_atomic
 from dinokit.core.messages import info, progress
+from dinokit.dense import detection
 from dinokit.dense.detection import Detections
+from dinokit.features.cache import versions
 from dinokit.images import intensity
 
 PART = 100  # images
@@ -41,7 +46,7 @@ def found(
     """
     place = None if folder is None else folder / _digest(test, indices, of)
     parts = {start: indices[start : start + PART] for start in range(0, len(indices), PART)}
-    known = {start: _read(_file(place, start)) for start in parts if place and _file(place, start).exists()}
+    known = {start: part for start in parts if place and (part := _read(_file(place, start)))}
     if known:
         info(f"continuing after {sum(map(len, known.values())):,} of {len(indices):,} images")
     left = [(start, index) for start, some in parts.items() if start not in known for index in some]
@@ -58,7 +63,9 @@ def forget(folder: Path) -> None:
 
 
 def _digest(test: Boxed, indices: Sequence[int], of: Sequence[str]) -> str:
-    return blake2b(repr([*of, *_seen(test, indices)]).encode(), digest_size=16).hexdigest()
+    code = digest_of_files(sorted(Path(detection.__file__).parent.rglob("*.py")))
+    told = [*versions(), code, *of, test.channels, test.white, *_seen(test, indices)]
+    return blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
 
 def _seen(test: Boxed, indices: Sequence[int]) -> Iterator[tuple[int, str, int, int]]:
@@ -82,7 +89,13 @@ def _write(file: Path, part: Sequence[Detections]) -> None:
 
 
 def _read(file: Path) -> list[Detections]:
-    with numpy.load(file) as kept:
+    """Return a part; nothing where there is none, or a damaged one, which is made again."""
+    with (
+        suppress(BadZipFile, EOFError, KeyError, OSError, ValueError),
+        file.open("rb") as opened,  # which numpy leaves open where it is damaged
+        numpy.load(opened) as kept,
+    ):
         counts = kept["counts"].tolist()
         each = [torch.split(torch.from_numpy(kept[name]), counts) for name in ("boxes", "classes", "scores")]
-    return [Detections(*one) for one in zip(*each, strict=True)]
+        return [Detections(*one) for one in zip(*each, strict=True)]
+    return []
