@@ -151,7 +151,10 @@ def _whole(one: Marks) -> Marks:
     if min(one.size) > 0:
         return one
     with reading("image", one.image):
-        return replace(one, size=shown_size(one.image.read_bytes()))
+        size = shown_size(one.image.read_bytes())
+    said = [side or own for side, own in zip(one.size, size, strict=True)]
+    check_size(one.image, size[::-1], Path(one.where), said[::-1], kind="boxes")
+    return replace(one, size=size)
 
 
 def _check_named(marks: Iterable[Marks]) -> None:
