@@ -13,6 +13,7 @@ of one id are refused, two classes of one name are one. An area that is null, no
 but for null, it is said. A width or height that is not said is that of the image.
 """
 
+import json
 import math
 import os
 import re
@@ -33,7 +34,7 @@ from dinokit.sources.location import SPLITS, entries, spelled, split_name
 
 START = "instances_"  # of the name of a file
 TWENTY = "coco_20k_filenames.txt"
-NUMBERS = (int, float, str)  # of images and classes: ids; a text is none, but is told from others
+IDS = (int, float, str)  # of images and classes; a text is another than the number it says
 NEGATIVE, PARTLY = "neg_category_ids", "not_exhaustive_category_ids"  # of an image of LVIS
 _LVIS = re.compile(r"lvis_v[0-9.]+_(?!image_info)(.+)")
 
@@ -107,15 +108,20 @@ def read_coco(file: Path, chosen: Path | None = None) -> Split:
     folder = _folder(file, _name(plain["images"][0], file))
     marks = [_marks(image, drawn[image["id"]], kinds, folder, file) for image in listed]
     numbered = {name: kind for kind, name in reversed(kinds.items()) if isinstance(kind, int)}
-    often = {category["id"]: str(category.get("frequency", "")) for category in categories}
+    often = {category["id"]: str(category.get("frequency") or "") for category in categories}
     said = {name: Kind(number, often[number]) for name, number in numbered.items()}
     return Split(marks, said, federated=any(image.get(NEGATIVE) is not None for image in listed))
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value as a JSON has it."""
+    return json.dumps(value, ensure_ascii=False)[:LONGEST]
 
 
 def _of(part: Any, key: str, called: str) -> Any:
     """Return a value of a part of a file, or raise UserError."""
     if not isinstance(part, dict):
-        raise UserError(f"expected {called} as {{...}}, got {str(part)[:LONGEST]}")
+        raise UserError(f"expected {called} as {{...}}, got {_shown(part)}")
     if key not in part:
         raise UserError(f"{called} has no {key}; add it")
     return part[key]
@@ -124,8 +130,8 @@ def _of(part: Any, key: str, called: str) -> Any:
 def _id(part: Any, key: str, called: str) -> Any:
     """Return the id in a part of a file, or raise UserError."""
     value = _of(part, key, called)
-    if not isinstance(value, NUMBERS):
-        raise UserError(f"{called} has the {key} {str(value)[:LONGEST]}; expected a number")
+    if not isinstance(value, IDS):
+        raise UserError(f"{called} has the {key} {_shown(value)}; expected a number")
     return value
 
 
@@ -133,7 +139,7 @@ def _list(part: Mapping[str, Any], key: str, called: str) -> Sequence[Any]:
     """Return the list in a part of a file, nothing where there is none, or raise UserError."""
     value = part.get(key) or []
     if not isinstance(value, list):
-        raise UserError(f"{called} has the {key} {str(value)[:LONGEST]}; expected a list")
+        raise UserError(f"{called} has the {key} {_shown(value)}; expected a list")
     return value
 
 
@@ -143,7 +149,7 @@ def _number(mark: Any, key: str, called: str) -> float | None:
     try:
         return None if said is None else float(said)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{called} has the {key} {str(said)[:LONGEST]!r}; expected a number") from error
+        raise UserError(f"{called} has the {key} {_shown(said)}; expected a number") from error
 
 
 def _is_area(value: float) -> bool:
@@ -157,8 +163,8 @@ def _kinds(categories: Iterable[Any], file: Path) -> dict[Any, str]:
         number = _id(category, "id", f"a category of {file}")
         said = _of(category, "name", f"category {number} of {file}")
         name = str(said).strip()
-        if not name or not isinstance(said, NUMBERS):
-            raise UserError(f"category {number} of {file} has the name {said!r:.{LONGEST}}; name it")
+        if not name or not isinstance(said, IDS):
+            raise UserError(f"category {number} of {file} has the name {_shown(said)}; name it")
         if number in found:
             raise UserError(f"{file} lists the category id {number} twice, as {found[number]} and as {name}")
         found[number] = name
@@ -175,7 +181,8 @@ def _drawn(
     sizeless, name = list[str](), str(file)
     alike = {key: {str(one): one for one in known} for key, known in (("image_id", images), ("category_id", kinds))}
     for place, mark in enumerate(marks):
-        called = f"annotation {mark.get('id', place) if isinstance(mark, dict) else place}"
+        own = mark.get("id") if isinstance(mark, dict) else None
+        called = f"annotation {place if own is None else own}"
         where = f"{called} of {name}"
         image = _id(mark, "image_id", where)
         kind = None if mark.get("category_id") is None else _id(mark, "category_id", where)
@@ -198,12 +205,17 @@ def _drawn(
 def _check_type(said: Any, known: Mapping[str, Any], key: str, called: str) -> None:
     """Refuse an id that is there, but as a text instead of a number, or as a number instead of a text."""
     if str(said) in known:
-        raise UserError(f"{called} has the {key} {said!r}, where {known[str(said)]!r} is listed; write both as numbers")
+        raise UserError(
+            f"{called} has the {key} {_shown(said)}, where {_shown(known[str(said)])} is listed; write both as numbers"
+        )
 
 
 def _marks(image: Any, drawn: list[Any], kinds: Mapping[Any, str], folder: Path, file: Path) -> Marks:
     where = f"image {image['id']} of {file}"
-    called = [f"annotation {mark['id']} of {file}" if "id" in mark else f"an annotation of {where}" for mark in drawn]
+    called = [
+        f"annotation {mark['id']} of {file}" if mark.get("id") is not None else f"an annotation of {where}"
+        for mark in drawn
+    ]
     boxes = numbers([_of(mark, "bbox", what) for mark, what in zip(drawn, called)], f"every bbox of {where}")
     boxes[:, 2:] += boxes[:, :2]
     sides = [image.get(side) or 0 for side in ("width", "height")]
@@ -229,7 +241,7 @@ def _marks(image: Any, drawn: list[Any], kinds: Mapping[Any, str], folder: Path,
 
 def _names(image: Mapping[str, Any], key: str, kinds: Mapping[Any, str], where: str) -> frozenset[str]:
     listed = _list(image, key, where)
-    return frozenset(kinds[kind] for kind in listed if isinstance(kind, NUMBERS) and kind in kinds)
+    return frozenset(kinds[kind] for kind in listed if isinstance(kind, IDS) and kind in kinds)
 
 
 def _name(image: Any, file: Path) -> str:
@@ -237,7 +249,7 @@ def _name(image: Any, file: Path) -> str:
     key = "file_name" if "file_name" in image or "coco_url" not in image else "coco_url"
     said = _of(image, key, f"image {image['id']} of {file}")
     if not isinstance(said, str) or not said:
-        raise UserError(f"image {image['id']} of {file} has the {key} {said!r:.{LONGEST}}; expected a path")
+        raise UserError(f"image {image['id']} of {file} has the {key} {_shown(said)}; expected a path")
     return said if key == "file_name" else str(PurePosixPath(*PurePosixPath(urlsplit(said).path).parts[-2:]))
 
 

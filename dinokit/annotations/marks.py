@@ -88,7 +88,7 @@ def numbers(rows: Sequence[Any], where: str) -> Boxes:
     for row in rows if len(rows) > 1 else ():
         numbers([row], where)
     row = rows[0]
-    words = ", ".join(map(str, row)) if isinstance(row, list) else str(row)
+    words = ", ".join("nothing" if each is None else str(each) for each in (row if isinstance(row, list) else [row]))
     raise UserError(f"expected numbers of pixels in {where}, got {words[:LONGEST]}; correct them there")
 
 

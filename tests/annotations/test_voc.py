@@ -68,7 +68,10 @@ def test_utf_16_that_can_be_read_as_it_stands_is_none(tmp_path: Path) -> None:
         (f'<?xml version="1.0" encoding="klingon"?>{XML}', "a.xml is no text of KLINGON; save it as UTF-8"),
         (XML.replace("annotation>", "html>"), "expected <annotation> in .*a.xml, as Pascal VOC has it, got <html>"),
         (XML.replace("20", "wide"), "expected numbers of pixels in the size in .*a.xml, got .*wide"),
-        (XML.replace("<ymax>8</ymax>", ""), "numbers of pixels in every bndbox of .*a.xml, got 2, 3, 9, None; correct"),
+        (
+            XML.replace("<ymax>8</ymax>", ""),
+            "numbers of pixels in every bndbox of .*a.xml, got 2, 3, 9, nothing; correct",
+        ),
     ],
 )
 def test_an_xml_that_is_none_is_named(tmp_path: Path, xml: str | bytes, message: str) -> None:
