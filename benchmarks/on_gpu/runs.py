@@ -35,7 +35,8 @@ def resume(place: Place) -> Iterator[Row]:
     settings |= {"data.batch_size": 8 if place.tiny else 64, "device": str(place.device.type)}
     settings |= {"objectives.koleo.group": None, "checkpoint_every": steps, "tensorboard": False, "eval.tasks": None}
     config = with_full_paths(with_settings(recipes.find("demo"), settings | {"experiment.data.source": "demo:fashion"}))
-    config = override(config, {"experiment.backbone.channels": 1})
+    learnt = {"position": "offset", "position_grid": 7}  # positions, whose gradient F.interpolate makes in any order
+    config = override(config, {f"experiment.backbone.{key}": each for key, each in ({"channels": 1} | learnt).items()})
     with tempfile.TemporaryDirectory() as folder:
         once, again, stopped = (Path(folder) / name for name in ("once", "again", "stopped"))
         _train(config, once)

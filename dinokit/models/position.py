@@ -31,7 +31,8 @@ def resized(
     recorded = is_recorded()
     if not recorded and grid == (side, side):
         return table
-    learnt = table.is_cuda and table.requires_grad  # the gradient of F.interpolate is never twice the same on a GPU
+    # the gradient of F.interpolate is never twice the same on a GPU
+    learnt = table.is_cuda and table.requires_grad and torch.is_grad_enabled()
     # float32: bicubic weights lose the third digit in bfloat16
     patches = torch.unflatten(table[:, 1:].float().transpose(1, 2), 2, (side, side))  # [1, dim, side, side]
     if recorded or learnt:
@@ -72,7 +73,8 @@ def by_products(
             places = (step + 0.5) * shrunk - 0.5
             wide = _bicubic((places[:, None] - cells) / shrunk.clamp(min=1), -0.5)
             weights.append(wide / wide.sum(dim=1, keepdim=True))
-    return weights[0] @ patches @ weights[1].T
+    with torch.autocast(patches.device.type, enabled=False):  # a step's region would round what is float32 for a reason
+        return weights[0] @ patches @ weights[1].T
 
 
 def _bicubic(distances: Tensor, a: float) -> Tensor:

@@ -58,3 +58,13 @@ def test_products_resize_as_the_calls_do_and_so_do_their_gradients(how: str, gri
         found.square().sum().backward()
         results.append((found.detach(), cells.grad))
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("how", ["offset", "antialias"])
+def test_products_are_float32_in_a_region_that_rounds_them(how: str) -> None:
+    """As on a GPU, where the student's table is resized by products and the teacher's by F.interpolate."""
+    cells = TABLE[:, 1:].reshape(1, 4, 4, 6).permute(0, 3, 1, 2)
+    exact = position.by_products(cells, (6, 5), how=how)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = position.by_products(cells, (6, 5), how=how)
+    torch.testing.assert_close(found, exact, rtol=0, atol=0)
