@@ -45,7 +45,7 @@ class Spare:
     def begin(self, words: Sequence[str], environment: Mapping[str, str], *, threads: int) -> None:
         """Let it be `dinokit WORDS`, with these variables besides those that it has, and so many threads."""
         order = json.dumps([list(words), dict(environment), threads]).encode()
-        with open(self.orders, "wb") as pipe, suppress(BrokenPipeError):  # one that was killed is found by `poll`
+        with suppress(BrokenPipeError), open(self.orders, "wb") as pipe:  # one that was killed is found by `poll`
             pipe.write(order)
 
     def dismiss(self) -> None:
@@ -81,15 +81,16 @@ class Spare:
 
 
 def spares(complaints: Sequence[IO[bytes]]) -> list[Spare]:
-    """Copy this process so many times, in sessions of their own; none if that is not safe here.
+    """Copy this process so many times, in sessions of their own; none if that is not safe here, or refused.
 
     Args:
         complaints: of each a file, which is closed when there is no copy.
     """
     made: list[Spare] = []
     if sys.platform == "linux" and threading.active_count() == 1:
-        for each in complaints:
-            made.append(_copy(each, [other.orders for other in made]))
+        with suppress(OSError):  # no more processes, files or memory
+            for each in complaints:
+                made.append(_copy(each, [other.orders for other in made]))
     if len(made) == len(complaints) and _alone():
         return made
     for spare in made:
@@ -108,7 +109,12 @@ def _copy(complaints: IO[bytes], others: Sequence[int]) -> Spare:
     parent = os.getpid()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which `spares` counts itself
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(waiting)
+            os.close(orders)
+            raise
     if pid == 0:
         for end in (orders, *others):  # which would never be closed for those that wait on them
             os.close(end)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 ALONE = """
-import tempfile, threading
+import os, tempfile, threading
 import torch
 from dinokit.core import child
 from dinokit.core.spare import spares
@@ -23,6 +23,17 @@ idle.dismiss()
 assert idle.returncode == 0
 killed.kill()
 assert killed.wait() == -9
+killed.begin(["--version"], {}, threads=1)  # found to have ended by whoever looks
+assert killed.poll() == -9
+
+def refused():
+    raise BlockingIOError("no more processes")
+
+fork, os.fork = os.fork, lambda: refused() if refusing.pop() else fork()
+refusing, there = [True, False], os.listdir("/proc/self/fd")
+assert spares(files(2)) == []  # the first ends as well
+assert os.listdir("/proc/self/fd") == there
+os.fork = fork
 waiting = threading.Event()
 threading.Thread(target=waiting.wait).start()
 assert spares(files(1)) == []
