@@ -8,6 +8,7 @@ is a file without a name, so nothing is left behind, whatever ends a rank.
 import os
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import final
 
@@ -52,17 +53,17 @@ class Averaging:
                 place.copy_(parameter.grad)
         own[ends[-1] :] = torch.tensor([float(parameter.grad is not None) for parameter in trained])
         _meet()
-        _average(self._regions)
+        average(self._regions, dist.rank())
         _meet()
         for parameter, place, ranks in zip(trained, places, own[ends[-1] :].tolist(), strict=True):
             parameter.grad = place if ranks > 0 else None
 
 
-def _average(regions: Sequence[Tensor]) -> None:
-    """Write the means of this rank's share of the numbers into all regions."""
-    world, length = dist.world_size(), len(regions[0])
+def average(regions: Sequence[Tensor], rank: int) -> None:
+    """Write the means of a rank's share of the numbers into the regions of all ranks."""
+    world, length = len(regions), len(regions[0])
     share = -(-length // world // LINE) * LINE
-    first = dist.rank() * share
+    first = rank * share
     for start in range(first, min(first + share, length), PIECE):
         pieces = [region[start : min(start + PIECE, first + share)] for region in regions]
         mean = pieces[0] + pieces[1]
@@ -79,16 +80,19 @@ def _shared(trained: Sequence[Parameter], length: int) -> list[Tensor]:
     if not usable or not hasattr(os, "memfd_create") or dist.local_world_size() < dist.world_size():
         return []
     token = secrets.token_bytes(TOKEN)
-    file = os.memfd_create("dinokit")
+    file = None
     try:
-        os.ftruncate(file, length * torch.float32.itemsize)
-        os.pwrite(file, token, 0)
+        with suppress(OSError):  # too many files, or no memory: then no rank finds the token
+            file = os.memfd_create("dinokit")
+            os.ftruncate(file, length * torch.float32.itemsize)
+            os.pwrite(file, token, 0)
         places = dist.gather_lists([(f"/proc/{os.getpid()}/fd/{file}", token)])
         regions = [_opened(path, length, known) for path, known in places]
         # each has opened all before the first is closed
         complete = all(dist.gather_lists([None not in regions]))
     finally:
-        os.close(file)
+        if file is not None:
+            os.close(file)
     return [region for region in regions if region is not None] if complete else []
 
 

@@ -177,12 +177,14 @@ def memory(
     sharded: bool,
     recompute: Recompute,
     bf16: bool,
+    shared: bool = False,
 ) -> dict[str, float]:
     """Return bytes by part.
 
     Args:
         images: of one forward pass on one rank.
         ranks: over which tensors are cut, if sharded.
+        shared: whether the ranks are those of one machine's CPU, which average gradients in memory that they share.
     """
     weights = FLOAT * float(sum(p.numel() for network in networks.values() for p in network.parameters()))
     own = weights / (ranks if sharded else 1)
@@ -201,6 +203,8 @@ def memory(
         "heads' tokens": FLOAT * images * tokens,
         "crops": float(FLOAT * images * shape.pixels),
     }
+    if shared and ranks > 1 and not sharded:
+        parts["averaging"] = weights  # beside the gradients that the next backward pass makes
     if shape.anchor_tokens:
         anchor = FLOAT * float(sum(p.numel() for p in networks["backbone"].parameters()))
         parts["anchor"] = anchor / (ranks if sharded else 1)

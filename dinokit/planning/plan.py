@@ -57,7 +57,14 @@ class Plan:
 
 
 def plan(
-    experiment: Experiment, runtime: Runtime, *, ranks: int = 1, room: float | None = None, rate: float, bf16: bool
+    experiment: Experiment,
+    runtime: Runtime,
+    *,
+    ranks: int = 1,
+    room: float | None = None,
+    rate: float,
+    bf16: bool,
+    shared: bool = False,
 ) -> Plan:
     """Predict a run as it is set, or as it fits.
 
@@ -65,6 +72,7 @@ def plan(
         room: bytes of memory of a rank; None: whatever the settings take.
         rate: operations per second that a rank reaches.
         bf16: whether matrix products run in bfloat16.
+        shared: whether the ranks are those of one machine's CPU.
 
     Raises:
         UserError: if ranks cannot share the batch, nothing fits, or it is a distillation.
@@ -91,7 +99,7 @@ def plan(
             sharded=sharded,
             images=images,
             work=needed,
-            memory=cost.memory(largest, built, images=images, recompute=recompute, **how),
+            memory=cost.memory(largest, built, images=images, recompute=recompute, shared=shared, **how),
             traffic=cost.traffic(largest, built, accumulate=accumulate, **how),
             rate=rate,
             seconds=sum(needed.values()) * experiment.data.batch_size / ranks / rate,
@@ -154,6 +162,7 @@ def foresee(config: TrainConfig, *, anyway: bool) -> list[str]:
     room = devices.memory(device) / sharing
     bf16 = devices.uses_bf16(device, experiment.precision, dim=experiment.width)
     known: dict[str, Any] = {"ranks": ranks, "rate": MFU * measured_rate(device, bf16=bf16) / sharing, "bf16": bf16}
+    known["shared"] = device.type == "cpu" and sharing == ranks
     stages = experiment.all_stages
     plans = [plan(stage.experiment, config.runtime, **known) for stage in stages]
     largest, worst = max(zip(plans, stages, strict=True), key=lambda each: each[0].peak)

@@ -1,7 +1,10 @@
 """Collectives: the identity on one process, and on two what one process would compute."""
 
+import errno
+import os
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as group
 
@@ -16,6 +19,10 @@ def test_without_a_process_group_collectives_are_the_identity() -> None:
     assert torch.equal(dist.all_reduce(x), x.detach())
     assert torch.equal(dist.all_reduce(x, largest=True), x.detach())
     assert (dist.rank(), dist.world_size()) == (0, 1)
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.EMFILE, "too many open files")
 
 
 def _gather_on(rank: int, store: str) -> None:
@@ -43,6 +50,16 @@ def _gather_on(rank: int, store: str) -> None:
         assert one.grad.tolist() == [[2.0, 2.0]] * 3
         assert none.grad is None  # AdamW would decay what nobody has used
     assert shared._regions  # two processes of one machine
+
+    for name in ("memfd_create", "ftruncate"):  # a rank is refused: all send messages
+        with pytest.MonkeyPatch.context() as patch:
+            if rank == 1:
+                patch.setattr(os, name, _refuse)
+            both.grad = torch.full((99_999, 2), 2.0 + rank)
+            refused = Averaging()
+            refused([both])
+            assert torch.equal(both.grad, torch.full((99_999, 2), 2.5))
+            assert not refused._regions
     group.destroy_process_group()
 
 

@@ -153,6 +153,14 @@ def test_what_is_foreseen_is_memory_and_time() -> None:
     assert "1,850 steps" in time
 
 
+def test_ranks_of_a_cpu_keep_what_they_average_gradients_in() -> None:
+    experiment = recipes.find("demo").experiment
+    ways = ({"ranks": 2, "shared": True}, {"ranks": 2}, {"shared": True})
+    together, apart, alone = (planned(experiment, **way).memory for way in ways)
+    assert together == apart | {"averaging": apart["gradients"]}
+    assert "averaging" not in alone
+
+
 def test_only_a_transformer_is_foreseen_whatever_its_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ConvNeXtConfig, "whole_patches", True)
     demo = recipes.find("demo")
