@@ -112,9 +112,10 @@ class _Session:
                 stop, any_bad, gone = dist.any_rank(wish.requested, bool(bad), upcoming.failure is not None)
                 if any_bad:
                     bad_images.add(dist.gather_lists(bad), step=self.clock.step)
-                if self.clock.step == begun + 1:  # now that it is seen to train, for a look may take long
-                    self._hand_over_checkpoint(begun)
                 too_many = bad_images.too_many(self.clock.step * self.stage.experiment.data.batch_size)
+                # now that it is seen to train, for a look may take long; who leaves saves first, and may have no time
+                if self.clock.step == begun + 1 and not (stop or too_many or gone):
+                    self._hand_over_checkpoint(begun)
                 self._save_what_is_due(journal, stop=stop, too_many=too_many)
             info(supply.verdict())
         if self.clock.bad_steps == self.steps:

@@ -164,6 +164,17 @@ def _during_step(number: int, act: Callable[[], object], monkeypatch: pytest.Mon
     monkeypatch.setattr(Trainer, "step", disturbed)
 
 
+def test_who_stops_in_the_first_step_saves_without_a_look(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look may take longer than is granted, and nothing of the step would be left."""
+    seen: list[int] = []
+    _during_step(1, lambda: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
+    with pytest.raises(engine.Interrupted, match="saved is step 1"):
+        engine.pretrain(config(photos), tmp_path / "run", on_checkpoint=lambda step, _: seen.append(step))
+    assert seen == []
+
+
 def test_a_crash_between_checkpoints_continues_from_the_last_one(
     photos: Path, whole: Callable[[], Path], tmp_path: Path
 ) -> None:
