@@ -58,11 +58,7 @@ def _be_exact() -> None:
     """Have a GPU multiply float32 as float32, in an order that is always the same."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
     torch.backends.cudnn.deterministic = True
-    library: Any = torch.backends.cudnn
-    if hasattr(library, "conv"):  # torch 2.9
-        library.conv.fp32_precision = library.rnn.fp32_precision = "ieee"
-    else:
-        library.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @contextmanager
@@ -158,7 +154,8 @@ def uses_bf16(device: torch.device, precision: Precision, *, dim: int | None = N
     (AMX: at many times), some at half, and their flags are the same; so one product of each is timed, once a process.
 
     Args:
-        dim: width of the network's tokens. On a CPU one below 128 spends more on converting than its products save.
+        dim: width of the network's tokens, None for a wide one. On a CPU one below 128 spends more on converting than
+            its products save.
     """
     if precision != "auto":
         return precision == "bf16"
@@ -193,7 +190,12 @@ def _is_faster() -> bool:
                 began = perf_counter()
                 torch.mm(factor, factor)
                 seconds[factor.dtype] = min(seconds[factor.dtype], perf_counter() - began)
-    return seconds[torch.bfloat16] < GAIN * seconds[torch.float32]
+    return pays(bf16=seconds[torch.bfloat16], fp32=seconds[torch.float32])
+
+
+def pays(*, bf16: float, fp32: float) -> bool:
+    """Decide by the seconds of a product in each type whether to multiply in bfloat16."""
+    return bf16 < GAIN * fp32
 
 
 def autocast(

@@ -106,9 +106,12 @@ class Experiment:
         return {ALONE: self.backbone} if self.distil is None else dict(self.distil.students)
 
     @property
-    def width(self) -> int:
-        """The width of the widest network that learns."""
-        return max(each.dim for each in self.networks.values())
+    def width(self) -> int | None:
+        """The width of the widest network that computes; None beside a frozen teacher, whose is known when it is read.
+
+        Published ones have 192 and more.
+        """
+        return self.backbone.dim if self.distil is None else None
 
     @cached_property
     def all_stages(self) -> "tuple[RunStage, ...]":

@@ -49,6 +49,12 @@ def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **r
     return replace(base, experiment=experiment)
 
 
+def test_a_frozen_teacher_counts_as_wide_however_narrow_its_students(photos: Path, tmp_path: Path) -> None:
+    distilling = learning(photos, tmp_path / "teacher", {"small": SMALL}).experiment
+    assert distilling.width is None
+    assert replace(distilling, distil=None).width == 16
+
+
 def step_of(settings: TrainConfig) -> tuple[Trainer, dict[str, float]]:
     distiller = Trainer(settings.experiment, CPU)
     source = open_source(settings.experiment.data.source)
