@@ -12,6 +12,7 @@ import torch
 from dinokit import recipes
 from dinokit.annotations.boxes import open_boxes
 from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import RunFolder
 from dinokit.commands.planned import print_detector, print_plan
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
@@ -23,6 +24,7 @@ from dinokit.models.features import Backbone
 from dinokit.planning import cost
 from dinokit.planning import detection as detecting
 from dinokit.planning import plan as planning
+from dinokit.run.precision import settled
 from dinokit.training.config import with_settings
 
 
@@ -61,6 +63,8 @@ def plan(
         check_result(Path(out), json=True)
     source = {"experiment.data.source": data} if data else {}
     config = with_settings(recipes.find(recipe), {**settings, **named, **source})
+    if not tflops and Path(recipe).is_file():  # a run goes on as it began
+        config = settled(config, RunFolder(Path(recipe).parent), devices.choose())
     peak, bf16 = (tflops * 1e12, config.experiment.precision != "fp32") if tflops else planning.here(config.experiment)
     room = None if gpu_memory is None else gpu_memory * 1e9
     found = {}

@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from dinokit.core.files import only_owner, read_jsonl, write_atomic
 from dinokit.core.messages import console, info, is_main, slow
 from dinokit.planning.plan import foresee
 from dinokit.run import engine, ranks
+from dinokit.run.precision import settled
 from dinokit.run.setup import check_start
 from dinokit.sources.source import Source, is_gray, remarks
 from dinokit.training.config import TrainConfig, read, with_full_paths, with_settings
@@ -56,7 +57,10 @@ def train(
         instead(_opened(config, natural=natural)[0])
         return out
     with ranks.prepared(check_start(run, config), config.runtime.device):
-        foreseen = foresee(config, anyway=anyway or run.metrics.exists()) if is_main() else ()
+        foreseen: Sequence[str] = ()
+        if is_main():  # "auto" is what the run began with
+            begun = settled(config, run, devices.choose(config.runtime.device))
+            foreseen = foresee(begun, anyway=anyway or run.metrics.exists())
         config, images = _opened(config, natural=natural)
         for line in foreseen:
             info(line)

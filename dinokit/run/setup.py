@@ -285,7 +285,7 @@ def _warn_of_other_lengths(stage: RunStage) -> None:
 
 
 def record_start(setup: Setup) -> None:
-    """Write environment.json, earlier starts included; warn if the run had other images at the last one."""
+    """Write environment.json, earlier starts included; warn of other images than at the last one, and of slow bf16."""
     run, images = setup.run, setup.images
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -312,4 +312,6 @@ def record_start(setup: Setup) -> None:
             f"{images.name} has other images than at the last start ({before.get('images')} then, {now['images']} "
             "now), or lists them in another order; the run continues with these, in an order of their own"
         )
+    if setup.config.experiment.precision == "bf16" and not devices.has_bf16(setup.device):
+        warn(f"precision bf16 may be slow here: no instructions for it are known of {setup.device}")
     write_json(run.environment, now | {"earlier": starts})
