@@ -48,7 +48,7 @@ def main() -> None:
     if arguments.side:
         _serve(*arguments.side)
         return
-    native = devices.uses_bf16(torch.device("cpu"), "auto")
+    native = devices.has_bf16(torch.device("cpu"))
     print(f"torch {torch.__version__}, {devices.cores()} cores, bf16 in hardware: {'yes' if native else 'no'}")
     print(
         "model size batch dtype |"

@@ -5,8 +5,8 @@
 
 Sides, each a process with all cores, taking turns round by round, medians:
 
-    plain           the step written from the formulas (peers/plain_step.py), float32; also in bf16 where that is native
-    ours            the same work: no stochastic depth, default precision (bf16 where it is native)
+    plain           the step written from the formulas (peers/plain_step.py), float32; in bf16 too, if there is any
+    ours            the same work: no stochastic depth, default precision (bf16 where it is faster)
     ours, fp32      the same in float32
     ours, recipe    with the stochastic depth of the recipe
     ours, selective / full   the first, with recomputed activations
@@ -68,7 +68,7 @@ def main() -> None:
     if arguments.side:
         _serve(*arguments.side)
         return
-    native = devices.uses_bf16(CPU, "auto")
+    native = devices.has_bf16(CPU)
     plain = ["plain", "plain bf16"] if native else ["plain"]
     print(f"torch {torch.__version__}, {devices.cores()} cores, bf16 in hardware: {'yes' if native else 'no'}")
     print("model, prototypes | side | s | img/s | CPU s | peak MB | MFU | times plain")
