@@ -81,7 +81,8 @@ class Trainer:
         # selective recomputation must repeat what it saw, and a cached weight is rounded once only
         self.precision = settled(device, experiment.precision, dim=experiment.width)
         self.autocast = autocast(device, self.precision, cache=recompute != "selective")
-        self.attends = all(each.kind == "vit" for each in experiment.networks.values())  # a ResNet's pooling could not
+        # not every version of torch has a gradient of a ResNet's max-pooling under `repeatable`
+        self.repeats = all(each.kind != "resnet" for each in experiment.networks.values())
         distil = experiment.distil
         # of what a mask hides or chooses
         self.patch_size = min(each.patch_size for each in experiment.networks.values())
@@ -129,7 +130,7 @@ class Trainer:
         own, settings = step - self.first, self.experiment.optim
         rates = optim.set_rates(self.optimizer, settings, step=own, lr_factor=self.lr_factor)
         running = [(each, each.clone()) for each in self.running]  # a forward pass moves them
-        with self.together(), repeatable(self.device, self.attends):
+        with self.together(), repeatable(self.device, self.repeats):
             values, statistics = self._gradients(micro_batches, step=step)
         values = self._of_all_teams(values)
         odd = [name for name, value in values.items() if not math.isfinite(value)]
