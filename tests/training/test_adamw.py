@@ -1,5 +1,8 @@
 """AdamW moves weights as torch's class does, bit by bit, and does without the compiler."""
 
+import sys
+
+import pytest
 import torch
 from torch.nn import Parameter
 
@@ -36,6 +39,18 @@ def test_it_is_torchs_adamw_bit_by_bit() -> None:
         for own, other in zip(ours, theirs, strict=True):
             assert found.state[own].keys() == expected.state[other].keys()
             assert all(torch.equal(value, expected.state[other][name]) for name, value in found.state[own].items())
+
+
+def test_a_step_does_without_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # what Python does with a package that is not there
+    for fused in (True, False):
+        weight = Parameter(torch.ones(1))
+        weight.grad = torch.ones(1)
+        groups = [{"params": [weight], "lr": 0.1, "weight_decay": 0.0}]
+        AdamW(groups, betas=(0.8, 0.95), eps=1e-8, fused=fused).step()
+        assert weight.item() < 1
+    with pytest.raises(ImportError):
+        torch.optim.AdamW([weight], lr=0.1).step()
 
 
 def _parameters() -> list[Parameter]:

@@ -8,6 +8,8 @@ from dinokit.dense.detr.layers import mlp, rarely
 def test_rows_that_are_not_asked_take_no_part_in_a_gradient_that_is_the_same() -> None:
     torch.manual_seed(0)
     network, rows = mlp(4, 8, 3), torch.randn(2, 5, 4, requires_grad=True)
+    sent: list[int] = []
+    network.register_forward_pre_hook(lambda _, given: sent.append(len(given[0])))
     whole, few = network(rows), rarely(network, rows)
     torch.testing.assert_close(few, whole)
     given = [rows, *network.parameters()]
@@ -16,3 +18,4 @@ def test_rows_that_are_not_asked_take_no_part_in_a_gradient_that_is_the_same() -
             torch.autograd.grad(each[asked].square().sum(), given, retain_graph=True) for each in (whole, few)
         )
         torch.testing.assert_close(found, wanted)
+    assert sent == [2, 10, 3, 0]  # all together, all as rows, and once more those that were asked
