@@ -59,8 +59,8 @@ def train(
     with ranks.prepared(check_start(run, config), config.runtime.device):
         foreseen: Sequence[str] = ()
         if is_main():  # "auto" is what the run began with
-            begun = settled(config, run, devices.choose(config.runtime.device))
-            foreseen = foresee(begun, anyway=anyway or run.metrics.exists())
+            agreed = settled(config, run, devices.choose(config.runtime.device))
+            foreseen = foresee(agreed, anyway=anyway or run.metrics.exists())
         config, images = _opened(config, natural=natural)
         for line in foreseen:
             info(line)
