@@ -6,9 +6,9 @@
 Backbones are those of benchmarks/dense.py: pixels, the untrained network, and those trained by DINO, DINOv2 and DINOv3
 on unlabelled scenes. A decoder of one size learns from each for the same number of steps; ResNet-18 learns from the
 same boxes with the same decoder on its last three grids (brought to its finest, 8 pixels), all of it, mirrored at
-random, for as long as all pretraining of DINOv2 and DINOv3 and the decoder of DINOv3 have taken together. Objects and
-backgrounds of the measurement are in neither. OUT/results.jsonl holds a line per model; what is there is not made
-again.
+random, for as much processor time as all pretraining of DINOv2 and DINOv3 and the decoder of DINOv3 have taken.
+Objects and backgrounds of the measurement are in neither. OUT/results.jsonl holds a line per model; what is there is
+not made again.
 """
 
 import argparse
@@ -93,10 +93,10 @@ def seed_of(scenes: Path, out: Path, seed: int, which: str, *, steps: int) -> li
         print(lines[-1], flush=True)
         return float(lines[-1]["seconds"])
 
-    timed, began = out / "pretraining.json", time.monotonic()  # seconds
+    timed, began = out / "pretraining.json", time.process_time()  # seconds
     found = models(scenes, out / "networks", seed, which, precision="fp32")
     if "DINOv3" in found and not timed.exists():
-        timed.write_text(json.dumps(time.monotonic() - began))
+        timed.write_text(json.dumps(time.process_time() - began))
     for name, build in found.items():
         spent = once(name, lambda folder, build=build: frozen_one(build(), train, classes, recipe, folder))
         if name == "DINOv3":
@@ -109,10 +109,10 @@ def frozen_one(
     backbone: Any, train: Boxed, classes: Sequence[str], recipe: Recipe, folder: Path
 ) -> tuple[Callable[[Tensor], Detections], float]:
     """Train a decoder on frozen features."""
-    began = time.monotonic()
+    began = time.process_time()
     head = trained(backbone, train, classes, recipe, folder).head.eval()
     assert isinstance(head, Detector)
-    return lambda image: detect(backbone, head, image, recipe.view), time.monotonic() - began
+    return lambda image: detect(backbone, head, image, recipe.view), time.process_time() - began
 
 
 class ResNet(nn.Module):
@@ -141,12 +141,12 @@ def end_to_end(
     train: Boxed, classes: Sequence[str], recipe: Recipe, *, seconds: float
 ) -> tuple[Callable[[Tensor], Detections], float]:
     """Train ResNet-18 and the decoder for some time; the rate falls with the time that is left."""
-    began, seed = time.monotonic(), recipe.training.seed
+    began, seed = time.process_time(), recipe.training.seed
     network, loss, order = ResNet(recipe, len(classes)).train(), judged(recipe), Passes(len(train), seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.lr, weight_decay=recipe.training.weight_decay)
     images = [normalised(to_unit(train.read(index)[None]), Pixels())[0] for index in range(len(train))]
     step = 0
-    while (share := (time.monotonic() - began) / seconds) < 1:
+    while (share := (time.process_time() - began) / seconds) < 1:
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * min(1.0, (step + 1) / 50) * (1 + np.cos(np.pi * share)) / 2
         draw, batch, objects = generator(seed, step), [], []
@@ -161,14 +161,14 @@ def end_to_end(
         optimiser.step()
         step += 1
     network.eval()
-    print(f"ResNet-18: {step} steps in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"ResNet-18: {step} steps in {time.process_time() - began:.0f} s", flush=True)
 
     @torch.no_grad()
     def find(image: Tensor) -> Detections:
         _, layers = network(normalised(to_unit(image[None]), Pixels()))
         return likeliest(layers.of(-1, 0), most=recipe.queries)
 
-    return find, time.monotonic() - began
+    return find, time.process_time() - began
 
 
 def measured(find: Callable[[Tensor], Detections], test: Boxed, classes: Sequence[str], out: Path) -> dict[str, float]:
@@ -191,7 +191,7 @@ def measured(find: Callable[[Tensor], Detections], test: Boxed, classes: Sequenc
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """Return the mean over seeds of each number, and its smallest and largest."""
-    rows = ["backbone | " + " | ".join(COLUMNS.values()) + " | seconds"]
+    rows = ["backbone | " + " | ".join(COLUMNS.values()) + " | processor seconds"]
     for model in ROWS:
         ours = [line for line in lines if line["model"] == model]
         rows.append(f"{model} | " + " | ".join(_cell([line[name] for line in ours]) for name in (*COLUMNS, "seconds")))
