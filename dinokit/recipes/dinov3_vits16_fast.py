@@ -7,7 +7,7 @@ from dinokit.recipes.words import *
 def dinov3_vits16_fast() -> TrainConfig:
     """Pretrain a ViT-S/16 with crops of half the side for three quarters of the steps, then the stages of DINOv3.
 
-    Source: FastDINOv2 (arXiv:2507.03779), as recipes/words.py has it; all else is `dinov3-vits16`.
+    Source: FastDINOv2 (arXiv:2507.03779), as recipes/words.py has it, of `dinov3-vits16`.
     Command: dinokit pretrain dinov3-vits16-fast --data imagenet/train --out runs/dinov3-vits16-fast
     Hardware: batch 2048 wants several GPUs; `--data.accumulate 16` saves memory (docs/design.md).
     Expected time: that of `dinokit plan dinov3-vits16-fast`; published for DINOv2's ViT-B: 1.6 times as fast.

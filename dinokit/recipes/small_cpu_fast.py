@@ -10,7 +10,7 @@ def small_cpu_fast() -> TrainConfig:
     Source: FastDINOv2 (arXiv:2507.03779), as recipes/words.py has it.
     Command: dinokit pretrain small-cpu-fast --data PHOTOS --out runs/small
     Hardware: two CPU cores; 1,000 to 20,000 images, batch 32.
-    Expected time, expected metric: see docs/log.md, "small crops first".
+    Expected time, expected metric: not measured yet; its pretraining has half the operations (`dinokit plan`).
     """
     base = small_cpu()
     return replace(base, experiment=replace(curriculum(base.experiment), recipe="small-cpu-fast"))

@@ -10,8 +10,8 @@ side; then crops of two and three times the side, anchor crops 1.5 times those, 
 published for smaller networks: how many steps, the rate, and that the anchor is chosen (`auto`) instead of given.
 
 `curriculum` is FastDINOv2 (arXiv:2507.03779): crops of half the side, which have a quarter of the patches, for three
-quarters of the steps, then whole ones with noise in squares. Ours is that the rate is held while crops are small, as in
-DINOv3, and falls in the last quarter, and what noise there is.
+quarters of the steps, then whole ones with noise in squares. Ours is that rate, decay and momentum are held while
+crops are small, as in DINOv3, and go to their ends in the last quarter, and what noise there is (views/noise.py).
 """
 
 from dataclasses import replace
@@ -126,10 +126,16 @@ def curriculum(experiment: Experiment) -> Experiment:
     optim, momentum = experiment.optim, experiment.momentum
     small = replace(crops, global_size=half(crops.global_size), local_size=half(crops.local_size))
     whole = {"global_size": crops.global_size, "local_size": crops.local_size}
+    warm = {  # what has warmed up stays warm, for a stage counts its own steps
+        name: {"teacher_temperature": constant(config.teacher_temperature.end)}
+        for name, config in experiment.objectives.items()
+        if hasattr(config, "teacher_temperature")
+    }
     full = Stage(
         steps=steps - early,
         changes=changes(
             data=changed(noisy(Noise()), {"views": whole}),
+            objectives=warm,
             optim={"lr": last(optim.lr), "weight_decay": last(optim.weight_decay), "freeze_last_layer": 0},
             momentum=last(momentum),
         ),

@@ -2,8 +2,9 @@
 
 The square lies about a place drawn from the whole view and is cut at its border; values stay in [0, 1]. The noise of a
 view follows from one of its uniform numbers and is drawn by the processor, so it is the same on every device.
-Source: Patch Gaussian (arXiv:1906.02611, section 3); FastDINOv2 (arXiv:2507.03779) sees it in its last quarter. What
-sides and deviations the latter has is not published; the defaults are ours.
+Source: Patch Gaussian (arXiv:1906.02611, section 3); FastDINOv2 (arXiv:2507.03779) sees it in its last quarter. Its
+published code adds it to every image before crops are cut, with a side of 1 pixel to the whole and a deviation of 0 to
+0.5; here it is in half of the crops, of which no square hides more than a quarter.
 """
 
 from dataclasses import dataclass

@@ -229,6 +229,10 @@ def test_a_fast_recipe_takes_as_many_steps_three_quarters_of_them_at_half_the_si
         seen = getattr(full.experiment.data.views, kind)
         assert seen.noise is not None
         assert replace(seen, noise=None) == getattr(views, kind)
+    for objective, ended in small.experiment.objectives.items():
+        if hasattr(ended, "teacher_temperature"):
+            goes_on = full.experiment.objectives[objective].teacher_temperature
+            assert goes_on.at(0) == goes_on.at(full.experiment.steps - 1) == ended.teacher_temperature.at(small.last)
     rate = pretraining.optim.lr
     assert small.experiment.optim.lr.at(small.last - 1) == full.experiment.optim.lr.at(0) == rate.peak
     assert full.experiment.optim.lr.length == full.experiment.steps
