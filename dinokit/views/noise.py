@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from dinokit.core.numbers import above, between
+from dinokit.core.numbers import between
 from dinokit.core.seed import generator
 
 DRAWS = 6  # uniforms per view: noise or not, the centre's row and column, side, deviation, and the noise itself
@@ -26,7 +26,7 @@ class Noise:
 
     probability: float = between(0, 1, 0.5)
     side: tuple[float, float] = between(0, 1, (0.1, 0.5), without=0, rising=True)  # of the square, of the view's side
-    sigma: tuple[float, float] = above(0, (0.1, 0.5), rising=True)  # standard deviation; white is 1
+    sigma: tuple[float, float] = between(0, 1, (0.1, 0.5), without=0, rising=True)  # standard deviation; white is 1
 
 
 def add(

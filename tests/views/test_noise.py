@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dinokit.core.messages import UserError
 from dinokit.core.seed import generator
 from dinokit.images.intensity import Pixels
 from dinokit.views import augment, multicrop, noise
@@ -50,6 +51,11 @@ def test_the_square_lies_where_it_was_drawn(
     wanted = torch.zeros(40, 40, dtype=torch.bool)
     wanted[slice(*rows), slice(*columns)] = True
     assert torch.equal(noisy[0, 0] != 0.5, wanted)
+
+
+def test_noise_is_no_stronger_than_white() -> None:
+    with pytest.raises(UserError, match=r"sigma must be between 0 and 1 without 0, rising, got \(1e\+38, 1e\+39\)"):
+        noise.Noise(sigma=(1e38, 1e39))
 
 
 def test_its_deviation_is_the_one_that_was_drawn() -> None:
