@@ -301,6 +301,10 @@ def _is_list(kind: Any) -> bool:
     return get_origin(kind) is tuple and get_args(kind)[-1] is ...
 
 
+def _is_pair(kind: Any) -> bool:
+    return get_origin(kind) is tuple and get_args(kind)[-1] is not ... and len(get_args(kind)) == 2
+
+
 def _one_of(value: Any, kind: Any) -> Any:
     if value not in get_args(kind):
         raise TypeError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {shortened(value)}")
@@ -328,9 +332,16 @@ def _each(value: Any, kind: Any) -> Any:
     return tuple(converter.structure(each, get_args(kind)[0]) for each in value)
 
 
+def _both(value: Any, kind: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise TypeError(f"expected two numbers such as [1, 2], got {shortened(value)}")
+    return tuple(converter.structure(each, of) for each, of in zip(value, get_args(kind), strict=True))
+
+
 converter.register_structure_hook_factory(is_dataclass, _group)
 converter.register_structure_hook_func(_is_literal, _one_of)
 converter.register_structure_hook_func(_is_list, _each)
+converter.register_structure_hook_func(_is_pair, _both)
 converter.register_structure_hook_func(_has_words, _word_or)
 _strict(int, lambda value: type(value) is int and abs(value) < 2**63, "a whole number")
 _strict(

@@ -73,7 +73,11 @@ def test_yaml_round_trip_gives_the_same_config(tmp_path: Path) -> None:
         ("level", "high", "'level': expected auto, or a number, got 'high'"),
         ("level", float("nan"), "'level': expected a finite number, got nan"),
         ("inner", {1: 2, "rate": 1.0}, "unknown setting 'inner.1'"),
-        ("inner.scale", [0.4], "'inner.scale'"),
+        ("inner.scale", [0.4], "'inner.scale': expected two numbers such as [1, 2], got [0.4]"),
+        ("inner.scale", 0.3, "'inner.scale': expected two numbers such as [1, 2], got 0.3"),
+        ("inner.scale", None, "'inner.scale': expected two numbers such as [1, 2], got None"),
+        ("inner.scale", {0.4: 1, 0.5: 2}, "'inner.scale': expected two numbers"),
+        ("inner.scale", ["a", 1], "'inner.scale': expected a finite number, got 'a'"),
         ("steps", -1, "steps must be >= 0, got -1"),
     ],
 )
