@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, Literal, NewType
 
 from dinokit.config import assigned, converter, current, differences, flat, from_plain, read_yaml, shortened, to_plain
@@ -398,11 +399,8 @@ def _structure_objectives(value: Any, _: Any) -> ObjectiveConfigs:
     for name, config in value.items():
         if config is None:  # switched off
             continue
-        kind = objectives.find(str(name)).Config
-        try:
-            chosen[name] = from_plain(kind, config)
-        except UserError as error:
-            raise UserError(str(error).replace("setting '", f"setting 'objectives.{name}.", 1)) from error
+        kind: Any = GenericAlias(dict, (str, objectives.find(str(name)).Config))
+        chosen.update(converter.structure({name: config}, kind))  # of a mistake the name is said, too
     return chosen
 
 

@@ -179,7 +179,7 @@ def _structure_students(value: Any, _: Any) -> Students:
         else each
         for name, each in value.items()
     }
-    return Students({name: converter.structure(each, Architecture) for name, each in plain.items()})  # type: ignore[arg-type]
+    return Students(converter.structure(plain, dict[str, Architecture]))
 
 
 def _structure_changes(value: Any, _: Any) -> Changes:
@@ -193,7 +193,7 @@ def _structure_stages(value: Any, _: Any) -> Stages:
         raise TypeError(f"expected stages by name, got {value!r}")
     # a stage that is set to null is left out
     chosen = {str(name): stage for name, stage in value.items() if stage is not None}
-    return Stages({name: converter.structure(stage, Stage) for name, stage in chosen.items()})
+    return Stages(converter.structure(chosen, dict[str, Stage]))
 
 
 converter.register_structure_hook(Changes, _structure_changes)

@@ -117,6 +117,23 @@ def test_a_mistake_in_a_stage_is_said_before_the_first(photos: Path, changes: di
         replace(base, stages=Stages({"wrong": Stage(steps=1, changes=Changes(changes))}))
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"stages.anchor": {}}, "experiment.stages.anchor.steps is missing; give it a value"),
+        ({"stages.anchor.steps": 0}, "experiment.stages.anchor.steps must be at least 1, got 0"),
+        ({"stages.anchor.begin": 3}, "setting 'experiment.stages.anchor.begin': expected one of continue, teacher"),
+        ({"objectives.dino.weight": -1}, "experiment.objectives.dino.weight must be at least 0, got -1"),
+        ({"objectives.dino.weight": "a"}, "setting 'experiment.objectives.dino.weight': expected a finite number"),
+    ],
+)
+def test_a_setting_of_a_part_is_called_by_the_name_of_the_part(
+    photos: Path, setting: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{said}"):
+        configuration.override(staged(photos), setting, hidden=("experiment", "runtime"))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Callable[[str], Path]:
     """Give the run of all stages that nobody stopped, trained once for each source of its anchor.
