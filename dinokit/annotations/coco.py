@@ -7,10 +7,11 @@
     domains        DOMAIN/annotations/instances_val2017.json and DOMAIN/val2017/, as COCO-O has them: splits by DOMAIN
 
 A box is left, top, width, height in the file; `area` is that of the outline. Ids of images and classes are kept as the
-file has them, with their gaps. As pycocotools has it, an annotation of an image or a class that the file does not list
-counts for nothing, which is said here; 7 and "7" are two ids, and where one of them is meant it is refused. Two images
-of one id are refused, two classes of one name are one. An area that is null, not finite or below 0 is that of the box;
-but for null, it is said. A width or height that is not said is that of the image.
+file has them, with their gaps; where it lists no classes they are called by their ids, which is said. As pycocotools
+has it, an annotation of an image or a class that the file does not list counts for nothing, which is said here; 7 and
+"7" are two ids, and where one of them is meant it is refused. Two images of one id are refused, two classes of one name
+are one. An area that is null, not finite or below 0 is that of the box; but for null, it is said. A width or height
+that is not said is that of the image.
 """
 
 import json
@@ -27,6 +28,7 @@ from urllib.parse import urlsplit
 import numpy
 
 from dinokit.annotations.marks import LONGEST, Kind, Marks, Readers, Split, areas, numbers, say, say_twins
+from dinokit.annotations.masks import say_once
 from dinokit.core.files import read_json, read_text
 from dinokit.core.messages import UserError
 from dinokit.sources.files import written_path
@@ -94,7 +96,7 @@ def read_coco(file: Path, chosen: Path | None = None) -> Split:
             raise UserError(f"{file} is no list of images and boxes as COCO writes it: it has no list of {key}")
     if not plain["images"]:
         raise UserError(f"{file} is no list of images and boxes as COCO writes it: it lists no image")
-    categories = _list(plain, "categories", str(file))
+    categories = _list(plain, "categories", str(file)) or _numbered(plain["annotations"], file)
     kinds = _kinds(categories, file)
     images = {_id(image, "id", f"an image of {file}"): image for image in plain["images"]}
     if len(images) < len(plain["images"]):
@@ -154,6 +156,15 @@ def _number(mark: Any, key: str, called: str) -> float | None:
 
 def _is_area(value: float) -> bool:
     return math.isfinite(value) and value >= 0
+
+
+def _numbered(marks: Iterable[Any], file: Path) -> list[dict[str, Any]]:
+    """Return classes that are called by their numbers, since the file does not name any."""
+    said = [mark.get("category_id") for mark in marks if isinstance(mark, dict)]
+    found = dict.fromkeys(each for each in said if isinstance(each, int | float | str))
+    if found:
+        say_once(f"{file} lists no categories: classes are called by their numbers")
+    return [{"id": each, "name": each} for each in found]
 
 
 def _kinds(categories: Iterable[Any], file: Path) -> dict[Any, str]:

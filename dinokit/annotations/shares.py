@@ -74,7 +74,7 @@ def _read(words: list[str], where: str, meaning: Meaning) -> Line:
         kind, *values = (float(word) for word in words)
     except ValueError as error:
         raise UserError(f"{where} is '{' '.join(words)[:LONGEST]}'; expected numbers: class, cx, cy, w, h") from error
-    if not kind.is_integer():  # of infinity and NaN neither
+    if not kind.is_integer() or not 0 <= kind < 2**31:  # of infinity and NaN neither
         raise UserError(f"{where} has the class {words[0]}; expected a whole number, 0 for the first")
     several = bool(meaning.points) and len(values) == 4 + meaning.points
     outline = not several and len(values) >= 6 and len(values) % 2 == 0

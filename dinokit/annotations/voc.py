@@ -80,7 +80,7 @@ def _annotation(file: Path) -> ElementTree.Element:
     encoding = "utf-16" if data.startswith(_UTF16) else declared[1].decode() if declared else "utf-8-sig"
     try:
         top = ElementTree.fromstring(data.decode(encoding))
-    except (UnicodeDecodeError, LookupError) as error:
+    except (UnicodeError, LookupError) as error:
         raise UserError(f"{file} is no text of {encoding.removesuffix('-sig').upper()}; save it as UTF-8") from error
     except ElementTree.ParseError as error:
         raise UserError(f"{file} is no XML: {error}") from error

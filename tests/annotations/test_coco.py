@@ -75,6 +75,12 @@ def lvis() -> dict[str, Any]:
     return plain
 
 
+def test_without_categories_classes_are_called_by_their_ids(tmp_path: Path) -> None:
+    data = open_boxes(str(write(tmp_path, coco(categories=None))))
+    assert [one.names for one in data.marks] == [("13",), ("90",)]
+    assert {name: kind.number for name, kind in data.kinds.items()} == {"13": 13, "90": 90}
+
+
 def test_images_of_lvis_are_found_by_the_address_at_which_they_were_published(tmp_path: Path) -> None:
     root = write(
         write(tmp_path, lvis(), name="lvis_v1_val.json", images="train2017"), lvis(), name="lvis_v1_train.json"
@@ -181,8 +187,8 @@ def test_a_file_that_cannot_be_right_is_named(tmp_path: Path, plain: object, mes
             1,
         ),
         (changed(("categories", 1, "name"), "toothbrush"), "calls several categories toothbrush: they are one cl", 2),
-        (changed(("categories",), []), "", 2),
-        (changed(("categories",), None), "", 2),
+        (changed(("categories",), []), "lists no categories: classes are called by their numbers", 2),
+        (changed(("categories",), None), "lists no categories: classes are called by their numbers", 2),
         (changed((*FIRST, "area"), -4), "an area that is none are taken to have that of the box: 1, such as anno", 2),
     ],
 )

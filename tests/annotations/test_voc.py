@@ -66,6 +66,8 @@ def test_utf_16_that_can_be_read_as_it_stands_is_none(tmp_path: Path) -> None:
     [
         (XML.encode("latin-1"), "a.xml is no text of UTF-8; save it as UTF-8"),
         (f'<?xml version="1.0" encoding="klingon"?>{XML}', "a.xml is no text of KLINGON; save it as UTF-8"),
+        (f'<?xml version="1.0" encoding="undefined"?>{XML}', "a.xml is no text of UNDEFINED; save it as UTF-8"),
+        (f'<?xml version="1.0" encoding="punycode"?>{XML}', "a.xml is no text of PUNYCODE; save it as UTF-8"),
         (XML.replace("annotation>", "html>"), "expected <annotation> in .*a.xml, as Pascal VOC has it, got <html>"),
         (XML.replace("20", "wide"), "expected numbers of pixels in the size in .*a.xml, got .*wide"),
         (
