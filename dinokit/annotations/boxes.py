@@ -66,7 +66,7 @@ def box_splits(data: str) -> list[str]:
 
 def box_domains(data: str) -> list[str]:
     """Return what the sets of COCO in a folder are called, such as those of COCO-O, which are opened as splits are."""
-    root = Path(data).expanduser()
+    root = Path(os.path.expanduser(data))
     found = list(coco.domains(root))
     return [] if set(map(split_name, found)) & set(SPLITS) or set(_readers(data)) != set(found) else found
 
@@ -115,7 +115,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 def _readers(data: str) -> Readers:
     """Return what reads each split; of "" where there are none."""
-    root = Path(data).expanduser()
+    root = Path(os.path.expanduser(data))
     if os.path.isfile(root):
         return yolo.of_file(root) if root.suffix.lower() in yolo.FILES else tables.of_file(root)
     existing_folder(data)

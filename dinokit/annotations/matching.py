@@ -22,6 +22,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def open_matching(data: str, *, split: str | None = None) -> "list[PointPair] | 
     Raises:
         UserError: names what is missing, or the file and the line that is wrong.
     """
-    root = Path(data).expanduser()
+    root = Path(os.path.expanduser(data))
     if not root.exists():
         raise UserError(f"{data} does not exist; give SPair-71k, NAVI or a list of pairs .jsonl or .csv")
     if (root / "PairAnnotation").is_dir():

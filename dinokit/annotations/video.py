@@ -13,6 +13,7 @@ Frames are in the order of their names, numbers by value, and of one size.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def open_clips(spec: str, *, split: str | None = None, mask: str | None = None) 
     Raises:
         UserError: if there are none, or a mask cannot be one; the message says what was looked for.
     """
-    root = Path(spec).expanduser()
+    root = Path(os.path.expanduser(spec))
     if not root.exists():
         raise UserError(f"{spec} does not exist; give a video, a folder of frames, or DAVIS, YouTube-VOS or MOSE")
     within = {name: folder for name, folder in split_folders(root).items() if (folder / "JPEGImages").is_dir()}

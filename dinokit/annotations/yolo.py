@@ -11,7 +11,6 @@ without one has no boxes. Names are read as they are written, 007 and no among t
 their numbers. Folders are found in any case, texts as .txt or .TXT; a backslash of a path is a slash.
 """
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,15 +61,12 @@ def readers(root: Path) -> Readers:
 def of_file(file: Path) -> Readers:
     """Return what reads the splits that a .yaml or .data names."""
     said = _said(file)
-    points = said.get("kpt_shape") or ["0"]
-    try:
-        count = math.prod(int(one) for one in points)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: kpt_shape is {points}; expected two numbers, such as [17, 3]") from error
-    meaning = Meaning(str(file), *_names(said.get("names"), file), points=count)
+    meaning = Meaning(str(file), *_names(said.get("names"), file), points=_points(said.get("kpt_shape"), file))
     near = [file.parent, file.parent.parent]  # Darknet's are relative to where it is started, above data/
     inside = said.get("path")
-    bases = [file.parent / inside, Path(inside).expanduser(), *near] if isinstance(inside, str) and inside else near
+    bases = (
+        [file.parent / inside, Path(os.path.expanduser(inside)), *near] if isinstance(inside, str) and inside else near
+    )
     given = {key: [said[key]] if isinstance(said[key], str) else said[key] for key in KEYS if said.get(key)}
     for key, places in given.items():
         if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
@@ -104,6 +100,17 @@ def _said(file: Path) -> Mapping[str, Any]:
     if not isinstance(said, dict) or not any(said.get(key) for key in KEYS):
         raise UserError(f"{file} names no images; expected train:, val: or test:, a folder of images or a .txt each")
     return said
+
+
+def _points(said: Any, file: Path) -> int:
+    """Return how many numbers behind a box are points."""
+    if not said:
+        return 0
+    with suppress(TypeError, ValueError):
+        points, numbers = map(int, said if isinstance(said, list) else ())
+        if min(points, numbers) >= 0:
+            return points * numbers
+    raise UserError(f"{file}: kpt_shape is {str(said)[:LONGEST]}; expected two numbers, such as [17, 3]")
 
 
 def _names(said: Any, file: Path) -> tuple[str, Mapping[int, str] | None]:

@@ -138,7 +138,7 @@ def find(name: str) -> Path:
 def _folders() -> Iterator[Path]:
     mirror = os.environ.get(MIRROR)
     if mirror:
-        folder = Path(mirror).expanduser()
+        folder = Path(os.path.expanduser(mirror))
         if not folder.is_dir():
             raise UserError(f"{MIRROR} says {mirror}, which is no folder; make it one or unset the variable")
         yield folder

@@ -1,5 +1,6 @@
 """`dinokit look`: draw what a network sees of images and clips: pca, similarity, attention, clusters, matches, ..."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -190,7 +191,7 @@ def _neighbours(asked: _Asked, pool: Pool) -> list[Row]:
 
 def _evolution(asked: _Asked, *, every: bool) -> list[Row]:
     (model,) = asked.models
-    run = RunFolder(Path(_name(model)).expanduser())
+    run = RunFolder(Path(os.path.expanduser(_name(model))))
     steps = [] if isinstance(model, Backbone) else run.steps()
     if len(steps) < 2:
         raise UserError(f"expected a run folder with two or more checkpoints, got {_name(model)} with {len(steps)}")

@@ -102,7 +102,7 @@ def expand(pattern: str) -> list[str]:
 
 def existing_folder(spec: str) -> Path:
     """Return the folder that a spec names; UserError if there is none, or the system does not let us look."""
-    root = Path(spec).expanduser()
+    root = Path(os.path.expanduser(spec))
     if os.path.isdir(root):  # to which a name that is too long is no folder
         return root
     check_reachable(spec)

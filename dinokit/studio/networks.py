@@ -6,6 +6,7 @@ again and help nobody. Who asks for what is being computed shares it; beyond a b
 refused. When nothing is asked for, the thread has some work of its own.
 """
 
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -119,12 +120,12 @@ class Networks:
 
 
 def _checkpoint(path: str, step: int) -> Path:
-    return run_and_step(Path(path).expanduser())[0].checkpoint(step)
+    return run_and_step(Path(os.path.expanduser(path)))[0].checkpoint(step)
 
 
 def _steps(path: str) -> tuple[int, ...] | None:
     """List the checkpoints of a run that hold a model; None of what is no run, or has none."""
-    run, step = run_and_step(Path(path).expanduser())
+    run, step = run_and_step(Path(os.path.expanduser(path)))
     found = [each for each in run.steps() if (run.checkpoint(each) / MODEL).is_file()] if step is None else []
     return tuple(found) or None
 

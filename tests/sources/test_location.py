@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dinokit.annotations.boxes import box_splits
 from dinokit.annotations.depths import splits_of
 from dinokit.annotations.pairs import open_pairs, pair_splits
 from dinokit.core.messages import UserError
@@ -115,6 +116,12 @@ def test_other_words_with_a_split_in_them_stay_classes(tmp_path: Path) -> None:
 def test_images_beside_the_splits_are_said(tmp_path: Path) -> None:
     source = open_source(str(_tree(tmp_path, "train", "test", "unlabeled")))
     assert [each for each in remarks(source) if "unlabeled/" in each]
+
+
+def test_the_folder_of_nobody_is_none() -> None:
+    for look in (existing_folder, box_splits):
+        with pytest.raises(UserError, match="no folder ~nosuchuser/x"):
+            look("~nosuchuser/x")
 
 
 def test_a_word_before_a_folder_that_is_there_is_what_is_wrong(tmp_path: Path) -> None:

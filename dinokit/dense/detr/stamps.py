@@ -41,6 +41,6 @@ def held(images: Mapping[str, str]) -> dict[str, str]:
 
 def _below(data: Boxed, image: Path) -> str:
     """Name an image below the data's folder, or, of one that lies elsewhere, by its name alone."""
-    root, path = (os.path.abspath(each) for each in (Path(data.name).expanduser(), image))
+    root, path = (os.path.abspath(each) for each in (os.path.expanduser(data.name), image))
     root = os.path.dirname(root) if os.path.isfile(root) else root
     return os.path.relpath(path, root) if path.startswith(root + os.sep) else image.name
