@@ -6,6 +6,7 @@ threads are counted afterwards. Where copies are not safe there are none: macOS,
 large product; `child.start` starts another process from nothing.
 """
 
+import fcntl
 import json
 import os
 import runpy
@@ -57,7 +58,10 @@ class Spare:
     def poll(self) -> int | None:
         """Return its exit code if it has ended."""
         if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # SIGCHLD is ignored: nobody knows how it ended, which counts as well
+                pid, status = self.pid, 0
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
@@ -131,8 +135,10 @@ def _wait(waiting: int, parent: int, complaints: IO[bytes]) -> NoReturn:
         for number in SIGNALS:
             if callable(signal.getsignal(number)):
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        # above 2, where they may lie if those are closed
+        waiting, complaining = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in (waiting, complaints.fileno()))
         nothing = os.open(os.devnull, os.O_RDWR)
-        for own, other in enumerate((nothing, nothing, complaints.fileno())):
+        for own, other in enumerate((nothing, nothing, complaining)):
             os.dup2(other, own)
         sys.stdout, sys.stderr = (os.fdopen(own, "w", closefd=False) for own in (1, 2))
         with open(waiting, "rb") as pipe:

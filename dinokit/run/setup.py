@@ -4,6 +4,7 @@ What can be known without the images is checked before they are looked for: devi
 it holds, models to begin with.
 """
 
+import errno
 import os
 import platform
 import shlex
@@ -35,6 +36,8 @@ from dinokit.training.config import RunStage, TrainConfig
 from dinokit.training.execution import whole
 from dinokit.training.step import Trainer
 from dinokit.views import multicrop
+
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # of a disk, which names no file
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,16 @@ def open_run(config: TrainConfig, out: Path, images: Source | None = None) -> It
         except ranks.RankLost as error:
             raise RunError(f"{error}; {newest(run)}; the same command continues") from error
         except OSError as error:
-            file = Path(os.fsdecode(error.filename or out)).absolute()  # one without a name comes from writing
-            said = f"cannot write to {out}" if file.is_relative_to(out.absolute()) else str(file)
-            raise RunError(f"{said}: {reason(error)}; {newest(run)}; the same command continues") from error
+            raise RunError(f"{_refused(error, out)}; {newest(run)}; the same command continues") from error
+
+
+def _refused(error: OSError, out: Path) -> str:
+    """Say what the system refused, and where if it is known."""
+    place = error.filename or (out if error.errno in WRITING else None)
+    if place is None:
+        return reason(error)
+    file = Path(os.fsdecode(place)).absolute()
+    return f"{f'cannot write to {out}' if file.is_relative_to(out.absolute()) else file}: {reason(error)}"
 
 
 def check_start(run: RunFolder, config: TrainConfig) -> int:

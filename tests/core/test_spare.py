@@ -43,8 +43,35 @@ torch.ones(512, 512) @ torch.ones(512, 512)  # OpenMP begins a thread, which a c
 assert spares(files(1)) == []
 """
 
+CLOSED = """
+import os, signal, tempfile
+from dinokit.core import child
+from dinokit.core.spare import spares
+
+def said():
+    (spare,) = spares([tempfile.TemporaryFile()])
+    spare.begin(["nosuch"], {}, threads=1)
+    return spare.wait(), child.last_words(spare.complaints)[0]
+
+code, line = said()
+assert code == 2 and line.startswith("error: unknown command"), line
+os.open(os.devnull, os.O_RDWR)
+os.open(os.devnull, os.O_RDWR)
+os.close(0)
+assert said() == (2, line)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+assert said() == (0, line)  # what it said is there, how it ended is not
+"""
+
 
 def test_a_copy_is_a_command_of_its_own_and_none_is_made_beside_threads() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "RANK"}
     done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_copy_needs_no_standard_files_and_nobody_who_waits_for_it() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RANK"}
+    closed = ["sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, CLOSED]
+    done = subprocess.run(closed, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

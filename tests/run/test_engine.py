@@ -370,6 +370,12 @@ def test_an_error_of_another_file_is_not_called_a_failure_to_write(photos: Path,
     with pytest.raises(RunError, match=r"cannot write to .*run: No space left on device"):
         engine.pretrain(config(photos), tmp_path / "run", on_checkpoint=full)
 
+    def lost(step: int, path: Path) -> None:
+        raise ChildProcessError(errno.ECHILD, "No child processes")
+
+    with pytest.raises(RunError, match="^No child processes; saved is step 0; the same command continues"):
+        engine.pretrain(config(photos), tmp_path / "run", on_checkpoint=lost)
+
 
 @pytest.mark.parametrize("change", ["none", "renamed", "added"])
 def test_other_images_under_the_same_path_are_noticed(
