@@ -116,6 +116,7 @@ class _Session:
                 # now that it is seen to train, for a look may take long; who leaves saves first, and may have no time
                 if self.clock.step == begun + 1 and not (stop or too_many or gone):
                     self._hand_over_checkpoint(begun)
+                    (stop,) = dist.any_rank(wish.requested)
                 self._save_what_is_due(journal, stop=stop, too_many=too_many)
             info(supply.verdict())
         if self.clock.bad_steps == self.steps:
