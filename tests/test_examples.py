@@ -16,7 +16,7 @@ FEWER = {
     "look": {"steps": 10, "size": 64},
 }
 PICTURES = {"train": 3, "evaluate": 2, "curate": 4, "use": 2, "look": 9}
-NUMBERS = {"train": "top1@20", "evaluate": "raw pixels", "curate": "of them copies", "use": "tensor", "look": "numbers each"}
+NUMBERS = {"train": "top1@20", "evaluate": "raw pixels", "curate": "of them copies", "use": "tensor", "look": "numbers"}
 
 
 @pytest.mark.parametrize("name", NAMES)
