@@ -14,7 +14,7 @@ def small_cpu() -> TrainConfig:
         patches, a quick and sharp teacher.
     Command: dinokit pretrain small-cpu --data PHOTOS --out runs/small
     Hardware: two CPU cores; 1,000 to 20,000 images, batch 32.
-    Expected time: 6 + 4 minutes of one core, in float32 (docs/log.md).
+    Expected time: 3.6 minutes of one core before the Gram stage, in float32; that stage about 2 (docs/log.md).
     Expected metric: see docs/log.md, "Gram anchoring of a small run"; that Gram weighs ten times the published
         2, which hardly moves networks this small, is found there as well.
     """

@@ -32,7 +32,11 @@ class Noise:
 def add(
     images: Float32[Tensor, "sample channel height width"], uniforms: Float64[np.ndarray, "sample draw"], config: Noise
 ) -> Float32[Tensor, "sample channel height width"]:
-    """Add noise to some of the views in [0, 1], in place."""
+    """Add noise to some of the views in [0, 1], in place.
+
+    Args:
+        uniforms: DRAWS numbers in [0, 1) for each view.
+    """
     channels, *sides = images.shape[1:]
     for image, (whether, *centre, side, sigma, key) in zip(images, uniforms.tolist(), strict=True):
         if whether >= config.probability:
