@@ -2,15 +2,14 @@
 
     python benchmarks/inference.py [--models s b] [--sizes 224 512] [--batches 1 16] [--dtypes default ...] [--rounds 5]
 
-Each side is a process of its own, with all cores, and they take turns: one forward pass each, `rounds` times, so that a
-noisy machine disturbs all alike. Printed are the median of the passes and the peak memory of the process in MB. Weights
-are random: they change no time. "default" is what each side does unasked: ours as `dinokit embed`, in bf16 where the
-it is faster, with its cosine to float32; the others in float32. Last, the seconds from a cold start of Python
-to the first features of one image.
+Each side is a process of its own, with all cores, and they take turns: forward passes for half a second, one at least,
+`rounds` times, so that a noisy machine disturbs all alike. Printed are the median of the rounds and the peak memory of
+the process in MB. Weights are random: they change no time. "default" is what each side does unasked: ours as `dinokit
+embed`, in bf16 where it is faster, with its cosine to float32; the others in float32. Last, the seconds from a cold
+start of Python to the first features of one image.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sides import answer, compared
 
 from dinokit.core import device as devices
 
 SIDES = ("ours", "timm", "transformers")
 DTYPES = ["fp32", "bf16", "default"]
 NAMES = {"s": "small", "b": "base"}
-MAXRSS = 1e6 if sys.platform == "darwin" else 1e3  # per MB: macOS counts bytes, Linux thousands of them
 COLD = """
 import dinokit, torch
 model = dinokit.load({path!r})
@@ -67,41 +66,14 @@ def main() -> None:
 
 def _row(model: str, size: int, batch: int, dtype: str, rounds: int) -> None:
     words = (model, str(size), str(batch), dtype)
-    workers = {
-        side: subprocess.Popen(
-            [sys.executable, __file__, "--side", side, *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for side in SIDES
-    }
-    ready = {side: _line(worker) for side, worker in workers.items()}
-    assert all(word == "ready" for word in ready.values()), ready
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    memory = dict.fromkeys(SIDES, 0.0)
-    for _ in range(rounds):
-        for side, worker in workers.items():
-            assert worker.stdin is not None
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-            passed, memory[side] = map(float, _line(worker).split())
-            seconds[side].append(passed)
-    for worker in workers.values():
-        worker.communicate()
-    rate = {side: batch / statistics.median(times) for side, times in seconds.items()}
-    cells = "|".join(f" {rate[side]:7.2f} {memory[side]:6.0f} " for side in SIDES)
+    found = compared({side: [sys.executable, __file__, "--side", side, *words] for side in SIDES}, rounds=rounds)
+    rate = {side: batch / figure.seconds for side, figure in found.items()}
+    cells = "|".join(f" {rate[side]:7.2f} {found[side].memory:6.0f} " for side in SIDES)
     print(f"{' '.join(words)} |{cells}| {rate['ours'] / max(rate['timm'], rate['transformers']):.2f}", flush=True)
 
 
-def _line(worker: subprocess.Popen[str]) -> str:
-    assert worker.stdout is not None
-    return worker.stdout.readline().strip()
-
-
 def _serve(side: str, model: str, size: str, batch: str, dtype: str) -> None:
-    """Run one forward pass for each line on standard input; answer with its seconds and the memory so far."""
+    """Pass images forward for each line on standard input."""
     torch.set_grad_enabled(False)
     torch.manual_seed(0)
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
@@ -110,17 +82,7 @@ def _serve(side: str, model: str, size: str, batch: str, dtype: str) -> None:
     network.eval().to(kind)
     region = devices.autocast(torch.device("cpu"), "auto" if dtype == "default" and side == "ours" else "fp32")
     with region():
-        _answer(lambda: forward(images))
-
-
-def _answer(forward: Callable[[], Any]) -> None:
-    forward()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        forward()
-        seconds = time.perf_counter() - start
-        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MAXRSS, flush=True)
+        answer(lambda: forward(images), least=0.5)
 
 
 def _built(side: str, model: str) -> tuple[torch.nn.Module, Callable[[torch.Tensor], Any]]:

@@ -5,18 +5,15 @@
 PHOTOS is a folder of JPEGs of any sizes; copies of 500 x 375 pixels and of 12 megapixels are made of them. PYTHON is
 that of an environment with lightly-train, which is only ever run as a process of its own; without it that side is left
 out.
-All sides are run in turn, round by round; medians over rounds of wall and of processor time, which is the steadier one
-on a shared machine. Every side decodes with Pillow; all but ours at full size.
+All sides are run in turn, each in a process of its own, round by round; medians over rounds of wall and of processor
+time, which is the steadier one on a shared machine. Every side decodes with Pillow; all but ours at full size. Where
+numba is installed, "dinokit, exact" is made by it.
 """
 
 import argparse
 import io
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from sides import answer, compared
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
@@ -32,8 +30,9 @@ from dinokit.images import decode
 from dinokit.images.intensity import Pixels
 from dinokit.views import multicrop
 
-_SIZES = {"500x375": (500, 375), "12 megapixels": (4000, 3000)}
-_LIGHTLY = Path(__file__).parent / "peers" / "lightly_views.py"
+SIZES = {"500x375": (500, 375), "12 megapixels": (4000, 3000)}
+_HERE = Path(__file__).resolve().parent
+_NORMAL = [list(Pixels().mean), list(Pixels().std)]
 _Run = Callable[[list[bytes]], object]
 
 
@@ -44,60 +43,53 @@ def main() -> None:
     parser.add_argument("--lightly", metavar="PYTHON", help="an interpreter that has lightly-train")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)  # one side's own process, of copies
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    if arguments.side:
+        torch.set_num_threads(1)
+        data = [file.read_bytes() for file in sorted(arguments.photos.glob("*.jpg"))]
+        run = SIDES[arguments.side]()
+        answer(lambda: run(data))
+        return
     print("images | side | img/s wall | img/s of processor time")
-    for name, size in _SIZES.items():
+    for name, size in SIZES.items():
         count = arguments.images if size[0] < 1000 else max(1, arguments.images // 4)
         with tempfile.TemporaryDirectory() as folder:
-            files = _copies(arguments.photos, Path(folder), size, count=count)
-            for side, (wall, processor) in _measured(files, arguments.lightly, arguments.rounds).items():
-                print(f"{name} | {side} | {wall:.1f} | {processor:.1f}", flush=True)
+            copy(arguments.photos, Path(folder), size, count=count)
+            sides = {side: words(sys.executable, side, folder) for side in SIDES}
+            sides |= {"LightlyTrain": lightly(arguments.lightly, folder)} if arguments.lightly else {}
+            for side, taken in compared(sides, rounds=arguments.rounds).items():
+                print(f"{name} | {side} | {count / taken.seconds:.1f} | {count / taken.processor:.1f}", flush=True)
     if arguments.lightly is None:
         print("LightlyTrain was left out: no --lightly")
 
 
-def _copies(photos: Path, folder: Path, size: tuple[int, int], *, count: int) -> list[Path]:
+def copy(photos: Path, folder: Path, size: tuple[int, int], *, count: int) -> None:
+    """Write so many JPEGs of one size, made of the photos in turn."""
     sources = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not sources:
         raise SystemExit(f"no JPEGs in {photos}")
-    copies = []
     for number in range(count):
         photo = Image.open(sources[number % len(sources)]).convert("RGB")
-        copies.append(folder / f"{number}.jpg")
-        ImageOps.fit(photo, size, Image.Resampling.BICUBIC).save(copies[-1], quality=90)
-    return copies
+        ImageOps.fit(photo, size, Image.Resampling.BICUBIC).save(folder / f"{number:04}.jpg", quality=90)
 
 
-def _measured(files: list[Path], lightly: str | None, rounds: int) -> dict[str, tuple[float, float]]:
-    """Return images per second of wall and of processor time for every side."""
-    data = [file.read_bytes() for file in files]
-    normal = Pixels().mean, Pixels().std
-    sides: dict[str, _Run] = {
-        "dinokit, exact": _ours("exact"),
-        "dinokit, fused": _ours("fused"),
-        "torchvision v1 on PIL": _torchvision(v1, _rgb, [v1.ToTensor(), v1.Normalize(*normal)]),
-        "torchvision v2 on uint8": _torchvision(
-            v2, _uint8, [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*normal)]
-        ),
-    }
-    seconds: dict[str, list[tuple[float, float]]] = {}
-    for turn in range(rounds + 1):
-        taken = {side: _timed(run, data) for side, run in sides.items()}
-        if lightly:
-            taken["LightlyTrain"] = _lightly(lightly, files)
-        if turn:  # the first round warms up
-            for side, pair in taken.items():
-                seconds.setdefault(side, []).append(pair)
-    return {
-        side: tuple(len(files) / statistics.median(each) for each in zip(*pairs)) for side, pairs in seconds.items()
-    }
+def words(python: str, side: str, folder: str) -> list[str]:
+    """Return the command of one of SIDES."""
+    return [python, str(Path(__file__).resolve()), folder, "--side", side]
 
 
-def _timed(run: _Run, data: list[bytes]) -> tuple[float, float]:
-    wall, processor = time.perf_counter(), time.process_time()
-    run(data)
-    return time.perf_counter() - wall, time.process_time() - processor
+def lightly(python: str, folder: str) -> list[str]:
+    """Return the command of LightlyTrain's side."""
+    files = sorted(map(str, Path(folder).glob("*.jpg")))
+    return [
+        "env",
+        f"PYTHONPATH={_HERE}",
+        "OMP_NUM_THREADS=1",
+        python,
+        str(_HERE / "peers" / "lightly_views.py"),
+        *files,
+    ]
 
 
 def _ours(chain: str) -> _Run:
@@ -144,14 +136,20 @@ def _chain(library: Any, kind: str, finish: list[object]) -> Callable[[object], 
     return chain
 
 
-def _lightly(python: str, files: list[Path]) -> tuple[float, float]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    command = [python, str(_LIGHTLY), *map(str, files)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"LightlyTrain failed: {done.stderr.strip().splitlines()[-1]}")
-    wall, processor = map(float, done.stdout.split()[-2:])
-    return wall, processor
+def _without_numba() -> _Run:
+    sys.modules["numba"] = None  # type: ignore[assignment]  # Python's way to say that there is none
+    return _ours("exact")
+
+
+SIDES: dict[str, Callable[[], _Run]] = {
+    "dinokit, exact": lambda: _ours("exact"),
+    "dinokit, exact, no numba": _without_numba,
+    "dinokit, fused": lambda: _ours("fused"),
+    "torchvision v1 on PIL": lambda: _torchvision(v1, _rgb, [v1.ToTensor(), v1.Normalize(*_NORMAL)]),
+    "torchvision v2 on uint8": lambda: _torchvision(
+        v2, _uint8, [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*_NORMAL)]
+    ),
+}
 
 
 if __name__ == "__main__":

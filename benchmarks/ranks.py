@@ -40,7 +40,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"dim": 768, "depth": 12, "rounds": 5, "steps": 6, "prototypes": 4096}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--kind", nargs=3, metavar=("RANKS", "SHARDING", "THREADS"), help="print this kind's images/s")
     args = parser.parse_args()
+    tiny = experiment(args.prototypes, dim=192, depth=12, heads=3)
+    if args.kind:
+        ranks, sharding, each = args.kind
+        print(*together(int(ranks), measure_speed, tiny, sharding == "fsdp", args.steps, int(each)))
+        return
     threads = os.cpu_count() or 1
     print(f"torch {torch.__version__} · {threads} cores\n")
     memory = experiment(args.prototypes, dim=args.dim, depth=args.depth, heads=args.dim // 64)
@@ -53,7 +59,6 @@ def main() -> None:
         whole = whole or held
         print(f"{ranks} | {'fsdp' if sharded else 'none'} | {held:.0f} | {held / whole:.3f} | {peak:.0f}", flush=True)
     del os.environ["MALLOC_MMAP_THRESHOLD_"]
-    tiny = experiment(args.prototypes, dim=192, depth=12, heads=3)
     kinds = [(1, False), (threads, False), (threads, True)]
     speed: dict[tuple[int, bool], list[float]] = {kind: [] for kind in kinds}
     for _ in range(args.rounds):

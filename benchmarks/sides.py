@@ -4,10 +4,13 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 
 @dataclass(frozen=True)
@@ -24,42 +27,39 @@ def compared(commands: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str,
 
     Args:
         commands: side -> words of a command.
+    Raises:
+        SystemExit: a side has ended, with its last words.
     """
-    workers = {
-        side: subprocess.Popen(
-            list(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        for side, words in commands.items()
-    }
     measured: dict[str, list[tuple[float, ...]]] = {side: [] for side in commands}
-    try:
-        for side, worker in workers.items():
-            word = _line(worker)
-            assert word == "ready", f"{side} said {word!r}"
+    with ExitStack() as opened:
+        workers = {side: opened.enter_context(_Worker(side, words)) for side, words in commands.items()}
+        for worker in workers.values():
+            worker.said()  # that it is ready
         for _ in range(rounds):
             for side, worker in workers.items():
-                assert worker.stdin is not None
-                worker.stdin.write("go\n")
-                worker.stdin.flush()
-                measured[side].append(tuple(map(float, _line(worker).split())))
-    finally:
-        for worker in workers.values():
-            worker.kill()
-            worker.wait()
+                worker.say("go")
+                measured[side].append(tuple(map(float, worker.said().split())))
     return {
         side: Figure(*(statistics.median(column) for column in list(zip(*rows, strict=True))[:2]), rows[-1][2])
         for side, rows in measured.items()
     }
 
 
-def answer(work: Callable[[], object]) -> None:
-    """Work once to warm up, then once for each line on standard input; answer with seconds and the memory so far."""
+def answer(work: Callable[[], object], *, least: float = 0.0) -> None:
+    """Work once to warm up, then for each line on standard input; answer with seconds and the memory so far.
+
+    Args:
+        least: seconds in which what is short is done again and again; the answer is of once, in the mean.
+    """
     work()
     print("ready", flush=True)
     for _ in sys.stdin:
-        wall, processor = time.perf_counter(), time.process_time()
-        work()
-        print(time.perf_counter() - wall, time.process_time() - processor, peak_memory(), flush=True)
+        wall, processor, times = time.perf_counter(), time.process_time(), 0
+        while not times or time.perf_counter() - wall < least:
+            work()
+            times += 1
+        seconds = time.perf_counter() - wall, time.process_time() - processor
+        print(*(each / times for each in seconds), peak_memory(), flush=True)
 
 
 def peak_memory() -> float:
@@ -70,6 +70,34 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def _line(worker: "subprocess.Popen[str]") -> str:
-    assert worker.stdout is not None
-    return worker.stdout.readline().strip()
+class _Worker:
+    """A side's process, killed at the end."""
+
+    def __init__(self, side: str, words: Sequence[str]) -> None:
+        self.side, self.words = side, list(words)
+
+    def __enter__(self) -> "_Worker":
+        self.complaints: IO[str] = tempfile.TemporaryFile("w+", errors="replace")
+        self.process = subprocess.Popen(
+            self.words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.complaints.close()
+
+    def say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+
+    def said(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        if not line:
+            self.complaints.seek(0)
+            last = [each.strip() for each in self.complaints if each.strip()][-1:]
+            raise SystemExit(f"{self.side} has ended: {last[0] if last else 'it said nothing'}")
+        return line
