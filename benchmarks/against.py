@@ -1,102 +1,91 @@
-"""Today's build against an earlier one: the same work in both, by turns, one table.
+"""Today's build against an earlier one, and beside its peers: the same work by turns, the table of issue 23.
 
-    python benchmarks/against.py OLD_PYTHON [--rows demo vits ...] [--rounds 5] [--threads 2]
+    python benchmarks/against.py OLD_PYTHON [--rows demo 'features s *' ...] [--rounds 5] [--threads 2]
+                                 [--photos FOLDER] [--lightly PYTHON] [--dtypes fp32 bf16] [--whole SEED ...]
 
-OLD_PYTHON is the interpreter of an environment that has the earlier dinokit. Each side of a row is a process (sides.py)
-that takes one step of a training on random crops per round; no data is loaded. Both take their default precision where
-the row says none. "wanted" is of issue 23. A row of memory gives today's side recomputation, which costs it time; both
-ratios of it count together.
+OLD_PYTHON is the interpreter of an environment that has the earlier dinokit; today's is the one that runs this. Every
+side of a row is a process of its own, and they take turns, round by round: old, today, ratio are medians, and the ratio
+of them. "wanted" is of issue 23: of the ratio, or of today's figure where it says so in its unit or is a share of a
+peer's. Rows (benchmarks/rows):
+
+    demo ... gram memory    one step of a training on random crops
+    training RECIPE         steps x seconds of a step; with --whole trained, too, once for each seed
+    views                   images/s on one core; --photos: a folder of JPEGs, --lightly: a python with lightly-train
+    features MODEL SIZE BATCH   images/s in equal dtype, beside the faster of timm and transformers
+    ranks                   two ranks beside one process, plain and sharded
+    first line              seconds from `dinokit pretrain demo` to its first line of progress
+
+What an option is missing for says "not measured".
 """
 
 import argparse
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-from on_gpu.crops import views
-from sides import Figure, answer, compared
+from rows import features, ranks, start, steps, training, views
+from rows.line import BUILDS, Builds, Line, Row, said
 
-from dinokit import recipes
-from dinokit.config import override
-from dinokit.training.config import TrainConfig
-from dinokit.training.step import Trainer
-
-CPU = torch.device("cpu")
-LARGE = {
-    "experiment.backbone.drop_path": 0.0,
-    "experiment.data.batch_size": 8,
-    "experiment.objectives.koleo.group": None,
-}
-HALF, FULL = {"experiment.precision": "bf16"}, {"runtime.recompute": "full"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A training, in which stage, with which settings in both builds and in today's alone."""
-
-    recipe: str
-    stage: int = 0
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    today: Mapping[str, Any] = field(default_factory=dict)
-    wanted: str = ""
-
-
-ROWS = {
-    "demo": Row(recipe="demo", wanted="time 0.5, with the recipe"),
-    "small-cpu": Row(recipe="small-cpu", wanted="time 0.5, with the recipe"),
-    "small-cpu gram": Row(recipe="small-cpu", stage=1),
-    "vits": Row(recipe="dinov3-vits16", settings=LARGE, wanted="time 0.88"),
-    "vits bf16": Row(recipe="dinov3-vits16", settings=LARGE | HALF, wanted="time 0.88"),
-    "vits memory": Row(recipe="dinov3-vits16", settings=LARGE, today=FULL, wanted="memory 0.65, time 1.03"),
-    "gram": Row(recipe="dinov3-vits16", stage=1, settings=LARGE, wanted="time 0.8"),
-    "gram memory": Row(recipe="dinov3-vits16", stage=1, settings=LARGE, today=FULL, wanted="memory 0.7, time 1.03"),
+ROWS: Mapping[str, Row] = {
+    **steps.ROWS, **training.ROWS, **views.ROWS, **features.ROWS, **ranks.ROWS, **start.ROWS,
 }  # fmt: skip
+WHERE = "import dinokit; print(dinokit.__file__)"
 
 
 def main() -> None:
-    """Print a line per row."""
+    """Print lines row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", metavar="OLD_PYTHON", help="of an environment with the earlier build")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each side")
-    parser.add_argument("--side", help=argparse.SUPPRESS)  # one side's own process: the old build or today's
-    arguments = parser.parse_args()
-    if arguments.side:
-        torch.set_num_threads(arguments.threads)
-        answer(stepper(ROWS[arguments.rows[0]], today=arguments.side == "today"))
-        return
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds; ratios are today / old")
-    print("row | s: old, today, ratio | processor's s: old, today, ratio | peak MB: old, today, ratio | wanted")
-    for name in arguments.rows:
-        words = [str(Path(__file__).resolve()), "old", "--rows", name, "--threads", str(arguments.threads), "--side"]
-        sides = {
-            "old": ["env", "-u", "PYTHONPATH", arguments.old, *words, "old"],
-            "today": [sys.executable, *words, "today"],
-        }
-        figures = compared(sides, rounds=arguments.rounds)
-        print(f"{name} | {_cells(figures['old'], figures['today'])} | {ROWS[name].wanted}", flush=True)
+    parser.add_argument("--rows", nargs="+", default=["*"], help="names or patterns; all")
+    parser.add_argument("--rounds", type=int, default=Builds.rounds)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each side but those of views")
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--lightly", metavar="PYTHON")
+    parser.add_argument("--dtypes", nargs="+", choices=["fp32", "bf16"], default=["fp32"], help="of features")
+    parser.add_argument("--whole", nargs="+", type=int, default=[], metavar="SEED", help="train the recipes, too")
+    given = parser.parse_args()
+    builds = Builds(
+        old=given.old,
+        rounds=given.rounds,
+        threads=given.threads,
+        dtypes=given.dtypes,
+        photos=given.photos,
+        lightly=given.lightly,
+        seeds=given.whole,
+    )
+    rows = chosen(given.rows)
+    _say_what_is_compared(builds)
+    print("row | measured | old | today | today / old | wanted")
+    for name in rows:
+        for line in ROWS[name](builds):
+            print(f"{name} | {cells(line)}", flush=True)
 
 
-def _cells(old: Figure, today: Figure) -> str:
-    pairs = [(old.seconds, today.seconds, 3), (old.processor, today.processor, 3), (old.memory, today.memory, 0)]
-    return " | ".join(f"{was:.{digits}f}, {now:.{digits}f}, {now / was:.2f}" for was, now, digits in pairs)
+def chosen(patterns: Sequence[str]) -> list[str]:
+    """Return the names of the rows that are asked for, in the order of the table."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in ROWS):
+            raise SystemExit(f"no row is called {pattern!r}; rows are {', '.join(ROWS)}")
+    return [name for name in ROWS if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def stepper(row: Row, *, today: bool) -> Callable[[], object]:
-    """Return what takes the next step of a training."""
-    config: TrainConfig = recipes.find(row.recipe)
-    config = override(config, row.settings)
-    runtime = override(config, row.today).runtime if today else config.runtime
-    experiment = config.experiment.all_stages[row.stage].experiment
-    torch.manual_seed(0)
-    batch = views(experiment, CPU)
-    trainer = Trainer(experiment, CPU, recompute=runtime.recompute)
-    steps = iter(range(10**6))
-    return lambda: trainer.step([batch], step=next(steps))
+def cells(line: Line) -> str:
+    """Write a line of the table but for its row's name."""
+    figures = [f"not measured: {line.missing}", "", ""]
+    if line.of:
+        old, today = (line.of[build] for build in BUILDS)
+        figures = [f"{old:.4g}", f"{today:.4g}", f"{today / old:.2f}"]
+    return " | ".join([line.measured, *figures, line.wanted])
+
+
+def _say_what_is_compared(builds: Builds) -> None:
+    where = {build: said(builds.command(build, "-c", WHERE)) for build in BUILDS}
+    if where["old"] == where["today"]:
+        raise SystemExit(f"both interpreters import {where['old']}; expected an earlier build beside today's")
+    print(f"old: {where['old']}; today: {where['today']}")
+    print(f"torch {version('torch')}, {builds.threads} threads, {builds.rounds} rounds")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def main() -> None:
         count = arguments.images if size[0] < 1000 else max(1, arguments.images // 4)
         with tempfile.TemporaryDirectory() as folder:
             copy(arguments.photos, Path(folder), size, count=count)
-            sides = {side: words(sys.executable, side, folder) for side in SIDES}
+            sides = {side: [sys.executable, *words(side, folder)] for side in SIDES}
             sides |= {"LightlyTrain": lightly(arguments.lightly, folder)} if arguments.lightly else {}
             for side, taken in compared(sides, rounds=arguments.rounds).items():
                 print(f"{name} | {side} | {count / taken.seconds:.1f} | {count / taken.processor:.1f}", flush=True)
@@ -74,9 +74,9 @@ def copy(photos: Path, folder: Path, size: tuple[int, int], *, count: int) -> No
         ImageOps.fit(photo, size, Image.Resampling.BICUBIC).save(folder / f"{number:04}.jpg", quality=90)
 
 
-def words(python: str, side: str, folder: str) -> list[str]:
-    """Return the command of one of SIDES."""
-    return [python, str(Path(__file__).resolve()), folder, "--side", side]
+def words(side: str, folder: str) -> list[str]:
+    """Return what an interpreter is told, to be one of SIDES."""
+    return [str(Path(__file__).resolve()), folder, "--side", side]
 
 
 def lightly(python: str, folder: str) -> list[str]:

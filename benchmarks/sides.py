@@ -39,10 +39,11 @@ def compared(commands: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str,
             for side, worker in workers.items():
                 worker.say("go")
                 measured[side].append(tuple(map(float, worker.said().split())))
-    return {
-        side: Figure(*(statistics.median(column) for column in list(zip(*rows, strict=True))[:2]), rows[-1][2])
-        for side, rows in measured.items()
-    }
+    found = {}
+    for side, rows in measured.items():
+        wall, processor, memory = zip(*rows, strict=True)
+        found[side] = Figure(statistics.median(wall), statistics.median(processor), memory[-1])
+    return found
 
 
 def answer(work: Callable[[], object], *, least: float = 0.0) -> None:
