@@ -35,7 +35,7 @@ from dinokit.sources.source import Source, same_source
 from dinokit.training.config import RunStage, TrainConfig
 from dinokit.training.execution import whole
 from dinokit.training.step import Trainer
-from dinokit.views import multicrop
+from dinokit.views import quick
 
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # of a disk, which names no file
 
@@ -311,7 +311,7 @@ def record_start(setup: Setup) -> None:
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "numpy", "pillow")},
-        "numba": version("numba") if multicrop.compiled() else None,  # without it torch makes the views
+        "numba": version("numba") if quick.usable() else None,  # without it torch makes the views
         "images": len(images),
         "source": images.fingerprint,
     }

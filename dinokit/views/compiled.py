@@ -9,21 +9,16 @@ Imported where numba is installed, and only there. All that is compiled stands i
 result until this file changes, whatever it calls.
 """
 
-from collections.abc import Callable
-from inspect import unwrap
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
 
 from dinokit.images.intensity import Pixels
-from dinokit.views import augment
+from dinokit.views import augment, quick
 
-F = TypeVar("F", bound=Callable[..., object])
 Plane = Float32[np.ndarray, "pixel"]
 Planes = Float32[np.ndarray, "channel pixel"]
 
+_compiled = quick.kept("contract", "reassoc", "nsz", "nnan")  # sums may be taken in any order
 _TILE = 1024  # pixels taken through the operations together: 12 KB of colours
 _LOAD, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _GRAYSCALE, _NOTHING = -1, 0, 1, 2, 3, 4, 5
 _NO_WEIGHT = np.float32(1e-12)  # of a pixel; products with the smallest numbers there are would take 30 times as long
@@ -34,7 +29,7 @@ _RED, _GREEN, _BLUE = map(np.float32, augment.LUMINANCE)
 
 
 def distorted(
-    crops: Shaped[np.ndarray, "sample height width channel"],
+    crops: Shaped[np.ndarray, "sample channel height width"],
     parameters: augment.Parameters,
     config: augment.Config,
     pixels: Pixels,
@@ -43,7 +38,7 @@ def distorted(
     out: Float32[np.ndarray, "sample channel height width"],
 ) -> None:
     """Distort crops step by step and normalise them; uint8, or float32 in [0, 1]."""
-    samples, height, width, channels = crops.shape
+    samples, channels, height, width = crops.shape
     rgb = channels == 3
     used = np.array([config.brightness > 0, config.contrast > 0, config.saturation > 0 and rgb, config.hue > 0 and rgb])
     steps = np.full((samples, 6), _NOTHING)
@@ -84,22 +79,10 @@ def _gaussians(sigma: Float32[np.ndarray, "sample"], taps: int) -> Float32[np.nd
     return np.pad(weights, ((0, 0), (0, -radius % 4 if radius else 4)))
 
 
-def _compiled(function: F) -> F:
-    """Compile at the first call, and keep the result for other processes; sums may be taken in any order."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "nnan"}}
-    compile_: Any = numba.njit
-    plain = unwrap(function)  # of what checks types in tests
-    try:
-        kept: F = compile_(plain, cache=True, **options)
-    except RuntimeError:  # there is no folder that may be written to
-        kept = compile_(plain, **options)
-    return kept
-
-
 @_compiled
 def _all(
-    eight: UInt8[np.ndarray, "some height width channel"],  # crops, or none and all are deep: one type compiles sooner
-    deep: Float32[np.ndarray, "others height width channel"],
+    eight: UInt8[np.ndarray, "some channel height width"],  # crops, or none and all are deep: one type compiles sooner
+    deep: Float32[np.ndarray, "others channel height width"],
     steps: Int64[np.ndarray, "sample 6"],
     strength: Float32[np.ndarray, "sample 4"],
     weights: Float32[np.ndarray, "sample half"],  # of the blur, all 0 for none
@@ -146,9 +129,9 @@ def _coloured(
             for step in steps[first:last]:
                 if step == _LOAD:
                     if eight.size:
-                        _load(eight[start * channels : stop * channels], planes, start, stop)
+                        _load(eight, planes, start, stop)
                     else:
-                        _load(deep[start * channels : stop * channels], planes, start, stop)
+                        _load(deep, planes, start, stop)
                 elif step in (_BRIGHTNESS, _CONTRAST):
                     factor = strength[step]
                     offset = (_ONE - factor) * mean if step == _CONTRAST else _ZERO
@@ -170,19 +153,12 @@ def _coloured(
 
 @_compiled
 def _load(values: Shaped[np.ndarray, "value"], planes: Planes, start: int, stop: int) -> None:
-    channels = planes.shape[0]
+    channels, pixels = planes.shape
     white = np.float32(255 if values.itemsize == 1 else 1)
-    if channels == 3:  # written out, for a known stride is quicker
-        red, green, blue = planes[0][start:stop], planes[1][start:stop], planes[2][start:stop]
-        for pixel in range(red.size):
-            red[pixel] = np.float32(values[3 * pixel]) / white
-            green[pixel] = np.float32(values[3 * pixel + 1]) / white
-            blue[pixel] = np.float32(values[3 * pixel + 2]) / white
-        return
     for channel in range(channels):
-        plane = planes[channel][start:stop]
+        plane, given = planes[channel][start:stop], values[channel * pixels + start : channel * pixels + stop]
         for pixel in range(plane.size):
-            plane[pixel] = np.float32(values[channels * pixel + channel]) / white
+            plane[pixel] = np.float32(given[pixel]) / white
 
 
 @_compiled

@@ -2,13 +2,14 @@
 
 Bicubic (Keys 1981, a = -0.5) or bilinear with antialiasing (support widened by the scale when shrinking), any number of
 channels, on uint8 or on float32 in [0, 1], which come back as they went in. Two ways to the same pixels, up to one grey
-level of rounding: large images one by one with torch's kernel; small images of one shape all together as two batched
-matrix products, because the kernel's fixed cost of 60 us per call would exceed the work (768 crops of 28 px on one
-core: 58 ms against 10).
+level of rounding: large images one by one with torch's kernel, or with what numba compiles of it (`resizing`), equal to
+the bit; small images of one shape all together as two batched matrix products, because the kernel's fixed cost of 60 us
+per call would exceed the work (768 crops of 28 px on one core: 58 ms against 10).
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64, Num, Shaped
 from torch import Tensor
+
+from dinokit.views import quick
 
 Kernel = Literal["bicubic", "bilinear"]
 Fit = Literal["retry", "clip"]
@@ -98,6 +101,15 @@ def turn(
     return _stored(turned, crops.dtype).view(views, samples, channels, size, size)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Windows of every image, all resized to one square."""
+
+    windows: Num[np.ndarray, "view sample 4"]
+    mirrored: Bool[np.ndarray, "view sample"]
+    size: int
+
+
 def cut(
     images: Sequence[Tensor],
     windows: Num[np.ndarray, "view sample 4"],
@@ -110,36 +122,59 @@ def cut(
 
     What a window holds beyond the image repeats the image's edge.
     """
-    views, samples, _ = windows.shape
-    # channels last in memory, as torch resizes: who distorts a crop reads it once, in any order
-    out = torch.empty(views, samples, size, size, images[0].shape[0], dtype=images[0].dtype).permute(0, 1, 4, 2, 3)
+    return cut_kinds(images, [Kind(windows, mirrored, size)], kernel=kernel)[0]
+
+
+def cut_kinds(images: Sequence[Tensor], kinds: Sequence[Kind], *, kernel: Kernel) -> list[Tensor]:
+    """Cut several kinds of crops, image by image; each as `cut` does."""
+    channels, dtype = images[0].shape[0], images[0].dtype
+    out = [
+        torch.empty(*kind.mirrored.shape, channels, kind.size, kind.size, dtype=dtype) for kind in kinds
+    ]  # [view, sample, channel, size, size] each
+    resizing = quick.module("resizing") if dtype == torch.uint8 and channels == 3 else None
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         if max(image.shape[1:]) <= SMALL:
             groups.setdefault(tuple(image.shape), []).append(index)
             continue
-        for view in range(views):
-            out[view, index] = _one(
-                image, windows[view, index], flip=bool(mirrored[view, index]), size=size, kernel=kernel
-            )
+        targets = []
+        for kind, crops in zip(kinds, out, strict=True):
+            windows, mirrored = np.rint(kind.windows[:, index]).astype(np.int64), kind.mirrored[:, index]
+            stops = windows[:, :2] + windows[:, 2:]
+            inside = (windows[:, :2] >= 0).all() and (stops <= image.shape[1:]).all()
+            if resizing is not None and inside and len(windows):
+                targets.append(resizing.Target(windows, mirrored, crops.numpy()))
+                continue
+            for view, window in enumerate(windows):
+                crops[view, index] = _one(image, window, flip=bool(mirrored[view]), size=kind.size, kernel=kernel)
+        if targets:
+            resizing.cut(image.permute(1, 2, 0).numpy(), targets, sample=index, cubic=kernel == "bicubic")
     for members in groups.values():
         stack = torch.stack([images[index] for index in members]).float()  # [sample, channel, height, width]
-        inside, margin = windows[:, members], 0
-        if inside.size:  # by how many pixels they stick out, rounded up
-            low, high = inside[..., :2], inside[..., :2] + inside[..., 2:] - stack.shape[2:]
-            margin = max(0, math.ceil(max(float(-low.min()), float(high.max())) - 1e-6))
-        if margin:
-            stack = F.pad(stack, (margin,) * 4, mode="replicate")
-            inside = inside + np.array([margin, margin, 0, 0])
-        stack = stack.transpose(1, 2)  # [sample, height, channel, width]
-        for view in range(views):
-            crops = _together(stack, inside[view], mirrored[view, members], size=size, kernel=kernel)
-            out[view].index_copy_(0, torch.tensor(members), _stored(crops, out.dtype))
+        for kind, crops in zip(kinds, out, strict=True):
+            _cut_small(stack, kind, members, kernel, out=crops)
     return out
 
 
-def _one(image: Tensor, window: Num[np.ndarray, "4"], *, flip: bool, size: int, kernel: Kernel) -> Tensor:
-    top, left, height, width = np.rint(window).astype(int).tolist()
+def _cut_small(
+    stack: Float32[Tensor, "some channel height width"], kind: Kind, members: list[int], kernel: Kernel, *, out: Tensor
+) -> None:
+    """Cut the crops of the members of a batch, small images of one shape."""
+    inside, margin = kind.windows[:, members], 0
+    if inside.size:  # by how many pixels they stick out, rounded up
+        low, high = inside[..., :2], inside[..., :2] + inside[..., 2:] - stack.shape[2:]
+        margin = max(0, math.ceil(max(float(-low.min()), float(high.max())) - 1e-6))
+    if margin:
+        stack = F.pad(stack, (margin,) * 4, mode="replicate")
+        inside = inside + np.array([margin, margin, 0, 0])
+    stack = stack.transpose(1, 2)  # [sample, height, channel, width]
+    for view in range(len(inside)):
+        crops = _together(stack, inside[view], kind.mirrored[view, members], size=kind.size, kernel=kernel)
+        out[view].index_copy_(0, torch.tensor(members), _stored(crops, out.dtype))
+
+
+def _one(image: Tensor, window: Int64[np.ndarray, "4"], *, flip: bool, size: int, kernel: Kernel) -> Tensor:
+    top, left, height, width = window.tolist()
     part = image[:, max(top, 0) : top + height, max(left, 0) : left + width]
     if part.shape[1:] != (height, width):
         rows = torch.arange(top, top + height).clamp_(0, image.shape[1] - 1)

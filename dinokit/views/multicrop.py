@@ -10,13 +10,8 @@ Source: SwAV (arXiv:2006.09882, multi-crop), DINO (arXiv:2104.14294, section 3.1
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import import_module
-from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,14 +19,13 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Shaped
 from torch import Tensor
 
-from dinokit.core.messages import UserError, line_of, warn
+from dinokit.core.messages import UserError
 from dinokit.core.numbers import above, at_least, between
 from dinokit.core.seed import generator
 from dinokit.images import intensity
 from dinokit.images.intensity import Pixels
-from dinokit.views import augment, crop, noise
+from dinokit.views import augment, crop, noise, quick
 
-NUMBA = (0, 60)  # the oldest that is used, that of the extra `fast`
 _STREAM = 1  # keeps these random numbers apart from the order (0), the masks (2) and the replacements (3)
 _SIZES, _NOISE = 5, 6  # those of the sizes and of the noise
 # values distorted at a time: on a CPU 0.5 MB of float32 stay near the core without too many small calls
@@ -40,6 +34,7 @@ _LARGE_CHUNK = 1 << 27
 _AS_THEY_ARE = Pixels((0.0,), (1.0,))
 
 Batch = TypeVar("Batch", bound="Views | Cut")
+_Kind = tuple[Float[np.ndarray, "_ _ draw"], tuple[float, float], int]  # draws, share of the image, side
 
 
 @dataclass(frozen=True)
@@ -200,12 +195,14 @@ def cut(images: Sequence[Tensor], config: Config, pixels: Pixels, *, seed: int, 
         image if (low, high) == (0, 1) else (image - low) / (high - low)
         for image, (low, high) in zip(images, bounds, strict=True)
     ]
-    global_crops = _cut(images, geometry[:2], config.global_scale, config.global_size, config)
-    local_crops = _cut(images, geometry[2:], config.local_scale, config.local_size, config)
-    anchors = None
+    kinds = [
+        (geometry[:2], config.global_scale, config.global_size),
+        (geometry[2:], config.local_scale, config.local_size),
+    ]
     if config.anchor_size:
-        anchors = _cut(images, geometry[:2], config.global_scale, config.anchor_size, config)
-    return Cut(config, pixels, global_crops, local_crops, anchors, distortion, ranges)
+        kinds.append((geometry[:2], config.global_scale, config.anchor_size))
+    global_crops, local_crops, *anchors = _cut(images, kinds, config)
+    return Cut(config, pixels, global_crops, local_crops, anchors[0] if anchors else None, distortion, ranges)
 
 
 def _table(
@@ -218,32 +215,35 @@ def _table(
     return generate.random((samples, draws)).reshape(samples, *shape).transpose(1, 0, 2)
 
 
-def _cut(
-    images: Sequence[Tensor],
-    geometry: Float[np.ndarray, "view sample draw"],
-    scale: tuple[float, float],
-    size: int,
-    config: Config,
-) -> Shaped[Tensor, "view sample channel size size"]:
-    """Cut one kind of crops; uint8, unless there are float images among them: then all as float32, 1.0 = white."""
+def _cut(images: Sequence[Tensor], kinds: Sequence[_Kind], config: Config) -> list[Tensor]:
+    """Cut several kinds of crops; uint8, unless there are float images among them: then all as float32, 1.0 = white."""
     depths = sorted({image.dtype for image in images}, key=str)
     if len(depths) > 1:  # each type by itself, so that the crops of an image do not depend on its neighbours
         parts = [[row for row, image in enumerate(images) if image.dtype == each] for each in depths]
-        cuts = [_cut([images[row] for row in part], geometry[:, part], scale, size, config) for part in parts]
-        together = torch.cat([intensity.to_unit(crops) for crops in cuts], dim=1)
-        return together[:, torch.tensor([row for part in parts for row in part]).argsort()]
+        cuts = [
+            _cut([images[row] for row in part], [(draws[:, part], *rest) for draws, *rest in kinds], config)
+            for part in parts
+        ]
+        order = torch.tensor([row for part in parts for row in part]).argsort()
+        return [torch.cat([intensity.to_unit(crops) for crops in each], dim=1)[:, order] for each in zip(*cuts)]
     height, width = (np.array([image.shape[axis] for image in images]) for axis in (1, 2))
-    windows = [
-        crop.boxes(view, height=height, width=width, scale=scale, ratio=config.ratio, fit=config.fit)
-        for view in geometry
-    ]
-    boxes = np.reshape(windows, (*geometry.shape[:2], 4))  # spelled out, for there may be no views at all
-    mirrored = crop.flips(geometry, probability=config.flip)
+    found = []
+    for geometry, scale, size in kinds:
+        windows = [
+            crop.boxes(view, height=height, width=width, scale=scale, ratio=config.ratio, fit=config.fit)
+            for view in geometry
+        ]
+        boxes = np.reshape(windows, (*geometry.shape[:2], 4))  # spelled out, for there may be no views at all
+        canvas = crop.canvas(size, rotate=config.rotate) if config.rotate else size
+        boxes = crop.grown(boxes, canvas / size) if config.rotate else boxes
+        found.append(crop.Kind(boxes, crop.flips(geometry, probability=config.flip), canvas))
+    cuts = crop.cut_kinds(images, found, kernel=config.kernel)
     if config.rotate == 0:
-        return crop.cut(images, boxes, mirrored, size=size, kernel=config.kernel)
-    canvas = crop.canvas(size, rotate=config.rotate)
-    crops = crop.cut(images, crop.grown(boxes, canvas / size), mirrored, size=canvas, kernel=config.kernel)
-    return crop.turn(crops, crop.angles(geometry, rotate=config.rotate), size=size)
+        return cuts
+    return [
+        crop.turn(crops, crop.angles(geometry, rotate=config.rotate), size=size)
+        for crops, (geometry, _, size) in zip(cuts, kinds, strict=True)
+    ]
 
 
 def _distort(
@@ -257,11 +257,11 @@ def _distort(
 ) -> None:
     """Distort and normalise, a few images at a time: the chain makes some 30 passes, best over what is in the cache."""
     parameters = augment.draw(distortion, uniforms, channels=crops.shape[1])
-    quick = compiled() if out.is_cpu and distortion.chain == "exact" else None
-    if quick is not None:
+    compiled = quick.module("compiled") if out.is_cpu and distortion.chain == "exact" else None
+    if compiled is not None:
         done, bounds = (pixels, ranges) if distortion.noise is None else (_AS_THEY_ARE, None)
         within = None if bounds is None else bounds.numpy()
-        quick.distorted(crops.permute(0, 2, 3, 1).numpy(), parameters, distortion, done, within, out=out.numpy())
+        compiled.distorted(crops.numpy(), parameters, distortion, done, within, out=out.numpy())
         if distortion.noise is not None:
             noise.add(out, uniforms[:, augment.DRAWS :], distortion.noise)
             out.copy_(_normalised(out, pixels, ranges))
@@ -278,25 +278,6 @@ def _distort(
             out.numpy()[rows] = values.numpy()  # three times as fast as index_copy_
         else:
             out.index_copy_(0, chosen, values)
-
-
-@cache
-def compiled() -> Any:
-    """Return the chain that numba compiles; None where it is not installed or cannot be used, which is said once.
-
-    Slow to import, so not before it is wanted.
-    """
-    if find_spec("numba") is None:
-        return None
-    try:
-        found = version("numba")
-        if tuple(map(int, re.findall(r"\d+", found)[:2])) >= NUMBA:
-            return import_module("dinokit.views.compiled")
-        why = f"numba is {found}, older than {'.'.join(map(str, NUMBA))}"
-    except (ImportError, OSError) as error:  # numpy is too new for it, or its library does not load
-        why = f"numba cannot be imported: {line_of(error)}"
-    warn(f"{why}; torch makes the views, which takes longer: pip install 'dinokit[fast]'")
-    return None
 
 
 def _normalised(

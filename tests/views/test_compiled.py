@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dinokit.images.intensity import Pixels, normalised, to_unit
-from dinokit.views import augment, multicrop
+from dinokit.views import augment, multicrop, quick
 from dinokit.views.noise import Noise
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def _both(crops: torch.Tensor, config: augment.Config) -> tuple[torch.Tensor, to
     pixels = Pixels((0.0,), (1.0,))
     drawn = _drawn(config, crops.shape[1])
     out = torch.full(crops.shape, torch.nan)
-    compiled.distorted(crops.permute(0, 2, 3, 1).numpy(), drawn, config, pixels, None, out=out.numpy())
+    compiled.distorted(crops.numpy(), drawn, config, pixels, None, out=out.numpy())
     return out, normalised(augment.apply(to_unit(crops).clone(), drawn, config), pixels)
 
 
@@ -103,11 +103,11 @@ def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None
 
     def take_away() -> None:
         monkeypatch.setitem(sys.modules, "numba", None)
-        multicrop.compiled.cache_clear()
+        quick.usable.cache_clear()
 
     yield take_away
     monkeypatch.undo()
-    multicrop.compiled.cache_clear()
+    quick.usable.cache_clear()
 
 
 @pytest.mark.parametrize("added", [None, Noise(probability=0.7)])

@@ -10,7 +10,7 @@ import torch
 
 from dinokit.core.messages import UserError
 from dinokit.images.intensity import Pixels
-from dinokit.views import augment, multicrop
+from dinokit.views import augment, multicrop, quick
 
 PLAIN = augment.Config(jitter=0.0, grayscale=0.0, blur=0.0)
 PIXELS = Pixels()
@@ -271,17 +271,17 @@ def test_a_numba_that_cannot_be_used_is_one_line(
     for name in ("numba", "dinokit.views.compiled"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    multicrop.compiled.cache_clear()
+    quick.usable.cache_clear()
     try:
         for step in range(2):
             assert make(_images(2), CONFIG, PIXELS, seed=0, step=step, first=0)[0].isfinite().all()
-        assert multicrop.compiled() is None
+        assert not quick.usable()
     finally:
-        multicrop.compiled.cache_clear()
+        quick.usable.cache_clear()
     (line,) = capsys.readouterr().err.splitlines()
     assert why in line
 
 
 def test_the_oldest_numba_is_that_of_the_extra() -> None:
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert f'fast = ["numba>={".".join(map(str, multicrop.NUMBA))}"]' in project
+    assert f'fast = ["numba>={".".join(map(str, quick.NUMBA))}"]' in project
