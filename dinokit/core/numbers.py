@@ -40,13 +40,17 @@ class Bound:
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
-        self.text += ", or null" if "None" in str(owner.__annotations__[name]) else ""
+        annotation = str(owner.__annotations__[name])
+        self.text += ", or null" if "None" in annotation else ""
+        self.count = annotation.count(",") + 1 if annotation.startswith("tuple[") and "..." not in annotation else 0
 
     def __set__(self, instance: Any, value: Any) -> None:
         value = self.default if value is self else value  # to a dataclass the bound itself is the default
         if value is MISSING:
             raise OutOfBounds(self.name, "is missing; give it a value")
         given = list(value) if isinstance(value, tuple | list) else [value]
+        if self.count and value is not None and (len(given) != self.count or given[0] is value):
+            raise OutOfBounds(self.name, f"must be {self.count} numbers, {self.text}, got {value}")
         numbers = [number for each in given for number in getattr(each, "values", (each,)) if number is not None]
         fits = [each for each in numbers if hasattr(each, "__float__") and not isinstance(each, bool)]
         fits = [

@@ -1,7 +1,7 @@
 """Windows of an image of 8-bit colours, resized to the very numbers of torch, compiled by numba (extra `fast`).
 
-Torch resizes uint8 as Pillow does: along rows, rounded to 8 bits, then along columns, with integer weights of at most 16
-bits whose sum is a power of two. Sums of integers do not depend on their order, so what follows is equal to the bit:
+Torch resizes uint8 as Pillow does: along rows, rounded to 8 bits, then along columns, with integers of 16 bits as
+weights, whose sum is a power of two. Sums of integers do not depend on their order, so what follows is equal to the bit:
 
 - An image is laid out once for all of its crops: columns become lines, so that a window's rows lie side by side, and
   every two by two pixels lie together.
@@ -48,7 +48,7 @@ def cut(image: UInt8[np.ndarray, "height width 3"], targets: Sequence[Target], *
         _resize(turned, target.windows, target.mirrored, cubic, target.out, sample)
 
 
-def _emit_weigh(context: Any, build: Any, signature: Any, arguments: Any) -> Any:
+def _emit_weigh(context: Any, build: Any, _: Any, arguments: Any) -> Any:
     source, step, taps, pairs, precision, blocks, out = arguments
     byte, short, word, long = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
@@ -92,16 +92,13 @@ def _emit_weigh(context: Any, build: Any, signature: Any, arguments: Any) -> Any
 
 
 def _declare_weigh(
-    typing: Any, source: Any, step: Any, taps: Any, pairs: Any, precision: Any, blocks: Any, out: Any
+    _: Any, _source: Any, _step: Any, _taps: Any, _pairs: Any, _precision: Any, _blocks: Any, _out: Any
 ) -> Any:
-    """Make a line: 16 numbers a block, each the sum of `pairs` pairs of bytes, weighed, rounded and clamped.
+    """Make a line: 16 numbers a block, each the sum of pairs of bytes, weighed, rounded and clamped.
 
-    Args:
-        source: address of the first pair of bytes.
-        step: from one pair to the next that belongs to the same number, in bytes.
-        taps: address of the weights.
-        precision: weights are multiples of 2 to the power of minus this.
-        out: address of the bytes that are made.
+    Called with the address of the first pair of bytes, how many bytes farther the next pair of the same number lies, the
+    address of the weights, the number of pairs, the precision (weights are multiples of 2 to the power of minus this), the
+    number of blocks, and the address of the bytes that are made.
     """
     return types.void(*[types.int64] * 7), unwrap(_emit_weigh)
 

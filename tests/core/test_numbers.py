@@ -83,6 +83,8 @@ class Settings:
         ({"flip": True}, "got True"),
         ({"scale": (0.0, 1.0)}, "scale must be between 0 and 1 without 0, rising"),
         ({"scale": (0.5, 0.4)}, "rising"),
+        ({"scale": 0.5}, "^scale must be 2 numbers, between 0 and 1 without 0, rising, got 0.5"),
+        ({"scale": (0.5,)}, r"^scale must be 2 numbers, .* got \(0.5,\)"),
         ({"k": ()}, r"k must be at least 1, got \(\)"),
         ({"k": (3, 0)}, r"k must be at least 1, got \(3, 0\)"),
         ({"heat": ramp(0.0, 0.1, steps=5)}, r"heat must be above 0, got 0.0 to 0.1"),

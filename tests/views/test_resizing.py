@@ -30,9 +30,11 @@ def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None
 
 @pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
 def test_crops_are_those_of_torch_to_the_bit(kernel: crop.Kernel, without_numba: Callable[[], None]) -> None:
-    """Windows of a pixel and of the whole image, even and odd, shrunk and enlarged, some mirrored, some sticking out."""
+    """Windows of a pixel and of the whole image, even and odd, shrunk and enlarged, mirrored, and one sticking out."""
     generate = np.random.default_rng(0)
-    images = [torch.from_numpy(generate.integers(0, 256, (*side, 3), dtype=np.uint8)).permute(2, 0, 1) for side in SIDES]
+    images = [
+        torch.from_numpy(generate.integers(0, 256, (*side, 3), dtype=np.uint8)).permute(2, 0, 1) for side in SIDES
+    ]
     images.append(images[0].contiguous())  # in planes
     images[1] = (images[1] > 127).to(torch.uint8).mul(255)  # bicubic overshoots
     kinds = []
