@@ -1,7 +1,7 @@
 """Windows of an image of 8-bit colours, resized to the very numbers of torch, compiled by numba (extra `fast`).
 
 Torch resizes uint8 as Pillow does: along rows, rounded to 8 bits, then along columns, with integers of 16 bits as
-weights, whose sum is a power of two. Sums of integers do not depend on their order, so what follows is equal to the bit:
+weights, whose sum is a power of two. Sums of integers do not depend on their order, so this is equal to the bit:
 
 - An image is laid out once for all of its crops: columns become lines, so that a window's rows lie side by side, and
   every two by two pixels lie together.
@@ -96,9 +96,9 @@ def _declare_weigh(
 ) -> Any:
     """Make a line: 16 numbers a block, each the sum of pairs of bytes, weighed, rounded and clamped.
 
-    Called with the address of the first pair of bytes, how many bytes farther the next pair of the same number lies, the
-    address of the weights, the number of pairs, the precision (weights are multiples of 2 to the power of minus this), the
-    number of blocks, and the address of the bytes that are made.
+    Called with the address of the first pair of bytes, how many bytes farther the next pair of the same number lies,
+    the address of the weights, the number of pairs, the precision (weights are multiples of 2 to the power of minus
+    this), the number of blocks, and the address of the bytes that are made.
     """
     return types.void(*[types.int64] * 7), unwrap(_emit_weigh)
 
