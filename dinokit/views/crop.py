@@ -147,7 +147,7 @@ def cut_kinds(images: Sequence[Tensor], kinds: Sequence[Kind], *, kernel: Kernel
                 continue
             for view, window in enumerate(windows):
                 crops[view, index] = _one(image, window, flip=bool(mirrored[view]), size=kind.size, kernel=kernel)
-        if targets:
+        if resizing is not None and targets:
             resizing.cut(image.permute(1, 2, 0).numpy(), targets, sample=index, cubic=kernel == "bicubic")
     for members in groups.values():
         stack = torch.stack([images[index] for index in members]).float()  # [sample, channel, height, width]

@@ -220,12 +220,12 @@ def _cut(images: Sequence[Tensor], kinds: Sequence[_Kind], config: Config) -> li
     depths = sorted({image.dtype for image in images}, key=str)
     if len(depths) > 1:  # each type by itself, so that the crops of an image do not depend on its neighbours
         parts = [[row for row, image in enumerate(images) if image.dtype == each] for each in depths]
-        cuts = [
-            _cut([images[row] for row in part], [(draws[:, part], *rest) for draws, *rest in kinds], config)
+        apart = [
+            _cut([images[row] for row in part], [(draws[:, part], scale, size) for draws, scale, size in kinds], config)
             for part in parts
         ]
         order = torch.tensor([row for part in parts for row in part]).argsort()
-        return [torch.cat([intensity.to_unit(crops) for crops in each], dim=1)[:, order] for each in zip(*cuts)]
+        return [torch.cat([intensity.to_unit(crops) for crops in each], dim=1)[:, order] for each in zip(*apart)]
     height, width = (np.array([image.shape[axis] for image in images]) for axis in (1, 2))
     found = []
     for geometry, scale, size in kinds:
