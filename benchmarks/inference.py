@@ -90,7 +90,8 @@ def _built(side: str, model: str) -> tuple[torch.nn.Module, Callable[[torch.Tens
         from dinokit.models.architecture import VARIANTS
         from dinokit.models.vit import VisionTransformer
 
-        ours = VisionTransformer(VARIANTS[f"dinov3_vit{model}16"])
+        ours = VisionTransformer(VARIANTS[f"dinov3_vit{model}16"]).requires_grad_(False)
+        ours.frozen = True  # as `dinokit.load` gives it
         return ours, ours
     if side == "timm":
         import timm

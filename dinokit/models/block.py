@@ -65,9 +65,13 @@ class Attention(nn.Module):
         queries, keys, _ = _apart(self._project(tokens), rotation)
         return weights(queries, keys)
 
+    def bias_of_roles(self) -> Float[Tensor, " three_dims"] | None:
+        """Return the bias of queries, keys and values, as it is added."""
+        bias: Tensor | None = self.qkv.bias * self.bias_mask if self.key_bias_masked else self.qkv.bias
+        return bias
+
     def _project(self, tokens: Tensor) -> Float[Tensor, "batch token 3 head head_dim"]:
-        bias = self.qkv.bias * self.bias_mask if self.key_bias_masked else self.qkv.bias
-        return torch.unflatten(F.linear(tokens, self.qkv.weight, bias), -1, (3, self.heads, -1))
+        return torch.unflatten(F.linear(tokens, self.qkv.weight, self.bias_of_roles()), -1, (3, self.heads, -1))
 
 
 def _apart(roles: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,16 +8,14 @@
 A small network on small images learns faster when an overlapping convolution comes before the patches
 (arXiv:2106.14881): the patch grid then cuts less of what straddles it. None of the published models has one.
 
-Learned positions, instead of RoPE: position.py.
-
-Parameter names are the official ones of DINOv2 wherever those exist.
+Learned positions, instead of RoPE: position.py. Frozen blocks on a CPU: packed.py. Parameter names are the official
+ones of DINOv2 wherever those exist.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import ClassVar, Literal
 
 import torch
@@ -30,6 +28,7 @@ from dinokit.core.numbers import above, at_least, between
 from dinokit.models.block import Bias, Block, Mlp, SwiGlu
 from dinokit.models.features import Built, Features, accepted, chosen_layers
 from dinokit.models.init import Style
+from dinokit.models.packed import Packed, Step
 from dinokit.models.position import resized
 from dinokit.models.rope import Rope, RopeConfig, Rotation
 
@@ -125,6 +124,7 @@ class VisionTransformer(Built):
         self.norm = norm()
         self.cls_norm = norm() if config.untie_cls_norm else None
         self.local_cls_norm = norm() if config.untie_local_cls_norm else None
+        self._packed = Packed()
 
     def forward(
         self,
@@ -135,7 +135,7 @@ class VisionTransformer(Built):
     ) -> Features:
         """Embed images; patches whose mask is True are replaced by the mask token (their position stays known)."""
         tokens, grid = self._embed(images, masks)
-        for block, rotation in self._steps(grid):
+        for block, rotation in zip(self._faster(tokens), self._rotations(grid)):
             tokens = block(tokens, rotation)
         return self._features(tokens, grid, norm=True, local=local)
 
@@ -146,7 +146,7 @@ class VisionTransformer(Built):
         wanted = chosen_layers(layers, count=self.config.depth)
         tokens, grid = self._embed(images, None)
         found = {}
-        for index, (block, rotation) in zip(range(max(wanted) + 1), self._steps(grid)):
+        for index, block, rotation in zip(range(max(wanted) + 1), self._faster(tokens), self._rotations(grid)):
             tokens = block(tokens, rotation)
             if index in wanted:
                 found[index] = self._features(tokens, grid, norm=norm, local=False)
@@ -158,11 +158,11 @@ class VisionTransformer(Built):
         """Return how a block attends among [CLS, registers, patches], rows summing to 1; UserError if there is none."""
         chosen_layers([block], count=self.config.depth)
         tokens, grid = self._embed(images, None)
-        steps = self._steps(grid)
-        for before, rotation in islice(steps, block):
+        rotations, chosen = list(self._rotations(grid)), self.blocks[block]
+        assert isinstance(chosen, Block)
+        for before, rotation in zip(self.blocks[:block], rotations):
             tokens = before(tokens, rotation)
-        chosen, rotation = next(steps)
-        return chosen.attn.maps(chosen.norm1(tokens), rotation)
+        return chosen.attn.maps(chosen.norm1(tokens), rotations[block])
 
     def depth_of(self, name: str) -> int:
         """Say where a parameter stands, see `Built`."""
@@ -187,14 +187,14 @@ class VisionTransformer(Built):
         prefix = cls if self.register_tokens is None else torch.cat([cls, self.register_tokens], dim=1)
         return torch.cat([prefix.expand(patches.shape[0], -1, -1), patches], dim=1), grid  # [batch, token, dim]
 
-    def _steps(self, grid: tuple[int, int]) -> Iterator[tuple[Block, Rotation | None]]:
-        rotations: Iterable[Rotation | None] = [None] * self.config.depth
-        if self.rope_embed is not None:
-            prefix, depth = 1 + self.config.registers, self.config.depth
-            rotations = self.rope_embed.rotations(grid, prefix=prefix, blocks=depth)
-        for block, rotation in zip(self.blocks, rotations):
-            assert isinstance(block, Block)
-            yield block, rotation
+    def _faster(self, tokens: Tensor) -> Iterable[Step]:
+        """Return the blocks, or what does the same in less time where frozen features are all that is wanted."""
+        turned = None if self.rope_embed is None else self.config.rope.dtype
+        return self._packed.steps(self.blocks, tokens, turned=turned) if self.frozen else self.blocks
+
+    def _rotations(self, grid: tuple[int, int]) -> Iterable[Rotation | None]:
+        rope, count = self.rope_embed, self.config.depth
+        return [None] * count if rope is None else rope.rotations(grid, prefix=1 + self.config.registers, blocks=count)
 
     def _features(self, tokens: Tensor, grid: tuple[int, int], *, norm: bool, local: bool) -> Features:
         prefix = 1 + self.config.registers
