@@ -139,7 +139,7 @@ def _serve(side: str, model: str, prototypes: str, batch: str) -> None:
     """Take one step for each line on standard input."""
     torch.manual_seed(0)
     if side == "product":
-        dtype = torch.bfloat16 if devices.uses_bf16(CPU, "auto") else torch.float32
+        dtype = torch.bfloat16 if devices.settled(CPU, "auto") == "bf16" else torch.float32
         left, right = torch.randn(2, 2048, 2048).to(dtype)
         answer(lambda: left @ right)
     elif side.startswith("plain"):

@@ -32,7 +32,7 @@ class Place:
     @property
     def bf16(self) -> bool:
         """Whether matrix products run in bfloat16 here unless something else is said."""
-        return devices.uses_bf16(self.device, "auto")
+        return devices.settled(self.device, "auto") == "bf16"
 
     @property
     def card(self) -> str:

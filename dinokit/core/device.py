@@ -147,8 +147,8 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
-def uses_bf16(device: torch.device, precision: Precision, *, dim: int | None = None) -> bool:
-    """Decide whether matrix products run in bfloat16; "auto" means wherever that is faster.
+def settled(device: torch.device, precision: Precision, *, dim: int | None = None) -> Precision:
+    """Return in which type matrix products run: "auto" is bfloat16 wherever that is faster.
 
     On a GPU that is wherever the hardware multiplies it. Of processors some multiply it at twice the rate of float32
     (AMX: at many times), some at half, and their flags are the same; so one product of each is timed, once a process.
@@ -158,15 +158,12 @@ def uses_bf16(device: torch.device, precision: Precision, *, dim: int | None = N
             its products save.
     """
     if precision != "auto":
-        return precision == "bf16"
-    if device.type != "cpu" or not has_bf16(device):
-        return has_bf16(device)
-    return (dim is None or dim >= NARROW) and _is_faster()
-
-
-def settled(device: torch.device, precision: Precision, *, dim: int | None = None) -> Precision:
-    """Return what "auto" is on a device for a network of a width; see `uses_bf16`."""
-    return "bf16" if uses_bf16(device, precision, dim=dim) else "fp32"
+        return precision
+    if not has_bf16(device):
+        return "fp32"
+    if device.type != "cpu":
+        return "bf16"
+    return "bf16" if (dim is None or dim >= NARROW) and _share() < GAIN else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -179,23 +176,18 @@ def has_bf16(device: torch.device) -> bool:
 
 
 @cache
-def _is_faster() -> bool:
-    """Time a product in both types on this CPU, by turns, the fastest of each; takes 0.05 s."""
+def _share() -> float:
+    """Time a product in both types on this CPU, by turns, and return bfloat16's share of float32's; takes 0.05 s."""
     exact = torch.ones(512, 512)
     rounded = exact.bfloat16()
-    seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}  # the fastest of each
     with torch.inference_mode():
         for _ in range(6):
             for factor in (exact, rounded):
                 began = perf_counter()
                 torch.mm(factor, factor)
                 seconds[factor.dtype] = min(seconds[factor.dtype], perf_counter() - began)
-    return pays(bf16=seconds[torch.bfloat16], fp32=seconds[torch.float32])
-
-
-def pays(*, bf16: float, fp32: float) -> bool:
-    """Decide by the seconds of a product in each type whether to multiply in bfloat16."""
-    return bf16 < GAIN * fp32
+    return seconds[torch.bfloat16] / seconds[torch.float32]
 
 
 def autocast(
@@ -206,7 +198,7 @@ def autocast(
     Args:
         cache: keep rounded weights until the region is left.
     """
-    if uses_bf16(device, precision):
+    if settled(device, precision) == "bf16":
         return partial(torch.autocast, device.type, dtype=torch.bfloat16, cache_enabled=cache)
     return nullcontext
 

@@ -73,7 +73,7 @@ def compute(work: Work, parts: Sequence[Part], *, workers: int) -> Pace:
                 vectors = work.vectors(batch.images)
                 pending.append(behind.submit(batch.part.store, batch.places, vectors))
                 pace.done = ended + max(batch.places)
-                if first and is_main() and devices.uses_bf16(work.backbone.device, work.precision):
+                if first and is_main() and devices.settled(work.backbone.device, work.precision) == "bf16":
                     exact = work.vectors(batch.images[:_COMPARED], precision="fp32").flatten(1)
                     cosine = (unit(vectors[:_COMPARED].flatten(1)) * unit(exact)).sum(dim=-1).min().item()
                     info(f"bf16 matrix products: cosine to fp32 at least {cosine:.6f} in the first {len(exact)} images")

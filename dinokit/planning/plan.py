@@ -160,7 +160,7 @@ def foresee(config: TrainConfig, *, anyway: bool) -> list[str]:
     device, ranks = devices.choose(config.runtime.device), count(experiment, config.runtime)
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if device.type == "cpu" else 1
     room = devices.memory(device) / sharing
-    bf16 = devices.uses_bf16(device, experiment.precision, dim=experiment.width)
+    bf16 = devices.settled(device, experiment.precision, dim=experiment.width) == "bf16"
     known: dict[str, Any] = {"ranks": ranks, "rate": MFU * measured_rate(device, bf16=bf16) / sharing, "bf16": bf16}
     known["shared"] = device.type == "cpu" and sharing == ranks
     stages = experiment.all_stages
@@ -202,5 +202,5 @@ def measured_rate(device: torch.device, *, bf16: bool) -> float:
 def here(experiment: Experiment) -> tuple[float, bool]:
     """Return what this machine's product reaches, and whether it runs in bfloat16."""
     device = devices.choose()
-    bf16 = devices.uses_bf16(device, experiment.precision, dim=experiment.width)
+    bf16 = devices.settled(device, experiment.precision, dim=experiment.width) == "bf16"
     return measured_rate(device, bf16=bf16), bf16
