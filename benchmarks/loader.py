@@ -19,9 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jpegs
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from sides import answer, compared
 from torchvision import transforms as v1
 from torchvision.transforms import v2
@@ -31,7 +32,6 @@ from dinokit.images.intensity import Pixels
 from dinokit.views import multicrop
 
 SIZES = {"500x375": (500, 375), "12 megapixels": (4000, 3000)}
-_HERE = Path(__file__).resolve().parent
 _NORMAL = [list(Pixels().mean), list(Pixels().std)]
 _Run = Callable[[list[bytes]], object]
 
@@ -55,41 +55,13 @@ def main() -> None:
     for name, size in SIZES.items():
         count = arguments.images if size[0] < 1000 else max(1, arguments.images // 4)
         with tempfile.TemporaryDirectory() as folder:
-            copy(arguments.photos, Path(folder), size, count=count)
-            sides = {side: [sys.executable, *words(side, folder)] for side in SIDES}
-            sides |= {"LightlyTrain": lightly(arguments.lightly, folder)} if arguments.lightly else {}
+            jpegs.copy(arguments.photos, Path(folder), size, count=count)
+            sides = {side: [sys.executable, *jpegs.ours(side, folder)] for side in SIDES}
+            sides |= {"LightlyTrain": jpegs.lightly(arguments.lightly, folder)} if arguments.lightly else {}
             for side, taken in compared(sides, rounds=arguments.rounds).items():
                 print(f"{name} | {side} | {count / taken.seconds:.1f} | {count / taken.processor:.1f}", flush=True)
     if arguments.lightly is None:
         print("LightlyTrain was left out: no --lightly")
-
-
-def copy(photos: Path, folder: Path, size: tuple[int, int], *, count: int) -> None:
-    """Write so many JPEGs of one size, made of the photos in turn."""
-    sources = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not sources:
-        raise SystemExit(f"no JPEGs in {photos}")
-    for number in range(count):
-        photo = Image.open(sources[number % len(sources)]).convert("RGB")
-        ImageOps.fit(photo, size, Image.Resampling.BICUBIC).save(folder / f"{number:04}.jpg", quality=90)
-
-
-def words(side: str, folder: str) -> list[str]:
-    """Return what an interpreter is told, to be one of SIDES."""
-    return [str(Path(__file__).resolve()), folder, "--side", side]
-
-
-def lightly(python: str, folder: str) -> list[str]:
-    """Return the command of LightlyTrain's side."""
-    files = sorted(map(str, Path(folder).glob("*.jpg")))
-    return [
-        "env",
-        f"PYTHONPATH={_HERE}",
-        "OMP_NUM_THREADS=1",
-        python,
-        str(_HERE / "peers" / "lightly_views.py"),
-        *files,
-    ]
 
 
 def _ours(chain: str) -> _Run:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import jpegs
 from sides import Figure, compared
 
 from rows.line import Builds, Line
@@ -19,18 +20,16 @@ def lines(builds: Builds) -> Iterator[Line]:
     if builds.photos is None:
         yield Line(measured=f"images/s, of {PEER}'s", of={}, wanted=WANTED[NUMBA], missing="no --photos")
         return
-    import loader  # torch is wanted in this process only here
-
     with tempfile.TemporaryDirectory() as folder:
-        loader.copy(builds.photos, Path(folder), SIZE, count=IMAGES)
+        jpegs.copy(builds.photos, Path(folder), SIZE, count=IMAGES)
         sides = {
-            "old": builds.command("old", *loader.words("dinokit, exact", folder), threads=1),
-            TORCH: builds.command("today", *loader.words("dinokit, exact, no numba", folder), threads=1),
+            "old": builds.command("old", *jpegs.ours("dinokit, exact", folder), threads=1),
+            TORCH: builds.command("today", *jpegs.ours("dinokit, exact, no numba", folder), threads=1),
         }
         if _has_numba(builds):
-            sides[NUMBA] = builds.command("today", *loader.words("dinokit, exact", folder), threads=1)
+            sides[NUMBA] = builds.command("today", *jpegs.ours("dinokit, exact", folder), threads=1)
         if builds.lightly:
-            sides[PEER] = loader.lightly(builds.lightly, folder)
+            sides[PEER] = jpegs.lightly(builds.lightly, folder)
         found = compared(sides, rounds=builds.rounds)
     for side in (NUMBA, TORCH):
         yield from _beside(side, found)
