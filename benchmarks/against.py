@@ -10,6 +10,7 @@ peer's. Rows (benchmarks/rows):
 
     demo ... gram memory    one step of a training on random crops
     training RECIPE         steps x seconds of a step; with --whole trained, too, once for each seed
+    fast RECIPE             the same before the Gram stage, of today's recipe with small crops first
     views                   images/s on one core; --photos: a folder of JPEGs, --lightly: a python with lightly-train
     features MODEL SIZE BATCH   images/s in equal dtype, beside the faster of timm and transformers
     ranks                   two ranks beside one process, plain and sharded

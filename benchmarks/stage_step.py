@@ -3,7 +3,8 @@
     python benchmarks/stage_step.py RECIPE
     python benchmarks/stage_step.py RECIPE --stage N [--settings JSON]
 
-The first prints how many steps each stage has, as JSON; the second is a side, which takes steps. No data is loaded.
+The first prints how many steps each stage has and whether it is anchored, as JSON; the second is a side, which takes
+steps. No data is loaded.
 """
 
 import argparse
@@ -36,10 +37,11 @@ def main() -> None:
     answer(stepper(arguments.recipe, stage=arguments.stage, settings=arguments.settings), least=0.5)
 
 
-def steps(recipe: str) -> list[int]:
-    """Return how many steps each stage has."""
+def steps(recipe: str) -> list[tuple[int, bool]]:
+    """Return how many steps each stage has, and whether an anchor holds it."""
     config: TrainConfig = recipes.find(recipe)
-    return [stage.experiment.steps for stage in config.experiment.all_stages]
+    stages = [stage.experiment for stage in config.experiment.all_stages]
+    return [(stage.steps, stage.anchor is not None) for stage in stages]
 
 
 def stepper(recipe: str, *, stage: int = 0, settings: Mapping[str, Any]) -> Callable[[], object]:

@@ -38,7 +38,7 @@ def against(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
-def interpreter(path: Path, *, seconds: float, steps: str = "[100, 50]", numba: int = 0) -> str:
+def interpreter(path: Path, *, seconds: float, steps: str = "[[100, false], [50, true]]", numba: int = 0) -> str:
     text = SAYS.replace("SECONDS", str(seconds)).replace("STEPS", steps).replace("NUMBA", str(numba))
     path.write_text(text)
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -50,9 +50,9 @@ def table(against: ModuleType, folder: Path, *rows: str, numba: int = 0, peer: b
     Image.new("RGB", (8, 6)).save(folder / "photo.jpg")
     builds = against.Builds(
         old=interpreter(folder / "old", seconds=2.0),
-        today=interpreter(folder / "today", seconds=1.0, steps="[100, 25, 25]", numba=numba),
+        today=interpreter(folder / "today", seconds=1.0, steps="[[100, false], [25, false], [25, true]]", numba=numba),
         lightly=interpreter(folder / "peer", seconds=4.0) if peer else None,
-        rounds=2,
+        rounds=1,
         threads=2,
         photos=folder,
         seeds=[0, 1],
@@ -67,6 +67,7 @@ def test_every_row_has_figures(against: ModuleType, tmp_path: Path) -> None:
     assert all(float(old) > 0 and float(today) > 0 for old, today, *_ in found.values())
     assert found["vits memory: s"] == ["2", "1", "0.50", "at most 1.03"]
     assert found["training demo: steps x s"] == ["300", "150", "0.50", "at most 0.5"]
+    assert found["fast vits: steps x s, of today's dinov3-vits16: 125"] == ["1.6", "1", "0.62", "at most 0.6"]
     assert found["training demo: score on demo:fashion, mean of seeds 0, 1"] == ["83", "83", "1.00", "no less"]
     assert found["features b 518 16: fp32: images/s, of timm's 16.00"] == ["0.5", "1", "2.00", "at least 1.15"]
     assert found["views: today, numba: images/s, of LightlyTrain's 8.0"] == ["2", "4", "2.00", "at least 2.5"]
