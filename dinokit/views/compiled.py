@@ -19,6 +19,7 @@ Plane = Float32[np.ndarray, "pixel"]
 Planes = Float32[np.ndarray, "channel pixel"]
 
 _compiled = quick.kept("contract", "reassoc", "nsz", "nnan")  # sums may be taken in any order
+_STRIP = 16  # rows that are blurred together
 _TILE = 1024  # pixels taken through the operations together: 12 KB of colours
 _LOAD, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _GRAYSCALE, _NOTHING = -1, 0, 1, 2, 3, 4, 5
 _NO_WEIGHT = np.float32(1e-12)  # of a pixel; products with the smallest numbers there are would take 30 times as long
@@ -50,7 +51,7 @@ def distorted(
         ranges = np.tile(np.array([0, 1], np.float32), (samples, 1))
     weights = np.where(parameters.blur[:, None], _gaussians(parameters.sigma, config.blur_taps), _ZERO)
     reach = weights.shape[1] - 1
-    padded = np.zeros((2, height + 2 * reach, width + 2 * reach), np.float32)
+    wide = width + 2 * reach
     crops, deep = np.ascontiguousarray(crops), crops.dtype == np.float32
     _all(
         np.empty((0, *crops.shape[1:]), np.uint8) if deep else crops,
@@ -63,8 +64,8 @@ def distorted(
         mean,
         std,
         np.empty((channels, height * width), np.float32),
-        padded[0],
-        padded[1],
+        np.zeros((_STRIP + 2 * reach, wide), np.float32),
+        np.zeros((_STRIP + 2 * reach, wide), np.float32),
         out,
     )
 
@@ -91,8 +92,8 @@ def _all(
     mean: Float32[np.ndarray, "channel"],
     std: Float32[np.ndarray, "channel"],
     planes: Planes,  # these three to work in
-    padded: Float32[np.ndarray, "taller wider"],
-    across: Float32[np.ndarray, "taller wider"],
+    padded: Float32[np.ndarray, "rows wider"],
+    across: Float32[np.ndarray, "rows wider"],
     out: Float32[np.ndarray, "sample channel height width"],
 ) -> None:
     samples, channels = out.shape[:2]
@@ -101,11 +102,12 @@ def _all(
         _coloured(eight[one].reshape(-1), deep[one].reshape(-1), steps[sample], strength[sample], planes)
         low, high = ranges[sample]
         for channel in range(channels):
-            plane = planes[channel]
+            limit, scale = threshold[sample], (high - low) / std[channel]
+            offset, shown = (low - mean[channel]) / std[channel], out[sample, channel]
             if weights[sample, 0] > 0:
-                _blur(plane, weights[sample], padded, across)
-            shown = out[sample, channel].reshape(-1)
-            _finish(plane, threshold[sample], high - low, low, mean[channel], std[channel], shown)
+                _blur(planes[channel], weights[sample], padded, across, limit, scale, offset, shown)
+            else:
+                _finish(planes[channel], limit, scale, offset, shown.reshape(-1))
 
 
 @_compiled
@@ -226,36 +228,44 @@ def _gray(red: Plane, green: Plane, blue: Plane) -> None:
 def _blur(
     plane: Plane,
     weights: Float32[np.ndarray, "half"],
-    padded: Float32[np.ndarray, "taller wider"],
-    across: Float32[np.ndarray, "taller wider"],
+    padded: Float32[np.ndarray, "rows wider"],
+    across: Float32[np.ndarray, "rows wider"],
+    threshold: np.float32,
+    scale: np.float32,
+    offset: np.float32,
+    out: Float32[np.ndarray, "height width"],
 ) -> None:
-    """Convolve rows, then columns, reflecting the edges; with a margin all rows are one long line, and so are columns.
+    """Convolve rows, then columns, reflecting the edges, and finish, a strip of rows that stays next to the core.
 
-    What comes of the margin itself is not read.
+    With a margin all rows of a strip are one long line, and so are columns; what comes of the margin is not read.
     """
+    height, width = out.shape
     reach, wide = weights.size - 1, padded.shape[1]
-    height, width = padded.shape[0] - 2 * reach, wide - 2 * reach
     inner = min(reach, height - 1, width - 1)  # whatever is farther has no weight
-    for y in range(height):
-        row, line = plane[y * width : (y + 1) * width], padded[reach + y]
-        for x in range(width):
-            line[reach + x] = row[x]
-        for k in range(1, inner + 1):
-            line[reach - k] = row[k]
-            line[reach + width - 1 + k] = row[width - 1 - k]
-    first, last = reach * wide + reach, (reach + height) * wide - reach  # pixel, and behind the last
-    _convolve(padded.reshape(-1)[first - reach : last + reach], 1, weights, across.reshape(-1)[first:last])
-    for k in range(1, inner + 1):
-        above, below = across[reach - k], across[reach + height - 1 + k]
-        for x in range(wide):  # not as slices, which take a third of the time to compile
-            above[x] = across[reach + k, x]
-            below[x] = across[reach + height - 1 - k, x]
-    around = across.reshape(-1)[first - reach * wide : last + reach * wide]
-    _convolve(around, wide, weights, padded.reshape(-1)[first:last])
-    for y in range(height):
-        row, line = plane[y * width : (y + 1) * width], padded[reach + y]
-        for x in range(width):
-            row[x] = line[reach + x]
+    for top in range(0, height, _STRIP):
+        count = min(_STRIP, height - top)
+        kept = 2 * reach if top else 0  # rows of the strip before
+        for row in range(kept):
+            before, after = across[_STRIP + row], across[row]
+            for x in range(wide):
+                after[x] = before[x]
+        for row in range(kept, count + 2 * reach):
+            y = top + row - reach
+            y = min(max(-y if y < 0 else y if y < height else 2 * height - 2 - y, 0), height - 1)
+            pixels, line = plane[y * width : (y + 1) * width], padded[row - kept]
+            for x in range(width):
+                line[reach + x] = pixels[x]
+            for k in range(1, inner + 1):
+                line[reach - k] = pixels[k]
+                line[reach + width - 1 + k] = pixels[width - 1 - k]
+        made = (count + 2 * reach - kept) * wide - 2 * reach
+        around, start = padded.reshape(-1)[: made + 2 * reach], kept * wide + reach
+        _convolve(around, 1, weights, across.reshape(-1)[start : start + made])
+        made = count * wide
+        around = across.reshape(-1)[: made + 2 * reach * wide]
+        _convolve(around, wide, weights, padded.reshape(-1)[:made])
+        for row in range(count):
+            _finish(padded[row][reach : reach + width], threshold, scale, offset, out[top + row])
 
 
 @_compiled
@@ -278,17 +288,9 @@ def _convolve(
 
 
 @_compiled
-def _finish(
-    plane: Plane,
-    threshold: np.float32,
-    span: np.float32,
-    low: np.float32,
-    mean: np.float32,
-    std: np.float32,
-    out: Plane,
-) -> None:
+def _finish(plane: Plane, threshold: np.float32, scale: np.float32, offset: np.float32, out: Plane) -> None:
     """Solarise, bring back to the range of the image, and normalise."""
     for pixel in range(plane.size):
         value = plane[pixel]
         value = _ONE - value if value >= threshold else value
-        out[pixel] = (value * span + low - mean) / std
+        out[pixel] = value * scale + offset
