@@ -1,5 +1,6 @@
 """JPEGs of one size, made of photos, and the commands of sides that make views of them (loader.py, against.py)."""
 
+import sys
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -26,4 +27,6 @@ def lightly(python: str, folder: str) -> list[str]:
     """Return the command of LightlyTrain's side."""
     files = sorted(map(str, Path(folder).glob("*.jpg")))
     peer = str(HERE / "peers" / "lightly_views.py")
-    return ["env", f"PYTHONPATH={HERE}", "OMP_NUM_THREADS=1", python, peer, *files]
+    # what dinokit.core.device.keep_freed_memory does, for a process of others
+    keeps = ["MALLOC_MMAP_MAX_=0", f"MALLOC_TRIM_THRESHOLD_={sys.maxsize}"]
+    return ["env", f"PYTHONPATH={HERE}", "OMP_NUM_THREADS=1", *keeps, python, peer, *files]

@@ -1,6 +1,7 @@
 """The exact photometric chain in few passes over memory, compiled by numba: what the extra `fast` adds.
 
-The operations are those of `augment`, to rounding (1e-6 of white; tests compare them, and who wants to know what an
+The operations are those of `augment`, rounded where torch rounds; sums, for the mean and the blur, are taken in another
+order (1e-6 of white, an operation and the chains of the recipes: tests compare them, and who wants to know what an
 operation is reads it there). Torch makes some 30 passes over a crop; here pixels are taken through the operations a
 tile at a time, which stays next to the core, up to where the next operation needs all of them: contrast, for the mean,
 and blur. An image does not depend on its neighbours.
@@ -9,8 +10,13 @@ Imported where numba is installed, and only there. All that is compiled stands i
 result until this file changes, whatever it calls.
 """
 
+from inspect import unwrap
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
+from llvmlite import ir
+from numba.extending import intrinsic
 
 from dinokit.images.intensity import Pixels
 from dinokit.views import augment, quick
@@ -18,7 +24,9 @@ from dinokit.views import augment, quick
 Plane = Float32[np.ndarray, "pixel"]
 Planes = Float32[np.ndarray, "channel pixel"]
 
-_compiled = quick.kept("contract", "reassoc", "nsz", "nnan")  # sums may be taken in any order
+_compiled = quick.kept("nsz", "nnan")  # rounds where torch does: chains multiply what is lost
+_fused = quick.kept("nsz", "nnan", "contract")  # a product and its sum are rounded once, as by torch there
+_summed = quick.kept("nsz", "nnan", "contract", "reassoc")  # sums may be taken in any order
 _STRIP = 16  # rows that are blurred together
 _TILE = 1024  # pixels taken through the operations together: 12 KB of colours
 _LOAD, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _GRAYSCALE, _NOTHING = -1, 0, 1, 2, 3, 4, 5
@@ -163,20 +171,39 @@ def _load(values: Shaped[np.ndarray, "value"], planes: Planes, start: int, stop:
             plane[pixel] = np.float32(given[pixel]) / white
 
 
-@_compiled
+@_summed
 def _light(planes: Planes, start: int, stop: int) -> np.float32:
     """Return the sum of the luminance, without three channels of the mean of all."""
     channels, total = planes.shape[0], _ZERO
     if channels == 3:
         red, green, blue = planes[0][start:stop], planes[1][start:stop], planes[2][start:stop]
         for pixel in range(red.size):
-            total += _RED * red[pixel] + _GREEN * green[pixel] + _BLUE * blue[pixel]
+            total += _luminance(red[pixel], green[pixel], blue[pixel])
         return total
     for channel in range(channels):
         plane = planes[channel][start:stop]
         for pixel in range(plane.size):
             total += plane[pixel]
     return total / np.float32(channels)
+
+
+def _emit_fused(_: Any, build: Any, __: Any, arguments: Any) -> Any:
+    kind = arguments[0].type
+    shape = ir.FunctionType(kind, [kind] * len(arguments))
+    return build.call(build.module.declare_intrinsic("llvm.fmuladd", [kind], shape), arguments)
+
+
+def _declare_fused(_: Any, one: Any, other: Any, added: Any) -> Any:
+    """Multiply and add, rounded once where the processor can: of two products LLVM would choose which is fused."""
+    return one(one, other, added), unwrap(_emit_fused)
+
+
+_multiplied_and_added: Any = intrinsic(unwrap(_declare_fused))
+
+
+@_compiled
+def _luminance(red: np.float32, green: np.float32, blue: np.float32) -> np.float32:
+    return _multiplied_and_added(blue, _BLUE, _multiplied_and_added(green, _GREEN, red * _RED))  # as torch
 
 
 @_compiled
@@ -188,13 +215,13 @@ def _scale(values: Plane, factor: np.float32, offset: np.float32) -> None:
 @_compiled
 def _saturate(red: Plane, green: Plane, blue: Plane, factor: np.float32) -> None:
     for pixel in range(red.size):
-        gray = (_RED * red[pixel] + _GREEN * green[pixel] + _BLUE * blue[pixel]) * (_ONE - factor)
+        gray = _luminance(red[pixel], green[pixel], blue[pixel]) * (_ONE - factor)
         red[pixel] = min(max(red[pixel] * factor + gray, _ZERO), _ONE)
         green[pixel] = min(max(green[pixel] * factor + gray, _ZERO), _ONE)
         blue[pixel] = min(max(blue[pixel] * factor + gray, _ZERO), _ONE)
 
 
-@_compiled
+@_fused
 def _turn(red: Plane, green: Plane, blue: Plane, shift: np.float32) -> None:
     """Turn the hue as `augment.hue` does."""
     for pixel in range(red.size):
@@ -218,7 +245,7 @@ def _turn(red: Plane, green: Plane, blue: Plane, shift: np.float32) -> None:
 @_compiled
 def _gray(red: Plane, green: Plane, blue: Plane) -> None:
     for pixel in range(red.size):
-        gray = _RED * red[pixel] + _GREEN * green[pixel] + _BLUE * blue[pixel]
+        gray = _luminance(red[pixel], green[pixel], blue[pixel])
         red[pixel] = gray
         green[pixel] = gray
         blue[pixel] = gray
@@ -252,12 +279,13 @@ def _blur(
         for row in range(kept, count + 2 * reach):
             y = top + row - reach
             y = min(max(-y if y < 0 else y if y < height else 2 * height - 2 - y, 0), height - 1)
-            pixels, line = plane[y * width : (y + 1) * width], padded[row - kept]
+            pixels, line = plane[y * width : (y + 1) * width], padded[row - kept][reach : reach + width]
             for x in range(width):
-                line[reach + x] = pixels[x]
-            for k in range(1, inner + 1):
-                line[reach - k] = pixels[k]
-                line[reach + width - 1 + k] = pixels[width - 1 - k]
+                line[x] = pixels[x]
+        for k in range(1, inner + 1):  # down the rows: along them, a few pixels each, it takes as long as blurring them
+            for row in range(count + 2 * reach - kept):
+                padded[row, reach - k] = padded[row, reach + k]
+                padded[row, reach + width - 1 + k] = padded[row, reach + width - 1 - k]
         made = (count + 2 * reach - kept) * wide - 2 * reach
         around, start = padded.reshape(-1)[: made + 2 * reach], kept * wide + reach
         _convolve(around, 1, weights, across.reshape(-1)[start : start + made])
@@ -268,7 +296,7 @@ def _blur(
             _finish(padded[row][reach : reach + width], threshold, scale, offset, out[top + row])
 
 
-@_compiled
+@_summed
 def _convolve(
     source: Float32[np.ndarray, "longer"], step: int, weights: Float32[np.ndarray, "half"], out: Plane
 ) -> None:
@@ -287,7 +315,7 @@ def _convolve(
             out[x] += u * (a[x] + e[x]) + v * (b[x] + f[x]) + w * (c[x] + g[x]) + z * (d[x] + h[x])
 
 
-@_compiled
+@_fused
 def _finish(plane: Plane, threshold: np.float32, scale: np.float32, offset: np.float32, out: Plane) -> None:
     """Solarise, bring back to the range of the image, and normalise."""
     for pixel in range(plane.size):
