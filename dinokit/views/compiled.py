@@ -10,16 +10,12 @@ Imported where numba is installed, and only there. All that is compiled stands i
 result until this file changes, whatever it calls.
 """
 
-from inspect import unwrap
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float32, Int64, Shaped, UInt8
-from llvmlite import ir
-from numba.extending import intrinsic
 
 from dinokit.images.intensity import Pixels
 from dinokit.views import augment, quick
+from dinokit.views.instructions import multiply_add
 
 Plane = Float32[np.ndarray, "pixel"]
 Planes = Float32[np.ndarray, "channel pixel"]
@@ -187,23 +183,9 @@ def _light(planes: Planes, start: int, stop: int) -> np.float32:
     return total / np.float32(channels)
 
 
-def _emit_fused(_: Any, build: Any, __: Any, arguments: Any) -> Any:
-    kind = arguments[0].type
-    shape = ir.FunctionType(kind, [kind] * len(arguments))
-    return build.call(build.module.declare_intrinsic("llvm.fmuladd", [kind], shape), arguments)
-
-
-def _declare_fused(_: Any, one: Any, other: Any, added: Any) -> Any:
-    """Multiply and add, rounded once where the processor can: of two products LLVM would choose which is fused."""
-    return one(one, other, added), unwrap(_emit_fused)
-
-
-_multiplied_and_added: Any = intrinsic(unwrap(_declare_fused))
-
-
 @_compiled
 def _luminance(red: np.float32, green: np.float32, blue: np.float32) -> np.float32:
-    return _multiplied_and_added(blue, _BLUE, _multiplied_and_added(green, _GREEN, red * _RED))  # as torch
+    return multiply_add(blue, _BLUE, multiply_add(green, _GREEN, red * _RED))  # as torch
 
 
 @_compiled

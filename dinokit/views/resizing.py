@@ -13,19 +13,14 @@ weights, whose sum is a power of two. Sums of integers do not depend on their or
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import unwrap
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int16, Int64, UInt8, UInt32, UInt64
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from dinokit.views import quick
+from dinokit.views.instructions import LANES, weigh
 
 _compiled = quick.kept()
-_LANES = 16  # numbers that are summed side by side
 _BLOCK = 16  # lines of the first pass that are turned together
 _COLOURS = 3
 
@@ -46,64 +41,6 @@ def cut(image: UInt8[np.ndarray, "height width 3"], targets: Sequence[Target], *
     _turn(np.ascontiguousarray(image), turned)
     for target in targets:
         _resize(turned, target.windows, target.mirrored, cubic, target.out, sample)
-
-
-def _emit_weigh(context: Any, build: Any, _: Any, arguments: Any) -> Any:
-    source, step, taps, pairs, precision, blocks, out = arguments
-    byte, short, word, long = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-
-    def vector(kind: Any, length: int = _LANES) -> Any:
-        return ir.VectorType(kind, length)
-
-    def everywhere(value: Any) -> Any:
-        first = build.insert_element(ir.Constant(vector(word), ir.Undefined), value, ir.Constant(word, 0))
-        return build.shuffle_vector(first, first, ir.Constant(vector(word), [0] * _LANES))
-
-    def number(value: int) -> Any:
-        return ir.Constant(vector(word), [value] * _LANES)
-
-    def at(start: Any, index: Any, bytes_: Any, kind: Any) -> Any:
-        return build.inttoptr(build.add(start, build.mul(index, bytes_)), kind.as_pointer())
-
-    shift = everywhere(build.trunc(precision, word))
-    half = build.shl(number(1), build.sub(shift, number(1)))
-    total = cgutils.alloca_once(build, vector(word))
-    with cgutils.for_range(build, blocks) as block:
-        build.store(half, total)
-        first = build.add(source, build.mul(block.index, ir.Constant(long, 2 * _LANES)))
-        with cgutils.for_range(build, pairs) as pair:
-            pixels = build.load(at(first, pair.index, step, vector(byte, 2 * _LANES)), align=1)
-            weights = everywhere(build.load(at(taps, pair.index, ir.Constant(long, 4), word), align=2))
-            pixels = build.zext(pixels, vector(word, 2 * _LANES))
-            weights = build.sext(build.bitcast(weights, vector(short, 2 * _LANES)), vector(word, 2 * _LANES))
-            products = build.mul(pixels, weights)
-            even, odd = (
-                build.shuffle_vector(products, products, ir.Constant(vector(word), [*range(which, 2 * _LANES, 2)]))
-                for which in (0, 1)
-            )
-            build.store(build.add(build.load(total), build.add(even, odd)), total)
-        value = build.ashr(build.load(total), shift)
-        value = build.select(build.icmp_signed("<", value, number(0)), number(0), value)
-        value = build.select(build.icmp_signed(">", value, number(255)), number(255), value)
-        build.store(
-            build.trunc(value, vector(byte)), at(out, block.index, ir.Constant(long, _LANES), vector(byte)), align=1
-        )
-    return context.get_dummy_value()
-
-
-def _declare_weigh(
-    _: Any, _source: Any, _step: Any, _taps: Any, _pairs: Any, _precision: Any, _blocks: Any, _out: Any
-) -> Any:
-    """Make a line: 16 numbers a block, each the sum of pairs of bytes, weighed, rounded and clamped.
-
-    Called with the address of the first pair of bytes, how many bytes farther the next pair of the same number lies,
-    the address of the weights, the number of pairs, the precision (weights are multiples of 2 to the power of minus
-    this), the number of blocks, and the address of the bytes that are made.
-    """
-    return types.void(*[types.int64] * 7), unwrap(_emit_weigh)
-
-
-_weigh: Any = intrinsic(unwrap(_declare_weigh))
 
 
 @_compiled
@@ -162,13 +99,13 @@ def _across(
 ) -> None:
     """Resize along rows; every line is a column of the result, two rows after two rows."""
     index, taps, precision = _weights(width, size, left & 1, cubic)
-    step, blocks = turned.strides[0], (8 * rows + _LANES - 1) // _LANES
+    step, blocks = turned.strides[0], (8 * rows + LANES - 1) // LANES
     corner = turned.ctypes.data + (left >> 1) * step + (top >> 1) * turned.strides[1]
     for start in range(0, size, _BLOCK):
         count = min(_BLOCK, size - start)
         for line in range(count):
             column = size - 1 - start - line if mirrored else start + line
-            _weigh(
+            weigh(
                 corner + index[column] * step,
                 step,
                 taps.ctypes.data + column * taps.strides[0],
@@ -197,13 +134,13 @@ def _down(
     index, taps, precision = _weights(height, size, odd, cubic)
     pixels = lines[0].view(np.uint32)
     for row in range(size):
-        _weigh(
+        weigh(
             between.ctypes.data + index[row] * 8 * size,
             8 * size,
             taps.ctypes.data + row * taps.strides[0],
             taps.shape[1] // 2,
             precision,
-            (4 * size + _LANES - 1) // _LANES,
+            (4 * size + LANES - 1) // LANES,
             lines.ctypes.data,
         )
         for colour in range(_COLOURS):
