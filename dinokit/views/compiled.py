@@ -185,7 +185,8 @@ def _light(planes: Planes, start: int, stop: int) -> np.float32:
 
 @_compiled
 def _luminance(red: np.float32, green: np.float32, blue: np.float32) -> np.float32:
-    return multiply_add(blue, _BLUE, multiply_add(green, _GREEN, red * _RED))  # as torch
+    light: np.float32 = multiply_add(blue, _BLUE, multiply_add(green, _GREEN, red * _RED))  # as torch
+    return light
 
 
 @_compiled
