@@ -32,6 +32,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from dinokit.core import dist
 from dinokit.core.messages import UserError, is_main
+from dinokit.core.regions import Gathering, Scattering, halves
 from dinokit.models.architecture import Network
 from dinokit.models.block import Block
 from dinokit.models.head import Head
@@ -105,6 +106,37 @@ def shard(network: nn.Module, device: torch.device, *, bf16: bool) -> None:
     if isinstance(network, Head):
         root.set_reshard_after_backward(False)
         register_fsdp_forward_method(network, "project")  # after which `prototypes` may be read
+
+
+def share(networks: Sequence[nn.Module], device: torch.device) -> None:
+    """Send the messages of sharded networks through memory, where all ranks are on one CPU; all must call together."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if device.type != "cpu":
+        return
+    largest = max(_message(network) for network in networks)
+    between = halves(largest * torch.float32.itemsize)
+    if between is None:
+        return
+    gathering: Any = Gathering(between)  # Any: torch names the class that it takes in a private module alone
+    scattering: Any = Scattering(between)
+    for module in (module for network in networks for module in network.modules()):
+        if isinstance(module, FSDPModule):
+            module.set_custom_all_gather(gathering)
+            module.set_custom_reduce_scatter(scattering)
+
+
+def _message(network: nn.Module) -> int:
+    """Return how many numbers the largest message of a network has: of a block, or of all that is in none."""
+    world, blocks = dist.world_size(), 0
+    sizes = {
+        name: -(-each.shape[0] // world) * world * each.shape[1:].numel() for name, each in network.named_parameters()
+    }
+    for name, module in network.named_modules():
+        if isinstance(module, Block):
+            own = [key for key in sizes if key.startswith(f"{name}.")]
+            blocks = max(blocks, sum(sizes.pop(key) for key in own))
+    return max(blocks, sum(sizes.values()))
 
 
 def release(networks: Iterable[nn.Module]) -> None:

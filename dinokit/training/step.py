@@ -26,7 +26,7 @@ from dinokit.objectives.base import Losses
 from dinokit.sources.source import Source
 from dinokit.training import optim
 from dinokit.training.config import ALONE, Experiment
-from dinokit.training.execution import Recompute, execute, release, shard
+from dinokit.training.execution import Recompute, execute, release, shard, share
 from dinokit.training.learner import Learner
 from dinokit.training.teacher import Teacher, under
 from dinokit.views.multicrop import Cut, Views
@@ -117,6 +117,7 @@ class Trainer:
         """Keep this rank's rows alone of every network, which is an outline until then."""
         for each in self.networks():
             shard(each, self.device, bf16=self.precision == "bf16")
+        share(self.networks(), self.device)
         for backbone in shown.backbones():
             backbone.to_empty(device=self.device)
             backbone.initialise(self.experiment.seed)
