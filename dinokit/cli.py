@@ -8,7 +8,6 @@ the function takes `settings`. A file may have a verb with words of its own, whi
 What its SHELL names must be given here, though Python may leave it out.
 """
 
-import ast
 import inspect
 import io
 import re
@@ -17,13 +16,14 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dinokit import __version__
+from dinokit.commands.outline import commands, outline
 from dinokit.core.messages import RunError, UserError, is_main, line_of, unknown_name
 
+HELP = frozenset(("-h", "--help"))
 HALVES = ("experiment", "runtime")  # may be left out of a dotted key
 WIDTH, COLUMN = 120, 42  # of help, and of the names in it
 OVERVIEW = """dinokit {version}: self-supervised vision models of the DINO family, from a folder of images
@@ -34,17 +34,6 @@ usage: dinokit COMMAND ...
 
   dinokit pretrain demo --data demo:fashion --out runs/demo   a first run, in minutes, on a laptop
   dinokit COMMAND --help                                      what a command takes"""
-
-
-def commands() -> dict[str, str]:
-    """Return every command and what it is for, read off the files' docstrings without importing one."""
-    found = {}
-    for path in sorted((Path(__file__).parent / "commands").glob("*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        name, _, summary = docstring.partition(": ")
-        if name == f"`dinokit {path.stem}`":
-            found[path.stem] = summary
-    return found
 
 
 def main() -> None:
@@ -80,30 +69,47 @@ def run(words: list[str]) -> int:
 def _dispatch(words: list[str]) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in HELP:
         rows = "\n".join(f"  {name:<10} {summary}" for name, summary in commands().items())
         print(OVERVIEW.format(version=__version__, rows=rows))
         return 0
     if words[0] in ("-V", "--version"):
         print(f"dinokit {__version__}")
         return 0
-    name, *rest = words
+    name = words[0]
     if name not in commands():
         raise unknown_name("command", name, commands())
-    module = import_module(f"dinokit.commands.{name}")  # here, not at the top: most import torch
-    inner = getattr(module, "INNER", {}).get(rest[0] if rest else "")
-    function = inner or getattr(module, name)
-    rest = rest[1:] if inner else rest
-    if "-h" in rest or "--help" in rest:
-        explained = None if inner else getattr(module, "explained", None)
-        print("\n".join(_help(module, function, None if explained is None else explained(_told_by(function, rest)))))
-        return 0
-    function(**arguments(function, rest))
+    module = outline(name)
+    function, rest = _chosen(module, words)
+    helped = not HELP.isdisjoint(rest)
+    if helped:
+        print("\n".join(_help(function)))
+        told, explained = _told_by(function, rest), getattr(module, "explained", None)
+        # of what is said, or of what stands there instead
+        if function.__name__ != name or explained is None or not (told or explained.__defaults__):
+            return 0
+    else:
+        arguments(function, rest)  # or it is a mistake
+    module = import_module(f"dinokit.commands.{name}")  # here: most import torch
+    function, rest = _chosen(module, words)
+    if helped:
+        shown = module.explained(told) if told else module.explained()
+        if shown is not None:
+            print("\n".join(_settings(module, function, *shown)))
+    else:
+        function(**arguments(function, rest))
     return 0
+
+
+def _chosen(module: ModuleType, words: Sequence[str]) -> tuple[Callable[..., Any], list[str]]:
+    """Return the function of a command's file that is meant, and what words are left for it."""
+    inner = getattr(module, "INNER", {}).get(words[1] if len(words) > 1 else "")
+    return (inner, list(words[2:])) if inner else (getattr(module, words[0]), list(words[1:]))
 
 
 def _told_by(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
     """Return what says whose settings help is to list: the first word, or the options of what takes no words."""
+    words = [word for word in words if word not in HELP]
     if any(each.kind is each.POSITIONAL_OR_KEYWORD for each in _parameters(function).values()):
         return [word for word in words if not word.startswith("-")][:1]
     return [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("-")]
@@ -172,7 +178,7 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _must(function: Callable[..., Any], key: str, each: inspect.Parameter) -> bool:
     """Tell what must be given: what has no default, or is of the file's SHELL, which Python may leave out."""
-    return each.default is each.empty or key in getattr(sys.modules[function.__module__], "SHELL", ())
+    return each.default is each.empty or key in function.__globals__.get("SHELL", ())
 
 
 def _option(key: str) -> str:
@@ -182,6 +188,8 @@ def _option(key: str) -> str:
 def _typed(name: str, text: str, kind: Any) -> Any:
     """Turn a word into what a parameter takes: text, a path, a number, one of a few words."""
     kinds = [each for each in get_args(kind) if each is not type(None)] if type(None) in get_args(kind) else [kind]
+    if kinds[0] is Any:
+        return text
     if get_origin(kinds[0]) is Literal:
         if text not in get_args(kinds[0]):
             raise unknown_name(name, text, get_args(kinds[0]))
@@ -204,8 +212,8 @@ def _usage(function: Callable[..., Any]) -> str:
     return " ".join(parts)
 
 
-def _help(module: ModuleType, function: Callable[..., Any], shown: tuple[str, Any] | None) -> Iterator[str]:
-    """Yield what a command takes, and where it has settings every one with its default and its meaning."""
+def _help(function: Callable[..., Any]) -> Iterator[str]:
+    """Yield what a command takes."""
     about, _, rest = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:\n")
     described = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: ))*)", rest.partition("\n\n")[0], re.MULTILINE)
     meanings = {key: " ".join(text.split()) for key, text in described}
@@ -215,14 +223,16 @@ def _help(module: ModuleType, function: Callable[..., Any], shown: tuple[str, An
         start = f"--[no-]{start[2:]}" if isinstance(each.default, bool) else start
         said = each.default not in (each.empty, None, "", ()) and not isinstance(each.default, bool)
         yield _row(start, meanings.get(key, "") + (f" (default: {each.default})" if said else ""))
-    if shown is None:
-        return
+
+
+def _settings(module: ModuleType, function: Callable[..., Any], name: str, config: Any) -> Iterator[str]:
+    """Yield every setting with its default and its meaning."""
     from dinokit import config as configuration
 
-    told = configuration.explained(shown[1], hidden=HALVES)
+    told = configuration.explained(config, hidden=HALVES)
     settings = {each.path: each for each in told if each.path not in _parameters(function)}
     first = [key for key in getattr(module, "FIRST", ()) if key in settings]
-    for title, keys in (("settings that matter first", first), (f"all settings of '{shown[0]}'", settings)):
+    for title, keys in (("settings that matter first", first), (f"all settings of '{name}'", settings)):
         if keys:
             yield f"\n{title}: --KEY VALUE, lists as '[0.4, 1.0]', nothing as null\n"
         for key in keys:

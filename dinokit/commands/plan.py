@@ -35,7 +35,7 @@ def plan(
     gpus: int = 1,
     gpu_memory: float | None = None,
     tflops: float | None = None,
-    mfu: float = planning.MFU,
+    mfu: float | None = None,
     layout: bool = False,
     out: Path | None = None,
     settings: Settings = NO_SETTINGS,
@@ -52,12 +52,13 @@ def plan(
         gpus: that share the work.
         gpu_memory: of each, in GB; the fastest settings that fit are then proposed. Without it the settings stand.
         tflops: peak of a GPU in the precision of the run; without it this machine's matrix product is measured.
-        mfu: share of the peak that training reaches.
+        mfu: share of the peak that training reaches; 0.4 unless it is given.
         layout: also print which rows of every tensor a GPU holds when all are sharded.
         settings: in Python, settings by dotted key.
         named: in Python, settings without a dot.
         out: file that receives all numbers as JSON.
     """
+    mfu = planning.MFU if mfu is None else mfu
     _check(gpus, gpu_memory, tflops, mfu)
     if out is not None:
         check_result(Path(out), json=True)
@@ -93,7 +94,7 @@ def plan_detection(
     batch_size: int | None = None,
     iterations: int | None = None,
     tflops: float | None = None,
-    mfu: float = planning.MFU,
+    mfu: float | None = None,
     out: Path | None = None,
 ) -> detecting.DetectorPlan:
     """Predict parameters, operations, memory, disk and hours of a detector on frozen features.
@@ -109,9 +110,10 @@ def plan_detection(
         batch_size: images per step; the recipe's if left out.
         iterations: training steps; the recipe's if left out.
         tflops: peak of the device in float32; without it this machine's matrix product is measured.
-        mfu: share of the peak that training reaches.
+        mfu: share of the peak that training reaches; 0.4 unless it is given.
         out: file that receives all numbers as JSON.
     """
+    mfu = planning.MFU if mfu is None else mfu
     _check(1, None, tflops, mfu)
     if out is not None:
         check_result(Path(out), json=True)
@@ -169,7 +171,6 @@ def _check(gpus: int, gpu_memory: float | None, tflops: float | None, mfu: float
         )
 
 
-def explained(words: Sequence[str]) -> tuple[str, Any]:
-    """Return the recipe that help is about, by default the demo, and its settings."""
-    recipe = words[0] if words else "demo"
-    return recipe, recipes.find(recipe)
+def explained(words: Sequence[str] = ("demo",)) -> tuple[str, Any]:
+    """Return the recipe that help is about and its settings."""
+    return words[0], recipes.find(words[0])

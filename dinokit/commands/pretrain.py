@@ -109,7 +109,6 @@ def _with_network_of(weights: str, settings: Settings) -> Settings:
     return {key: to_plain(network.config) if key in asking else value for key, value in settings.items()}
 
 
-def explained(words: Sequence[str]) -> tuple[str, Any]:
-    """Return the recipe that help is about, by default the demo, and its settings."""
-    recipe = words[0] if words else "demo"
-    return recipe, recipes.find(recipe)
+def explained(words: Sequence[str] = ("demo",)) -> tuple[str, Any]:
+    """Return the recipe that help is about and its settings."""
+    return words[0], recipes.find(words[0])

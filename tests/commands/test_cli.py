@@ -18,7 +18,7 @@ from PIL import Image
 
 import dinokit
 from dinokit import cli
-from dinokit.commands import running
+from dinokit.commands import outline, running
 from dinokit.commands.curate import STEPS
 from dinokit.commands.tables import shown
 from dinokit.evaluation import base as evaluations
@@ -100,7 +100,7 @@ HELPS += [["curate", step] for step in STEPS] + [["evaluate", "suite"]]
 HELPS += [["predict", "--train-masks"], ["predict", "--train-on"]]
 
 
-@pytest.mark.parametrize("words", [*HELPS, *([name] for name in cli.commands())], ids="-".join)
+@pytest.mark.parametrize("words", [*HELPS, *([name] for name in outline.commands())], ids="-".join)
 def test_every_help_is_whole_and_points_to_nothing_that_is_not_there(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
