@@ -12,9 +12,10 @@ so it is off unless asked for.
 
 Of a sharded network each rank keeps its rows of every tensor and sees the others' only while it uses them (FSDP2).
 Weights, gradients, moments and the EMA teacher are cut along their first axis, as `torch.chunk` cuts. A block of the
-backbone is whole while it computes; a head, from its use in the forward pass until `release`, so that an objective may
-call it, or half of it and then read its weights, as often as it likes. Gradients are averaged over ranks as they come,
-after every micro-batch: holding whole ones until the last would cost what sharding saves.
+backbone is whole while it computes, on a CPU with its neighbours up to MESSAGE; a head, from its use in the forward
+pass until `release`, so that an objective may call it, or half of it and then read its weights, as often as it likes.
+Gradients are averaged over ranks as they come, after every micro-batch: holding whole ones until the last would cost
+what sharding saves.
 
 With bf16 the matrices of the blocks travel in bfloat16, which autocast would make of them anyway; norms, LayerScales,
 tokens and heads travel in float32. Gradients are summed in float32, the rows that are kept are float32.
@@ -37,6 +38,7 @@ from dinokit.models.architecture import Network
 from dinokit.models.block import Block
 from dinokit.models.head import Head
 
+MESSAGE = 1 << 22  # numbers of blocks whose rows are sent together on a CPU: each message costs a millisecond and more
 OLDEST = (2, 9)  # torch that writes parts of tensors as safetensors
 Recompute = Literal["none", "selective", "full"]
 
@@ -99,9 +101,13 @@ def shard(network: nn.Module, device: torch.device, *, bf16: bool) -> None:
     light = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    for block in [module for module in network.modules() if isinstance(module, Block)]:
-        fully_shard([block.norm1, block.ls1, block.norm2, block.ls2], mesh=mesh, mp_policy=exact)
-        fully_shard(block, mesh=mesh, mp_policy=light)
+    for together in _grouped(network, device):
+        if bf16:
+            few: list[nn.Module] = [
+                part for block in together for part in (block.norm1, block.ls1, block.norm2, block.ls2)
+            ]
+            fully_shard(few, mesh=mesh, mp_policy=exact)
+        fully_shard(list(together), mesh=mesh, mp_policy=light)
     root = fully_shard(network, mesh=mesh, mp_policy=exact, reshard_after_forward=False)
     if isinstance(network, Head):
         root.set_reshard_after_backward(False)
@@ -114,7 +120,7 @@ def share(networks: Sequence[nn.Module], device: torch.device) -> None:
 
     if device.type != "cpu":
         return
-    largest = max(_message(network) for network in networks)
+    largest = max(_message(network, device) for network in networks)
     between = halves(largest * torch.float32.itemsize)
     if between is None:
         return
@@ -126,17 +132,30 @@ def share(networks: Sequence[nn.Module], device: torch.device) -> None:
             module.set_custom_reduce_scatter(scattering)
 
 
-def _message(network: nn.Module) -> int:
-    """Return how many numbers the largest message of a network has: of a block, or of all that is in none."""
-    world, blocks = dist.world_size(), 0
-    sizes = {
-        name: -(-each.shape[0] // world) * world * each.shape[1:].numel() for name, each in network.named_parameters()
-    }
-    for name, module in network.named_modules():
-        if isinstance(module, Block):
-            own = [key for key in sizes if key.startswith(f"{name}.")]
-            blocks = max(blocks, sum(sizes.pop(key) for key in own))
-    return max(blocks, sum(sizes.values()))
+def _grouped(network: nn.Module, device: torch.device) -> list[list[Block]]:
+    """Divide blocks into those whose rows come and go together: one, or on a CPU so many that they are worth it."""
+    groups: list[list[Block]] = []
+    room = 0
+    for block in (module for module in network.modules() if isinstance(module, Block)):
+        size = sum(each.numel() for each in block.parameters())
+        if device.type != "cpu" or size > room:
+            groups.append([])
+            room = MESSAGE
+        groups[-1].append(block)
+        room -= size
+    return groups
+
+
+def _message(network: nn.Module, device: torch.device) -> int:
+    """Return how many numbers the largest message of a network has: of blocks, or of all that is in none."""
+    blocks = [sum(_sent(each) for block in some for each in block.parameters()) for some in _grouped(network, device)]
+    return max([sum(map(_sent, network.parameters())) - sum(blocks), *blocks])
+
+
+def _sent(parameter: nn.Parameter) -> int:
+    """Return how many numbers a message has of a parameter: all ranks send equally many rows."""
+    world = dist.world_size()
+    return -(-parameter.shape[0] // world) * world * parameter.shape[1:].numel()
 
 
 def release(networks: Iterable[nn.Module]) -> None:
