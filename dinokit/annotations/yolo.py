@@ -40,7 +40,8 @@ KEYS = ("train", "val", "valid", "test")
 
 def readers(root: Path) -> Readers:
     """Return what reads the splits of a folder: as its .yaml or .data says, or as its folders are called."""
-    files = [path for path in map(root.joinpath, entries(root)[0]) if path.suffix.lower() in FILES and _describes(path)]
+    files = [root / name for name in entries(root)[0] if name.lower().endswith(FILES)]
+    files = [path for path in files if path.name.lower() in ALWAYS or _describes(path)]
     if len(files) > 1:
         raise UserError(
             f"{root} holds {' and '.join(path.name for path in files)}; give the one that counts as the data"
@@ -56,6 +57,17 @@ def readers(root: Path) -> Readers:
         places = places if any(map(_has_twins, places.values())) else {}
     meaning = _meaning(root, [*places.values()])
     return {name: partial(_split, [folder], [root], meaning) for name, folder in places.items()}
+
+
+def is_set(root: Path) -> bool:
+    """Tell whether a folder of which nobody has said what it is, is a set for YOLO.
+
+    UserError if nothing says so but a data.yaml with neither names of classes nor labels, which may be anything's.
+    """
+    for file in (root / name for name in entries(root)[0] if name.lower() in ALWAYS):
+        if not (_describes(file) or any(_has_texts(labels) for _, labels in folders_of(root, LABELS).values())):
+            raise UserError(f"{file} names no classes, as a set for YOLO does by names: or nc:; it is passed over")
+    return bool(readers(root))
 
 
 def of_file(file: Path) -> Readers:
@@ -77,11 +89,9 @@ def of_file(file: Path) -> Readers:
 
 
 def _describes(file: Path) -> bool:
-    """Tell whether a file says what a set for YOLO is."""
-    mark = "=" if file.suffix.lower() == ".data" else ":"
-    if file.name.lower() in ALWAYS:
-        return True
+    """Tell whether a file says what a set for YOLO is: where images are, and which classes there are."""
     with suppress(OSError):
+        mark = "=" if file.suffix.lower() == ".data" else ":"
         text = file.read_bytes().decode(errors="replace")  # what is no UTF-8 is said by who reads it
         return all(re.search(rf"^(?:{words})\s*{mark}", text, re.MULTILINE) for words in ("|".join(KEYS), "names|nc"))
     return False

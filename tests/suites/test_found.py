@@ -97,7 +97,7 @@ def test_a_set_that_cannot_be_opened_is_one_line(root: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "squares", "colours"])
-@pytest.mark.parametrize("text", ["version: 3\n", "train: [\n", "train: {share: 0.8}\n"])
+@pytest.mark.parametrize("text", ["version: 3\n", "train: [\n", "train: {share: 0.8}\n", "train: squares\n"])
 def test_a_data_yaml_of_anything_else_is_a_line_and_hides_no_set(root: Path, place: str, text: str) -> None:
     before = kinds(root)
     (root / place / "data.yaml").write_text(text)
