@@ -1,5 +1,6 @@
 """`dinokit embed`: write the features of every image of a source"""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,33 +66,35 @@ def embed(
         workers: threads that read in each process; left out, what suits the device.
         processes: that share the work; left out, one per GPU of this machine.
     """
-    for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
-        if value is not None and value < least:
-            raise UserError(f"--{name} must be at least {least}, got {value}")
+    of_images: dict[str, Any] = {"feature": feature, "batch": batch, "workers": workers}
+    of_places: dict[str, Any] = {"size": size, "stride": stride, "shifts": shifts, "upsample": upsample}
+    _check(of_images, of_places, dense=dense)
     model, data = check_written(model), str(data)
-    dense_only: dict[str, Any] = {"size": size, "stride": stride, "shifts": shifts, "upsample": upsample}
-    others: dict[str, Any] = {"feature": feature, "batch": batch, "workers": workers}
-    useless = others if dense else dense_only
-    for name, value in useless.items():
+    options: dict[str, Any] = {"split": split, "heads": heads, "precision": precision}
+    given = {"model": model, "data": data, "out": out, "device": device, "dense": dense or None, **options}
+    words = ranks.words("embed", **given, **of_images, **of_places)
+    if dense:
+        chosen = {name: value for name, value in of_places.items() if value is not None}
+        options["sampling"] = Sampling(**{"stride": None, **chosen})
+    else:
+        options |= of_images | {"feature": feature or "cls"}
+    with ranks.sharing(words, processes=processes, device=device) as where:
+        write = embed_dense if dense else embed_source
+        found: Pool | Arrays | None = write(model, data, out, device=where, **options)
+    if found is not None:
+        numbers = f"{found.stamp['dim']} numbers {'a place' if dense else 'each'}"
+        info(f"{len(found):,} images · {numbers} · {found.stamp['unreadable']} unreadable · {out}")
+    return found
+
+
+def _check(of_images: Mapping[str, Any], of_places: Mapping[str, Any], *, dense: bool) -> None:
+    """Refuse numbers that are too small, and what does nothing: options of places without --dense, of images with."""
+    for name, least in (("batch", 1), ("workers", 0)):
+        if of_images[name] is not None and of_images[name] < least:
+            raise UserError(f"--{name} must be at least {least}, got {of_images[name]}")
+    for name, value in (of_images if dense else of_places).items():
         if value is not None:
             said = "does nothing with --dense" if dense else "is for --dense alone"
             raise UserError(f"--{name} {said}; leave {'it out' if dense else 'it out or add --dense'}")
-    options: dict[str, Any] = {"split": split, "heads": heads, "precision": precision}
-    given = {"model": model, "data": data, "out": out, "device": device, "dense": dense or None, **options}
-    given |= dense_only | others
-    if dense:
-        chosen = {name: value for name, value in dense_only.items() if value is not None}
-        if stride is None and upsample is not None:
-            raise UserError("--upsample goes from patches to places between them; give --stride, such as 1, too")
-        options["sampling"] = Sampling(**{"stride": None, **chosen})
-    else:
-        options |= others | {"feature": feature or "cls"}
-    with ranks.sharing(ranks.words("embed", **given), processes=processes, device=device) as where:
-        write = embed_dense if dense else embed_source
-        found: Pool | Arrays | None = write(model, data, out, device=where, **options)
-    if found is None:
-        return None
-    unread = found.stamp["unreadable"]
-    numbers = f"{found.stamp['dim']} numbers {'a place' if dense else 'each'}"
-    info(f"{len(found):,} images · {numbers} · {unread} unreadable · {out}")
-    return found
+    if dense and of_places["stride"] is None and of_places["upsample"] is not None:
+        raise UserError("--upsample goes from patches to places between them; give --stride, such as 1, too")
