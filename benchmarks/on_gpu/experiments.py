@@ -4,41 +4,14 @@ from dataclasses import replace
 
 from dinokit import recipes
 from dinokit.config import override
-from dinokit.core.numbers import constant
-from dinokit.models import head, vit
 from dinokit.models.architecture import VARIANTS
-from dinokit.objectives import dino, gram, ibot, koleo
-from dinokit.training import optim
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs
-from dinokit.training.course import Anchor
-from dinokit.views import masking, multicrop
+from dinokit.training.config import Experiment, read
+from on_gpu.place import GOLDEN
 
 
 def official() -> Experiment:
     """Return what tests/golden/dinov3_step.safetensors is a step of."""
-    prototypes = head.Config(hidden=40, bottleneck=16, prototypes=48)
-    return Experiment(
-        recipe="tiny",
-        steps=4,
-        data=Data(
-            views=multicrop.Config(global_size=48, local_size=24, local_count=4, anchor_size=96),
-            masks=masking.Config(),
-            batch_size=4,
-        ),
-        backbone=vit.Config(patch_size=8, dim=64, depth=2, heads=2, ffn_hidden=256),
-        objectives=ObjectiveConfigs(
-            {
-                "dino": dino.Config(head=prototypes, teacher_temperature=constant(0.07)),
-                "ibot": ibot.Config(head=prototypes, teacher_temperature=constant(0.07)),
-                "koleo": koleo.Config(weight=0.1),
-                "gram": gram.Config(),
-            }
-        ),
-        optim=optim.Config(lr=constant(1e-3), weight_decay=constant(0.04), clip=None),
-        momentum=constant(0.9),
-        anchor=Anchor(),
-        precision="fp32",
-    )
+    return read(GOLDEN / "dinov3_step.yaml").experiment
 
 
 def recipe(model: str, *, batch: int, tiny: bool, stage: str = "pretrain", drop: float = 0.0) -> Experiment:

@@ -1,6 +1,7 @@
 """One whole step equals the official one, and touches only what it should."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,40 +12,30 @@ from torch import Tensor
 from dinokit.checkpoints.layouts.recognise import parts
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import constant
-from dinokit.models import head, vit
-from dinokit.objectives import dino, gram, ibot, koleo
-from dinokit.training import optim
-from dinokit.training.config import Data, Experiment, ObjectiveConfigs
+from dinokit.objectives import ibot, koleo
+from dinokit.training.config import Experiment, ObjectiveConfigs, read
 from dinokit.training.course import Anchor
 from dinokit.training.step import Trainer
-from dinokit.views import masking, multicrop
 from dinokit.views.multicrop import Views
 
 CPU = torch.device("cpu")
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@cache
+def official() -> Experiment:
+    """The experiment of the golden step."""
+    return read(GOLDEN / "dinov3_step.yaml").experiment
 
 
 def tiny(**changes: object) -> Experiment:
-    """The smallest DINOv3 experiment."""
-    prototypes = head.Config(hidden=40, bottleneck=16, prototypes=48)
-    base = Experiment(
-        recipe="tiny",
-        steps=4,
-        data=Data(
-            views=multicrop.Config(global_size=48, local_size=24, local_count=4),
-            masks=masking.Config(),
-            batch_size=4,
-        ),
-        backbone=vit.Config(patch_size=8, dim=64, depth=2, heads=2, ffn_hidden=256),
-        objectives=ObjectiveConfigs(
-            {
-                "dino": dino.Config(head=prototypes, teacher_temperature=constant(0.07)),
-                "ibot": ibot.Config(head=prototypes, teacher_temperature=constant(0.07)),
-                "koleo": koleo.Config(weight=0.1),
-            }
-        ),
-        optim=optim.Config(lr=constant(1e-3), weight_decay=constant(0.04), clip=None),
-        momentum=constant(0.9),
-        precision="fp32",
+    """The smallest DINOv3 experiment, before there is a Gram term."""
+    base = official()
+    base = replace(
+        base,
+        data=replace(base.data, views=replace(base.data.views, anchor_size=0)),
+        objectives=ObjectiveConfigs({name: config for name, config in base.objectives.items() if name != "gram"}),
+        anchor=None,
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -73,13 +64,7 @@ def _snapshot(trainer: Trainer) -> dict[str, Tensor]:
 
 def anchored(**changes: object) -> Experiment:
     """The tiny experiment with a Gram term."""
-    base = tiny()
-    return replace(
-        base,
-        data=replace(base.data, views=replace(base.data.views, anchor_size=96)),
-        objectives=ObjectiveConfigs(base.objectives | {"gram": gram.Config()}),
-        anchor=Anchor(**changes),  # type: ignore[arg-type]
-    )
+    return replace(official(), anchor=Anchor(**changes))  # type: ignore[arg-type]
 
 
 def _official_trainer(golden: dict[str, Tensor]) -> Trainer:
@@ -97,7 +82,7 @@ def _official_trainer(golden: dict[str, Tensor]) -> Trainer:
 
 
 def test_losses_and_gradients_equal_the_official_step() -> None:
-    golden = load_file(Path(__file__).parent.parent / "golden" / "dinov3_step.safetensors")
+    golden = load_file(GOLDEN / "dinov3_step.safetensors")
     trainer = _official_trainer(golden)
     batch = Views(
         golden["in.global_crops"].unflatten(0, (2, -1)),
