@@ -52,9 +52,9 @@ def stepper(recipe: str, *, stage: int = 0, settings: Mapping[str, Any]) -> Call
     crops = experiment.data.views.variants()
     if len(crops) > 1:
         raise SystemExit(f"crops of {recipe} have {len(crops)} sizes; a step of one says nothing of the others")
+    trainer = Trainer(experiment, CPU, recompute=config.runtime.recompute)  # first: it says how memory is kept
     torch.manual_seed(0)
     batch = views(experiment, CPU)
-    trainer = Trainer(experiment, CPU, recompute=config.runtime.recompute)
     count = iter(range(10**6))
     return lambda: trainer.step([batch], step=next(count))
 

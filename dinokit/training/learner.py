@@ -9,14 +9,15 @@ sections 3.2, 4.2 and 5.2; that a coarser student is compared with means is ours
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dinokit.core.device import slices
 from dinokit.core.seed import derived
 from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
@@ -34,6 +35,7 @@ class Learner(nn.Module):
     Args:
         heads: of a frozen teacher, by objective; None: its own average teaches it.
         anchored: whether it has an anchor, which begins as its teacher.
+        at_once: whether teacher and anchor see all crops in one pass, as those with batch norms always do.
     """
 
     def __init__(
@@ -46,14 +48,17 @@ class Learner(nn.Module):
         anchored: bool = False,
         device: torch.device,
         outline: bool = False,
+        at_once: bool = False,
     ) -> None:
         """Build with initial values from the seed; as an `outline` backbones have shapes and no numbers."""
         super().__init__()
-        self.frozen = heads is not None
+        self.frozen, self.at_once = heads is not None, at_once or architecture.batch_norm
         with torch.device("meta" if outline else "cpu"):
             backbone = build(architecture, seed=seed)
         self.backbone: Pair[Any] = Pair(backbone if outline else backbone.to(device))
         self.anchor: Network | None = copy.deepcopy(self.backbone.teacher).eval() if anchored else None
+        if self.anchor is not None:
+            self.anchor.frozen = True
         self.named: dict[str, Objective] = {}
         for index, (name, config) in enumerate(configs.items()):
             kind: type[Objective] = find(name).Objective
@@ -97,10 +102,10 @@ class Learner(nn.Module):
         teacher = anchor = None
         with torch.no_grad():
             if "teacher_global" in self.needs or ("anchor_global" in self.needs and self.anchor is None):
-                teacher = self.backbone.teacher(crops).unflatten(view)
+                teacher = self._watched(self.backbone.teacher, crops).unflatten(view)
             if "anchor_global" in self.needs and self.anchor is not None:
                 assert views.anchor_crops is not None
-                anchor = self.anchor(views.anchor_crops.flatten(0, 1)).unflatten(view)
+                anchor = self._watched(self.anchor, views.anchor_crops.flatten(0, 1)).unflatten(view)
         return Inputs(
             student_global=self.backbone.student(crops, masks=None if masks is None else masks.flatten(0, 1)).unflatten(
                 view
@@ -110,6 +115,13 @@ class Learner(nn.Module):
             anchor_global=teacher if self.anchor is None else anchor,
             masks=masks,
         )
+
+    def _watched(self, network: Network, crops: Float[Tensor, "crop channel height width"]) -> Features:
+        """Run what gets no gradient, some crops after the other, so that the caches hold what is made of them."""
+        parts = slices(crops.device, rows=crops[0].numel(), columns=len(crops))
+        if self.at_once or len(parts) == 1:
+            return network(crops)
+        return joined([network(crops[part]) for part in parts])
 
     def _compared(self, views: Views, teacher: Features) -> Inputs:
         """Look at everything, and bring the teacher's patches to the own grid."""
@@ -134,6 +146,14 @@ class Learner(nn.Module):
     def own_state(self) -> dict[str, Tensor]:
         """Return all numbers but those of a frozen teacher."""
         return {name: value for name, value in self.state_dict().items() if not (self.frozen and FROZEN in name)}
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """Put the images of several passes, all of one size, behind each other."""
+    cls, registers, patches = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("cls", "registers", "patches")
+    )
+    return Features(cls, registers, patches, parts[0].grid)
 
 
 def on_grid(features: Features, grid: tuple[int, int]) -> Features:

@@ -75,7 +75,7 @@ class Trainer:
             UserError: if teacher, students and settings do not fit together.
         """
         if device.type == "cpu":
-            keep_freed_memory()
+            keep_freed_memory(sparingly=recompute != "none")
         self.experiment, self.device, self.sharded, self.first = experiment, device, sharded, first
         self.lr_factor = 1.0
         # selective recomputation must repeat what it saw, and a cached weight is rounded once only
@@ -89,6 +89,7 @@ class Trainer:
         self.teacher: Teacher | None = None
         common: dict[str, Any] = {"seed": experiment.seed, "device": device, "outline": sharded}
         common["anchored"] = experiment.anchor is not None and experiment.anchor.apart
+        common["at_once"] = compiled or sharded  # a new size compiles again, and every pass gathers all weights
         if distil is not None:
             self.teacher = Teacher(experiment, device, finest=self.patch_size, autocast=self.autocast)
             common["heads"] = self.teacher.heads
