@@ -36,17 +36,19 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        asking: Float[Tensor, "batch query dim"],
-        values: Float[Tensor, "batch query dim"],
-        seen: Bool[Tensor, "..."] | None,
+        tokens: Float[Tensor, "batch query dim"],
+        position: Float[Tensor, "some query dim"],
+        seen: Bool[Tensor, "batch 1 1 query"] | None,
     ) -> Float[Tensor, "batch query dim"]:
         """Attend among tokens.
 
         Args:
-            asking: queries and keys: tokens with what says their position.
-            seen: True where a query may look, [query, query] or [batch, 1, 1, query]; None: everywhere.
+            position: what says their position, where they ask and are compared; one may be that of all images.
+            seen: True where a query may look; None: everywhere.
         """
-        q, k, v = (split(of, self.heads) for of in (self.q(asking), self.k(asking), self.v(values)))
+        q = split(placed(self.q, tokens, position), self.heads)
+        k = split(placed(self.k, tokens, position), self.heads).contiguous()
+        v = split(self.v(tokens), self.heads).contiguous()
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         mixed: Tensor = self.out(found.transpose(1, 2).flatten(2))
         return mixed
@@ -69,8 +71,8 @@ class BoxAttention(nn.Module):
         self,
         queries: Float[Tensor, "batch query dim"],
         boxes: Float[Tensor, "batch query 4"],
-        keys: Float[Tensor, "batch rows columns dim"],
-        values: Float[Tensor, "batch rows columns dim"],
+        tokens: Float[Tensor, "batch rows columns dim"],
+        places: Float[Tensor, "some rows columns dim"],
         stride: int,
         hidden: Bool[Tensor, "batch rows columns"] | None,
     ) -> Float[Tensor, "batch query dim"]:
@@ -78,13 +80,14 @@ class BoxAttention(nn.Module):
 
         Args:
             boxes: corners, in pixels of the image; they get no gradient.
-            keys: with what says their position.
+            places: what says the position of tokens; one may be that of all images.
             stride: pixels from one place to the next.
             hidden: True where there is no image.
         """
-        rows, columns = keys.shape[1:3]
+        rows, columns, flat = *tokens.shape[1:3], tokens.flatten(1, 2)
         q = split(self.q(queries) * (queries.shape[-1] // self.heads) ** -0.5, self.heads)
-        k, v = split(self.k(keys.flatten(1, 2)), self.heads), split(self.v(values.flatten(1, 2)), self.heads)
+        k = split(placed(self.k, flat, places.flatten(1, 2)), self.heads).contiguous()
+        v = split(self.v(flat), self.heads).contiguous()
         along = _bias(self.along, boxes[..., 0::2], columns, stride)
         down = _bias(self.down, boxes[..., 1::2], rows, stride)
         found: Tensor = Attend.apply(q, k, v, along, down, None if hidden is None else hidden.flatten(1))
@@ -92,8 +95,19 @@ class BoxAttention(nn.Module):
         return mixed
 
 
+def placed(
+    layer: nn.Linear, tokens: Float[Tensor, "batch token dim"], position: Float[Tensor, "some token dim"]
+) -> Float[Tensor, "batch token out"]:
+    """Return layer(tokens + position) without their sum; the position of all images is multiplied once."""
+    if len(position) == len(tokens):
+        found: Tensor = layer(tokens + position)
+    else:
+        found = layer(tokens) + F.linear(position, layer.weight)
+    return found
+
+
 def split(tokens: Float[Tensor, "batch token dim"], heads: int) -> Float[Tensor, "batch head token head_dim"]:
-    """Divide the numbers of tokens among heads."""
+    """Divide the numbers of tokens among heads; where those of a head lie one after another, products are faster."""
     return torch.unflatten(tokens, -1, (heads, -1)).transpose(1, 2)
 
 
@@ -160,56 +174,72 @@ class Attend(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, along: Tensor, down: Tensor, hidden: Tensor | None
     ) -> Tensor:
-        found, sums = torch.empty_like(q), q.new_empty(q.shape[:3])
-        for at in _parts(q, k):
-            share = scores(q[at], k[at], along[at], down[at], None if hidden is None else hidden[at[0]])
-            best = share.amax(dim=1, keepdim=True)  # [head, 1, query]
-            share -= best
-            share.clamp_(min=-FAR).exp_()
-            total = share.sum(dim=1)  # [head, query]
-            found[at] = (share.transpose(1, 2) @ v[at]) / total[..., None]
-            sums[at] = best[:, 0] + total.log()
+        found, sums = _woven(q), q.new_empty(q.shape[:3])
+        for padding, q_, k_, v_, along_, down_, found_, sums_ in _parts(hidden, q, k, v, along, down, found, sums):
+            grid = _compared(q_, k_, along_, padding)
+            best = (grid.amax(dim=2) + down_).amax(dim=1)  # [head, query]
+            share = _exp(grid, down_ - best[:, None])
+            total = share.sum(dim=1)
+            torch.bmm(share.transpose(1, 2), v_, out=found_)
+            found_ /= total[..., None]
+            torch.add(best, total.log_(), out=sums_)
         ctx.save_for_backward(q, k, v, along, down, hidden, found, sums)
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, along, down, hidden, found, sums = ctx.saved_tensors
-        dq, dk, dv, across, deep = (torch.empty_like(each) for each in (q, k, v, along, down))
-        for at in _parts(q, k):
-            grad, less = grads[0][at], down[at] - sums[at][:, None]
-            share = scores(q[at], k[at], along[at], less, None if hidden is None else hidden[at[0]])
-            share.clamp_(min=-FAR).exp_()
-            torch.bmm(share, grad, out=dv[at])
-            change = v[at] @ grad.transpose(1, 2)  # [head, place, query]
-            change -= (grad * found[at]).sum(dim=-1)[:, None]
+        given, less, mean = grads[0].contiguous(), down - sums[:, :, None], (grads[0] * found).sum(dim=-1)
+        made = *(_woven(each) for each in (q, k, v)), torch.empty_like(along), torch.empty_like(down)
+        for padding, q_, k_, v_, along_, less_, given_, mean_, dq, dk, dv, across, deep in _parts(
+            hidden, q, k, v, along, less, given, mean, *made
+        ):
+            grid = _compared(q_, k_, along_, padding)
+            share = _exp(grid, less_)  # [head, place, query]
+            torch.bmm(share, given_, out=dv)
+            change = v_ @ given_.transpose(1, 2)
+            change -= mean_[:, None]
             change *= share
-            torch.bmm(change, q[at], out=dk[at])
-            torch.bmm(change.transpose(1, 2), k[at], out=dq[at])
-            grid = torch.unflatten(change, 1, (down.shape[2], along.shape[2]))  # [head, row, column, query]
-            torch.sum(grid, dim=1, out=across[at])
-            torch.sum(grid, dim=2, out=deep[at])
-        return dq, dk, dv, across, deep, None
+            torch.bmm(change, q_, out=dk)
+            torch.bmm(change.transpose(1, 2), k_, out=dq)
+            torch.sum(change.view_as(grid), dim=1, out=across)
+            torch.sum(change.view_as(grid), dim=2, out=deep)
+        return *made, None
 
 
-def _parts(q: Tensor, k: Tensor) -> Iterator[tuple[int, slice]]:
-    """Yield images, each with some heads."""
-    batch, heads, query, _ = q.shape
-    for image in range(batch):
-        for some in slices(q.device, rows=HELD * query * k.shape[2], columns=heads):
-            yield image, some
+def _woven(like: Tensor) -> Float[Tensor, "batch head token head_dim"]:
+    """Return room for heads whose numbers lie as those of tokens do, for the linear layer that they go to."""
+    batch, heads, tokens, dim = like.shape
+    return like.new_empty(batch, tokens, heads, dim).transpose(1, 2)
 
 
-def scores(
+def _parts(hidden: Tensor | None, q: Tensor, k: Tensor, *others: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Yield what is hidden of an image, and some of its heads of all other tensors."""
+    _, heads, query, _ = q.shape
+    cut = slices(q.device, rows=HELD * query * k.shape[2], columns=heads)
+    for image, each in enumerate(zip(q, k, *others, strict=True)):
+        for some in cut:
+            yield None if hidden is None else hidden[image], *(tensor[some] for tensor in each)
+
+
+def _compared(
     q: Float[Tensor, "head query head_dim"],
     k: Float[Tensor, "head place head_dim"],
     along: Float[Tensor, "head column query"],
-    down: Float[Tensor, "head row query"],
     hidden: Bool[Tensor, " place"] | None,
-) -> Float[Tensor, "head place query"]:
-    """Return how much every place of an image says to a query."""
+) -> Float[Tensor, "head row column query"]:
+    """Return how much every place of an image says to a query, but for what its row adds."""
     found = k @ q.transpose(1, 2)
-    grid = torch.unflatten(found, 1, (down.shape[1], along.shape[1]))  # [head, row, column, query]
+    if hidden is not None:
+        found.masked_fill_(hidden[:, None], -torch.inf)
+    grid = torch.unflatten(found, 1, (-1, along.shape[1]))
     grid += along[:, None]
+    return grid
+
+
+def _exp(
+    grid: Float[Tensor, "head row column query"], down: Float[Tensor, "head row query"]
+) -> Float[Tensor, "head place query"]:
+    """Return exp of scores, in their place, with what rows add."""
     grid += down[:, :, None]
-    return found if hidden is None else found.masked_fill_(hidden[:, None], -torch.inf)
+    return grid.clamp_(min=-FAR).exp_().flatten(1, 2)

@@ -1,6 +1,7 @@
 """Layers of a detector: what places of the map and queries pass through, and what a query says in the end."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -43,11 +44,11 @@ class Encoding(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "batch place dim"],
-        places: Float[Tensor, "batch place dim"],
+        places: Float[Tensor, "some place dim"],
         seen: Bool[Tensor, "batch 1 1 place"] | None,
     ) -> Float[Tensor, "batch place dim"]:
         """Let places look at each other."""
-        tokens = self.norms[0](tokens + self.among(tokens + places, tokens, seen))
+        tokens = self.norms[0](tokens + self.among(tokens, places, seen))
         passed: Tensor = self.norms[1](tokens + of_each(self.network, tokens))
         return passed
 
@@ -67,17 +68,22 @@ class Layer(nn.Module):
         queries: Float[Tensor, "batch query dim"],
         position: Float[Tensor, "batch query dim"],
         boxes: Float[Tensor, "batch query 4"],
-        values: Float[Tensor, "batch rows columns dim"],
-        keys: Float[Tensor, "batch rows columns dim"],
+        tokens: Float[Tensor, "batch rows columns dim"],
+        places: Float[Tensor, "some rows columns dim"],
         stride: int,
         hidden: Bool[Tensor, "batch rows columns"] | None,
-        seen: Bool[Tensor, "query query"] | None,
+        groups: Sequence[int],
     ) -> Float[Tensor, "batch query dim"]:
-        """Let queries look at each other, then at the map."""
-        own = self.norms[0](queries)
-        queries = queries + self.among(own + position, own, seen)
+        """Let the queries of each group look at each other, then at the map.
+
+        Args:
+            groups: how many queries each has.
+        """
+        parts = zip(self.norms[0](queries).split(groups, dim=1), position.split(groups, dim=1), strict=True)
+        found = [self.among(*each, None) for each in parts]
+        queries = queries + torch.cat(found, dim=1)
         asked = self.norms[1](queries) + position
-        queries = queries + self.to_map(asked, boxes, keys, values, stride, hidden)
+        queries = queries + self.to_map(asked, boxes, tokens, places, stride, hidden)
         passed: Tensor = queries + of_each(self.network, self.norms[2](queries))
         return passed
 

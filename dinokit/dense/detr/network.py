@@ -95,17 +95,18 @@ class Detector(nn.Module):
             Answers [1, image, place] and [layer, image, query].
         """
         sizes = seen.sizes
-        tokens, placed, hidden = self._seen(seen.maps)
+        tokens, places, hidden = self._seen(seen.maps)
         proposals = self._proposals(tokens, hidden, sizes)
         count = self.config.queries + (self.config.many if self.training else 0)
         best = proposals.logits[..., 0].topk(min(count, proposals.logits.shape[1]), dim=1).indices  # [batch, query]
         reference = proposals.boxes.gather(1, best[..., None].expand(-1, -1, 4)).detach()
         queries = self.content.weight[: best.shape[1]].expand(len(sizes), -1, -1)
         position = self.position(of_boxes(reference, sizes[:, None], 2 * self.config.dim))
-        apart = self._groups(best.shape[1], device=tokens.device)
+        first = min(best.shape[1], self.config.queries)
+        groups = [one for one in (first, best.shape[1] - first) if one]
         said, judged = [], reference
         for layer, heads in zip(self.decoder, self.heads):
-            queries = layer(queries, position, reference, tokens, placed, self.config.stride, hidden, apart)
+            queries = layer(queries, position, reference, tokens, places, self.config.stride, hidden, groups)
             logits, deltas = heads(self.last(queries))
             found = box.inside(box.moved(judged, deltas), sizes[:, None])
             said.append((logits, judged.detach(), deltas, found))
@@ -117,13 +118,14 @@ class Detector(nn.Module):
         self, maps: Sequence[Float[Tensor, "feature _ _"]]
     ) -> tuple[
         Float[Tensor, "batch rows columns dim"],
-        Float[Tensor, "batch rows columns dim"],
+        Float[Tensor, "some rows columns dim"],
         Bool[Tensor, "batch rows columns"] | None,
     ]:
         """Bring maps to one width and size, and let their places see each other.
 
         Returns:
-            Tokens, the same with positions, and what is True where there is no image.
+            Tokens, what says their position (once if all images have one size), and what is True where there is no
+            image.
         """
         projected = [self.project(each[None])[0] for each in maps]
         rows, columns = (max(each.shape[axis] for each in projected) for axis in (1, 2))
@@ -136,15 +138,16 @@ class Detector(nn.Module):
                 own = of_map(height, width, self.config.dim, device=each.device)
                 where[height, width] = _padded(own, rows, columns)
         tokens = torch.stack([_padded(each.permute(1, 2, 0), rows, columns) for each in projected])
-        places = torch.stack([where[tuple(each.shape[1:])] for each in projected])  # [batch, rows, columns, dim]
+        alike = projected[:1] if len(where) == 1 else projected
+        places = torch.stack([where[tuple(each.shape[1:])] for each in alike])
         padding = set(where) != {(rows, columns)}  # shapes: a value is waited for
         some = hidden if padding else None
         seen = None if some is None else ~hidden.flatten(1)[:, None, None]  # [batch, 1, 1, place]
-        flat, placed = tokens.flatten(1, 2), places.flatten(1, 2)
+        flat, flat_places = tokens.flatten(1, 2), places.flatten(1, 2)
         for layer in self.encoder:
-            flat = layer(flat, placed, seen)
+            flat = layer(flat, flat_places, seen)
         tokens = torch.unflatten(flat, 1, (rows, columns))
-        return tokens, tokens + places, some
+        return tokens, places, some
 
     def _proposals(
         self,
@@ -169,7 +172,7 @@ class Detector(nn.Module):
             )
         )
         around = torch.cat(squares).to(tokens).expand(len(tokens), -1, -1)  # [batch, proposal, 4]
-        rows = self.proposed(torch.cat([each.flatten(2).transpose(1, 2) for each in levels], dim=1))
+        rows = torch.cat([self.proposed(each.flatten(2).transpose(1, 2)) for each in levels], dim=1)
         logits, deltas = self.thing.classes(rows), rarely(self.thing.deltas, rows)
         ends = torch.cat(fields).to(tokens)[:, 2:]  # [proposal, 2]
         outside = (ends > sizes[:, None]).any(dim=-1)  # also in part, as places that the image alone would not have
@@ -185,13 +188,6 @@ class Detector(nn.Module):
         middle = torch.cartesian_prod(down, across).flip(-1)  # [place, 2] as x, y
         field, square = (torch.cat([middle, torch.full_like(middle, size)], dim=-1) for size in (stride, side))
         return box.corners(field), box.corners(square)
-
-    def _groups(self, count: int, *, device: torch.device) -> Bool[Tensor, "query query"] | None:
-        """Return which queries may see each other."""
-        if count <= self.config.queries:
-            return None
-        group = torch.arange(count, device=device) < self.config.queries
-        return group[:, None] == group
 
 
 def _padded(values: Float[Tensor, "_ _ dim"], rows: int, columns: int) -> Float[Tensor, "{rows} {columns} dim"]:

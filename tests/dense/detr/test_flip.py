@@ -27,18 +27,18 @@ def drawn(*shape: int, seed: int = 3) -> Tensor:
 
 
 def test_attention_to_a_mirrored_map_is_that_with_the_distances_exchanged(fresh: BoxAttention) -> None:
-    queries, keys, values = drawn(1, 5, 16), drawn(1, 4, 6, 16, seed=4), drawn(1, 4, 6, 16, seed=5)
+    queries, tokens, places = drawn(1, 5, 16), drawn(1, 4, 6, 16, seed=4), drawn(1, 4, 6, 16, seed=5)
     first = 24 * drawn(1, 5, 2, seed=6)
     boxes = torch.cat([first, first + 12 * drawn(1, 5, 2, seed=7)], dim=-1)  # of a picture of 24 x 16 pixels
-    usual = fresh(queries, boxes, keys, values, 4, None)
+    usual = fresh(queries, boxes, tokens, places, 4, None)
     weight = fresh.along[0].weight
     with torch.no_grad():  # left - x of the mirror is x - right of the picture
         weight.copy_(-weight.flip(1))
-    mirrored = fresh(queries, box.mirrored(boxes, 24), keys.flip(2), values.flip(2), 4, None)
+    mirrored = fresh(queries, box.mirrored(boxes, 24), tokens.flip(2), places.flip(2), 4, None)
     torch.testing.assert_close(mirrored, usual, atol=1e-5, rtol=1e-4)
     with torch.no_grad():
         weight.copy_(-weight.flip(1))
-    other = fresh(queries, box.mirrored(boxes, 24), keys.flip(2), values.flip(2), 4, None)
+    other = fresh(queries, box.mirrored(boxes, 24), tokens.flip(2), places.flip(2), 4, None)
     assert (other - usual).abs().max() > 1e-3  # it is the distances that do it
 
 

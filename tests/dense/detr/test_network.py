@@ -43,15 +43,19 @@ def seen(*sizes: tuple[int, int]) -> Maps:
     return Maps(maps, torch.tensor([[4.0 * columns, 4.0 * rows] for rows, columns in sizes]))
 
 
-def test_box_attention_is_attention_with_the_bias_of_boxes() -> None:
+@pytest.mark.parametrize("images", [1, 2])
+def test_box_attention_is_attention_with_the_bias_of_boxes(images: int) -> None:
+    """Positions are those of all images, or of this one."""
     torch.manual_seed(0)
     attention = BoxAttention(16, heads=2, hidden=8)
-    queries, keys, values = torch.randn(1, 3, 16), torch.randn(1, 4, 5, 16), torch.randn(1, 4, 5, 16)
-    boxes = torch.tensor([[[0.0, 0, 8, 8], [4, 2, 20, 16], [1, 1, 2, 2]]])
-    hidden = torch.zeros(1, 4, 5, dtype=torch.bool)
+    queries, tokens, places = torch.randn(images, 3, 16), torch.randn(images, 4, 5, 16), torch.randn(1, 4, 5, 16)
+    boxes = torch.tensor([[[0.0, 0, 8, 8], [4, 2, 20, 16], [1, 1, 2, 2]]]).expand(images, -1, -1)
+    hidden = torch.zeros(images, 4, 5, dtype=torch.bool)
     hidden[..., 4] = True
-    found = attention(queries, boxes, keys, values, 4, hidden)
-    q, k, v = attention.q(queries)[0], attention.k(keys)[0].flatten(0, 1), attention.v(values)[0].flatten(0, 1)
+    found = attention(queries, boxes, tokens, places, 4, hidden)
+    keys = tokens + places
+    torch.testing.assert_close(attention(queries, boxes, tokens, places.expand_as(tokens), 4, hidden), found)
+    q, k, v = attention.q(queries)[0], attention.k(keys)[0].flatten(0, 1), attention.v(tokens)[0].flatten(0, 1)
     heads = []
     for head in range(2):
         part = slice(8 * head, 8 * head + 8)
@@ -138,9 +142,9 @@ def test_layers_look_forward_twice() -> None:
 
 def test_neither_the_bias_of_boxes_nor_the_scores_of_an_image_are_ever_held_whole() -> None:
     attention = BoxAttention(16, heads=4, hidden=8)
-    queries, keys = torch.randn(4, 200, 16), torch.randn(4, 40, 40, 16)
+    queries, tokens = torch.randn(4, 200, 16), torch.randn(4, 40, 40, 16)
     scores = 4 * 200 * 1600 * 4  # bytes of [head, query, place] of an image, which the bias would take, too
-    given = queries, torch.rand(4, 200, 4).cumsum(-1) * 16, keys, keys, 4, None
+    given = queries, torch.rand(4, 200, 4).cumsum(-1) * 16, tokens, tokens[:1], 4, None
     with torch.no_grad(), traced() as answered:
         attention(*given)
     assert answered.peak < scores
