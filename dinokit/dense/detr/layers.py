@@ -1,7 +1,6 @@
 """Layers of a detector: what places of the map and queries pass through, and what a query says in the end."""
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -72,14 +71,16 @@ class Layer(nn.Module):
         places: Float[Tensor, "some rows columns dim"],
         stride: int,
         hidden: Bool[Tensor, "batch rows columns"] | None,
-        groups: Sequence[int],
+        groups: list[int],
     ) -> Float[Tensor, "batch query dim"]:
         """Let the queries of each group look at each other, then at the map.
 
         Args:
             groups: how many queries each has.
         """
-        parts = zip(self.norms[0](queries).split(groups, dim=1), position.split(groups, dim=1), strict=True)
+        parts = zip(
+            torch.split(self.norms[0](queries), groups, dim=1), torch.split(position, groups, dim=1), strict=True
+        )
         found = [self.among(*each, None) for each in parts]
         queries = queries + torch.cat(found, dim=1)
         asked = self.norms[1](queries) + position
