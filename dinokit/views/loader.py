@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from dinokit.core.messages import BadImage, RunError, UserError
+from dinokit.core.messages import BadImage, RunError, UserError, line_of
 from dinokit.core.seed import generator
 from dinokit.core.stopping import SIGNALS
 from dinokit.images.intensity import Pixels
@@ -89,10 +89,10 @@ class Loader:
 
         Raises:
             UserError: if the source holds hardly any readable image.
-            RunError: if a loader process was killed.
+            RunError: if a loader process was killed, or cannot hand over what it made.
         """
         numbers = range(start * self.accumulate, _ENDLESS if stop is None else stop * self.accumulate)
-        feed: DataLoader[Batch | UserError] = DataLoader(
+        feed: DataLoader[Batch | UserError | RunError] = DataLoader(
             _Built(self),
             batch_size=None,
             sampler=numbers,
@@ -102,6 +102,10 @@ class Loader:
             worker_init_fn=_quiet_worker,
         )
         others = multiprocessing.active_children()
+        try:
+            multiprocessing.Lock() if self.workers else None  # the first thing that loader processes need
+        except OSError as error:
+            raise _without_memory(error) from error
         batches = iter(feed)
         workers = [process for process in multiprocessing.active_children() if process not in others]
         if workers and threading.current_thread() is threading.main_thread():
@@ -109,7 +113,7 @@ class Loader:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
             for built in batches:
-                if isinstance(built, UserError):
+                if isinstance(built, UserError | RunError):
                     raise built
                 yield built
         except RuntimeError as error:
@@ -172,17 +176,33 @@ class Loader:
         )
 
 
-class _Built(Dataset[Batch | UserError]):
+class _Built(Dataset[Batch | UserError | RunError]):
     """Micro batches by their number, for torch's DataLoader to spread over processes."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def __getitem__(self, number: int) -> Batch | UserError:
+    def __getitem__(self, number: int) -> Batch | UserError | RunError:
         try:
-            return self.loader.build(*divmod(number, self.loader.accumulate))
+            built = self.loader.build(*divmod(number, self.loader.accumulate))
         except UserError as error:
             return error  # as a value: raised in a worker it would arrive wrapped in a traceback of the worker
+        return built if get_worker_info() is None else _shared(built)
+
+
+def _shared(built: Batch) -> Batch | RunError:
+    """Move a batch to memory that the main process sees; torch would do it later, where an error leaves it waiting."""
+    try:
+        return replace(built, views=multicrop.with_each(built.views, Tensor.share_memory_))
+    except RuntimeError as error:
+        return _without_memory(error)
+
+
+def _without_memory(error: Exception) -> RunError:
+    return RunError(
+        f"loader processes hand over batches in shared memory, which has no room ({line_of(error)}); make /dev/shm "
+        "larger (docker run --shm-size 2g), or take --runtime.workers 0 or a smaller --data.batch_size"
+    )
 
 
 def _quiet_worker(_: int) -> None:

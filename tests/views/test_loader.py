@@ -1,5 +1,6 @@
 """Batches are a function of (seed, step): not of workers, ranks, micro batches or interruptions."""
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from dinokit.core.messages import UserError
+from dinokit.core.messages import RunError, UserError
 from dinokit.images.intensity import Pixels
 from dinokit.sources.source import Source, in_memory, open_source
 from dinokit.views import masking, multicrop
@@ -121,6 +123,18 @@ def test_a_source_without_any_readable_image_is_one_clear_line(tmp_path: Path, w
     with pytest.raises(UserError, match=r"could not be read, e\.g\. bad\d\.png: not an image") as caught:
         next(_loader(source, workers=workers).batches())
     assert "\n" not in str(caught.value)
+
+
+def _narrow(row: int) -> Tensor:
+    """Read an image on a machine where no file may be longer than a page, and shared memory is files."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    return torch.zeros(3, 20, 20, dtype=torch.uint8)
+
+
+def test_a_batch_that_shared_memory_has_no_room_for_is_not_waited_for() -> None:
+    loader = _loader(replace(_source(), fetch=_narrow), workers=1)
+    with pytest.raises(RunError, match=r"shared memory, which has no room .*; make /dev/shm larger"):
+        next(loader.batches())
 
 
 def test_crops_must_fit_the_patches() -> None:
