@@ -10,6 +10,7 @@ What its SHELL names must be given here, though Python may leave it out.
 
 import inspect
 import io
+import os
 import re
 import sys
 import textwrap
@@ -38,6 +39,9 @@ usage: dinokit COMMAND ...
 
 def main() -> None:
     """Run the command of the process and exit with its code."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: the next file would get its number, and what libraries write there
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name need not be UTF-8
     sys.exit(run(sys.argv[1:]))

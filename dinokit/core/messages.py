@@ -84,16 +84,18 @@ def is_main() -> bool:
 
 
 class _Stderr:
-    """Standard error as it is now; a terminal that was closed or a pipe that nobody reads must not end a run."""
+    """Standard error as it is now; one that is closed, or a pipe that nobody reads, must not end a run."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
-            self.__getattr__("write")(text)
+            if sys.stderr is not None:
+                self.__getattr__("write")(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError):
-            self.__getattr__("flush")()
+            if sys.stderr is not None:
+                self.__getattr__("flush")()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(getattr(sys.stderr, "rich_proxied_file", sys.stderr), name)  # a live line puts itself in between

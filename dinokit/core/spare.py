@@ -81,7 +81,8 @@ class Spare:
     def kill(self) -> None:
         """End it at once."""
         if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended since, and nobody kept its number, see `poll`
+                os.kill(self.pid, signal.SIGKILL)
 
 
 def spares(complaints: Sequence[IO[bytes]]) -> list[Spare]:

@@ -63,6 +63,12 @@ def test_importing_dinokit_and_asking_for_help_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
+def test_closed_standard_files_change_no_exit_code() -> None:
+    for words, code in (("--version", 0), ("data look photos", 2)):
+        done = subprocess.run(["sh", "-c", f'"$0" -m dinokit {words} <&- >&- 2>&-', sys.executable], check=False)
+        assert done.returncode == code
+
+
 def test_help_of_pretrain_lists_the_settings_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pretrain", "dinov3-vits16", "--help") == 0
     text = capsys.readouterr().out
