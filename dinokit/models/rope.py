@@ -95,23 +95,22 @@ class _Turn(torch.autograd.Function):
 
 
 def _turned_in_parts(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    found, half = torch.empty_like(vectors, memory_format=torch.contiguous_format), vectors.shape[-1] // 2
+    found = torch.empty_like(vectors, memory_format=torch.contiguous_format)
     for part in slices(vectors.device, rows=vectors[0].numel(), columns=len(vectors)):  # a few images at a time
-        exact, out = vectors[part].to(cos.dtype), found[part]
-        rotated = torch.mul(exact, cos, out=out) if out.dtype == cos.dtype else exact * cos
-        # half by half: to exchange a and b first would be a copy, and takes up to eight times as long (docs/log.md)
-        rotated[..., :half].addcmul_(exact[..., half:], sin[..., :half])
-        rotated[..., half:].addcmul_(exact[..., :half], sin[..., half:])
-        if rotated is not out:
-            out.copy_(rotated)
+        turned(vectors[part], cos, sin, out=found[part])
     return found
 
 
-def turned(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate by a table that fits the last axes of the vectors; fast where these lie side by side in memory."""
-    exact = vectors.to(cos.dtype)
-    # a' = a cos - b sin, b' = b cos + a sin: rolling by half the channels exchanges a and b
-    return torch.addcmul(exact * cos, exact.roll(exact.shape[-1] // 2, dims=-1), sin).to(vectors.dtype)
+def turned(vectors: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Rotate by a table that fits the last axes of the vectors; into `out` if it is given."""
+    exact, half = vectors.to(cos.dtype), vectors.shape[-1] // 2
+    rotated = torch.mul(exact, cos, out=out if out is not None and out.dtype == cos.dtype else None)
+    # half by half: to exchange a and b first would be a copy, and takes up to eight times as long (docs/log.md)
+    rotated[..., :half].addcmul_(exact[..., half:], sin[..., :half])
+    rotated[..., half:].addcmul_(exact[..., :half], sin[..., half:])
+    if out is None:
+        return rotated.to(vectors.dtype)
+    return out if rotated is out else out.copy_(rotated)
 
 
 class Rope(nn.Module):
