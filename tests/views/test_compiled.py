@@ -1,7 +1,6 @@
 """What numba compiles gives the numbers of torch's operations, to rounding; slow, as the first call compiles."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from dinokit.images.intensity import Pixels, normalised, to_unit
-from dinokit.views import augment, multicrop, quick
+from dinokit.views import augment, multicrop
 from dinokit.views.noise import Noise
 
 pytestmark = pytest.mark.slow
@@ -98,19 +97,6 @@ def test_any_size_and_any_width_of_the_blur(height: int, width: int, taps: int) 
     torch.testing.assert_close(ours, theirs, atol=CLOSE, rtol=0)
     ours, theirs = _both(_crops(3, height, width), replace(RECIPE, blur_taps=taps))
     _assert_close(ours, theirs, close=CLOSE)
-
-
-@pytest.fixture
-def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Take numba away when it is called, as if it were not installed."""
-
-    def take_away() -> None:
-        monkeypatch.setitem(sys.modules, "numba", None)
-        quick.usable.cache_clear()
-
-    yield take_away
-    monkeypatch.undo()
-    quick.usable.cache_clear()
 
 
 @pytest.mark.parametrize("added", [None, Noise(probability=0.7)])

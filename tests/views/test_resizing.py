@@ -1,7 +1,6 @@
 """Resizing by numba gives torch's numbers to the bit; slow, as the first call compiles."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,19 +12,6 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("numba")
 
 SIDES = [(65, 66), (70, 90), (375, 83), (65, 500)]
-
-
-@pytest.fixture
-def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Take numba away when it is called, as if it were not installed."""
-
-    def take_away() -> None:
-        monkeypatch.setitem(sys.modules, "numba", None)
-        quick.usable.cache_clear()
-
-    yield take_away
-    monkeypatch.undo()
-    quick.usable.cache_clear()
 
 
 @pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
