@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 import pytest
 import torch
 
-from dinokit.core.device import GAIN, NARROW, autocast, has_bf16, settled, threads
+from dinokit.core import device
+from dinokit.core.device import NARROW, autocast, has_bf16, settled, threads
 
 CPU = torch.device("cpu")
 
@@ -90,9 +92,23 @@ def test_a_precision_that_is_named_is_taken_and_auto_is_one_of_both() -> None:
     assert has_bf16(CPU) or settled(CPU, "auto") == "fp32"
 
 
-def test_bf16_pays_where_it_is_clearly_faster() -> None:
+@pytest.mark.parametrize(("share", "expected"), [(0.43, "bf16"), (0.9, "fp32"), (1.4, "fp32")])
+def test_auto_is_bf16_where_its_products_are_clearly_faster(
+    share: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On an AMD EPYC, within the noise of a busy machine, and on an Intel Xeon without AMX (docs/log.md)."""
-    assert [share < GAIN for share in (0.43, 0.9, 1.4)] == [True, False, False]
+    monkeypatch.setattr(device, "_share", lambda: share)
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
+    assert settled(CPU, "auto") == settled(CPU, "auto", dim=NARROW) == expected
+    monkeypatch.setattr(device, "has_bf16", lambda _: False)
+    assert settled(CPU, "auto") == "fp32"
+
+
+def test_products_are_timed_by_a_clock_that_steps_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where one product and the next are read at the same time."""
+    read = count()
+    monkeypatch.setattr(device, "thread_time", lambda: next(read) // 4 * 0.0156)
+    assert 0 < device._share.__wrapped__() < float("inf")
 
 
 def test_narrow_networks_multiply_in_float32_on_a_cpu() -> None:
