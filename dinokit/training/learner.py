@@ -117,11 +117,14 @@ class Learner(nn.Module):
         )
 
     def _watched(self, network: Network, crops: Float[Tensor, "crop channel height width"]) -> Features:
-        """Run what gets no gradient, some crops after the other, so that the caches hold what is made of them."""
-        parts = slices(crops.device, rows=crops[0].numel(), columns=len(crops))
-        if self.at_once or len(parts) == 1:
+        """Run what gets no gradient; on a CPU some crops after the other, so that its caches hold what is made of them.
+
+        Any other device is kept busy by all of them at once.
+        """
+        if self.at_once or crops.device.type != "cpu":
             return network(crops)
-        return joined([network(crops[part]) for part in parts])
+        parts = slices(crops.device, rows=crops[0].numel(), columns=len(crops))
+        return network(crops) if len(parts) == 1 else joined([network(crops[part]) for part in parts])
 
     def _compared(self, views: Views, teacher: Features) -> Inputs:
         """Look at everything, and bring the teacher's patches to the own grid."""
