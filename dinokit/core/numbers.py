@@ -12,7 +12,8 @@ Source: DINO (arXiv:2104.14294) section 3.1 with its published recipe; DINOv3 (a
 
 import math
 from dataclasses import MISSING, dataclass
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from dinokit.core.messages import UserError
 
@@ -40,16 +41,19 @@ class Bound:
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
-        annotation = str(owner.__annotations__[name])
-        self.text += ", or null" if "None" in annotation else ""
-        self.count = annotation.count(",") + 1 if annotation.startswith("tuple[") and "..." not in annotation else 0
+        annotation = owner.__annotations__[name]
+        kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        self.text += ", or null" if NoneType in kinds else ""
+        tuples = [get_args(kind) for kind in kinds if get_origin(kind) is tuple]
+        self.count = len(tuples[0]) if tuples and Ellipsis not in tuples[0] else 0  # 0: any number
 
     def __set__(self, instance: Any, value: Any) -> None:
         value = self.default if value is self else value  # to a dataclass the bound itself is the default
         if value is MISSING:
             raise OutOfBounds(self.name, "is missing; give it a value")
-        given = list(value) if isinstance(value, tuple | list) else [value]
-        if self.count and value is not None and (len(given) != self.count or given[0] is value):
+        several = isinstance(value, tuple | list)
+        given = list(value) if several else [value]
+        if self.count and value is not None and not (several and len(given) == self.count):
             raise OutOfBounds(self.name, f"must be {self.count} numbers, {self.text}, got {value}")
         numbers = [number for each in given for number in getattr(each, "values", (each,)) if number is not None]
         fits = [each for each in numbers if hasattr(each, "__float__") and not isinstance(each, bool)]

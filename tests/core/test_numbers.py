@@ -71,6 +71,7 @@ class Settings:
     flip: float | None = between(0, 1, 0.5)
     scale: tuple[float, float] = between(0, 1, (0.4, 1.0), without=0, rising=True)
     k: tuple[int, ...] = at_least(1, (10, 20))
+    window: tuple[int, int] | None = at_least(1, None)
     heat: Schedule = above(0, constant(0.1))
 
 
@@ -85,6 +86,7 @@ class Settings:
         ({"scale": (0.5, 0.4)}, "rising"),
         ({"scale": 0.5}, "^scale must be 2 numbers, between 0 and 1 without 0, rising, got 0.5"),
         ({"scale": (0.5,)}, r"^scale must be 2 numbers, .* got \(0.5,\)"),
+        ({"window": (3, 4, 5)}, r"^window must be 2 numbers, at least 1, or null, got \(3, 4, 5\)"),
         ({"k": ()}, r"k must be at least 1, got \(\)"),
         ({"k": (3, 0)}, r"k must be at least 1, got \(3, 0\)"),
         ({"heat": ramp(0.0, 0.1, steps=5)}, r"heat must be above 0, got 0.0 to 0.1"),
