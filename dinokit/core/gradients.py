@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dinokit.core import dist
-from dinokit.core.regions import met, shared
+from dinokit.core.regions import LINE, met, shared
 
-LINE = 16  # numbers to which the place of a gradient is rounded up: a line of the cache
+WHOLE = LINE // torch.float32.itemsize  # numbers to which the place of a gradient is rounded up
 PIECE = 1 << 16  # numbers to add up at a time, so that they stay in the cache
 
 
@@ -31,7 +31,7 @@ class Averaging:
         if dist.world_size() == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        ends = list(accumulate(-(-parameter.numel() // LINE) * LINE for parameter in trained))
+        ends = list(accumulate(-(-parameter.numel() // WHOLE) * WHOLE for parameter in trained))
         if self._regions is None:
             self._regions = _shared(trained, ends[-1] + len(trained))
         if not self._regions:
@@ -39,7 +39,7 @@ class Averaging:
             return
         own = self._regions[dist.rank()]
         places = [
-            own[end - -(-parameter.numel() // LINE) * LINE :][: parameter.numel()].view(parameter.shape)
+            own[end - -(-parameter.numel() // WHOLE) * WHOLE :][: parameter.numel()].view(parameter.shape)
             for parameter, end in zip(trained, ends, strict=True)
         ]
         for parameter, place in zip(trained, places, strict=True):
@@ -58,7 +58,7 @@ class Averaging:
 def average(regions: Sequence[Tensor], rank: int) -> None:
     """Write the means of a rank's share of the numbers into the regions of all ranks."""
     world, length = len(regions), len(regions[0])
-    share = -(-length // world // LINE) * LINE
+    share = -(-length // world // WHOLE) * WHOLE
     first = rank * share
     for start in range(first, min(first + share, length), PIECE):
         pieces = [region[start : min(start + PIECE, first + share)] for region in regions]

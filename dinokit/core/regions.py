@@ -17,7 +17,7 @@ from torch.distributed import ReduceOp
 
 from dinokit.core import dist
 
-LINE = 64  # bytes of a line of the cache: where regions and their halves begin
+LINE = 64  # bytes of a line of the cache: where regions, their halves and what lies in them begin
 TOKEN = 16  # bytes by which a region is known
 
 
@@ -68,16 +68,19 @@ def met(team: Any = None) -> None:
         group.all_reduce(torch.zeros(1), group=team)
 
 
+def _room(size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return room for a message."""
+    return torch.empty(*size, dtype=dtype, device=device)
+
+
 @final
 class Gathering:
     """All-gather of FSDP2 through shared memory (torch.distributed.fsdp: set_custom_all_gather)."""
 
+    allocate = staticmethod(_room)
+
     def __init__(self, halves: "Halves") -> None:
         self.halves = halves
-
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return room for a message."""
-        return torch.empty(*size, dtype=dtype, device=device)
 
     # all is done when it returns, whatever `async_op` says
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False) -> None:  # noqa: ARG002
@@ -95,12 +98,10 @@ class Gathering:
 class Scattering:
     """Reduce-scatter of FSDP2 through shared memory (torch.distributed.fsdp: set_custom_reduce_scatter)."""
 
+    allocate = staticmethod(_room)
+
     def __init__(self, halves: "Halves") -> None:
         self.halves = halves
-
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return room for a message."""
-        return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any) -> None:
         """Fill the output with the mean of all ranks' parts for this rank, added in rank order."""
