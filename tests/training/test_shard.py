@@ -120,11 +120,12 @@ def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 def _pass_on(rank: int, folder: Path) -> None:
     """Two of three processes read a whole state, step, write; then three read that and write."""
     torch.set_num_threads(1)
-    execution.MESSAGE = 0  # every block by itself; both at once in the runs above
     if rank < 2:
         _join(rank, 2, folder)
         _check_heads()
-        _check_bf16()
+        _check_bf16()  # both blocks in one message, as in the runs above
+    execution.MESSAGE = 0  # from here on every block by itself
+    if rank < 2:
         trainer = _sharded(replace(EXPERIMENT, seed=1))
         _read(trainer, folder, 1, torch.load(folder / "before.pt"))
         rows = [dist.own_rows(parameter) for parameter in trainer.backbone.student.parameters()]
