@@ -5,7 +5,9 @@ views depend on the position in the global batch alone; masks are balanced withi
 on `accumulate` but not on the number of ranks. An image that cannot be read is replaced by another one and reported.
 """
 
+import errno
 import multiprocessing
+import re
 import signal
 import threading
 import time
@@ -29,6 +31,8 @@ from dinokit.views import masking, multicrop
 _STREAM = 3  # keeps these random numbers apart from the order (0), the views (1) and the masks (2)
 _ATTEMPTS = 32  # replacements tried for one image before the source is given up
 _ENDLESS = 1 << 62
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Loader:
         try:
             multiprocessing.Lock() if self.workers else None  # the first thing that loader processes need
         except OSError as error:
-            raise _without_memory(error) from error
+            raise _without_memory(error, error.errno) from error
         batches = iter(feed)
         workers = [process for process in multiprocessing.active_children() if process not in others]
         if workers and threading.current_thread() is threading.main_thread():
@@ -117,7 +121,7 @@ class Loader:
                     raise built
                 yield built
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if "DataLoader worker (pid" not in str(error):  # nor what one raised
                 raise
             ends = [signal.Signals(-code).name for code in (worker.exitcode or 0 for worker in workers) if code < 0]
             raise RunError(
@@ -195,13 +199,19 @@ def _shared(built: Batch) -> Batch | RunError:
     try:
         return replace(built, views=multicrop.with_each(built.views, Tensor.share_memory_))
     except RuntimeError as error:
-        return _without_memory(error)
+        number = re.search(r": [^:()]+ \((\d+)\)", str(error))  # the system's, behind its words
+        if number is None or int(number[1]) not in (*_NO_ROOM, *_NO_FILES):
+            raise
+        return _without_memory(error, int(number[1]))
 
 
-def _without_memory(error: Exception) -> RunError:
+def _without_memory(error: Exception, number: int | None) -> RunError:
+    lack, remedy = "has no room", "make /dev/shm larger (docker run --shm-size 2g)"
+    if number in _NO_FILES:
+        lack, remedy = "takes an open file a tensor", "allow more open files (ulimit -n 65536)"
     return RunError(
-        f"loader processes hand over batches in shared memory, which has no room ({line_of(error)}); make /dev/shm "
-        "larger (docker run --shm-size 2g), or take --runtime.workers 0 or a smaller --data.batch_size"
+        f"loader processes hand over batches in shared memory, which {lack} ({line_of(error)}); {remedy}, "
+        "or take --runtime.workers 0 or a smaller --data.batch_size"
     )
 
 

@@ -1,6 +1,7 @@
 """Batches are a function of (seed, step): not of workers, ranks, micro batches or interruptions."""
 
 import resource
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,10 +132,33 @@ def _narrow(row: int) -> Tensor:
     return torch.zeros(3, 20, 20, dtype=torch.uint8)
 
 
-def test_a_batch_that_shared_memory_has_no_room_for_is_not_waited_for() -> None:
-    loader = _loader(replace(_source(), fetch=_narrow), workers=1)
-    with pytest.raises(RunError, match=r"shared memory, which has no room .*; make /dev/shm larger"):
-        next(loader.batches())
+def _closed(row: int) -> Tensor:
+    """Read an image where no other file may be opened."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    return torch.zeros(3, 20, 20, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("fetch", "message"),
+    [
+        (_narrow, r"shared memory, which has no room .*; make /dev/shm larger"),
+        (_closed, r"takes an open file a tensor .*Too many open files.*; allow more open files"),
+    ],
+)
+def test_a_batch_that_shared_memory_does_not_take_is_not_waited_for(
+    fetch: Callable[[int], Tensor], message: str
+) -> None:
+    with pytest.raises(RunError, match=message):
+        next(_loader(replace(_source(), fetch=fetch), workers=1).batches())
+
+
+def test_what_is_no_lack_of_shared_memory_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Tensor) -> Tensor:
+        raise RuntimeError("this tensor is of another kind")
+
+    monkeypatch.setattr(Tensor, "share_memory_", broken)
+    with pytest.raises(RuntimeError, match="of another kind"):
+        next(_loader(_source(), workers=1).batches())
 
 
 def test_crops_must_fit_the_patches() -> None:
