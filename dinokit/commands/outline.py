@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 COMMANDS = Path(__file__).parent
-KNOWN = ("dinokit.config",)  # modules besides Python's own that are imported in a moment
+KNOWN = ("dinokit.config", "dinokit.planning.usual")  # modules besides Python's own that are imported in a moment
 
 
 def commands() -> dict[str, str]:
@@ -36,14 +36,18 @@ def outline(command: str) -> ModuleType:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             known = vars(module).keys() | vars(builtins).keys()
-            kept: ast.stmt = _Known(known).visit(node)
-        elif isinstance(node, ast.Assign) or (isinstance(node, ast.Import | ast.ImportFrom) and _is_known(node)):
-            kept = node
-        else:
-            continue
-        with suppress(NameError):  # a constant that is made of what is not known
-            exec(compile(ast.Module([kept], []), str(path), "exec"), vars(module))
+            _run(_Known(known).visit(node), path, module)
+        elif isinstance(node, ast.Import | ast.ImportFrom) and _is_known(node):
+            _run(node, path, module)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]  # what kind it is may be unknown
+            with suppress(NameError):  # made of what is not known
+                _run(ast.copy_location(ast.Assign(targets, node.value), node), path, module)
     return module
+
+
+def _run(node: ast.stmt, path: Path, module: ModuleType) -> None:
+    exec(compile(ast.Module([node], []), str(path), "exec"), vars(module))
 
 
 def _is_known(node: ast.Import | ast.ImportFrom) -> bool:

@@ -24,6 +24,7 @@ from dinokit.models.features import Backbone
 from dinokit.planning import cost
 from dinokit.planning import detection as detecting
 from dinokit.planning import plan as planning
+from dinokit.planning.usual import MFU
 from dinokit.run.precision import settled
 from dinokit.training.config import with_settings
 
@@ -35,7 +36,7 @@ def plan(
     gpus: int = 1,
     gpu_memory: float | None = None,
     tflops: float | None = None,
-    mfu: float | None = None,
+    mfu: float = MFU,
     layout: bool = False,
     out: Path | None = None,
     settings: Settings = NO_SETTINGS,
@@ -52,13 +53,12 @@ def plan(
         gpus: that share the work.
         gpu_memory: of each, in GB; the fastest settings that fit are then proposed. Without it the settings stand.
         tflops: peak of a GPU in the precision of the run; without it this machine's matrix product is measured.
-        mfu: share of the peak that training reaches; 0.4 unless it is given.
+        mfu: share of the peak that training reaches.
         layout: also print which rows of every tensor a GPU holds when all are sharded.
         settings: in Python, settings by dotted key.
         named: in Python, settings without a dot.
         out: file that receives all numbers as JSON.
     """
-    mfu = planning.MFU if mfu is None else mfu
     _check(gpus, gpu_memory, tflops, mfu)
     if out is not None:
         check_result(Path(out), json=True)
@@ -94,7 +94,7 @@ def plan_detection(
     batch_size: int | None = None,
     iterations: int | None = None,
     tflops: float | None = None,
-    mfu: float | None = None,
+    mfu: float = MFU,
     out: Path | None = None,
 ) -> detecting.DetectorPlan:
     """Predict parameters, operations, memory, disk and hours of a detector on frozen features.
@@ -110,10 +110,9 @@ def plan_detection(
         batch_size: images per step; the recipe's if left out.
         iterations: training steps; the recipe's if left out.
         tflops: peak of the device in float32; without it this machine's matrix product is measured.
-        mfu: share of the peak that training reaches; 0.4 unless it is given.
+        mfu: share of the peak that training reaches.
         out: file that receives all numbers as JSON.
     """
-    mfu = planning.MFU if mfu is None else mfu
     _check(1, None, tflops, mfu)
     if out is not None:
         check_result(Path(out), json=True)

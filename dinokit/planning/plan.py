@@ -12,11 +12,11 @@ from dinokit.core import device as devices
 from dinokit.core.messages import UserError
 from dinokit.models.vit import Config as VitConfig
 from dinokit.planning import cost
+from dinokit.planning.usual import MFU
 from dinokit.run.ranks import count
 from dinokit.training.config import Experiment, Runtime, TrainConfig
 from dinokit.training.execution import Recompute
 
-MFU = 0.4  # share of the peak that training reaches, unless said otherwise
 COST: dict[Recompute, float] = {"none": 1.0, "selective": 1.05, "full": 1.33}  # time of a step; assumed
 SHARDED = 1.1  # time of a step whose weights travel; assumed
 SURE = 1.25  # of the memory there is: what is foreseen above it does not fit

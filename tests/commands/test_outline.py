@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_origin, get_type_hints
 
@@ -34,8 +35,23 @@ def test_an_outline_takes_what_the_verb_takes(name: str) -> None:
         for key, kind in real_kinds.items():
             assert key == "return" or (kinds[key] is bool) == (kind is bool)
             assert key == "return" or (get_origin(kinds[key]) is tuple) == (get_origin(kind) is tuple)
-    for constant in ("SHELL", "FIRST", "REQUIRED"):
+    for constant in ("SHELL", "FIRST", "REQUIRED", "EXAMPLE"):
         assert getattr(outlined, constant, ()) == getattr(whole, constant, ())
+
+
+def test_an_outline_has_constants_with_a_type_and_hides_no_function_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinokit.commands.outline.COMMANDS", tmp_path)
+    (tmp_path / "verb.py").write_text(
+        "from torch import Tensor\nSHELL: tuple[str, ...] = ('out',)\nWORDS: Tensor = 3\nOTHERS = Tensor()\nopen: int\n"
+    )
+    made = vars(outline("verb"))
+    assert (made["SHELL"], made["WORDS"]) == (("out",), 3)
+    assert "OTHERS" not in made
+    (tmp_path / "verb.py").write_text("from torch import compile as wrapped\n@wrapped\ndef verb(): ...\n")
+    with pytest.raises(NameError, match="wrapped"):
+        outline("verb")
 
 
 def test_wrong_words_and_help_without_settings_load_no_torch() -> None:
