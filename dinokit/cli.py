@@ -5,7 +5,8 @@ dinokit COMMAND ...        exit codes: 0 done, 2 your mistake, 3 the run cannot 
 A verb is a function. What its signature has before `*` are words in their order, what follows are options (a bool is
 --NAME or --no-NAME, a tuple takes all words up to the next option), and any other --KEY VALUE is a dotted setting, if
 the function takes `settings`. A file may have a verb with words of its own, which its INNER names: `evaluate suite`.
-What its SHELL names must be given here, though Python may leave it out.
+What its SHELL names must be given here, though Python may leave it out. Help shows the settings of its EXAMPLE where no
+word says of what.
 """
 
 import inspect
@@ -85,24 +86,32 @@ def _dispatch(words: list[str]) -> int:
         raise unknown_name("command", name, commands())
     module = outline(name)
     function, rest = _chosen(module, words)
-    helped = not HELP.isdisjoint(rest)
-    if helped:
-        print("\n".join(_help(function)))
-        told, explained = _told_by(function, rest), getattr(module, "explained", None)
-        # of what is said, or of what stands there instead
-        if function.__name__ != name or explained is None or not (told or explained.__defaults__):
-            return 0
-    else:
-        arguments(function, rest)  # or it is a mistake
-    module = import_module(f"dinokit.commands.{name}")  # here: most import torch
-    function, rest = _chosen(module, words)
-    if helped:
-        shown = module.explained(told) if told else module.explained()
-        if shown is not None:
-            print("\n".join(_settings(module, function, *shown)))
-    else:
-        function(**arguments(function, rest))
+    if not HELP.isdisjoint(rest):
+        _explain(module, function, _told_by(function, rest))
+        return 0
+    arguments(function, rest)  # or it is a mistake
+    function, rest = _chosen(_imported(name), words)
+    function(**arguments(function, rest))
     return 0
+
+
+def _imported(name: str) -> ModuleType:
+    return import_module(f"dinokit.commands.{name}")  # here: most import torch
+
+
+def _explain(module: ModuleType, function: Callable[..., Any], told: Sequence[str]) -> None:
+    """Print what a function of an outline takes, and the settings of what is told, or else of the file's EXAMPLE."""
+    about, wanted = "\n".join(_help(function)), told or getattr(module, "EXAMPLE", ())
+    if function.__name__ != module.__name__ or not hasattr(module, "explained") or not wanted:
+        print(about)
+        return
+    if not told:
+        print(about)  # at once; what is told may be a mistake, which is said alone
+    shown = _imported(module.__name__).explained(wanted)
+    if told:
+        print(about)
+    if shown is not None:
+        print("\n".join(_settings(module, function, *shown)))
 
 
 def _chosen(module: ModuleType, words: Sequence[str]) -> tuple[Callable[..., Any], list[str]]:
@@ -115,7 +124,7 @@ def _told_by(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
     """Return what says whose settings help is to list: the first word, or the options of what takes no words."""
     words = [word for word in words if word not in HELP]
     if any(each.kind is each.POSITIONAL_OR_KEYWORD for each in _parameters(function).values()):
-        return [word for word in words if not word.startswith("-")][:1]
+        return [word for word in words[:1] if not word.startswith("-")]  # a later one may be an option's
     return [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("-")]
 
 

@@ -165,7 +165,7 @@ def curate(
 
 def explained(words: Sequence[str]) -> tuple[str, Any] | None:
     """Return the settings of the step that help is about."""
-    return (f"curate {words[0]}", _default(STEPS[words[0]][0])) if words and words[0] in STEPS else None
+    return (f"curate {words[0]}", _default(STEPS[words[0]][0])) if words[0] in STEPS else None
 
 
 def _settings(step: str, out: Path, given: Mapping[str, Any], values: Settings) -> Any:

@@ -216,6 +216,6 @@ def _kept(save: Path, task: str, backbone: Backbone, config: Any) -> Iterator[No
         write_json(save / STAMP, stamp)
 
 
-def explained(words: Sequence[str]) -> tuple[str, Any] | None:
+def explained(words: Sequence[str]) -> tuple[str, Any]:
     """Return the settings of the task that help is about."""
-    return (words[0], evaluations.find(words[0]).Config(data="DATA")) if words else None
+    return words[0], evaluations.find(words[0]).Config(data="DATA")

@@ -273,7 +273,7 @@ def _check_out(out: Path | None, kind: str, *, film: Path | None, moving: bool, 
 
 def explained(words: Sequence[str]) -> tuple[str, Any] | None:
     """Return the settings of the kind that help is about."""
-    return (words[0], _default(_module(words[0]))) if words and words[0] in KINDS else None
+    return (words[0], _default(_module(words[0]))) if words[0] in KINDS else None
 
 
 def _module(kind: str) -> ModuleType:

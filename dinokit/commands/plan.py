@@ -28,6 +28,8 @@ from dinokit.planning.usual import MFU
 from dinokit.run.precision import settled
 from dinokit.training.config import with_settings
 
+EXAMPLE = ("demo",)  # whose settings --help lists where none is named
+
 
 def plan(
     recipe: str,
@@ -170,6 +172,6 @@ def _check(gpus: int, gpu_memory: float | None, tflops: float | None, mfu: float
         )
 
 
-def explained(words: Sequence[str] = ("demo",)) -> tuple[str, Any]:
+def explained(words: Sequence[str]) -> tuple[str, Any]:
     """Return the recipe that help is about and its settings."""
     return words[0], recipes.find(words[0])

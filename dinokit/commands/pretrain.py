@@ -14,6 +14,7 @@ from dinokit.models.features import Built
 from dinokit.run.ranks import write_job
 from dinokit.training.config import TrainConfig, with_settings
 
+EXAMPLE = ("demo",)  # whose settings --help lists where none is named
 FIRST = (  # of the settings, in --help
     "steps",
     "data.batch_size",
@@ -109,6 +110,6 @@ def _with_network_of(weights: str, settings: Settings) -> Settings:
     return {key: to_plain(network.config) if key in asking else value for key, value in settings.items()}
 
 
-def explained(words: Sequence[str] = ("demo",)) -> tuple[str, Any]:
+def explained(words: Sequence[str]) -> tuple[str, Any]:
     """Return the recipe that help is about and its settings."""
     return words[0], recipes.find(words[0])

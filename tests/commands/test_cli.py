@@ -202,7 +202,6 @@ def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pyte
         (["embed", "--modle", "x", "--data", "DATA", "--out", "OUT"], "--model"),
         (["report", "DATA"], "DATA|photos"),
         (["evaluate", "nope", "--help"], "known are: "),
-        (["pretrain", "dmo", "--help"], "unknown recipe 'dmo'; did you mean 'demo'"),
         (["data", "chek", "DATA"], "check"),
         (["data", "check", "DATA/nowhere"], "nowhere"),
         (["data", "check", "DATA", "--limit", "0"], "at least 1"),
@@ -230,6 +229,16 @@ def test_a_mistake_is_one_line(
     line = mistake(capsys, *filled)
     assert any(part in line for part in message.split("|")), line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [("pretrain", "dmo", "--help"), ("help", "plan", "dmo")])
+def test_help_about_what_is_not_there_says_that_alone(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "unknown recipe 'dmo'; did you mean 'demo'" in said.err
 
 
 def test_a_source_is_looked_at_before_training(
