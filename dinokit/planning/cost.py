@@ -39,7 +39,7 @@ from dinokit.models.head import Head
 from dinokit.models.vit import Config as VitConfig
 from dinokit.objectives.base import HeadUse, Seen
 from dinokit.training.config import Experiment
-from dinokit.training.execution import Recompute
+from dinokit.training.execution import MESSAGE, Recompute, grouped
 from dinokit.views.multicrop import Config as ViewsConfig
 
 FLOAT = 4
@@ -184,7 +184,8 @@ def memory(
     Args:
         images: of one forward pass on one rank.
         ranks: over which tensors are cut, if sharded.
-        shared: whether the ranks are those of one machine's CPU, which average gradients in memory that they share.
+        shared: whether the ranks are those of one machine's CPU, which send each other messages, and average gradients,
+            in memory that they share.
     """
     weights = FLOAT * float(sum(p.numel() for network in networks.values() for p in network.parameters()))
     own = weights / (ranks if sharded else 1)
@@ -210,11 +211,14 @@ def memory(
         parts["anchor"] = anchor / (ranks if sharded else 1)
     if sharded:
         heads = [network for name, network in networks.items() if name != "backbone"]
-        whole = sum(p.numel() for network in heads for p in network.parameters())
-        blocks: Any = networks["backbone"].blocks
-        largest = max(sum(p.numel() for p in block.parameters()) for block in blocks)
-        # two blocks while the next one travels; the heads, their gradients and their teachers' until the step's end
-        parts["gathered"] = float(FLOAT) * (2 * largest + 3 * whole)
+        sizes = [sum(p.numel() for p in head.parameters()) for head in heads]
+        groups = grouped(networks["backbone"], MESSAGE if shared else 0)
+        largest = max(sum(p.numel() for block in group for p in block.parameters()) for group in groups)
+        # what travels together twice, while the next travels; heads, their gradients and their teachers' until the
+        # step's end
+        parts["gathered"] = float(FLOAT) * (2 * largest + 3 * sum(sizes))
+        if shared and ranks > 1:
+            parts["messages"] = float(FLOAT) * 2 * max([largest, *sizes])  # the halves of core/regions
     return parts
 
 

@@ -101,7 +101,7 @@ def shard(network: nn.Module, device: torch.device, *, bf16: bool) -> None:
     light = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    for together in _grouped(network, device):
+    for together in grouped(network, _together(device)):
         if bf16:
             few: list[nn.Module] = [
                 part for block in together for part in (block.norm1, block.ls1, block.norm2, block.ls2)
@@ -132,15 +132,19 @@ def share(networks: Sequence[nn.Module], device: torch.device) -> None:
             module.set_custom_reduce_scatter(scattering)
 
 
-def _grouped(network: nn.Module, device: torch.device) -> list[list[Block]]:
-    """Divide blocks into those whose rows come and go together: one, or on a CPU so many that they are worth it."""
+def _together(device: torch.device) -> int:
+    return MESSAGE if device.type == "cpu" else 0
+
+
+def grouped(network: nn.Module, together: int) -> list[list[Block]]:
+    """Divide blocks into those whose rows come and go together: as many as have so many numbers, at least one."""
     groups: list[list[Block]] = []
     room = 0
     for block in (module for module in network.modules() if isinstance(module, Block)):
         size = sum(each.numel() for each in block.parameters())
-        if device.type != "cpu" or size > room:
+        if not groups or size > room:
             groups.append([])
-            room = MESSAGE
+            room = together
         groups[-1].append(block)
         room -= size
     return groups
@@ -148,7 +152,8 @@ def _grouped(network: nn.Module, device: torch.device) -> list[list[Block]]:
 
 def _message(network: nn.Module, device: torch.device) -> int:
     """Return how many numbers the largest message of a network has: of blocks, or of all that is in none."""
-    blocks = [sum(_sent(each) for block in some for each in block.parameters()) for some in _grouped(network, device)]
+    groups = grouped(network, _together(device))
+    blocks = [sum(_sent(each) for block in some for each in block.parameters()) for some in groups]
     return max([sum(map(_sent, network.parameters())) - sum(blocks), *blocks])
 
 

@@ -14,6 +14,7 @@ from dinokit.core.messages import UserError
 from dinokit.models.convnets import ConvNeXtConfig
 from dinokit.planning import plan as planning
 from dinokit.planning.cost import activations, networks, shapes
+from dinokit.training import execution
 from dinokit.training.config import Experiment, ObjectiveConfigs, Runtime
 from dinokit.training.course import Distillation, chosen
 from tests.training.test_execution import network
@@ -159,6 +160,19 @@ def test_ranks_of_a_cpu_keep_what_they_average_gradients_in() -> None:
     together, apart, alone = (planned(experiment, **way).memory for way in ways)
     assert together == apart | {"averaging": apart["gradients"]}
     assert "averaging" not in alone
+
+
+def test_sharded_ranks_of_a_cpu_keep_what_their_messages_lie_in() -> None:
+    """Two halves of the largest message, of blocks that travel together or of a head; a GPU's blocks travel alone."""
+    experiment = recipes.find("demo").experiment
+    how: dict[str, Any] = {"ranks": 2, "room": None, "rate": 1e14, "bf16": False}
+    here, apart = (
+        planning.plan(experiment, Runtime(sharding="fsdp"), shared=shared, **how).memory for shared in (True, False)
+    )
+    largest = max(execution._message(network, torch.device("cpu")) for network in networks(experiment).values())
+    assert here["messages"] == 2 * 4 * largest
+    assert here["gathered"] > apart["gathered"]
+    assert "messages" not in apart
 
 
 def test_only_a_transformer_is_foreseen_whatever_its_patches(monkeypatch: pytest.MonkeyPatch) -> None:
