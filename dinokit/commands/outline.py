@@ -40,7 +40,8 @@ def outline(command: str) -> ModuleType:
         elif isinstance(node, ast.Import | ast.ImportFrom) and _is_known(node):
             _run(node, path, module)
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]  # what kind it is may be unknown
+            # without its type, which may be unknown
+            targets: list[ast.expr] = node.targets if isinstance(node, ast.Assign) else [node.target]
             with suppress(NameError):  # made of what is not known
                 _run(ast.copy_location(ast.Assign(targets, node.value), node), path, module)
     return module

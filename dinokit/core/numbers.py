@@ -42,7 +42,8 @@ class Bound:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
         annotation = owner.__annotations__[name]
-        kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        origin: Any = get_origin(annotation)
+        kinds = get_args(annotation) if origin in (Union, UnionType) else (annotation,)
         self.text += ", or null" if NoneType in kinds else ""
         tuples = [get_args(kind) for kind in kinds if get_origin(kind) is tuple]
         self.count = len(tuples[0]) if tuples and Ellipsis not in tuples[0] else 0  # 0: any number
