@@ -23,6 +23,7 @@ import torch
 from sides import answer, compared
 
 from dinokit.core import device as devices
+from dinokit.models.packed import packed
 
 SIDES = ("ours", "timm", "transformers")
 DTYPES = ["fp32", "bf16", "default"]
@@ -81,7 +82,7 @@ def _serve(side: str, model: str, size: str, batch: str, dtype: str) -> None:
     network, forward = _built(side, model)
     network.eval().to(kind)
     region = devices.autocast(torch.device("cpu"), "auto" if dtype == "default" and side == "ours" else "fp32")
-    with region():
+    with region(), packed(network):  # which changes nothing in a peer
         answer(lambda: forward(images), least=0.5)
 
 
@@ -91,7 +92,6 @@ def _built(side: str, model: str) -> tuple[torch.nn.Module, Callable[[torch.Tens
         from dinokit.models.vit import VisionTransformer
 
         ours = VisionTransformer(VARIANTS[f"dinov3_vit{model}16"]).requires_grad_(False)
-        ours.frozen = True  # as `dinokit.load` gives it
         return ours, ours
     if side == "timm":
         import timm

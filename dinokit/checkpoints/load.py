@@ -153,7 +153,7 @@ def opened(
     backbone.restore(state)
     if exact_periods:
         _compute_periods(backbone, file)
-    backbone.pixels, backbone.licence, backbone.frozen = pixels, licence, True
+    backbone.pixels, backbone.licence = pixels, licence
     return backbone.eval().requires_grad_(False)
 
 

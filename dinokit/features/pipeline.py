@@ -20,6 +20,7 @@ from dinokit.core import dist
 from dinokit.core.messages import console, duration, info, is_main, progress
 from dinokit.features.embedding import unit
 from dinokit.features.parts import Part, Work
+from dinokit.models.packed import packed
 
 T = TypeVar("T")
 _BATCH = {"cpu": 32}  # images; of more, a processor's cache holds nothing
@@ -57,7 +58,8 @@ def compute(work: Work, parts: Sequence[Part], *, workers: int) -> Pace:
     looks = work.source.each(work.look, map(int, indices), workers=workers)
     shown = iter(progress(looks, len(indices)))
     pending = deque[Future[float]]()
-    with devices.threads(1) as behind, closing(beside(work.batches(list(parts), shown))) as found:
+    made = beside(work.batches(list(parts), shown))
+    with packed(work.backbone), devices.threads(1) as behind, closing(made) as found:
         asked = idle = time.monotonic()  # since when the network has nothing to do
         for batch in found:
             now = time.monotonic()

@@ -85,7 +85,6 @@ class Backbone(nn.Module, ABC):
     channels: int
     pixels: Pixels
     licence: str | None = None  # of the weights, where others published them
-    frozen: bool = False  # weights that were loaded to be used: they may be kept in another order, too (packed.py)
     name: str = ""  # as the user wrote it, so that a head can say whose patches it reads
     _looked = False
 

@@ -9,17 +9,21 @@ the queries; the bias of the values, of which every token gets a mean, through W
 and keys are put so that a rotation is one product of complex numbers. Images go through a block one by one, so that
 what it makes of one stays in the cache.
 
-One set of packed weights, for images of one number of tokens, lies beside the weights, as long as these stay the same.
+Packed weights are a second copy, for images of one number of tokens, made anew for another. Whether the first copy was
+written since cannot be told for certain, so they are kept for a stretch of code only, `with packed(network):`, whose
+author answers for the network. Everywhere else the blocks themselves are computed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from dinokit.core import device as devices
@@ -29,63 +33,68 @@ from dinokit.models.rope import Rotation
 
 # Of fewer tokens, or narrower ones, packing takes as long as it saves where every image has another size
 TOKENS, WIDTH = 128, 192
+THREADS = 2  # of more, images one by one would leave some idle
 SHARE = 8  # of this machine's memory packed weights take at most one part of so many
-SAMPLES = 16  # numbers of every tensor that are compared, besides its version
+PARTS = (Block, Attention, Mlp, SwiGlu, LayerScale, nn.Linear, nn.LayerNorm, nn.Identity)
+FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in PARTS}  # what is computed here in their place
 
 Step = Callable[[Tensor, Rotation | None], Tensor]  # a block: tokens -> tokens
 
 
-class Packed:
-    """Keeps packed blocks, whose result depends on images and weights and not on what was computed before."""
+class _Kept:
+    """Packed blocks of the images that were seen last: their number of tokens, and the blocks."""
 
-    def __init__(self) -> None:
-        self._steps: list[_Block] = []
-        self._tokens = 0
-        self._weights: _Weights | None = None
+    made: tuple[int, list[Step]] = (0, [])  # always replaced as a whole
 
-    def __deepcopy__(self, _: Any) -> "Packed":
-        return Packed()  # of another network
 
-    def __reduce__(self) -> tuple[type["Packed"], tuple[()]]:
-        return Packed, ()  # is no part of what is saved
+# lists of blocks that may be packed in this thread; a stretch empties its own, for contexts are copied
+_open: ContextVar[dict[nn.Module, _Kept] | None] = ContextVar("packed", default=None)
 
-    def steps(
-        self, blocks: nn.ModuleList, tokens: Float[Tensor, "batch token dim"], *, turned: str | None
-    ) -> Iterable[Step]:
-        """Return what to put the tokens through: packed blocks where these are faster, else the blocks themselves.
 
-        Args:
-            turned: dtype of the rotation of queries and keys; None without one.
-        """
-        count = tokens.shape[1]
-        if count < TOKENS or tokens.shape[2] < WIDTH or turned not in (None, "float32") or not _is_plain(tokens):
+@contextmanager
+def packed(network: nn.Module) -> Iterator[None]:
+    """Let transformers in a network use packed weights where that pays, in this thread and for a while.
+
+    It pays without gradients, in float32, on one or two threads of a CPU. Whoever opens this owns the network until the
+    end: nobody writes weights, exchanges or hooks parts of its blocks, or transforms what is computed (torch.func).
+    """
+    outer = _open.get() or {}
+    inner = outer | {each: outer.get(each) or _Kept() for each in network.modules() if isinstance(each, nn.ModuleList)}
+    _open.set(inner)
+    try:
+        yield
+    finally:
+        inner.clear()
+        _open.set(outer)
+
+
+def steps(blocks: nn.ModuleList, tokens: Float[Tensor, "batch token dim"], *, turned: str | None) -> Iterable[Step]:
+    """Return what to put the tokens through: packed blocks within `packed` where these are faster, else the blocks.
+
+    Args:
+        turned: dtype of the rotation of queries and keys; None without one.
+    """
+    kept = None if torch.compiler.is_compiling() else (_open.get() or {}).get(blocks)
+    if kept is None or turned not in (None, "float32") or not _is_plain(tokens):
+        return blocks
+    count, made = tokens.shape[1], kept.made
+    if made[0] != count:
+        made = kept.made = (0, [])  # of another size: gone before the next are made
+        if count < TOKENS or tokens.shape[2] < WIDTH or not _is_as_built(blocks):
             return blocks
-        if self._weights is None or not self._weights.are_same():
-            self._weights, self._steps = None, []
-            found = _Weights(blocks)
-            if not found.fit:
-                return blocks
-            self._weights = found
-        if not self._steps or count != self._tokens:
-            self._steps = []  # of another size: gone before the next are made
-            rotated = turned is not None
-            self._steps = [_Block(each, count, rotated=rotated) for each in blocks if isinstance(each, Block)]
-            self._tokens = count
-        return self._steps
+        rotated = turned is not None
+        made = kept.made = (count, [_Block(each, count, rotated=rotated) for each in blocks if isinstance(each, Block)])
+    return made[1]
 
 
 def _is_plain(tokens: Tensor) -> bool:
     """Tell whether numbers alone are wanted of these tokens, in float32, on a CPU that has the product."""
-    if torch.compiler.is_compiling() or is_recorded() or type(tokens) is not Tensor:
+    watched = is_in_torch_dispatch_mode() or _has_any_global_hook()  # type: ignore[no-untyped-call]
+    if watched or is_recorded() or torch.is_grad_enabled():
         return False
-    if tokens.device.type != "cpu" or tokens.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if type(tokens) is not Tensor or tokens.device.type != "cpu" or tokens.dtype != torch.float32:
         return False
-    if torch.is_grad_enabled() and tokens.requires_grad:
-        return False
-    watched = is_in_torch_dispatch_mode() or torch._C._functorch.peek_interpreter_stack() is not None
-    if watched or forward_ad.unpack_dual(tokens).tangent is not None:  # type: ignore[no-untyped-call]
-        return False
-    return is_supported()
+    return not torch.is_autocast_enabled("cpu") and torch.get_num_threads() <= THREADS and is_supported()
 
 
 def is_supported() -> bool:
@@ -94,67 +103,29 @@ def is_supported() -> bool:
     return bool(backends.mkl.is_available() and backends.mkldnn.is_available())
 
 
-class _Weights:
-    """What packed blocks were made of: the blocks' modules as they are built, and their frozen tensors."""
-
-    def __init__(self, blocks: nn.ModuleList) -> None:
-        self._modules = [(module, dict(module._modules)) for module in blocks.modules()]
-        found = [
-            (owner, name, tensor)
-            for module, _ in self._modules
-            for owner in (module._parameters, module._buffers)
-            for name, tensor in owner.items()
-            if tensor is not None
-        ]
-        size = sum(tensor.nbytes for _, _, tensor in found)
-        self.fit = (
-            all(isinstance(block, Block) and _is_as_built(block) for block in blocks)
-            and all(_is_frozen(tensor) for _, _, tensor in found)
-            and size * SHARE <= devices.memory(torch.device("cpu"))
-        )
-        if self.fit:
-            self._tensors = [(owner, name, each, each._version, each.data_ptr()) for owner, name, each in found]
-            # who writes through .data leaves no trace in the version
-            self._views = [each.detach().view(-1)[:: -(-each.numel() // SAMPLES)] for _, _, each in found]
-            self._numbers = torch.cat(self._views)
-            self.fit = self.are_same()
-
-    def are_same(self) -> bool:
-        """Tell whether the blocks still have these modules, nobody looks into them, and no number was written."""
-        for module, children in self._modules:
-            if module.training or module._modules != children or "forward" in module.__dict__:
-                return False
-            if module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl is not None:
-                return False
-        for owner, name, tensor, version, place in self._tensors:
-            if owner.get(name) is not tensor or tensor.requires_grad:
-                return False
-            if tensor._version != version or tensor.data_ptr() != place:
-                return False
-        return torch.equal(torch.cat(self._views), self._numbers)
+def _is_as_built(blocks: nn.ModuleList) -> bool:
+    """Tell whether the blocks compute what `Block` says and nothing else, from plain tensors, and may be held twice."""
+    for module in (module for block in blocks for module in block.modules()):
+        kind = type(module)
+        if FORWARDS.get(kind) is not kind.forward or "forward" in module.__dict__ or module.training:
+            return False
+        if module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl is not None:
+            return False
+    tensors = [*blocks.parameters(), *blocks.buffers()]
+    plain = all(type(each) in (Tensor, nn.Parameter) and each.dtype == torch.float32 for each in tensors)
+    small = sum(each.nbytes for each in tensors) * SHARE <= devices.memory(torch.device("cpu"))
+    return plain and small and all(_has_its_parts(block) for block in blocks)
 
 
-def _is_frozen(tensor: Tensor) -> bool:
-    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.is_contiguous() and not tensor.is_inference()
-    return plain and tensor.device.type == "cpu" and tensor.dtype == torch.float32 and not tensor.requires_grad
-
-
-def _is_as_built(block: Block) -> bool:
-    """Tell whether every part is of the very type that `Block` makes, so that nothing else is computed in it."""
-    linear: tuple[nn.Module, ...] = (block.attn.qkv, block.attn.proj)
-    if type(block) is not Block or type(block.attn) is not Attention:
+def _has_its_parts(block: nn.Module) -> bool:
+    if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) not in (Mlp, SwiGlu):
         return False
-    if type(block.mlp) is Mlp:
-        linear += (block.mlp.fc1, block.mlp.fc2)
-    elif type(block.mlp) is SwiGlu:
-        linear += (block.mlp.w1, block.mlp.w2, block.mlp.w3)
-    else:
-        return False
-    norms, scales = (block.norm1, block.norm2), (block.ls1, block.ls2)
+    biased = [block.attn.proj, *block.mlp.children()]
     return (
-        all(type(each) is nn.Linear for each in linear)
-        and all(type(each) is nn.LayerNorm for each in norms)
-        and all(type(each) in (nn.Identity, LayerScale) for each in scales)
+        all(type(each) is nn.Linear for each in (block.attn.qkv, *biased))
+        and all(each.bias is not None for each in biased)
+        and all(type(each) is nn.LayerNorm for each in (block.norm1, block.norm2))
+        and all(type(each) in (nn.Identity, LayerScale) for each in (block.ls1, block.ls2))
     )
 
 
@@ -179,7 +150,7 @@ class _Block:
         self._norms, self._heads = (block.norm1, block.norm2), block.attn.heads
         dim, heads = block.attn.qkv.in_features, self._heads
         found = block.attn.bias_of_roles()
-        bias = torch.zeros(3 * dim, device="cpu") if found is None else found.clone()
+        bias = block.attn.qkv.weight.new_zeros(3 * dim) if found is None else found.clone()
         bias = torch.unflatten(bias, 0, (3, heads, -1))  # [role, head, head_dim]
         weight = torch.unflatten(block.attn.qkv.weight, 0, (3, heads, -1)).clone()  # [role, head, head_dim, dim]
         for each in (weight, bias):

@@ -8,7 +8,7 @@
 A small network on small images learns faster when an overlapping convolution comes before the patches
 (arXiv:2106.14881): the patch grid then cuts less of what straddles it. None of the published models has one.
 
-Learned positions, instead of RoPE: position.py. Frozen blocks on a CPU: packed.py. Parameter names are the official
+Learned positions, instead of RoPE: position.py. Frozen features on a CPU: packed.py. Parameter names are the official
 ones of DINOv2 wherever those exist.
 """
 
@@ -28,7 +28,7 @@ from dinokit.core.numbers import above, at_least, between
 from dinokit.models.block import Bias, Block, Mlp, SwiGlu
 from dinokit.models.features import Built, Features, accepted, chosen_layers
 from dinokit.models.init import Style
-from dinokit.models.packed import Packed, Step
+from dinokit.models.packed import Step, steps
 from dinokit.models.position import resized
 from dinokit.models.rope import Rope, RopeConfig, Rotation
 
@@ -124,7 +124,6 @@ class VisionTransformer(Built):
         self.norm = norm()
         self.cls_norm = norm() if config.untie_cls_norm else None
         self.local_cls_norm = norm() if config.untie_local_cls_norm else None
-        self._packed = Packed()
 
     def forward(
         self,
@@ -188,9 +187,9 @@ class VisionTransformer(Built):
         return torch.cat([prefix.expand(patches.shape[0], -1, -1), patches], dim=1), grid  # [batch, token, dim]
 
     def _faster(self, tokens: Tensor) -> Iterable[Step]:
-        """Return the blocks, or what does the same in less time where frozen features are all that is wanted."""
+        """Return the blocks, or what does the same in less time within `packed`."""
         turned = None if self.rope_embed is None else self.config.rope.dtype
-        return self._packed.steps(self.blocks, tokens, turned=turned) if self.frozen else self.blocks
+        return steps(self.blocks, tokens, turned=turned)
 
     def _rotations(self, grid: tuple[int, int]) -> Iterable[Rotation | None]:
         rope, count = self.rope_embed, self.config.depth

@@ -57,8 +57,6 @@ class Learner(nn.Module):
             backbone = build(architecture, seed=seed)
         self.backbone: Pair[Any] = Pair(backbone if outline else backbone.to(device))
         self.anchor: Network | None = copy.deepcopy(self.backbone.teacher).eval() if anchored else None
-        if self.anchor is not None:
-            self.anchor.frozen = True
         self.named: dict[str, Objective] = {}
         for index, (name, config) in enumerate(configs.items()):
             kind: type[Objective] = find(name).Objective

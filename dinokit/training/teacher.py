@@ -63,7 +63,6 @@ class Teacher:
         self.experiment, self.distil, self.finest = experiment, experiment.distil, finest
         self.device, self.autocast = device, autocast
         self.network = load(self.distil.teacher).to(device)
-        self.network.frozen = False  # a run goes on to the bit, whichever build began it
         # hashed once: a checkpoint does not hold the network, but which one it was
         self.digest = torch.frombuffer(bytearray.fromhex(digest_of_weights(self.network)), dtype=torch.uint8)
         self.run, dim = teacher_run(self.distil.teacher), self.network.dim

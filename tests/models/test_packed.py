@@ -1,17 +1,21 @@
 """Tolerance 1e-5: what is linear is multiplied in another order; features are normalised, so about 1."""
 
 import copy
-import pickle
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dinokit.models import packed
+from dinokit.models import packed as its
 from dinokit.models.block import Block, Mlp
 from dinokit.models.features import Features
+from dinokit.models.packed import packed
 from dinokit.models.vit import Config, VisionTransformer
 
 SMALL = Config(dim=192, heads=3, depth=2, ffn_hidden=256, patch_size=2, layer_scale=0.5)
@@ -25,13 +29,22 @@ KINDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def plainly() -> Iterator[None]:
+    """On one thread, of which packing makes use, without gradients."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
 def network(config: Config = SMALL) -> VisionTransformer:
     """A network whose every number matters."""
     model = VisionTransformer(config, seed=0).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.blocks.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    model.frozen = True
     return model
 
 
@@ -39,16 +52,14 @@ def images(count: int = 2, side: int = 24) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))
 
 
-def ordinary(model: VisionTransformer, given: Tensor) -> Features:
-    model.frozen = False
-    found = model(given)
-    model.frozen = True
-    return found
-
-
 def check(found: Features, expected: Features) -> None:
     for name in ("cls", "registers", "patches"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=0)
+
+
+def within(model: VisionTransformer, given: Tensor) -> Features:
+    with packed(model):
+        return model(given)
 
 
 def last(model: VisionTransformer) -> tuple[Block, Mlp]:
@@ -58,93 +69,149 @@ def last(model: VisionTransformer) -> tuple[Block, Mlp]:
     return block, block.mlp
 
 
+TOKENS = torch.zeros(1, 149, 192)
+
+
 def is_packed(model: VisionTransformer) -> bool:
-    """Whether what the network last computed would be computed by packed blocks again, where torch has them."""
-    return bool(model._packed._steps) or not packed.is_supported()
+    """Whether tokens would go through something else than the blocks."""
+    return its.steps(model.blocks, TOKENS, turned="float32") is not model.blocks
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_are_those_of_the_blocks(kind: str) -> None:
+def test_features_are_those_of_the_blocks_and_outside_to_the_bit(kind: str) -> None:
     model, given = network(KINDS[kind]), images()
-    check(model(given), ordinary(model, given))
-    assert is_packed(model)
+    expected = model(given)
+    check(within(model, given), expected)
+    assert torch.equal(model(given).patches, expected.patches)
 
 
 def test_intermediate_layers_are_those_of_the_blocks() -> None:
     model, given = network(), images()
-    found = [model.intermediate(given, 2, norm=norm) for norm in (True, False)]
-    model.frozen = False
-    for norm, layers in zip((True, False), found):
-        for one, expected in zip(layers, model.intermediate(given, 2, norm=norm)):
+    for norm in (True, False):
+        with packed(model):
+            found = model.intermediate(given, 2, norm=norm)
+        for one, expected in zip(found, model.intermediate(given, 2, norm=norm), strict=True):
             check(one, expected)
 
 
 def test_features_do_not_depend_on_what_was_computed_before() -> None:
     model, given = network(), images()
-    first = model(given).patches
-    model(images(side=28))
-    model(images(side=8))
-    assert torch.equal(model(given).patches, first)
-    with torch.inference_mode():
+    with packed(model):
+        with torch.inference_mode():
+            first = model(given).patches
+        model(images(side=28))
+        model(images(side=8))
         assert torch.equal(model(given).patches, first)
+        assert torch.equal(model(given[1:]).patches, first[1:])
 
 
-@pytest.mark.parametrize("hidden", [False, True], ids=["in place", "through .data"])
-def test_weights_that_were_written_are_seen(hidden: bool) -> None:
-    model, given = network(), images()
-    model(given)
-    for parameter in model.blocks.parameters():
-        (parameter.data if hidden else parameter).mul_(1.1)
-    check(model(given), ordinary(model, given))
+def test_a_network_is_packed_in_its_stretch_alone() -> None:
+    model, other = network(), network()
+    with packed(nn.Sequential(model)):
+        assert is_packed(model) == its.is_supported()
+        assert not is_packed(other)
+        assert not is_packed(copy.deepcopy(model))
+        with packed(other), packed(model):
+            assert is_packed(model) == is_packed(other) == its.is_supported()
+        assert is_packed(model) == its.is_supported()
+        assert not is_packed(other)
+    assert not is_packed(model)
 
 
-def test_parts_that_were_exchanged_are_seen() -> None:
-    model, given = network(), images()
-    model(given)
+def test_an_error_ends_a_stretch() -> None:
+    model = network()
+    with pytest.raises(ValueError, match="of the body"), packed(model):
+        raise ValueError("of the body")
+    assert not is_packed(model)
+
+
+def _write(model: VisionTransformer) -> None:
+    last(model)[1].fc1.weight.data.view(-1)[1] += 5  # one number, without a trace in the version
+
+
+def _shorten(model: VisionTransformer) -> None:
+    model.blocks = model.blocks[:1]
+
+
+def _exchange(model: VisionTransformer) -> None:
     block, mlp = last(model)
     block.mlp = nn.Sequential(mlp, nn.Tanh())
-    check(model(given), ordinary(model, given))
-    block.attn.proj = nn.Linear(192, 192).requires_grad_(False)
-    block.mlp = mlp
-    check(model(given), ordinary(model, given))
 
 
-def test_who_looks_into_the_blocks_sees_them() -> None:
+def _without_bias(model: VisionTransformer) -> None:
+    last(model)[0].attn.proj = nn.Linear(192, 192, bias=False)
+
+
+@pytest.mark.parametrize("change", [_write, _shorten, _exchange, _without_bias])
+def test_what_was_changed_between_two_stretches_counts(change: Any) -> None:
     model, given = network(), images()
-    seen: list[int] = []
-    model(given)
-    handle = last(model)[0].attn.register_forward_hook(lambda *_: seen.append(1))
-    model(given)
+    before = within(model, given)
+    change(model)
+    expected = model(given)
+    check(within(model, given), expected)
+    assert not torch.allclose(before.cls, expected.cls, atol=1e-4)
+
+
+def test_blocks_exchanged_within_a_stretch_count() -> None:
+    model, given = network(), images()
+    with packed(model):
+        model(given)
+        _shorten(model)
+        found = model(given)
+    assert torch.equal(found.cls, model(given).cls)
+
+
+def test_threads_see_images_of_their_own_sizes() -> None:
+    model, sizes = network(), (24, 28)
+    expected = {side: within(model, images(side=side)).cls for side in sizes}
+    equal: list[bool] = []
+
+    def look(side: int) -> None:
+        torch.set_num_threads(1)
+        with torch.no_grad(), packed(model):
+            equal.extend(torch.equal(model(images(side=side)).cls, expected[side]) for _ in range(4))
+
+    threads = [threading.Thread(target=look, args=(side,)) for side in sizes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert equal == [True] * 8
+
+
+def test_who_looks_into_the_blocks_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    with packed(model), TorchDispatchMode():  # type: ignore[no-untyped-call]  # such as one that counts operations
+        assert not is_packed(model)
+    everywhere = register_module_forward_hook(lambda *_: None)
+    with packed(model):
+        assert not is_packed(model)
+    everywhere.remove()
+    handle = last(model)[0].attn.register_forward_hook(lambda *_: None)
+    with packed(model):
+        assert not is_packed(model)
     handle.remove()
-    model(given)
-    assert seen == [1]
-    assert is_packed(model)
-    tokens = torch.zeros(1, 128, 192)
-    with TorchDispatchMode():  # type: ignore[no-untyped-call]  # such as one that counts operations
-        assert model._packed.steps(model.blocks, tokens, turned="float32") is model.blocks
+    monkeypatch.setattr(Mlp, "forward", lambda self, tokens: tokens)
+    with packed(model):
+        assert not is_packed(model)
 
 
-def test_gradients_and_training_pass_through_the_blocks() -> None:
-    model, given = network(), images()
-    model(given)
-    assert model(given.requires_grad_()).cls.requires_grad
-    last(model)[1].fc1.weight.requires_grad_(True)
-    assert model(given.detach()).cls.requires_grad
+def test_gradients_training_and_more_threads_pass_through_the_blocks() -> None:
+    model = network()
+    with packed(model):
+        with torch.enable_grad():
+            assert not is_packed(model)
+        assert not is_packed(model.train())
+        model.eval()
+        torch.set_num_threads(its.THREADS + 1)
+        assert not is_packed(model)
+        torch.set_num_threads(1)
+        assert is_packed(model) == its.is_supported()
 
 
 def test_precision_is_that_of_the_region() -> None:
     model, given = network(), images()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = model(given)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(found.cls, ordinary(model, given).cls)
-    check(model.double()(given.double()), ordinary(model, given.double()))
-
-
-def test_copies_pack_their_own_weights() -> None:
-    model, given = network(), images()
-    model(given)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert not twin._packed._steps
-        last(twin)[1].fc1.weight.mul_(1.2)
-        check(twin(given), ordinary(twin, given))
+        assert torch.equal(within(model, given).cls, model(given).cls)
+    model.double()
+    assert torch.equal(within(model, given.double()).cls, model(given.double()).cls)

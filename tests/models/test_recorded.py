@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dinokit.models import convnets, vit
 from dinokit.models.architecture import Architecture, build
+from dinokit.models.packed import packed
 from dinokit.models.rope import RopeConfig
 
 SMALL = {"patch_size": 4, "dim": 16, "depth": 2, "heads": 2, "ffn_hidden": 32}
@@ -21,6 +22,7 @@ NETWORKS: dict[str, Architecture] = {
     "stem": vit.Config(**SMALL, stem=8),
     "convnext": convnets.ConvNeXtConfig(dims=(4, 4, 8, 8), depths=(1, 1, 1, 1)),
 }
+WIDE = vit.Config(**SMALL | {"dim": 192, "heads": 3}, registers=3)
 # of the table's own grid, height and width swapped, as many patches in another shape, smaller, larger than was shown
 SIZES = [(2, 16, 16), (3, 24, 16), (2, 16, 24), (1, 8, 32), (5, 20, 12), (1, 40, 36)]
 
@@ -30,7 +32,7 @@ class Outputs(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.backbone = build(NETWORKS[name]).eval()
+        self.backbone = build(NETWORKS.get(name, WIDE)).eval()
         self.scale = 8 if name == "convnext" else 1
         with torch.no_grad():
             for parameter in self.backbone.parameters():  # every position and every branch must count
@@ -81,4 +83,15 @@ def test_an_exported_network_sees_batches_and_images_of_any_size(name: str) -> N
     for size in SIZES:
         images = network.images(*size)
         for found, expected in zip(exported(images), network(images), strict=True):
+            torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_an_exported_network_that_could_be_packed_sees_fewer_tokens_too() -> None:
+    network = Outputs("wide").requires_grad_(False)
+    free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    shown, small = network.images(1, 48, 48), network.images(1, 16, 24)  # of 148 and 28 tokens
+    with torch.no_grad(), packed(network):
+        network(shown)
+        exported = torch.export.export(network, (shown,), dynamic_shapes={"images": free}).module()
+        for found, expected in zip(exported(small), network(small), strict=True):
             torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)

@@ -26,12 +26,14 @@ def test_crops_in_parts_teach_what_all_at_once_do(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
 
 
-def test_an_anchor_with_packed_weights_says_what_its_blocks_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_anchor_computes_by_its_blocks_to_the_bit() -> None:
     backbone = Config(patch_size=8, dim=192, depth=2, heads=3, ffn_hidden=256)  # wide enough to be packed
     trainer = Trainer(replace(anchored(), backbone=backbone), CPU)
+    views = with_anchor_crops(make_views())
     assert trainer.anchor is not None
-    crops = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    assert views.anchor_crops is not None
+    (learner,) = trainer.learners.values()
+    found = learner._inputs(views).anchor_global
+    assert found is not None
     with torch.no_grad():
-        packed = trainer.anchor(crops).patches
-        monkeypatch.setattr(trainer.anchor, "frozen", False)
-        torch.testing.assert_close(packed, trainer.anchor(crops).patches, atol=1e-5, rtol=0)  # features are about 1
+        assert torch.equal(found.flatten().patches, trainer.anchor(views.anchor_crops.flatten(0, 1)).patches)
