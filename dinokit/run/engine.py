@@ -92,7 +92,7 @@ class _Session:
             info(f"{self.run.path}: all {self.steps} steps are done; to train on: --from {self.run.path} --out ANOTHER")
             return
         ahead = self.clock.ahead
-        supply = Supply(feed(self.setup, self.trainer), start=self.clock.step + ahead, stop=last + ahead)
+        supply = Supply(feed(self.setup, self.trainer), start=self.clock.step + ahead, stop=last + ahead, wish=wish)
         # read before the first step, which needs all ranks: nobody writes yet
         allowed = self.runtime.data.max_bad_ratio
         bad_images = BadImages(self.run.bad_images, images=len(self.setup.images), max_ratio=allowed)
@@ -100,10 +100,10 @@ class _Session:
             monitor = Monitor(self.setup, self.trainer, history=journal.lines())
             journal.judge = monitor.judge
             upcoming = supply.fetch()
-            (gone,) = dist.any_rank(upcoming.failure is not None)
+            stop, gone = dist.any_rank(wish.requested, upcoming.failure is not None)
             while self.clock.step < last:
                 if gone:
-                    self._leave_without_images(upcoming, journal)
+                    self._leave_without_images(upcoming, journal, stop=stop)
                 self._step(upcoming, supply, journal, monitor)
                 # before the message that all ranks exchange: a failure of one is known to all, who save together
                 bad = [record for batch in upcoming.micro_batches for record in batch.bad]
@@ -141,7 +141,7 @@ class _Session:
                 "allow more with --data.max_bad_ratio and the same command continues"
             )
         if stop and step < self.steps:
-            raise Interrupted(f"stopped at step {step} of {self.steps}; {newest(self.run)}")
+            raise self._interrupted()
         self.due = False
         self._hand_over_checkpoint(step)
 
@@ -183,7 +183,7 @@ class _Session:
         if is_main():
             self.on_step()
 
-    def _leave_without_images(self, upcoming: Supplied, journal: Journal) -> NoReturn:
+    def _leave_without_images(self, upcoming: Supplied, journal: Journal, *, stop: bool) -> NoReturn:
         """Save what was learned before no batch came; images that never were there are a mistake."""
         failures = [] if upcoming.failure is None else [upcoming.failure]
         said = dist.gather_lists([(str(each), isinstance(each, UserError)) for each in failures])
@@ -193,4 +193,9 @@ class _Session:
         if self.clock.step not in self.run.steps(with_state=True):
             journal.flush(self.clock)
             save(self.setup, self.trainer, self.clock)
+        if stop:
+            raise self._interrupted()
         raise RunError(f"{reason}; {newest(self.run)}; the same command continues")
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"stopped at step {self.clock.step} of {self.steps}; {newest(self.run)}")

@@ -24,6 +24,7 @@ from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.files import append_jsonl, read_jsonl
 from dinokit.core.messages import RunError, UserError, is_main, warn
+from dinokit.core.stopping import Stop
 from dinokit.run.setup import Setup
 from dinokit.sources.source import Unusable
 from dinokit.training.step import Report, Trainer
@@ -73,9 +74,9 @@ class Supplied:
 class Supply:
     """What the loader gives from some step on, and how fast it and the model are, measured while both work."""
 
-    def __init__(self, loader: Loader, *, start: int, stop: int) -> None:
+    def __init__(self, loader: Loader, *, start: int, stop: int, wish: Stop) -> None:
         self.loader = loader
-        self.batches: Iterator[Batch] = loader.batches(start, stop)
+        self.batches: Iterator[Batch] = loader.batches(start, stop, unwanted=lambda: wish.requested)
         self.building = self.waited = self.passed = 0.0  # seconds
         self.images = 0  # of this rank
 

@@ -7,12 +7,15 @@ on `accumulate` but not on the number of ranks. An image that cannot be read is 
 
 import errno
 import multiprocessing
+import os
+import pickle
 import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, replace
+from multiprocessing.reduction import ForkingPickler
 from typing import final
 
 import numpy as np
@@ -33,6 +36,7 @@ _ATTEMPTS = 32  # replacements tried for one image before the source is given up
 _ENDLESS = 1 << 62
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
+_PATIENCE = 1  # seconds after which who waits for a batch looks whether it is still wanted
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Batch:
     seconds: float = 0.0  # that it took to build, in whatever process
 
     def pin_memory(self) -> "Batch":
-        """Copy to page-locked memory, whence copies overlap computing; the hook by which torch pins."""
+        """Copy to page-locked memory, whence copies overlap computing."""
         return replace(self, views=multicrop.with_each(self.views, Tensor.pin_memory))
 
 
@@ -86,17 +90,22 @@ class Loader:
         """Images per step over all ranks."""
         return self.batch * self.accumulate * self.world
 
-    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, start: int = 0, stop: int | None = None, *, unwanted: Callable[[], bool] = lambda: False
+    ) -> Iterator[Batch]:
         """Yield the micro batches of steps start .. stop (None = without end), `accumulate` per step.
 
         A loader process that dies is noticed where a batch is waited for, within seconds, and no other is waited for.
 
+        Args:
+            unwanted: asked while a batch is waited for; true ends the waiting.
+
         Raises:
             UserError: if the source holds hardly any readable image.
-            RunError: if a loader process was killed, or cannot hand over what it made.
+            RunError: if a loader process was killed, or cannot hand over what it made, or a batch is unwanted.
         """
         numbers = range(start * self.accumulate, _ENDLESS if stop is None else stop * self.accumulate)
-        feed: DataLoader[Batch | UserError | RunError] = DataLoader(
+        feed: DataLoader[_Made] = DataLoader(
             _Built(self),
             batch_size=None,
             sampler=numbers,
@@ -104,19 +113,21 @@ class Loader:
             pin_memory=self.pin_memory,
             generator=torch.Generator(),  # else the DataLoader would take a number from torch's global generator
             worker_init_fn=_quiet_worker,
+            timeout=_PATIENCE if self.workers else 0,
         )
         others = multiprocessing.active_children()
         try:
-            multiprocessing.Lock() if self.workers else None  # the first thing that loader processes need
+            _check_room(self.workers)
+            batches = iter(feed)
         except OSError as error:
             raise _without_memory(error, error.errno) from error
-        batches = iter(feed)
         workers = [process for process in multiprocessing.active_children() if process not in others]
         if workers and threading.current_thread() is threading.main_thread():
             # torch would raise wherever the program is when a worker dies: in the middle of a step, half of it taken
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
-            for built in batches:
+            for made in _in_time(batches, unwanted):
+                built = made.opened() if isinstance(made, _Parcel) else made
                 if isinstance(built, UserError | RunError):
                     raise built
                 yield built
@@ -180,13 +191,37 @@ class Loader:
         )
 
 
-class _Built(Dataset[Batch | UserError | RunError]):
+@final
+@dataclass(frozen=True)
+class _Parcel:
+    """A batch as a loader process hands it over: pickled there and then, its tensors in shared memory."""
+
+    content: bytes
+
+    def opened(self) -> Batch | RunError:
+        """Fetch the tensors from the process, once."""
+        try:
+            batch: Batch = pickle.loads(self.content)
+        except OSError as error:
+            return _without_memory(error, error.errno)
+        return batch
+
+    def pin_memory(self) -> Batch | RunError:
+        """Fetch them and copy them to page-locked memory; the hook by which torch pins."""
+        batch = self.opened()
+        return batch.pin_memory() if isinstance(batch, Batch) else batch
+
+
+_Made = Batch | _Parcel | UserError | RunError
+
+
+class _Built(Dataset[_Made]):
     """Micro batches by their number, for torch's DataLoader to spread over processes."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def __getitem__(self, number: int) -> Batch | UserError | RunError:
+    def __getitem__(self, number: int) -> _Made:
         try:
             built = self.loader.build(*divmod(number, self.loader.accumulate))
         except UserError as error:
@@ -194,15 +229,23 @@ class _Built(Dataset[Batch | UserError | RunError]):
         return built if get_worker_info() is None else _shared(built)
 
 
-def _shared(built: Batch) -> Batch | RunError:
+def _shared(built: Batch) -> _Parcel | RunError:
     """Move a batch to memory that the main process sees; torch would do it later, where an error leaves it waiting."""
     try:
-        return replace(built, views=multicrop.with_each(built.views, Tensor.share_memory_))
+        shared = replace(built, views=multicrop.with_each(built.views, Tensor.share_memory_))
+        parcel = _Parcel(bytes(ForkingPickler.dumps(shared)))
+        for spare in (*os.pipe(), *os.pipe()):  # files that it must have left, with which it answers who fetches
+            os.close(spare)
     except RuntimeError as error:
         number = re.search(r": [^:()]+ \((\d+)\)", str(error))  # the system's, behind its words
         if number is None or int(number[1]) not in (*_NO_ROOM, *_NO_FILES):
             raise
         return _without_memory(error, int(number[1]))
+    except OSError as error:
+        if error.errno not in (*_NO_ROOM, *_NO_FILES):
+            raise
+        return _without_memory(error, error.errno)
+    return parcel
 
 
 def _without_memory(error: Exception, number: int | None) -> RunError:
@@ -213,6 +256,31 @@ def _without_memory(error: Exception, number: int | None) -> RunError:
         f"loader processes hand over batches in shared memory, which {lack} ({line_of(error)}); {remedy}, "
         "or take --runtime.workers 0 or a smaller --data.batch_size"
     )
+
+
+def _check_room(workers: int) -> None:
+    """Take for a moment what torch needs to start: where there is less, it would leave half of it, which complains.
+
+    Raises:
+        OSError: if there is not enough.
+    """
+    # of a queue two open files and three semaphores: results, a queue and two pipes a process, and what ends them
+    _held = [multiprocessing.Queue() for _ in range(2 * workers + 3 if workers else 0)]
+
+
+def _in_time(batches: Iterator[_Made], unwanted: Callable[[], bool]) -> Iterator[_Made]:
+    while True:
+        try:
+            made = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader timed out" not in str(error):
+                raise
+            if unwanted():
+                raise RunError("asked to stop before the loader processes had made a batch") from error
+        else:
+            yield made
 
 
 def _quiet_worker(_: int) -> None:

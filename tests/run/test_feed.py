@@ -6,6 +6,7 @@ import numpy
 import pytest
 import torch
 
+from dinokit.core.stopping import Stop
 from dinokit.run import engine
 from dinokit.run.feed import Supplied, Supply
 from dinokit.training.step import Trainer
@@ -17,7 +18,7 @@ from tests.training.test_step import CPU
 
 def supply(photos: Path, *, building: float, waited: float, workers: int = 0) -> str:
     settings = config(photos, workers=workers)
-    found = Supply(loader(settings, Trainer(settings.experiment, CPU)), start=0, stop=1)
+    found = Supply(loader(settings, Trainer(settings.experiment, CPU)), start=0, stop=1, wish=Stop())
     views = Views(torch.zeros(2, 4, 3, 16, 16), torch.zeros(2, 4, 3, 8, 8), None)
     for _ in range(3):
         found.add(Supplied((Batch(0, 0, views, numpy.arange(4), (), building),), waited), seconds=2.0)

@@ -1,6 +1,8 @@
 """Batches are a function of (seed, step): not of workers, ranks, micro batches or interruptions."""
 
+import os
 import resource
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +161,37 @@ def test_what_is_no_lack_of_shared_memory_is_raised_as_it_is(monkeypatch: pytest
     monkeypatch.setattr(Tensor, "share_memory_", broken)
     with pytest.raises(RuntimeError, match="of another kind"):
         next(_loader(_source(), workers=1).batches())
+
+
+def test_loader_processes_that_cannot_be_started_are_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_open_files() + 4, limits[1]))
+    try:
+        with pytest.raises(RunError, match="allow more open files"):
+            next(_loader(workers=1).batches())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert capsys.readouterr().err == ""  # nothing half made complains
+
+
+def _open_files() -> int:
+    """Return the lowest number that no file has."""
+    one, other = os.pipe()
+    os.close(one)
+    os.close(other)
+    return one
+
+
+def _stuck(row: int) -> Tensor:
+    threading.Event().wait()
+    raise AssertionError
+
+
+def test_a_stop_is_heard_while_a_batch_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dinokit.views.loader._PATIENCE", 0.1)
+    asked = iter([False, True])
+    with pytest.raises(RunError, match="asked to stop"):
+        next(_loader(replace(_source(), fetch=_stuck), workers=1).batches(unwanted=lambda: next(asked)))
 
 
 def test_crops_must_fit_the_patches() -> None:
