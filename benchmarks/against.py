@@ -16,12 +16,13 @@ peer's. Rows (benchmarks/rows):
     ranks                   two ranks beside one process, plain and sharded
     first line              seconds from `dinokit pretrain demo` to its first line of progress
 
-What an option is missing for says "not measured".
+What an option is missing for says "not measured", and so does a row that fails; the others go on.
 """
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -38,12 +39,14 @@ WHERE = "import dinokit; print(dinokit.__file__)"
 def main() -> None:
     """Print lines row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old", metavar="OLD_PYTHON", help="of an environment with the earlier build")
+    parser.add_argument("old", type=_interpreter, metavar="OLD_PYTHON", help="of an environment with the earlier build")
     parser.add_argument("--rows", nargs="+", default=["*"], help="names or patterns; all")
-    parser.add_argument("--rounds", type=int, default=Builds.rounds)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each side but those of views")
-    parser.add_argument("--photos", type=Path)
-    parser.add_argument("--lightly", metavar="PYTHON")
+    parser.add_argument("--rounds", type=_positive, default=Builds.rounds)
+    parser.add_argument(
+        "--threads", type=_positive, default=os.cpu_count() or 1, help="of each side but those of views"
+    )
+    parser.add_argument("--photos", type=_folder)
+    parser.add_argument("--lightly", type=_interpreter, metavar="PYTHON")
     parser.add_argument("--dtypes", nargs="+", choices=["fp32", "bf16"], default=["fp32"], help="of features")
     parser.add_argument("--whole", nargs="+", type=int, default=[], metavar="SEED", help="train the recipes, too")
     given = parser.parse_args()
@@ -60,7 +63,7 @@ def main() -> None:
     _say_what_is_compared(builds)
     print("row | measured | old | today | today / old | wanted")
     for name in rows:
-        for line in ROWS[name](builds):
+        for line in measured(name, builds):
             print(f"{name} | {cells(line)}", flush=True)
 
 
@@ -72,6 +75,14 @@ def chosen(patterns: Sequence[str]) -> list[str]:
     return [name for name in ROWS if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def measured(name: str, builds: Builds) -> Iterator[Line]:
+    """Make the lines of a row; one that fails ends in a line that says why."""
+    try:
+        yield from ROWS[name](builds)
+    except (SystemExit, OSError, ValueError) as error:  # a side has ended, or has said what is no figure
+        yield Line(measured="-", of={}, missing=" ".join(str(error).split()))
+
+
 def cells(line: Line) -> str:
     """Write a line of the table but for its row's name."""
     figures = [f"not measured: {line.missing}", "", ""]
@@ -81,11 +92,34 @@ def cells(line: Line) -> str:
     return " | ".join([line.measured, *figures, line.wanted])
 
 
+def _positive(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not a whole number from 1 on")
+    return int(word)
+
+
+def _folder(word: str) -> Path:
+    if not any(Path(word).glob("*")):
+        raise argparse.ArgumentTypeError(f"{word} is not a folder with files")
+    return Path(word)
+
+
+def _interpreter(word: str) -> str:
+    if shutil.which(word) is None:
+        raise argparse.ArgumentTypeError(f"{word} is not a program that can be run")
+    return word
+
+
+def where(builds: Builds, build: str) -> list[str]:
+    """Return the command that says what a build is, which is not imported from where the command is given."""
+    return builds.command(build, "-P", "-c", WHERE)
+
+
 def _say_what_is_compared(builds: Builds) -> None:
-    where = {build: said(builds.command(build, "-c", WHERE)) for build in BUILDS}
-    if where["old"] == where["today"]:
-        raise SystemExit(f"both interpreters import {where['old']}; expected an earlier build beside today's")
-    print(f"old: {where['old']}; today: {where['today']}")
+    found = {build: said(where(builds, build)) for build in BUILDS}
+    if found["old"] == found["today"]:
+        raise SystemExit(f"both interpreters import {found['old']}; expected an earlier build beside today's")
+    print(f"old: {found['old']}; today: {found['today']}")
     print(f"torch {version('torch')}, {builds.threads} threads, {builds.rounds} rounds")
 
 

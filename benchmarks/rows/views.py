@@ -51,7 +51,7 @@ def _beside(side: str, found: dict[str, Figure]) -> Iterator[Line]:
 
 
 def _has_numba(builds: Builds) -> bool:
-    return not subprocess.run(builds.command("today", "-c", "import numba"), capture_output=True).returncode
+    return not subprocess.run(builds.command("today", "-P", "-c", "import numba"), capture_output=True).returncode
 
 
 ROWS = {"views": lines}

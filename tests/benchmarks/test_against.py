@@ -91,6 +91,38 @@ def test_a_side_that_ends_says_why(against: ModuleType) -> None:
         sys.modules["sides"].compared({"old": ["sh", "-c", "echo no weights >&2"]}, rounds=1)
 
 
+def test_a_row_that_fails_says_why(against: ModuleType, tmp_path: Path) -> None:
+    builds = against.Builds(old=interpreter(tmp_path / "old", seconds=1), today="false", rounds=1, threads=1)
+    (line,) = against.measured("demo", builds)
+    assert against.cells(line).startswith("- | not measured: today has ended")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rounds", "0"], "--rounds: 0 is not a whole number from 1 on"),
+        (["--threads", "-3"], "--threads: -3 is not a whole number from 1 on"),
+        (["--photos", "nowhere"], "--photos: nowhere is not a folder with files"),
+        (["--lightly", "nowhere"], "--lightly: nowhere is not a program that can be run"),
+    ],
+)
+def test_what_cannot_be_is_refused_first(
+    against: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["against.py", sys.executable, *words])
+    with pytest.raises(SystemExit, match="2"):
+        against.main()
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_compared_is_not_looked_for_where_the_command_is_given(against: ModuleType) -> None:
+    assert "-P" in against.where(against.Builds(old="old", threads=1), "old")
+
+
 @pytest.mark.slow  # a process of its own, which imports torch
 def test_a_side_takes_steps(against: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent))
