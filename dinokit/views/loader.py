@@ -265,7 +265,7 @@ def _check_room(workers: int) -> None:
         OSError: if there is not enough.
     """
     # of a queue two open files and three semaphores: results, a queue and two pipes a process, and what ends them
-    _held = [multiprocessing.Queue() for _ in range(2 * workers + 3 if workers else 0)]
+    _held: list[object] = [multiprocessing.Queue() for _ in range(2 * workers + 3 if workers else 0)]
 
 
 def _in_time(batches: Iterator[_Made], unwanted: Callable[[], bool]) -> Iterator[_Made]:
