@@ -1,13 +1,17 @@
 """Whether numba, the extra `fast`, can be used, and how what it compiles is compiled."""
 
+import hashlib
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import unwrap
-from typing import Any, TypeVar
+from pathlib import Path
+from pickle import PickleError
+from typing import Any, TypeVar, final
 
 from dinokit.core.messages import line_of, warn
 
@@ -44,7 +48,7 @@ def module(name: str) -> Any:
 def kept(*fastmath: str) -> Callable[[F], F]:
     """Compile at the first call, and keep the result for other processes, until the file of the function changes.
 
-    Whatever it calls: what calls each other stands in one file.
+    Or that of `instructions`. Whatever else it calls: what calls each other stands in one file.
 
     Args:
         fastmath: how far sums and products may differ from what is written, in LLVM's words.
@@ -52,12 +56,43 @@ def kept(*fastmath: str) -> Callable[[F], F]:
     options = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
 
     def compiled(function: F) -> F:
-        compile_: Any = import_module("numba").njit
-        plain = unwrap(function)  # of what checks types in tests
-        try:
-            made: F = compile_(plain, cache=True, **options)
-        except RuntimeError:  # there is no folder that may be written to
-            made = compile_(plain, **options)
-        return made
+        made: Any = import_module("numba").njit(unwrap(function), **options)  # without what checks types in tests
+        with suppress(RuntimeError):  # there is no folder that may be written to
+            made.enable_caching()
+            made._cache = _Kept(made._cache)
+        result: F = made
+        return result
 
     return compiled
+
+
+@cache
+def _instructions() -> bytes:
+    return hashlib.sha256(Path(__file__).with_name("instructions.py").read_bytes()).digest()
+
+
+@final
+class _Kept:
+    """numba's cache of a function, which is done without where it is torn or cannot be written to."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache = cache
+        file = cache._cache_file
+        file._source_stamp = file._source_stamp, _instructions()
+
+    def load_overload(self, *arguments: Any) -> Any:
+        """Return what is kept; None for nothing, and for what cannot be read."""
+        try:
+            return self.cache.load_overload(*arguments)
+        except Exception:  # whatever half a pickle may raise: it is compiled again, and kept anew
+            with suppress(OSError):
+                self.cache.flush()
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        """Keep what was compiled, if there is room."""
+        with suppress(OSError, EOFError, PickleError):
+            self.cache.save_overload(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cache, name)
