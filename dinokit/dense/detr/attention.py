@@ -216,7 +216,8 @@ def _woven(like: Tensor) -> Float[Tensor, "batch head token head_dim"]:
 def _parts(hidden: Tensor | None, q: Tensor, k: Tensor, *others: Tensor) -> Iterator[tuple[Any, ...]]:
     """Yield what is hidden of an image, and some of its heads of all other tensors."""
     _, heads, query, _ = q.shape
-    cut = slices(q.device, rows=HELD * query * k.shape[2], columns=heads)
+    numbers = HELD * query * k.shape[2] // torch.get_num_threads()  # a head each: every core has a cache of its own
+    cut = slices(q.device, rows=numbers, columns=heads)
     for image, each in enumerate(zip(q, k, *others, strict=True)):
         for some in cut:
             yield None if hidden is None else hidden[image], *(tensor[some] for tensor in each)
