@@ -248,14 +248,14 @@ def test_a_convolutional_network_detects_with_its_last_grid(tmp_path: Path, know
 
 
 @pytest.mark.slow
-def test_four_pictures_are_learnt_by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_pictures_are_learnt_by_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the patches of a network of random weights."""
-    data = scenes(tmp_path / "data", counts={"train": 4}, size=(128, 128))
+    data = scenes(tmp_path / "data", counts={"train": 8}, size=(64, 64))
     usual = RECIPES["small"]
     training = replace(usual.training, warmup=20, save_every=1000)
     monkeypatch.setitem(RECIPES, "small", replace(usual, hidden=128, box_hidden=32, encoder=0, training=training))
-    sizes = Architecture(patch_size=16, dim=64, depth=4, heads=4, ffn_hidden=128, registers=0, layer_scale=None)
-    config = Config(data=str(data), size=128, queries=8, iterations=340, batch_size=2, lr=1e-3)
+    sizes = Architecture(patch_size=8, dim=64, depth=4, heads=4, ffn_hidden=128, registers=0, layer_scale=None)
+    config = Config(data=str(data), size=64, queries=16, iterations=380, batch_size=8, lr=3e-3)
     backbone = VisionTransformer(sizes, seed=0).eval()
     backbone.pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None)
     assert learn(backbone, config, None, few=True)[2][0]["AP"] > 95
