@@ -140,6 +140,7 @@ def cut_kinds(images: Sequence[Tensor], kinds: Sequence[Kind], *, kernel: Kernel
         targets = []
         for kind, crops in zip(kinds, out, strict=True):
             windows, mirrored = np.rint(kind.windows[:, index]).astype(np.int64), kind.mirrored[:, index]
+            windows[:, 2:] = windows[:, 2:].clip(min=1)  # a clipped one may be less than half a pixel
             stops = windows[:, :2] + windows[:, 2:]
             inside = (windows[:, :2] >= 0).all() and (stops <= image.shape[1:]).all()
             if resizing is not None and inside and len(windows):

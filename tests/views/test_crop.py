@@ -55,6 +55,14 @@ def test_clipped_windows_stay_inside_and_are_larger_than_redrawn_ones() -> None:
     assert (tall == 28).mean() > 2 * (retried[:, 2] == 28).mean()
 
 
+def test_a_window_of_less_than_half_a_pixel_is_a_pixel() -> None:
+    image = torch.randint(0, 256, (3, 70, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    windows = np.array([[[5.0, 7.0, 0.3, 0.4]], [[69.8, 69.8, 0.2, 0.2]]])
+    crops = crop.cut([image], windows, np.zeros((2, 1), bool), size=4, kernel="bicubic")
+    assert (crops[0, 0] == image[:, 5:6, 7:8]).all()
+    assert (crops[1, 0] == image[:, -1:, -1:]).all()
+
+
 def test_a_window_in_fractions_of_pixels_moves_the_crop() -> None:
     image = torch.arange(16, dtype=torch.uint8).mul(10).expand(1, 16, 16)  # brighter by 10 per pixel to the right
     windows = np.array([[[0.0, 3.5, 8.0, 8.0]]])
