@@ -123,6 +123,14 @@ def test_what_is_compared_is_not_looked_for_where_the_command_is_given(against: 
     assert "-P" in against.where(against.Builds(old="old", threads=1), "old")
 
 
+def test_a_side_is_warm_when_it_needs_no_more_memory(against: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides, peaks, worked = sys.modules["sides"], iter([100.0, 140.0, 180.0, 180.5, 999.0]), list[int]()
+    monkeypatch.setattr(sides, "peak_memory", lambda: next(peaks))
+    monkeypatch.setattr("sys.stdin", [])
+    sides.answer(lambda: worked.append(1))
+    assert len(worked) == 4
+
+
 @pytest.mark.slow  # a process of its own, which imports torch
 def test_a_side_takes_steps(against: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent))
