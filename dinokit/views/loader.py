@@ -202,8 +202,12 @@ class _Parcel:
         """Fetch the tensors from the process, once."""
         try:
             batch: Batch = pickle.loads(self.content)
-        except OSError as error:
-            return _without_memory(error, error.errno)
+        except (EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _NO_FILES:
+                return _without_memory(error, error.errno)
+            raise RuntimeError(
+                f"DataLoader worker (pid unknown) does not answer: {line_of(error)}"
+            ) from error  # as torch
         return batch
 
     def pin_memory(self) -> Batch | RunError:

@@ -194,6 +194,15 @@ def test_a_stop_is_heard_while_a_batch_is_waited_for(monkeypatch: pytest.MonkeyP
         next(_loader(replace(_source(), fetch=_stuck), workers=1).batches(unwanted=lambda: next(asked)))
 
 
+def test_a_loader_process_that_is_killed_before_its_batch_is_fetched_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: bytes) -> Batch:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr("dinokit.views.loader.pickle.loads", refused)
+    with pytest.raises(RunError, match="a loader process was killed"):
+        next(_loader(workers=1).batches())
+
+
 def test_crops_must_fit_the_patches() -> None:
     with pytest.raises(UserError, match="not a multiple of the patch size 7"):
         _loader(patch_size=7)
