@@ -50,9 +50,10 @@ class Spare:
             pipe.write(order)
 
     def dismiss(self) -> None:
-        """Let it end without having done anything."""
-        os.close(self.orders)
+        """End it before it has done anything; one that cannot reach its pipe would not end by itself."""
+        self.kill()
         self.wait()
+        os.close(self.orders)
         self.complaints.close()
 
     def poll(self) -> int | None:

@@ -20,7 +20,7 @@ assert (wrong.wait(), right.wait()) == (2, 0)
 assert child.last_words(wrong.complaints)[0].startswith("error: unknown command 'nosuch'")
 assert idle.poll() is None  # until it is told that nothing comes
 idle.dismiss()
-assert idle.returncode == 0
+assert idle.returncode == -9
 killed.kill()
 assert killed.wait() == -9
 killed.begin(["--version"], {}, threads=1)  # found to have ended by whoever looks
