@@ -136,7 +136,8 @@ def fit(
     with frozen(backbone) as device:
         heads = [member.head.to(device).train() for member in members]
     groups = [{"params": list(member.head.parameters()), "lr": member.lr} for member in members]
-    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
+    fused = device.type in ("cpu", "cuda")  # one operation for all of a step
+    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay, fused=fused)
     state = None if folder is None else folder / _STATE
     made_of = {} if state is None else _made_of(backbone, members, training) | dict(stamp or {})
     first, recent = _resumed(state, heads, optimiser, stamp=made_of)
