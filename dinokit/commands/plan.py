@@ -90,7 +90,7 @@ def plan_detection(
     model: str,
     data: str = "",
     images: int | None = None,
-    recipe: Literal["small", "dinov3"] = "small",
+    recipe: Literal["small", "few", "dinov3"] = "small",
     size: int | None = None,
     queries: int | None = None,
     batch_size: int | None = None,
@@ -105,7 +105,7 @@ def plan_detection(
         model: an architecture, such as vits16 or dinov3_vit7b16, without its weights; or whatever `evaluate` takes.
         data: images with boxes, as `evaluate detection` takes them, whose sizes count; without it all are 640 x 480.
         images: how many there are without --data; COCO's 118,287 if left out.
-        recipe: small or dinov3, as of `evaluate detection`.
+        recipe: small, few or dinov3, as of `evaluate detection`.
         size: pixels of the short side, the long one being at most 4/3 of them (dinov3: 8 times); the recipe's if left
             out.
         queries: the recipe's if left out.
@@ -132,6 +132,7 @@ def plan_detection(
         objects = sum(len(one.names) for one in boxed.marks) / len(boxed)
     changed: dict[str, Any] = {"size": size, "queries": queries, "batch_size": batch_size, "iterations": iterations}
     chosen = detection.chosen(detection.Config(data=data or "COCO", recipe=recipe, **changed))
+    sizes = (sizes * (chosen.pictures // len(sizes) + 1))[: max(len(sizes), chosen.pictures)]
     peak = tflops * 1e12 if tflops else planning.measured_rate(devices.choose(), bf16=False)
     found = detecting.plan_detector(backbone, chosen, sizes=sizes, classes=classes, rate=peak * mfu, objects=objects)
     print_detector(found, f"{recipe} on {model}, {len(sizes):,} images, {classes} classes")

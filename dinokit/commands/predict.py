@@ -78,8 +78,7 @@ def predict(
         backbone = load(name, heads=heads).to(where)
         check_model(about, backbone, model=name)
     else:
-        kind = foreground if train_on is None else detection
-        config = configuration.override(kind.Config(data=str(train_masks or train_on)), settings)
+        config = configuration.override(_usual(given[0], str(train_masks or train_on)), settings)
         name = check_written(model)
         backbone = load(name, heads=heads).to(where)
         backbone.name = called(name)
@@ -116,6 +115,12 @@ def _from_boxes(backbone: Backbone, config: Any, out: Path) -> tuple[nn.Module, 
 
 def explained(options: Sequence[str]) -> tuple[str, Any] | None:
     """Return the settings of what is learnt from a few masks or boxes, if help is about one of the two."""
-    if "--train-on" in options:
-        return "detection", detection.Config(data="DATA")
-    return ("foreground", foreground.Config(data="DATA")) if "--train-masks" in options else None
+    for given, task in (("--train-on", "detection"), ("--train-masks", "foreground")):
+        if given in options:
+            return task, _usual(given, "DATA")
+    return None
+
+
+def _usual(given: str, data: str) -> foreground.Config | detection.Config:
+    """Return the settings with which a few boxes or masks are learnt from, if nothing else is said."""
+    return detection.Config(data=data, recipe="few") if given == "--train-on" else foreground.Config(data=data)

@@ -1,6 +1,7 @@
 """Detection on frozen features: a decoder is trained on one split and finds the boxes of another.
 
     small      100 queries, 512 pixels, 3,000 steps; the features of all images and their mirrors are computed once
+    few        20 queries, 2,000 steps on 512 pictures that are made of fewer images: of `predict --train-on`
     dinov3     1,500 queries, 2,048 pixels, eight sizes and mirrors at test: the published one
 
 A training runs on one device; `dinokit plan detection` says what it takes, which for `dinov3` is far more than a day.
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import numpy
@@ -57,15 +59,15 @@ class Config:
     """Which images, and how boxes are learnt from them."""
 
     data: str  # COCO, LVIS, COCO-O, Pascal VOC, labels of YOLO, a table of boxes, or images/ and masks/
-    recipe: Literal["small", "dinov3"] = "small"
+    recipe: Literal["small", "few", "dinov3"] = "small"  # few: some images of one's own
     train: str | None = None  # split to learn from; null: train
     test: str | None = None  # split to measure on; null: val, or else test
     head: str | None = None  # a saved head that is measured instead of training one
     size: int | None = at_least(1, None)  # px of short side (long: up to 4/3, dinov3 8 times); null: 512, dinov3 2,048
-    queries: int | None = at_least(1, None)  # null: 100, dinov3 1,500
-    iterations: int | None = at_least(1, None)  # training steps; null: 3,000, dinov3 44,358
-    batch_size: int | None = at_least(1, None)  # images per step; null: 8, dinov3 32
-    lr: float | None = above(0, None)  # null: 2e-4, dinov3 2.5e-5
+    queries: int | None = at_least(1, None)  # null: 100, few 20, dinov3 1,500
+    iterations: int | None = at_least(1, None)  # training steps; null: 3,000, few 2,000, dinov3 44,358
+    batch_size: int | None = at_least(1, None)  # images per step; null: 8, few 4, dinov3 32
+    lr: float | None = above(0, None)  # null: 2e-4, few 5e-4, dinov3 2.5e-5
     seed: int = at_least(0, 0)  # of initial weights, order and mirrors
     limit: int | None = at_least(1, None)  # test images, evenly spaced; null: all
 
@@ -120,8 +122,7 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     """Train a detector and measure it; return it, what it is, and how good it was.
 
     Args:
-        few: learn from pieces of a few images, too, which OUT keeps (dense/detr/few.py); of data without a split to
-            measure on all images are learnt, and measured.
+        few: of data without a split to measure on all images are learnt, and measured.
     """
     library("faster_coco_eval", extra="detection")
     known, domains = box_splits(config.data), box_domains(config.data) if config.test is None else []
@@ -141,8 +142,10 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     recipe = chosen(config)
     shared = looked_at(train, test, judges, queries=recipe.queries)
     classes = sorted({name or UNNAMED for one in train.marks for name in one.names})
-    lessons = more(train, out / "pieces", size=recipe.view.size, seed=config.seed) if few and out is not None else train
-    member = trained(backbone, lessons, classes, recipe, out)
+    with TemporaryDirectory() as passing:
+        pieces, size = (out or Path(passing)) / "pieces", recipe.view.size
+        lessons = more(train, pieces, pictures=recipe.pictures, size=size, seed=config.seed)
+        member = trained(backbone, lessons, classes, recipe, out)
     details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
     seen = [train.split] + [test.split] * (test.split != train.split and shared > 0)
     details |= {"learnt": {"data": absolute(config.data), "splits": seen}}

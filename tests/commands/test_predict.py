@@ -14,7 +14,6 @@ import dinokit
 from dinokit import cli
 from dinokit.checkpoints.store import header
 from dinokit.core.messages import UserError
-from dinokit.dense.detr import few as few_images
 from dinokit.dense.detr.recipe import RECIPES
 from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
 from tests.evaluation.dense_data import squares
@@ -76,9 +75,8 @@ def test_a_few_masks_are_enough_to_find_the_foreground(
 def test_from_a_few_boxes_to_the_head_the_page_and_the_pictures(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], held_out: bool
 ) -> None:
-    usual = RECIPES["small"]
-    monkeypatch.setitem(RECIPES, "small", replace(usual, dim=64, hidden=64, encoder=1, decoder=1))
-    monkeypatch.setattr(few_images, "TOGETHER", 4)
+    usual = RECIPES["few"]
+    monkeypatch.setitem(RECIPES, "few", replace(usual, dim=64, hidden=64, encoder=1, decoder=1, pictures=4))
     data = squares(tmp_path / "data", train=2, splits=False)
     for split in ("train", "val") if held_out else ("",):
         shutil.copytree(data / "images", tmp_path / "few" / "images" / split, dirs_exist_ok=True)

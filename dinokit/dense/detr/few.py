@@ -1,7 +1,7 @@
 """More to learn from a few images: pieces of them, alone or four in one picture, drawn once and written as pictures.
 
 A detector that sees eight pictures and their mirrors learns where things lie, not what they are (docs/log.md). So a few
-images are made `TOGETHER` pictures: a piece of an image in its shape, or four square pieces of any images, two by two
+images are made hundreds of pictures: a piece of an image in its shape, or four square pieces of any images, two by two
 (mosaic, as in YOLOv4, arXiv:2004.10934); the sides of a piece are 0.4 to 1 times the largest that fit. A box stays if
 0.4 of it is seen. Pictures are files, so that features are kept of them as of any image, and a person can look at what
 was learnt from. They follow from the images and the seed.
@@ -22,7 +22,6 @@ from dinokit.core.seed import generator
 from dinokit.dense.detr.stamps import digest_of_boxes
 from dinokit.images import intensity
 
-TOGETHER = 128  # pictures, the images themselves among them
 LEAST = 0.4  # of the sides of the largest piece
 VISIBLE = 0.4  # of the area of a box
 TRIES = 5  # for a piece with a box
@@ -32,13 +31,14 @@ STAMP = "pieces.json"
 Held = tuple[intensity.AnyImage, Marks]
 
 
-def more(data: Boxed, folder: Path, *, size: int, seed: int) -> Boxed:
+def more(data: Boxed, folder: Path, *, pictures: int, size: int, seed: int) -> Boxed:
     """Return a few images and pieces of them, which a folder keeps; many images are returned as they are.
 
     Args:
+        pictures: how many there are in the end, the images themselves among them.
         size: pixels of the short side that is seen of a picture.
     """
-    count = TOGETHER - len(data)
+    count = pictures - len(data)
     if count <= 0:
         return data
     files = digest_of_files([one.image for one in data.marks])

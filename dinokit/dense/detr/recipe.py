@@ -1,6 +1,8 @@
 """What a detector is, what it sees and how it learns, as published and for one machine.
 
     small     100 queries, 512 pixels, features of every image and its mirror kept on disk, focal loss; minutes to hours
+    few       for some images of one's own: `small` with 20 queries, smaller batches and a higher rate, on 512 pictures
+              that are made of the images (few.py)
     dinov3    DINOv3's last stage, on COCO (arXiv:2508.10104, appendix D.9): 1,500 and 1,500 queries of which 6 answer
               for an object, 2,048 pixels in 3 x 3 windows, a mirror with 0.5, the short side from U(1,228, 2,048) or
               else a piece of 60 to 100 % of the area first, IA-BCE, 12 passes of 118,287 images at 2.5e-5, which falls
@@ -39,6 +41,7 @@ class Recipe:
     weights: Weights = field(default_factory=Weights)
     lr: float = above(0, 2e-4)
     batch_size: int = at_least(1, 8)
+    pictures: int = at_least(0, 0)  # fewer images are made so many, by pieces of them
     training: Training
     shortest: int | None = at_least(1, None)  # pixels: views are drawn at every step, of this short side to view.size
     tested: tuple[int, ...] = ()  # short sides that are merged at test, mirrored too; empty: view.size alone
@@ -71,10 +74,21 @@ class Recipe:
         )
 
 
+_SMALL = Recipe(
+    view=View(size=512, longest=683),
+    training=Training(iterations=3_000, warmup=200, weight_decay=0.05, clip=0.1, save_every=100),
+)
+
 RECIPES = {
-    "small": Recipe(
-        view=View(size=512, longest=683),
-        training=Training(iterations=3_000, warmup=200, weight_decay=0.05, clip=0.1, save_every=100),
+    "small": _SMALL,
+    "few": replace(
+        _SMALL,
+        queries=20,
+        many=20,
+        lr=5e-4,
+        batch_size=4,
+        pictures=512,
+        training=replace(_SMALL.training, iterations=2_000),
     ),
     "dinov3": Recipe(
         view=View(size=2048, longest=16_384, windows=3),

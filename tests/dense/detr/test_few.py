@@ -27,9 +27,8 @@ def data(tmp_path: Path) -> Boxed:
     return open_boxes(str(tmp_path))
 
 
-def test_boxes_of_pieces_lie_where_the_things_are(data: Boxed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few, "TOGETHER", 14)
-    found = few.more(data, tmp_path / "pieces", size=32, seed=0)
+def test_boxes_of_pieces_lie_where_the_things_are(data: Boxed, tmp_path: Path) -> None:
+    found = few.more(data, tmp_path / "pieces", pictures=14, size=32, seed=0)
     assert found.marks[:2] == data.marks
     assert len(found) == 14
     assert {one.size for one in found.marks[2:]} >= {(32, 32), (48, 32)}
@@ -44,13 +43,9 @@ def test_boxes_of_pieces_lie_where_the_things_are(data: Boxed, tmp_path: Path, m
         np.testing.assert_allclose(marks.areas, (marks.boxes[:, 2:] - marks.boxes[:, :2]).prod(axis=1))
 
 
-def test_pieces_follow_from_the_images_and_the_seed(
-    data: Boxed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(few, "TOGETHER", 5)
-    one, same, other = (
-        few.more(data, tmp_path / name, size=32, seed=seed) for name, seed in (("one", 0), ("same", 0), ("other", 1))
-    )
+def test_pieces_follow_from_the_images_and_the_seed(data: Boxed, tmp_path: Path) -> None:
+    seeds = (("one", 0), ("same", 0), ("other", 1))
+    one, same, other = (few.more(data, tmp_path / name, pictures=5, size=32, seed=seed) for name, seed in seeds)
     read = [
         [file.read_bytes() for file in sorted((tmp_path / name).glob("*.png"))] for name in ("one", "same", "other")
     ]
@@ -58,16 +53,16 @@ def test_pieces_follow_from_the_images_and_the_seed(
     assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(one.marks, same.marks, strict=True))
     assert len(other) == 5
     with pytest.raises(UserError, match="pieces.json|one was made with other seed"):
-        few.more(data, tmp_path / "one", size=32, seed=1)
-    assert few.more(replace(data, marks=data.marks * 3), tmp_path / "none", size=32, seed=0).marks == data.marks * 3
+        few.more(data, tmp_path / "one", pictures=5, size=32, seed=1)
+    many = replace(data, marks=data.marks * 3)
+    assert few.more(many, tmp_path / "none", pictures=5, size=32, seed=0) == many
     assert not (tmp_path / "none").exists()
 
 
-def test_pieces_of_deep_images_keep_their_values(data: Boxed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few, "TOGETHER", 3)
+def test_pieces_of_deep_images_keep_their_values(data: Boxed, tmp_path: Path) -> None:
     for one in data.marks:
         deep = np.full((*one.size[::-1], 3), 0.25, dtype=np.float32)
         np.save(one.image.with_suffix(".npy"), deep)
     marks = tuple(replace(one, image=one.image.with_suffix(".npy")) for one in data.marks)
-    found = few.more(replace(data, marks=marks), tmp_path / "pieces", size=32, seed=0)
+    found = few.more(replace(data, marks=marks), tmp_path / "pieces", pictures=3, size=32, seed=0)
     np.testing.assert_allclose(found.read(2).numpy(), 0.25, rtol=1e-5)
