@@ -1,9 +1,9 @@
 """Boxes in a table, a box in each row, as a person makes one.
 
-FILE           .csv .tsv .jsonl: path, x0, y0, x1, y1 and, if known, label; a row without numbers is an image
+FILE           .csv .tsv .jsonl: path, x0, y0, x1, y1 and, if known, label, split; a row without numbers is an image
                without boxes
 ROOT/boxes.csv the same, or boxes.tsv, .jsonl, or .json as COCO has it; or in ROOT/train/, ROOT/val/, by any name
-               of a split
+               of a split, where a column split says nothing
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from dinokit.core.files import read_text
 from dinokit.core.messages import UserError
 from dinokit.sources.files import MANIFESTS, rows_of, written_path
 from dinokit.sources.location import entries, split_folders
-from dinokit.sources.table import LABELS, PATHS, column, word_of
+from dinokit.sources.table import LABELS, PATHS, SPLITS, column, word_of
 
 TABLES = (*(f"boxes{ending}" for ending in (*MANIFESTS, ".json")), "_annotations.coco.json")  # in a folder
 EDGES = (("x0", "xmin", "left"), ("y0", "ymin", "top"), ("x1", "xmax", "right"), ("y1", "ymax", "bottom"))
@@ -31,7 +31,7 @@ def readers(root: Path) -> Readers:
     if table is not None:
         return of_file(table)
     tables = {name: table for name, folder in split_folders(root).items() if (table := _listed(folder)) is not None}
-    return {name: reader for name, table in tables.items() for reader in of_file(table).values()}
+    return {name: partial(_read, table) for name, table in tables.items()}
 
 
 def of_file(file: Path) -> Readers:
@@ -42,7 +42,7 @@ def of_file(file: Path) -> Readers:
             f"expected boxes in a folder or a file that ends in {', '.join(MANIFESTS)}, .json (COCO), .yaml or .data "
             f"(YOLO), got {file}"
         )
-    return {"": partial(coco.read_coco if ending == ".json" else _split, file)}
+    return {name: partial(_read, file, name) for name in ([""] if ending == ".json" else _splits(file))}
 
 
 def _listed(folder: Path) -> Path | None:
@@ -51,23 +51,40 @@ def _listed(folder: Path) -> Path | None:
     return next((folder / names[name] for name in TABLES if name in names), None)
 
 
-def _split(file: Path) -> Split:
-    return Split(read_table(file))
+def _read(file: Path, split: str = "") -> Split:
+    return coco.read_coco(file) if file.suffix.lower() == ".json" else Split(read_table(file, split))
 
 
-def read_table(file: Path) -> Iterator[Marks]:
-    """Read a table with a box in each row, in the order of its images, or raise UserError."""
+def _splits(file: Path) -> list[str]:
+    """Return the names of the splits in a table, one of "" if its rows say none."""
     read_text(file)  # of UTF-8, or it is refused
+    rows = rows_of(str(file))
+    header = list(next(rows))
+    name = column(header, SPLITS)
+    found = {} if name is None else {word_of(row[header.index(name)]): row for row in rows}
+    if "" in found and len(found) > 1:
+        raise UserError(f"a row of {file} has no {name}, {found['']}; give every row one, or none")
+    return list(found) or [""]
+
+
+def read_table(file: Path, split: str = "") -> Iterator[Marks]:
+    """Read a table with a box in each row, in the order of its images, or raise UserError.
+
+    Args:
+        split: whose rows are read; "": all.
+    """
     rows = rows_of(str(file))
     header = list(next(rows))
     names = [column(header, wanted) for wanted in (PATHS, *EDGES)]
     if None in names:
         raise UserError(f"{file} has the columns {', '.join(map(str, header))}; expected path, x0, y0, x1, y1")
     path, *edges = (header.index(name) for name in names)
-    label = column(header, LABELS)
+    label, part = column(header, LABELS), column(header, SPLITS)
     found: dict[Path, dict[tuple[float | str, ...], None]] = {}  # the boxes of an image, each with its class
     twice = list[str]()
     for number, row in enumerate(rows, start=1):
+        if split and word_of(row[header.index(part)]) != split:
+            continue
         where, sides = f"row {number} of {file}", [row[edge] for edge in edges]
         if not isinstance(row[path], str) or not row[path].strip():
             raise UserError(f"{where} has no path; give it one or take the row out")

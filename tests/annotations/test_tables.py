@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from dinokit.annotations.boxes import open_boxes
+from dinokit.annotations.boxes import box_splits, open_boxes
 from dinokit.annotations.masks import say_once
 from dinokit.core.messages import UserError
 from tests.annotations.test_boxes import coco_json, picture, table
@@ -26,6 +26,18 @@ def test_an_image_is_one_however_its_path_is_written(tmp_path: Path) -> None:
     rows = "".join(f'"{path}",{place},1,9,9,cat\n' for place, path in enumerate(paths))
     data = open_boxes(str(table(tmp_path, HEADER + rows)))
     assert [(one.image, one.boxes[:, 0].tolist()) for one in data.marks] == [(tmp_path / "inner/c.jpg", [0, 1, 2, 3])]
+
+
+def test_a_column_says_of_which_split_a_row_is(tmp_path: Path) -> None:
+    rows = ("a.jpg,1,1,9,9,cat,training", "b.jpg,2,1,9,9,cat,val", "a.jpg,3,1,9,9,dog,training", "b.jpg,,,,,,val")
+    root = table(tmp_path, f"{HEADER.strip()},Split\n" + "\n".join(rows) + "\n")
+    assert box_splits(str(root)) == box_splits(str(root / "boxes.csv")) == ["train", "val"]
+    train, val = (open_boxes(str(root), split=name) for name in ("train", "val"))
+    assert [(one.image.name, one.boxes[:, 0].tolist()) for one in train.marks] == [("a.jpg", [1, 3])]
+    assert [(one.image.name, one.boxes[:, 0].tolist()) for one in val.marks] == [("b.jpg", [2])]
+    table(tmp_path, f"{HEADER.strip()},split\na.jpg,1,1,9,9,cat,train\nb.jpg,1,1,9,9,cat,\n")
+    with pytest.raises(UserError, match=r"a row of .*boxes.csv has no split, .*b.jpg.*; give every row one, or none"):
+        box_splits(str(root))
 
 
 def test_a_row_that_stands_there_twice_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
