@@ -89,16 +89,18 @@ def _matched(
     answers: Answers, objects: Sequence[Objects], *, repeats: int
 ) -> tuple[tuple[Int64[Tensor, " pair"], ...], Objects]:
     """Return the layer, the image and the query of every pair, and the object it answers for."""
-    costs = [cost(answers.of(slice(None), image), there) for image, there in enumerate(objects)]
-    places, boxes, classes = [], [], []
-    for image, (there, layers) in enumerate(zip(objects, costs, strict=True)):
-        for layer, each in enumerate(layers.cpu().numpy()):
+    counts = [len(each) for each in objects]
+    every = Objects(torch.cat([each.boxes for each in objects]), torch.cat([each.classes for each in objects]))
+    numbers = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(answers.logits.device)
+    costs, first, found = cost(answers, every, numbers).cpu().numpy(), 0, []
+    for image, count in enumerate(counts):
+        for layer, each in enumerate(costs[first : first + count].transpose(1, 2, 0)):
             queries, which = assigned(each, repeats=repeats)
-            places.append(numpy.stack([numpy.full_like(queries, layer), numpy.full_like(queries, image), queries]))
-            boxes.append(there.boxes[which])
-            classes.append(there.classes[which])
-    where = torch.from_numpy(numpy.concatenate(places, axis=1)).to(answers.logits.device)
-    return tuple(where), Objects(torch.cat(boxes), torch.cat(classes))
+            place = [numpy.full_like(queries, value) for value in (layer, image)]
+            found.append(numpy.stack([*place, queries, first + which]))
+        first += count
+    *where, which = torch.from_numpy(numpy.concatenate(found, axis=1)).to(answers.logits.device)
+    return tuple(where), Objects(every.boxes[which], every.classes[which])
 
 
 def focal(

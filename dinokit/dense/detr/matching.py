@@ -50,15 +50,23 @@ class Answers:
 
 
 @torch.no_grad()
-def cost(answers: Answers, objects: Objects) -> Float[Tensor, "*layer query object"]:
-    """Return what it costs that a query answers for an object of an image."""
-    logits = answers.logits[..., objects.classes]  # [*layer, query, object]
+def cost(answers: Answers, objects: Objects, images: Int64[Tensor, " object"]) -> Float[Tensor, "object layer query"]:
+    """Return what it costs that a query answers for an object.
+
+    Args:
+        answers: [layer, image, query].
+        objects: of all images.
+        images: the image that each is of, whose queries may answer for it.
+    """
+    logits = answers.logits[:, images, :, objects.classes]  # [object, layer, query]
     chance = logits.sigmoid()
     right = ALPHA * (1 - chance) ** GAMMA * -F.logsigmoid(logits)
     wrong = (1 - ALPHA) * chance**GAMMA * -F.logsigmoid(-logits)
-    wanted = box.deltas(answers.references[..., None, :], objects.boxes)  # [*layer, query, object, 4]
-    apart = (answers.deltas[..., None, :] - wanted).abs().sum(dim=-1)
-    _, giou = box.overlap(answers.boxes[..., None, :], objects.boxes)
+    said = (answers.references, answers.deltas, answers.boxes)
+    references, deltas, boxes = (each.transpose(0, 1)[images] for each in said)  # [object, layer, query, 4]
+    there = objects.boxes[:, None, None]
+    apart = (deltas - box.deltas(references, there)).abs().sum(dim=-1)
+    _, giou = box.overlap(boxes, there)
     return 2 * (right - wrong) + apart - 2 * giou
 
 
