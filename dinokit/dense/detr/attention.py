@@ -22,7 +22,7 @@ from dinokit.core.device import slices
 # below the largest score, where a weight is 2e-22 of the largest: smaller ones would be denormal numbers, by which
 # processors multiply ten times as slowly
 FAR = 50.0
-HELD = 4  # numbers that are at hand of each score: itself, its gradient, and what they are made of
+HELD = 3  # numbers that are at hand of each score: itself, its gradient, and what they are made of
 
 
 class Attention(nn.Module):
@@ -39,18 +39,24 @@ class Attention(nn.Module):
         tokens: Float[Tensor, "batch query dim"],
         position: Float[Tensor, "some query dim"],
         seen: Bool[Tensor, "batch 1 1 query"] | None,
+        groups: list[int],
     ) -> Float[Tensor, "batch query dim"]:
-        """Attend among tokens.
+        """Attend among the tokens of each group.
 
         Args:
             position: what says their position, where they ask and are compared; one may be that of all images.
             seen: True where a query may look; None: everywhere.
+            groups: how many tokens each has.
         """
         q = split(placed(self.q, tokens, position), self.heads)
         k = split(placed(self.k, tokens, position), self.heads).contiguous()
         v = split(self.v(tokens), self.heads).contiguous()
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        mixed: Tensor = self.out(found.transpose(1, 2).flatten(2))
+        parts = zip(*(torch.split(each, groups, dim=2) for each in (q, k, v)), strict=True)
+        found = [
+            F.scaled_dot_product_attention(own_q, own_k, own_v, attn_mask=seen).transpose(1, 2)
+            for own_q, own_k, own_v in parts
+        ]
+        mixed: Tensor = self.out((found[0] if len(found) == 1 else torch.cat(found, dim=1)).flatten(2))
         return mixed
 
 
@@ -102,7 +108,7 @@ def placed(
     if len(position) == len(tokens):
         found: Tensor = layer(tokens + position)
     else:
-        found = layer(tokens) + F.linear(position, layer.weight)
+        found = F.linear(tokens, layer.weight) + layer(position)
     return found
 
 
@@ -176,9 +182,10 @@ class Attend(torch.autograd.Function):
     ) -> Tensor:
         found, sums = _woven(q), q.new_empty(q.shape[:3])
         for padding, q_, k_, v_, along_, down_, found_, sums_ in _parts(hidden, q, k, v, along, down, found, sums):
-            grid = _compared(q_, k_, along_, padding)
-            best = (grid.amax(dim=2) + down_).amax(dim=1)  # [head, query]
-            share = _exp(grid, down_ - best[:, None])
+            scores = _scores(q_, k_, along_, down_, padding)
+            best = scores.amax(dim=1)  # [head, query]
+            scores -= best[:, None]
+            share = scores.clamp_(min=-FAR).exp_()
             total = share.sum(dim=1)
             torch.bmm(share.transpose(1, 2), v_, out=found_)
             found_ /= total[..., None]
@@ -194,16 +201,16 @@ class Attend(torch.autograd.Function):
         for padding, q_, k_, v_, along_, less_, given_, mean_, dq, dk, dv, across, deep in _parts(
             hidden, q, k, v, along, less, given, mean, *made
         ):
-            grid = _compared(q_, k_, along_, padding)
-            share = _exp(grid, less_)  # [head, place, query]
+            share = _scores(q_, k_, along_, less_, padding).clamp_(min=-FAR).exp_()
             torch.bmm(share, given_, out=dv)
             change = v_ @ given_.transpose(1, 2)
             change -= mean_[:, None]
             change *= share
             torch.bmm(change, q_, out=dk)
             torch.bmm(change.transpose(1, 2), k_, out=dq)
-            torch.sum(change.view_as(grid), dim=1, out=across)
-            torch.sum(change.view_as(grid), dim=2, out=deep)
+            grid = torch.unflatten(change, 1, (less_.shape[1], -1))  # [head, row, column, query]
+            torch.sum(grid, dim=1, out=across)
+            torch.sum(grid, dim=2, out=deep)
         return *made, None
 
 
@@ -217,30 +224,21 @@ def _parts(hidden: Tensor | None, q: Tensor, k: Tensor, *others: Tensor) -> Iter
     """Yield what is hidden of an image, and some of its heads of all other tensors."""
     _, heads, query, _ = q.shape
     numbers = HELD * query * k.shape[2] // torch.get_num_threads()  # a head each: every core has a cache of its own
-    cut = slices(q.device, rows=numbers, columns=heads)
+    width = slices(q.device, rows=numbers, columns=heads)[0].stop
     for image, each in enumerate(zip(q, k, *others, strict=True)):
-        for some in cut:
-            yield None if hidden is None else hidden[image], *(tensor[some] for tensor in each)
+        for some in zip(*(tensor.split(width) for tensor in each), strict=True):
+            yield None if hidden is None else hidden[image], *some
 
 
-def _compared(
+def _scores(
     q: Float[Tensor, "head query head_dim"],
     k: Float[Tensor, "head place head_dim"],
     along: Float[Tensor, "head column query"],
+    down: Float[Tensor, "head row query"],
     hidden: Bool[Tensor, " place"] | None,
-) -> Float[Tensor, "head row column query"]:
-    """Return how much every place of an image says to a query, but for what its row adds."""
-    found = k @ q.transpose(1, 2)
+) -> Float[Tensor, "head place query"]:
+    """Return how much every place of an image says to a query of some heads."""
+    found = (along[:, None] + down[:, :, None]).flatten(1, 2).baddbmm_(k, q.transpose(1, 2))
     if hidden is not None:
         found.masked_fill_(hidden[:, None], -torch.inf)
-    grid = torch.unflatten(found, 1, (-1, along.shape[1]))
-    grid += along[:, None]
-    return grid
-
-
-def _exp(
-    grid: Float[Tensor, "head row column query"], down: Float[Tensor, "head row query"]
-) -> Float[Tensor, "head place query"]:
-    """Return exp of scores, in their place, with what rows add."""
-    grid += down[:, :, None]
-    return grid.clamp_(min=-FAR).exp_().flatten(1, 2)
+    return found

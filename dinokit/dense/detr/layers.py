@@ -47,7 +47,7 @@ class Encoding(nn.Module):
         seen: Bool[Tensor, "batch 1 1 place"] | None,
     ) -> Float[Tensor, "batch place dim"]:
         """Let places look at each other."""
-        tokens = self.norms[0](tokens + self.among(tokens, places, seen))
+        tokens = self.norms[0](tokens + self.among(tokens, places, seen, [tokens.shape[1]]))
         passed: Tensor = self.norms[1](tokens + of_each(self.network, tokens))
         return passed
 
@@ -78,11 +78,7 @@ class Layer(nn.Module):
         Args:
             groups: how many queries each has.
         """
-        parts = zip(
-            torch.split(self.norms[0](queries), groups, dim=1), torch.split(position, groups, dim=1), strict=True
-        )
-        found = [self.among(*each, None) for each in parts]
-        queries = queries + torch.cat(found, dim=1)
+        queries = queries + self.among(self.norms[0](queries), position, None, groups)
         asked = self.norms[1](queries) + position
         queries = queries + self.to_map(asked, boxes, tokens, places, stride, hidden)
         passed: Tensor = queries + of_each(self.network, self.norms[2](queries))

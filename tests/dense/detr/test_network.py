@@ -7,7 +7,7 @@ import torch
 
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.attention import Apart, Attend, BoxAttention
-from dinokit.dense.detr.network import Config, Detector, Maps
+from dinokit.dense.detr.network import Config, Detector, Maps, halved
 from dinokit.planning.traced import traced
 
 SIZES = Config(
@@ -86,6 +86,13 @@ def test_the_gradient_of_what_boxes_add_is_that_of_autograd() -> None:
     ends, centres = torch.randn(2, 3, 2, generator=draw).double(), torch.tensor([0.5, 1.5]).double()
     given = [torch.randn(size, generator=draw).double().requires_grad_() for size in ((6, 2), (6,), (4, 6))]
     assert torch.autograd.gradcheck(lambda *parts: Apart.apply(ends, centres, *parts), given)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7)])
+def test_a_level_is_halved_as_by_a_convolution(size: tuple[int, int]) -> None:
+    """A row or column that is left over is left out."""
+    step, level = torch.nn.Conv2d(3, 3, 2, stride=2), torch.randn(2, *size, 3)
+    torch.testing.assert_close(halved(step, level), step(level.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 def test_weights_are_never_denormal_however_far_a_box() -> None:
