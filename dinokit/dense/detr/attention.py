@@ -150,7 +150,7 @@ class Apart(torch.autograd.Function):
             reached = _reached(each, centres, first, shift)  # [hidden, place, query]
             to_last += grad @ reached.flatten(1).T
             inner = torch.unflatten(last.T @ grad, 1, reached.shape[1:])
-            inner *= reached.sign_()
+            torch.ops.aten.threshold_backward.grad_input(inner, reached, 0, grad_input=inner)
             of_query = inner.sum(dim=1)
             to_shift += of_query.sum(dim=1)
             to_first += of_query @ each - (inner.sum(dim=2) @ centres)[:, None]

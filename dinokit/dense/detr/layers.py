@@ -123,5 +123,28 @@ class _Rarely(torch.autograd.Function):
 
 def mlp(*widths: int) -> nn.Sequential:
     """Return linear layers of widths, with ReLU, in the place of what it is of, between them."""
-    layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU(inplace=True))]
+    layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), _Rectifier())]
     return nn.Sequential(*layers[:-1])
+
+
+class _Rectifier(nn.Module):
+    """ReLU between linear layers, in the place of what it is of; its gradient is made in the place of the next's."""
+
+    def forward(self, tokens: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Set what is below zero to zero."""
+        rectified: Tensor = _Rectified.apply(tokens)
+        return rectified
+
+
+class _Rectified(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor) -> Tensor:
+        ctx.mark_dirty(tokens)
+        ctx.save_for_backward(tokens.relu_())
+        return tokens
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,), (rectified,) = grads, ctx.saved_tensors  # a linear layer's product, which nothing else reads
+        masked: Tensor = torch.ops.aten.threshold_backward.grad_input(grad, rectified, 0, grad_input=grad)
+        return masked

@@ -1,6 +1,7 @@
-"""Layers of a detector: gradients of few rows."""
+"""Layers of a detector: gradients of few rows, and in the place of others."""
 
 import torch
+from torch import nn
 
 from dinokit.dense.detr.layers import mlp, rarely
 
@@ -19,3 +20,12 @@ def test_rows_that_are_not_asked_take_no_part_in_a_gradient_that_is_the_same() -
         )
         torch.testing.assert_close(found, wanted)
     assert sent == [2, 10, 3, 0]  # all together, all as rows, and once more those that were asked
+
+
+def test_networks_that_work_in_place_learn_as_plain_ones() -> None:
+    torch.manual_seed(0)
+    network, rows = mlp(4, 8, 8, 3), torch.randn(5, 4, requires_grad=True)
+    plain = nn.Sequential(*(each if isinstance(each, nn.Linear) else nn.ReLU() for each in network))
+    given = [rows, *network.parameters()]
+    found, wanted = (torch.autograd.grad(each(rows).square().sum(), given) for each in (network, plain))
+    torch.testing.assert_close(found, wanted)
