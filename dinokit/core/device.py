@@ -180,6 +180,11 @@ def settled(device: torch.device, precision: Precision, *, dim: int | None = Non
     return "bf16" if (dim is None or dim >= NARROW) and _share() < GAIN else "fp32"
 
 
+def has_fused(device: torch.device) -> bool:
+    """Tell whether torch has one operation for all that an optimiser does in a step."""
+    return device.type in ("cpu", "cuda")
+
+
 def has_bf16(device: torch.device) -> bool:
     """Tell whether a device has instructions that multiply bfloat16."""
     if device.type == "cuda":

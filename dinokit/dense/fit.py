@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dinokit.core import device as devices
 from dinokit.core.files import check_same, digest_of_model, write_state
 from dinokit.core.messages import RunError, UserError, duration, info
 from dinokit.core.numbers import above, at_least
@@ -136,8 +137,7 @@ def fit(
     with frozen(backbone) as device:
         heads = [member.head.to(device).train() for member in members]
     groups = [{"params": list(member.head.parameters()), "lr": member.lr} for member in members]
-    fused = device.type in ("cpu", "cuda")  # one operation for all of a step
-    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay, fused=fused)
+    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay, fused=devices.has_fused(device))
     state = None if folder is None else folder / _STATE
     made_of = {} if state is None else _made_of(backbone, members, training) | dict(stamp or {})
     first, recent = _resumed(state, heads, optimiser, stamp=made_of)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dinokit.core import dist
+from dinokit.core.device import has_fused
 from dinokit.core.numbers import Schedule, above, at_least, between
 from dinokit.models.features import Built
 from dinokit.training.adamw import STEP, AdamW
@@ -62,7 +63,7 @@ def optimizer(parts: Mapping[str, nn.Module], config: Config) -> AdamW:
             if parameter.requires_grad:
                 groups.setdefault(key, []).append(parameter)
     rows = [{"params": parameters, "multipliers": key} for key, parameters in groups.items()]
-    fused = all(p.device.type in ("cpu", "cuda") for parameters in groups.values() for p in parameters)
+    fused = all(has_fused(p.device) for parameters in groups.values() for p in parameters)
     return AdamW(rows, betas=config.betas, eps=1e-8, fused=fused)
 
 
