@@ -152,7 +152,8 @@ class Detector(nn.Module):
     def _projected(self, map: Float[Tensor, "feature rows columns"]) -> Float[Tensor, "dim rows columns"]:
         """Bring a map to the width of the neck: by a product, for which a convolution of oneDNN takes 1.3 times."""
         layer = self.project[0]
-        assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+        assert isinstance(layer, nn.Conv2d)
+        assert layer.bias is not None
         flat = torch.addmm(layer.bias[:, None], layer.weight.flatten(1), map.flatten(1))
         normed: Tensor = self.project[1](torch.unflatten(flat, 1, map.shape[1:])[None])
         return normed[0]
