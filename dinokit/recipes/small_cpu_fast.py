@@ -10,8 +10,7 @@ def small_cpu_fast() -> TrainConfig:
     Source: FastDINOv2 (arXiv:2507.03779), as recipes/words.py has it.
     Command: dinokit pretrain small-cpu-fast --data PHOTOS --out runs/small
     Hardware: two CPU cores; 1,000 to 20,000 images, batch 32.
-    Expected time: before the Gram stage 0.56 to 0.7 of that of `small-cpu`, though `dinokit plan` counts half the
-        operations: at these sizes a third of a step does not depend on its crops.
+    Expected time: before the Gram stage 0.56 to 0.7 of that of `small-cpu`; `dinokit plan` counts half the operations.
     Expected metric: one seed, 800 + 240 steps of both, on composed scenes of unseen objects and backgrounds: k-NN and
         segmentation as `small-cpu`, also of noisy, blurred, pale and foggy queries (docs/log.md).
     """
