@@ -18,7 +18,7 @@ from dinokit.annotations.shares import TWICE
 from dinokit.core.files import read_text
 from dinokit.core.messages import UserError
 from dinokit.sources.files import MANIFESTS, rows_of, written_path
-from dinokit.sources.location import entries, split_folders
+from dinokit.sources.location import entries, known_splits, split_folders, split_name
 from dinokit.sources.table import LABELS, PATHS, SPLITS, column, word_of
 
 TABLES = (*(f"boxes{ending}" for ending in (*MANIFESTS, ".json")), "_annotations.coco.json")  # in a folder
@@ -56,23 +56,27 @@ def _read(file: Path, split: str = "") -> Split:
 
 
 def _splits(file: Path) -> list[str]:
-    """Return the names of the splits in a table, one of "" if its rows say none."""
-    read_text(file)  # of UTF-8, or it is refused
+    """Return the names of the splits in a table (`known_splits`), one of "" if there are none."""
     rows = rows_of(str(file))
     header = list(next(rows))
     name = column(header, SPLITS)
-    found = {} if name is None else {word_of(row[header.index(name)]): row for row in rows}
-    if "" in found and len(found) > 1:
-        raise UserError(f"a row of {file} has no {name}, {found['']}; give every row one, or none")
-    return list(found) or [""]
+    first = dict[str, int]()  # row of each
+    for number, row in enumerate(rows if name is not None else (), start=1):
+        first.setdefault(split_name(word_of(row[header.index(name)])), number)
+    empty = first.pop("", None)
+    splits = known_splits(first)
+    if splits and empty:
+        raise UserError(f"row {empty} of {file} has no {name}; give every row one, or none")
+    return [*splits] or [""]
 
 
 def read_table(file: Path, split: str = "") -> Iterator[Marks]:
     """Read a table with a box in each row, in the order of its images, or raise UserError.
 
     Args:
-        split: whose rows are read; "": all.
+        split: whose rows are read, by its name here; "": all.
     """
+    read_text(file)  # of UTF-8, or it is refused
     rows = rows_of(str(file))
     header = list(next(rows))
     names = [column(header, wanted) for wanted in (PATHS, *EDGES)]
@@ -83,7 +87,7 @@ def read_table(file: Path, split: str = "") -> Iterator[Marks]:
     found: dict[Path, dict[tuple[float | str, ...], None]] = {}  # the boxes of an image, each with its class
     twice = list[str]()
     for number, row in enumerate(rows, start=1):
-        if split and word_of(row[header.index(part)]) != split:
+        if split and split_name(word_of(row[header.index(part)])) != split:
             continue
         where, sides = f"row {number} of {file}", [row[edge] for edge in edges]
         if not isinstance(row[path], str) or not row[path].strip():

@@ -104,7 +104,7 @@ def plan_detection(
     Args:
         model: an architecture, such as vits16 or dinov3_vit7b16, without its weights; or whatever `evaluate` takes.
         data: images with boxes, as `evaluate detection` takes them, whose sizes count; without it all are 640 x 480.
-        images: how many there are without --data; COCO's 118,287 if left out.
+        images: how many there are without --data; COCO's 118,287 if left out, of few the 512 that it makes of yours.
         recipe: small, few or dinov3, as of `evaluate detection`.
         size: pixels of the short side, the long one being at most 4/3 of them (dinov3: 8 times); the recipe's if left
             out.
@@ -123,24 +123,28 @@ def plan_detection(
     if images is not None and images < 1:
         raise UserError(f"expected --images to be at least 1, got {images}")
     backbone = _network(str(model))
-    sizes, classes = [detecting.USUAL] * (images or detecting.COCO), detecting.CLASSES
+    changed: dict[str, Any] = {"size": size, "queries": queries, "batch_size": batch_size, "iterations": iterations}
+    chosen = detection.chosen(detection.Config(data=data or "COCO", recipe=recipe, **changed))
+    sizes, classes = [detecting.USUAL] * (images or chosen.pictures or detecting.COCO), detecting.CLASSES
     objects = detecting.OBJECTS
     if data:
         boxed = open_boxes(str(data), prefers=("train",), channels=backbone.channels, white=backbone.pixels.white)
         sizes = [one.size for one in boxed.marks]
         classes = len({name for one in boxed.marks for name in one.names})
         objects = sum(len(one.names) for one in boxed.marks) / len(boxed)
-    changed: dict[str, Any] = {"size": size, "queries": queries, "batch_size": batch_size, "iterations": iterations}
-    chosen = detection.chosen(detection.Config(data=data or "COCO", recipe=recipe, **changed))
-    sizes = (sizes * (chosen.pictures // len(sizes) + 1))[: max(len(sizes), chosen.pictures)]
+    sizes += [sizes[number % len(sizes)] for number in range(chosen.pictures - len(sizes))]
     peak = tflops * 1e12 if tflops else planning.measured_rate(devices.choose(), bf16=False)
     found = detecting.plan_detector(backbone, chosen, sizes=sizes, classes=classes, rate=peak * mfu, objects=objects)
     print_detector(found, f"{recipe} on {model}, {len(sizes):,} images, {classes} classes")
     given = " ".join(f"--{name} {value}" for name, value in changed.items() if value is not None)
     which = "MODEL" if _is_architecture(model) else model
-    words = f"--model {which} --data {data or 'COCO'} --recipe {recipe} {given}".strip()
-    info(f"next: dinokit evaluate detection {words} --save FOLDER --no-baselines")
-    info("without --no-baselines two more detectors are trained: of the untrained network, and of raw pixels")
+    if chosen.pictures:
+        words = f"--train-on {data or 'FEW'} --model {which} --data PHOTOS --out FOLDER {given}".strip()
+        info(f"next: dinokit predict {words}")
+    else:
+        words = f"--model {which} --data {data or 'COCO'} --recipe {recipe} {given}".strip()
+        info(f"next: dinokit evaluate detection {words} --save FOLDER --no-baselines")
+        info("without --no-baselines two more detectors are trained: of the untrained network, and of raw pixels")
     if out is not None:
         write_json(Path(out), asdict(found) | {"peak": found.peak, "hours": found.seconds / 3600})
     return found

@@ -51,10 +51,10 @@ def predict(
         train_masks: instead of a head, learn what is foreground from a few images with masks: a folder with images/ and
             masks/, or of PNGs with an alpha channel; takes the settings of `dinokit evaluate foreground`, which
             `dinokit predict --train-masks --help` lists.
-        train_on: instead of a head, learn to find what is in the boxes of a few images and of pieces of them: labels of
-            YOLO, a COCO JSON, Pascal VOC, boxes.csv; takes the settings of `dinokit evaluate detection`, which
-            `dinokit predict --train-on --help` lists. The average precision is that of a split val or test, if there
-            is one. An interrupted training goes on; OUT/head is what was learnt.
+        train_on: instead of a head, learn to find what is in the boxes of a few images and, by the recipe few, of
+            pieces of them: labels of YOLO, a COCO JSON, Pascal VOC, boxes.csv; takes the settings of `dinokit evaluate
+            detection`, which `dinokit predict --train-on --help` lists. The average precision is that of a split val or
+            test, if there is one. An interrupted training goes on; OUT/head is what was learnt.
         model: whose patches the head reads; that of the training if not given. Needed without --head.
         heads: of attention, for weights that do not say it, such as a bare file of a width that no release has.
         split: one split of the source; train, or everything, if not given.

@@ -31,6 +31,7 @@ from torch import nn
 from dinokit.core.messages import RunError, UserError, reason
 
 ODD_BYTES = "backslashreplace"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # settings that change no feature: of training, of the first weights, and the size of a whole image; RoPE's are weights
 _OTHER = {"drop_path", "drop_path_shape", "init", "layer_scale", "base", "min_period", "max_period"}
 _OTHER |= {"shift", "jitter", "rescale", "size"}
@@ -66,6 +67,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors=ODD_BYTES)
 
 
+def no_room(path: Path) -> RunError:
+    """Return what is said where a disk is full of what a command goes on from."""
+    return RunError(f"no room is left for {path}; free space: the same command goes on")
+
+
 def write_state(path: Path, values: Any) -> None:
     """Write what `torch.save` writes, atomically.
 
@@ -79,9 +85,8 @@ def write_state(path: Path, values: Any) -> None:
         refused = error if isinstance(error, OSError) else error.__context__
         if not isinstance(refused, OSError):
             raise
-        if refused.errno in (errno.ENOSPC, errno.EDQUOT):
-            said = f"no room is left for {path}; free space: the same command goes on"
-            raise RunError(said) from error
+        if refused.errno in NO_ROOM:
+            raise no_room(path) from error
         raise OSError(refused.errno, refused.strerror, str(path)) from error
 
 

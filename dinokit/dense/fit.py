@@ -137,10 +137,12 @@ def fit(
     with frozen(backbone) as device:
         heads = [member.head.to(device).train() for member in members]
     groups = [{"params": list(member.head.parameters()), "lr": member.lr} for member in members]
-    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay, fused=devices.has_fused(device))
+    optimiser = torch.optim.AdamW(groups, weight_decay=training.weight_decay)
     state = None if folder is None else folder / _STATE
     made_of = {} if state is None else _made_of(backbone, members, training) | dict(stamp or {})
     first, recent = _resumed(state, heads, optimiser, stamp=made_of)
+    for group in optimiser.param_groups:  # a state of before says that it was not
+        group["fused"] = devices.has_fused(device) or None
     steps, rates = training.iterations, [member.lr or 0.0 for member in members]
     with Story(rates, steps=steps, start=first, folder=folder).shown() as story:
         for step in range(first, steps):

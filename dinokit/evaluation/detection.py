@@ -29,6 +29,7 @@ from dinokit.core.files import digest_of_model, write_atomic, write_json
 from dinokit.core.messages import UserError, info, library
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
+from dinokit.core.stopping import ended_as_by_hand
 from dinokit.dense.detection import as_arrays, detect, drawn
 from dinokit.dense.detr.few import more
 from dinokit.dense.detr.learning import UNNAMED
@@ -40,7 +41,7 @@ from dinokit.dense.heads import About, check_model, load_head, save_head
 from dinokit.dense.maps import WHOLE, frozen
 from dinokit.evaluation.base import Found, halves
 from dinokit.evaluation.sets import parts
-from dinokit.evaluation.sets.beforehand import known_by_heart, looked_at, say_unlearnt, unlearnt
+from dinokit.evaluation.sets.beforehand import known_by_heart, looked_at, say_crowded, say_unlearnt, unlearnt
 from dinokit.evaluation.sets.domains import over_domains
 from dinokit.evaluation.sets.mistakes import judged
 from dinokit.metrics.detection import FREQUENCIES, NAMES, Ids, Objects, average_precision, plain, results
@@ -140,11 +141,12 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
     _check_some(train, range(len(train)), "train")
     _check_some(test, judges, "measure")
     recipe = chosen(config)
-    shared = looked_at(train, test, judges, queries=recipe.queries)
+    shared = looked_at(train, test, judges)
     classes = sorted({name or UNNAMED for one in train.marks for name in one.names})
-    with TemporaryDirectory() as passing:
-        pieces, size = (out or Path(passing)) / "pieces", recipe.view.size
-        lessons = more(train, pieces, pictures=recipe.pictures, size=size, seed=config.seed)
+    with ended_as_by_hand(), TemporaryDirectory() as passing:  # the pieces of a training that nobody keeps
+        pieces = (out or Path(passing)) / "pieces"
+        lessons = more(train, pieces, pictures=recipe.pictures, view=recipe.view, seed=config.seed)
+        say_crowded([*lessons.marks, *(test.marks[index] for index in judges)], queries=recipe.queries)
         member = trained(backbone, lessons, classes, recipe, out)
     details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
     seen = [train.split] + [test.split] * (test.split != train.split and shared > 0)

@@ -132,7 +132,8 @@ def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Ten
 _ATEN = torch.ops.aten
 _COUNTS: dict[Any, Callable[..., int]] = {
     **flop_registry,
-    # a CPU's, which torch does not count
+    # what torch does not count: in place, and a CPU's
+    _ATEN.baddbmm_: flop_registry[_ATEN.baddbmm],
     _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }

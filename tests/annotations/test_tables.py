@@ -35,9 +35,20 @@ def test_a_column_says_of_which_split_a_row_is(tmp_path: Path) -> None:
     train, val = (open_boxes(str(root), split=name) for name in ("train", "val"))
     assert [(one.image.name, one.boxes[:, 0].tolist()) for one in train.marks] == [("a.jpg", [1, 3])]
     assert [(one.image.name, one.boxes[:, 0].tolist()) for one in val.marks] == [("b.jpg", [2])]
-    table(tmp_path, f"{HEADER.strip()},split\na.jpg,1,1,9,9,cat,train\nb.jpg,1,1,9,9,cat,\n")
-    with pytest.raises(UserError, match=r"a row of .*boxes.csv has no split, .*b.jpg.*; give every row one, or none"):
+    rows = ("a.jpg,1,1,9,9,cat,train", "b.jpg,1,1,9,9,cat,val", "c.jpg,1,1,9,9,cat,")
+    table(tmp_path, f"{HEADER.strip()},split\n" + "\n".join(rows) + "\n")
+    with pytest.raises(UserError, match=r"row 3 of .*boxes.csv has no split; give every row one, or none"):
         box_splits(str(root))
+
+
+def test_two_words_for_a_split_are_one_split_and_folds_are_none(tmp_path: Path) -> None:
+    picture(tmp_path / "c.jpg")
+    rows = [f"{name}.jpg,1,1,9,9,cat" for name in "abc"]
+    for words, splits, count in ((("train", "Training", "val"), ["train", "val"], 2), (("0", "1", "2"), [], 3)):
+        lines = (f"{row},{word}\n" for row, word in zip(rows, words, strict=True))
+        root = str(table(tmp_path, f"{HEADER.strip()},split\n{''.join(lines)}"))
+        assert box_splits(root) == splits
+        assert len(open_boxes(root)) == count
 
 
 def test_a_row_that_stands_there_twice_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,9 +80,11 @@ def test_a_row_that_cannot_be_right_is_named(tmp_path: Path, text: str, message:
 
 def test_a_table_is_of_utf_8(tmp_path: Path) -> None:
     root = table(tmp_path, "")
-    (root / "boxes.csv").write_bytes(f"{HEADER}a.jpg,1,1,9,9,chât\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"boxes.csv is no text of UTF-8 \(byte 39, line 2\); save it as UTF-8"):
-        open_boxes(str(root))
+    picture(root / "parts" / "train" / "a.jpg")
+    for folder, data in ((root, root), (root / "parts" / "train", root / "parts")):
+        (folder / "boxes.csv").write_bytes(f"{HEADER}a.jpg,1,1,9,9,chât\n".encode("latin-1"))
+        with pytest.raises(UserError, match=r"boxes.csv is no text of UTF-8 \(byte 39, line 2\); save it as UTF-8"):
+            open_boxes(str(data))
 
 
 @pytest.mark.parametrize(

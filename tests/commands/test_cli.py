@@ -94,6 +94,7 @@ def test_help_of_predict_lists_the_settings_of_what_it_learns_from(capsys: pytes
         shown[words[:1]] = " ".join(capsys.readouterr().out.split())
     assert "all settings of" not in shown[()]
     assert "--queries " in shown[("--train-on",)].split("all settings of 'detection'")[1]
+    assert "(default: few)" in shown[("--train-on",)]
     assert "--c " in shown[("--train_masks=few",)].split("all settings of 'foreground'")[1]
     assert run("help", "predict", "--train-on") == 0
     assert "all settings of 'detection'" in capsys.readouterr().out

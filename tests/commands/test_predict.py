@@ -89,6 +89,7 @@ def test_from_a_few_boxes_to_the_head_the_page_and_the_pictures(
     said = capsys.readouterr().err
     assert ("by heart" in said) is not held_out
     assert ("on 2 images of val" in said) is held_out
+    assert len([*tmp_path.glob("out/training/pieces/*.png")]) == 2
     (page,) = tmp_path.glob("out/*/index.html")
     assert ("by heart" in page.read_text()) is not held_out
     found = json.loads((tmp_path / "out" / "detections.json").read_text())

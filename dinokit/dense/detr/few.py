@@ -17,9 +17,11 @@ from PIL import Image
 
 from dinokit.annotations.boxes import Boxed
 from dinokit.annotations.marks import Marks, areas, plain
-from dinokit.core.files import check_same, digest_of_files, read_json, write_atomic, write_json
+from dinokit.core.files import NO_ROOM, check_same, digest_of_files, no_room, read_json, write_atomic, write_json
+from dinokit.core.messages import progress, slow
 from dinokit.core.seed import generator
 from dinokit.dense.detr.stamps import digest_of_boxes
+from dinokit.dense.detr.views import View
 from dinokit.images import intensity
 
 LEAST = 0.4  # of the sides of the largest piece
@@ -31,31 +33,35 @@ STAMP = "pieces.json"
 Held = tuple[intensity.AnyImage, Marks]
 
 
-def more(data: Boxed, folder: Path, *, pictures: int, size: int, seed: int) -> Boxed:
+def more(data: Boxed, folder: Path, *, pictures: int, view: View, seed: int) -> Boxed:
     """Return a few images and pieces of them, which a folder keeps; many images are returned as they are.
 
     Args:
         pictures: how many there are in the end, the images themselves among them.
-        size: pixels of the short side that is seen of a picture.
+        view: how a picture is seen; none is made larger than that.
+
+    Raises:
+        RunError: if the disk is full.
     """
     count = pictures - len(data)
     if count <= 0:
         return data
     files = digest_of_files([one.image for one in data.marks])
-    stamp = {"images": files, "boxes": digest_of_boxes(data), "size": size, "seed": seed, "pictures": count}
+    stamp = {"images": files, "boxes": digest_of_boxes(data), "size": view.size, "seed": seed, "pictures": count}
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / STAMP).exists():
         check_same(read_json(folder / STAMP), stamp, place=folder)
     write_json(folder / STAMP, stamp)
-    held = [_held(data, index, size) for index in range(len(data))]
+    held = [_held(data, index, view.size) for index in range(len(data))]
     made = []
-    for number in range(count):
-        draw = generator(seed, number)
-        image, marks = _mosaic(held, size, draw) if number % 2 else _whole(held, size, draw)
-        path = folder / f"{number:04d}{'.png' if _is_plain(image) else '.npy'}"
-        if not path.exists():
-            _write(path, image)
-        made.append(replace(marks, image=path, where=str(path)))
+    with slow(f"drawing {count:,} pictures of pieces of {len(data):,} images"):
+        for number in progress(range(count), count):
+            draw = generator(seed, number)
+            image, marks = _mosaic(held, view.size, draw) if number % 2 else _whole(held, view, draw)
+            path = folder / f"{number:04d}{'.png' if _is_plain(image) else '.npy'}"
+            if not path.exists():
+                _write(path, image)
+            made.append(replace(marks, image=path, where=str(path)))
     return replace(data, marks=(*data.marks, *made))
 
 
@@ -69,12 +75,13 @@ def _held(data: Boxed, index: int, size: int) -> Held:
     return intensity.resized(image, height, width), replace(marks, boxes=marks.boxes * sides, size=(width, height))
 
 
-def _whole(held: Sequence[Held], size: int, draw: numpy.random.Generator) -> Held:
+def _whole(held: Sequence[Held], view: View, draw: numpy.random.Generator) -> Held:
     """Draw a piece of an image in its shape."""
     one = held[int(draw.integers(len(held)))]
     height, width = one[0].shape[1:]
-    scale = size / min(height, width)
-    return _piece(one, round(height * scale), round(width * scale), draw)
+    longest = view.longest or max(height, width) * view.size
+    scale = min(view.size / min(height, width), longest / max(height, width))
+    return _piece(one, max(1, round(height * scale)), max(1, round(width * scale)), draw)
 
 
 def _mosaic(held: Sequence[Held], size: int, draw: numpy.random.Generator) -> Held:
@@ -115,8 +122,13 @@ def _is_plain(image: intensity.AnyImage) -> bool:
 
 def _write(path: Path, image: intensity.AnyImage) -> None:
     values = image.permute(1, 2, 0).contiguous().numpy()
-    with write_atomic(path) as temporary, temporary.open("wb") as file:
-        if _is_plain(image):
-            Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values).save(file, "PNG")
-        else:
-            numpy.save(file, values)
+    try:
+        with write_atomic(path) as temporary, temporary.open("wb") as file:
+            if _is_plain(image):
+                Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values).save(file, "PNG")
+            else:
+                numpy.save(file, values)
+    except OSError as error:
+        if error.errno not in (None, *NO_ROOM):  # numpy says no number
+            raise
+        raise no_room(path) from error

@@ -7,7 +7,6 @@ Where the disk has no room for what is missing, nothing more is kept, and what i
 asks for it. It passes float16 all the same, so that no number of the training depends on what is kept.
 """
 
-import errno
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxtyping import Float16
 from torch import Tensor
 
 from dinokit.annotations.boxes import Boxed
-from dinokit.core.files import check_same, digest_of_model, read_json, write_atomic, write_json
+from dinokit.core.files import NO_ROOM, check_same, digest_of_model, read_json, write_atomic, write_json
 from dinokit.core.messages import RunError, info, progress, warn
 from dinokit.core.seed import generator
 from dinokit.dense.detr import stamps
@@ -165,7 +164,7 @@ class Kept:
                 with write_atomic(self._file(index, mirror)) as temporary, temporary.open("wb") as file:
                     numpy.save(file, found.numpy())
             except OSError as error:
-                if error.errno not in (None, errno.ENOSPC, errno.EDQUOT):  # numpy says no number where a disk is full
+                if error.errno not in (None, *NO_ROOM):  # numpy says no number where a disk is full
                     raise
                 raise RunError(
                     f"no room is left in {self.folder} after {done:,} of {len(missing):,} views, which stay; "

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dinokit.dense.detr.attention import Attention, BoxAttention
 
@@ -144,6 +145,7 @@ class _Rectified(torch.autograd.Function):
         return tokens
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (grad,), (rectified,) = grads, ctx.saved_tensors  # a linear layer's product, which nothing else reads
         masked: Tensor = torch.ops.aten.threshold_backward.grad_input(grad, rectified, 0, grad_input=grad)

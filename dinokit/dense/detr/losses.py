@@ -25,6 +25,8 @@ from dinokit.core.numbers import at_least
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.matching import ALPHA, GAMMA, Answers, Objects, assigned, cost
 
+AT_ONCE = 1 << 20  # costs that are made at once; what they are made of takes thirty times their memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
@@ -92,7 +94,10 @@ def _matched(
     counts = [len(each) for each in objects]
     every = Objects(torch.cat([each.boxes for each in objects]), torch.cat([each.classes for each in objects]))
     numbers = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(answers.logits.device)
-    costs, first, found = cost(answers, every, numbers).cpu().numpy(), 0, []
+    some = max(1, AT_ONCE // answers.logits[:, 0, :, 0].numel())
+    parts = (slice(start, start + some) for start in range(0, max(len(every), 1), some))
+    each_cost = [cost(answers, Objects(every.boxes[part], every.classes[part]), numbers[part]) for part in parts]
+    costs, first, found = torch.cat(each_cost).cpu().numpy(), 0, []
     for image, count in enumerate(counts):
         for layer, each in enumerate(costs[first : first + count].transpose(1, 2, 0)):
             queries, which = assigned(each, repeats=repeats)

@@ -41,7 +41,7 @@ class Recipe:
     weights: Weights = field(default_factory=Weights)
     lr: float = above(0, 2e-4)
     batch_size: int = at_least(1, 8)
-    pictures: int = at_least(0, 0)  # fewer images are made so many, by pieces of them
+    pictures: int = field(default=0, repr=False)  # fewer images are made so many, of pieces; stamps are of the data
     training: Training
     shortest: int | None = at_least(1, None)  # pixels: views are drawn at every step, of this short side to view.size
     tested: tuple[int, ...] = ()  # short sides that are merged at test, mirrored too; empty: view.size alone

@@ -4,10 +4,11 @@ Test images are read whole: a file that was cut has a header all the same. Two s
 data.yaml of a small set does, or `train: [train, val]`: files are told by where they lie, links followed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dinokit.annotations.boxes import Boxed
+from dinokit.annotations.marks import Marks
 from dinokit.core.messages import UserError, listed, progress, slow, warn
 from dinokit.dense.detr.learning import UNNAMED
 from dinokit.sources.location import absolute
@@ -15,7 +16,7 @@ from dinokit.sources.location import absolute
 BY_HEART = "the numbers say how well they are learnt by heart"
 
 
-def looked_at(train: Boxed, test: Boxed, judges: Sequence[int], *, queries: int) -> int:
+def looked_at(train: Boxed, test: Boxed, judges: Sequence[int]) -> int:
     """Say what is odd of two splits; return how many of the images to measure on are learnt from.
 
     Args:
@@ -32,14 +33,6 @@ def looked_at(train: Boxed, test: Boxed, judges: Sequence[int], *, queries: int)
             f"{listed(sorted(classes))}{_alike(strange, classes)}; call them alike in both"
         )
     say_unlearnt(strange, classes)
-    every = {one.image: one for one in (*train.marks, *(test.marks[index] for index in judges))}
-    counts = [int((~(one.crowd | one.difficult)).sum()) for one in every.values()]
-    more = sum(count > queries for count in counts)
-    if more:
-        warn(
-            f"{more:,} images hold more objects than the {queries:,} queries, the most {max(counts):,}; "
-            f"--queries {max(counts)} can find them all"
-        )
     with slow(f"reading the {len(judges):,} images to measure on before the training"):
         for index in progress(judges, len(judges)):
             test.read(index)
@@ -48,6 +41,17 @@ def looked_at(train: Boxed, test: Boxed, judges: Sequence[int], *, queries: int)
     if shared and test.split != train.split:  # of one split it is said elsewhere
         warn(f"{shared:,} of the {len(judges):,} images of {test.split} are in {train.split}, too: {BY_HEART}")
     return shared
+
+
+def say_crowded(images: Iterable[Marks], *, queries: int) -> None:
+    """Say how many images hold more objects than there are queries."""
+    counts = [int((~(one.crowd | one.difficult)).sum()) for one in {one.image: one for one in images}.values()]
+    more = sum(count > queries for count in counts)
+    if more:
+        warn(
+            f"{more:,} images hold more objects than the {queries:,} queries, the most {max(counts):,}; "
+            f"--queries {max(counts)} can find them all"
+        )
 
 
 def known_by_heart(test: Boxed, details: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from PIL import Image
 from dinokit.annotations.boxes import Boxed, open_boxes
 from dinokit.core.messages import UserError
 from dinokit.dense.detr import few
+from dinokit.dense.detr.views import View
 
 RED = np.array([220, 30, 30])
 
@@ -28,7 +29,7 @@ def data(tmp_path: Path) -> Boxed:
 
 
 def test_boxes_of_pieces_lie_where_the_things_are(data: Boxed, tmp_path: Path) -> None:
-    found = few.more(data, tmp_path / "pieces", pictures=14, size=32, seed=0)
+    found = few.more(data, tmp_path / "pieces", pictures=14, view=View(size=32), seed=0)
     assert found.marks[:2] == data.marks
     assert len(found) == 14
     assert {one.size for one in found.marks[2:]} >= {(32, 32), (48, 32)}
@@ -45,7 +46,9 @@ def test_boxes_of_pieces_lie_where_the_things_are(data: Boxed, tmp_path: Path) -
 
 def test_pieces_follow_from_the_images_and_the_seed(data: Boxed, tmp_path: Path) -> None:
     seeds = (("one", 0), ("same", 0), ("other", 1))
-    one, same, other = (few.more(data, tmp_path / name, pictures=5, size=32, seed=seed) for name, seed in seeds)
+    one, same, other = (
+        few.more(data, tmp_path / name, pictures=5, view=View(size=32), seed=seed) for name, seed in seeds
+    )
     read = [
         [file.read_bytes() for file in sorted((tmp_path / name).glob("*.png"))] for name in ("one", "same", "other")
     ]
@@ -53,10 +56,19 @@ def test_pieces_follow_from_the_images_and_the_seed(data: Boxed, tmp_path: Path)
     assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(one.marks, same.marks, strict=True))
     assert len(other) == 5
     with pytest.raises(UserError, match="pieces.json|one was made with other seed"):
-        few.more(data, tmp_path / "one", pictures=5, size=32, seed=1)
+        few.more(data, tmp_path / "one", pictures=5, view=View(size=32), seed=1)
     many = replace(data, marks=data.marks * 3)
-    assert few.more(many, tmp_path / "none", pictures=5, size=32, seed=0) == many
+    assert few.more(many, tmp_path / "none", pictures=5, view=View(size=32), seed=0) == many
     assert not (tmp_path / "none").exists()
+
+
+def test_pieces_of_a_strip_are_no_longer_than_is_seen(data: Boxed, tmp_path: Path) -> None:
+    marks = replace(data.marks[0], image=tmp_path / "strip.png", size=(2000, 5), boxes=np.array([[100.0, 0, 140, 5]]))
+    Image.new("RGB", (2000, 5)).save(tmp_path / "strip.png")
+    found = few.more(
+        replace(data, marks=(marks,)), tmp_path / "pieces", pictures=2, view=View(size=32, longest=64), seed=0
+    )
+    assert found.marks[1].size == (64, 1)
 
 
 def test_pieces_of_deep_images_keep_their_values(data: Boxed, tmp_path: Path) -> None:
@@ -64,5 +76,5 @@ def test_pieces_of_deep_images_keep_their_values(data: Boxed, tmp_path: Path) ->
         deep = np.full((*one.size[::-1], 3), 0.25, dtype=np.float32)
         np.save(one.image.with_suffix(".npy"), deep)
     marks = tuple(replace(one, image=one.image.with_suffix(".npy")) for one in data.marks)
-    found = few.more(replace(data, marks=marks), tmp_path / "pieces", pictures=3, size=32, seed=0)
+    found = few.more(replace(data, marks=marks), tmp_path / "pieces", pictures=3, view=View(size=32), seed=0)
     np.testing.assert_allclose(found.read(2).numpy(), 0.25, rtol=1e-5)

@@ -10,6 +10,7 @@ import torch
 from torchvision import ops
 
 from dinokit.dense.detr import boxes as box
+from dinokit.dense.detr import losses
 from dinokit.dense.detr.learning import judged
 from dinokit.dense.detr.losses import Weights, focal, ia_bce, terms
 from dinokit.dense.detr.matching import Answers, Objects, assigned, cost
@@ -80,8 +81,12 @@ def test_no_object_leaves_the_loss_of_classes_alone() -> None:
     torch.testing.assert_close(found, 2 * focal(answers.logits, torch.zeros_like(answers.logits)).sum())
 
 
-def test_a_loss_is_the_sum_of_what_pairs_cost_over_layers_and_images() -> None:
-    """Two layers and three images, of which one shows nothing, against a loop."""
+@pytest.mark.parametrize("at_once", [1, losses.AT_ONCE])
+def test_a_loss_is_the_sum_of_what_pairs_cost_over_layers_and_images(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two layers and three images, of which one shows nothing, against a loop; costs of an object at once, of all."""
+    monkeypatch.setattr(losses, "AT_ONCE", at_once)
     draw = torch.Generator().manual_seed(3)
     references, deltas = (drawn(30, seed=seed).reshape(2, 3, 5, 4) / scale for seed, scale in ((4, 1), (5, 60)))
     answers = Answers(torch.randn(2, 3, 5, 3, generator=draw), references, deltas, box.moved(references, deltas))

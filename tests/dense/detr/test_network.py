@@ -81,6 +81,23 @@ def test_the_gradient_of_box_attention_is_that_of_autograd() -> None:
     assert torch.autograd.gradcheck(lambda *parts: Attend.apply(*parts, hidden), given)
 
 
+def test_the_products_of_box_attention_are_counted() -> None:
+    """Scores and what is found; scores again, and four for the gradient."""
+    sizes = ((3, 8), (20, 8), (20, 8), (5, 3), (4, 3))  # q, k, v, along, down of two heads and a map 4 x 5
+    given = [torch.randn(1, 2, *size, requires_grad=True) for size in sizes]
+    with traced() as taken:
+        found = Attend.apply(*given, None)
+    with traced() as again:
+        found.sum().backward()
+    one = 2 * 2 * 3 * 20 * 8
+    assert (taken.operations, again.operations) == (2 * one, 5 * one)
+
+
+def test_a_projection_is_the_convolution_and_the_norm() -> None:
+    network, maps = detector(), seen((4, 6)).maps[0]
+    torch.testing.assert_close(network._projected(maps), network.project(maps[None])[0])
+
+
 def test_the_gradient_of_what_boxes_add_is_that_of_autograd() -> None:
     draw = torch.Generator().manual_seed(0)
     ends, centres = torch.randn(2, 3, 2, generator=draw).double(), torch.tensor([0.5, 1.5]).double()
