@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dinokit.annotations.boxes import open_boxes
+from dinokit.dense.detr.recipe import RECIPES
 from dinokit.dense.detr.stamps import digest_of_boxes
 from tests.evaluation.test_detection import scenes
 
