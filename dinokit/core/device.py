@@ -22,7 +22,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 SLICE = {"cpu": 1 << 20}
 _LARGE_SLICE = 1 << 26
 
-# Where "auto" takes bfloat16 on a CPU: a product takes less than this share of float32's time; of narrow networks, which
+# Where "auto" takes bfloat16 on a CPU: a product takes less than this share of float32's time; of narrow networks, that
 # spend more of theirs on converting, a smaller one. Measured shares: 0.17 with AMX, 0.43 on an AMD EPYC, 1.4 to 2 on an
 # Intel Xeon with AVX512-BF16 and without AMX (docs/log.md). In between lies none, so a busy machine answers the same.
 GAIN = 0.75
