@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ import torch
 from sides import answer, compared
 
 from dinokit.core import device as devices
-from dinokit.models.packed import packed
+
+try:
+    from dinokit.models.packed import packed
+except ModuleNotFoundError:  # an earlier build, which against.py runs
+    packed = nullcontext  # type: ignore[assignment]
 
 SIDES = ("ours", "timm", "transformers")
 DTYPES = ["fp32", "bf16", "default"]
