@@ -2,7 +2,7 @@
 
 A layout is a file of this folder with `readers(root)`, which returns what reads each split of a folder, by the name
 that its files give the split, "" where there are none, and nothing of a folder that is not laid out so. It looks at
-names alone; a file is read when its split is opened.
+names alone; a file is read when its split is opened, but a table, whose rows may say of which split they are.
 """
 
 from collections import Counter

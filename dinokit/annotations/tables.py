@@ -34,6 +34,11 @@ def readers(root: Path) -> Readers:
     return {name: partial(_read, table) for name, table in tables.items()}
 
 
+def is_set(root: Path) -> bool:
+    """Tell by names alone whether a folder has a table, or folders of splits have."""
+    return any(_listed(folder) is not None for folder in (root, *split_folders(root).values()))
+
+
 def of_file(file: Path) -> Readers:
     """Return what reads a file: a table, or COCO's JSON."""
     ending = file.suffix.lower()
@@ -58,7 +63,7 @@ def _read(file: Path, split: str = "") -> Split:
 def _splits(file: Path) -> list[str]:
     """Return the names of the splits in a table (`known_splits`), one of "" if there are none."""
     rows = rows_of(str(file))
-    header = list(next(rows))
+    header = list(next(rows, ()))
     name = column(header, SPLITS)
     first = dict[str, int]()  # row of each
     for number, row in enumerate(rows if name is not None else (), start=1):

@@ -181,7 +181,7 @@ def _dense(folder: Path) -> Iterator[Found]:
         own = "voc12" if voc12 else folder.name
         yield Found(VOC07 if "2007" in folder.name else own, "boxes", place)
     # the last of all, for a data.yaml may be anything's
-    elif coco.splits(folder) or tables.readers(folder) or yolo.is_set(folder):
+    elif coco.splits(folder) or tables.is_set(folder) or yolo.is_set(folder):
         yield Found("coco20k" if (folder / coco.TWENTY).is_file() else folder.name, "boxes", place)
 
 
