@@ -85,3 +85,4 @@ def _serve(found: Opened, *, host: str, port: int, token: str | None) -> None:
         name, there = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
         info(f"http://{name}:{there}/{'' if token is None else f'?token={token}'} · Ctrl-C ends it")
         server.server(server.application(found, host=host, token=token)).run(sockets=[listening])
+        raise KeyboardInterrupt  # which alone ends it; on a busy machine asyncio once ended without a word
