@@ -101,7 +101,7 @@ def _from_masks(backbone: Backbone, config: Any, _: Path) -> tuple[nn.Module, Ab
 
 def _from_boxes(backbone: Backbone, config: Any, out: Path) -> tuple[nn.Module, About]:
     with only_owner(out / TRAINING):
-        learnt, about, (result, _) = detection.learn(backbone, config, out / TRAINING, few=True)
+        learnt, about, (result, _) = detection.learn(backbone, config, out / TRAINING, alone=True)
         for page in detectors.write_pages(out / TRAINING):
             info(f"page {page}")
     own, count = about.details["measured"], f"{result['images']:,.0f} images"

@@ -119,11 +119,13 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     return numbers, {name: one | details for name, (one, details) in found.items()}
 
 
-def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = False) -> tuple[Detector, About, Found]:
+def learn(
+    backbone: Backbone, config: Config, out: Path | None, *, alone: bool = False
+) -> tuple[Detector, About, Found]:
     """Train a detector and measure it; return it, what it is, and how good it was.
 
     Args:
-        few: of data without a split to measure on all images are learnt, and measured.
+        alone: whether data without a split to measure on is taken, all of whose images are then learnt, and measured.
     """
     library("faster_coco_eval", extra="detection")
     known, domains = box_splits(config.data), box_domains(config.data) if config.test is None else []
@@ -133,7 +135,7 @@ def learn(backbone: Backbone, config: Config, out: Path | None, *, few: bool = F
             f"{config.data} holds the sets {', '.join(domains)}: give the folder of one to train on, or --head to "
             "measure a saved head on all of them"
         )
-    if few and config.test is None and not set(TESTS) & set(known):
+    if alone and config.test is None and not set(TESTS) & set(known):
         train = test = opened(config.train or next(iter(known), None))
         judges = evenly(config.limit, len(test)).tolist()
     else:

@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_by_name() -> None:
         fit(BACKBONE, [member()], SHORT, sample=sample, loss=lambda values, *_: values.sum() * math.nan)
 
 
-def test_terms_change_no_step_and_an_early_state_without_them_goes_on(tmp_path: Path) -> None:
+def test_terms_change_no_step_and_an_early_state_without_them_goes_on_as_any(tmp_path: Path) -> None:
     def explained(values: Tensor, targets: Tensor, step: int) -> Judged:
         total = loss(values, targets, step)
         return Judged(total, {"half": total.detach() / 2})
@@ -148,9 +148,13 @@ def test_terms_change_no_step_and_an_early_state_without_them_goes_on(tmp_path: 
     assert last["loss/half"] == pytest.approx(last["loss"] / 2, rel=1e-5)
     state = torch.load(tmp_path / "told" / "training.pt", weights_only=True)
     early = state | {"step": 10, "losses": [[each["loss"] for each in step] for step in state["losses"][:10]]}
+    for group in early["optimiser"]["param_groups"]:
+        group["fused"] = None
     torch.save(early, tmp_path / "told" / "training.pt")
     fit(BACKBONE, [member()], SHORT, sample=sample, loss=explained, folder=tmp_path / "told")
     assert [line["step"] for line in read_jsonl(tmp_path / "told" / CURVE)] == list(range(1, 13))
+    again = torch.load(tmp_path / "told" / "training.pt", weights_only=True)
+    assert [group["fused"] for group in again["optimiser"]["param_groups"]] == [True]  # one operation a step
 
 
 def test_ignored_pixels_stay_in_the_mean() -> None:

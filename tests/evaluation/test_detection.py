@@ -258,7 +258,7 @@ def test_eight_pictures_are_learnt_by_heart(tmp_path: Path, monkeypatch: pytest.
     config = Config(data=str(data), size=64, queries=16, iterations=380, batch_size=8, lr=3e-3)
     backbone = VisionTransformer(sizes, seed=0).eval()
     backbone.pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None)
-    assert learn(backbone, config, None, few=True)[2][0]["AP"] > 95
+    assert learn(backbone, config, None, alone=True)[2][0]["AP"] > 95
 
 
 def test_kept_features_of_a_mirror_are_of_the_mirrored_picture(tmp_path: Path, make_vit: MakeVit) -> None:

@@ -97,6 +97,12 @@ def test_only_what_is_asked_for_is_traced() -> None:
     assert (taken.largest, taken.alive) == (40_000, kept.untyped_storage().nbytes() + made.nbytes)
 
 
+def test_of_a_few_images_the_pictures_made_of_them_are_planned() -> None:
+    for images in (None, 8):
+        found = dinokit.plan_detection(model="vits16", recipe="few", images=images, tflops=1.0)
+        assert found.views == 2 * RECIPES["few"].pictures
+
+
 def test_images_beside_data_are_a_mistake() -> None:
     with pytest.raises(UserError, match="leave --images out"):
         dinokit.plan_detection(model="vits16", data="coco", images=3)

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 
+from dinokit.commands.studio import studio
 from dinokit.dense.draw import rgb
 from dinokit.features.embedding import unit
 from dinokit.images.decode import decode
@@ -226,6 +228,15 @@ def test_an_answer_is_not_kept_waiting_by_the_network(tmp_path: Path, pictures: 
         for each in askers:
             each.join()
         assert statuses == [200] * 4
+
+
+def test_a_server_that_has_ended_was_interrupted(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not its loop says so."""
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    with pytest.raises(KeyboardInterrupt):
+        studio(model=str(saved(tmp_path, 1)), data=str(pictures), size=16, port=0)
 
 
 @pytest.mark.slow
