@@ -22,11 +22,11 @@ Precision = Literal["auto", "bf16", "fp32"]
 SLICE = {"cpu": 1 << 20}
 _LARGE_SLICE = 1 << 26
 
-# Where "auto" takes bfloat16 on a CPU: a product takes less than this share of float32's time; of narrow networks, that
-# spend more of theirs on converting, a smaller one. Measured shares: 0.17 with AMX, 0.43 on an AMD EPYC, 1.4 to 2 on an
-# Intel Xeon with AVX512-BF16 and without AMX (docs/log.md). In between lies none, so a busy machine answers the same.
+# Where "auto" takes bfloat16 on a CPU: a product takes at most this share of float32's time, and tokens are this wide.
+# Measured shares: 0.18 to 0.6 with AMX, of which a narrow network would be told now one thing, now another; 0.43 on an
+# AMD EPYC, 1.4 to 2 on an Intel Xeon with AVX512-BF16 and without AMX (docs/log.md).
 GAIN = 0.75
-NARROW, NARROW_GAIN = 128, 0.3
+NARROW = 128
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h of glibc
 _LARGE_PAGE, _MAPPINGS = 1 << 21, 1 << 16  # bytes; how many glibc makes by itself
@@ -169,7 +169,7 @@ def settled(device: torch.device, precision: Precision, *, dim: int | None = Non
 
     Args:
         dim: width of the network's tokens, None for a wide one. On a CPU one below 128 spends more on converting than
-            its products save, but where they take less than a third of the time.
+            its products save.
     """
     if precision != "auto":
         return precision
@@ -177,7 +177,7 @@ def settled(device: torch.device, precision: Precision, *, dim: int | None = Non
         return "fp32"
     if device.type != "cpu":
         return "bf16"
-    return "bf16" if _share() < (GAIN if dim is None or dim >= NARROW else NARROW_GAIN) else "fp32"
+    return "bf16" if (dim is None or dim >= NARROW) and _share() < GAIN else "fp32"
 
 
 def has_fused(device: torch.device) -> bool:

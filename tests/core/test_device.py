@@ -111,15 +111,8 @@ def test_products_are_timed_by_a_clock_that_steps_seldom(monkeypatch: pytest.Mon
     assert 0 < device._share.__wrapped__() < float("inf")
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.17, "bf16"), (0.43, "fp32")])
-def test_narrow_networks_multiply_in_float32_where_products_in_bf16_are_not_many_times_as_fast(
-    share: float, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With AMX, and on an AMD EPYC without it (docs/log.md)."""
-    monkeypatch.setattr(device, "_share", lambda: share)
-    monkeypatch.setattr(device, "has_bf16", lambda _: True)
-    assert settled(CPU, "auto", dim=NARROW - 1) == expected
+def test_narrow_networks_multiply_in_float32_on_a_cpu() -> None:
+    assert settled(CPU, "auto", dim=NARROW - 1) == "fp32"
     assert settled(CPU, "bf16", dim=NARROW - 1) == "bf16"
     with autocast(CPU, settled(CPU, "auto", dim=NARROW - 1))():
-        multiplied = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
-    assert multiplied == (torch.bfloat16 if expected == "bf16" else torch.float32)
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
