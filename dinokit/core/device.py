@@ -22,11 +22,11 @@ Precision = Literal["auto", "bf16", "fp32"]
 SLICE = {"cpu": 1 << 20}
 _LARGE_SLICE = 1 << 26
 
-# Where "auto" takes bfloat16 on a CPU: a product takes at most this share of float32's time, and tokens are this wide.
-# Measured shares: 0.18 to 0.6 with AMX, of which a narrow network would be told now one thing, now another; 0.43 on an
-# AMD EPYC, 1.4 to 2 on an Intel Xeon with AVX512-BF16 and without AMX (docs/log.md).
+# Where "auto" takes bfloat16 on a CPU: a product takes less than this share of float32's time, and tokens are this
+# wide; with AMX as wide as the demo's, whose step takes 0.83. Measured shares: 0.17 to 0.35 with AMX, idle or busy,
+# 0.43 on an AMD EPYC, 1.4 to 2 on an Intel Xeon with AVX512-BF16 and without AMX (docs/log.md).
 GAIN = 0.75
-NARROW = 128
+NARROW, NARROW_AMX = 128, 96
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h of glibc
 _LARGE_PAGE, _MAPPINGS = 1 << 21, 1 << 16  # bytes; how many glibc makes by itself
@@ -169,7 +169,7 @@ def settled(device: torch.device, precision: Precision, *, dim: int | None = Non
 
     Args:
         dim: width of the network's tokens, None for a wide one. On a CPU one below 128 spends more on converting than
-            its products save.
+            its products save, with AMX one below 96.
     """
     if precision != "auto":
         return precision
@@ -177,7 +177,8 @@ def settled(device: torch.device, precision: Precision, *, dim: int | None = Non
         return "fp32"
     if device.type != "cpu":
         return "bf16"
-    return "bf16" if (dim is None or dim >= NARROW) and _share() < GAIN else "fp32"
+    wide = dim is None or dim >= (NARROW_AMX if has_amx() else NARROW)
+    return "bf16" if wide and _share() < GAIN else "fp32"
 
 
 def has_fused(device: torch.device) -> bool:
@@ -190,18 +191,30 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.cpu._is_avx512_bf16_supported() or has_amx()
     return False
+
+
+def has_amx() -> bool:
+    """Tell whether this CPU has Intel's units for products of small matrices."""
+    return torch.cpu._is_amx_tile_supported()
 
 
 @cache
 def _share() -> float:
-    """Time a product in both types on this CPU, by turns, and return bfloat16's share of float32's; takes 0.05 s."""
+    """Time products in both types on one core, and return bfloat16's share of float32's time; takes 0.05 s."""
+    with threads(1) as alone:  # of several, those that are done wait, and their waiting counts
+        return alone.submit(_timed).result()
+
+
+def _timed() -> float:
     exact = torch.ones(512, 512)
     rounded = exact.bfloat16()
     seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}  # the fastest of each
     with torch.inference_mode():
-        for _ in range(6):
+        for factor in (exact, rounded):
+            torch.mm(factor, factor)  # the first product of a thread is the slowest
+        for _ in range(10):
             for factor in (exact, rounded):
                 seconds[factor.dtype] = min(seconds[factor.dtype], _product(factor))
     return seconds[torch.bfloat16] / seconds[torch.float32]

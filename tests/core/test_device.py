@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dinokit.core import device
-from dinokit.core.device import NARROW, autocast, has_bf16, settled, threads
+from dinokit.core.device import NARROW, NARROW_AMX, autocast, has_bf16, settled, threads
 
 CPU = torch.device("cpu")
 
@@ -111,8 +111,34 @@ def test_products_are_timed_by_a_clock_that_steps_seldom(monkeypatch: pytest.Mon
     assert 0 < device._share.__wrapped__() < float("inf")
 
 
-def test_narrow_networks_multiply_in_float32_on_a_cpu() -> None:
-    assert settled(CPU, "auto", dim=NARROW - 1) == "fp32"
-    assert settled(CPU, "bf16", dim=NARROW - 1) == "bf16"
+@pytest.mark.parametrize(
+    ("amx", "share", "expected"), [(True, 0.35, "bf16"), (True, 0.9, "fp32"), (False, 0.43, "fp32")]
+)
+def test_narrow_networks_multiply_in_bf16_where_amx_makes_that_faster(
+    amx: bool, share: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AMX at the largest share timed beside busy processes, and on an AMD EPYC without it (docs/log.md)."""
+    monkeypatch.setattr(device, "_share", lambda: share)
+    monkeypatch.setattr(device, "has_amx", lambda: amx)
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
+    assert settled(CPU, "auto", dim=NARROW - 1) == settled(CPU, "auto", dim=NARROW_AMX) == expected
+    assert settled(CPU, "auto", dim=NARROW_AMX - 1) == "fp32"
+    assert settled(CPU, "bf16", dim=NARROW_AMX - 1) == "bf16"
     with autocast(CPU, settled(CPU, "auto", dim=NARROW - 1))():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        multiplied = (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+    assert multiplied == (torch.bfloat16 if expected == "bf16" else torch.float32)
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_products_are_timed_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several, those that are done wait for the others, and their waiting counts."""
+    used = set()
+
+    def product(factor: torch.Tensor) -> float:
+        used.add(torch.get_num_threads())
+        return 1.0
+
+    monkeypatch.setattr(device, "_product", product)
+    assert device._share.__wrapped__() == 1.0
+    assert used == {1}
+    assert torch.get_num_threads() == 3

@@ -148,7 +148,8 @@ def test_what_cannot_fit_here_is_refused_before_the_first_step(monkeypatch: pyte
     planning.foresee(small, anyway=False)
 
 
-def test_what_is_foreseen_is_memory_and_time() -> None:
+def test_what_is_foreseen_is_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning.devices, "has_amx", lambda: False)  # in float32
     memory, time = planning.foresee(recipes.find("demo"), anyway=False)
     assert memory.startswith("memory: about 0.8 GB")
     assert "1,850 steps" in time
