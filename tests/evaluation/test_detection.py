@@ -283,7 +283,7 @@ def test_a_piece_keeps_what_lies_in_it(tmp_path: Path) -> None:
 
 
 def test_features_of_other_weights_are_refused(known: Trained) -> None:
-    with pytest.raises(UserError, match="weights"):
+    with pytest.raises(UserError, match="other weights.*; delete it and training.pt beside it"):
         base.measure("detection", vit(size=None, seed=1), Config(data=str(known.data), **FEW), known.out)
 
 

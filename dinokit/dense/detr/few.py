@@ -50,7 +50,9 @@ def more(data: Boxed, folder: Path, *, pictures: int, view: View, seed: int) -> 
     stamp = {"images": files, "boxes": digest_of_boxes(data), "size": view.size, "seed": seed, "pictures": count}
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / STAMP).exists():
-        check_same(read_json(folder / STAMP), stamp, place=folder)
+        # what was learnt from other pieces would be refused next
+        instead = "delete it, and features and training.pt beside it, or give another folder"
+        check_same(read_json(folder / STAMP), stamp, place=folder, instead=instead)
     write_json(folder / STAMP, stamp)
     held = [_held(data, index, view.size) for index in range(len(data))]
     made = []

@@ -134,7 +134,9 @@ class Kept:
             again = before.keys() & found.keys()
             same = stamps.held({key: before[key] for key in again})
             kept = {**kept, "images": same} if images is before else kept
-            check_same(kept, {**stamp, "images": stamps.held({key: found[key] for key in again})}, place=self.folder)
+            wanted = {**stamp, "images": stamps.held({key: found[key] for key in again})}
+            learnt = " and training.pt beside it" * (self.folder.parent / "training.pt").exists()
+            check_same(kept, wanted, place=self.folder, instead=f"delete it{learnt}, or give another folder")
         write_json(place, {**stamp, "images": before | found})
 
     def _fits(self, missing: Sequence[Shown], passes: int | None) -> bool:
