@@ -18,6 +18,7 @@ from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_result, write_json
 from dinokit.core.messages import UserError, info
+from dinokit.dense.detr.few import shapes
 from dinokit.evaluation import detection
 from dinokit.models.architecture import ARCHITECTURES, build, named
 from dinokit.models.features import Backbone
@@ -132,7 +133,7 @@ def plan_detection(
         sizes = [one.size for one in boxed.marks]
         classes = len({name for one in boxed.marks for name in one.names})
         objects = sum(len(one.names) for one in boxed.marks) / len(boxed)
-    sizes += [sizes[number % len(sizes)] for number in range(chosen.pictures - len(sizes))]
+    sizes = shapes(sizes, pictures=chosen.pictures, view=chosen.view)
     peak = tflops * 1e12 if tflops else planning.measured_rate(devices.choose(), bf16=False)
     found = detecting.plan_detector(backbone, chosen, sizes=sizes, classes=classes, rate=peak * mfu, objects=objects)
     print_detector(found, f"{recipe} on {model}, {len(sizes):,} images, {classes} classes")

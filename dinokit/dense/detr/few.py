@@ -67,6 +67,13 @@ def more(data: Boxed, folder: Path, *, pictures: int, view: View, seed: int) -> 
     return replace(data, marks=(*data.marks, *made))
 
 
+def shapes(sizes: Sequence[tuple[int, int]], *, pictures: int, view: View) -> list[tuple[int, int]]:
+    """Return width and height of what `more` makes of images of some sizes: every other piece is a square of four."""
+    side = 2 * max(1, view.size // 2)
+    made = [(side, side) if number % 2 else sizes[number // 2 % len(sizes)] for number in range(pictures - len(sizes))]
+    return [*sizes, *made]
+
+
 def _held(data: Boxed, index: int, size: int) -> Held:
     """Read an image, and make one that is far larger than it is seen smaller."""
     image, marks = data.read(index), data.marks[index]

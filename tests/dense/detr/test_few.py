@@ -62,6 +62,18 @@ def test_pieces_follow_from_the_images_and_the_seed(data: Boxed, tmp_path: Path)
     assert not (tmp_path / "none").exists()
 
 
+def test_what_is_planned_has_the_shapes_of_what_is_made(data: Boxed, tmp_path: Path) -> None:
+    one, view = replace(data, marks=data.marks[:1]), View(size=33)
+    made = few.more(one, tmp_path / "pieces", pictures=6, view=view, seed=0)
+    planned = few.shapes([mark.size for mark in one.marks], pictures=6, view=view)
+    seen = [
+        [view.sides(height, width, 4) for width, height in sizes] for sizes in (planned, [m.size for m in made.marks])
+    ]
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) == 2
+    assert few.shapes([(60, 40)] * 7, pictures=6, view=view) == [(60, 40)] * 7
+
+
 def test_pieces_of_a_strip_are_no_longer_than_is_seen(data: Boxed, tmp_path: Path) -> None:
     marks = replace(data.marks[0], image=tmp_path / "strip.png", size=(2000, 5), boxes=np.array([[100.0, 0, 140, 5]]))
     Image.new("RGB", (2000, 5)).save(tmp_path / "strip.png")
