@@ -107,6 +107,7 @@ def _from_boxes(backbone: Backbone, config: Any, out: Path) -> tuple[nn.Module, 
     own, count = about.details["measured"], f"{result['images']:,.0f} images"
     if own["held_out"]:
         info(f"AP {result['AP']:.1f} %, AP50 {result['AP50']:.1f} % on {count} of {own['split']}")
+        info(f"pictures show boxes with a score of at least {own['least']:.2f}, by which most is right there")
     else:
         those = f"the {count}" if own["shared"] == result["images"] else f"{count}, {own['shared']:,} of which"
         info(f"AP {result['AP']:.1f} % on {those} it has learnt, by heart: only a split val says how good it is")

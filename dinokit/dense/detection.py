@@ -33,7 +33,7 @@ HEADS = {"plain-detr": (Config, Detector)}
 DETAILS = ("classes", "view", "tested")  # of a head
 FOLDERS = ("pictures",)
 WRITTEN = "detections.json"
-SHOWN = 0.3  # least score of a box in a picture
+SHOWN = 0.3  # least score of a box in a picture, where no other images have said a better one
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ def likeliest(said: Answers, *, most: int) -> Detections:
     return Detections(said.boxes[best // classes], best % classes, scores[best])
 
 
-def drawn(image: intensity.AnyImage, found: Detections, classes: Sequence[str]) -> Image.Image:
-    """Draw boxes with names and scores, the best on top."""
+def drawn(image: intensity.AnyImage, found: Detections, classes: Sequence[str], *, least: float = SHOWN) -> Image.Image:
+    """Draw the boxes of a least score with names and scores, the best on top."""
     page = Image.fromarray(draw.rgb(image))
     pen, colours = ImageDraw.Draw(page), palette(len(classes) + 1)[1:]
     wide = max(1, round(max(page.size) / 300))
-    shown = found.some(found.scores >= SHOWN)
+    shown = found.some(found.scores >= least)
     for corners, kind, score in reversed(
         list(zip(shown.boxes.tolist(), shown.classes.tolist(), shown.scores.tolist()))
     ):
@@ -113,6 +113,12 @@ def drawn(image: intensity.AnyImage, found: Detections, classes: Sequence[str]) 
         pen.rectangle(edges, fill=colour)
         pen.text(edges[:2], text, fill="black" if sum(colour) > 380 else "white")
     return page
+
+
+def least_of(details: Mapping[str, Any]) -> float:
+    """Return the score from which on boxes are drawn: that by which most was right on images it had not learnt."""
+    own = details.get("measured", {})
+    return float(own["least"]) if own.get("held_out") and "least" in own else SHOWN
 
 
 def legend(details: Mapping[str, Any]) -> Image.Image:
@@ -135,7 +141,7 @@ def told(values: Detections, image: intensity.Image) -> dict[str, Any]:
 
 def pictures(values: Detections, image: intensity.Image, details: Mapping[str, Any]) -> dict[str, Image.Image]:
     """Draw the boxes on the image."""
-    return {"pictures": drawn(image, values, details["classes"])}
+    return {"pictures": drawn(image, values, details["classes"], least=least_of(details))}
 
 
 def gathered(out: Path, lines: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> None:

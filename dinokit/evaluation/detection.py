@@ -30,7 +30,7 @@ from dinokit.core.messages import UserError, info, library
 from dinokit.core.numbers import above, at_least
 from dinokit.core.order import evenly
 from dinokit.core.stopping import ended_as_by_hand
-from dinokit.dense.detection import as_arrays, detect, drawn
+from dinokit.dense.detection import as_arrays, detect, drawn, least_of
 from dinokit.dense.detr.few import more
 from dinokit.dense.detr.learning import UNNAMED
 from dinokit.dense.detr.network import Detector
@@ -158,7 +158,13 @@ def learn(
     how = _how(details) | {"held_out": not shared}
     numbers, found = _measured(backbone, member.head, test=test, indices=judges, out=out, **how)
     own = {"AP": numbers["AP"], "split": test.split, "data": absolute(config.data)}
-    own |= {"images": len(judges), "limit": config.limit, "held_out": not shared, "shared": shared}
+    own |= {
+        "images": len(judges),
+        "limit": config.limit,
+        "held_out": not shared,
+        "shared": shared,
+        "least": found["least"],
+    }
     about = About.of(backbone, "detection", WHOLE, details=details | {"measured": own})
     if out is not None:
         save_head(out / "head", member.head, about)
@@ -224,16 +230,22 @@ def _measured(
         ids = _ids(test, indices, known)
         write_json(out / "truth.json", plain(objects, ids, frequencies))
         write_json(out / "detections.json", results(arrays, ids))
-        for place in evenly(SHOWN, len(indices)).tolist():
-            picture = drawn(test.read(indices[place]), found[place], known)
-            with write_atomic(out / "pictures" / f"{indices[place]:06d}.png") as temporary:
-                picture.save(temporary, "PNG")
     rounded = {name: value for name, value in numbers.items() if not numpy.isnan(value)}
     about = {"data": test.name, "split": test.split, "held_out": held_out, "numbers": rounded, "classes": known}
-    intervals = judged(test, indices, objects, arrays, about=about | {"AP": each.tolist()}, out=out)
+    intervals, least = judged(test, indices, objects, arrays, about=about | {"AP": each.tolist()}, out=out)
+    if out is not None:
+        shown = least_of({"measured": {"held_out": held_out, "least": least}})
+        for place in evenly(SHOWN, len(indices)).tolist():
+            picture = drawn(test.read(indices[place]), found[place], known, least=shown)
+            with write_atomic(out / "pictures" / f"{indices[place]:06d}.png") as temporary:
+                picture.save(temporary, "PNG")
     if kept is not None:
         parts.forget(kept)
-    details: dict[str, object] = {"classes": dict(zip(known, each.tolist(), strict=True)), "intervals": intervals}
+    details: dict[str, object] = {
+        "classes": dict(zip(known, each.tolist(), strict=True)),
+        "intervals": intervals,
+        "least": least,
+    }
     return rounded | {"images": float(len(indices))}, details
 
 

@@ -22,6 +22,7 @@ from dinokit.annotations.boxes import open_boxes
 from dinokit.core.messages import RunError, UserError
 from dinokit.core.seed import generator
 from dinokit.dense import fit
+from dinokit.dense.detection import SHOWN, Detections, drawn, least_of
 from dinokit.dense.detr.kept import Kept
 from dinokit.dense.detr.learning import piece
 from dinokit.dense.detr.recipe import RECIPES
@@ -134,6 +135,31 @@ def test_predict_writes_what_the_evaluation_found(tmp_path: Path, known: Trained
     again = apply(vit(size=None), head, about, str(data / "val"), tmp_path / "predicted")
     assert (again.images, again.there) == (0, 2)
     assert json.loads((tmp_path / "predicted" / "detections.json").read_text()) == coco
+
+
+def test_pictures_show_the_boxes_by_which_most_was_right_on_images_that_were_not_learnt(
+    tmp_path: Path, known: Trained
+) -> None:
+    head, about = load_head(known.out / "head")
+    least = json.loads((known.out / "mistakes.json").read_text())["least"]
+    assert least_of(about.details) == least != SHOWN
+    assert least_of(about.details | {"measured": about.details["measured"] | {"held_out": False}}) == SHOWN
+    assert least_of({"classes": []}) == SHOWN  # a head of before
+    apply(vit(size=None), head, about, str(known.data / "val"), tmp_path)
+    measured, predicted = (sorted((out / "pictures").rglob("*.png")) for out in (known.out, tmp_path))
+    assert [_pixels(path) for path in measured] == [_pixels(path) for path in predicted]
+    boxes = torch.tensor([[2.0, 2, 10, 10], [20, 20, 30, 30]])
+    found = Detections(boxes, torch.tensor([0, 0]), torch.tensor([0.8, 0.5]))
+    page, both = (
+        np.asarray(drawn(torch.zeros(3, 40, 40, dtype=torch.uint8), found, ["a"], least=score)) for score in (0.6, 0.5)
+    )
+    assert page[:18].any()
+    assert not page[18:].any()
+    assert both[18:].any()
+
+
+def _pixels(path: Path) -> bytes:
+    return Image.open(path).convert("RGB").tobytes()
 
 
 def test_what_was_predicted_is_read_back_beside_its_images(tmp_path: Path, known: Trained) -> None:

@@ -18,7 +18,7 @@ from dinokit.annotations.boxes import Boxed
 from dinokit.core.files import write_json
 from dinokit.metrics.detection import Found, Objects
 from dinokit.metrics.matches import curves, interval, match, ranked
-from dinokit.metrics.mistakes import account
+from dinokit.metrics.mistakes import account, sure
 
 FILE = "mistakes.json"
 SHOWN = 8  # of the best, the worst and the most confused images
@@ -33,8 +33,8 @@ def judged(
     *,
     about: Mapping[str, Any],
     out: Path | None,
-) -> dict[str, list[float]]:
-    """Return the intervals of the numbers, and write what is wrong.
+) -> tuple[dict[str, list[float]], float]:
+    """Return the intervals of the numbers and the score by which most is right, and write what is wrong.
 
     Args:
         indices: of the images that were looked at.
@@ -51,4 +51,4 @@ def judged(
             one |= {"file": str(marks.image), "size": list(marks.size)}
         levels = {name: precision[place].tolist() for name, place in LEVELS.items()}
         write_json(out / FILE, {**about, "intervals": intervals, "precision": levels, **told})
-    return intervals
+    return intervals, sure(objects, found, matched)
