@@ -48,15 +48,18 @@ class Attention(nn.Module):
             seen: True where a query may look; None: everywhere.
             groups: how many tokens each has.
         """
-        q = split(placed(self.q, tokens, position), self.heads)
-        k = split(placed(self.k, tokens, position), self.heads).contiguous()
-        v = split(self.v(tokens), self.heads).contiguous()
-        parts = zip(*(torch.split(each, groups, dim=2) for each in (q, k, v)), strict=True)
-        found = [
-            F.scaled_dot_product_attention(own_q, own_k, own_v, attn_mask=seen).transpose(1, 2)
-            for own_q, own_k, own_v in parts
-        ]
-        mixed: Tensor = self.out((found[0] if len(found) == 1 else torch.cat(found, dim=1)).flatten(2))
+        asked = placed(self.q, tokens, position), placed(self.k, tokens, position), self.v(tokens)
+        q, k, v = (split(each, self.heads) for each in asked)
+        if len(groups) == 1:  # else the gradient of a division would copy all of it
+            found = F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2)
+        else:
+            parts = zip(*(torch.split(rows, groups, dim=2) for rows in (q, k, v)), strict=True)
+            each = [
+                F.scaled_dot_product_attention(own_q, own_k, own_v, seen).transpose(1, 2)
+                for own_q, own_k, own_v in parts
+            ]
+            found = torch.cat(each, dim=1)
+        mixed: Tensor = self.out(found.flatten(2))
         return mixed
 
 

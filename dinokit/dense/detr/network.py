@@ -13,7 +13,7 @@ Queries for one-to-many matching come behind the others, in training only; the g
 Source: Plain-DETR (arXiv:2308.01904), DINOv3 (arXiv:2508.10104, appendix D.9).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from dinokit.core.numbers import at_least
 from dinokit.core.seed import derived
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.layers import Encoding, Heads, Layer, rarely
+from dinokit.dense.detr.levels import by_fours, doubled, halved, squares
 from dinokit.dense.detr.matching import Answers
 from dinokit.dense.detr.positions import of_boxes, of_map
 
@@ -166,48 +167,35 @@ class Detector(nn.Module):
     ) -> Answers:
         """Return a box and logits of every place of all levels; what is padding is never chosen."""
         level = tokens if hidden is None else tokens.masked_fill(hidden[..., None], 0)
-        levels, finest = [level], float(self.config.stride)
-        if self.finer is not None:
-            levels, finest = [self.finer(level.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), level], finest / 2
-        for step in self.coarser:
-            assert isinstance(step, nn.Conv2d)
-            if min(levels[-1].shape[1:3]) > 1:
-                levels.append(halved(step, levels[-1]))
-        fields, squares = zip(
-            *(
-                self._squares(each.shape[1], each.shape[2], finest * 2**number, SQUARE * 2**number)
-                for number, each in enumerate(levels)
-            )
-        )
-        around = torch.cat(squares).to(tokens).expand(len(tokens), -1, -1)  # [batch, proposal, 4]
-        rows = self.proposed(torch.cat([each.flatten(1, 2) for each in levels], dim=1))
+        levels, fields, about = zip(*self._levels(level), strict=True)
+        rows = self.proposed[1](torch.cat(levels, dim=1))
         thing = self.thing.classes
         logits = (rows @ thing.weight[0] + thing.bias)[..., None]  # a vector: the gradient of a matrix is a product
         deltas = rarely(self.thing.deltas, rows)
+        around = torch.cat(about).to(tokens).expand(len(tokens), -1, -1)  # [batch, proposal, 4]
         ends = torch.cat(fields).to(tokens)[:, 2:]  # [proposal, 2]
         outside = (ends > sizes[:, None]).any(dim=-1)  # also in part, as places that the image alone would not have
         logits = logits.masked_fill(outside[..., None], torch.finfo(logits.dtype).min / 4)
         return Answers(logits, around, deltas, box.inside(box.moved(around, deltas), sizes[:, None]))
 
-    @staticmethod
-    def _squares(
-        rows: int, columns: int, stride: float, side: float
-    ) -> tuple[Float[Tensor, "place 4"], Float[Tensor, "place 4"]]:
-        """Return the field of every place, and a square about its middle."""
-        down, across = ((torch.arange(count) + 0.5) * stride for count in (rows, columns))
-        middle = torch.cartesian_prod(down, across).flip(-1)  # [place, 2] as x, y
-        field, square = (torch.cat([middle, torch.full_like(middle, size)], dim=-1) for size in (stride, side))
-        return box.corners(field), box.corners(square)
-
-
-def halved(
-    step: nn.Conv2d, level: Float[Tensor, "batch rows columns dim"]
-) -> Float[Tensor, "batch half_rows half_columns dim"]:
-    """Apply a convolution of 2 x 2 at a stride of 2 to a map whose numbers of a place lie together, as a product."""
-    rows, columns = (size // 2 for size in level.shape[1:3])
-    even = level[:, : 2 * rows, : 2 * columns]
-    fours = torch.unflatten(torch.unflatten(even, 2, (columns, 2)), 1, (rows, 2)).transpose(2, 3).flatten(3)
-    return F.linear(fours, step.weight.permute(0, 2, 3, 1).flatten(1), step.bias)
+    def _levels(
+        self, level: Float[Tensor, "batch rows columns dim"]
+    ) -> Iterator[tuple[Float[Tensor, "batch place dim"], Float[Tensor, "place 4"], Float[Tensor, "place 4"]]]:
+        """Yield what is to be normed of every place, its field and the square about it, of the finest level first."""
+        linear, (rows, columns), stride, side = self.proposed[0], level.shape[1:3], float(self.config.stride), SQUARE
+        assert isinstance(linear, nn.Linear)
+        if self.finer is not None:
+            fields, about = squares(2 * rows, 2 * columns, stride / 2, side)
+            yield doubled(self.finer, linear, level), by_fours(fields, columns), by_fours(about, columns)
+            side *= 2
+        yield linear(level).flatten(1, 2), *squares(rows, columns, stride, side)
+        for step in self.coarser:
+            if min(rows, columns) == 1:
+                return
+            assert isinstance(step, nn.Conv2d)
+            level = halved(step, level)
+            (rows, columns), stride, side = level.shape[1:3], 2 * stride, 2 * side
+            yield linear(level).flatten(1, 2), *squares(rows, columns, stride, side)
 
 
 def _padded(values: Float[Tensor, "_ _ dim"], rows: int, columns: int) -> Float[Tensor, "{rows} {columns} dim"]:

@@ -7,7 +7,8 @@ import torch
 
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.attention import Apart, Attend, BoxAttention
-from dinokit.dense.detr.network import Config, Detector, Maps, halved
+from dinokit.dense.detr.levels import by_fours, doubled, halved, squares
+from dinokit.dense.detr.network import Config, Detector, Maps
 from dinokit.planning.traced import traced
 
 SIZES = Config(
@@ -110,6 +111,17 @@ def test_a_level_is_halved_as_by_a_convolution(size: tuple[int, int]) -> None:
     """A row or column that is left over is left out."""
     step, level = torch.nn.Conv2d(3, 3, 2, stride=2), torch.randn(2, *size, 3)
     torch.testing.assert_close(halved(step, level), step(level.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+def test_a_level_is_doubled_as_by_a_convolution_and_what_is_behind_it() -> None:
+    """The places that one becomes follow each other, and so do their fields."""
+    step, then, level = torch.nn.ConvTranspose2d(3, 5, 2, stride=2), torch.nn.Linear(5, 4), torch.randn(2, 4, 6, 3)
+    found = doubled(step, then, level)
+    wanted = then(step(level.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)  # row by row
+    places = by_fours(torch.arange(8 * 12.0)[:, None].expand(-1, 4), 6)[:, 0].long()
+    torch.testing.assert_close(found, wanted[:, places])
+    row_by_row, _ = squares(8, 12, 4.0, 50.0)
+    assert by_fours(row_by_row, 6)[:4].tolist() == [[0, 0, 4, 4], [4, 0, 8, 4], [0, 4, 4, 8], [4, 4, 8, 8]]
 
 
 def test_weights_are_never_denormal_however_far_a_box() -> None:
