@@ -9,7 +9,7 @@ query: what is added of a row or column, and sums over either, then go along who
 Source: Plain-DETR (arXiv:2308.01904, section 4.1), where it is a tensor [batch, head, query, place].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -48,8 +48,7 @@ class Attention(nn.Module):
             seen: True where a query may look; None: everywhere.
             groups: how many tokens each has.
         """
-        asked = placed(self.q, tokens, position), placed(self.k, tokens, position), self.v(tokens)
-        q, k, v = (split(each, self.heads) for each in asked)
+        q, k, v = self._projected(tokens, position)
         if len(groups) == 1:  # else the gradient of a division would copy all of it
             found = F.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2)
         else:
@@ -61,6 +60,16 @@ class Attention(nn.Module):
             found = torch.cat(each, dim=1)
         mixed: Tensor = self.out(found.flatten(2))
         return mixed
+
+    def _projected(
+        self, tokens: Float[Tensor, "batch query dim"], position: Float[Tensor, "some query dim"]
+    ) -> Sequence[Float[Tensor, "batch head query head_dim"]]:
+        """Return q(tokens + position), k(tokens + position) and v(tokens), of one product of the tokens."""
+        weight = torch.cat([each.weight for each in (self.q, self.k, self.v)])
+        added = torch.cat([self.q(position), self.k(position), self.v.bias.expand_as(position)], dim=-1)
+        batch = len(tokens), -1, -1
+        made = torch.baddbmm(added.expand(batch), tokens, weight.T.expand(batch))
+        return torch.unflatten(made, -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
 class BoxAttention(nn.Module):
