@@ -3,13 +3,15 @@
 All of them where ALL_SHAPES is set, as for the slow tests of .ci/run.
 
 A check takes longer than work on tensors as small as those of the tests, and a run calls the same functions with the
-same shapes hundreds of times: all checks were a third of its time.
+same shapes hundreds of times: all checks were a third of its time. It is written when a function is first called: those
+of all 4,000 would be a fifth of what a worker imports, and most workers call a part of them.
 """
 
 import os
 from collections import Counter
 from collections.abc import Callable
-from functools import wraps
+from dataclasses import is_dataclass
+from functools import cache, wraps
 from typing import Any
 
 import jaxtyping
@@ -28,13 +30,14 @@ def is_due(key: Any) -> bool:
     return "ALL_SHAPES" in os.environ or calls[key] <= FIRST or calls[key] % THEN == 0
 
 
-def sampled(checked: Callable[..., Any], written: Callable[..., Any]) -> Callable[..., Any]:
-    """Call `checked` at first and now and then, and otherwise the same function as it was written."""
-    key = id(checked)
+def sampled(written: Callable[..., Any], *, typechecker: Any) -> Callable[..., Any]:
+    """Call `written` with its checks at first and now and then, and otherwise as it is."""
+    checked = cache(lambda: _jaxtyped(written, typechecker=typechecker))
+    key = id(written)
 
-    @wraps(checked)
+    @wraps(written)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (checked if is_due(key) else written)(*args, **kwargs)
+        return (checked() if is_due(key) else written)(*args, **kwargs)
 
     return call
 
@@ -46,11 +49,10 @@ def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
         if not isinstance(item, type):
             if "<locals>" in item.__qualname__ and not is_due(item.__code__):
                 return item  # defined anew in each call of what is around it
-            return sampled(_jaxtyped(item, typechecker=typechecker), item)
-        written = item.__init__
-        _jaxtyped(item, typechecker=typechecker)
-        if item.__init__ is not written:
-            item.__init__ = sampled(item.__init__, written)
+            return sampled(item, typechecker=typechecker)
+        done = getattr(item.__init__, "__globals__", None) is globals()  # inherited
+        if is_dataclass(item) and not done:
+            item.__init__ = sampled(item.__init__, typechecker=typechecker)
         return item
 
     return decorate
