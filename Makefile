@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+unexport PYTHONDONTWRITEBYTECODE  # where it is set, each worker of the tests would compile 600 modules in every run
 
 .PHONY: demo demo-emoji test check bench notebooks clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip  # Python 3.11's own takes 86 s of a core to find the versions, a new one 35
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
