@@ -1,11 +1,9 @@
 """The house stays a house: layers, sizes, names and settings, checked on the source itself."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-
-import pytest
 
 from dinokit.features.cache import ROOMS as CODE_OF_FEATURES
 
@@ -31,6 +29,8 @@ SLOW = (
     "torch.distributed.fsdp.",
     "torch.utils.tensorboard.",
 )
+
+READS = ["self", "backbone", "images"]  # what asks a network for features
 
 # Rooms from the cellar up. A room may import itself and every room of a lower floor.
 FLOORS: list[set[str]] = [
@@ -72,13 +72,18 @@ def _name(path: Path) -> str:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
+def _nodes(path: Path) -> tuple[ast.AST, ...]:
     """Return what all tests look at and none changes."""
-    return ast.parse(path.read_text())
+    return tuple(ast.walk(ast.parse(path.read_text())))
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(tree):
+def _functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for path in FILES:
+        yield from ((path, node) for node in _nodes(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, int]]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -87,8 +92,9 @@ def _imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
                 yield f"{node.module}.{alias.name}", node.lineno
 
 
-def _ours(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    return ((name.removeprefix("dinokit."), line) for name, line in _imports(tree) if name.startswith("dinokit."))
+def _ours(path: Path) -> Iterator[tuple[str, int]]:
+    found = _imports(_nodes(path))
+    return ((name.removeprefix("dinokit."), line) for name, line in found if name.startswith("dinokit."))
 
 
 def _floor(room: str) -> int:
@@ -97,16 +103,17 @@ def _floor(room: str) -> int:
     return found[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
-def test_a_module_imports_only_from_lower_floors(path: Path) -> None:
-    room = _name(path).split(".")[0]
-    for target, line in _ours(_tree(path)):
-        other = target.split(".")[0]
-        if other == "__version__":
-            continue
-        assert other == room or _floor(other) < _floor(room), f"{path}:{line} {room} imports dinokit.{target}, above it"
-        shut = [door for door in NEVER.get(room, ()) if f"{target}.".startswith(f"{door}.")]
-        assert not shut, f"{path}:{line} {room} must not know of {shut}"
+def test_a_module_imports_only_from_lower_floors() -> None:
+    faults = []
+    for path in FILES:
+        room = _name(path).split(".")[0]
+        for target, line in _ours(path):
+            other = target.split(".")[0]
+            if other != "__version__" and other != room and _floor(other) >= _floor(room):
+                faults.append(f"{path}:{line} {room} imports dinokit.{target}, above it")
+            if other != "__version__" and any(f"{target}.".startswith(f"{door}.") for door in NEVER.get(room, ())):
+                faults.append(f"{path}:{line} {room} must not know of {target}")
+    assert not faults, "\n".join(faults)
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
@@ -115,7 +122,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     for path in FILES:
         if path.stem == "__init__" and path.parent == ROOT:
             continue
-        targets = {name for name, _ in _ours(_tree(path))}
+        targets = {name for name, _ in _ours(path)}
         resolved = {t if t in known else t.rsplit(".", 1)[0] for t in targets}
         edges[_name(path).removesuffix(".__init__")] = {t for t in resolved if t in known}
     done: set[str] = set()
@@ -131,45 +138,45 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
-def test_files_and_functions_stay_small(path: Path) -> None:
-    assert path.stem not in BANNED, f"{path}: name a module after what is in it"
-    assert len(path.read_text().splitlines()) <= 500, path
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            assert node.end_lineno - node.lineno + 1 <= 80, f"{path}:{node.lineno} {node.name}"
+def test_files_and_functions_stay_small() -> None:
+    banned = [str(path) for path in FILES if path.stem in BANNED]
+    assert not banned, f"{banned}: name a module after what is in it"
+    long = [str(path) for path in FILES if len(path.read_text().splitlines()) > 500]
+    for path, node in _functions():
+        assert node.end_lineno is not None
+        if node.end_lineno - node.lineno + 1 > 80:
+            long.append(f"{path}:{node.lineno} {node.name}")
+    assert not long, "\n".join(long)
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
-def test_what_is_read_of_networks_is_part_of_where_features_are_kept(path: Path) -> None:
+def test_what_is_read_of_networks_is_part_of_where_features_are_kept() -> None:
     """A change of such code must find no features of before."""
-    calls = (node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef) and node.name == "__call__")
-    reads = [node.lineno for node in calls if [each.arg for each in node.args.args] == ["self", "backbone", "images"]]
-    assert not reads or _name(path).split(".")[0] in CODE_OF_FEATURES, f"{path}:{reads} reads a network: to models/"
+    calls = [(path, node) for path, node in _functions() if node.name == "__call__"]
+    reads = [(path, node) for path, node in calls if [each.arg for each in node.args.args] == READS]
+    assert reads
+    faults = [f"{path}:{node.lineno}" for path, node in reads if _name(path).split(".")[0] not in CODE_OF_FEATURES]
+    assert not faults, f"{faults} read a network: to models/"
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
-def test_imports_stand_at_the_top(path: Path) -> None:
-    if path.stem in LAZY:
-        return
-    for function in ast.walk(_tree(path)):
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            inside = {name.split(".")[0] for name, _ in _imports(function) if not name.startswith(SLOW)}
-            assert inside <= OPTIONAL, f"{path}:{function.lineno} {function.name} imports {inside - OPTIONAL}"
+def test_imports_stand_at_the_top() -> None:
+    faults = []
+    for path, function in _functions():
+        inside = {name.split(".")[0] for name, _ in _imports(ast.walk(function)) if not name.startswith(SLOW)}
+        if path.stem not in LAZY and not inside <= OPTIONAL:
+            faults.append(f"{path}:{function.lineno} {function.name} imports {inside - OPTIONAL}")
+    assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("path", FILES, ids=_name)
-def test_only_the_device_module_names_a_device(path: Path) -> None:
-    allowed = _name(path).split(".")[0] in ("run", "training", "cli", "commands") or _name(path) == "core.device"
-    strings = {node.value for node in ast.walk(_tree(path)) if isinstance(node, ast.Constant)}
-    assert allowed or "cuda" not in strings, path
+def test_only_the_device_module_names_a_device() -> None:
+    others = [path for path in FILES if _name(path).split(".")[0] not in ("run", "training", "cli", "commands")]
+    strings = {path: {node.value for node in _nodes(path) if isinstance(node, ast.Constant)} for path in others}
+    assert [_name(path) for path in others if "cuda" in strings[path]] == ["core.device"]
 
 
 def _config_fields() -> Iterator[tuple[str, str]]:
     """Every field of every frozen dataclass that is part of a configuration."""
     for path in FILES:
-        for node in ast.walk(_tree(path)):
+        for node in _nodes(path):
             if not isinstance(node, ast.ClassDef):
                 continue
             keyword_only = any("kw_only=True" in ast.unparse(decorator) for decorator in node.decorator_list)
@@ -183,12 +190,11 @@ def test_every_config_field_is_read() -> None:
     """An option that nobody reads is a bug; `__post_init__` checking it does not count as reading."""
     read: set[str] = set()
     for path in FILES:
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                node.body = [item for item in node.body if getattr(item, "name", "") != "__post_init__"]
-        loads = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)]
-        read |= {node.attr for node in loads}
+        bodies = (item for node in _nodes(path) if isinstance(node, ast.ClassDef) for item in node.body)
+        checks = [item for item in bodies if getattr(item, "name", "") == "__post_init__"]
+        left_out = {id(node) for check in checks for node in ast.walk(check)}
+        loads = (n for n in _nodes(path) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load))
+        read |= {node.attr for node in loads if id(node) not in left_out}
     fields = list(_config_fields())
     assert len(fields) > 50
     unread = [f"{owner}.{name}" for owner, name in fields if name not in read]
