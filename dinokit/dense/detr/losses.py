@@ -94,7 +94,7 @@ def _matched(
     counts = [len(each) for each in objects]
     every = Objects(torch.cat([each.boxes for each in objects]), torch.cat([each.classes for each in objects]))
     numbers = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(answers.logits.device)
-    some = max(1, AT_ONCE // answers.logits[:, 0, :, 0].numel())
+    some = max(1, AT_ONCE // max(1, answers.logits[:, 0, :, 0].numel()))  # a small map leaves none for many
     parts = (slice(start, start + some) for start in range(0, max(len(every), 1), some))
     each_cost = [cost(answers, Objects(every.boxes[part], every.classes[part]), numbers[part]) for part in parts]
     costs, first, found = torch.cat(each_cost).cpu().numpy(), 0, []

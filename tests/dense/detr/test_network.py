@@ -7,8 +7,11 @@ import torch
 
 from dinokit.dense.detr import boxes as box
 from dinokit.dense.detr.attention import Apart, Attend, BoxAttention
+from dinokit.dense.detr.learning import judged
 from dinokit.dense.detr.levels import by_fours, doubled, halved, squares
+from dinokit.dense.detr.matching import Objects
 from dinokit.dense.detr.network import Config, Detector, Maps
+from dinokit.dense.detr.recipe import RECIPES
 from dinokit.planning.traced import traced
 
 SIZES = Config(
@@ -200,3 +203,15 @@ def test_a_box_is_refined_from_where_the_last_layer_left_it() -> None:
 def test_smallest_maps_are_answered(size: tuple[int, int]) -> None:
     _, layers = detector().eval()(seen(size))
     assert layers.boxes.isfinite().all()
+
+
+def test_maps_that_leave_no_queries_for_many_are_learnt_from() -> None:
+    network = detector(replace(SIZES, finer=False, queries=5))
+    recipe = replace(RECIPES["small"], queries=5, many=4)
+    proposals, layers = network.train()(seen((1, 5)))
+    assert layers.logits.shape[2] == 5  # as many as there are places
+    objects = [Objects(torch.tensor([[2.0, 0, 14, 4]]), torch.tensor([1]))]
+    found = judged(recipe)((proposals, layers), objects, 0)
+    found.total.backward()
+    assert found.terms["many"] == 0
+    assert found.total.isfinite()
