@@ -121,7 +121,7 @@ def plan_detector(
                 "activations and gradients": held,
                 "allocator": SPILLED * held,
             },
-            looking=float(max(_passed(backbone, size).peak for size in largest)),
+            looking=float(max(_passed(backbone, recipe.view, size).peak for size in largest)),
             views=2 * len(sizes),
             asked=len(wanted),
             disk=2.0 * sum(each),
@@ -150,13 +150,13 @@ def _looking(backbone: Backbone, view: View, sides: Size) -> float:
         tokens = 1 + backbone.config.registers
         patches = [height * width // backbone.patch_size**2 for height, width in sizes]
         return float(sum(cost.forward(backbone.config, tokens + each) for each in patches))
-    return sum(_passed(backbone, size).operations * often for size, often in Counter(sizes).items())
+    return sum(_passed(backbone, view, size).operations * often for size, often in Counter(sizes).items())
 
 
-def _passed(backbone: Backbone, size: Size) -> Taken:
+def _passed(backbone: Backbone, view: View, size: Size) -> Taken:
     """Send an image of some height and width through the network."""
     with traced() as taken, torch.no_grad():
-        backbone.intermediate(torch.zeros(1, backbone.channels, *size), layers_of(backbone))
+        backbone.intermediate(torch.zeros(1, backbone.channels, *size), layers_of(backbone, view))
     return taken
 
 

@@ -84,7 +84,7 @@ class Kept:
             passes: how often something will be seen, where that is known.
         """
         self.backbone, self.data, self.classes = backbone, data, numbered(classes)
-        self.view, self.folder = view, folder
+        self.view, self.width, self.folder = view, width_of(backbone, view), folder
         folder.mkdir(parents=True, exist_ok=True)
         every = [(index, mirror) for index in range(len(data)) for mirror in (False, True)]
         self._claim(sorted({index for index, _ in (every if wanted is None else wanted)}))
@@ -111,7 +111,7 @@ class Kept:
             return None
         width, height = self.data.marks[index].size
         rows, columns = (side // patch for side in self.view.sides(height, width, patch))
-        wanted = width_of(self.backbone, self.view), rows, columns
+        wanted = self.width, rows, columns
         try:
             found = numpy.load(file)
             if found.dtype == numpy.float16 and found.shape == wanted:
@@ -141,8 +141,8 @@ class Kept:
 
     def _fits(self, missing: Sequence[Shown], passes: int | None) -> bool:
         """Say what the views take; tell whether there is room for them."""
-        patch, width = self.backbone.patch_size, width_of(self.backbone, self.view)
-        sizes = [octets(self.view, self.data.marks[index].size, patch=patch, width=width) for index, _ in missing]
+        patch = self.backbone.patch_size
+        sizes = [octets(self.view, self.data.marks[index].size, patch=patch, width=self.width) for index, _ in missing]
         needed, free = sum(sizes) + BLOCK * len(sizes), shutil.disk_usage(self.folder).free
         what = f"features of {len(missing):,} views of {len(self.data):,} images take {_size(needed)} in {self.folder}"
         if needed > (1 - SPARED) * free:

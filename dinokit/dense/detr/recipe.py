@@ -2,7 +2,7 @@
 
     small     100 queries, 512 pixels, features of every image and its mirror kept on disk, focal loss; minutes to hours
     few       for some images of one's own: `small` with 20 queries, smaller batches and a higher rate, on 512 pictures
-              that are made of the images (few.py)
+              that are made of the images (few.py), by the last two stages of a network that shrinks its maps
     dinov3    DINOv3's last stage, on COCO (arXiv:2508.10104, appendix D.9): 1,500 and 1,500 queries of which 6 answer
               for an object, 2,048 pixels in 3 x 3 windows, a mirror with 0.5, the short side from U(1,228, 2,048) or
               else a piece of 60 to 100 % of the area first, IA-BCE, 12 passes of 118,287 images at 2.5e-5, which falls
@@ -83,6 +83,7 @@ RECIPES = {
     "small": _SMALL,
     "few": replace(
         _SMALL,
+        view=replace(_SMALL.view, stages=2),
         queries=20,
         many=20,
         lr=5e-4,

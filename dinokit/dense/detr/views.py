@@ -4,10 +4,14 @@ An image is brought to a size, both sides to whole patches, mirrored or not. Wit
 pieces of ceil((L // n) / patch) patches, the last one smaller, every window goes through the network alone, and what
 comes out is put together; the whole image at the size of one window goes through it as well, is resized to the grid,
 bilinearly, and stands behind the windows, so that a place knows its surroundings. Layers stand one behind the other.
+
+Of a network that shrinks its maps the last stages may be read: fours of places of a finer map become one place of the
+last one, four times as wide, so that it says more of where things end and the decoder has no more to look at. Each map
+is divided by its root mean square over the image, for stages differ in it.
 Source: DINOv3 (arXiv:2508.10104, appendix D.9): 3 x 3 windows of 2,048 pixels, blocks 10, 20, 30 and 40.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,22 +20,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinokit.core.numbers import at_least
-from dinokit.dense.maps import Layers, encode, frozen
+from dinokit.dense.maps import Layers, encode, frozen, tried
 from dinokit.images import intensity
 from dinokit.images.intensity import normalised, to_unit
+from dinokit.models.convnets import ConvNet
 from dinokit.models.features import Backbone
 from dinokit.models.vit import VisionTransformer
+from dinokit.peers.peer import Peer
 
 QUARTERS = 4  # layers that are read of a transformer of ours
+LEAST = 1e-6  # root mean square of a map, where it divides
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class View:
     """How an image is shown."""
 
     size: int = at_least(1, 512)  # pixels of the short side
     longest: int | None = at_least(1, None)  # pixels of the long side, where it would be longer; null: any
     windows: int = at_least(1, 1)  # along each side; 1: the whole image alone
+    stages: int = at_least(1, 1)  # last ones that are read of a network that shrinks its maps
+
+    def __repr__(self) -> str:
+        """Say what is seen, as stamps do; of one stage nothing, as in stamps of before."""
+        said = {name: value for name, value in vars(self).items() if name != "stages" or value > 1}
+        return f"View({', '.join(f'{name}={value!r}' for name, value in said.items())})"
 
     def sides(self, height: int, width: int, patch: int) -> tuple[int, int]:
         """Return height and width as they are seen: whole patches, at least one."""
@@ -42,18 +55,31 @@ class View:
         return rows, columns
 
 
-def layers_of(backbone: Backbone) -> Layers:
-    """Return the layers that are read: the ends of the quarters of a transformer of ours, of others the last one."""
+def layers_of(backbone: Backbone, view: View) -> Layers:
+    """Return the layers that are read: the ends of the quarters of a transformer of ours, of others the last one.
+
+    Of a network that shrinks its maps as many as the view says.
+    """
+    if _shrinks(backbone):
+        return view.stages
     if not isinstance(backbone, VisionTransformer) or backbone.config.depth < QUARTERS:
         return 1
     depth = backbone.config.depth
     return tuple(depth * quarter // QUARTERS - 1 for quarter in range(1, QUARTERS + 1))
 
 
+def _shrinks(backbone: Backbone) -> bool:
+    return isinstance(backbone, ConvNet) or (isinstance(backbone, Peer) and not backbone.tokens)
+
+
 def width_of(backbone: Backbone, view: View) -> int:
-    """Return how many numbers there are of every place."""
-    layers = layers_of(backbone)
-    return backbone.dim * (1 if isinstance(layers, int) else len(layers)) * (2 if view.windows > 1 else 1)
+    """Return how many numbers there are of every place; runs the network on an image of four places if it is unsaid."""
+    layers = layers_of(backbone, view)
+    if isinstance(layers, int) and layers > 1:
+        width = _folded([layer.maps for layer in tried(backbone, layers=layers)]).shape[1]
+    else:
+        width = backbone.dim * (1 if isinstance(layers, int) else len(layers))
+    return width * (2 if view.windows > 1 else 1)
 
 
 def features(
@@ -64,7 +90,7 @@ def features(
     seen = intensity.resized(image, *view.sides(height, width, backbone.patch_size))
     with frozen(backbone) as device:
         ready = normalised(to_unit(seen[None]).to(device), backbone.pixels)
-        return _shown(backbone, ready.flip(-1) if mirror else ready, view.windows)[0].float().cpu()
+        return _shown(backbone, ready.flip(-1) if mirror else ready, view)[0].float().cpu()
 
 
 def passes(height: int, width: int, *, windows: int, patch: int) -> list[tuple[int, int]]:
@@ -76,26 +102,38 @@ def passes(height: int, width: int, *, windows: int, patch: int) -> list[tuple[i
 
 
 def _shown(
-    backbone: Backbone, images: Float[Tensor, "1 channel height width"], windows: int
+    backbone: Backbone, images: Float[Tensor, "1 channel height width"], view: View
 ) -> Float[Tensor, "1 feature rows columns"]:
-    if windows == 1:
-        return _joined(backbone, images)
-    down, across = (list(_cuts(side, windows, backbone.patch_size)) for side in images.shape[2:])
+    layers = layers_of(backbone, view)
+    if view.windows == 1:
+        return _joined(backbone, images, layers)
+    down, across = (list(_cuts(side, view.windows, backbone.patch_size)) for side in images.shape[2:])
     pieces = torch.cat(
-        [torch.cat([_joined(backbone, images[..., rows, columns]) for columns in across], dim=3) for rows in down],
+        [
+            torch.cat([_joined(backbone, images[..., rows, columns], layers) for columns in across], dim=3)
+            for rows in down
+        ],
         dim=2,
     )
     first = down[0].stop - down[0].start, across[0].stop - across[0].start
-    small = _joined(backbone, F.interpolate(images, size=first, mode="bicubic", antialias=True))
+    small = _joined(backbone, F.interpolate(images, size=first, mode="bicubic", antialias=True), layers)
     wide = F.interpolate(small, size=tuple(pieces.shape[2:]), mode="bilinear", align_corners=False)
     return torch.cat([pieces, wide], dim=1)
 
 
 def _joined(
-    backbone: Backbone, images: Float[Tensor, "1 channel height width"]
+    backbone: Backbone, images: Float[Tensor, "1 channel height width"], layers: Layers
 ) -> Float[Tensor, "1 feature rows columns"]:
-    found, _ = encode(backbone, images, layers=layers_of(backbone))
-    return torch.cat([layer.maps for layer in found], dim=1)
+    found, _ = encode(backbone, images, layers=layers)
+    maps = [layer.maps for layer in found]
+    return _folded(maps) if isinstance(layers, int) and layers > 1 else torch.cat(maps, dim=1)
+
+
+def _folded(maps: Sequence[Float[Tensor, "1 _ _ _"]]) -> Float[Tensor, "1 feature rows columns"]:
+    """Put maps behind each other, each divided by its root mean square, on the grid of the last."""
+    rows = maps[-1].shape[2]
+    even = [each / each.square().mean().sqrt().clamp(min=LEAST) for each in maps]
+    return torch.cat([F.pixel_unshuffle(each, each.shape[2] // rows) for each in even], dim=1)
 
 
 def _cuts(side: int, windows: int, patch: int) -> Iterator[slice]:

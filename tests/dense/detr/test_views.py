@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dinokit.dense.detr.recipe import RECIPES
 from dinokit.dense.detr.views import View, features, layers_of, passes, width_of
+from dinokit.images.intensity import normalised
 from dinokit.models.architecture import build
 from dinokit.models.convnets import ConvNeXtConfig
 from dinokit.models.pixels import PatchPixels
@@ -84,8 +85,34 @@ def test_any_picture_has_a_view_of_whole_patches(sides: tuple[int, int], view: V
 def test_of_a_convolutional_network_the_last_grid_is_shown() -> None:
     backbone = build(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))).eval()
     view = View(size=64)
-    assert (layers_of(backbone), width_of(backbone, view), backbone.patch_size) == (1, 10, 32)
+    assert (layers_of(backbone, view), width_of(backbone, view), backbone.patch_size) == (1, 10, 32)
     assert features(backbone, picture(64, 90), view).shape == (10, 2, 3)
+
+
+def test_fours_of_a_finer_stage_become_a_place_of_the_last() -> None:
+    backbone, view = build(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))).eval(), View(size=64, stages=2)
+    found, image = features(backbone, picture(64, 96), view), normalised(picture(64, 96)[None], backbone.pixels)
+    assert found.shape == (width_of(backbone, view), 2, 3) == (4 * 8 + 10, 2, 3)
+    with torch.no_grad():
+        finer, last = (layer.maps[0] for layer in backbone.intermediate(image, 2))  # [8, 4, 6] and [10, 2, 3]
+    for row, column in ((0, 0), (1, 2)):
+        four = finer[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] / finer.square().mean().sqrt()
+        torch.testing.assert_close(found[:32, row, column], four.flatten(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[32:], last / last.square().mean().sqrt(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.square().sum(dim=0).mean(), torch.tensor(4 * 8.0 + 10))
+    for windows in (1, 2):
+        wide = View(size=64, stages=2, windows=windows)
+        assert len(features(backbone, picture(64, 64), wide)) == width_of(backbone, wide)
+
+
+def test_a_transformer_has_no_stages(make_vit: MakeVit) -> None:
+    backbone, image = make_vit(size=None), picture(24, 36)
+    assert torch.equal(features(backbone, image, View(size=24, stages=2)), features(backbone, image, View(size=24)))
+
+
+def test_a_view_of_one_stage_has_the_stamp_of_before() -> None:
+    assert repr(View(size=64, longest=85)) == "View(size=64, longest=85, windows=1)"
+    assert repr(View(size=64, stages=2)) == "View(size=64, longest=None, windows=1, stages=2)"
 
 
 def test_a_recipe_at_another_size_keeps_its_shares() -> None:
