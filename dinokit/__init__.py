@@ -32,6 +32,7 @@ _HOME = {
     "plan_detection": "dinokit.commands.plan",
     "replay": "dinokit.commands.replay",
     "convert": "dinokit.commands.convert",
+    "doctor": "dinokit.commands.doctor",
 }
 
 __all__ = ["__version__", *_HOME]
