@@ -2,9 +2,13 @@
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from multiprocessing import get_context
+from multiprocessing.reduction import DupFd
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import torch
 import torch.multiprocessing as processes
@@ -22,6 +26,28 @@ get_context("forkserver").set_forkserver_preload(["dinokit.run.engine", "torch._
 def on_ranks(function: Callable[..., None], *args: object, count: int = 2) -> None:
     """Call `function(rank, *args)` on so many processes; what one raises is raised."""
     processes.start_processes(function, args=args, nprocs=count, start_method="forkserver")
+
+
+def apart(code: str, *, closed: tuple[int, ...] = ()) -> tuple[int | None, str]:
+    """Run code on a process without threads and without some standard files; return how it ended and what it said."""
+    with TemporaryFile("w+") as said:
+        process = get_context("forkserver").Process(target=_run, args=(code, DupFd(said.fileno()), closed))
+        process.start()
+        process.join()
+        said.seek(0)
+        return process.exitcode, said.read()
+
+
+def _run(code: str, said: Any, closed: tuple[int, ...]) -> None:
+    os.environ.pop("RANK", None)
+    file = said.detach()
+    for number in (1, 2):
+        os.dup2(file, number)
+    os.close(file)
+    for number in closed:
+        os.close(number)
+        setattr(sys, ("stdin", "stdout")[number], None)  # as Python begins without them
+    exec(code, {"__name__": "__apart__"})
 
 
 def train_on_ranks(settings: TrainConfig, run: Path, *, count: int = 2, train: Train = engine.pretrain) -> None:

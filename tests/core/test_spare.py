@@ -1,8 +1,6 @@
 """A copy of a process waits, becomes the command that it is told, and is not made where a thread could be lost."""
 
-import os
-import subprocess
-import sys
+from tests.ranks import apart
 
 ALONE = """
 import os, tempfile, threading
@@ -65,13 +63,8 @@ assert said() == (0, line)  # what it said is there, how it ended is not
 
 
 def test_a_copy_is_a_command_of_its_own_and_none_is_made_beside_threads() -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "RANK"}
-    done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert apart(ALONE) == (0, "")
 
 
 def test_a_copy_needs_no_standard_files_and_nobody_who_waits_for_it() -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "RANK"}
-    closed = ["sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, CLOSED]
-    done = subprocess.run(closed, env=environment, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert apart(CLOSED, closed=(0, 1)) == (0, "")
