@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -87,6 +88,19 @@ def repeatable(device: torch.device, wanted: bool = True) -> Iterator[None]:
 def exact(device: torch.device) -> torch.device:
     """Return a device itself, or the CPU beside one that has no float64, such as MPS."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def called(device: torch.device) -> str:
+    """Return what a GPU, or beside any other device the processor, calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def processor() -> str:
+    """Return what this machine's processor calls itself."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def cores() -> int:

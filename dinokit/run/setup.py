@@ -297,14 +297,11 @@ def _warn_of_other_lengths(stage: RunStage) -> None:
 def record_start(setup: Setup) -> None:
     """Write environment.json, earlier starts included; warn of other images than at the last one, and of slow bf16."""
     run, images = setup.run, setup.images
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     now: dict[str, Any] = {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "device": str(setup.device),
-        "processor": names[0] if names else platform.processor(),
+        "processor": devices.processor(),
         "cores": devices.cores(),
         "ranks": dist.world_size(),
         "threads": torch.get_num_threads(),
