@@ -115,10 +115,9 @@ def drawn(image: intensity.AnyImage, found: Detections, classes: Sequence[str], 
     return page
 
 
-def least_of(details: Mapping[str, Any]) -> float:
-    """Return the score from which on boxes are drawn: that by which most was right on images it had not learnt."""
-    own = details.get("measured", {})
-    return float(own["least"]) if own.get("held_out") and "least" in own else SHOWN
+def least_of(least: float | None, *, held_out: bool) -> float:
+    """Return the score from which on boxes are drawn: that by which most was right, if that is known of new images."""
+    return least if held_out and least is not None else SHOWN
 
 
 def legend(details: Mapping[str, Any]) -> Image.Image:
@@ -141,7 +140,9 @@ def told(values: Detections, image: intensity.Image) -> dict[str, Any]:
 
 def pictures(values: Detections, image: intensity.Image, details: Mapping[str, Any]) -> dict[str, Image.Image]:
     """Draw the boxes on the image."""
-    return {"pictures": drawn(image, values, details["classes"], least=least_of(details))}
+    own = details.get("measured", {})
+    least = least_of(own.get("least"), held_out=own.get("held_out", False))
+    return {"pictures": drawn(image, values, details["classes"], least=least)}
 
 
 def gathered(out: Path, lines: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> None:

@@ -234,7 +234,7 @@ def _measured(
     about = {"data": test.name, "split": test.split, "held_out": held_out, "numbers": rounded, "classes": known}
     intervals, least = judged(test, indices, objects, arrays, about=about | {"AP": each.tolist()}, out=out)
     if out is not None:
-        shown = least_of({"measured": {"held_out": held_out, "least": least}})
+        shown = least_of(least, held_out=held_out)
         for place in evenly(SHOWN, len(indices)).tolist():
             picture = drawn(test.read(indices[place]), found[place], known, least=shown)
             with write_atomic(out / "pictures" / f"{indices[place]:06d}.png") as temporary:

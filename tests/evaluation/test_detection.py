@@ -142,9 +142,9 @@ def test_pictures_show_the_boxes_by_which_most_was_right_on_images_that_were_not
 ) -> None:
     head, about = load_head(known.out / "head")
     least = json.loads((known.out / "mistakes.json").read_text())["least"]
-    assert least_of(about.details) == least != SHOWN
-    assert least_of(about.details | {"measured": about.details["measured"] | {"held_out": False}}) == SHOWN
-    assert least_of({"classes": []}) == SHOWN  # a head of before
+    assert about.details["measured"]["least"] == least != SHOWN
+    assert (least_of(least, held_out=True), least_of(least, held_out=False)) == (least, SHOWN)
+    assert least_of(None, held_out=True) == SHOWN  # a head of before
     apply(vit(size=None), head, about, str(known.data / "val"), tmp_path)
     measured, predicted = (sorted((out / "pictures").rglob("*.png")) for out in (known.out, tmp_path))
     assert [_pixels(path) for path in measured] == [_pixels(path) for path in predicted]
