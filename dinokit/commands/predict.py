@@ -1,6 +1,6 @@
 """`dinokit predict`: write masks, boxes or classes, by a head that evaluate saved or from a few masks or boxes"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +104,21 @@ def _from_boxes(backbone: Backbone, config: Any, out: Path) -> tuple[nn.Module, 
         learnt, about, (result, _) = detection.learn(backbone, config, out / TRAINING, alone=True)
         for page in detectors.write_pages(out / TRAINING):
             info(f"page {page}")
-    own, count = about.details["measured"], f"{result['images']:,.0f} images"
-    if own["held_out"]:
-        info(f"AP {result['AP']:.1f} %, AP50 {result['AP50']:.1f} % on {count} of {own['split']}")
-        info(f"pictures show boxes with a score of at least {own['least']:.2f}, by which most is right there")
-    else:
-        those = f"the {count}" if own["shared"] == result["images"] else f"{count}, {own['shared']:,} of which"
-        info(f"AP {result['AP']:.1f} % on {those} it has learnt, by heart: only a split val says how good it is")
+    for line in _how_good(result, about.details["measured"]):
+        info(line)
     return learnt, about
+
+
+def _how_good(result: Mapping[str, float], own: Mapping[str, Any]) -> Iterator[str]:
+    """Say what was found on the images that were measured on, and which boxes are shown by that."""
+    count = f"{result['images']:,.0f} images"
+    if not own["held_out"]:
+        those = f"the {count}" if own["shared"] == result["images"] else f"{count}, {own['shared']:,} of which"
+        yield f"AP {result['AP']:.1f} % on {those} it has learnt, by heart: only a split val says how good it is"
+        return
+    yield f"AP {result['AP']:.1f} %, AP50 {result['AP50']:.1f} % on {count} of {own['split']}"
+    why = "by which most is right there" if result["AP50"] > 0 else "for want of a right one there the best"
+    yield f"pictures show boxes with a score of at least {own['least']:.2f}, {why}"
 
 
 def explained(options: Sequence[str]) -> tuple[str, Any] | None:

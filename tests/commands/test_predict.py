@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import dinokit
 from dinokit import cli
 from dinokit.checkpoints.store import header
+from dinokit.commands.predict import _how_good
 from dinokit.core.messages import UserError
 from dinokit.dense.detr.recipe import RECIPES
 from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
@@ -102,6 +103,13 @@ def test_from_a_few_boxes_to_the_head_the_page_and_the_pictures(
     assert json.loads((tmp_path / "again" / "detections.json").read_text()) == found
     assert run("predict", *words, *few, "--lr", "1e-3") == 2
     assert "was made with other" in capsys.readouterr().err
+
+
+def test_of_a_score_by_which_nothing_is_right_the_opposite_is_not_said() -> None:
+    own = {"held_out": True, "split": "val", "least": 0.25}
+    for right, why in ((4.0, "by which most is right there"), (0.0, "for want of a right one there the best")):
+        _, shown = _how_good({"images": 2.0, "AP": 0.0, "AP50": right}, own)
+        assert shown == f"pictures show boxes with a score of at least 0.25, {why}"
 
 
 def test_a_folder_holds_the_evaluation_of_one_model(
