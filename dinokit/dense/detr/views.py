@@ -7,7 +7,8 @@ bilinearly, and stands behind the windows, so that a place knows its surrounding
 
 Of a network that shrinks its maps the last stages may be read: fours of places of a finer map become one place of the
 last one, four times as wide, so that it says more of where things end and the decoder has no more to look at. Each map
-is divided by its root mean square over the image, for stages differ in it.
+is divided by its root mean square over what goes through the network at once, an image or a window of it, for stages
+differ in it.
 Source: DINOv3 (arXiv:2508.10104, appendix D.9): 3 x 3 windows of 2,048 pixels, blocks 10, 20, 30 and 40.
 """
 

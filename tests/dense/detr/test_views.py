@@ -1,5 +1,7 @@
 """What a detector is shown: windows stitched are the whole, mirrors are mirrors, and any picture has a view."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -100,9 +102,16 @@ def test_fours_of_a_finer_stage_become_a_place_of_the_last() -> None:
         torch.testing.assert_close(found[:32, row, column], four.flatten(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found[32:], last / last.square().mean().sqrt(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.square().sum(dim=0).mean(), torch.tensor(4 * 8.0 + 10))
-    for windows in (1, 2):
-        wide = View(size=64, stages=2, windows=windows)
-        assert len(features(backbone, picture(64, 64), wide)) == width_of(backbone, wide)
+
+
+def test_stages_are_brought_to_one_size_over_each_window() -> None:
+    backbone, image = build(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))).eval(), picture(128, 128)
+    image[:, :64, :64] *= 0.1
+    wide = View(size=128, stages=2, windows=2)
+    found = features(backbone, image, wide)
+    assert found.shape == (width_of(backbone, wide), 4, 4)
+    alone = features(backbone, image[:, :64, :64].contiguous(), replace(wide, size=64, windows=1))
+    torch.testing.assert_close(found[: len(alone), :2, :2], alone)
 
 
 def test_a_transformer_has_no_stages(make_vit: MakeVit) -> None:
