@@ -126,11 +126,15 @@ def predictor(backbone: Backbone, head: nn.Module, *, layers: Layers = 1, norm: 
     return predict
 
 
-def tried(backbone: Backbone, *, layers: Layers = 1) -> tuple[Features, ...]:
-    """Return the features of an image of nothing: what comes out of these layers, and how wide it is."""
-    side = 2 * backbone.patch_size
+def tried(backbone: Backbone, *, layers: Layers = 1, size: tuple[int, int] | None = None) -> tuple[Features, ...]:
+    """Return the features of an image of nothing: what comes out of these layers, and how wide it is.
+
+    Args:
+        size: height and width, for a network that takes but one; None: two patches by two.
+    """
+    height, width = size or (2 * backbone.patch_size,) * 2
     with frozen(backbone) as device:
-        return backbone.intermediate(torch.zeros(1, backbone.channels, side, side, device=device), layers)
+        return backbone.intermediate(torch.zeros(1, backbone.channels, height, width, device=device), layers)
 
 
 @dataclass(frozen=True)

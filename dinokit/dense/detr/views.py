@@ -74,10 +74,11 @@ def _shrinks(backbone: Backbone) -> bool:
 
 
 def width_of(backbone: Backbone, view: View) -> int:
-    """Return how many numbers there are of every place; runs the network on an image of four places if it is unsaid."""
-    layers = layers_of(backbone, view)
+    """Return how many numbers there are of every place; if it is unsaid, runs the network on a square as it is seen."""
+    layers, patch = layers_of(backbone, view), backbone.patch_size
     if isinstance(layers, int) and layers > 1:
-        width = _folded([layer.maps for layer in tried(backbone, layers=layers)]).shape[1]
+        size = passes(*view.sides(1, 1, patch), windows=view.windows, patch=patch)[0]
+        width = _folded([layer.maps for layer in tried(backbone, layers=layers, size=size)]).shape[1]
     else:
         width = backbone.dim * (1 if isinstance(layers, int) else len(layers))
     return width * (2 if view.windows > 1 else 1)

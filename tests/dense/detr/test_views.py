@@ -104,6 +104,19 @@ def test_fours_of_a_finer_stage_become_a_place_of_the_last() -> None:
     torch.testing.assert_close(found.square().sum(dim=0).mean(), torch.tensor(4 * 8.0 + 10))
 
 
+@pytest.mark.parametrize(("view", "side"), [(View(size=96, stages=2), 96), (View(size=192, stages=2, windows=2), 96)])
+def test_the_width_is_found_at_the_size_that_the_network_takes(view: View, side: int) -> None:
+    backbone = build(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))).eval()
+    usual = backbone.intermediate
+
+    def fixed(images: Tensor, *arguments: object, **named: object) -> object:
+        assert images.shape[2:] == (side, side)
+        return usual(images, *arguments, **named)  # type: ignore[call-overload]
+
+    backbone.intermediate = fixed  # type: ignore[method-assign, assignment]
+    assert width_of(backbone, view) == len(features(backbone, picture(100, 100), view))
+
+
 def test_stages_are_brought_to_one_size_over_each_window() -> None:
     backbone, image = build(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))).eval(), picture(128, 128)
     image[:, :64, :64] *= 0.1
