@@ -143,6 +143,7 @@ def learn(
     _check_some(train, range(len(train)), "train")
     _check_some(test, judges, "measure")
     recipe = chosen(config)
+    recipe = replace(recipe, view=recipe.view.of(backbone))
     shared = looked_at(train, test, judges)
     classes = sorted({name or UNNAMED for one in train.marks for name in one.names})
     with ended_as_by_hand(), TemporaryDirectory() as passing:  # the pieces of a training that nobody keeps
@@ -150,7 +151,7 @@ def learn(
         lessons = more(train, pieces, pictures=recipe.pictures, view=recipe.view, seed=config.seed)
         say_crowded([*lessons.marks, *(test.marks[index] for index in judges)], queries=recipe.queries)
         member = trained(backbone, lessons, classes, recipe, out)
-    details: dict[str, Any] = {"classes": classes, "view": vars(recipe.view), "tested": list(recipe.tested)}
+    details: dict[str, Any] = {"classes": classes, "view": recipe.view.plain(), "tested": list(recipe.tested)}
     seen = [train.split] + [test.split] * (test.split != train.split and shared > 0)
     details |= {"learnt": {"data": absolute(config.data), "splits": seen}}
     if out is not None:  # whoever stops the measuring has a head, which `head` measures

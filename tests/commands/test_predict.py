@@ -93,6 +93,10 @@ def test_from_a_few_boxes_to_the_head_the_page_and_the_pictures(
     assert len([*tmp_path.glob("out/training/pieces/*.png")]) == 2
     (page,) = tmp_path.glob("out/*/index.html")
     assert ("by heart" in page.read_text()) is not held_out
+    kept = json.loads((tmp_path / "out" / "training" / "features" / "features.json").read_text())
+    assert kept["view"] == "View(size=24, longest=32, windows=1)"  # a transformer has no stages
+    about = json.loads((tmp_path / "out" / "head" / "head.json").read_text())
+    assert about["details"]["view"] == {"size": 24, "longest": 32, "windows": 1}
     found = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert found["categories"] == [{"id": 1, "name": "thing"}]
     assert (tmp_path / "out" / "pictures" / "0.png").is_file()

@@ -13,7 +13,8 @@ Source: DINOv3 (arXiv:2508.10104, appendix D.9): 3 x 3 windows of 2,048 pixels, 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32
@@ -43,9 +44,16 @@ class View:
     stages: int = at_least(1, 1)  # last ones that are read of a network that shrinks its maps
 
     def __repr__(self) -> str:
-        """Say what is seen, as stamps do; of one stage nothing, as in stamps of before."""
-        said = {name: value for name, value in vars(self).items() if name != "stages" or value > 1}
-        return f"View({', '.join(f'{name}={value!r}' for name, value in said.items())})"
+        """Say what is seen, as stamps do."""
+        return f"View({', '.join(f'{name}={value!r}' for name, value in self.plain().items())})"
+
+    def plain(self) -> dict[str, Any]:
+        """Return what is seen, as stamps and heads hold it; of one stage nothing, as in those of before."""
+        return {name: value for name, value in vars(self).items() if name != "stages" or value > 1}
+
+    def of(self, backbone: Backbone) -> "View":
+        """Return what is seen by a network: one that shrinks no maps has one stage."""
+        return self if _shrinks(backbone) else replace(self, stages=1)
 
     def sides(self, height: int, width: int, patch: int) -> tuple[int, int]:
         """Return height and width as they are seen: whole patches, at least one."""

@@ -137,6 +137,15 @@ def test_a_view_of_one_stage_has_the_stamp_of_before() -> None:
     assert repr(View(size=64, stages=2)) == "View(size=64, longest=None, windows=1, stages=2)"
 
 
+def test_a_view_of_several_stages_is_of_a_transformer_what_it_always_was(make_vit: MakeVit) -> None:
+    """Folders of before go on."""
+    view, shrinking = RECIPES["few"].view, build(ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1)))
+    assert view.of(shrinking) == view == View(**view.plain())
+    own = view.of(make_vit(size=None))
+    assert repr(own) == "View(size=512, longest=683, windows=1)"
+    assert own.plain() == {"size": 512, "longest": 683, "windows": 1}
+
+
 def test_a_recipe_at_another_size_keeps_its_shares() -> None:
     published = RECIPES["dinov3"]
     small = published.at(96)
