@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dinokit.core.messages import UserError
 from dinokit.core.numbers import above, at_least, between
 from dinokit.models.block import Bias, Block, Mlp, SwiGlu
-from dinokit.models.features import Built, Features, accepted, chosen_layers
+from dinokit.models.features import Built, Features, accepted, chosen_layers, is_recorded
 from dinokit.models.init import Style
 from dinokit.models.packed import Step, steps
 from dinokit.models.position import resized
@@ -240,6 +240,9 @@ class PatchEmbed(nn.Module):
         images = accepted(images, channels=self.channels, side=self.patch_size, dtype=self.proj.weight.dtype)
         if self.stem is not None:
             images = F.gelu(self.stem(images))  # [batch, stem, height / 2, width / 2]
+        if is_recorded():  # a convolution drops what fills no patch at every size; a reshape was recorded without any
+            maps = self.proj(images)  # [batch, dim, rows, columns]
+            return maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
         side = self.proj.kernel_size[0]
         grid = images.shape[2] // side, images.shape[3] // side
         # a convolution whose windows do not overlap is one matrix product, and on a CPU a faster one

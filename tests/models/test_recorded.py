@@ -23,8 +23,9 @@ NETWORKS: dict[str, Architecture] = {
     "convnext": convnets.ConvNeXtConfig(dims=(4, 4, 8, 8), depths=(1, 1, 1, 1)),
 }
 WIDE = vit.Config(**SMALL | {"dim": 192, "heads": 3}, registers=3)
-# of the table's own grid, height and width swapped, as many patches in another shape, smaller, larger than was shown
-SIZES = [(2, 16, 16), (3, 24, 16), (2, 16, 24), (1, 8, 32), (5, 20, 12), (1, 40, 36)]
+# of the table's own grid, height and width swapped, as many patches in another shape, smaller, larger than was shown,
+# and with pixels beyond the last whole patch
+SIZES = [(2, 16, 16), (3, 24, 16), (2, 16, 24), (1, 8, 32), (5, 20, 12), (1, 40, 36), (2, 19, 30)]
 
 
 class Outputs(nn.Module):
