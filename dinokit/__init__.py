@@ -32,6 +32,7 @@ _HOME = {
     "plan_detection": "dinokit.commands.plan",
     "replay": "dinokit.commands.replay",
     "convert": "dinokit.commands.convert",
+    "export": "dinokit.commands.export",
     "doctor": "dinokit.commands.doctor",
 }
 

@@ -1,6 +1,7 @@
 """The command line: one sub-command per file of commands/, no logic.
 
-dinokit COMMAND ...        exit codes: 0 done, 2 your mistake, 3 the run cannot go on, 130 interrupted and saved
+dinokit COMMAND ...        exit codes: 0 done, 1 made and found wrong, 2 your mistake, 3 the run cannot go on,
+                           130 interrupted and saved
 
 A verb is a function. What its signature has before `*` are words in their order, what follows are options (a bool is
 --NAME or --no-NAME, a tuple takes all words up to the next option), and any other --KEY VALUE is a dotted setting, if
@@ -23,7 +24,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dinokit import __version__
 from dinokit.commands.outline import commands, outline
-from dinokit.core.messages import RunError, UserError, is_main, line_of, unknown_name
+from dinokit.core.messages import CheckFailed, RunError, UserError, is_main, line_of, unknown_name
 
 HELP = frozenset(("-h", "--help"))
 HALVES = ("experiment", "runtime")  # may be left out of a dotted key
@@ -56,6 +57,8 @@ def run(words: list[str]) -> int:
         said, code = f"error: {error}", 2
     except RunError as error:
         said, code = f"stopped: {error}", 3
+    except CheckFailed as error:
+        said, code = f"failed: {error}", 1
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", str(error)):
             raise

@@ -49,7 +49,7 @@ FLOORS: list[set[str]] = [
     {"run"},
     {"looks"},
     {"planning", "evaluation", "visuals"},
-    {"studio", "export", "suites"},
+    {"studio", "exports", "suites"},
     {"commands"},
     {"cli"},
     {"__main__", "__init__"},

@@ -31,6 +31,10 @@ class RunError(RuntimeError):
     """A run that cannot go on through no fault of the command. Exit code 3."""
 
 
+class CheckFailed(RuntimeError):
+    """What was made differs from what it must be; it and what was found are on disk. Exit code 1."""
+
+
 class BadImage(Exception):
     """An image that cannot be used; the message is the reason, one line."""
 

@@ -1,0 +1,1 @@
+"""Networks as files of other runtimes, compared with our own when they are written."""

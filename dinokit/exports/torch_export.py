@@ -1,0 +1,54 @@
+"""torch.export's own archive (.pt2): `torch.export.load(file).module()(images)`, without dinokit.
+
+The metadata are a JSON beside the program in the archive: `extra_files={"about.json": ""}`.
+"""
+
+import json
+from pathlib import Path
+from zipfile import is_zipfile
+
+import torch
+from torch import Tensor
+
+from dinokit.core.files import write_atomic
+from dinokit.core.messages import UserError, line_of
+from dinokit.exports.outputs import About, Outputs, recorded
+from dinokit.exports.parity import Refused, Run
+
+SUFFIX = ".pt2"
+LIBRARIES = ()
+ABOUT = "about.json"
+
+
+def check_installed() -> None:
+    """Do nothing: torch is there."""
+
+
+def write(network: Outputs, told: About, out: Path) -> None:
+    """Write a file, whole or not at all; UserError if it cannot hold the network."""
+    program = recorded(network, told, target="torch.export")
+    with write_atomic(out) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file, extra_files={ABOUT: json.dumps(told.plain())})
+
+
+def opened(file: Path) -> tuple[About, Run]:
+    """Open a file, or raise UserError."""
+    extra = {ABOUT: ""}
+    if not is_zipfile(file):  # of which torch would say pages
+        raise UserError(f"{file} cannot be opened by torch.export: it is no archive")
+    try:
+        with file.open("rb") as archive:
+            program = torch.export.load(archive, extra_files=extra)
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"{file} cannot be opened by torch.export: {line_of(error)}") from error
+    network = program.module()
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        try:
+            with torch.no_grad():
+                found: tuple[Tensor, ...] = network(images)
+        except (AssertionError, RuntimeError) as error:  # what torch says of sizes that it did not foresee
+            raise Refused(str(error)) from error
+        return found
+
+    return About.of(json.loads(extra[ABOUT] or "{}"), file=file), run
