@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinokit.dense.detr import boxes as box
-from dinokit.dense.detr.attention import Apart, Attend, BoxAttention
+from dinokit.dense.detr.attention import Apart, Attend, Attention, BoxAttention
 from dinokit.dense.detr.learning import judged
 from dinokit.dense.detr.levels import by_fours, doubled, halved, squares
 from dinokit.dense.detr.matching import Objects
@@ -76,6 +76,32 @@ def test_box_attention_is_attention_with_the_bias_of_boxes(images: int) -> None:
     torch.testing.assert_close(found[0], attention.out(torch.cat(heads, dim=1)), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("positions", [1, 2])
+@pytest.mark.parametrize("groups", [[5], [3, 2]])
+def test_attention_asks_and_compares_with_positions_and_finds_tokens_of_the_group(
+    positions: int, groups: list[int]
+) -> None:
+    """softmax((t + p) Wq' (t + p) Wk' / sqrt d) t Wv' of each head, and gradients; a mask where there is one group."""
+    torch.manual_seed(0)
+    attention = Attention(16, heads=2)
+    for weights in attention.parameters():
+        torch.nn.init.normal_(weights, std=0.5)  # also biases
+    tokens, position = torch.randn(2, 5, 16, requires_grad=True), torch.randn(positions, 5, 16, requires_grad=True)
+    seen = torch.tensor([[True, True, True, True, False], [True] * 5])[:, None, None] if len(groups) == 1 else None
+    block = torch.block_diag(*(torch.ones(count, count) for count in groups)).bool()
+    q, k, v = attention.q(tokens + position), attention.k(tokens + position), attention.v(tokens)
+    heads = []
+    for part in (slice(0, 8), slice(8, 16)):
+        scores = q[..., part] @ k[..., part].mT / 8**0.5  # [batch, query, query]
+        allowed = block if seen is None else block & seen[:, 0]
+        heads.append(scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1) @ v[..., part])
+    wanted, found = attention.out(torch.cat(heads, dim=-1)), attention(tokens, position, seen, groups)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    given = [tokens, position, *attention.parameters()]
+    found_grads, wanted_grads = (torch.autograd.grad(each.square().sum(), given) for each in (found, wanted))
+    torch.testing.assert_close(found_grads, wanted_grads, atol=1e-3, rtol=1e-3)  # of float32 sums of 160 squares
+
+
 def test_the_gradient_of_box_attention_is_that_of_autograd() -> None:
     """Of two images, of which the second is padded."""
     draw = torch.Generator().manual_seed(0)
@@ -125,6 +151,41 @@ def test_a_level_is_doubled_as_by_a_convolution_and_what_is_behind_it() -> None:
     torch.testing.assert_close(found, wanted[:, places])
     row_by_row, _ = squares(8, 12, 4.0, 50.0)
     assert by_fours(row_by_row, 6)[:4].tolist() == [[0, 0, 4, 4], [4, 0, 8, 4], [0, 4, 4, 8], [4, 4, 8, 8]]
+
+
+def test_every_place_of_every_level_proposes_from_its_field_and_a_square_about_it() -> None:
+    """Of a map 4 x 6 at a stride of 4: 8 x 12 places of 2 pixels, 4 x 6 of 4, 2 x 3 of 8, and one of 16."""
+    network = detector()
+    with torch.no_grad():
+        levels = list(network._levels(torch.zeros(1, 4, 6, 64)))
+    wanted = ((2, 50, 8, 12), (4, 100, 4, 6), (8, 200, 2, 3), (16, 400, 1, 1))
+    for (said, fields, about), (stride, side, rows, columns) in zip(levels, wanted, strict=True):
+        count = rows * columns
+        assert said.shape == (1, count, 64)
+        corners = [[x * stride, y * stride] for y in range(rows) for x in range(columns)]
+        assert sorted(fields[:, :2].tolist()) == sorted(corners)
+        assert torch.equal(fields[:, 2:] - fields[:, :2], torch.full((count, 2), float(stride)))
+        assert torch.equal(about[:, 2:] - about[:, :2], torch.full((count, 2), float(side)))
+        assert torch.equal(about[:, 2:] + about[:, :2], fields[:, 2:] + fields[:, :2])
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 2), (1, 1)])
+def test_what_stands_at_a_place_is_said_at_its_field_on_every_level(place: tuple[int, int]) -> None:
+    network, (row, column) = detector(), place
+    plain = torch.zeros(1, 2, 3, 64)
+    other = plain.clone()
+    other[0, row, column] = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    size = torch.tensor([[12.0, 8.0]])
+    with torch.no_grad():
+        fields = torch.cat([fields for _, fields, _ in network._levels(plain)])
+        before, after = (network._proposals(each, None, size) for each in (plain, other))
+    moved = (before.logits != after.logits)[0, :, 0]
+    corner = torch.tensor([4 * column, 4 * row])
+    within = ((fields[:, :2] < corner + 4) & (fields[:, 2:] > corner)).all(dim=1)
+    assert within.sum() == (4 + 1 + (column < 2))  # a column is left over on the coarsest level
+    assert torch.equal(moved, within)
+    middles = before.references[0, :, :2] + before.references[0, :, 2:]
+    torch.testing.assert_close(middles, fields[:, :2] + fields[:, 2:])
 
 
 def test_weights_are_never_denormal_however_far_a_box() -> None:
