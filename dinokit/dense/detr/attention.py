@@ -64,11 +64,14 @@ class Attention(nn.Module):
     def _projected(
         self, tokens: Float[Tensor, "batch query dim"], position: Float[Tensor, "some query dim"]
     ) -> Sequence[Float[Tensor, "batch head query head_dim"]]:
-        """Return q(tokens + position), k(tokens + position) and v(tokens), of one product of the tokens."""
-        weight = torch.cat([each.weight for each in (self.q, self.k, self.v)])
-        added = torch.cat([self.q(position), self.k(position), self.v.bias.expand_as(position)], dim=-1)
-        batch = len(tokens), -1, -1
-        made = torch.baddbmm(added.expand(batch), tokens, weight.T.expand(batch))
+        """Return q(tokens + position), k(tokens + position) and v(tokens), of as few products as positions allow."""
+        both = torch.cat([self.q.weight, self.k.weight]), torch.cat([self.q.bias, self.k.bias])
+        if len(position) == len(tokens):
+            asked = torch.unflatten(F.linear(tokens + position, *both), -1, (2, self.heads, -1))
+            q, k = asked.permute(2, 0, 3, 1, 4).unbind()  # [batch, head, query, head_dim]
+            return q, k, split(self.v(tokens), self.heads)
+        made = F.linear(tokens, torch.cat([both[0], self.v.weight]))
+        made += torch.cat([F.linear(position, *both), self.v.bias.expand_as(position)], dim=-1)
         return torch.unflatten(made, -1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
