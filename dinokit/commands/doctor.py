@@ -55,7 +55,7 @@ def doctor(*, device: str = "auto", json: bool = False) -> dict[str, Any]:
     elif failed is None:
         print(f"{'a step':<10} of demo, with its images, checkpoint and report: {found['step']['seconds']:.1f} s")
     if failed is not None:
-        raise RunError(f"a step of demo: {failed}")
+        raise RunError(f"a step of demo, in a folder of TMPDIR: {failed}")
     lacking = [name for name, each in groups.items() if any(" " in value for value in each.values())]
     if lacking and not json:
         info(f"for who needs them: pip install 'dinokit[{','.join(lacking)}]'")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from time import thread_time
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ _LARGE_SLICE = 1 << 26
 # 0.43 on an AMD EPYC, 1.4 to 2 on an Intel Xeon with AVX512-BF16 and without AMX (docs/log.md).
 GAIN = 0.75
 NARROW, NARROW_AMX = 128, 96
+
+_TIMING = Lock()
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h of glibc
 _LARGE_PAGE, _MAPPINGS = 1 << 21, 1 << 16  # bytes; how many glibc makes by itself
@@ -217,12 +219,13 @@ def has_amx() -> bool:
 @cache
 def _share() -> float:
     """Time products in both types on one core, and return bfloat16's share of float32's time; takes 0.05 s."""
-    with threads(1) as alone:  # of several, those that are done wait, and their waiting counts
+    # one at a time, or torch is left with one thread; of several, those that are done wait, and their waiting counts
+    with _TIMING, threads(1) as alone:
         return alone.submit(_timed).result()
 
 
 def _timed() -> float:
-    exact = torch.ones(512, 512)
+    exact = torch.ones(512, 512, dtype=torch.float32)  # whatever is the default
     rounded = exact.bfloat16()
     seconds = {torch.float32: math.inf, torch.bfloat16: math.inf}  # the fastest of each
     with torch.inference_mode():

@@ -29,7 +29,7 @@ def test_a_step_that_fails_is_told_after_all_that_there_is(
     out, err = capsys.readouterr()
     assert "/dev/null cannot be written: set DINOKIT_CACHE" in out
     assert f"torch {version('torch')}" in out
-    assert err.startswith("stopped: a step of demo: ")
+    assert err.startswith("stopped: a step of demo, in a folder of TMPDIR: ")
     assert err.count("\n") == 1
 
 

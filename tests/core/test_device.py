@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from time import sleep
 
 import pytest
 import torch
@@ -142,3 +143,18 @@ def test_products_are_timed_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None
     assert device._share.__wrapped__() == 1.0
     assert used == {1}
     assert torch.get_num_threads() == 3
+
+
+def test_who_asks_for_the_precision_at_once_leaves_torch_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_timed", lambda: sleep(0.002))
+    monkeypatch.setattr(device, "_share", device._share.__wrapped__)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for _ in range(20):
+            with ThreadPoolExecutor(6) as asking:
+                list(asking.map(lambda _: device._share(), range(6)))
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == 4
+    finally:
+        torch.set_num_threads(before)

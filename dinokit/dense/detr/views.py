@@ -140,10 +140,20 @@ def _joined(
 
 
 def _folded(maps: Sequence[Float[Tensor, "1 _ _ _"]]) -> Float[Tensor, "1 feature rows columns"]:
-    """Put maps behind each other, each divided by its root mean square, on the grid of the last."""
-    rows = maps[-1].shape[2]
-    even = [each / each.square().mean().sqrt().clamp(min=LEAST) for each in maps]
-    return torch.cat([F.pixel_unshuffle(each, each.shape[2] // rows) for each in even], dim=1)
+    """Put maps behind each other, each divided by its root mean square, on the grid of the last.
+
+    A map whose places are not whole fours (or sixteens) of that grid, as of a network without padding, is resized.
+    """
+    rows, columns = maps[-1].shape[2:]
+    folded = []
+    for each in maps:
+        even = each / each.square().mean().sqrt().clamp(min=LEAST)
+        fold = max(round(max(each.shape[2:]) / max(rows, columns)), 1)
+        size = [rows * fold, columns * fold]
+        if [*each.shape[2:]] != size:
+            even = F.interpolate(even, size=size, mode="bilinear", align_corners=False)
+        folded.append(F.pixel_unshuffle(even, fold))
+    return torch.cat(folded, dim=1)
 
 
 def _cuts(side: int, windows: int, patch: int) -> Iterator[slice]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dinokit.dense.detr.recipe import RECIPES
-from dinokit.dense.detr.views import View, features, layers_of, passes, width_of
+from dinokit.dense.detr.views import View, _folded, features, layers_of, passes, width_of
 from dinokit.images.intensity import normalised
 from dinokit.models.architecture import build
 from dinokit.models.convnets import ConvNeXtConfig
@@ -102,6 +102,14 @@ def test_fours_of_a_finer_stage_become_a_place_of_the_last() -> None:
         torch.testing.assert_close(found[:32, row, column], four.flatten(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found[32:], last / last.square().mean().sqrt(), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.square().sum(dim=0).mean(), torch.tensor(4 * 8.0 + 10))
+
+
+@pytest.mark.parametrize("finer", [(6, 14), (7, 13), (5, 15)])
+def test_a_finer_stage_of_a_network_without_padding_is_brought_to_whole_fours(finer: tuple[int, int]) -> None:
+    last = torch.randn(1, 6, 3, 7)
+    found = _folded([torch.ones(1, 4, *finer), last])
+    assert found.shape == (1, 4 * 4 + 6, 3, 7)
+    torch.testing.assert_close(found[:, :16], torch.ones(1, 16, 3, 7))
 
 
 @pytest.mark.parametrize(("view", "side"), [(View(size=96, stages=2), 96), (View(size=192, stages=2, windows=2), 96)])
