@@ -164,7 +164,7 @@ def learn(
         "limit": config.limit,
         "held_out": not shared,
         "shared": shared,
-        "least": found["least"],
+        "least": cast("dict[str, float]", found["drawn"])["least"],
     }
     about = About.of(backbone, "detection", WHOLE, details=details | {"measured": own})
     if out is not None:
@@ -245,7 +245,7 @@ def _measured(
     details: dict[str, object] = {
         "classes": dict(zip(known, each.tolist(), strict=True)),
         "intervals": intervals,
-        "least": least,
+        "drawn": {"least": least},  # no number beside AP
     }
     return rounded | {"images": float(len(indices))}, details
 

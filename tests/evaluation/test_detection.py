@@ -281,7 +281,7 @@ def test_eight_pictures_are_learnt_by_heart(tmp_path: Path, monkeypatch: pytest.
     training = replace(usual.training, warmup=20, save_every=1000)
     monkeypatch.setitem(RECIPES, "small", replace(usual, hidden=128, box_hidden=32, encoder=0, training=training))
     sizes = Architecture(patch_size=8, dim=64, depth=4, heads=4, ffn_hidden=128, registers=0, layer_scale=None)
-    config = Config(data=str(data), size=64, queries=16, iterations=380, batch_size=8, lr=3e-3)
+    config = Config(data=str(data), size=64, queries=16, iterations=600, batch_size=8, lr=3e-3)
     backbone = VisionTransformer(sizes, seed=0).eval()
     backbone.pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None)
     assert learn(backbone, config, None, alone=True)[2][0]["AP"] > 95
