@@ -9,6 +9,7 @@ from dinokit.cli import run
 from dinokit.commands.doctor import packages
 
 
+@pytest.mark.slow
 def test_what_there_is_is_said_and_a_step_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--json", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()

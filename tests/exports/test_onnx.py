@@ -16,11 +16,10 @@ from dinokit.exports.parity import compare, shapes
 from dinokit.models.architecture import ARCHITECTURES, build
 from tests.exports.conftest import Exported, network
 
-SLOW = ("dinov3", "dinov2_reg", "convnext", "resnet")  # dinov3 is in tests/commands, convnext in test_torch_export
-FAMILIES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else []) for n in
-            ("dinov3", "dinov2", "dinov2_reg", "convnext", "resnet")]  # fmt: skip
+FAMILIES = ("dinov3", "dinov2", "dinov2_reg", "convnext", "resnet")
 
 
+@pytest.mark.slow  # that of dinov3 is in tests/commands
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_file_is_right_at_sizes_and_batches_that_were_not_recorded(name: str, exported: Exported) -> None:
     """Positions of the recorded size, and pixels beyond the last whole patch, would show."""
@@ -48,6 +47,7 @@ def test_half_precision_is_within_its_bound_and_not_exact(name: str, exported: E
     assert format.TensorProto.FLOAT16 in held
 
 
+@pytest.mark.slow
 def test_any_reader_finds_names_pixels_and_weights_in_the_file(exported: Exported) -> None:
     session = onnxruntime.InferenceSession(exported("dinov2", "onnx"), providers=["CPUExecutionProvider"])
     kept, backbone = session.get_modelmeta().custom_metadata_map, network("dinov2")

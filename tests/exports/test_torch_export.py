@@ -20,6 +20,7 @@ def test_a_program_is_right_at_sizes_and_batches_that_were_not_recorded(name: st
     assert all(row.holds for row in compare(run, network(name), told))
 
 
+@pytest.mark.slow
 def test_half_precision_is_within_its_bound_at_every_size_and_not_exact(exported: Exported) -> None:
     told, run = torch_export.opened(exported("convnext", "torch-export", "fp16"))
     rows = compare(run, network("convnext"), told)
