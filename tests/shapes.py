@@ -15,6 +15,7 @@ from functools import cache, wraps
 from typing import Any
 
 import jaxtyping
+import torch
 
 FIRST = 3  # calls of a function that are all checked
 THEN = 30  # of so many later ones, one is
@@ -37,6 +38,8 @@ def sampled(written: Callable[..., Any], *, typechecker: Any) -> Callable[..., A
 
     @wraps(written)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # what is traced is not run, and a cache is no part of a program
+            return written(*args, **kwargs)
         return (checked() if is_due(key) else written)(*args, **kwargs)
 
     return call
