@@ -33,6 +33,7 @@ _HOME = {
     "replay": "dinokit.commands.replay",
     "convert": "dinokit.commands.convert",
     "export": "dinokit.commands.export",
+    "finetune": "dinokit.commands.finetune",
     "doctor": "dinokit.commands.doctor",
 }
 

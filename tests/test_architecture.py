@@ -45,7 +45,7 @@ FLOORS: list[set[str]] = [
     {"features"},
     {"dense"},
     {"training"},
-    {"recipes"},
+    {"recipes", "finetuning"},
     {"run"},
     {"looks"},
     {"planning", "evaluation", "visuals"},

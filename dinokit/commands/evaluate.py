@@ -184,6 +184,11 @@ def _rival(task: str, backbone: Backbone, config: Any, out: Path | None) -> dict
     """Measure a baseline; a folder keeps where it is, afterwards its numbers and what it learnt, but no features."""
     if out is None:
         return evaluations.measure(task, backbone, config)
+    return kept_or_measured(task, backbone, config, out)
+
+
+def kept_or_measured(task: str, backbone: Backbone, config: Any, out: Path) -> dict[str, float]:
+    """Measure once: a folder that is finished says the numbers, and what another model or settings made is refused."""
     with _kept(out, task, backbone, config):
         if (out / STAMP).exists():
             numbers = read_json(out / f"{task}.json").items()

@@ -5,11 +5,11 @@ crop of (seed, position). Crops are read and cut by threads ahead of the network
 part, and then all know all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy
 import torch
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
 from dinokit.core import device as devices
@@ -54,26 +54,18 @@ def kept(
     return batches
 
 
-def cropped(
-    backbone: Backbone,
-    source: Source,
-    targets: Shaped[Tensor, "image *class"],
-    reading: Reading,
-    *,
-    batch: int,
-    seed: int,
-) -> Batches:
-    """Return what draws random resized crops, and shows them to the backbone; all ranks must begin at the same step.
+def crops_of(
+    backbone: Backbone, source: Source, *, batch: int, seed: int, own: Sequence[int] | None = None
+) -> Callable[[int], Iterator[tuple[Int64[numpy.ndarray, " batch"], intensity.Images]]]:
+    """Return what draws random resized crops, step by step: which images a batch is of, and the crops of own places.
 
     Args:
         source: images that can be read.
+        own: places in the batch that this rank sees; None: all.
     """
     order, device = Passes(len(source), seed, _ORDER), backbone.device
     size = intensity.multiple(backbone.pixels.size or SIZE, backbone.patch_size)
-    precision: Precision = "fp32" if device.type == "cpu" else "auto"
-    ranks, rank = sharers()
-    share = -(-batch // ranks)
-    own = [min(place, batch - 1) for place in range(rank * share, (rank + 1) * share)]  # all ranks have as many
+    own = range(batch) if own is None else own
     places = dict[int, int]()  # position -> image, of those that are under way
 
     def ahead(first: int) -> Iterator[int]:
@@ -92,25 +84,53 @@ def cropped(
         except BadImage as error:  # position is no index
             return Unusable(index, source.key(index), str(error))
 
-    def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def drawn(first: int) -> Iterator[tuple[Int64[numpy.ndarray, " batch"], intensity.Images]]:
         crops, step = list[intensity.AnyImage](), first
         for _, found in source.each(cut, ahead(first), workers=devices.readers(device)):
             if isinstance(found, Unusable):
                 raise RunError(f"{found.key} can no longer be read: {found.reason}")
             crops.append(found)
-            if len(crops) < share:
+            if len(crops) < len(own):
                 continue
+            yield order.indices(step * batch, batch), intensity.stacked(crops)
+            for place in own:
+                places.pop(step * batch + place, None)
+            crops, step = [], step + 1
+
+    return drawn
+
+
+def cropped(
+    backbone: Backbone,
+    source: Source,
+    targets: Shaped[Tensor, "image *class"],
+    reading: Reading,
+    *,
+    batch: int,
+    seed: int,
+) -> Batches:
+    """Return what draws random resized crops, and shows them to the backbone; all ranks must begin at the same step.
+
+    Args:
+        source: images that can be read.
+    """
+    device = backbone.device
+    precision: Precision = "fp32" if device.type == "cpu" else "auto"
+    ranks, rank = sharers()
+    share = -(-batch // ranks)
+    own = [min(place, batch - 1) for place in range(rank * share, (rank + 1) * share)]  # all ranks have as many
+    drawn = crops_of(backbone, source, batch=batch, seed=seed, own=own)
+
+    def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for places, crops in drawn(first):
             with frozen(backbone):
-                seen = read(backbone, intensity.stacked(crops).to(device), reading, precision=precision)
+                seen = read(backbone, crops.to(device), reading, precision=precision)
                 if not seen.isfinite().all():
                     raise RunError(
                         f"the model {backbone.name} gives features that are not finite; its weights are broken"
                     )
                 if ranks > 1:
                     seen = dist.all_gather(seen.clone())[:batch]
-            yield seen, targets[order.indices(step * batch, batch)].to(device)
-            for place in own:
-                places.pop(step * batch + place, None)
-            crops, step = [], step + 1
+            yield seen, targets[places].to(device)
 
     return batches

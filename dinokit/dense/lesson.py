@@ -70,12 +70,18 @@ def learn(
     return members
 
 
-def cropped(backbone: Backbone, lesson: Lesson, *, batch_size: int) -> Sample:
-    """Return what draws and encodes the crops of a step: every image once per pass, in a new order each."""
+Crops = Callable[[int], tuple[Float[Tensor, "batch channel height width"], Shaped[Tensor, "batch rows columns"]]]
+
+
+def crops(backbone: Backbone, lesson: Lesson, *, batch_size: int) -> Crops:
+    """Return what draws the crops of a step, normalised, and their targets.
+
+    Every image comes once per pass, in a new order each.
+    """
     train = lesson.train
     order = Passes(len(train), lesson.seed)
 
-    def sample(step: int) -> Batch:
+    def of_step(step: int) -> tuple[Tensor, Tensor]:
         images, targets = [], []
         for place in range(step * batch_size, (step + 1) * batch_size):
             turn, position = divmod(place, len(train))
@@ -83,10 +89,20 @@ def cropped(backbone: Backbone, lesson: Lesson, *, batch_size: int) -> Sample:
             images.append(pixels)
             targets.append(target)
         # missing pixels are 0 once normalised
-        pixels = intensity.normalised(torch.stack(images), backbone.pixels).nan_to_num_(0.0)
+        return intensity.normalised(torch.stack(images), backbone.pixels).nan_to_num_(0.0), torch.stack(targets)
+
+    return of_step
+
+
+def cropped(backbone: Backbone, lesson: Lesson, *, batch_size: int) -> Sample:
+    """Return what draws and encodes the crops of a step."""
+    drawn = crops(backbone, lesson, batch_size=batch_size)
+
+    def sample(step: int) -> Batch:
+        pixels, targets = drawn(step)
         with frozen(backbone) as device:
             features, frame = encode(backbone, pixels.to(device), layers=lesson.layers)
-        return Batch(features, frame, torch.stack(targets).to(device))
+        return Batch(features, frame, targets.to(device))
 
     return sample
 

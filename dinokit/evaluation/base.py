@@ -8,7 +8,7 @@ the unit of a number by the beginning of its name. Every accuracy, recall and av
 shared by those that look at labelled images stands in sets/.
 """
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Collection, Sequence, Sized
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,7 @@ from dinokit.core.files import write_json
 from dinokit.core.messages import UserError, info, unknown_name, warn
 from dinokit.core.order import evenly
 from dinokit.dense.fit import Member
-from dinokit.dense.heads import About, save_head
+from dinokit.dense.heads import About, check_model, load_head, save_head
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels, RawPixels
 from dinokit.sources.location import SPLITS, split_name
@@ -139,6 +139,29 @@ def halves(
     most, few = IMAGES if getattr(config, "protocol", None) == QUICK else (None, None)
     train = test if train is None else train
     return train, evenly(most, len(train)).tolist(), test, evenly(config.limit or few, len(test)).tolist()
+
+
+def saved_head(backbone: Backbone, folder: str, *, task: str) -> tuple[nn.Module, About]:
+    """Load a head that is measured as it is; refuse one of another task, or of another model."""
+    head, about = load_head(folder)
+    if about.task != task:
+        raise UserError(f"{folder} is a head of {about.task}; give one that `evaluate {task} --save` wrote")
+    check_model(about, backbone, model=backbone.name)
+    return head.to(backbone.device), about
+
+
+def check_untrained(config: Any, *, leaves: Collection[str]) -> None:
+    """Refuse settings of a training beside a saved head, which is not trained.
+
+    Args:
+        leaves: the settings that there still are to choose.
+    """
+    if config.head is None:
+        return
+    usual = type(config)(data=config.data)
+    unused = [name for name, value in vars(config).items() if value != getattr(usual, name) and name not in leaves]
+    if unused:
+        raise UserError(f"a saved head is not trained, so that {', '.join(unused)} cannot be set with head")
 
 
 def keep_best(

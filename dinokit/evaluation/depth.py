@@ -26,10 +26,10 @@ from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.depth import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, crop, log_loss, mean_depths, seen
 from dinokit.dense.fit import Member, Training
-from dinokit.dense.heads import About, check_model, load_head
 from dinokit.dense.lesson import Lesson, learn
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried
-from dinokit.evaluation.base import QUICK, Found, halves, keep_best
+from dinokit.evaluation.base import QUICK, Found, check_untrained, halves, keep_best, saved_head
+from dinokit.finetuning.course import Course, of_pixels
 from dinokit.metrics.depth import Crop, counted, errors, mean
 from dinokit.models.features import Backbone
 
@@ -67,12 +67,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.high is not None and self.low >= self.high:
             raise UserError(f"expected low < high, got {self.low} and {self.high}")
-        if self.head is not None:
-            usual = Config(data=self.data)
-            changed = [name for name, value in vars(self).items() if value != getattr(usual, name)]
-            unused = [name for name in changed if name not in MEASURING]
-            if unused:
-                raise UserError(f"a saved head is not trained, so that {', '.join(unused)} cannot be set with head")
+        check_untrained(self, leaves=MEASURING)
 
 
 def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
@@ -81,18 +76,11 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     Args:
         out: folder that receives the trained head as `head/`; an interrupted training in it goes on.
     """
-    channels, white = backbone.channels, backbone.pixels.white
-    train, learns, test, judges = halves(
-        config,
-        lambda split: open_depths(config.data, split=split, channels=channels, white=white, units=config.units),
-        splits_of(config.data),
-        prefers=("test", "val"),
-        trains=config.head is None,
-    )
+    train, learns, test, judges = _opened(backbone, config)
     low, high = config.low, config.high or test.layout.high
     part = config.crop or cast("Crop", test.layout.crop)
     if config.head is not None:
-        head, about = _saved(backbone, config.head)
+        head, about = saved_head(backbone, config.head, task="depth")
         high = high if config.high is not None or test.layout.lists else float(about.details["high"])
         members: Sequence[Member] = [Member(head, None)]
         layers, short, windows = about.layers, about.short, Windows(about.crop, about.stride)
@@ -124,12 +112,26 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     return keep_best(backbone, members, judged, better=lambda one: -one["RMSE"], out=out, task="depth", **how)
 
 
-def _saved(backbone: Backbone, folder: str) -> tuple[nn.Module, About]:
-    head, about = load_head(folder)
-    if about.task != "depth":
-        raise UserError(f"{folder} is a head of {about.task}; give one that `evaluate depth --save` wrote")
-    check_model(about, backbone, model=backbone.name)
-    return head, about
+def course(backbone: Backbone, config: Config, *, batch_size: int) -> Course:
+    """Return what a backbone and its head learn together: the crops of the protocol, with the depths of their pixels.
+
+    Args:
+        batch_size: crops per step.
+    """
+    train, learns, test, _ = _opened(backbone, config)
+    bins = Bins(low=config.low, high=config.high or test.layout.high)
+    return of_pixels(backbone, _lesson(backbone, train, config, bins, indices=learns)[0], batch_size=batch_size)
+
+
+def _opened(backbone: Backbone, config: Config) -> tuple[Depths, list[int], Depths, list[int]]:
+    channels, white = backbone.channels, backbone.pixels.white
+    return halves(
+        config,
+        lambda split: open_depths(config.data, split=split, channels=channels, white=white, units=config.units),
+        splits_of(config.data),
+        prefers=("test", "val"),
+        trains=config.head is None,
+    )
 
 
 def layers_of(backbone: Backbone, config: Config) -> Layers:
@@ -144,12 +146,11 @@ def layers_of(backbone: Backbone, config: Config) -> Layers:
     return FOURS.get(depth, tuple(depth * number // 4 - 1 for number in (1, 2, 3, 4)))
 
 
-def _learnt(
-    backbone: Backbone, train: Depths, config: Config, bins: Bins, *, indices: list[int], out: Path | None
-) -> Sequence[Member]:
-    layers = layers_of(backbone, config)
-    short, border, is_quick = config.short, train.layout.border, config.protocol == QUICK
-    is_new = is_quick or config.protocol == "linear"
+def _lesson(
+    backbone: Backbone, train: Depths, config: Config, bins: Bins, *, indices: list[int]
+) -> tuple[Lesson, tuple[int, int]]:
+    """Return how a protocol shows the training pairs, and the rows and columns of a crop."""
+    short, border = config.short, train.layout.border
     first, _ = seen(*train.read(0), short=short, border=border)
     rows, columns = train.layout.window
     window = config.window or (min(rows, first.shape[1]), min(columns, first.shape[2]))
@@ -158,13 +159,22 @@ def _learnt(
         indices=indices,
         cut=lambda image, metres, key: crop(image, metres, window, short=short, border=border, key=key),
         label=lambda cells: mean_depths(cells, low=bins.low, high=bins.high),
-        loss=partial(log_loss, bins=bins, gradient=not is_new),
-        layers=layers,
+        loss=partial(log_loss, bins=bins, gradient=config.protocol not in (QUICK, "linear")),
+        layers=layers_of(backbone, config),
         short=short,
         most=BANK,
         empty=f"no patch of {train.name} has a depth on half of its pixels; take linear",
         seed=config.seed,
     )
+    return lesson, window
+
+
+def _learnt(
+    backbone: Backbone, train: Depths, config: Config, bins: Bins, *, indices: list[int], out: Path | None
+) -> Sequence[Member]:
+    is_quick = config.protocol == QUICK
+    is_new = is_quick or config.protocol == "linear"
+    lesson, window = _lesson(backbone, train, config, bins, indices=indices)
     training = Training(
         iterations=config.iterations or (1_000 if is_quick else 38_400),
         warmup=config.warmup,
@@ -174,8 +184,8 @@ def _learnt(
         seed=config.seed,
     )
     rates = config.lr or ((1e-2,) if is_quick else (3e-4,))
-    members = [Member(_head(backbone, config, bins, layers=layers), lr) for lr in rates]
-    settings = [config.protocol, *window, short, config.batch_size, bins.low, bins.high]
+    members = [Member(_head(backbone, config, bins, layers=lesson.layers), lr) for lr in rates]
+    settings = [config.protocol, *window, config.short, config.batch_size, bins.low, bins.high]
     crops, patches = config.batch_size, 256 if is_quick else None
     return learn(backbone, members, lesson, training, crops=crops, patches=patches, folder=out, settings=settings)
 

@@ -37,9 +37,9 @@ from dinokit.dense.detr.network import Detector
 from dinokit.dense.detr.recipe import RECIPES, Recipe
 from dinokit.dense.detr.training import trained
 from dinokit.dense.detr.views import View
-from dinokit.dense.heads import About, check_model, load_head, save_head
+from dinokit.dense.heads import About, save_head
 from dinokit.dense.maps import WHOLE, frozen
-from dinokit.evaluation.base import Found, halves
+from dinokit.evaluation.base import Found, check_untrained, halves, saved_head
 from dinokit.evaluation.sets import parts
 from dinokit.evaluation.sets.beforehand import known_by_heart, looked_at, say_crowded, say_unlearnt, unlearnt
 from dinokit.evaluation.sets.domains import over_domains
@@ -73,12 +73,7 @@ class Config:
     limit: int | None = at_least(1, None)  # test images, evenly spaced; null: all
 
     def __post_init__(self) -> None:
-        if self.head is not None:
-            usual = Config(data=self.data)
-            learning = ("recipe", "train", "size", "queries", "iterations", "batch_size", "lr", "seed")
-            changed = [name for name in learning if getattr(self, name) != getattr(usual, name)]
-            if changed:
-                raise UserError(f"a saved head is not trained, so that {', '.join(changed)} cannot be set with head")
+        check_untrained(self, leaves=("data", "head", "test", "limit"))
 
 
 def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
@@ -93,10 +88,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     library("faster_coco_eval", extra="detection")
     if config.head is None:
         return learn(backbone, config, out)[2]
-    head, about = load_head(config.head)
-    if about.task != "detection":
-        raise UserError(f"{config.head} is a head of {about.task}; give one that `evaluate detection --save` wrote")
-    check_model(about, backbone, model=backbone.name)
+    head, about = saved_head(backbone, config.head, task="detection")
     domains = box_domains(config.data) if config.test is None else []
     if not domains:
         _, _, test, judges = halves(

@@ -4,7 +4,7 @@ A protocol names a grid of heads (`dense/protocols.py`: dino, dinov2, dinov3, an
 learns. All heads are trained in one pass (`dense/grid.py`), on random resized crops that the backbone sees anew, or on
 the kept features of the training images as they are evaluated: `crops`, by default where there is a GPU. The head with
 the best metric on validation images counts, of equal ones the first; further sets (`tests`) are measured with it as it
-is (`sets/further.py`).
+is (`sets/further.py`). With `head` nothing is trained: a saved head is measured on the images that would be tested on.
 
 The published numbers are chosen on what they are measured on, ImageNet's val, and so are those of these protocols where
 data has no third split, with a line that says so; quick sets a tenth of train aside instead, and `val` names a split.
@@ -32,19 +32,29 @@ from dinokit.dense.heads import save_head
 from dinokit.dense.linear import LinearHead, about_of
 from dinokit.dense.protocols import PROTOCOLS, heads_of
 from dinokit.dense.sweep import train
-from dinokit.evaluation.base import QUICK, Found
-from dinokit.evaluation.sets.further import Images, Result, Set, further, measured, named, opened_for, scores_of
+from dinokit.evaluation.base import QUICK, Found, check_untrained, saved_head
+from dinokit.evaluation.sets.further import (
+    Images,
+    Result,
+    Set,
+    around,
+    further,
+    measured,
+    named,
+    opened_for,
+    scores_of,
+)
 from dinokit.evaluation.sets.labelled import embedded, leaked
 from dinokit.evaluation.sets.roles import FewShot, thirds
+from dinokit.evaluation.sets.wanted import Wanted, check_classes
 from dinokit.features.extraction import Embeddings
+from dinokit.finetuning.course import Course, of_images
 from dinokit.metrics.accuracy import accuracy, per_class
-from dinokit.metrics.classes import Truth
 from dinokit.metrics.interval import percent
 from dinokit.metrics.precision import mean_precision_interval
 from dinokit.models.features import Backbone
 from dinokit.sources.base import Metric
 from dinokit.sources.source import Source
-from dinokit.sources.table import members, undecided
 
 UNITS = {"top1": "%", "top5": "%", "per-class": "%", "mAP": "%", "val": "%", "mCE": "%"}
 _ROWS = 1024  # images that all heads of a grid score at once
@@ -61,6 +71,7 @@ class Config(FewShot):
     published: ClassVar[str] = "dinov3"  # the protocol where there is a GPU
 
     data: str  # a folder with one folder per class, or a demo: name
+    head: str | None = None  # a saved head that is measured instead of training some
     tests: tuple[str, ...] = ()  # further sets that the chosen head is measured on
     protocol: Literal["dino", "dinov2", "dinov3", "quick"] | None = None  # null: dinov3, on a CPU quick
     train: str | None = None  # split that is learnt from; null: train, or everything where there are no splits
@@ -81,6 +92,10 @@ class Config(FewShot):
     limit: int | None = at_least(4, None)  # images of each split, evenly spaced in the data; null: all
     near: float | None = between(-1, 1, None)  # cosine above which two pictures are one, said as leakage; null: equal
     seed: int = at_least(0, 0)  # of initial weights, order and crops
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_untrained(self, leaves=("data", "head", "tests", "train", "val", "test", "metric", "limit", "near"))
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,8 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
         out: folder that receives the head as `head/`, few-shot that of the first draw; an interrupted training in it is
             continued.
     """
+    if config.head is not None:
+        return _saved(backbone, config, config.head)
     given = {name: getattr(config, name) for name in ("lr", "weight_decay", "blocks", "mean_patch")}
     grid, layout = heads_of(backbone, PROTOCOLS[str(config.protocol)], **given)
     lesson = _lesson(backbone, config, layout, chooses=len(grid) > 1)
@@ -198,15 +215,9 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool
         )
     shared = config.protocol != QUICK
     train, val, test = thirds(backbone, config, choosing="the head", shared=shared, chooses=chooses)
-    classes, shown = members(train.classes) or (train.classes, numpy.eye(len(train.classes), dtype=bool))
-    several = members(train.classes) is not None
-    metric = config.metric or train.metric or ("mAP" if several else "top1")
-    if several and metric != "mAP":
-        raise UserError(
-            f"images of {config.data} have several classes, such as {train.classes[0]}, which {metric} does not judge"
-        )
+    wanted = Wanted.of(train, config.metric, data=config.data)
     specs = named(config.tests)
-    tests = {name: opened_for(backbone, spec, classes, limit=config.limit) for name, spec in specs.items()}
+    tests = {name: opened_for(backbone, spec, wanted.classes, limit=config.limit) for name, spec in specs.items()}
     learnt = embedded(backbone, train, reading=None if crops else layout.reading)
     asked = embedded(backbone, test, reading=layout.reading)
     chosen = asked if val is test else None if val is None else embedded(backbone, val, reading=layout.reading)
@@ -215,33 +226,58 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool
     near, *others = (embedded(backbone, one) if crops and config.near is not None else found for one, found in parts)
     leaking = leaked(config.data, near, learnt, *others, above=config.near)
     assert learnt.labels is not None
-    labels = torch.from_numpy(learnt.labels)
-    left_open = undecided(train.classes) if several else numpy.zeros_like(shown)
-    targets: Tensor = labels
-    if several:
-        wanted = numpy.where(left_open, 0.0 if config.loss == "ce" else numpy.nan, shown)  # [label, class]
-        wanted = wanted / numpy.maximum(wanted.sum(axis=1, keepdims=True), 1) if config.loss == "ce" else wanted
-        targets = torch.from_numpy(wanted.astype(numpy.float32))[labels]  # [image, class]
-
-    def judge(found: Embeddings) -> Images:
-        assert found.labels is not None
-        return Images(found.vectors, Truth(found.labels, shown, metric == "mAP", left_open))
-
     return Lesson(
-        classes=classes,
-        labels=labels,
-        targets=targets,
+        classes=wanted.classes,
+        labels=torch.from_numpy(learnt.labels),
+        targets=wanted.targets(learnt.labels, config.loss),
         source=train.subset(learnt.indices),
         rows=None if crops else learnt.vectors,
-        val=None if chosen is None else judge(chosen),
-        test=judge(asked),
+        val=None if chosen is None else _images(chosen, wanted),
+        test=_images(asked, wanted),
         further=tests,
-        metric=metric,
+        metric=wanted.metric,
         layout=layout,
         learnt=learnt,
         leaks=len(leaking),
         details=leaking.details(),
     )
+
+
+def _images(found: Embeddings, wanted: Wanted) -> Images:
+    assert found.labels is not None
+    return Images(found.vectors, wanted.truth(found.labels))
+
+
+def _saved(backbone: Backbone, config: Config, folder: str) -> Found:
+    """Measure a saved head on the images that its like would be tested on, and on further sets."""
+    head, about = saved_head(backbone, folder, task="linear")
+    assert isinstance(head, LinearHead)
+    _, _, test = thirds(backbone, config, choosing="the head", shared=True, chooses=False)
+    wanted, layout = Wanted.of(test, config.metric, data=config.data), around([head], backbone)
+    check_classes(about.details["classes"], wanted.classes, data=test.name)
+    images = _images(embedded(backbone, test, reading=layout.reading), wanted)
+    found = {"": [measured(head, images, layout, wanted.classes)]}
+    for name, spec in named(config.tests).items():
+        found[name] = further(backbone, [head], opened_for(backbone, spec, wanted.classes, limit=config.limit))
+    numbers, details, intervals = _summary(found, first=wanted.metric, few=False)
+    if wanted.metric == "mAP":
+        intervals["mAP"] = _interval([head], images, layout)
+    return numbers | {"test": float(len(images.rows))}, details | {"intervals": intervals}
+
+
+def course(backbone: Backbone, config: Config, *, batch_size: int) -> Course:
+    """Return what a backbone and its head learn together: random crops of the training images, with their classes.
+
+    Args:
+        batch_size: crops per step.
+    """
+    train, _, _ = thirds(backbone, config, choosing="the head", shared=config.protocol != QUICK)
+    wanted, found = Wanted.of(train, config.metric, data=config.data), embedded(backbone, train)
+    assert found.labels is not None
+    loss = config.loss or ("bce" if wanted.several else "ce")
+    targets = wanted.targets(found.labels, loss)
+    batch = min(batch_size, len(targets))
+    return of_images(backbone, train.subset(found.indices), targets, loss=loss, batch=batch, seed=config.seed)
 
 
 def _trained(

@@ -8,14 +8,14 @@
                  encoded once; up to 200 test images
 
 Source: DINOv2 (arXiv:2304.07193, section 7.4), DINOv3 (arXiv:2508.10104, appendix D.1). The short side of every image
-is resized to the window.
+is resized to the window. With `head` nothing is trained: a saved head is measured as it sees images, at one scale.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy
 import torch
@@ -26,10 +26,12 @@ from dinokit.core.messages import UserError, progress, warn
 from dinokit.core.numbers import above, at_least
 from dinokit.dense.fit import Member, Training
 from dinokit.dense.lesson import Lesson, gathered, learn
-from dinokit.dense.maps import Windows, augmented, best_class, frozen, predictor, prepared, slide, tried
+from dinokit.dense.maps import Layers, Windows, augmented, best_class, frozen, predictor, prepared, slide, tried
 from dinokit.dense.segmentation import Config as HeadConfig
 from dinokit.dense.segmentation import Crops, LinearHead, PatchVote, cell_labels, crop_pair, cross_entropy
-from dinokit.evaluation.base import QUICK, Found, halves, keep_best
+from dinokit.evaluation.base import QUICK, Found, check_untrained, halves, keep_best, saved_head
+from dinokit.evaluation.sets.wanted import check_classes
+from dinokit.finetuning.course import Course, of_pixels
 from dinokit.metrics.iou import confusion, scores
 from dinokit.models.features import Backbone
 
@@ -86,6 +88,7 @@ class Config:
 
     data: str  # a folder with images/ and masks/, or ADE20K, Cityscapes, Pascal VOC as published
     protocol: Literal["linear", "linear-v2", "ms", "knn", "quick"] | None = None  # null: linear, on a CPU quick
+    head: str | None = None  # a saved head that is measured instead of training one
     train: str | None = None  # split to learn from; null: train
     test: str | None = None  # split to measure on; null: val, or else test
     size: int | None = at_least(1, None)  # pixels, side of a window; null: that of the protocol
@@ -99,6 +102,9 @@ class Config:
     temperature: float = above(0, 0.07)  # knn: of the weights softmax(cosine / temperature)
     bank: int = at_least(1, 100_000)  # knn, quick: training patches that are kept, drawn at random
 
+    def __post_init__(self) -> None:
+        check_untrained(self, leaves=("data", "head", "test", "limit"))
+
 
 def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     """Train or gather on one split and measure on the other; return `mIoU`, `mAcc`, `aAcc` in percent.
@@ -106,44 +112,75 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     Args:
         out: folder that receives the trained head as `head/`; an interrupted training in it is continued.
     """
-    protocol, data = PROTOCOLS[str(config.protocol)], config.data
-    train, learns, test, judges = halves(
-        config,
-        lambda split: open_pairs(data, split=split, channels=backbone.channels, white=backbone.pixels.white),
-        pair_splits(data),
-        prefers=("val", "test"),
-    )
-    size = config.size or protocol.size or WINDOW * backbone.patch_size
-    try:
-        width = sum(layer.patches.shape[-1] for layer in tried(backbone, layers=protocol.layers))
-    except UserError as error:
-        depth = str(error).split(",", maxsplit=1)[0]
-        raise UserError(f"{config.protocol} reads the last {protocol.layers} layers; {depth}; take linear") from error
+    train, learns, test, judges = _opened(backbone, config)
+    if config.head is not None:
+        head, about = saved_head(backbone, config.head, task="segmentation")
+        check_classes(about.details["classes"], test.meaning.classes, data=test.name)
+        windows = Windows(about.crop, about.stride)
+        return measured(
+            backbone, head, test=test, indices=judges, short=about.short, windows=windows, layers=about.layers
+        )
+    protocol, size = PROTOCOLS[str(config.protocol)], side_of(backbone, config)
     learnt = train.check(learns)
     strange = [train.meaning.classes[index] for index in sorted(test.check(judges) - learnt)]
     if strange:
         some = ", ".join(strange[:3]) + ("..." if len(strange) > 3 else "")
         warn(f"no training mask shows {some}, which masks to measure on do: never found, it counts as 0 in mIoU")
     details = {"classes": list(train.meaning.classes), "colours": [list(colour) for colour in train.meaning.colours]}
-    members = _learnt(backbone, train, config, indices=learns, size=size, width=width, out=out)
-    judged = partial(measured, backbone, test=test, protocol=protocol, indices=judges, size=size)
-    how = {"windows": protocol.windows(size), "layers": protocol.layers, "short": size, "details": details}
-    return keep_best(backbone, members, judged, better=lambda one: one["mIoU"], out=out, task="segmentation", **how)
+    members = _learnt(backbone, train, config, indices=learns, out=out)
+    seen: dict[str, Any] = {"windows": protocol.windows(size), "layers": protocol.layers, "short": size}
+    scales: dict[str, Any] = {"ratios": protocol.ratios, "flip": protocol.flip}
+    judged = partial(measured, backbone, test=test, indices=judges, **seen, **scales)
+    how: dict[str, Any] = {"task": "segmentation", "details": details, **seen}
+    return keep_best(backbone, members, judged, better=lambda one: one["mIoU"], out=out, **how)
+
+
+def course(backbone: Backbone, config: Config, *, batch_size: int) -> Course:
+    """Return what a backbone and its head learn together: the crops of the protocol, with the classes of their pixels.
+
+    Args:
+        batch_size: crops per step.
+    """
+    train, learns, _, _ = _opened(backbone, config)
+    return of_pixels(backbone, _lesson(backbone, train, config, indices=learns), batch_size=batch_size)
+
+
+def side_of(backbone: Backbone, config: Config) -> int:
+    """Return the side of a window in pixels."""
+    return config.size or PROTOCOLS[str(config.protocol)].size or WINDOW * backbone.patch_size
+
+
+def _opened(backbone: Backbone, config: Config) -> tuple[Pairs, list[int], Pairs, list[int]]:
+    return halves(
+        config,
+        lambda split: open_pairs(config.data, split=split, channels=backbone.channels, white=backbone.pixels.white),
+        pair_splits(config.data),
+        prefers=("val", "test"),
+        trains=config.head is None,
+    )
 
 
 def measured(
-    backbone: Backbone, head: nn.Module, *, test: Pairs, protocol: Protocol, indices: list[int], size: int
+    backbone: Backbone,
+    head: nn.Module,
+    *,
+    test: Pairs,
+    indices: list[int],
+    short: int | None,
+    windows: Windows,
+    layers: Layers,
+    ratios: tuple[float, ...] = (1.0,),
+    flip: bool = False,
 ) -> Found:
     """Predict test images at the size of their masks, and count; return the numbers and the IoU of every class."""
     classes = test.meaning.classes
     total = numpy.zeros((len(classes), len(classes)), dtype=numpy.int64)
-    windows, ratios, flip = protocol.windows(size), protocol.ratios, protocol.flip
     link = partial(torch.softmax, dim=1)
     with frozen(backbone):
-        predict = predictor(backbone, head, layers=protocol.layers)
+        predict = predictor(backbone, head, layers=layers)
         for index in progress(indices, len(indices)):
             image, mask = test.read(index)
-            seen, shape = prepared(image, backbone, short=size), (mask.shape[0], mask.shape[1])
+            seen, shape = prepared(image, backbone, short=short), (mask.shape[0], mask.shape[1])
             if len(ratios) > 1 or flip:
                 values = augmented(seen, predict, size=shape, windows=windows, ratios=ratios, flip=flip, link=link)
                 found = values[0].argmax(0)
@@ -155,13 +192,11 @@ def measured(
     return numbers | {"images": float(len(indices))}, {"IoU": dict(zip(classes, found_scores.iou.tolist()))}
 
 
-def _learnt(
-    backbone: Backbone, train: Pairs, config: Config, *, indices: list[int], size: int, width: int, out: Path | None
-) -> Sequence[Member]:
-    """Return the heads of the protocol, trained, or the patches that vote."""
-    protocol = PROTOCOLS[str(config.protocol)]
-    classes, cut = len(train.meaning.classes), Crops(size, protocol.scale, protocol.cap, protocol.hue)
-    lesson = Lesson(
+def _lesson(backbone: Backbone, train: Pairs, config: Config, *, indices: list[int]) -> Lesson:
+    """Return how a protocol shows the training pairs."""
+    protocol, size = PROTOCOLS[str(config.protocol)], side_of(backbone, config)
+    cut = Crops(size, protocol.scale, protocol.cap, protocol.hue)
+    return Lesson(
         train=train,
         indices=indices,
         cut=lambda image, mask, key: crop_pair(image, mask, cut, key=key),
@@ -173,6 +208,19 @@ def _learnt(
         empty=f"no patch of the masks of {train.name} counts: most of each is 255; give other masks",
         seed=config.seed,
     )
+
+
+def _learnt(
+    backbone: Backbone, train: Pairs, config: Config, *, indices: list[int], out: Path | None
+) -> Sequence[Member]:
+    """Return the heads of the protocol, trained, or the patches that vote."""
+    protocol = PROTOCOLS[str(config.protocol)]
+    try:
+        width = sum(layer.patches.shape[-1] for layer in tried(backbone, layers=protocol.layers))
+    except UserError as error:
+        depth = str(error).split(",", maxsplit=1)[0]
+        raise UserError(f"{config.protocol} reads the last {protocol.layers} layers; {depth}; take linear") from error
+    classes, lesson = len(train.meaning.classes), _lesson(backbone, train, config, indices=indices)
     if config.protocol == "knn":
         votes = PatchVote(*gathered(backbone, lesson), classes=classes, k=config.k, temperature=config.temperature)
         return [Member(votes, None)]
@@ -185,6 +233,6 @@ def _learnt(
         seed=config.seed,
     )
     members = [Member(LinearHead(shape, seed=config.seed), lr) for lr in config.lr or (protocol.lr,)]
-    settings = [config.protocol, size, config.batch_size, config.bank]
+    settings = [config.protocol, side_of(backbone, config), config.batch_size, config.bank]
     crops, patches = config.batch_size, WINDOW**2 // 4 if config.protocol == QUICK else None
     return learn(backbone, members, lesson, training, crops=crops, patches=patches, folder=out, settings=settings)

@@ -241,3 +241,17 @@ def test_images_of_several_classes_are_judged_by_mean_precision(make_vit: MakeVi
         assert "top1" not in result
     with pytest.raises(UserError, match="several classes, .* which top1 does not judge"):
         base.measure("linear", make_vit(), replace(config, metric="top1"))
+
+
+def test_a_saved_head_is_measured_as_it_was(make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path) -> None:
+    backbone, data = make_vit(), str(make_folder(*TWO, tinted=False))  # noise: some answers are wrong
+    result = base.measure("linear", backbone, Config(data=data, protocol="quick", iterations=20), tmp_path / "out")
+    head = str(tmp_path / "out" / "head")
+    again = base.measure("linear", backbone, Config(data=data, head=head))
+    assert again == {name: result[name] for name in again}
+    assert 0 < again["top1"] < 100
+    other = make_folder("val/a/0.png", "val/d/0.png", "train/a/1.png", "train/d/1.png", name="other")
+    with pytest.raises(UserError, match=r"the head tells 3 classes apart .* has 2 \(a, ...\)"):
+        base.measure("linear", backbone, Config(data=str(other), head=head))
+    with pytest.raises(UserError, match="blocks cannot be set with head"):
+        Config(data=data, head=head, blocks=(1,))

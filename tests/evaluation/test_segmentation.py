@@ -92,7 +92,7 @@ def before() -> dict[Config, dict[str, float]]:
     return {}
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Config) if field.name != "data"])
+@pytest.mark.parametrize("field", [field.name for field in fields(Config) if field.name not in ("data", "head")])
 def test_every_setting_changes_the_result(
     field: str, data: str, before: dict[Config, dict[str, float]], make_vit: MakeVit
 ) -> None:
@@ -269,3 +269,18 @@ def test_layers_that_a_model_lacks_are_known_before_the_training(tmp_path: Path,
     config = Config(data=str(squares(tmp_path)), protocol="ms")
     with pytest.raises(UserError, match="ms reads the last 4 layers; the model has 2 blocks; take linear"):
         run(make_vit(), config)
+
+
+def test_a_saved_head_is_measured_as_it_was(tmp_path: Path, make_vit: MakeVit) -> None:
+    backbone, data = make_vit(), str(squares(tmp_path / "data"))
+    result = run(backbone, Config(data=data, **LINEAR | {"iterations": 3}), tmp_path / "out")
+    head = str(tmp_path / "out" / "head")
+    again = run(backbone, Config(data=data, head=head))
+    assert again == {name: value for name, value in result.items() if name != "lr"}
+    with pytest.raises(UserError, match="size, lr cannot be set with head"):
+        Config(data=data, head=head, size=48, lr=(0.1,))
+    with pytest.raises(UserError, match="whose weights are not those of"):
+        run(make_vit(seed=1), Config(data=data, head=head))
+    (tmp_path / "data" / "classes.txt").write_text("sky\nwall\n")
+    with pytest.raises(UserError, match=r"the head tells 3 classes apart .* give data of the same classes"):
+        run(backbone, Config(data=data, head=head))

@@ -109,7 +109,7 @@ def further(
     """
     spec, source, shown, several = other.spec, other.source, other.shown, other.several
     compete = None if several else numpy.flatnonzero(shown.any(axis=0))
-    layout, parts = _around(heads, backbone), {"": source}
+    layout, parts = around(heads, backbone), {"": source}
     if source.domains is not None:
         names = sorted(set(source.domains.tolist()))
         parts = {name: source.subset(numpy.flatnonzero(source.domains == name)) for name in names}
@@ -153,7 +153,7 @@ def opened_for(backbone: Backbone, spec: str, classes: Sequence[str], *, limit: 
     return Set(spec, source.subset(there), shown, lists is not None)
 
 
-def _around(heads: Sequence[LinearHead], backbone: Backbone) -> Layout:
+def around(heads: Sequence[LinearHead], backbone: Backbone) -> Layout:
     """Return the narrowest rows that hold what all heads read."""
     blocks = max(head.config.blocks for head in heads)
     dim, mean = widths_of(backbone, blocks)

@@ -1,0 +1,70 @@
+"""From labels to a network of one's own: finetune, then evaluate and predict with what it wrote."""
+
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+import dinokit
+from dinokit import cli
+from dinokit.core.messages import UserError
+from tests.conftest import MakeFolder
+from tests.evaluation.dense_data import squares
+
+MASKS = ("--frozen.iterations", "20", "--frozen.warmup", "2", "--frozen.batch_size", "2", "--frozen.size", "24")
+
+
+def run(*words: object) -> int:
+    return cli.run([str(word) for word in words])
+
+
+def test_masks_are_learnt_by_the_whole_network(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = squares(tmp_path / "data"), tmp_path / "out"
+    words = ("finetune", "--model", model, "--data", data, "--out", out, *MASKS, "--frozen.lr", "[1e-3]")
+    words = (*words, "--iterations", 40, "--batch_size", 4, "--lr", 0.01, "--warmup", 0)
+    assert run(*words) == 0
+    kept = json.loads((out / "finetune.json").read_text())
+    frozen, tuned = (kept["results"][name] for name in ("frozen", "finetuned"))
+    assert tuned["mIoU"] > frozen["mIoU"] + 5
+    assert tuned["images"] == frozen["images"] == 3
+    assert "finetuned" in capsys.readouterr().out
+    again = dinokit.evaluate("segmentation", model=str(out), data=str(data), head=str(out / "head"))
+    assert again[str(out)] == tuned
+    assert run("predict", "--head", out / "head", "--data", data / "val" / "images", "--out", tmp_path / "masks") == 0
+    truth = numpy.asarray(Image.open(data / "val" / "masks" / "0.png"))
+    found = numpy.asarray(Image.open(tmp_path / "masks" / "masks" / "0.png"))
+    assert (found == truth)[truth < 255].mean() > 0.85
+    assert run(*words) == 0  # done: nothing is trained again
+    assert "continuing after step 40" in capsys.readouterr().err
+    assert json.loads((out / "finetune.json").read_text()) == kept
+    with pytest.raises(UserError, match="whose weights are not those of"):
+        dinokit.evaluate("segmentation", model=str(model), data=str(data), head=str(out / "head"))
+
+
+def test_classes_are_measured_on_the_same_images_before_and_after(
+    tmp_path: Path, model: Path, make_folder: MakeFolder
+) -> None:
+    data, out = make_folder(*(f"{label}/{number}.png" for label in "abc" for number in range(10))), tmp_path / "out"
+    found = dinokit.finetune(
+        model=str(model), data=str(data), out=out, iterations=3, batch_size=8, settings={"frozen.iterations": 20}
+    )
+    # without splits a fifth of each class is set aside for both
+    assert (found["frozen"]["test"], found["finetuned"]["test"]) == (6, 6)
+    assert found["finetuned"]["top1"] == 100
+    frozen = dinokit.evaluate("linear", model=str(model), data=str(data), iterations=20, baselines=False)
+    assert frozen[str(model)]["top1"] == found["frozen"]["top1"]
+    assert run("predict", "--head", out / "head", "--data", data, "--out", tmp_path / "classes") == 0
+
+
+def test_mistakes_are_one_line(tmp_path: Path, model: Path, make_folder: MakeFolder) -> None:
+    words = {"model": str(model), "out": tmp_path / "out"}
+    empty = make_folder("images/0.png", name="unlabelled")
+    with pytest.raises(UserError, match="expected folders of classes.* say which by --task"):
+        dinokit.finetune(data=str(empty), **words)
+    data = make_folder("a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    with pytest.raises(UserError, match="--task knn is not trained with the whole network"):
+        dinokit.finetune(data=str(data), task="knn", **words)
+    with pytest.raises(UserError, match="shots, head and protocol knn train no head"):
+        dinokit.finetune(data=str(data), task="linear", settings={"frozen.shots": 1}, **words)
