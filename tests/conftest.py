@@ -1,32 +1,33 @@
-"""What several tests need: a transformer that costs nothing, folders of images, and a run's folder."""
+"""What several tests need: a transformer that costs nothing, folders of images, and a run's folder.
 
-from tests import shapes  # before anything of dinokit, which is to be imported with its checks
+torch and dinokit are imported where they are used: xdist's first process reads this file, and its workers wait for it.
+"""
+
+from tests import disk, shapes  # noqa: F401 - before anything of dinokit, which is to be imported with its checks
 
 # isort: split
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
 import pytest
-import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
 
-from dinokit.checkpoints.store import header
-from dinokit.images.intensity import Pixels
-from dinokit.models.vit import Config, VisionTransformer
+if TYPE_CHECKING:
+    from dinokit.models.vit import VisionTransformer
 
-MakeVit = Callable[..., VisionTransformer]
+MakeVit = Callable[..., "VisionTransformer"]
 MakeFolder = Callable[..., Path]
-
-ARCHITECTURE = Config(patch_size=4, dim=16, depth=2, heads=2, ffn_hidden=32, registers=1, layer_scale=None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests of a GPU out where there is none."""
+    import torch
+
     there = torch.cuda.is_available()
     left_out = [item for item in items if not there and item.get_closest_marker("gpu")]
     if left_out:
@@ -48,16 +49,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def vit(*, size: int | None = 16, seed: int = 0) -> VisionTransformer:
-    """Build a randomly initialised transformer with 4 px patches that looks at images of `size` px."""
-    backbone = VisionTransformer(ARCHITECTURE, seed=seed).eval()
-    backbone.pixels = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), size)
-    return backbone
-
-
 @pytest.fixture
 def make_vit() -> MakeVit:
-    """What builds `vit`."""
+    """What builds a random transformer of 4 px patches, for images of `size` px and with weights of a `seed`."""
+    from tests.vits import vit
+
     return vit
 
 
@@ -101,6 +97,10 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_run(tmp_path: Path, make_vit: MakeVit) -> MakeFolder:
     """A run's folder as the engine leaves it, with another random teacher in each checkpoint."""
+    from safetensors.torch import save_file
+
+    from dinokit.checkpoints.store import header
+    from tests.vits import ARCHITECTURE
 
     def make(data: str, *, steps: tuple[int, ...] = (0, 10, 100), lines: tuple[dict[str, object], ...] = ()) -> Path:
         run = tmp_path / "run"

@@ -20,7 +20,7 @@ Train = Callable[[TrainConfig, Path], None]
 
 # One process without threads and devices imports what takes seconds, and the ranks of all tests are forked off it.
 # Dynamo is what the first optimiser and the first assert_close import.
-get_context("forkserver").set_forkserver_preload(["dinokit.run.engine", "torch._dynamo"])
+get_context("forkserver").set_forkserver_preload(["dinokit.run.engine", "torch._dynamo", "tests.disk"])
 
 
 def on_ranks(function: Callable[..., None], *args: object, count: int = 2) -> None:

@@ -15,7 +15,6 @@ from functools import cache, wraps
 from typing import Any
 
 import jaxtyping
-import torch
 
 FIRST = 3  # calls of a function that are all checked
 THEN = 30  # of so many later ones, one is
@@ -35,10 +34,11 @@ def sampled(written: Callable[..., Any], *, typechecker: Any) -> Callable[..., A
     """Call `written` with its checks at first and now and then, and otherwise as it is."""
     checked = cache(lambda: _jaxtyped(written, typechecker=typechecker))
     key = id(written)
+    from torch.compiler import is_compiling
 
     @wraps(written)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():  # what is traced is not run, and a cache is no part of a program
+        if is_compiling():  # what is traced is not run, and a cache is no part of a program
             return written(*args, **kwargs)
         return (checked() if is_due(key) else written)(*args, **kwargs)
 

@@ -13,6 +13,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -149,6 +150,7 @@ class Objective(nn.Module, ABC):
         return {name: part for name, part in self.named_children() if isinstance(part, Pair)}
 
 
+@cache
 def names() -> tuple[str, ...]:
     """List the objectives on disk."""
     files = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))

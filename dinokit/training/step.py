@@ -275,7 +275,8 @@ class Trainer:
         """Put the numbers and moments of all learners back."""
         for name, learner in self.learners.items():
             own = {key: value for key, value in state.items() if name or not key.startswith("optimizer.")}
-            shared = {key: v for key, v in learner.state_dict().items() if key not in learner.own_state()}
+            learnt = learner.own_state()
+            shared = {key: v for key, v in learner.state_dict().items() if key not in learnt}
             learner.load_state_dict(shared | (under(f"{name}.", own) if name else own))
         optim.load_state_by_name(self.optimizer, _parts(self.learners), under("optimizer.", state))
 

@@ -6,7 +6,8 @@ import pytest
 from safetensors.torch import save_file
 
 from dinokit.checkpoints.store import header
-from tests.conftest import ARCHITECTURE, MakeVit
+from tests.conftest import MakeVit
+from tests.vits import ARCHITECTURE
 
 
 @pytest.fixture

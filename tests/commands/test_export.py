@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from dinokit.checkpoints.store import header
 from dinokit.cli import run
-from tests.conftest import ARCHITECTURE, MakeVit
+from tests.conftest import MakeVit
+from tests.vits import ARCHITECTURE
 
 
 @pytest.fixture(autouse=True)

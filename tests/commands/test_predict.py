@@ -16,9 +16,10 @@ from dinokit.checkpoints.store import header
 from dinokit.commands.predict import _how_good
 from dinokit.core.messages import UserError
 from dinokit.dense.detr.recipe import RECIPES
-from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
+from tests.conftest import MakeFolder, MakeVit
 from tests.evaluation.dense_data import squares
 from tests.evaluation.test_families import of_timm
+from tests.vits import ARCHITECTURE
 
 
 def run(*words: object) -> int:

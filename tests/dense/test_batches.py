@@ -19,8 +19,9 @@ from dinokit.models.classifier import Reading
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
 from dinokit.views.resized import resized_crop
-from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
+from tests.conftest import MakeFolder, MakeVit
 from tests.ranks import on_ranks
+from tests.vits import ARCHITECTURE
 
 CPU = torch.device("cpu")
 

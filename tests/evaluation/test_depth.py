@@ -28,7 +28,7 @@ from dinokit.images.intensity import Pixels
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
-from tests.conftest import ARCHITECTURE
+from tests.vits import ARCHITECTURE
 
 run = partial(base.measure, "depth")
 

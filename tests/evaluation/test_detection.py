@@ -37,7 +37,8 @@ from dinokit.models.architecture import build
 from dinokit.models.convnets import ConvNeXtConfig
 from dinokit.models.vit import Config as Architecture
 from dinokit.models.vit import VisionTransformer
-from tests.conftest import MakeVit, vit
+from tests.conftest import MakeVit
+from tests.vits import vit
 
 COLOURS = {"red": (220, 30, 30), "blue": (40, 40, 220)}
 FEW = {"iterations": 4, "batch_size": 2, "size": 32, "queries": 6}

@@ -22,12 +22,13 @@ from dinokit.evaluation import base
 from dinokit.images.intensity import Pixels
 from dinokit.models.features import Backbone
 from dinokit.models.vit import VisionTransformer
-from tests.conftest import ARCHITECTURE, MakeFolder
+from tests.conftest import MakeFolder
 from tests.evaluation.dense_data import squares
 from tests.evaluation.test_depth import bright_is_far
 from tests.evaluation.test_detection import scenes
 from tests.evaluation.test_matching import moved
 from tests.evaluation.test_tracking import clips
+from tests.vits import ARCHITECTURE
 
 SIDE = 32  # two patches of sixteen
 

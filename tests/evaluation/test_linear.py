@@ -21,7 +21,8 @@ from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
-from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
+from tests.conftest import MakeFolder, MakeVit
+from tests.vits import ARCHITECTURE
 
 COUNTS = {"train": 8, "val": 4, "test": 5}
 SPLIT = tuple(f"{split}/{label}/{i}.png" for split, count in COUNTS.items() for label in "abc" for i in range(count))

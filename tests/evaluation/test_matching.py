@@ -18,7 +18,8 @@ from dinokit.evaluation import base
 from dinokit.evaluation.matching import Config
 from dinokit.models.features import Features
 from dinokit.models.pixels import PatchPixels
-from tests.conftest import ARCHITECTURE, MakeVit
+from tests.conftest import MakeVit
+from tests.vits import ARCHITECTURE
 
 run = partial(base.measure, "matching")
 

@@ -21,8 +21,8 @@ from dinokit.models.gem import WithGem
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
-from tests.conftest import ARCHITECTURE
 from tests.sources import instance_sets
+from tests.vits import ARCHITECTURE
 
 MakeVit = Callable[..., VisionTransformer]
 MakeFolder = Callable[..., Path]

@@ -26,7 +26,7 @@ from dinokit.features.pipeline import compute
 from dinokit.images.intensity import Pixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
-from tests.conftest import ARCHITECTURE
+from tests.vits import ARCHITECTURE
 
 FILES = tuple(f"{folder}/{index}.png" for folder in "ab" for index in range(5))
 MakeVit = Callable[..., VisionTransformer]

@@ -24,8 +24,8 @@ from dinokit.models.features import Backbone
 from dinokit.models.pixels import RawPixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import in_memory, open_source
-from tests.conftest import ARCHITECTURE
 from tests.ranks import on_ranks
+from tests.vits import ARCHITECTURE
 
 FILES = tuple(f"{folder}/{index}.png" for folder in "ab" for index in range(5))
 SIZES = ((16, 16), (20, 16), (16, 24))

@@ -16,7 +16,7 @@ from dinokit.looks.field import Field, Map, TooLong, field, shown
 from dinokit.models.features import Backbone
 from dinokit.models.pixels import PatchPixels
 from dinokit.models.vit import VisionTransformer
-from tests.conftest import ARCHITECTURE
+from tests.vits import ARCHITECTURE
 
 MakeVit = Callable[..., VisionTransformer]
 PIXELS = PatchPixels(patch_size=4)

@@ -21,7 +21,7 @@ from dinokit.images.intensity import Pixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.studio import server
 from dinokit.studio.start import Opened, opened
-from tests.conftest import ARCHITECTURE
+from tests.vits import ARCHITECTURE
 
 BROKEN = "5.png"
 COUNT = 8  # images, of which one is broken

@@ -16,8 +16,8 @@ from dinokit.models.vit import VisionTransformer
 from dinokit.studio import networks
 from dinokit.studio.images import Unknown
 from dinokit.studio.networks import Busy, Networks, Passes
-from tests.conftest import ARCHITECTURE
 from tests.studio.conftest import saved
+from tests.vits import ARCHITECTURE
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,9 @@ import pytest
 from safetensors.torch import save_file
 
 from dinokit.checkpoints.store import header
-from tests.conftest import ARCHITECTURE, MakeFolder, MakeVit
+from tests.conftest import MakeFolder, MakeVit
 from tests.evaluation.dense_data import squares
+from tests.vits import ARCHITECTURE
 
 SaveModel = Callable[[str, int], str]
 

@@ -16,7 +16,7 @@ from dinokit.visuals.evolution import evolve, fields_of, map_side, marked, strip
 from dinokit.visuals.gallery import Pictures, choose_pictures
 from dinokit.visuals.page import data_uri
 from dinokit.visuals.record import read_record
-from tests.conftest import ARCHITECTURE
+from tests.vits import ARCHITECTURE
 
 MakeFolder = Callable[..., Path]
 STEPS = (0, 10, 100)
