@@ -48,6 +48,9 @@ def finetune(
     and measured on the same images. OUT is then a model (`--model OUT`), OUT/head its head (`dinokit predict --head
     OUT/head`), OUT/finetune.json the numbers of both. Nothing is chosen on the images that are measured.
 
+    Settings that begin with `frozen.` are of the first head and of what is measured, as `dinokit evaluate TASK --help`
+    lists them: --frozen.protocol, --frozen.test, --frozen.limit, --frozen.size.
+
     Args:
         model: a run folder, RUN/checkpoints/STEP, a weights file, or a name that `dinokit models` lists.
         data: a folder with one folder per class, with train/ and val/ above them, or train/ and val/, each with images/
@@ -57,8 +60,7 @@ def finetune(
         channels: of the images, where they are not the model's.
         heads: of attention, for weights that do not say it.
         device: auto, cpu, cuda or mps.
-        settings: in Python, settings by dotted key. Those that begin with `frozen.` are of the evaluation:
-            --frozen.protocol, --frozen.test, --frozen.limit, --frozen.size; the others say how both are trained.
+        settings: in Python, settings by dotted key: {"frozen.size": 256}.
         named: in Python, settings without a dot: lr=1e-4.
     """
     given, out, data = {**settings, **named}, Path(out), str(data)
