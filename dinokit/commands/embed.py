@@ -50,8 +50,8 @@ def embed(
         data: a folder of images, a demo: name, or anything else that `pretrain` takes.
         out: the folder to write.
         split: of the images; left out, train, or all where there are no splits.
-        feature: cls, or cls+patches: CLS and the mean of the patches, one after the other. Of length 1 as a whole. Left
-            out: cls.
+        feature: cls, or cls+patches: CLS and the mean of the patches, one after the other; cls+gem: their generalised
+            mean (power 4). Of length 1 as a whole. Left out: cls.
         dense: features of places instead, as the model gives them: of all patches, or see --stride.
         size: dense: pixels of the short side as the model sees it; left out, as it is. Large images are seen window by
             window.

@@ -186,7 +186,7 @@ def _neighbours(asked: _Asked, pool: Pool) -> list[Row]:
     def look(image: AnyImage, name: str) -> Field:
         return field(backbone, image, name=name, size=asked.size)
 
-    return neighbours.rows(pool, queries, found, look, channels=backbone.channels)
+    return neighbours.rows(pool.images(channels=backbone.channels), queries, found, look)
 
 
 def _evolution(asked: _Asked, *, every: bool) -> list[Row]:

@@ -59,15 +59,13 @@ def studio(
     if len(numbers) < len(steps):
         raise UserError(f"expected --steps to be whole numbers, got {' '.join(steps)}")
     if export is None:
-        for name in ("starlette", "uvicorn"):
-            library(name, extra="studio")
-        library("dinokit.studio.guard", extra="studio").check_host(host, token)
+        check_served(host, token)
     named = map(str, (model,) if isinstance(model, str | Path) else model)
     models = {path: _called(path, short) for path, short in shown(named).items()}
     found = opened(models, str(data), split=split, index=index, size=size, heads=heads, device=devices.choose(device))
     with closing(found):
         if export is None:
-            _serve(found, host=host, port=port, token=token)
+            serve(found, host=host, port=port, token=token)
         else:
             written = write_page(found, Path(export), images=images, steps=numbers)
             info(f"{written / 1e6:.1f} MB · {export}")
@@ -79,7 +77,15 @@ def _called(path: str, short: str) -> str:
     return short if step is None else f"{run.path.name} at {step}"
 
 
-def _serve(found: Opened, *, host: str, port: int, token: str | None) -> None:
+def check_served(host: str, token: str | None) -> None:
+    """Refuse to serve without the libraries, or other machines without a token."""
+    for name in ("starlette", "uvicorn"):
+        library(name, extra="studio")
+    library("dinokit.studio.guard", extra="studio").check_host(host, token)
+
+
+def serve(found: Opened, *, host: str, port: int, token: str | None) -> None:
+    """Serve a studio until Ctrl-C."""
     server = library("dinokit.studio.server", extra="studio")
     with server.listening(host, port) as listening:
         name, there = f"[{host}]" if ":" in host else host, listening.getsockname()[1]

@@ -135,9 +135,11 @@ class Pool:
         )
         return source.subset(places)
 
-    def today(self) -> tuple[Source, Callable[[Int64[np.ndarray, " wanted"]], Int64[np.ndarray, " wanted"]]]:
+    def today(
+        self, *, channels: int = 3
+    ) -> tuple[Source, Callable[[Int64[np.ndarray, " wanted"]], Int64[np.ndarray, " wanted"]]]:
         """Open the source as it is now, and return with it what finds the images of rows there; -1: it is gone."""
-        source = self._open(3)
+        source = self._open(channels)
         if source.fingerprint == self.fingerprint:
             return source, lambda rows: np.asarray(self.table(["row"], rows=rows)["row"].to_numpy())
         find = finder(source)

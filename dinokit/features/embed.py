@@ -26,17 +26,23 @@ from dinokit.core.files import check_same, check_writable, digest_of_model, only
 from dinokit.core.messages import RunError, UserError, info, is_main, library, reason, warn
 from dinokit.curation.pool import Pool
 from dinokit.curation.stored import EXTRA, STAMP, abouts, begin, finish, keys_of, rows_of, settled, write_part
-from dinokit.features.embedding import batches, read, square, unit
+from dinokit.features.embedding import Read, batches, read, square, unit
 from dinokit.features.parts import Kept, Look, Part, Work
 from dinokit.features.pipeline import Pace, batch_size, compute, limit
 from dinokit.images.intensity import AnyImage
 from dinokit.models.classifier import Reading
 from dinokit.models.features import Backbone
+from dinokit.models.gem import WithGem
 from dinokit.sources.selection import hashed
 from dinokit.sources.source import Source, Unusable, absolute, open_source
 
-Feature = Literal["cls", "cls+patches"]
-READINGS = {"cls": Reading(), "cls+patches": Reading(mean_patch=True)}
+Feature = Literal["cls", "cls+patches", "cls+gem"]
+POWER = 4.0  # of GeM, as DINO describes images for Copydays
+READINGS: dict[str, Read] = {
+    "cls": Reading(),
+    "cls+patches": Reading(mean_patch=True),
+    "cls+gem": WithGem(POWER),
+}
 GRAY, TWIN = "gray", "twin"  # flags: all channels are equal; the network sees what it saw in an earlier row of the part
 SMALLEST, LARGEST, PARTS = 1 << 10, 1 << 16, 256  # images of a part, and how many parts are wanted
 
@@ -60,7 +66,8 @@ def embed(
     Args:
         model: whatever `load` takes: a run folder, a checkpoint folder, a weights file, timm/NAME, ...
         data: whatever `open_source` takes.
-        feature: the CLS token, or CLS and the mean of the patches, one after the other; of length 1 as a whole.
+        feature: the CLS token, or CLS and the mean of the patches, or their generalised mean (models/gem), one after
+            the other; of length 1 as a whole.
         heads: of attention, see `load`.
         batch: images in one forward pass; None: what suits the device.
         workers: threads that read; None: what suits the device.
@@ -133,7 +140,7 @@ def _seen(backbone: Backbone, model: str | Path, heads: int | None, feature: Fea
         "heads": heads,
         "weights": digest_of_model(backbone),
         "feature": feature,
-        "dim": backbone.dim * READINGS[feature].vectors,
+        "dim": backbone.dim * (1 + (feature != "cls")),
         "pixels": asdict(backbone.pixels),
     }
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from dinokit.core.messages import BadImage, UserError, warn
 from dinokit.core.numbers import at_least
 from dinokit.curation.neighbours import Edges, Ordered, Search
-from dinokit.curation.pool import Pool
 from dinokit.curation.vectors import Vectors
 from dinokit.features.embedding import unit
 from dinokit.images.intensity import AnyImage
 from dinokit.looks import similarity
 from dinokit.looks.field import Field, TooLong
 from dinokit.looks.sheet import Cell, Row, photo
+from dinokit.sources.base import Source
 
 CHUNK = 1 << 24  # cosines held at once: 128 MiB
 
@@ -41,18 +41,16 @@ def nearest(vectors: Vectors, queries: Float[np.ndarray, "query dim"], *, k: int
     return Edges.concatenate([search.block(number) for number in range(len(search))])
 
 
-def rows(
-    pool: Pool, queries: Sequence[Field], found: Edges, look: Callable[[AnyImage, str], Field], *, channels: int
-) -> list[Row]:
+def rows(source: Source, queries: Sequence[Field], found: Edges, look: Callable[[AnyImage, str], Field]) -> list[Row]:
     """Draw queries with their neighbours.
 
     Args:
+        source: of the neighbours, such as the images of a pool, as the model wants them.
         found: of `nearest`.
         look: what makes a field of an image and its name.
-        channels: of the images of the pool, as the model wants them.
     """
-    source, drawn = pool.images(channels=channels), list[Row]()
-    left = UserError(f"no neighbour in {pool.source} can be read any more; embed it again")
+    drawn = list[Row]()
+    left = UserError(f"no neighbour in {source.name} can be read any more; embed it again")
     for query, other, cosine in zip(found.rows.tolist(), found.others.tolist(), found.similarity.tolist(), strict=True):
         key = source.key(other)
         try:

@@ -1,15 +1,14 @@
 """Search by image and by patch: in a pool that was embedded before, or in what has been looked at so far.
 
-By image the nearest are those of the nearest class tokens. By patch the nearest images are candidates, of each of which
-the best patch is found, and these are put in order. The features of a candidate that are not kept are computed for some
-seconds; the answer says how many images were searched.
+By image the nearest are those of the nearest class tokens, or of what an index compares. By patch the nearest images
+are candidates, of each of which the best patch is found, and these are put in order. The features of a candidate that
+are not kept are computed for some seconds; the answer says how many images were searched.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 from typing import final
 
@@ -19,11 +18,13 @@ from jaxtyping import Float, Float32, Int64
 from dinokit.core.files import digest_of_model
 from dinokit.core.messages import BadImage, UserError
 from dinokit.core.order import evenly
-from dinokit.curation.pool import Pool
 from dinokit.curation.vectors import Vectors
+from dinokit.features.embed import READINGS
 from dinokit.looks.neighbours import nearest
+from dinokit.models.classifier import Reading
+from dinokit.search.index import Index as Kept
 from dinokit.sources.base import Source
-from dinokit.sources.selection import finder, texts
+from dinokit.sources.selection import finder
 from dinokit.studio.networks import Busy, Networks
 from dinokit.studio.seeing import Seeing
 from dinokit.studio.store import Patches, patches
@@ -46,38 +47,54 @@ class Found:
 
 @final
 class Index:
-    """A pool of the source by one of the models."""
+    """An index of the source by one of the models: of `dinokit search`, or a pool of `dinokit embed`."""
 
-    def __init__(self, folder: str | Path, source: Source, networks: Networks) -> None:
-        """Open the pool and find its images in the source.
+    def __init__(
+        self, kept: Kept, source: Source, networks: Networks, rows: Int64[numpy.ndarray, " image"] | None = None
+    ) -> None:
+        """Find the images of an index in the source.
+
+        Args:
+            rows: of the index, for every image of the source; None: they are found by their keys.
 
         Raises:
-            UserError: if it was made with other weights than those of the models, of other features than CLS, or of
-                other images.
+            UserError: if it was made with other weights than those of the models, or of other images.
         """
-        self._pool = Pool(folder)
-        stamp = self._pool.stamp
-        if stamp["feature"] != "cls":
-            raise UserError(f"expected an index of feature cls, {folder} has {stamp['feature']}; embed another")
+        self._kept, about = kept, kept.about
         digests = {id: digest_of_model(networks.open(*networks.at(id, None))) for id in networks.models}
-        self.models = {id for id, digest in digests.items() if digest == stamp["weights"]}
+        self.models = {id for id, digest in digests.items() if digest == about.weights}
         if not self.models:
             names = " and ".join(model.name for model in networks.models.values())
             raise UserError(
-                f"{folder} was embedded by {stamp['model']}, whose weights are not those of {names}; embed the images "
-                "by one of these, or leave --index out"
+                f"{kept.folder} was embedded by {about.model}, whose weights are not those of {names}; embed the images"
+                " by one of these, or leave --index out"
             )
-        table = self._pool.table(["row", "key"])
-        same = self._pool.fingerprint == source.fingerprint
-        self._places = table["row"].to_numpy() if same else finder(source)(texts(table["key"]))
+        self.reading = READINGS[about.feature]
+        self._places = _places(kept, source) if rows is None else numpy.full(len(kept.rows.alive), -1)
+        if rows is not None:
+            self._places[rows] = numpy.arange(len(rows))
         if not (self._places >= 0).any():
-            raise UserError(f"{folder} is of {self._pool.source}, none of its images is in {source.name}")
+            of = " and ".join(pool.source for pool in kept.pools)
+            raise UserError(f"{kept.folder} is of {of}, none of its images is in {source.name}")
+        kept.leave_out(self._places < 0)
 
-    def nearest(self, token: Float32[numpy.ndarray, " dim"], *, count: int, but: int) -> Found:
-        """Return the nearest images of the source, without one."""
-        gone = int((self._places < 0).sum())
-        found = nearest(self._pool.vectors, token[None], k=count + 1 + gone)
-        return _found(self._places[found.others], found.similarity, but=but, count=count, searched=len(self._pool))
+    def nearest(self, token: Float32[numpy.ndarray, " number"], *, count: int, but: int) -> Found:
+        """Return the nearest images of the source, without one.
+
+        Args:
+            token: what `reading` reads of an image.
+        """
+        found = self._kept.nearest(token[None], k=count + 1)[0]
+        return _found(self._places[found.rows], found.cosines, but=but, count=count, searched=len(self._kept))
+
+
+def _places(kept: Kept, source: Source) -> Int64[numpy.ndarray, " row"]:
+    """Find the image of every row of an index in a source; -1: it is not there."""
+    find, found = finder(source), list[Int64[numpy.ndarray, " some"]]()
+    for number, pool in enumerate(kept.pools):
+        same = pool.fingerprint == source.fingerprint
+        found.append(pool.table(["row"])["row"].to_numpy() if same else find(kept.keys(number)))
+    return numpy.concatenate(found)
 
 
 @final
@@ -167,7 +184,9 @@ class Searcher:
             Busy: if too much waits for the network.
         """
         count = min(count, MOST)
-        token = self._seeing.token(model, step, image).result()
+        indexed = self.has_index(model, step)
+        reading = self._index.reading if indexed and self._index is not None else Reading()
+        token = self._seeing.token(model, step, image, reading).result()
         if patch is None:
             found = self._nearest(model, step, image, token, count=count)
             hits = [Hit(int(place), float(score)) for place, score in zip(found.places, found.scores, strict=True)]
@@ -197,7 +216,7 @@ class Searcher:
         return True
 
     def _nearest(self, model: str, step: int | None, image: str, token: bytes, *, count: int) -> Found:
-        place, vector = self._seeing.images.index(image), numpy.frombuffer(token, dtype=numpy.float32)
+        place, vector = self._seeing.images.index(image), numpy.frombuffer(token, dtype=numpy.float32).copy()
         but = -1 if place is None else place
         if self._index is not None and self.has_index(model, step):
             return self._index.nearest(vector, count=count, but=but)

@@ -14,7 +14,7 @@ import numpy
 from jaxtyping import Float32
 
 from dinokit.core.messages import BadImage
-from dinokit.features.embedding import read, square, unit
+from dinokit.features.embedding import Read, read, square, unit
 from dinokit.images.transforms import Short, Square
 from dinokit.looks import attention
 from dinokit.looks.field import LARGEST, bare, field
@@ -58,14 +58,14 @@ class Seeing:
         name = ("attention", model, at, image, block)
         return self._asked(image, name, partial(self._attention, model, at, image, block))
 
-    def token(self, model: str, step: int | None, image: str) -> "Future[bytes]":
-        """Return the class token of an image, of length 1, as float32."""
+    def token(self, model: str, step: int | None, image: str, what: Read | None = None) -> "Future[bytes]":
+        """Return the class token of an image, or what else a search reads of it, of length 1, as float32."""
         _, at = self.networks.at(model, step)
 
         def computed() -> bytes:
-            return self.token_now(self.networks.open(model, at), image).tobytes()
+            return self.token_now(self.networks.open(model, at), image, what).tobytes()
 
-        return self._asked(image, ("token", model, at, image), computed)
+        return self._asked(image, ("token", model, at, image, what), computed)
 
     def patches_if_kept(self, model: str, step: int | None, image: str) -> Patches | None:
         """Return the patches of an image if they were computed and are still kept."""
@@ -73,14 +73,14 @@ class Seeing:
         found = self._kept.get(("features", model, at, image))
         return None if found is None else store.patches(found)
 
-    def token_now(self, backbone: Backbone, image: str) -> Float32[numpy.ndarray, " dim"]:
-        """Compute a class token, in the thread of the network alone."""
+    def token_now(self, backbone: Backbone, image: str, what: Read | None = None) -> Float32[numpy.ndarray, " number"]:
+        """Compute a class token, or what else is read, in the thread of the network alone."""
         transform = square(backbone)
         found = self.images.read(image, min_side=transform.enough)
         if transform.size is None:  # at its native size an image may be anything
             transform = Square(self.size, backbone.patch_size)
-        vector = read(backbone, transform(found)[None].to(backbone.device), Reading())
-        token: Float32[numpy.ndarray, " dim"] = unit(vector.cpu()).float().numpy()[0]
+        vector = read(backbone, transform(found)[None].to(backbone.device), what or Reading())
+        token: Float32[numpy.ndarray, " number"] = unit(vector.cpu()).float().numpy()[0]
         return token
 
     def _fits(self, height: int, width: int) -> None:

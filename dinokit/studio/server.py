@@ -32,6 +32,7 @@ from dinokit.studio import images as limits
 from dinokit.studio.guard import Guard, refused
 from dinokit.studio.images import Unknown
 from dinokit.studio.networks import Busy
+from dinokit.studio.query import FOUND, Queries
 from dinokit.studio.search import Searcher
 from dinokit.studio.start import Opened
 
@@ -40,7 +41,6 @@ PAGE = Path(__file__).parent / "page"
 OCTETS = "application/octet-stream"
 SEARCHES, UPLOADS = 2, 4  # at a time
 QUESTION = 1 << 14  # bytes of a search
-FOUND = ("score", "patch", "grid")  # what a page is told of a hit besides the image
 PATIENCE = 60.0  # seconds that a body may take
 
 
@@ -62,6 +62,7 @@ class Studio:
     def __init__(self, opened: Opened) -> None:
         """Begin to embed images in the background."""
         self._searcher = Searcher(opened.seeing, opened.index)
+        self._queries = Queries(opened.seeing, self._searcher)
         self.opened, self.seeing, self.images = opened, opened.seeing, opened.seeing.images
         self._readers = CapacityLimiter(devices.readers(self.seeing.networks.device))
         self._searches = CapacityLimiter(SEARCHES)
@@ -121,6 +122,12 @@ class Studio:
         hits = [self.images.about(str(hit.place)) | {each: asdict(hit)[each] for each in FOUND} for hit in found.hits]
         return JSONResponse({"found": hits, "searched": found.searched, "of": len(self.images)})
 
+    async def query(self, request: Request) -> Response:
+        """Find images in one request."""
+        if request.method == "POST":
+            return await self._queries.by_image(request, _body)
+        return await self._queries.by_name(request)
+
     async def _read(self, work: Callable[..., T], *arguments: Any) -> T:
         return await to_thread.run_sync(work, *arguments, limiter=self._readers)
 
@@ -144,6 +151,7 @@ def application(opened: Opened, *, host: str, token: str | None = None, page: Pa
         Route("/api/features", studio.features),
         Route("/api/attention", studio.attention),
         Route("/api/search", studio.search, methods=["POST"]),
+        Route("/api/query", studio.query, methods=["GET", "POST"]),
     ]
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: _said,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dinokit.core.messages import UserError
+from dinokit.search.index import Index as Kept
 from dinokit.sources.source import open_source
 from dinokit.studio import images
 from dinokit.studio.images import Images
@@ -24,7 +25,7 @@ class Opened:
     """A studio that nobody has asked anything yet."""
 
     seeing: Seeing
-    index: Index | None  # a pool of its images
+    index: Index | None  # of its images
     title: str
 
     def about(self) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def opened(
     Args:
         models: what `load` takes -> how it is called in the page.
         data: whatever `open_source` takes.
-        index: a pool of the same images by one of the models.
+        index: of the same images by one of the models, or a pool.
         size: pixels of the short side; None: 48 patches of the first model.
 
     Raises:
@@ -70,6 +71,31 @@ def opened(
     networks = Networks(list(models.items()), device=device, heads=heads)
     first = networks.open(*networks.at(next(iter(networks.models)), None))
     source = open_source(data, split=split, channels=first.channels, white=first.pixels.white)
-    pool = None if index is None else Index(index, source, networks)
+    pool = None if index is None else Index(Kept(index), source, networks)
     seeing = Seeing(Images(source), networks, size=size or PATCHES * first.patch_size)
     return Opened(seeing, pool, source.name)
+
+
+def of_index(
+    folder: Path,
+    *,
+    model: str | None = None,
+    size: int | None = None,
+    heads: int | None = None,
+    device: torch.device,
+) -> Opened:
+    """Open an index with the images that it is of.
+
+    Args:
+        model: whatever `load` takes, where the weights are no longer where they were; None: those of the index.
+        size: pixels of the short side, where patches are searched; None: 48 patches.
+
+    Raises:
+        UserError: if something cannot be opened, or has changed.
+    """
+    kept = Kept(folder)
+    networks = Networks([(model or kept.about.model, Path(kept.about.model).name)], device=device, heads=heads)
+    first = networks.open(*networks.at(next(iter(networks.models)), None))
+    source, rows = kept.images(channels=first.channels)
+    seeing = Seeing(Images(source), networks, size=size or PATCHES * first.patch_size)
+    return Opened(seeing, Index(kept, source, networks, rows), str(folder))

@@ -41,7 +41,7 @@ def test_neighbours_are_those_of_a_brute_search(make_run: MakeFolder, make_folde
     def look(image: torch.Tensor, name: str) -> Field:
         return field(backbone, image, name=name, size=16)
 
-    drawn = rows(pool, [look(image, "query") for image in images], found, look, channels=3)
+    drawn = rows(pool.images(), [look(image, "query") for image in images], found, look)
     assert [len(row) for row in drawn] == [4] * 10
     assert drawn[0][3].caption == "3.png: cosine 1.000"
     assert numpy.array_equal(drawn[0][0].colours, drawn[0][3].colours)
@@ -57,4 +57,4 @@ def test_images_that_are_gone_are_said(make_run: MakeFolder, make_folder: MakeFo
     found = nearest(pool.vectors, numpy.ones((1, pool.vectors.dim)), k=9)
     assert len(found) == 2
     with pytest.raises(UserError, match="no neighbour in .* can be read any more; embed it again"):
-        rows(pool, [made(noise(2, 2, 4))], found, lambda image, name: made(noise(2, 2, 4)), channels=3)
+        rows(pool.images(), [made(noise(2, 2, 4))], found, lambda image, name: made(noise(2, 2, 4)))

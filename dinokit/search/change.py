@@ -1,0 +1,162 @@
+"""How an index comes to be and changes: pools are taken in, images removed and taken back; call as its owner.
+
+A pool is taken in by links to its files, which nobody writes to (`core/files` renames whole ones into place), or as a
+copy where the disk cannot link. What a change leaves unnamed is deleted after search.json is written, never before.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy
+
+from dinokit.core.files import read_json, write_atomic
+from dinokit.core.messages import UserError, listed
+from dinokit.curation.pool import Pool
+from dinokit.curation.stored import STAMP
+from dinokit.search import choice, nearest
+from dinokit.search.choice import Score
+from dinokit.search.descriptors import WITH_GEM, By
+from dinokit.search.index import NAME, About, Index, Piece, called, opened, write
+from dinokit.search.nearest import Kind
+
+POOL, ENDINGS = "pool-", (".npy", ".parquet", ".jsonl")
+
+
+def begin(folder: Path, piece: str, *, by: By | Literal["auto"], kind: Kind) -> Index:
+    """Make the first pool of a folder an index.
+
+    Args:
+        by: what is compared; auto: what finds images of the same class best, or CLS where there are no classes.
+    """
+    pool = Pool(folder / piece)
+    scores = measured(pool) if by == "auto" else None
+    chosen: By = by if by != "auto" else choice.best(scores) if scores else "cls"
+    stamp = pool.stamp
+    about = About(stamp["model"], stamp["weights"], stamp["feature"], chosen, (Piece(piece),), kind, scores=scores)
+    return commit(folder, about)
+
+
+def measured(pool: Pool) -> dict[By, Score] | None:
+    """Measure the descriptors on the classes of a pool; None where there are none, or it knows CLS alone."""
+    if pool.stamp["feature"] != WITH_GEM:
+        return None
+    words = pool.table(["class"])["class"].to_pylist()
+    names = {word: number for number, word in enumerate(sorted({word for word in words if word is not None}))}
+    labels = numpy.array([-1 if word is None else names[word] for word in words])
+    some = choice.sample(labels)
+    return choice.scores(pool.vectors.take(some), labels[some]) if len(some) else None
+
+
+def added(index: Index, piece: str) -> Index:
+    """Take a pool in; one of a source that is known takes the place of the pool that had fewer of its images."""
+    pool, about = opened(index.folder / piece, index.about), index.about
+    known = known_piece(index, pool.source, pool.split)
+    pieces = [*about.pieces] if known is not None else [*about.pieces, Piece(piece)]
+    if known is not None:
+        pieces[known] = replace(pieces[known], folder=piece)
+    return commit(index.folder, replace(about, pieces=tuple(pieces)))
+
+
+def removed(index: Index, patterns: Sequence[str]) -> tuple[Index, int]:
+    """Leave images of some names out from now on; their vectors stay in the pool, so that they can be taken back.
+
+    Raises:
+        UserError: if nothing has such a name, or no image would be left.
+    """
+    some = [index.named(each) for each in patterns]
+    nothing = [each for each, found in zip(patterns, some, strict=True) if not len(found)]
+    if nothing:
+        raise UserError(f"no image of {index.folder} is called {nothing[0]}; expected a name or a pattern as 'a/*'")
+    rows = numpy.unique(numpy.concatenate(some))
+    if len(rows) >= len(index):
+        raise UserError(f"all {len(index):,} images of {index.folder} would be removed; delete the folder instead")
+    more: list[list[str]] = [[] for _ in index.pools]
+    for number, own in map(index.rows.place, rows.tolist()):
+        more[number].append(index.keys(number)[own])
+    pieces = [replace(piece, removed=(*piece.removed, *each)) for piece, each in zip(index.about.pieces, more)]
+    return commit(index.folder, replace(index.about, pieces=tuple(pieces)), engine=False), len(rows)
+
+
+def restored(index: Index, patterns: Sequence[str]) -> tuple[Index, int]:
+    """Take back what was removed under some names; return how many.
+
+    Raises:
+        UserError: if nothing was.
+    """
+    pieces, count = list[Piece](), 0
+    for piece in index.about.pieces:
+        stay = tuple(key for key in piece.removed if not any(called(key, each) for each in patterns))
+        count += len(piece.removed) - len(stay)
+        pieces.append(replace(piece, removed=stay))
+    if not count:
+        raise UserError(f"nothing that was removed from {index.folder} is called {listed(patterns)}")
+    return commit(index.folder, replace(index.about, pieces=tuple(pieces)), engine=False), count
+
+
+def commit(folder: Path, about: About, *, engine: bool = True) -> Index:
+    """Write search.json, and delete what it does not name.
+
+    Args:
+        engine: the pools are others than before, and so is how rows are found.
+    """
+    if engine:
+        pools = [opened(folder / piece.folder, about) for piece in about.pieces]
+        about = replace(about, engine=nearest.built(folder, pools, about.by, kind=about.kind))
+    write(folder, about)
+    named = {NAME, about.engine.file, *(piece.folder for piece in about.pieces)}
+    for path in folder.glob("*"):
+        if path.name in named:
+            continue
+        if path.name.startswith(POOL):
+            shutil.rmtree(path)
+        elif path.suffix == nearest.SUFFIX:
+            path.unlink()
+    return Index(folder)
+
+
+def known_piece(index: Index, source: str, split: str | None) -> int | None:
+    """Return which piece is of a source."""
+    same = [(pool.source, pool.split) == (source, split) for pool in index.pools]
+    return same.index(True) if True in same else None
+
+
+def place_for(folder: Path, source: str, split: str | None) -> str:
+    """Return the folder for a pool that is to be taken in: what a kill has left of the same source, or a new one."""
+    numbers = [0]
+    for path in folder.glob(f"{POOL}*"):
+        numbers.append(int(path.name.removeprefix(POOL)) + 1)
+        stamp = read_json(path / STAMP) if (path / STAMP).is_file() else {}
+        named = (folder / NAME).is_file() and any(piece.folder == path.name for piece in Index(folder).about.pieces)
+        if not named and (stamp.get("data"), stamp.get("split")) == (source, split):
+            return path.name
+    return f"{POOL}{max(numbers)}"
+
+
+def linked(pool: Path, to: Path) -> None:
+    """Make a folder that shares the files of a pool, as far as it does not yet."""
+    to.mkdir(parents=True, exist_ok=True)
+    if not (to / STAMP).is_file():
+        _copy(pool / STAMP, to / STAMP)
+    for path in sorted(pool.glob("[!.]*")):
+        there = to / path.name
+        if path.suffix not in ENDINGS or there.exists():
+            continue
+        try:
+            os.link(path, there)
+        except OSError:  # another disk, or one without links
+            _copy(path, there)
+
+
+def _copy(path: Path, to: Path) -> None:
+    with write_atomic(to) as temporary:
+        shutil.copyfile(path, temporary)
+
+
+def twins(pools: Sequence[Pool]) -> int:
+    """Count the images whose file is, byte by byte, that of an earlier one."""
+    found = [each for pool in pools for each in pool.table(["bytes_digest"])["bytes_digest"].to_pylist()]
+    return len(found) - len(set(found))

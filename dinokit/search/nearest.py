@@ -1,0 +1,167 @@
+"""The rows nearest to a query by cosine: all of them looked at, up to a size, or those that faiss leads to.
+
+Exact: one product in float32, tile by tile; the best of it, and some more, are settled in float64, so that of equal
+ones the lower row comes first. Above `EXACT` numbers a graph of faiss (HNSW, Malkov and Yashunin 2018,
+arXiv:1603.09320): how far it is followed is not guessed, some rows are asked exactly first, and the search goes as far
+as finds `RECALL` of what they find (benchmarks/search.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy
+import torch
+from jaxtyping import Float32, Int64
+
+from dinokit.core.files import digest, write_atomic
+from dinokit.core.messages import UserError, info, library, line_of, slow, warn
+from dinokit.core.order import evenly
+from dinokit.curation.pool import Pool
+from dinokit.features.embedding import nearest as best
+from dinokit.search.descriptors import By
+from dinokit.search.rows import Rows
+
+Kind = Literal["auto", "exact", "faiss"]
+EXACT = 1 << 27  # numbers of all rows up to which every search looks at all of them, 350,000 x 384
+TILE = 1 << 14  # rows of a product
+MORE = 16  # rows beyond those that are asked for that are settled
+LINKS, CARE = 32, 80  # of the graph: neighbours of a row, and how far it looks for them
+REACH = (32, 64, 128, 256, 512, 1024)  # how far the graph is followed
+RECALL, ASKED, WANTED = 0.993, 256, 10  # of so many nearest, by so many rows that are asked exactly: 0.99 and a margin
+SUFFIX, EXTRA = ".faiss", "search"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How rows are found."""
+
+    file: str | None = None  # that faiss looks into; None: exactly
+    reach: int = 0
+    recall: float = 1.0  # of the ten nearest, on some rows of the index
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows, the most similar first."""
+
+    rows: Int64[numpy.ndarray, " found"]
+    cosines: Float32[numpy.ndarray, " found"]
+
+
+@final
+class Exact:
+    """Looks at every row."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def nearest(self, asked: Float32[numpy.ndarray, "query dim"], *, k: int) -> list[Found]:
+        """Return the k nearest rows of each query."""
+        queries = torch.from_numpy(asked)
+        values = torch.empty(len(asked), 0)
+        numbers = torch.empty(len(asked), 0, dtype=torch.int64)
+        for some, rows in self._rows.blocks():
+            for first in range(0, len(some), TILE):
+                tile = queries @ torch.from_numpy(rows[first : first + TILE]).T  # [query, row]
+                most, places = tile.topk(min(k + MORE, tile.shape[1]))
+                numbers = torch.cat([numbers, torch.from_numpy(some)[first + places]], dim=1)
+                values, places = torch.cat([values, most], dim=1).topk(min(k + MORE, numbers.shape[1]))
+                numbers = numbers.gather(1, places)
+        return [
+            _settled(self._rows, query, near, k=k) for query, near in zip(asked, numbers.sort(dim=1).values.numpy())
+        ]
+
+
+@final
+class Faiss:
+    """Follows a graph of the rows."""
+
+    def __init__(self, path: Path, rows: Rows, reach: int) -> None:
+        """Read the graph.
+
+        Raises:
+            UserError: if it is damaged.
+        """
+        self._faiss = library("faiss", extra=EXTRA)
+        try:
+            self._graph = self._faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise UserError(f"{path} is damaged ({line_of(error)}); `dinokit search add` writes it again") from error
+        self._rows, self._reach = rows, reach
+        self._alive = self._faiss.IDSelectorBitmap(numpy.packbits(rows.alive, bitorder="little"))
+        if self._graph.ntotal != len(rows.alive):
+            raise UserError(f"{path} is of other rows; `dinokit search add` writes it again")
+
+    def nearest(self, asked: Float32[numpy.ndarray, "query dim"], *, k: int) -> list[Found]:
+        """Return about the k nearest rows of each query."""
+        selector = {} if self._rows.alive.all() else {"sel": self._alive}
+        way = self._faiss.SearchParametersHNSW(efSearch=max(self._reach, 2 * k), **selector)
+        self._faiss.omp_set_num_threads(torch.get_num_threads())
+        _, numbers = self._graph.search(asked, min(k + MORE, len(self._rows)), params=way)
+        return [_settled(self._rows, query, numpy.sort(near[near >= 0]), k=k) for query, near in zip(asked, numbers)]
+
+
+def opened(engine: Engine, rows: Rows, folder: Path) -> Exact | Faiss:
+    """Return what finds the rows of an index."""
+    return Exact(rows) if engine.file is None else Faiss(folder / engine.file, rows, engine.reach)
+
+
+def built(folder: Path, pools: Sequence[Pool], by: By, *, kind: Kind) -> Engine:
+    """Write what is needed to find rows of some pools, also those that are removed now, and say what it is.
+
+    Args:
+        kind: auto: exact up to a size.
+    """
+    rows = Rows(pools, by, numpy.ones(sum(map(len, pools)), dtype=bool))
+    if kind == "exact" or (kind == "auto" and len(rows) * rows.dim <= EXACT):
+        return Engine()
+    faiss = library("faiss", extra=EXTRA)
+    name = f"rows-{digest([by, *(pool.digest for pool in pools)])}{SUFFIX}"
+    path = folder / name
+    if not path.is_file():
+        with slow(f"{len(rows):,} images are brought into a graph, about {len(rows) / 3e3 / 60:.0f} minutes of a core"):
+            graph = _graph(faiss, rows)
+        with write_atomic(path) as temporary:
+            faiss.write_index(graph, str(temporary))
+    return _reaching(name, path, rows)
+
+
+def _graph(faiss: Any, rows: Rows) -> Any:
+    """Bring all rows into a graph; they lie in it as float16."""
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    graph = faiss.IndexHNSWSQ(rows.dim, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = CARE
+    for _, some in rows.blocks():
+        if not graph.is_trained:
+            graph.train(some)  # of float16 nothing is learnt
+        graph.add(some)
+    return graph
+
+
+def _reaching(name: str, path: Path, rows: Rows) -> Engine:
+    """Find out how far the graph must be followed."""
+    numbers = evenly(ASKED, len(rows))
+    asked, k = rows.take(numbers), min(WANTED + 1, len(rows))
+    truth = [set(found.rows.tolist()) for found in Exact(rows).nearest(asked, k=k)]
+    found = Engine()
+    for reach in REACH:
+        graph = Faiss(path, rows, reach)
+        hits = [len(each & set(near.rows.tolist())) - 1 for each, near in zip(truth, graph.nearest(asked, k=k))]
+        found = Engine(name, reach, sum(hits) / ((k - 1) * len(hits)))
+        if found.recall >= RECALL:
+            break
+    else:
+        warn(f"of the {WANTED} nearest images a search finds {100 * found.recall:.1f} %; --kind exact finds all")
+    info(f"{len(rows):,} images in a graph; of the {WANTED} nearest a search finds {100 * found.recall:.1f} %")
+    return found
+
+
+def _settled(
+    rows: Rows, query: Float32[numpy.ndarray, " dim"], numbers: Int64[numpy.ndarray, " near"], *, k: int
+) -> Found:
+    """Put rows, in their order, into that of their cosines, and keep k."""
+    exact = torch.from_numpy(rows.take(numbers).astype(numpy.float64) @ query.astype(numpy.float64))
+    cosines, places = best(exact[None], min(k, len(numbers)))
+    return Found(numbers[places[0].numpy()], cosines[0].float().numpy())

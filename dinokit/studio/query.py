@@ -1,0 +1,119 @@
+"""A search in one request, for programs: an image as the body, or the name of one of the source, -> JSON.
+
+    curl --data-binary @cat.jpg 'localhost:8000/api/query?count=5&at=120,80'
+    curl 'localhost:8000/api/query?name=animals/cat.jpg'
+
+So many wait for their turn, with their bodies unread, and no more: then the answer is 503 at once, and memory is that
+of those whose turn it is.
+"""
+
+import asyncio
+from dataclasses import asdict
+from functools import partial
+from typing import Any, final
+
+from anyio import CapacityLimiter, to_thread
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from dinokit.looks.field import bare
+from dinokit.sources.selection import finder
+from dinokit.studio import images as limits
+from dinokit.studio.images import Unknown
+from dinokit.studio.networks import Busy
+from dinokit.studio.search import Searcher
+from dinokit.studio.seeing import Seeing
+
+TURNS, WAITING = 4, 28  # queries that are worked on, and that wait: fewer than there are uploads kept
+COUNT = 10
+FOUND = ("score", "patch", "grid")  # what is told of a hit besides the image
+
+
+@final
+class Queries:
+    """Answers searches of programs by the first model."""
+
+    def __init__(self, seeing: Seeing, searcher: Searcher) -> None:
+        self._seeing, self._searcher = seeing, searcher
+        self._turns, self._threads, self._here = asyncio.Semaphore(TURNS), CapacityLimiter(TURNS), 0
+        self._find: Any = None
+        self._model = next(iter(seeing.networks.models))
+
+    async def by_name(self, request: Request) -> Response:
+        """Answer for an image of the source."""
+        names = request.query_params.getlist("name")
+        if len(names) != 1:
+            raise HTTPException(400, f"expected one name, got {len(names)}; or send an image by POST")
+        return await self._answered(request, partial(self._place, names[0]))
+
+    async def by_image(self, request: Request, body: Any) -> Response:
+        """Answer for an image that is sent.
+
+        Args:
+            body: reads it, as long as it is within the limit.
+        """
+
+        async def read() -> Any:
+            data = await body(request, limits.BYTES)
+            return lambda: self._seeing.add(data, "query")["id"]
+
+        return await self._answered(request, None, read)
+
+    async def _answered(self, request: Request, image: Any, read: Any = None) -> Response:
+        count, at = _count(request), _at(request)
+        if self._here >= TURNS + WAITING:
+            raise Busy(f"{self._here} searches wait already; ask again in a moment")
+        self._here += 1
+        try:
+            async with self._turns:
+                which = image if read is None else await read()
+                found = await to_thread.run_sync(partial(self._search, which, at, count), limiter=self._threads)
+        finally:
+            self._here -= 1
+        return JSONResponse(found)
+
+    def _search(self, which: Any, at: tuple[float, float] | None, count: int) -> dict[str, Any]:
+        """Search, in a thread."""
+        image, patch = which(), None
+        try:
+            if at is not None:
+                network = self._seeing.networks.models[self._model]
+                looked = bare(
+                    self._seeing.images.read(image), patch_size=network.patch, name="the image", size=self._seeing.size
+                )
+                patch = looked.at(*at)
+            found = self._searcher.search(self._model, None, image, patch, count=count)
+        except Unknown as error:  # others have sent so many meanwhile
+            raise Busy(f"{error}; ask again in a moment") from error
+        about = self._seeing.images.about
+        hits = [about(str(hit.place)) | {each: asdict(hit)[each] for each in FOUND} for hit in found.hits]
+        return {"found": hits, "searched": found.searched, "of": len(self._seeing.images)}
+
+    def _place(self, name: str) -> str:
+        if self._find is None:
+            self._find = finder(self._seeing.images.source)
+        place = int(self._find([name])[0])
+        if place < 0:
+            raise HTTPException(404, f"no image is called '{name[: limits.NAME]}'; /api/images lists them")
+        return str(place)
+
+
+def _count(request: Request) -> int:
+    text = request.query_params.get("count", str(COUNT))
+    if not (text.isascii() and text.isdigit() and int(text[:9]) > 0 and len(text) < 10):
+        raise HTTPException(400, f"expected count to be a whole number from 1 on, got '{text[:40]}'")
+    return int(text)
+
+
+def _at(request: Request) -> tuple[float, float] | None:
+    text = request.query_params.get("at")
+    if text is None:
+        return None
+    try:
+        x, y = (float(each) for each in text.split(","))
+    except ValueError as error:
+        raise HTTPException(400, f"expected at to be X,Y in pixels such as 120,80, got '{text[:40]}'") from error
+    if not (abs(x) < 1e6 and abs(y) < 1e6):  # nor NaN
+        raise HTTPException(400, f"expected at to be X,Y in pixels such as 120,80, got '{text[:40]}'")
+    return x, y

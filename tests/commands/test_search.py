@@ -1,0 +1,132 @@
+"""From a folder of images to an index that is asked, grows and shrinks, by the words of the shell."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dinokit.cli import run
+from dinokit.commands.search import search, search_build, search_query
+from dinokit.search import change
+from dinokit.search.index import Index
+from tests.studio.conftest import COUNT, pictures, saved
+
+__all__ = ["pictures"]
+SEED = 7
+
+
+def read_picture(path: Path) -> Image.Image:
+    with Image.open(path) as file:
+        return file.copy()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return str(saved(tmp_path / "model", SEED))
+
+
+@pytest.fixture
+def index(tmp_path: Path, model: str, pictures: Path) -> Path:
+    return search_build(model=model, data=str(pictures), out=tmp_path / "index", workers=0)
+
+
+def test_a_file_finds_itself_and_a_name_finds_the_others(
+    index: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_file, by_name = search_query(index, (str(pictures / "2.png"), "2.png"), k=3, json=True)
+    assert json.loads(capsys.readouterr().out) == [by_file, by_name]
+    assert (by_file["query"], by_file["searched"]) == ("2.png", COUNT - 1)
+    assert [line["name"] for line in by_file["found"]] == ["2.png", *(line["name"] for line in by_name["found"][:2])]
+    assert by_file["found"][0]["cosine"] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_place_of_the_query_is_found_in_it_and_drawn(index: Path, pictures: Path, tmp_path: Path) -> None:
+    (found,) = search_query(index, (str(pictures / "2.png"),), at="14,7", size=16, k=2, out=tmp_path / "sheet.png")
+    first = found["found"][0]
+    assert (first["name"], first["patch"], first["at"]) == ("2.png", [1, 2], [12.5, 7.5])
+    assert first["cosine"] == pytest.approx(1, abs=1e-5)
+    assert read_picture(tmp_path / "sheet.png").height > 2 * 16
+    search_query(index, ("2.png",), size=16, k=2, out=tmp_path / "agreed.png")
+    assert read_picture(tmp_path / "agreed.png").width > 4 * 24
+
+
+def test_images_that_were_added_to_the_folder_are_taken_in_once(
+    index: Path, pictures: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    shutil.copy(pictures / "3.png", more / "copy.png")
+    assert run(["search", "add", str(index), "--data", str(more)]) == 0
+    said = capsys.readouterr().err
+    assert "8 images, 1 of them new" in said
+    assert "1 of them are in the index already, byte by byte" in said
+    Image.new("RGB", (20, 20), "red").save(more / "red.png")
+    assert run(["search", "add", str(index), "--data", str(more)]) == 0
+    assert "9 images, 1 of them new" in capsys.readouterr().err
+    assert run(["search", "near", str(index), "--above", "0.99999", "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)
+    assert {pair["name"], pair["other"]} == {"3.png", "copy.png"}
+    other = saved(tmp_path / "other", 1)
+    assert run(["search", "add", str(index), "--data", str(more), "--model", str(other)]) == 2
+    assert f"was made with other weights; give --model the one of {model}" in capsys.readouterr().err
+    assert len(Index(index)) == 9
+
+
+def test_removing_and_taking_back(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["search", "remove", str(index), "2.png", "[67].png"]) == 0
+    assert "3 images removed · 4 are searched" in capsys.readouterr().err
+    assert run(["search", "query", str(index), "2.png"]) == 2
+    assert "unknown image, neither a file nor of the index: '2.png'" in capsys.readouterr().err
+    assert search(index)["images"] == 4
+    assert run(["search", "remove", str(index), "2.png", "--undo"]) == 0
+    assert search(index)["images"] == 5
+
+
+def test_classes_choose_what_is_compared_and_without_them_it_is_said(
+    tmp_path: Path, model: str, pictures: Path, index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = tmp_path / "classes"
+    for number in range(4):
+        (classes / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / f"{number}.png", classes / "ab"[number % 2] / f"{number}.png")
+    capsys.readouterr()
+    search_build(model=model, data=str(classes), out=tmp_path / "chosen", workers=0)
+    table = capsys.readouterr().out
+    assert [word for word in ("cls", "gem", "both", "mAP", "chosen") if word not in table] == []
+    found = Index(tmp_path / "chosen").about
+    assert found.scores is not None
+    assert max(found.scores.values(), key=lambda each: each.precision) == found.scores[found.by]
+    assert Index(index).about.by == "cls"
+    search_build(model=model, data=str(pictures), out=tmp_path / "again", workers=0)
+    assert "no classes to measure by: cls is compared" in capsys.readouterr().err
+
+
+def test_a_build_that_was_killed_goes_on_and_a_second_one_is_refused(
+    tmp_path: Path, model: str, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "index"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(change, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        search_build(model=model, data=str(pictures), out=out, workers=0)
+    monkeypatch.undo()
+    capsys.readouterr()
+    words = ["search", "build", "--model", model, "--data", str(pictures), "--out", str(out)]
+    assert run(words) == 0
+    assert "nothing new" in capsys.readouterr().err
+    assert [path.name for path in out.glob("pool-*")] == ["pool-0"]
+    assert run(words) == 2
+    assert "is an index already; `dinokit search add" in capsys.readouterr().err
+
+
+def test_embedded_images_are_shared(tmp_path: Path, index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pool = index / "pool-0"
+    assert run(["search", "build", "--data", str(pool), "--by", "gem", "--out", str(tmp_path / "b")]) == 0
+    assert Index(tmp_path / "b").about.by == "gem"
+    assert run(["search", "remove", str(pool), "2.png"]) == 2
+    assert "holds embedded images; make an index of them" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""What is found is what a naive loop finds: in any number of blocks, without what was removed, and through faiss."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dinokit.core.messages import UserError
+from dinokit.search import change, nearest, rows
+from dinokit.search.index import Index
+from tests.search.indices import made, names, noise
+
+
+def naive(vectors: np.ndarray, asked: np.ndarray, k: int, gone: set[int] = frozenset()) -> list[list[int]]:
+    wide = vectors.astype(np.float64)
+    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    cosines = asked.astype(np.float64) @ wide.T
+    return [
+        [row for row in sorted(range(len(vectors)), key=lambda row: (-line[row], row)) if row not in gone][:k]
+        for line in cosines
+    ]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_exact_is_a_naive_loop_however_the_rows_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    vectors, asked = noise(203), noise(7, seed=1)
+    vectors[150] = vectors[3]  # equal ones: the lower row first
+    monkeypatch.setattr(rows, "STEP", 8 * 30)
+    monkeypatch.setattr(nearest, "TILE", 17)
+    monkeypatch.setattr(nearest, "MORE", 2)
+    monkeypatch.setattr(rows, "HELD", 10**9 if held else 0)
+    index = made(tmp_path / "i", vectors)
+    index, _ = change.removed(index, ["5.png", "9?.png"])
+    gone = {5, *range(90, 100)}
+    asked[0] = vectors[3]
+    found = index.nearest(asked.astype(np.float64), k=12)
+    assert [each.rows.tolist() for each in found] == naive(vectors, asked, 12, gone)
+    assert found[0].rows[:2].tolist() == [3, 150]
+    assert len(index.nearest(asked.astype(np.float64), k=999)[0].rows) == 203 - 11
+
+
+def test_an_image_finds_itself_first(tmp_path: Path) -> None:
+    vectors = noise(60)
+    index = made(tmp_path / "i", vectors)
+    assert [found[0] for found in names(index, vectors, 1)] == [f"{row}.png" for row in range(60)]
+    assert index.nearest(index.vector(7), k=1)[0].cosines == pytest.approx([1], abs=1e-6)
+
+
+def test_faiss_finds_what_is_there_and_not_what_was_removed(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    vectors, asked = noise(400), noise(20, seed=1)
+    index = made(tmp_path / "i", vectors, kind="faiss")
+    assert index.about.engine.file is not None
+    assert index.about.engine.recall >= 0.99
+    index, _ = change.removed(Index(tmp_path / "i"), ["1*.png"])
+    gone = {row for row in range(400) if str(row).startswith("1")}
+    found = [each.rows.tolist() for each in index.nearest(asked.astype(np.float64), k=10)]
+    exact = naive(vectors, asked, 10, gone)
+    assert not any(set(each) & gone for each in found)
+    assert np.mean([len(set(one) & set(two)) / 10 for one, two in zip(found, exact, strict=True)]) > 0.99
+
+
+def test_large_indices_alone_are_not_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    assert made(tmp_path / "a", noise(40), kind="auto").about.engine.file is None
+    monkeypatch.setattr(nearest, "EXACT", 40 * 8 - 1)
+    assert made(tmp_path / "b", noise(40), kind="auto").about.engine.file is not None
+
+
+def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    index = made(tmp_path / "i", noise(40), kind="faiss")
+    (tmp_path / "i" / str(index.about.engine.file)).write_bytes(b"no graph")
+    with pytest.raises(UserError, match=r"is damaged .*; `dinokit search add` writes it again"):
+        Index(tmp_path / "i").nearest(noise(1).astype(np.float64), k=1)
