@@ -27,6 +27,7 @@ from dinokit.objectives import assign
 from dinokit.objectives.base import Objective
 from dinokit.run.setup import Setup
 from dinokit.training.step import Trainer
+from dinokit.training.trained import HEADS
 from dinokit.views.loader import Batch
 
 SHARE = 0.02  # of the training time that measuring may take if the settings leave it open, but for the first verdict
@@ -80,9 +81,9 @@ class Monitor:
         if self.probe is not None and self._due(step, logged=logged):
             began = time.monotonic()
             self.trainer.catch_up()
-            found, self.before = measure(
-                self.trainer, self.probe, step=step - 1 - self.trainer.first, before=self.before
-            )
+            still = self.trainer.experiment.optim.trained == HEADS  # that it does not move is no sign
+            before = None if still else self.before
+            found, self.before = measure(self.trainer, self.probe, step=step - 1 - self.trainer.first, before=before)
             values |= found
             self.last = time.monotonic() - began
             self.spent += self.last

@@ -54,8 +54,14 @@ class TrainConfig:
         for network in self.experiment.networks.values():
             if self.runtime.sharding != "none" and not isinstance(network, VitConfig):
                 raise UserError(f"runtime.sharding is for transformers, not a {network.kind}; set it to none")
+            if self.runtime.sharding != "none" and self._factors:
+                raise UserError("low-rank changes are not sharded; set runtime.sharding to none, or another --method")
             if self.runtime.recompute != "none" and network.batch_norm:
                 raise UserError(f"a {network.kind} would count images twice; set runtime.recompute to none")
+
+    @property
+    def _factors(self) -> bool:
+        return any(stage.experiment.optim.trained.startswith("lora") for stage in self.experiment.all_stages)
 
 
 HALVES: tuple[Literal["experiment"], Literal["runtime"]] = ("experiment", "runtime")  # left out of a dotted key

@@ -19,7 +19,7 @@ from dinokit.core.numbers import at_least
 from dinokit.models.architecture import ARCHITECTURES, Architecture, named
 from dinokit.views import multicrop
 
-FIRST = "pretrain"  # name of what comes before the stages
+FIRST, FITTED = "pretrain", "heads"  # name of what comes before the stages; where it fits heads alone
 Begin = Literal["continue", "teacher"]
 # settings that earlier versions wrote into config.yaml, and the value that all of them had in every recipe
 RETIRED = {

@@ -15,7 +15,8 @@ from dinokit.models.architecture import Architecture
 from dinokit.objectives import base as objectives
 from dinokit.sources.source import Source, open_source
 from dinokit.training import optim
-from dinokit.training.course import FIRST, RETIRED, Anchor, Begin, Distillation, Stages, Start, changed
+from dinokit.training.course import FIRST, FITTED, RETIRED, Anchor, Begin, Distillation, Stages, Start, changed
+from dinokit.training.trained import ALL, HEADS
 from dinokit.views import masking, multicrop
 
 ALONE = ""  # name of the network of a pretraining, which has no others beside it
@@ -93,6 +94,9 @@ class Experiment:
             self._check_distillation(self.distil)
         self.data.pixels.check_channels(self.backbone.channels)
         self._check_anchor()
+        headless = not any(getattr(config, "head", None) for config in self.objectives.values())
+        if self.optim.trained == HEADS and headless:
+            raise UserError("optim.trained heads leaves nothing that learns: no objective has a head; set it to all")
         _ = self.all_stages  # a mistake in a stage is said before the first
 
     @property
@@ -112,7 +116,8 @@ class Experiment:
     def all_stages(self) -> "tuple[RunStage, ...]":
         """The stages, each with the whole of its settings, the pretraining before them included."""
         alone = replace(self, stages=Stages({})) if self.stages else self
-        found = [RunStage(FIRST, alone, first=0, begin=None)]
+        name = FITTED if self.optim.trained == HEADS else FIRST
+        found = [RunStage(name, alone, first=0, begin=None)]
         for name, stage in self.stages.items():
             before = found[-1]
             plain = changed(to_plain(before.experiment), to_plain(stage.changes))
@@ -145,7 +150,7 @@ class Experiment:
         by_name = {each.name: each for each in self.all_stages}
         if stage and stage not in by_name:
             raise unknown_name("stage", stage, by_name)
-        chosen = by_name[stage or FIRST]
+        chosen = by_name[stage] if stage else self.all_stages[0]
         if chosen.begin is not None and not start:
             raise UserError(f"stage {stage} begins with the weights of the stage before it; give them with --from")
         begin = Start(source=start, begin=chosen.begin or "teacher") if start else None
@@ -156,6 +161,8 @@ class Experiment:
         for name in ("anchor", "start", "stages"):
             if getattr(self, name):
                 raise UserError(f"a distillation has no {name}; set it to null")
+        if self.optim.trained != ALL:
+            raise UserError(f"students begin at random and learn whole; set optim.trained to {ALL}")
         for name, config in self.objectives.items():
             if config.for_students() is None:
                 raise UserError(f"students of a frozen teacher cannot learn by {name}; set objectives.{name} to null")

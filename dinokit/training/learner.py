@@ -23,6 +23,7 @@ from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
 from dinokit.models.head import Pair
 from dinokit.objectives.base import Inputs, Losses, Objective, find
+from dinokit.training.trained import ALL, HEADS, choose
 from dinokit.views.multicrop import Views
 
 FROZEN = ".head.teacher."  # in names of a student's state: the heads of a frozen teacher, which all students share
@@ -36,6 +37,7 @@ class Learner(nn.Module):
         heads: of a frozen teacher, by objective; None: its own average teaches it.
         anchored: whether it has an anchor, which begins as its teacher.
         at_once: whether teacher and anchor see all crops in one pass, as those with batch norms always do.
+        trained: what of the backbone learns, see trained.py.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Learner(nn.Module):
         device: torch.device,
         outline: bool = False,
         at_once: bool = False,
+        trained: str = ALL,
     ) -> None:
         """Build with initial values from the seed; as an `outline` backbones have shapes and no numbers."""
         super().__init__()
@@ -56,6 +59,10 @@ class Learner(nn.Module):
         with torch.device("meta" if outline else "cpu"):
             backbone = build(architecture, seed=seed)
         self.backbone: Pair[Any] = Pair(backbone if outline else backbone.to(device))
+        self.still = trained == HEADS
+        if self.still:  # as it is: no path is dropped, no statistics of batches are kept
+            self.backbone.eval()
+        self.low_rank = choose(self.backbone.student, trained, seed=seed)
         self.anchor: Network | None = copy.deepcopy(self.backbone.teacher).eval() if anchored else None
         self.named: dict[str, Objective] = {}
         for index, (name, config) in enumerate(configs.items()):
@@ -71,11 +78,14 @@ class Learner(nn.Module):
 
     def parts(self) -> dict[str, nn.Module]:
         """Name what the optimiser moves."""
-        return {"backbone": self.backbone.student} | {name: pair.student for name, pair in self.heads.items()}
+        backbone = self.backbone.student if self.low_rank is None else self.low_rank
+        return ({} if self.still else {"backbone": backbone}) | {
+            name: pair.student for name, pair in self.heads.items()
+        }
 
     def pairs(self) -> list[Pair[Any]]:
-        """List what has an average that follows it; heads of a frozen teacher do not."""
-        return [self.backbone, *([] if self.frozen else self.heads.values())]
+        """List what has an average that follows it; heads of a frozen teacher do not, nor what does not learn."""
+        return [*([] if self.still else [self.backbone]), *([] if self.frozen else self.heads.values())]
 
     def backbones(self) -> list[Network]:
         """List student, teacher and anchor."""

@@ -29,6 +29,7 @@ from dinokit.training.config import ALONE, Experiment
 from dinokit.training.execution import Recompute, execute, release, shard, share
 from dinokit.training.learner import Learner
 from dinokit.training.teacher import Teacher, under
+from dinokit.training.trained import LowRank
 from dinokit.views.multicrop import Cut, Views
 
 
@@ -89,6 +90,7 @@ class Trainer:
         self.teacher: Teacher | None = None
         common: dict[str, Any] = {"seed": experiment.seed, "device": device, "outline": sharded}
         common["anchored"] = experiment.anchor is not None and experiment.anchor.apart
+        common["trained"] = experiment.optim.trained
         common["at_once"] = compiled or sharded  # a new size compiles again, and every pass gathers all weights
         if distil is not None:
             self.teacher = Teacher(experiment, device, finest=self.patch_size, autocast=self.autocast)
@@ -141,7 +143,7 @@ class Trainer:
             for each, before in running:
                 each.copy_(before)
         else:
-            self.optimizer.step()
+            self._move()
             momentum = self.experiment.momentum.at(own)
             for pair in (pair for learner in self.own.values() for pair in learner.pairs()):
                 pair.update(momentum, statistics=self.teacher is not None)
@@ -152,6 +154,16 @@ class Trainer:
         if self.experiment.anchor is not None and self.experiment.anchor.due(own + 1):
             self.renew_anchor()
         return Report(values, f"not finite are {', '.join(odd)}" if odd else "")
+
+    def _move(self) -> None:
+        """Let the optimiser move what it has gradients of, and matrices follow their factors."""
+        followed = [(each, each.products()) for each in self._low_rank()]
+        self.optimizer.step()
+        for each, before in followed:
+            each.follow(before)
+
+    def _low_rank(self) -> list[LowRank]:
+        return [each.low_rank for each in self.own.values() if each.low_rank is not None]
 
     def _gradients(
         self, micro_batches: Sequence[Views | Cut], *, step: int
@@ -177,6 +189,8 @@ class Trainer:
         means = _mean(measured)
         over_ranks = dist.all_reduce(torch.stack(list(means.values()))) / dist.world_size()
         values = dict(zip(means, over_ranks.tolist(), strict=True))
+        for each in self._low_rank():
+            each.fold()
         if not self.sharded:
             self.average(parameter for part in self.parts.values() for parameter in part.parameters())
         optim.drop_frozen_gradients(self.optimizer, settings, step=own)

@@ -14,7 +14,7 @@ from dinokit.visuals.page import paragraph
 from dinokit.visuals.plot import number
 from dinokit.visuals.record import DENSE, NAMES, Measurement, Record, measurements
 
-FIRST = "pretrain"  # what comes before the stages
+FIRST, FITTED = "pretrain", "heads"  # what comes before the stages; where it fits heads alone
 LOCALITY = "health/locality"
 KNN = "health/knn"  # of the probe, where no evaluation has run
 SHOWN = 4  # panels
@@ -94,7 +94,8 @@ def _settings(record: Record) -> list[tuple[str, Mapping[str, Any]]]:
         return []
     rest = experiment.get("stages")
     later = [(str(name), each) for name, each in rest.items()] if isinstance(rest, Mapping) else []
-    return [(FIRST, experiment), *((name, each) for name, each in later if isinstance(each, Mapping))]
+    name = FITTED if record.setting("experiment.optim.trained") == FITTED else FIRST
+    return [(name, experiment), *((name, each) for name, each in later if isinstance(each, Mapping))]
 
 
 def _anchors(record: Record) -> list[tuple[Span, Mapping[str, Any]]]:
