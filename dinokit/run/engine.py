@@ -30,7 +30,7 @@ def pretrain(
     out: Path,
     *,
     images: Source | None = None,
-    on_checkpoint: Callable[[int, Path], None] = lambda step, path: None,
+    on_checkpoint: Callable[[int, Path], object] = lambda step, path: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train until the experiment's last step, continuing what is in `out`.
@@ -38,7 +38,7 @@ def pretrain(
     Args:
         images: if they are open already, with the channels of the backbone.
         on_checkpoint: called with step and folder after every checkpoint; with the one that a start begins from after
-            its first step.
+            its first step. True ends the run there.
         on_step: called after every step by rank 0, for which the others wait.
 
     Raises:
@@ -50,10 +50,14 @@ def pretrain(
         _Session(setup, on_checkpoint, on_step).train()
 
 
+class _Enough(Exception):
+    """Who looked at a checkpoint has ended the run."""
+
+
 class _Session:
     """One start of a run, from its newest checkpoint to its end or an interruption."""
 
-    def __init__(self, setup: Setup, on_checkpoint: Callable[[int, Path], None], on_step: Callable[[], None]) -> None:
+    def __init__(self, setup: Setup, on_checkpoint: Callable[[int, Path], object], on_step: Callable[[], None]) -> None:
         """Load or build what trains; all ranks must call together."""
         self.setup, self.on_checkpoint, self.on_step = setup, on_checkpoint, on_step
         self.run, self.runtime, experiment = setup.run, setup.config.runtime, setup.config.experiment
@@ -76,6 +80,8 @@ class _Session:
                 except Diverged as divergence:
                     self._go_back(divergence)
                     continue
+                except _Enough:
+                    return
                 if following is None:
                     return
                 self.stage, self.trainer = following
@@ -146,10 +152,10 @@ class _Session:
         self._hand_over_checkpoint(step)
 
     def _hand_over_checkpoint(self, step: int) -> None:
-        """Let rank 0 look at a checkpoint: the one place where the others may wait for long."""
-        if is_main():
-            self.on_checkpoint(step, self.run.checkpoint(step))
-        dist.barrier()
+        """Let rank 0 look at a checkpoint, and end the run: the one place where the others may wait for long."""
+        (enough,) = dist.any_rank(is_main() and self.on_checkpoint(step, self.run.checkpoint(step)) is True)
+        if enough:
+            raise _Enough
 
     def _go_back(self, divergence: Diverged) -> None:
         back_to = self.run.clock(self.run.steps(with_state=True)[-1])

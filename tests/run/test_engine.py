@@ -104,6 +104,18 @@ def test_a_run_writes_what_it_promises(photos: Path, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_who_looks_at_a_checkpoint_can_end_the_run(photos: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def enough(step: int, path: Path) -> bool:
+        seen.append(step)
+        return step == 2
+
+    engine.pretrain(config(photos), tmp_path / "run", on_checkpoint=enough)
+    assert seen == [0, 2]
+    assert RunFolder(tmp_path / "run").steps() == [0, 2]
+
+
 @pytest.fixture
 def hangup() -> Iterator[None]:
     """Meet SIGHUP as a terminal's programs do, also if these tests run under nohup."""
