@@ -283,7 +283,10 @@ def _model(source: str, trainer: Trainer) -> dict[str, Tensor]:
     Raises:
         UserError: if it has another.
     """
-    network = load(source)
+    network, channels = load(source), trainer.backbone.teacher.channels
+    if isinstance(network, Built) and channels != network.channels:
+        info(f"{source}: its kernels for {network.channels} channels are brought to {channels}")
+        network = load(source, channels=channels)
     wanted, found = trainer.backbone.teacher.state_dict(), network.state_dict()
     if MASK in wanted.keys() - found.keys():
         info(f"{source} has no {MASK}: that is learnt from its initial value")
