@@ -39,6 +39,7 @@ def train(
     natural: bool = False,
     anyway: bool = False,
     instead: Callable[[TrainConfig], None] | None = None,
+    follow: Callable[[TrainConfig, Source, RunFolder], None] | None = None,
 ) -> Path:
     """Check all that can be known, say what the run takes, open its images, then train; return the run's folder.
 
@@ -46,6 +47,7 @@ def train(
         natural: whether gray images choose a network of one channel, where the normalisation fits any number.
         anyway: start although this machine's memory is too small.
         instead: of the checks and the training; receives the settings.
+        follow: what trains and reports once all is checked; None: `train_and_report`.
     """
     config, run = with_full_paths(config), RunFolder(out)
     if natural and run.steps() and run.config.is_file():  # decided when it began
@@ -67,7 +69,7 @@ def train(
         experiment = config.experiment
         for name, network in experiment.networks.items() if experiment.distil is not None else ():
             info(f"student {name}: {network.kind} of width {network.dim}, file {name}.safetensors")
-        train_and_report(config, images, run)
+        (follow or train_and_report)(config, images, run)
     return out
 
 
