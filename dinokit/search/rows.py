@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from dinokit.curation.pool import Pool
 from dinokit.search.descriptors import By, described
@@ -92,5 +92,5 @@ class Rows:
                     rows = pool.vectors.read(first, first + step)[some]
                     yield start + first + some, self._described(number, rows)
 
-    def _described(self, pool: int, rows: Float32[numpy.ndarray, "row number"]) -> Float32[numpy.ndarray, "row dim"]:
+    def _described(self, pool: int, rows: Float[numpy.ndarray, "row number"]) -> Float32[numpy.ndarray, "row dim"]:
         return described(rows, self.by, feature=self.pools[pool].stamp["feature"])

@@ -8,8 +8,10 @@ of those whose turn it is.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from functools import partial
+from threading import Lock
 from typing import Any, final
 
 from anyio import CapacityLimiter, to_thread
@@ -27,6 +29,8 @@ from dinokit.studio.seeing import Seeing
 
 TURNS, WAITING = 4, 28  # queries that are worked on, and that wait: fewer than there are uploads kept
 COUNT = 10
+Body = Callable[[Request, int], Awaitable[bytes]]  # reads what is sent, up to so many bytes
+Image = Callable[[], str]  # finds out, in a thread, which image is meant
 FOUND = ("score", "patch", "grid")  # what is told of a hit besides the image
 
 
@@ -37,7 +41,8 @@ class Queries:
     def __init__(self, seeing: Seeing, searcher: Searcher) -> None:
         self._seeing, self._searcher = seeing, searcher
         self._turns, self._threads, self._here = asyncio.Semaphore(TURNS), CapacityLimiter(TURNS), 0
-        self._find: Any = None
+        self._decoding = Lock()  # one at a time: an image may take half a gigabyte
+        self._find: Callable[[Iterable[str]], Any] | None = None
         self._model = next(iter(seeing.networks.models))
 
     async def by_name(self, request: Request) -> Response:
@@ -45,50 +50,59 @@ class Queries:
         names = request.query_params.getlist("name")
         if len(names) != 1:
             raise HTTPException(400, f"expected one name, got {len(names)}; or send an image by POST")
-        return await self._answered(request, partial(self._place, names[0]))
 
-    async def by_image(self, request: Request, body: Any) -> Response:
-        """Answer for an image that is sent.
+        async def named() -> Image:
+            return partial(self._place, names[0])
 
-        Args:
-            body: reads it, as long as it is within the limit.
-        """
+        return await self._answered(request, named)
 
-        async def read() -> Any:
+    async def by_image(self, request: Request, body: Body) -> Response:
+        """Answer for an image that is sent."""
+
+        async def read() -> Image:
             data = await body(request, limits.BYTES)
-            return lambda: self._seeing.add(data, "query")["id"]
+            return partial(self._kept, data)
 
-        return await self._answered(request, None, read)
+        return await self._answered(request, read)
 
-    async def _answered(self, request: Request, image: Any, read: Any = None) -> Response:
+    async def _answered(self, request: Request, read: Callable[[], Awaitable[Image]]) -> Response:
+        """Search when it is the request's turn; what it sends is read no earlier."""
         count, at = _count(request), _at(request)
         if self._here >= TURNS + WAITING:
             raise Busy(f"{self._here} searches wait already; ask again in a moment")
         self._here += 1
         try:
             async with self._turns:
-                which = image if read is None else await read()
-                found = await to_thread.run_sync(partial(self._search, which, at, count), limiter=self._threads)
+                work = partial(self._search, await read(), at, count)
+                found = await to_thread.run_sync(work, limiter=self._threads)
         finally:
             self._here -= 1
         return JSONResponse(found)
 
-    def _search(self, which: Any, at: tuple[float, float] | None, count: int) -> dict[str, Any]:
+    def _search(self, which: Image, at: tuple[float, float] | None, count: int) -> dict[str, Any]:
         """Search, in a thread."""
-        image, patch = which(), None
+        image = which()
         try:
-            if at is not None:
-                network = self._seeing.networks.models[self._model]
-                looked = bare(
-                    self._seeing.images.read(image), patch_size=network.patch, name="the image", size=self._seeing.size
-                )
-                patch = looked.at(*at)
+            patch = None if at is None else self._patch(image, *at)
             found = self._searcher.search(self._model, None, image, patch, count=count)
         except Unknown as error:  # others have sent so many meanwhile
             raise Busy(f"{error}; ask again in a moment") from error
         about = self._seeing.images.about
         hits = [about(str(hit.place)) | {each: asdict(hit)[each] for each in FOUND} for hit in found.hits]
         return {"found": hits, "searched": found.searched, "of": len(self._seeing.images)}
+
+    def _kept(self, data: bytes) -> str:
+        with self._decoding:
+            return self._seeing.add(data, "query")["id"]
+
+    def _patch(self, image: str, x: float, y: float) -> tuple[int, int]:
+        """Return row and column of the patch at a pixel."""
+        network = self._seeing.networks.models[self._model]
+        with self._decoding:
+            seen = bare(
+                self._seeing.images.read(image), patch_size=network.patch, name="the image", size=self._seeing.size
+            )
+        return seen.at(x, y)
 
     def _place(self, name: str) -> str:
         if self._find is None:
