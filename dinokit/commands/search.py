@@ -290,9 +290,8 @@ def _say(index: Index, *, twins: int, before: int | None = None) -> None:
     more = "" if before is None else f", {len(index) - before:,} of them new"
     info(f"{len(index):,} images{more} · {index.about.by} of {os.path.basename(index.about.model)} · {index.folder}")
     if twins:
-        info(
-            f"{twins:,} of them are in the index already, byte by byte: `dinokit search near {index.folder}` lists them"
-        )
+        same = f"{twins:,} of them are, byte by byte, the same file as another image"
+        info(f"{same}: `dinokit search near {index.folder}` lists them")
 
 
 def _print_scores(scores: dict[By, Score], chosen: By) -> None:

@@ -61,7 +61,7 @@ def test_images_that_were_added_to_the_folder_are_taken_in_once(
     assert run(["search", "add", str(index), "--data", str(more)]) == 0
     said = capsys.readouterr().err
     assert "8 images, 1 of them new" in said
-    assert "1 of them are in the index already, byte by byte" in said
+    assert "1 of them are, byte by byte, the same file as another image: `dinokit search near" in said
     Image.new("RGB", (20, 20), "red").save(more / "red.png")
     assert run(["search", "add", str(index), "--data", str(more)]) == 0
     assert "9 images, 1 of them new" in capsys.readouterr().err
