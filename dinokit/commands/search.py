@@ -159,6 +159,7 @@ def search_query(
     among: int = 32,
     out: Path | None = None,
     size: int | None = None,
+    model: str | None = None,
     json: bool = False,
     device: str = "auto",
 ) -> list[dict[str, Any]]:
@@ -172,13 +173,14 @@ def search_query(
         among: with --at, the images that are looked into: the nearest ones as a whole.
         out: draw the query, what was found and the patches that agreed, .png and others; slower, for patches are seen.
         size: of --at and --out, pixels of the short side; left out, 48 patches.
+        model: the same weights, where they are no longer at the place that the index knows.
         json: print JSON.
         device: auto, cpu, cuda or mps.
     """
     for name, value in (("k", k), ("among", among), ("size", size)):
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
-    asked = searching.Asked(Index(index), k=k, among=among, size=size, device=devices.choose(device))
+    asked = searching.Asked(Index(index), k=k, among=among, size=size, model=model, device=devices.choose(device))
     words = (images,) if isinstance(images, str | Path) else images
     found = asked.found(list(map(str, words)), at=at, out=None if out is None else Path(out))
     if json:

@@ -47,6 +47,7 @@ class Asked:
     k: int
     among: int
     size: int | None
+    model: str | None
     device: torch.device
 
     def found(self, words: Sequence[str], *, at: str | None, out: Path | None) -> list[dict[str, Any]]:
@@ -77,7 +78,7 @@ class Asked:
 
     @cached_property
     def _model(self) -> Backbone:
-        return model_of(self.index.pools[0], device=self.device)
+        return model_of(self.index.pools[0], model=self.model, device=self.device)
 
     @cached_property
     def _images(self) -> tuple[Source, dict[int, int]]:
@@ -93,8 +94,7 @@ class Asked:
             return Query(Path(word).name, image, None, embedded(self.index.pools[0], model, [image]))
         rows = self.index.named(word)
         if not len(rows):
-            keys = [key for number in range(len(self.index.pools)) for key in self.index.keys(number)]
-            raise unknown_name("image, neither a file nor of the index:", word, keys)
+            raise unknown_name("image, neither a file nor of the index:", word, self.index.names())
         if len(rows) > 1:
             raise UserError(f"{len(rows):,} images of {self.index.folder} are called {word}; give a name of one")
         row = int(rows[0])

@@ -202,16 +202,19 @@ def embedder(
     return partial(embedded, pool, model_of(pool, heads=heads, device=device))
 
 
-def model_of(pool: Pool, *, heads: int | None = None, device: torch.device | None = None) -> Backbone:
+def model_of(
+    pool: Pool, *, model: str | None = None, heads: int | None = None, device: torch.device | None = None
+) -> Backbone:
     """Load the model that a pool was embedded with.
 
     Args:
+        model: whatever `load` takes, where the weights lie now; None: where they lay.
         heads: of attention; None: those that it was embedded with.
 
     Raises:
         UserError: if the model is gone, has other weights by now, or does not see colour images.
     """
-    backbone = load(str(pool.stamp["model"]), heads=pool.stamp.get("heads") if heads is None else heads)
+    backbone = load(model or str(pool.stamp["model"]), heads=pool.stamp.get("heads") if heads is None else heads)
     check_same({"weights": pool.stamp["weights"]}, {"weights": digest_of_model(backbone)}, place=pool.folder)
     if backbone.channels not in (1, 3):  # one of gray images sees their luminance
         raise UserError(f"{pool.folder} was embedded by a model of images of {backbone.channels} channels, expected 3")

@@ -131,12 +131,14 @@ class Index:
 
     def named(self, pattern: str) -> Int64[numpy.ndarray, " some"]:
         """Return the rows that are searched whose name is this, or fits a pattern such as 'trash/*'."""
-        found = list[int]()
-        for number, start in enumerate(self.rows.starts.tolist()):
-            keys = enumerate(self.keys(number), start=start)
-            found += [row for row, key in keys if called(key, pattern)]
-        alive = self.rows.alive
-        return numpy.array([row for row in found if alive[row]], dtype=numpy.int64)
+        keys = self.names()
+        places = [place for place, key in enumerate(keys) if called(key, pattern)]
+        return self.rows.numbers[places]
+
+    def names(self) -> list[str]:
+        """Return the names of all that is searched, in the order of the rows."""
+        keys = [key for number in range(len(self.pools)) for key in self.keys(number)]
+        return [keys[row] for row in self.rows.numbers.tolist()]
 
     def vector(self, number: int) -> Float[numpy.ndarray, "1 number"]:
         """Return a row as its pool has it, to be asked for its like."""

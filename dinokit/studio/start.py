@@ -81,7 +81,6 @@ def of_index(
     *,
     model: str | None = None,
     size: int | None = None,
-    heads: int | None = None,
     device: torch.device,
 ) -> Opened:
     """Open an index with the images that it is of.
@@ -94,6 +93,7 @@ def of_index(
         UserError: if something cannot be opened, or has changed.
     """
     kept = Kept(folder)
+    heads = kept.pools[0].stamp.get("heads")
     networks = Networks([(model or kept.about.model, Path(kept.about.model).name)], device=device, heads=heads)
     first = networks.open(*networks.at(next(iter(networks.models)), None))
     source, rows = kept.images(channels=first.channels)

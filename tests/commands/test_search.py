@@ -74,11 +74,26 @@ def test_images_that_were_added_to_the_folder_are_taken_in_once(
     assert len(Index(index)) == 9
 
 
+def test_weights_that_were_moved_are_found_and_others_refused(
+    index: Path, model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(model).rename(tmp_path / "moved.safetensors")
+    words = ["search", "query", str(index), str(pictures / "2.png")]
+    assert run(words) == 2
+    assert "no model at" in capsys.readouterr().err
+    assert run([*words, "--model", str(tmp_path / "moved.safetensors")]) == 0
+    capsys.readouterr()
+    assert run([*words, "--model", str(saved(tmp_path / "other", 1))]) == 2
+    assert "was made with other weights" in capsys.readouterr().err
+
+
 def test_removing_and_taking_back(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["search", "remove", str(index), "2.png", "[67].png"]) == 0
     assert "3 images removed · 4 are searched" in capsys.readouterr().err
     assert run(["search", "query", str(index), "2.png"]) == 2
-    assert "unknown image, neither a file nor of the index: '2.png'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "unknown image, neither a file nor of the index: '2.png'" in said
+    assert "6.png" not in said  # it was removed, too
     assert search(index)["images"] == 4
     assert run(["search", "remove", str(index), "2.png", "--undo"]) == 0
     assert search(index)["images"] == 5
