@@ -12,9 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from signal import Signals
 from typing import IO, final
 
 from dinokit.checkpoints.store import RunFolder
@@ -131,17 +129,12 @@ class Beside:
             output=subprocess.PIPE,
             complaints=complaints,
         )
-        with suppress(OSError):  # it may have ended
-            os.setpriority(os.PRIO_PROCESS, process.pid, min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, 19))
-        assert process.stdout is not None
-        os.set_blocking(process.stdout.fileno(), False)
+        child.nicer(process.pid, NICE)
         return _Under(step, tasks, process, complaints)
 
     def _hear(self, under: _Under) -> None:
         assert under.process.stdout is not None
-        with suppress(BlockingIOError):  # nothing there yet
-            while found := os.read(under.process.stdout.fileno(), 1 << 16):
-                under.said += found
+        under.said += child.read_now(under.process.stdout)
         *lines, under.said = under.said.split(b"\n")
         for each in lines:
             line, hopeless = json.loads(each)
@@ -157,7 +150,7 @@ class Beside:
             if each.startswith("warning: ") and each not in self._heard:
                 self._heard.add(each)
                 warn(each.removeprefix("warning: "))
-        how = f"killed by {Signals(-code).name}" if code < 0 else (complaints or [f"exit code {code}"])[-1]
+        how = child.ended_by(code) if code < 0 or not complaints else complaints[-1]
         # one that ends by itself before its tasks would do so at every step
         for task in under.tasks[:1] if code < 0 else under.tasks:
             line = task.line(under.step, **{FAILED: f"the process that measures: {how}"})

@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -100,7 +101,7 @@ def called(device: torch.device) -> str:
 def processor() -> str:
     """Return what this machine's processor calls itself."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -146,11 +147,24 @@ def memory(device: torch.device) -> float:
     """Return the bytes of memory that there are on a device, or for this process beside a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
-    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else math.inf
+    total = _installed()
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
         with suppress(OSError, ValueError):  # no such file, or the word max
-            total = min(total, float(int(Path(limit).read_text())))
+            total = min(total, float(int(Path(limit).read_text(encoding="ascii"))))
     return total
+
+
+def _installed() -> float:
+    """Return the bytes of memory of this machine; without end where that is not known."""
+    if sys.platform == "win32":
+        status = (ctypes.c_uint64 * 8)(
+            64
+        )  # MEMORYSTATUSEX: two halves of 32 bits, its own length first, then the total
+        known = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return float(status[1]) if known else math.inf
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return math.inf
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def keep_freed_memory(*, sparingly: bool = False) -> None:

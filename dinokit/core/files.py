@@ -10,10 +10,10 @@ as \\udcXX, which JSON and YAML read back as what they were.
 """
 
 import errno
-import fcntl
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Shaped
 from torch import nn
 
+from dinokit.core.lock import lock as locked
 from dinokit.core.messages import RunError, UserError, reason
 
 ODD_BYTES = "backslashreplace"
@@ -181,7 +182,9 @@ def sync(path: Path) -> None:
     """
     if path.is_file():
         path.chmod(0o666 & ~_umask())
-    descriptor = os.open(path, os.O_RDONLY)
+    elif sys.platform == "win32":  # which opens no folder as a file, and keeps a list of names that was renamed in
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -222,8 +225,7 @@ def only_owner(folder: Path, *, doing: str = "writes to", option: str = "--out")
         raise UserError(f"cannot write to {folder}: {reason(error)}; choose another {option}") from error
     with lock:
         try:
-            # lockf, not flock: a loader process that outlives a killed run must not inherit the lock
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked(lock, wait=False)
             if not path.exists() or os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
                 raise BlockingIOError  # its owner has just left and taken the file along
         except (BlockingIOError, PermissionError) as error:
@@ -231,7 +233,8 @@ def only_owner(folder: Path, *, doing: str = "writes to", option: str = "--out")
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            if sys.platform != "win32":  # where nobody can remove a file that is open
+                path.unlink(missing_ok=True)
 
 
 def check_same(

@@ -6,7 +6,6 @@ threads are counted afterwards. Where copies are not safe there are none: macOS,
 large product; `child.start` starts another process from nothing.
 """
 
-import fcntl
 import json
 import os
 import runpy
@@ -131,6 +130,8 @@ def _copy(complaints: IO[bytes], others: Sequence[int]) -> Spare:
 
 def _wait(waiting: int, parent: int, complaints: IO[bytes]) -> NoReturn:
     """Be the copy: nothing of what this process was about to do happens, and nothing of it is cleaned up."""
+    import fcntl  # here: Windows has none, nor copies
+
     code = 1
     try:
         os.setsid()  # Ctrl-C is for the other process alone

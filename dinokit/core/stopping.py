@@ -13,7 +13,9 @@ from types import FrameType
 
 from dinokit.core.messages import is_main
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SIGUSR1: SLURM, before the time is up
+# SIGUSR1: SLURM, before the time is up; SIGBREAK: of Windows, which lacks that and SIGHUP
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGBREAK")
+SIGNALS = tuple(signal.Signals(getattr(signal, name)) for name in _NAMES if hasattr(signal, name))
 
 
 @dataclass
@@ -35,9 +37,9 @@ def stop_requests(
     if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread alone
         yield stop
         return
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
-    if previous[signal.SIGHUP] == signal.SIG_IGN:  # nohup
-        del previous[signal.SIGHUP]
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    nohup = {number for number, handler in handlers.items() if number.name == "SIGHUP" and handler == signal.SIG_IGN}
+    previous = {number: handler for number, handler in handlers.items() if number not in nohup}
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         if stop.requested:
@@ -65,7 +67,7 @@ def ended_as_by_hand() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.getsignal(number) for number in SIGNALS if number.name in ("SIGTERM", "SIGHUP")}
     meant = {number: handler for number, handler in previous.items() if handler is signal.SIG_DFL}  # not nohup's
     for number in meant:
         signal.signal(number, signal.default_int_handler)

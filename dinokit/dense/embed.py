@@ -32,6 +32,7 @@ from dinokit.sources.source import Source, Unusable, absolute, open_source, thin
 SMALLEST, LARGEST, PARTS = 16, 4096, 256  # images of a part, and how many parts are wanted
 MEASURED = 16  # images that say what all take on the disk
 HEADER = 128  # bytes before the numbers of a .npy
+BLOCK = 4096  # bytes that the smallest file takes, where the system does not say
 _Look = tuple[PixelFeatures, dict[str, Any]]  # features of an image, yet to be computed, and what is known of it
 # of the stamp, to go on
 SAME = ("weights", "dim", "sampling", "precision", "pixels", "data", "split", "source")
@@ -219,7 +220,7 @@ def _check_room(work: _Work) -> None:
     few = thinned(work.source, MEASURED)
     measured = replace(work, source=few)
     looks = (look for _, look in measured.each(list(range(len(few)))))
-    block = os.statvfs(work.out).f_frsize
+    block = os.statvfs(work.out).f_frsize if hasattr(os, "statvfs") else BLOCK
 
     def taken(octets: int) -> int:
         return -(-octets // block) * block  # of small images what files take is much more than what is in them

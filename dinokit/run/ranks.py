@@ -7,7 +7,6 @@ is saved before its time is over, then queued again.
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from dinokit.training.config import Experiment, Runtime, TrainConfig
 PORT = "DINOKIT_PORT"  # of rank 0's store, in the environment of the ranks that it starts
 GRACE = 120  # seconds between SLURM's signal and the end of the job's time: for the step and its checkpoint
 LAST_WORDS = 10.0  # seconds for other ranks to end by themselves, all together
+LIBUV = sys.platform != "win32"  # whose wheels of torch are built without it
 VICTIM = "another process of the run ended"  # said by a rank that fell with another
 
 _spares: list[Spare] = []  # see `prepared`
@@ -143,13 +143,13 @@ def joined(world: int, command: Sequence[str]) -> Iterator[None]:
         if PORT in os.environ:  # started below
             rank = int(os.environ["RANK"])
             child.follow()
-            store = TCPStore("127.0.0.1", int(os.environ[PORT]), is_master=False)
+            store = TCPStore("127.0.0.1", int(os.environ[PORT]), is_master=False, use_libuv=LIBUV)
             store.set(f"ready {rank}", "")
             dist.join(store=store, rank=rank, world_size=world)
         elif "RANK" in os.environ:  # torchrun
             dist.join()
         else:
-            store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=LIBUV)
             own = threads if "OMP_NUM_THREADS" in os.environ else max(devices.cores() // world, 1)
             for rank in range(1, world):
                 others.append(_start(command, rank=rank, world=world, port=store.port, threads=own))
@@ -250,8 +250,7 @@ def _raise_culprit(others: Sequence[_Other], error: RuntimeError | None) -> None
             continue
         if code == 2:
             raise UserError(said.removeprefix("error: ")) from error
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise RankLost(f"process {other.rank} of the run ended ({how}) {said}".rstrip()) from error
+        raise RankLost(f"process {other.rank} of the run ended ({child.ended_by(code)}) {said}".rstrip()) from error
     if error is None or "onnection" in str(error):  # gloo: "Connection closed by peer", "Connection reset"
         raise RankLost(VICTIM) from error
 

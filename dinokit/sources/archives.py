@@ -4,7 +4,6 @@ The cache is the folder DINOKIT_CACHE, or else dinokit in XDG_CACHE_HOME or ~/.c
 size and the time (or tag) of its file are the same.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from dinokit.core.files import cache_folder, write_atomic
+from dinokit.core.lock import lock as locked
 from dinokit.core.messages import BadImage, UserError, info, reason, warn
 from dinokit.sources import location
 from dinokit.sources.base import Source, from_table
@@ -200,7 +200,7 @@ def _indexed(file: str, build: Callable[[str], Index], copies: str) -> Index:
         with suppress(OSError):  # where the disk can lock, one of several ranks builds, the others wait and load
             entry.parent.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(entry.with_suffix(".lock").open("w"))
-            fcntl.lockf(lock, fcntl.LOCK_EX)
+            locked(lock, wait=True)
         with suppress(OSError, ValueError, KeyError):  # none, of another version, or damaged: it is built again
             if not copies or cached(file, copies).exists():
                 return _loaded(entry, version)

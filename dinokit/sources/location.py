@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ _AROUND = re.compile(r"(?:seg[-_ ])?([a-z]+?)[-_ ]?(?:set|\d{4})?")  # train2017
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
 _MAGIC = re.compile(r"[*?\[]")
 _MOST = 1_000_000  # names in a range
+_BINARY = getattr(os, "O_BINARY", 0)  # else Windows ends a file at byte 26
 
 
 def is_remote(location: str) -> bool:
@@ -96,7 +98,8 @@ def expand(pattern: str) -> list[str]:
         elif is_remote(one):
             found += remote.listed(one, pattern=True)
         else:
-            found += sorted(path for path in glob.glob(os.path.expanduser(one), recursive=True) if os.path.isfile(path))
+            files = filter(os.path.isfile, glob.glob(os.path.expanduser(one), recursive=True))
+            found += sorted(path.replace(os.sep, "/") for path in files)
     return found
 
 
@@ -251,7 +254,12 @@ def read_part(location: str, start: int, size: int) -> bytes:
         return remote.read(location, start, start + size)
     opened = _Opened(location)  # by name: it must not close before it is read
     there = os.fstat(opened.descriptor).st_size - start  # memory is not asked for on the word of a damaged archive
-    return os.pread(opened.descriptor, max(min(size, there), 0), start)
+    size = max(min(size, there), 0)
+    if hasattr(os, "pread"):
+        return os.pread(opened.descriptor, size, start)
+    with opened.turn:  # Windows has one position per file, which threads would move under each other
+        os.lseek(opened.descriptor, start, os.SEEK_SET)
+        return os.read(opened.descriptor, size)
 
 
 def open_file(location: str) -> Any:
@@ -290,7 +298,7 @@ def version(location: str) -> tuple[int, str]:
 
 def _regular(path: str) -> io.BufferedReader:
     """Open a file, but no pipe, which would be waited for without end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError("not a file")
@@ -302,7 +310,8 @@ class _Opened:
     """An open file that closes when the last reader lets go of it, not when it leaves the cache."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self.turn = Lock()
+        self.descriptor = os.open(path, os.O_RDONLY | _BINARY)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

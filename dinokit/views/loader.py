@@ -122,7 +122,7 @@ class Loader:
         except OSError as error:
             raise _without_memory(error, error.errno) from error
         workers = [process for process in multiprocessing.active_children() if process not in others]
-        if workers and threading.current_thread() is threading.main_thread():
+        if workers and hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
             # torch would raise wherever the program is when a worker dies: in the middle of a step, half of it taken
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
