@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE  # where it is set, each worker of the tests would compile 600 modules in every run
 
-.PHONY: demo demo-emoji test check bench notebooks clean
+.PHONY: demo demo-emoji test check bench notebooks docs clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ bench: $(VENV)/.ready  ## the figures of docs/log.md
 
 notebooks: $(VENV)/.ready  ## run examples/ whole and keep what comes out, small
 	$(BIN)/python -m tests.notebooks examples/train.ipynb $(filter-out examples/train.ipynb,$(wildcard examples/*.ipynb))
+
+docs: $(VENV)/.ready  ## the site of docs/, in build/site/index.html
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) dist build runs

@@ -7,16 +7,17 @@ import pytest
 
 from tests.notebooks import EXAMPLES, executed, pictures, read
 
-NAMES = ("curate", "evaluate", "look", "train", "use")
+NAMES = ("colab", "curate", "evaluate", "look", "train", "use")
 FEWER = {
+    "colab": {"steps": 20},
     "train": {"steps": 20},
     "evaluate": {"steps": 20, "easy": "demo:fashion-placed"},  # one set, read once
     "curate": {"steps": 20, "most": 40, "size": 40, "threshold": 0.9998},  # after 20 steps all pictures are alike
     "use": {"steps": 20},
     "look": {"steps": 10, "size": 64},
 }
-PICTURES = {"train": 3, "evaluate": 2, "curate": 4, "use": 2, "look": 9}
-NUMBERS = {"train": "top1@20", "evaluate": "raw pixels", "curate": "of them copies", "use": "tensor", "look": "numbers"}
+PICTURES = {"colab": 1, "train": 3, "evaluate": 2, "curate": 4, "use": 2, "look": 9}
+NUMBERS = {"colab": "bytes in", "train": "top1@20", "evaluate": "raw pixels", "curate": "of them copies", "use": "tensor", "look": "numbers"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,7 +36,7 @@ def test_what_is_kept_is_small_came_from_one_run_and_holds_its_pictures(name: st
 @pytest.mark.slow
 def test_each_runs_whole_from_an_empty_folder(tmp_path: Path) -> None:
     """One folder for all, as a person has it: the run that one has trained is there for the others."""
-    for name in ("train", "evaluate", "curate", "use", "look"):
+    for name in ("train", "evaluate", "curate", "use", "look", "colab"):
         notebook = executed(read(EXAMPLES / f"{name}.ipynb"), tmp_path, **FEWER[name])
         found = pictures(notebook)
         assert len(found) == PICTURES[name], name

@@ -262,6 +262,13 @@ def _motion(history: Sequence[Line]) -> Iterable[Failure]:
     )  # fmt: skip
 
 
+def examples() -> Iterable[Failure]:
+    """Yield every failure there is, of an objective called dino: what documentation lists."""
+    parts = ("information", "top", "target_entropy", "target_entropy_share", "marginal_entropy_share")
+    line: dict[str, Any] = {f"health/dino/{part}": 0.5 for part in parts} | {"grad_norm/backbone": 0.5}
+    return _failures([line | {"step": step} for step in range(4)])
+
+
 def _well(history: Sequence[Line]) -> str:
     """Say healthy with the newest numbers there are."""
     newest: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout, suppress
 from functools import cached_property, partial
+from importlib.util import find_spec
 from io import StringIO
 from json import loads
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import flat, to_plain
 from dinokit.core.files import write_json
-from dinokit.core.messages import UserError, library, line_of, warn
+from dinokit.core.messages import UserError, info, library, line_of, warn
 from dinokit.training.config import TrackerName, TrainConfig
 
 PROJECT = "dinokit"  # if the environment names no other
@@ -42,7 +43,7 @@ class Tracker(ABC):
 
 
 class TensorBoard(Tracker):
-    """Event files in RUN/events; written always, unless it is switched off."""
+    """Event files in RUN/events; written where it is installed (extra `tensorboard`), unless it is switched off."""
 
     def __init__(self, run: RunFolder, *, start: int) -> None:
         self.run, self.start = run, start
@@ -155,10 +156,13 @@ class Trackers:
         Raises:
             UserError: if one that was asked for is not installed or refuses to begin.
         """
-        if config.runtime.tensorboard or config.runtime.trackers:
+        tensorboard = config.runtime.tensorboard and find_spec("tensorboard") is not None
+        if config.runtime.tensorboard and not tensorboard:
+            info("no events for TensorBoard: pip install 'dinokit[tensorboard]'; metrics.jsonl has all numbers")
+        if tensorboard or config.runtime.trackers:
             run.events.mkdir(exist_ok=True)
         self.open: dict[str, Tracker] = {}
-        if config.runtime.tensorboard:
+        if tensorboard:
             self.open["tensorboard"] = TensorBoard(run, start=start)
         memory = run.events / "trackers.json"
         known: dict[str, str] = {}

@@ -90,7 +90,7 @@ class Runtime:
     keep: int = at_least(1, 2)  # newest checkpoints that keep the training state; older ones keep the teacher only
     log_every: int = at_least(1, 10)  # steps between lines of metrics.jsonl
     eval: Measuring = field(default_factory=Measuring)  # of the saved teachers
-    tensorboard: bool = True  # write events/
+    tensorboard: bool = True  # write events/, where TensorBoard is installed (extra tensorboard)
     trackers: tuple[TrackerName, ...] = ()  # besides: wandb, mlflow, trackio, each an extra of this package
     health: Health = field(default_factory=Health)  # vital signs of the features, measured on a few images
     rollback: Rollback = field(default_factory=Rollback)  # what a run that diverges does
