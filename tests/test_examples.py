@@ -17,7 +17,14 @@ FEWER = {
     "look": {"steps": 10, "size": 64},
 }
 PICTURES = {"colab": 1, "train": 3, "evaluate": 2, "curate": 4, "use": 2, "look": 9}
-NUMBERS = {"colab": "bytes in", "train": "top1@20", "evaluate": "raw pixels", "curate": "of them copies", "use": "tensor", "look": "numbers"}
+NUMBERS = {
+    "colab": "bytes in",
+    "train": "top1@20",
+    "evaluate": "raw pixels",
+    "curate": "of them copies",
+    "use": "tensor",
+    "look": "numbers",
+}
 
 
 @pytest.mark.parametrize("name", NAMES)

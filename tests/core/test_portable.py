@@ -2,8 +2,10 @@
 
 import ast
 import pickle
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -35,57 +37,51 @@ LACKING = {  # of Windows
     "signal": "SIGALRM SIGCHLD SIGHUP SIGKILL SIGUSR1 SIGUSR2 pthread_sigmask setitimer",
 }
 PLACES = {"read_text": 1, "write_text": 2}  # the encoding's among the arguments
-ASKS = ("sys.platform", "hasattr(", "os.name", "getattr(")
+ASKS = re.compile(r"sys\.platform|hasattr\(|os\.name|getattr\(")
 LINUX = ("core/spare.py", "core/regions.py")  # whose front doors ask: `spares`, `shared`
 
 
 @cache
-def files() -> list[tuple[str, ast.Module]]:
-    """Return the modules of the package."""
-    paths = sorted(HOME.rglob("*.py"))
-    return [(path.relative_to(HOME).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
+def texts() -> dict[str, str]:
+    """Return the modules of the package by name."""
+    return {path.relative_to(HOME).as_posix(): path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py"))}
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Yield the calls of methods with their names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node.func.attr, node
 
 
 def test_no_module_of_one_system_is_imported_at_the_top() -> None:
-    found = [
-        (name, imported)
-        for name, tree in files()
-        for node in tree.body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for imported in ([each.name for each in node.names] if isinstance(node, ast.Import) else [node.module])
-        if imported in ELSEWHERE
-    ]
-    assert not found
+    pattern = re.compile(rf"^(?:import|from) ({'|'.join(ELSEWHERE)})\b", re.MULTILINE)
+    assert not [(name, pattern.findall(text)) for name, text in texts().items() if pattern.search(text)]
 
 
 def test_what_windows_lacks_is_asked_for_first() -> None:
-    """A function that uses it also asks the system what it is or has."""
+    """The function, class or constant that uses it also asks the system what it is or has."""
+    pattern = re.compile("|".join(rf"\b{home}\.({'|'.join(names.split())})\b" for home, names in LACKING.items()))
     found = []
-    for name, tree in files():
-        if name in LINUX:
+    for name, text in texts().items():
+        if name in LINUX or not pattern.search(text):
             continue
-        for part in tree.body:
-            used = {
-                f"{node.value.id}.{node.attr}"
-                for node in ast.walk(part)
-                if isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.attr in LACKING.get(node.value.id, "").split()
-            }
-            if used and not any(word in ast.unparse(part) for word in ASKS):
-                found.append((name, getattr(part, "name", part.lineno), used))
+        parts = [ast.unparse(part) for part in ast.parse(text).body]  # without comments
+        found += [(name, part[:200]) for part in parts if pattern.search(part) and not ASKS.search(part)]
     assert not found
 
 
 def test_text_is_read_and_written_as_utf8() -> None:
     """Windows has another encoding of its own."""
     found = []
-    for name, tree in files():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in PLACES:
-                known = {each.arg for each in node.keywords}
-                if "encoding" not in known and len(node.args) < PLACES[node.func.attr]:
-                    found.append((name, ast.unparse(node)))
+    for name, text in texts().items():
+        for method, node in calls(ast.parse(text)) if any(f".{each}(" in text for each in PLACES) else ():
+            if (
+                method in PLACES
+                and len(node.args) < PLACES[method]
+                and "encoding" not in {k.arg for k in node.keywords}
+            ):
+                found.append((name, ast.unparse(node)))
     assert not found
 
 
