@@ -12,7 +12,7 @@ from typing import Any
 
 from dinokit import cli, recipes
 from dinokit.checkpoints.hub import RELEASES
-from dinokit.commands import curate, evaluate, look, predict
+from dinokit.commands import curate, evaluate, finetune, look, predict
 from dinokit.commands.outline import commands, outline
 from dinokit.config import Setting, explained
 from dinokit.evaluation import base as evaluations
@@ -33,6 +33,7 @@ def settings() -> str:
         parts += [f"## look {kind}", _table(_told((look.explained((kind,)) or ("", None))[1]))]
     for step in curate.STEPS:
         parts += [f"## curate {step}", _table(_told((curate.explained((step,)) or ("", None))[1]))]
+    parts += ["## finetune", _table(_told(finetune.explained(("finetune",))[1]))]
     few = predict.explained(("--train-on",))
     parts += ["## predict --train-on", _table(_told(few[1] if few else None))]
     return "\n\n".join(parts)
