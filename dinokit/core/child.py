@@ -1,5 +1,6 @@
 """Another process of this very dinokit, started beside this one: it ends when this one does, however that happens."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -10,6 +11,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
+
+if sys.platform == "win32":
+    import _winapi
+    import msvcrt
 
 _PARENT = "DINOKIT_PARENT"  # in the environment of such a process: who has started it
 
@@ -40,9 +45,6 @@ def start(
 def read_now(pipe: IO[bytes]) -> bytes:
     """Return what lies in a pipe, nothing if that is nothing, without waiting for more."""
     if sys.platform == "win32":
-        import _winapi
-        import msvcrt
-
         with suppress(OSError):  # its other end is closed
             there = _winapi.PeekNamedPipe(msvcrt.get_osfhandle(pipe.fileno()), 0)[0]
             return os.read(pipe.fileno(), there) if there else b""
@@ -91,8 +93,6 @@ def follow() -> None:
 def _outlive(parent: int) -> None:
     """Wait until the process that has started this one is gone."""
     if sys.platform == "win32":  # which gives an orphan no other parent
-        import ctypes
-
         synchronize, without_end = 0x00100000, 0xFFFFFFFF
         handle = ctypes.windll.kernel32.OpenProcess(synchronize, False, parent)
         if handle:

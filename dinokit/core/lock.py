@@ -7,6 +7,11 @@ import sys
 import time
 from typing import IO, Any
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 PAUSE = 0.1  # seconds between two attempts, where the system gives up waiting by itself
 
 
@@ -21,8 +26,6 @@ def lock(file: IO[Any], *, wait: bool) -> None:
         OSError: where the disk cannot lock.
     """
     if sys.platform == "win32":
-        import msvcrt
-
         file.seek(0)  # a lock is of a range of bytes, from here on; it may lie beyond the end
         while True:
             try:
@@ -32,7 +35,5 @@ def lock(file: IO[Any], *, wait: bool) -> None:
                     raise
                 time.sleep(PAUSE)
     else:
-        import fcntl
-
         fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     return None

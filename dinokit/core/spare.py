@@ -26,6 +26,9 @@ import torch
 from dinokit.core import child
 from dinokit.core.stopping import SIGNALS
 
+if sys.platform != "win32":  # which has no copies either
+    import fcntl
+
 PAUSE = 0.01  # seconds between two looks at a process
 
 
@@ -130,8 +133,6 @@ def _copy(complaints: IO[bytes], others: Sequence[int]) -> Spare:
 
 def _wait(waiting: int, parent: int, complaints: IO[bytes]) -> NoReturn:
     """Be the copy: nothing of what this process was about to do happens, and nothing of it is cleaned up."""
-    import fcntl  # here: Windows has none, nor copies
-
     code = 1
     try:
         os.setsid()  # Ctrl-C is for the other process alone

@@ -102,16 +102,11 @@ import os, signal, sys
 import torch, torch.distributed, torch.multiprocessing, torch.utils.data
 for name in {os}:
     if hasattr(os, name): delattr(os, name)
-sys.modules["fcntl"] = None
 for name in {signal}:
     if hasattr(signal, name): delattr(signal, name)
 if __name__ == "__main__":
     torch.multiprocessing.set_start_method("spawn")
     from dinokit import cli
-    from dinokit.core import lock
-    lock.lock = lambda file, *, wait: None
-    import dinokit.core.files, dinokit.sources.archives
-    dinokit.core.files.locked = dinokit.sources.archives.locked = lock.lock
     words = ["--steps", "2", "--data.batch_size", "8", "--processes", "1", "--workers", "1", "--device", "cpu"]
     assert cli.run(["pretrain", "demo", "--data", {data!r}, "--out", "run", *words]) == 0
     assert cli.run(["embed", "--model", "run", "--data", {data!r}, "--out", "features"]) == 0
