@@ -20,6 +20,7 @@ from dinokit.core.messages import BadImage, UserError
 from dinokit.core.order import evenly
 from dinokit.curation.vectors import Vectors
 from dinokit.features.embed import READINGS
+from dinokit.features.embedding import Read
 from dinokit.looks.neighbours import nearest
 from dinokit.models.classifier import Reading
 from dinokit.search.index import Index as Kept
@@ -77,6 +78,15 @@ class Index:
             of = " and ".join(pool.source for pool in kept.pools)
             raise UserError(f"{kept.folder} is of {of}, none of its images is in {source.name}")
         kept.leave_out(self._places < 0)
+
+    def token(self, place: int) -> Float32[numpy.ndarray, " number"] | None:
+        """Return what `reading` reads of an image of the source, if the index has it."""
+        rows = self._kept.rows.numbers
+        found = numpy.flatnonzero(self._places[rows] == place) if place >= 0 else rows[:0]
+        if not len(found):
+            return None
+        known: Float32[numpy.ndarray, " number"] = self._kept.vector(int(rows[found[0]]))[0].astype(numpy.float32)
+        return known
 
     def nearest(self, token: Float32[numpy.ndarray, " number"], *, count: int, but: int) -> Found:
         """Return the nearest images of the source, without one.
@@ -184,18 +194,15 @@ class Searcher:
             Busy: if too much waits for the network.
         """
         count = min(count, MOST)
-        indexed = self.has_index(model, step)
-        reading = self._index.reading if indexed and self._index is not None else Reading()
-        token = self._seeing.token(model, step, image, reading).result()
         if patch is None:
-            found = self._nearest(model, step, image, token, count=count)
+            found = self._nearest(model, step, image, count=count)
             hits = [Hit(int(place), float(score)) for place, score in zip(found.places, found.scores, strict=True)]
             return Answer(hits, found.searched)
         seen = patches(self._seeing.features(model, step, image).result())
         row, column = patch
         if not (0 <= row < seen.rows and 0 <= column < seen.columns):
             raise UserError(f"expected a patch of {seen.rows} rows and {seen.columns} columns, got {row}, {column}")
-        candidates = self._nearest(model, step, image, token, count=MOST).places.tolist()
+        candidates = self._nearest(model, step, image, count=MOST).places.tolist()
         hits = self._best(model, step, seen.at(row, column), candidates)
         return Answer(sorted(hits, key=lambda hit: (-hit.score, hit.place))[:count], len(hits))
 
@@ -215,15 +222,22 @@ class Searcher:
                 continue  # whoever looks at it is told why
         return True
 
-    def _nearest(self, model: str, step: int | None, image: str, token: bytes, *, count: int) -> Found:
-        place, vector = self._seeing.images.index(image), numpy.frombuffer(token, dtype=numpy.float32).copy()
+    def _nearest(self, model: str, step: int | None, image: str, *, count: int) -> Found:
+        place = self._seeing.images.index(image)
         but = -1 if place is None else place
         if self._index is not None and self.has_index(model, step):
+            known = self._index.token(but)  # which takes no pass of the network
+            vector = self._read(model, step, image, self._index.reading) if known is None else known
             return self._index.nearest(vector, count=count, but=but)
+        vector = self._read(model, step, image, Reading())
         gallery = self._gallery(model, step)
         if place is not None:
             gallery.add(place, vector)
         return gallery.nearest(vector, count=count, but=but)
+
+    def _read(self, model: str, step: int | None, image: str, what: Read) -> Float32[numpy.ndarray, " number"]:
+        token = self._seeing.token(model, step, image, what).result()
+        return numpy.frombuffer(token, dtype=numpy.float32).copy()
 
     def _gallery(self, model: str, step: int | None) -> Gallery:
         """Return the class tokens of a network, for which it is then that images are embedded."""

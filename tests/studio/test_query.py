@@ -1,9 +1,11 @@
 """A search in one request finds what the page finds, and many at once are answered or refused."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from dinokit.curation.pool import Pool
 from dinokit.features.embed import embed
 from dinokit.search import change
 from dinokit.studio import query
+from dinokit.studio.search import Searcher
 from dinokit.studio.start import of_index
 from tests.studio.conftest import COUNT, Answer, Served, backbone, saved, served
 
@@ -55,6 +58,23 @@ def test_by_name_and_by_image_the_nearest_of_the_index_are_found(shown: Served, 
     assert [hit["name"] for hit in sent["found"]] == wanted[:3]
     assert wanted[0] == "2.png"
     assert sent["found"][0]["score"] == pytest.approx(1, abs=1e-3)
+
+
+def test_an_image_of_the_index_is_asked_by_its_row_and_not_even_read(pictures: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "index"
+    images.mkdir()
+    for number in range(4):
+        shutil.copy(pictures / f"{number}.png", images)
+    embed(str(saved(tmp_path, SEED)), str(images), out / "pool-0", precision="fp32", workers=0)
+    change.begin(out, "pool-0", by="cls", kind="exact")
+    found = of_index(out, size=16, device=CPU)
+    searcher = Searcher(found.seeing, found.index)
+    (images / "2.png").unlink()
+    hits = searcher.search("a", None, "2", None, count=9).hits
+    rows = Pool(out / "pool-0").vectors.read(0, 4).astype(numpy.float64)
+    cosines = {each: float(rows[2] @ rows[each]) for each in (0, 1, 3)}
+    assert [hit.place for hit in hits] == sorted(cosines, key=lambda each: -cosines[each])
+    found.close()
 
 
 def test_by_a_place_of_the_query_the_best_patches_are_found(shown: Served, pictures: Path) -> None:
