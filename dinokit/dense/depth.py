@@ -40,7 +40,7 @@ from dinokit.core.seed import derived, generator
 from dinokit.dense import draw
 from dinokit.dense.maps import joined, resized, scaled
 from dinokit.images import intensity
-from dinokit.models.features import Features
+from dinokit.models.features import Features, is_recorded
 
 FOLDERS = ("depth", "colours")
 DETAILS = ("low", "high")  # of a head, in metres
@@ -174,7 +174,8 @@ class Fusion(nn.Module):
         """Fuse; `coarser` may be a pixel too large where a side was odd."""
         joined = lateral
         if coarser is not None and self.lateral is not None:
-            if coarser.shape[2:] != lateral.shape[2:]:
+            # what is recorded for other sizes must not remember the answer; of equal sizes nothing changes
+            if is_recorded() or coarser.shape[2:] != lateral.shape[2:]:
                 coarser = F.interpolate(coarser, size=lateral.shape[2:], mode="bilinear", align_corners=True)
             joined = self.lateral(lateral) + coarser
         larger = F.interpolate(self.joined(joined), scale_factor=2, mode="bilinear", align_corners=True)
@@ -230,7 +231,7 @@ class DPT(nn.Module):
         patches = layer.patches.float()
         cls = layer.cls.float()[:, None].expand(-1, patches.shape[1], -1)
         patches = self.readouts[index](torch.cat([patches, cls], dim=-1))
-        maps = patches.transpose(1, 2).reshape(len(patches), -1, *layer.grid)
+        maps = torch.unflatten(patches.transpose(1, 2), -1, layer.grid)  # [batch, width, rows, columns]
         level: Tensor = self.lateral[index](self.resize[index](self.narrow[index](maps)))
         return level
 
