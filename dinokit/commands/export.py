@@ -1,31 +1,39 @@
-"""`dinokit export`: write a backbone as a file of another runtime, and compare it there: onnx, torch-export"""
+"""`dinokit export`: write a backbone, or a head with it, for onnx, openvino, torch-export, and compare it there"""
 
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from torch import Tensor, nn
 
 from dinokit.checkpoints.load import load
 from dinokit.commands.tables import print_rows
-from dinokit.core.files import check_result, digest_of_model, write_json
+from dinokit.core.files import check_result, digest_of_model, digest_of_weights, write_json
 from dinokit.core.messages import CheckFailed, UserError, info
-from dinokit.exports import onnx, torch_export
-from dinokit.exports.outputs import Outputs, about, exportable
-from dinokit.exports.parity import BOUNDS, Row, compare
+from dinokit.dense.heads import About as AboutHead
+from dinokit.dense.heads import check_model, load_head
+from dinokit.exports import onnx, openvino, torch_export
+from dinokit.exports.calibration import halves, photos_of
+from dinokit.exports.headed import Headed, about_headed, expected
+from dinokit.exports.outputs import About, Exported, Outputs, Precision, about, exportable
+from dinokit.exports.parity import BOUNDS, Row, Run, compare
 from dinokit.models.features import Built
 
 HEAD = ("output", "batch", "size", "cosine", "error", "rms")
-TARGETS = {"onnx": onnx, "torch-export": torch_export}
+TARGETS = {"onnx": onnx, "openvino": openvino, "torch-export": torch_export}
 
 
 def export(
     model: str,
     *,
-    to: Literal["onnx", "torch-export"],
+    to: Literal["onnx", "openvino", "torch-export"],
     out: Path,
-    outputs: str = "cls,patches",
+    head: Path | None = None,
+    outputs: str | None = None,
     dynamic: bool = False,
-    precision: Literal["fp32", "fp16"] = "fp32",
+    precision: Precision = "fp32",
+    calibrate: str | None = None,
     channels: int | None = None,
     heads: int | None = None,
 ) -> list[Row]:
@@ -37,11 +45,19 @@ def export(
 
     Args:
         model: a run folder, RUN/checkpoints/STEP, a weights file, or a name that `dinokit models` lists.
-        to: onnx (.onnx, run by ONNX Runtime; extra onnx) or torch-export (.pt2, run by torch).
+        to: onnx (.onnx, run by ONNX Runtime; extra onnx), openvino (.xml, with .bin beside it; extra openvino) or
+            torch-export (.pt2, run by torch).
         out: the file.
-        outputs: cls, patches, layers (the patches after four blocks, evenly spaced, or the four stages), with commas.
+        head: the folder of a head of segmentation, depth, foreground, linear or attentive: SAVE/head of `dinokit
+            evaluate TASK --save SAVE`. The file then returns what the head finds: logits and mask, depth in metres,
+            probability, or logits and probabilities.
+        outputs: cls, patches, layers (the patches after four blocks, evenly spaced, or the four stages), with commas;
+            cls,patches if not given. Of a head all, or some.
         dynamic: take any batch, height and width, with positions that follow; else one image of the model's size.
-        precision: fp32, or fp16: weights of half the size.
+        precision: fp32; fp16: weights of half the size; bf16: as well, not in onnx; int8: products in 8 bits, in onnx
+            and openvino (extra nncf).
+        calibrate: images, anything that `pretrain` takes, of which up to 128 choose the steps of int8; a few of them
+            choose nothing and are compared.
         channels: of the images, where they are not the model's.
         heads: of attention, for weights that do not say it.
     """
@@ -50,33 +66,73 @@ def export(
         raise UserError(
             f"{to} writes files {target.SUFFIX}, got {out.name}; use --out {out.with_suffix(target.SUFFIX)}"
         )
+    if precision not in target.PRECISIONS:
+        others = ", ".join(name for name, each in TARGETS.items() if precision in each.PRECISIONS)
+        raise UserError(f"{to} writes {', '.join(target.PRECISIONS)}, not {precision}, which {others} would")
+    if (precision == "int8") != (calibrate is not None):
+        raise UserError(
+            "--precision int8 and --calibrate IMAGES belong together: its steps are chosen by what they show"
+        )
     check_result(out)
     target.check_installed()
     backbone = exportable(load(model, channels=channels, heads=heads))
-    names = tuple(name for name in outputs.split(",") if name)
-    told = about(backbone, names, model=str(model), dynamic=dynamic, precision=precision)
-    target.write(Outputs(backbone, told.outputs, precision).eval(), told, out)
-    return _judged(out, backbone)
+    names = tuple(name for name in (outputs or "").split(",") if name)
+    how: dict[str, Any] = {"model": str(model), "dynamic": dynamic, "precision": precision}
+    network: Exported
+    if head is None:
+        told = about(backbone, ("cls", "patches") if outputs is None else names, **how)
+        network = Outputs(backbone, told.outputs, precision)
+    else:
+        learnt, of = _learnt(head, backbone, model)
+        told = about_headed(backbone, learnt, of, names, **how)
+        network = Headed(backbone, learnt, of, told.outputs, precision)
+    chosen, judges = (None, None) if calibrate is None else halves(photos_of(calibrate, backbone, told))
+    target.write(network.eval(), told, out, photos=chosen)
+    return _judged(out, backbone, head=head, photos=judges)
 
 
-def check(file: Path, model: str, *, channels: int | None = None, heads: int | None = None) -> list[Row]:
+def check(
+    file: Path,
+    model: str,
+    *,
+    head: Path | None = None,
+    calibrate: str | None = None,
+    channels: int | None = None,
+    heads: int | None = None,
+) -> list[Row]:
     """Compare a file that `dinokit export` wrote with the model it was made of, in the runtime that is here.
 
     Args:
-        file: .onnx or .pt2.
+        file: .onnx, .xml or .pt2.
         model: as it was given to `dinokit export`.
+        head: as it was given to `dinokit export`.
+        calibrate: images that a file of int8 is compared on: noise is not what its steps were chosen for.
         channels: of the images, where they are not the model's.
         heads: of attention, for weights that do not say it.
     """
     if not Path(file).is_file():
         raise UserError(f"no file at {file}; expected what `dinokit export` wrote")
-    return _judged(Path(file), exportable(load(model, channels=channels, heads=heads)))
+    backbone = exportable(load(model, channels=channels, heads=heads))
+    return _judged(Path(file), backbone, head=head, calibrate=calibrate)
 
 
 INNER = {"check": check}
 
 
-def _judged(file: Path, backbone: Built) -> list[Row]:
+def _learnt(head: Path, backbone: Built, model: str) -> tuple[nn.Module, AboutHead]:
+    learnt, of = load_head(head)
+    check_model(of, backbone, model=str(model))
+    return learnt, of
+
+
+def _judged(
+    file: Path,
+    backbone: Built,
+    *,
+    head: Path | None,
+    photos: Tensor | None = None,
+    calibrate: str | None = None,
+) -> list[Row]:
     """Compare, print, write; or raise CheckFailed."""
     target = next((each for each in TARGETS.values() if file.suffix == each.SUFFIX), None)
     if target is None:
@@ -84,7 +140,14 @@ def _judged(file: Path, backbone: Built) -> list[Row]:
     told, run = target.opened(file)
     if told.weights != digest_of_model(backbone):
         raise UserError(f"{file} was made of other weights than these ({told.model}); give the model it was made of")
-    rows, bound = compare(run, backbone, told), BOUNDS[told.precision]
+    if bool(told.task) != (head is not None):
+        wanted = f"with a head of {told.task}; give it as --head" if told.task else "without a head; leave out --head"
+        raise UserError(f"{file} was made {wanted}")
+    if told.precision == "int8" and photos is None:
+        if calibrate is None:
+            raise UserError(f"{file} holds int8; give the images that it is compared on as --calibrate IMAGES")
+        photos = photos_of(calibrate, backbone, told)
+    rows, bound = compare(run, _own(backbone, head, told), told, photos=photos), BOUNDS[told.precision]
     print_rows(f"{file.name} beside dinokit in float32", HEAD, [_shown(row) for row in rows])
     kept = {
         "about": asdict(told),
@@ -96,11 +159,20 @@ def _judged(file: Path, backbone: Built) -> list[Row]:
     beside = file.with_name(f"{file.name}.json")
     write_json(beside, kept)
     wrong = sum(not row.holds for row in rows)
-    bounds = f"cosine at least {bound.cosine}, error at most {bound.error:g}, times the rms where that is above 1"
     if wrong:
-        raise CheckFailed(f"{wrong} of {len(rows)} rows of {beside} are beyond the bound ({bounds}); do not use {file}")
-    info(f"{file}, compared in {beside}: {bounds}")
+        raise CheckFailed(f"{wrong} of {len(rows)} rows of {beside} are beyond the bound ({bound}); do not use {file}")
+    info(f"{file}, compared in {beside}: {bound}")
     return rows
+
+
+def _own(backbone: Built, head: Path | None, told: About) -> Run:
+    """Return what a file is compared with."""
+    if head is None:
+        return Outputs(backbone, told.outputs).eval()
+    learnt, of = _learnt(head, backbone, told.model)
+    if digest_of_weights(learnt) != told.head:
+        raise UserError(f"{head} is another head than the one of this file; give the one that it was made with")
+    return expected(backbone, learnt, of, told.outputs)
 
 
 def _shown(row: Row) -> tuple[object, ...]:

@@ -9,9 +9,12 @@ from images that are none of those which are compared later: a position of the r
 
 import copy
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -23,7 +26,8 @@ from dinokit.core.messages import UserError, line_of, unknown_name
 from dinokit.models.convnets import STAGES, ConvNet
 from dinokit.models.features import Backbone, Built
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 INPUT = "images"
 OUTPUTS = ("cls", "patches", "layers")
 LAYERS = 4  # evenly spaced, as heads for depth take them
@@ -47,6 +51,13 @@ class About:
     size: int  # side in pixels of the images that the model was meant for
     dynamic: bool  # whether batch, height and width are free
     precision: Precision
+    # of a head, what dense.heads.About says, where there is one
+    task: str = ""
+    head: str = ""  # digest of its weights
+    details: Mapping[str, Any] = field(default_factory=dict)  # names of classes, or the range of depths
+    short: int | None = None  # pixels that the short side is resized to
+    crop: int | None = None  # side of the windows, in pixels
+    stride: int | None = None  # from one window to the next
 
     def plain(self) -> dict[str, str]:
         """Return what a file keeps."""
@@ -57,27 +68,32 @@ class About:
         """Read what a file keeps, or raise UserError."""
         found: dict[str, Any] = {}
         try:
-            for field in fields(About):
-                value = plain[field.name]
-                read = value if field.type in (str, Precision) else json.loads(value)
-                found[field.name] = tuple(read) if isinstance(read, list) else read
+            for each in fields(About):
+                value = plain[each.name]
+                read = value if each.type in (str, Precision) else json.loads(value)
+                found[each.name] = tuple(read) if isinstance(read, list) else read
         except (KeyError, ValueError) as error:
             raise UserError(f"{file} was not written by dinokit export: its metadata lacks {error}") from error
         return About(**found)
 
 
-class Outputs(nn.Module):
-    """A backbone that returns tensors in the order of their names."""
+class Exported(nn.Module, ABC):
+    """What is written into a file: images -> tensors in the order of their names."""
 
     def __init__(self, backbone: Built, names: tuple[str, ...], precision: Precision = "fp32") -> None:
-        """Keep a backbone, or a copy of it in half precision; RoPE's periods and positions stay float32.
-
-        Args:
-            names: cls, patches, layer_N.
-        """
+        """Keep a backbone, or a copy of it in 16 bits; RoPE's periods and positions stay float32."""
         super().__init__()
-        self.backbone = backbone if precision == "fp32" else copy.deepcopy(backbone).half()
+        self.backbone = copy.deepcopy(backbone).to(HALVES[precision]) if precision in HALVES else backbone
         self.names = names
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "batch channel height width"]) -> tuple[Tensor, ...]:
+        """Return what the names say."""
+
+
+@final
+class Outputs(Exported):
+    """A backbone: cls, patches, layer_N."""
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> tuple[Tensor, ...]:
         """Return what the names say."""
@@ -132,7 +148,18 @@ def depth_of(backbone: Built) -> int:
     return STAGES if isinstance(backbone, ConvNet) else int(backbone.config.depth)
 
 
-def recorded(network: Outputs, told: About, *, target: str) -> ExportedProgram:
+@contextmanager
+def logged_off() -> Iterator[None]:
+    """Without what libraries log meanwhile, which is no matter of whoever exports."""
+    was = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(was)
+
+
+def recorded(network: Exported, told: About, *, target: str) -> ExportedProgram:
     """Write down what a network computes, or raise UserError: one line.
 
     Free sizes are recorded from a few small images, fixed ones from one image of the model's size.

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from dinokit.core.files import write_atomic
 from dinokit.core.messages import UserError, line_of
-from dinokit.exports.outputs import About, Outputs, recorded
+from dinokit.exports.outputs import About, Exported, recorded
 from dinokit.exports.parity import Refused, Run
 
 SUFFIX = ".pt2"
 LIBRARIES = ()
+PRECISIONS = ("fp32", "fp16", "bf16")
 ABOUT = "about.json"
 
 
@@ -24,8 +25,9 @@ def check_installed() -> None:
     """Do nothing: torch is there."""
 
 
-def write(network: Outputs, told: About, out: Path) -> None:
+def write(network: Exported, told: About, out: Path, *, photos: Tensor | None = None) -> None:
     """Write a file, whole or not at all; UserError if it cannot hold the network."""
+    assert photos is None, "of int8, which it does not write"
     program = recorded(network, told, target="torch.export")
     with write_atomic(out) as temporary, temporary.open("wb") as file:
         torch.export.save(program, file, extra_files={ABOUT: json.dumps(told.plain())})

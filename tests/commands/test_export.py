@@ -12,7 +12,10 @@ from safetensors.torch import save_file
 
 from dinokit.checkpoints.store import header
 from dinokit.cli import run
-from tests.conftest import MakeVit
+from dinokit.dense.heads import About, save_head
+from dinokit.dense.maps import Windows
+from dinokit.dense.segmentation import Config, LinearHead
+from tests.conftest import MakeFolder, MakeVit
 from tests.vits import ARCHITECTURE
 
 
@@ -57,6 +60,11 @@ def test_a_file_is_right_at_every_size_until_its_weights_are_altered(
         (["--to", "onnx", "--out", "a.pt2"], "onnx writes files .onnx, got a.pt2"),
         (["--to", "onnx", "--out", "a.onnx", "--outputs", "cls,patch"], "did you mean 'patches'"),
         (["--to", "tensorflow", "--out", "a.onnx"], "onnx"),
+        (["--to", "onnx", "--out", "a.onnx", "--precision", "bf16"], "not bf16, which openvino, torch-export would"),
+        (["--to", "torch-export", "--out", "a.pt2", "--precision", "int8", "--calibrate", "x"], "which onnx, openvino"),
+        (["--to", "onnx", "--out", "a.onnx", "--precision", "int8"], "--calibrate IMAGES belong together"),
+        (["--to", "openvino", "--out", "a.xml", "--calibrate", "x"], "--calibrate IMAGES belong together"),
+        (["--to", "onnx", "--out", "a.onnx", "--head", "nothing"], "holds no head"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -69,3 +77,38 @@ def test_a_mistake_is_one_line(
     assert said in err
     assert err.count("\n") == 1
     assert not list(tmp_path.glob("a.*"))
+
+
+@pytest.mark.slow
+def test_a_head_goes_with_its_network_and_no_other_is_compared(
+    tmp_path: Path, model: Path, make_vit: MakeVit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of int8 the images that are compared on are asked for, and the file says what they are shown by."""
+    backbone, details = make_vit(), {"classes": ["a", "b"], "colours": [[0, 0, 0], [9, 9, 9]]}
+    for seed in (0, 1):
+        head = LinearHead(Config(width=16, outputs=2), seed=seed).eval()
+        about = About.of(backbone, "segmentation", Windows(16, 8), short=16, details=details)
+        save_head(tmp_path / f"head{seed}", head, about)
+    out, given = tmp_path / "model.xml", ["--head", str(tmp_path / "head0")]
+    assert run(["export", str(model), "--to", "openvino", "--out", str(out), *given]) == 0
+    kept = json.loads((tmp_path / "model.xml.json").read_text())
+    assert {row["output"] for row in kept["rows"]} == {"logits", "mask"}
+    assert (kept["about"]["short"], kept["about"]["crop"], kept["about"]["stride"]) == (16, 16, 8)
+    assert kept["about"]["details"]["classes"] == ["a", "b"]
+    for words, said in (([], "give it as --head"), (["--head", str(tmp_path / "head1")], "is another head")):
+        assert run(["export", "check", str(out), str(model), *words]) == 2
+        assert said in capsys.readouterr().err
+    assert run(["export", "check", str(out), str(model), *given]) == 0
+
+
+@pytest.mark.slow
+def test_int8_is_judged_by_images_and_says_so(
+    tmp_path: Path, model: Path, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = make_folder(*(f"{number}.png" for number in range(8))), tmp_path / "model.onnx"
+    words = ["export", str(model), "--to", "onnx", "--out", str(out), "--precision", "int8"]
+    assert run([*words, "--calibrate", str(images)]) == 0
+    assert json.loads((tmp_path / "model.onnx.json").read_text())["about"]["precision"] == "int8"
+    assert run(["export", "check", str(out), str(model)]) == 2
+    assert "--calibrate IMAGES" in capsys.readouterr().err
+    assert run(["export", "check", str(out), str(model), "--calibrate", str(images)]) == 0
