@@ -302,4 +302,4 @@ def _print_scores(scores: dict[By, Score], chosen: By) -> None:
         for by, each in scores.items()
     ]
     asked = next(iter(scores.values())).images
-    print_rows(f"images of the same class, {asked:,} ask", ("by", "mAP", "nearest", ""), rows)
+    print_rows(f"same class, {asked:,} images", ("by", "mAP", "nearest", ""), rows)

@@ -13,7 +13,8 @@ from dinokit.core.order import evenly
 from dinokit.metrics.precision import average_precision
 from dinokit.search.descriptors import KINDS, WITH_GEM, By, described
 
-IMAGES = 2000  # of a sample: 3 s a descriptor
+IMAGES = 2000  # of a sample, at most: 3 s a descriptor
+LEAST = 2  # of a class, where there are too many classes for more
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,19 @@ class Score:
 
 
 def sample(labels: Int64[numpy.ndarray, " image"]) -> Int64[numpy.ndarray, " chosen"]:
-    """Return the images by which descriptors are compared, evenly spaced among those with a label; perhaps none."""
-    known = numpy.flatnonzero(labels >= 0)
-    chosen = known[evenly(IMAGES, len(known))] if len(known) else known
-    _, own, counts = numpy.unique(labels[chosen], return_inverse=True, return_counts=True)
-    asks = len(counts) > 1 and bool((counts[own] > 1).any())
-    return chosen if asks else chosen[:0]
+    """Return the images by which descriptors are compared, as many of each class, so that classes of two stay whole.
+
+    None where there are not two classes of two or more images.
+    """
+    order = numpy.argsort(labels, kind="stable")
+    names, first, counts = numpy.unique(labels[order], return_index=True, return_counts=True)
+    several = numpy.flatnonzero((names >= 0) & (counts > 1))
+    if len(several) < 2:
+        return numpy.empty(0, dtype=numpy.int64)
+    some = several[evenly(IMAGES // LEAST, len(several))]
+    most = max(IMAGES // len(some), LEAST)
+    found = [order[first[each] + evenly(most, int(counts[each]))] for each in some.tolist()]
+    return numpy.sort(numpy.concatenate(found))
 
 
 def scores(rows: Float[numpy.ndarray, "image number"], labels: Int64[numpy.ndarray, " image"]) -> dict[By, Score]:

@@ -1,7 +1,9 @@
 """The descriptor that ranks images of the same class first is chosen, and the query never finds itself."""
 
 import numpy as np
+import pytest
 
+from dinokit.search import choice
 from dinokit.search.choice import best, sample, scores
 from tests.curation.pools import unit
 
@@ -45,4 +47,15 @@ def test_without_two_classes_of_which_one_has_two_images_nothing_is_measured() -
     assert not len(sample(np.array([-1, -1, -1])))
     assert not len(sample(np.array([0, 0, 0, -1])))
     assert not len(sample(np.array([0, 1, 2])))
-    assert sample(np.array([0, -1, 1, 1])).tolist() == [0, 2, 3]
+    assert not len(sample(np.array([0, 1, 1])))
+    assert sample(np.array([0, -1, 1, 1, 2, 0])).tolist() == [0, 2, 3, 5]
+
+
+def test_a_sample_keeps_pairs_together_and_takes_as_many_of_large_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "IMAGES", 20)
+    pairs = np.random.default_rng(0).permutation(np.repeat(np.arange(50), 2))
+    chosen = pairs[sample(pairs)]
+    assert len(chosen) == 20
+    assert set(np.unique(chosen, return_counts=True)[1]) == {2}
+    large = np.random.default_rng(0).integers(0, 4, 1000)
+    assert np.unique(large[sample(large)], return_counts=True)[1].tolist() == [5, 5, 5, 5]

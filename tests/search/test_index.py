@@ -9,7 +9,7 @@ import pytest
 from dinokit.core.files import read_json, write_json
 from dinokit.core.messages import UserError
 from dinokit.curation.pool import Pool
-from dinokit.search import change, index, near
+from dinokit.search import change, index, near, rows
 from dinokit.search.index import Index
 from tests.curation.pools import make_pool
 from tests.search.indices import made, names, noise
@@ -17,7 +17,9 @@ from tests.search.indices import made, names, noise
 ASKED = noise(5, seed=9)
 
 
-def test_added_and_removed_equals_built_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held", [10**9, 0])
+def test_added_and_removed_equals_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    monkeypatch.setattr(rows, "HELD", held)
     first, second = noise(20), noise(15, seed=1)
     changed = made(tmp_path / "i", first)
     make_pool(tmp_path / "i" / "pool-1", second, model="m", data="/second")
