@@ -17,6 +17,7 @@ _HOME = {
     "list_models": "dinokit.commands.models",
     "pretrain": "dinokit.commands.pretrain",
     "distill": "dinokit.commands.distill",
+    "adapt": "dinokit.commands.adapt",
     "evaluate": "dinokit.commands.evaluate",
     "evaluate_suite": "dinokit.commands.evaluate",
     "open_source": "dinokit.sources.source",

@@ -5,5 +5,5 @@ settings reach an argument `settings`, and `explained(words)` says whose setting
 the command line, or if there are none the constant EXAMPLE, without which none are listed. Other constants that the
 command line reads are FIRST and REQUIRED (of the settings), SHELL (options that only Python may leave out) and INNER
 (verbs under this one). `running` with `measuring` and `beside`, and `tables` are no verbs, but what several verbs
-share, and `planned` is what `plan` prints.
+share; `planned` is what `plan` prints, `guarding` what `adapt` may not lose.
 """

@@ -1,9 +1,11 @@
 """`dinokit adapt`: go on pretraining from any backbone, with a guard over what it could do"""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from dinokit import recipes
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.commands.guarding import Guard, Watched, watched
@@ -19,6 +21,7 @@ from dinokit.sources.source import Source, absolute, open_source
 from dinokit.training.config import TrainConfig, read, with_settings
 from dinokit.visuals.report import write_report
 
+EXAMPLE = ("adapt-small",)  # whose settings --help lists
 FIRST = ("optim.lr.peak", "stages.adapt.changes.optim.lr.peak", "data.batch_size", "seed", "device", "workers")
 SETTLED = 0.01  # of the loss of the heads: what it may still fall by, from a tenth of their steps to the next
 
@@ -113,7 +116,7 @@ def _train_guarded(
             info(settled([line for line in read_jsonl(run.metrics) if line.get("step", 0) <= step]))
         return guard.look(step)
 
-    if not (is_main() and guard.lines() and guard.ended()):
+    if not guard.ended():  # so all ranks find, before one changes anything
         engine.pretrain(config, run.path, images=images, on_checkpoint=look)
     if not is_main():
         return
@@ -150,3 +153,8 @@ def compared(guard: Guard, scratch: Path | None) -> dict[str, dict[str, float]]:
         backbone = load(scratch).to(guard.device)
         rows["from scratch"] = {each.name: each.measure(backbone) for each in guard.sets}
     return rows
+
+
+def explained(words: Sequence[str]) -> tuple[str, Any]:
+    """Return a recipe of adaptation and its settings."""
+    return words[0], recipes.find(words[0])

@@ -82,8 +82,8 @@ def _of(config: TrainConfig, network: Built, run: TeacherRun | None) -> TrainCon
         crops = replace(crops, global_size=round(share * crops.global_size), local_size=round(share * crops.local_size))
     crops = replace(
         crops,
-        global_size=_near(crops.global_size, patch),
-        local_size=_near(crops.local_size, patch),
+        global_size=_up(crops.global_size, patch),
+        local_size=_up(crops.local_size, patch),
         anchor_size=0,
         sizes=(),
     )
@@ -121,8 +121,9 @@ def _trainable(architecture: Any) -> Any:
     return replace(found, drop_path=0.0) if hasattr(found, "drop_path") else found
 
 
-def _near(side: int, patch: int) -> int:
-    return max(round(side / patch), 1) * patch
+def _up(side: int, patch: int) -> int:
+    """Return the nearest multiple of the patch that is not smaller."""
+    return -(-side // patch) * patch
 
 
 def _with_head(objective: Any, before: Any) -> Any:
