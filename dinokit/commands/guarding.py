@@ -21,9 +21,10 @@ from dinokit.core.messages import UserError, info, line_of, warn
 from dinokit.evaluation import base as evaluations
 from dinokit.evaluation import knn, retrieval
 from dinokit.features.extraction import forgotten
-from dinokit.health.vitals import look, mirrored, open_probe, places
+from dinokit.health.vitals import Probe, look, mirrored, places
+from dinokit.images.intensity import prepare, stacked
 from dinokit.models.features import Backbone
-from dinokit.sources.source import Source, open_source, splits
+from dinokit.sources.source import Source, open_source, splits, thinned
 
 BEST = "best.safetensors"
 IMAGES, PROBE = 2_000, 256  # of a set, evenly spaced, at most; of those whose locality is measured
@@ -63,13 +64,19 @@ class Watched:
 
     def _locality(self, backbone: Backbone) -> float:
         pixels, patch = backbone.pixels, backbone.patch_size
-        source = open_source(self.source, channels=backbone.channels, white=pixels.white)
-        side = max(pixels.size or 224, 3 * patch)  # pixels
-        probe = open_probe(source, pixels, side=side, patch_size=patch, images=PROBE, seed=0)
-        if probe is None:
+        source = thinned(open_source(self.source, channels=backbone.channels, white=pixels.white), PROBE)
+        side = max(pixels.size or 224, 3 * patch) // patch * patch  # pixels
+
+        def read(index: int) -> Any:
+            return prepare(source.read(index, min_side=1), size=side, patch_size=patch)
+
+        # without `open_probe`, which divides the images among the ranks: one alone measures
+        found = [image for _, image in source.each(read, list(range(len(source))), workers=0) if torch.is_tensor(image)]
+        if len(found) < 2:
             raise UserError(f"the guard looks at images of {self.source}, and fewer than two of them can be read")
-        batches = probe.batches(backbone.device)
-        return places(look(backbone, batches), look(backbone, mirrored(probe.batches(backbone.device))))["locality"]
+        probe = Probe(stacked(found), None, pixels)
+        views = probe.batches(backbone.device), mirrored(probe.batches(backbone.device))
+        return places(*(look(backbone, each) for each in views))["locality"]
 
 
 def watched(name: str, source: str, images: Source) -> Watched:

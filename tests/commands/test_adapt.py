@@ -16,8 +16,8 @@ from dinokit.commands.guarding import Guard, Watched, watched
 from dinokit.core.files import read_jsonl
 from dinokit.run import engine
 from dinokit.sources.source import open_source
-from tests.conftest import ARCHITECTURE, vit
 from tests.run.test_engine import config
+from tests.vits import ARCHITECTURE, vit
 
 CPU = torch.device("cpu")
 MakeFolder = Callable[..., Path]
