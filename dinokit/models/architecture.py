@@ -8,6 +8,7 @@ registers: arXiv:2309.16588), DINOv3 (arXiv:2508.10104, section 5); ConvNeXt (ar
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -38,8 +39,13 @@ def build(architecture: Architecture, *, seed: int = 0) -> Network:
 
 def outline(architecture: Architecture) -> dict[str, Tensor]:
     """Return the weights of an architecture without memory: names and shapes."""
+    return dict(_outlined(architecture))
+
+
+@lru_cache(maxsize=16)  # a model is often checked once as a file of its layout and once as ours
+def _outlined(architecture: Architecture) -> Mapping[str, Tensor]:
     with torch.device("meta"):
-        return dict(build(architecture).state_dict())
+        return build(architecture).state_dict()
 
 
 def described(plain: Mapping[str, Any]) -> Architecture:
