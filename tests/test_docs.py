@@ -28,11 +28,9 @@ SHORTER = {  # what else a command is given here, by its first words
     "pretrain small-cpu": ("--steps", "2", "--data.batch_size", "16", *TINY[2:]),
     "adapt": ("--steps", "2", "--heads", "2", *TINY),
     "distill": ("--steps", "2", *TINY),
-    "evaluate segmentation": ("--steps", "2"),
-    "evaluate depth": ("--steps", "2"),
-    "evaluate linear": ("--steps", "2"),
-    "evaluate attentive": ("--steps", "2"),
-    "predict": (),
+    **{f"evaluate {task}": ("--iterations", "2") for task in ("segmentation", "depth", "linear")},
+    "evaluate attentive": ("--passes", "1"),
+    "finetune": ("--iterations", "2", "--frozen.iterations", "2"),
     "look": ("--size", "32"),
 }
 
@@ -208,6 +206,8 @@ def run(words: list[str], block: Block) -> None:
     more = next((SHORTER[key] for key in (" ".join(given[:2]), given[0]) if key in SHORTER), ())
     if given[:2] == ["pretrain", "small-cpu"] and not {"--stage", "--stages.anchor"} & {*given}:
         more += ("--stages.anchor.steps", "2")
+    if "--eval.tasks" in given:  # what is measured by a process of its own takes its time
+        more += ("--eval.tasks", "knn", "--eval.data", "labelled")
     for name, value in zip(more[::2], more[1::2]):
         if "--help" in given:
             break
