@@ -1,7 +1,7 @@
 """OpenVINO: FILE.xml, the steps, beside FILE.bin, the weights; the metadata stand in `rt_info` below "dinokit".
 
-Translated from what torch.export recorded by OpenVINO's own frontend. `openvino.convert_model` does the same and tells
-its makers of it unless the user has declined beforehand; this does not.
+OpenVINO's own frontend translates what torch.export recorded. Importing OpenVINO, converting and quantising tell its
+makers so (Google Analytics) unless the user has declined beforehand; here they do not, for nobody was asked.
 
 On a processor with bfloat16 (AMX) OpenVINO computes in it whatever the file holds: worst errors of 1e-2 instead of
 1e-5. Whoever runs a file of fp32 asks for `f32`, which stands in the metadata as `inference_precision`:
@@ -9,10 +9,11 @@ On a processor with bfloat16 (AMX) OpenVINO computes in it whatever the file hol
     openvino.Core().compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 """
 
-import os
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,9 +31,15 @@ ROOM = "dinokit"  # of the metadata in rt_info
 HINT = "inference_precision"
 
 
+def quiet(name: str, *, extra: str = "openvino") -> Any:
+    """Import a part of OpenVINO without what reports on its use, or raise UserError."""
+    sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))  # None: as if it were not installed
+    return library(name, extra=extra)
+
+
 def check_installed() -> None:
     """Raise UserError if what writes and runs such files is not installed."""
-    library("openvino", extra="openvino")
+    quiet("openvino")
 
 
 def write(network: Exported, told: About, out: Path, *, photos: Tensor | None = None) -> None:
@@ -41,7 +48,7 @@ def write(network: Exported, told: About, out: Path, *, photos: Tensor | None = 
     Args:
         photos: normalised images that choose the steps of int8.
     """
-    runtime = library("openvino", extra="openvino")
+    runtime = quiet("openvino")
     names = [{name} for name in told.outputs]
     last = f"layer_{depth_of(network.backbone) - 1}"
     if isinstance(network, Outputs) and {"patches", last} <= {
@@ -73,7 +80,7 @@ def write(network: Exported, told: About, out: Path, *, photos: Tensor | None = 
 
 def opened(file: Path) -> tuple[About, Run]:
     """Open a file in OpenVINO, on the CPU with torch's number of threads, or raise UserError."""
-    runtime = library("openvino", extra="openvino")
+    runtime = quiet("openvino")
     core = runtime.Core()
     try:
         model = core.read_model(file)
@@ -96,8 +103,8 @@ def opened(file: Path) -> tuple[About, Run]:
 
 def _translated(program: ExportedProgram) -> Any:
     """Return an OpenVINO model of a program, without a word to anyone."""
-    decoders = library("openvino.frontend.pytorch.fx_decoder", extra="openvino")
-    frontend = library("openvino.frontend", extra="openvino").FrontEndManager().load_by_framework("pytorch")
+    decoders = quiet("openvino.frontend.pytorch.fx_decoder")
+    frontend = quiet("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
     with logged_off():  # which operations it looks for in vain
         decoder = decoders.TorchFXPythonDecoder.from_exported_program(program)  # kept until all is translated
     return frontend.convert(frontend.load(decoder))
@@ -105,8 +112,7 @@ def _translated(program: ExportedProgram) -> Any:
 
 def _quantised(model: Any, photos: Tensor) -> Any:
     """Return a model of products in 8 bits, by NNCF as it is meant for transformers."""
-    os.environ.setdefault("NNCF_CI", "1")  # it tells its makers what is quantised, unless it is told that none cares
-    tools = library("nncf", extra="nncf")
+    tools = quiet("nncf", extra="nncf")
     with logged_off():
         data = tools.Dataset([each.numpy() for each in torch.split(photos, 1)])
         return tools.quantize(model, data, model_type=tools.ModelType.TRANSFORMER, subset_size=len(photos))
