@@ -300,6 +300,13 @@ def header(architecture: Any, pixels: Any, *, step: int, licence: str | None = N
     return {FORMAT: json.dumps(about)}  # one entry: safetensors writes several in random order
 
 
+def licence_of(file: Path) -> str | None:
+    """Return the licence that a weights file of ours was written with; None if it carries none."""
+    with safe_open(file, framework="pt") as opened:
+        licence: str | None = json.loads((opened.metadata() or {}).get(FORMAT, "{}")).get("licence")
+    return licence
+
+
 def _write_clock(path: Path, clock: Clock) -> None:
     plain = asdict(clock)
     write_json(path, plain | {_SUM: _crc32_of(plain)})

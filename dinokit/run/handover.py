@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dinokit.checkpoints.load import is_finite, load
-from dinokit.checkpoints.store import Clock, RunFolder, run_and_step
+from dinokit.checkpoints.store import MODEL, Clock, RunFolder, licence_of, run_and_step
 from dinokit.config import differences, to_yaml
 from dinokit.core import dist
 from dinokit.core.files import keep_lines, write_json
@@ -65,6 +65,7 @@ def _restore(setup: Setup, trainer: Trainer) -> Clock:
         )
     if not steps:
         return clock
+    trainer.backbone.teacher.licence = _licence_at(run, clock.step)
     trainer.lr_factor = clock.lr_factor
     trainer.load_state({name: value.to(trainer.device) for name, value in state.items()})
     if is_main():
@@ -89,9 +90,9 @@ def next_stage(
         return None
     stage = setup.stages[following]
     assert stage.begin is not None
-    before, lr_factor = trainer.state(), trainer.lr_factor
+    before, lr_factor, licence = trainer.state(), trainer.lr_factor, trainer.backbone.teacher.licence
     trainer = setup.build_trainer(stage)
-    trainer.lr_factor = lr_factor
+    trainer.lr_factor, trainer.backbone.teacher.licence = lr_factor, licence
     trainer.load_state(carried_over(before, trainer.state(), begin=stage.begin))
     set_anchor(setup, trainer, note=note)
     return stage, trainer
@@ -146,6 +147,7 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
         if own != {name: each.shape for name, each in trainer.backbone.teacher.state_dict().items()}:
             theirs = read(folder.config).experiment.backbone
             raise _misfit(start.source, theirs, trainer)  # what it lacks would stay random
+        trainer.backbone.teacher.licence = _licence_at(folder, chosen)
         return {name: value.to(trainer.device) for name, value in state.items()}
     if start.begin == "continue":
         kept = f"; it keeps those of {', '.join(map(str, steps))}" if steps else ""
@@ -154,10 +156,17 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
             "the stage begin with the teacher alone: --start.begin teacher"
         )
     found, layout = {}, trainer.layout
-    for name, value in _model(start.source, trainer).items():
+    weights, trainer.backbone.teacher.licence = _model(start.source, trainer)
+    for name, value in weights.items():
         found[prefix + name] = layout(prefix + name, value.shape, value.dtype)
         dist.fill(found[prefix + name], value)
     return found
+
+
+def _licence_at(run: RunFolder, step: int) -> str | None:
+    """Return the licence of the weights that a run began with, which its checkpoints carry."""
+    file = run.checkpoint(step) / MODEL
+    return licence_of(file) if file.is_file() else None  # of a distillation there may be none of that name
 
 
 def _misfit(source: str, theirs: object, trainer: Trainer) -> UserError:
@@ -185,7 +194,7 @@ def set_anchor(setup: Setup, trainer: Trainer, *, note: bool = True) -> None:
     elif not config.is_model:
         place = str(_kept_at(setup, trainer, int(config.source)))
     own = trainer.anchor.state_dict()
-    for name, value in _model(place, trainer).items():
+    for name, value in _model(place, trainer)[0].items():
         dist.fill(own[name], value.to(own[name].dtype))
 
 
@@ -277,8 +286,8 @@ def _signs(path: Path, trainer: Trainer, probe: Probe) -> Mapping[str, float] | 
     return found
 
 
-def _model(source: str, trainer: Trainer) -> dict[str, Tensor]:
-    """Load a backbone that has the architecture of the one that is trained.
+def _model(source: str, trainer: Trainer) -> tuple[dict[str, Tensor], str | None]:
+    """Load a backbone that has the architecture of the one that is trained; return its weights and their licence.
 
     Raises:
         UserError: if it has another.
@@ -298,4 +307,4 @@ def _model(source: str, trainer: Trainer) -> dict[str, Tensor]:
         name: value.shape for name, value in found.items()
     }:
         raise _misfit(source, network.config, trainer)
-    return found
+    return found, network.licence

@@ -29,6 +29,7 @@ from dinokit.core import dist
 from dinokit.core.files import check_writable, only_owner, write_json
 from dinokit.core.messages import RunError, UserError, info, is_main, library, reason, warn
 from dinokit.health.vitals import Probe, open_probe
+from dinokit.models.features import Built
 from dinokit.run import ranks
 from dinokit.run.precision import agreed, settled
 from dinokit.sources.source import Source, same_source
@@ -96,14 +97,16 @@ def save(setup: Setup, trainer: Trainer, clock: Clock) -> None:
         state=trainer.state(),
         clock=clock,
         models={
-            f"{name}.safetensors": (
-                whole(each.backbone.teacher.state_dict()),
-                header(each.backbone.teacher.config, trainer.experiment.data.of_model, step=clock.step),
-            )
-            for name, each in trainer.models().items()
+            f"{name}.safetensors": (whole(teacher.state_dict()), _header(teacher, trainer, clock))
+            for name, teacher in ((name, each.backbone.teacher) for name, each in trainer.models().items())
         },
         keep=setup.config.runtime.keep,
     )
+
+
+def _header(teacher: Built, trainer: Trainer, clock: Clock) -> dict[str, str]:
+    """Say what a teacher's file says of itself, with the licence of the weights that it began with."""
+    return header(teacher.config, trainer.experiment.data.of_model, step=clock.step, licence=teacher.licence)
 
 
 @contextmanager

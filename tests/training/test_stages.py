@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from dinokit import cli
 from dinokit import config as configuration
+from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import MODEL, RunFolder, header
 from dinokit.core.files import read_jsonl
 from dinokit.core.messages import UserError
@@ -218,6 +219,28 @@ def test_a_stage_runs_alone_from_a_run_a_checkpoint_or_a_model(photos: Path, fir
     engine.pretrain(model, tmp_path / "model")
     begun = load_file(tmp_path / "model" / "checkpoints" / "0" / "model.safetensors")
     assert all(torch.equal(begun[key], ended[key]) for key in ended)
+
+
+def test_a_licence_goes_with_what_is_learnt_from_its_weights(photos: Path, first: Path, tmp_path: Path) -> None:
+    source, backbone = tmp_path / "licensed.safetensors", load(first)
+    about = header(backbone.config, backbone.pixels, step=0, licence="Some License")
+    save_file(load_file(first / "model.safetensors"), source, about)
+    base = config(photos, steps=2, checkpoint_every=1)
+    begun = replace(base, experiment=base.experiment.alone("", start=str(source)))
+
+    def kill(step: int, path: Path) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.pretrain(begun, tmp_path / "run", on_checkpoint=kill)
+    engine.pretrain(begun, tmp_path / "run")  # goes on from what it has kept
+    more = replace(base, experiment=base.experiment.alone("", start=str(tmp_path / "run")))
+    engine.pretrain(more, tmp_path / "more")
+    staying = replace(begun, experiment=replace(begun.experiment, stages=staged(photos).experiment.stages))
+    engine.pretrain(staying, tmp_path / "staged")
+    assert [load(tmp_path / name).licence for name in ("run", "more", "staged")] == ["Some License"] * 3
+    assert load(first).licence is None
 
 
 def test_what_a_run_cannot_begin_with_is_said(photos: Path, first: Path, tmp_path: Path) -> None:
