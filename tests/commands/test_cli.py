@@ -32,16 +32,30 @@ TINY = [
 TWO_PROCESSES = [*TINY[:-1], "2"]
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder with two classes of six pictures."""
+def two_classes(root: Path) -> Path:
+    """Write two classes of six pictures."""
     draw = numpy.random.default_rng(0)
     for index in range(12):
-        folder = tmp_path / "photos" / ("dark" if index % 2 else "bright")
+        folder = root / ("dark" if index % 2 else "bright")
         folder.mkdir(parents=True, exist_ok=True)
         low = 0 if index % 2 else 128
         Image.fromarray(draw.integers(low, low + 128, (30, 30, 3), dtype=numpy.uint8)).save(folder / f"{index}.png")
-    return tmp_path / "photos"
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two classes of six pictures."""
+    return two_classes(tmp_path / "photos")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Such a folder, and the run of two processes that has learnt from it, which no test changes."""
+    root = tmp_path_factory.mktemp("trained")
+    data, out = two_classes(root / "photos"), root / "run"
+    assert run("pretrain", "demo", "--data", data, "--out", out, *TWO_PROCESSES) == 0
+    return data, out
 
 
 def run(*words: object) -> int:
@@ -56,11 +70,6 @@ def mistake(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     assert len(lines) == 1, lines
     assert "Traceback" not in lines[0]
     return lines[0]
-
-
-def test_importing_dinokit_and_asking_for_help_loads_no_torch() -> None:
-    script = "import sys, dinokit, dinokit.cli; dinokit.cli.run(['--help']); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
 def test_closed_standard_files_change_no_exit_code() -> None:
@@ -146,9 +155,8 @@ def test_models_lists_architectures_and_recipes_as_json(capsys: pytest.CaptureFi
     assert ["dino_vits8", "vit", "8", "384", "12", "6", "0", "offset"] in rows
 
 
-def test_a_run_from_folder_to_numbers(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "run"
-    assert run("pretrain", "demo", "--data", photos, "--out", out, *TWO_PROCESSES) == 0
+def test_a_run_from_folder_to_numbers(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    photos, out = trained
     assert (out / "report.html").exists()
     assert (
         run("evaluate", "knn", "--model", out, "--data", photos, "--out", tmp_path / "knn.json", "--k", "[1, 3]") == 0
@@ -334,10 +342,9 @@ def test_a_program_gets_the_run_or_ends_where_it_is_stopped(
 
 
 def test_a_changed_experiment_is_one_line_and_changes_nothing(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
-    assert run("pretrain", "demo", "--data", photos, "--out", out, *TINY) == 0
+    photos, out = trained
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     line = mistake(capsys, "pretrain", "demo", "--data", photos, "--out", out, *TINY, "--seed", "1")
     assert "seed 0 -> 1" in line

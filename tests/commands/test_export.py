@@ -27,6 +27,7 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 def test_a_file_is_right_at_every_size_until_its_weights_are_altered(
     tmp_path: Path, model: Path, make_vit: MakeVit, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,11 +15,13 @@ from dinokit.commands.outline import commands, outline
 
 WRONG = """
 import sys
+import dinokit
 from dinokit import cli
 from dinokit.commands.outline import commands
 for name in commands():
     assert cli.run([name, "--nonsense", "1"]) == 2, name
-    assert cli.run([name, "-h"] if name not in ("pretrain", "plan", "finetune") else [name]) in (0, 2), name
+    assert cli.run([name, "-h"] if name not in ("adapt", "finetune", "plan", "pretrain") else [name]) in (0, 2), name
+assert cli.run(["--help"]) == 0
 assert cli.run(["data", "look", "photos"]) == cli.run(["replay", "run", "first"]) == 2
 assert "torch" not in sys.modules
 """

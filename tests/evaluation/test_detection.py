@@ -38,6 +38,7 @@ from dinokit.models.convnets import ConvNeXtConfig
 from dinokit.models.vit import Config as Architecture
 from dinokit.models.vit import VisionTransformer
 from tests.conftest import MakeVit
+from tests.evaluation.detectors import make_small
 from tests.vits import vit
 
 COLOURS = {"red": (220, 30, 30), "blue": (40, 40, 220)}
@@ -48,9 +49,7 @@ FEW = {"iterations": 4, "batch_size": 2, "size": 32, "queries": 6}
 def tiny() -> Iterator[None]:
     """Networks that a test can afford."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, usual in list(RECIPES.items()):
-            every = replace(usual.training, save_every=1, warmup=10)
-            patch.setitem(RECIPES, name, replace(usual, dim=64, hidden=64, encoder=1, decoder=2, training=every))
+        make_small(patch)
         yield
 
 

@@ -24,6 +24,7 @@ from dinokit.models.features import Backbone
 from dinokit.models.vit import VisionTransformer
 from tests.conftest import MakeFolder
 from tests.evaluation.dense_data import squares
+from tests.evaluation.detectors import make_small
 from tests.evaluation.test_depth import bright_is_far
 from tests.evaluation.test_detection import scenes
 from tests.evaluation.test_matching import moved
@@ -112,8 +113,13 @@ def prepared(tmp_path: Path, make_folder: MakeFolder) -> dict[str, Callable[[], 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("task", base.names())
 def test_every_family_is_measured_by_every_evaluation(
-    task: str, family: str, prepared: dict[str, Callable[[], dict[str, Any]]], tmp_path: Path
+    task: str,
+    family: str,
+    prepared: dict[str, Callable[[], dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    make_small(monkeypatch)
     (tmp_path / "model").mkdir()
     torch.manual_seed(0)
     backbone = FAMILIES[family](tmp_path / "model")

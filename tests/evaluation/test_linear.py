@@ -35,7 +35,7 @@ FEW = {"protocol": "dinov2", "crops": False, "lr": (0.03, 0.3), "blocks": (1, 2)
 def test_colours_are_told_apart_by_every_published_grid(
     make_vit: MakeVit, make_folder: MakeFolder, protocol: str, *, crops: bool
 ) -> None:
-    config = Config(data=str(make_folder(*SPLIT)), protocol=protocol, crops=crops, iterations=25)  # type: ignore[arg-type]
+    config = Config(data=str(make_folder(*SPLIT)), protocol=protocol, crops=crops, iterations=12)  # type: ignore[arg-type]
     lr = (0.3,) if protocol == "dino" else None
     result = base.measure("linear", make_vit(), replace(config, lr=lr))
     assert result["top1"] == result["per-class"] == 100
@@ -136,16 +136,16 @@ def test_a_killed_training_gives_the_same_json(
     make_vit: MakeVit, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, backbone = str(make_folder(*SPLIT, tinted=False)), make_vit()
-    monkeypatch.setattr(sweep, "SAVE_EVERY", 4)
+    monkeypatch.setattr(sweep, "SAVE_EVERY", 2)
     for crops in (False, True):
-        config = Config(data=data, **FEW | {"crops": crops})  # type: ignore[arg-type]
+        config = Config(data=data, **FEW | {"crops": crops, "iterations": 8})  # type: ignore[arg-type]
         whole, parts = tmp_path / f"whole{crops}", tmp_path / f"parts{crops}"
         base.measure("linear", backbone, config, whole)
 
         step = grids.Grid.step
 
         def killed(self: grids.Grid, *args: object, step: int, original: object = step) -> None:
-            if step == 10:
+            if step == 5:
                 raise KeyboardInterrupt
             original(self, *args, step=step)  # type: ignore[operator]
 

@@ -35,8 +35,10 @@ FINE = vit.Config(patch_size=4, dim=12, depth=2, heads=1, ffn_hidden=16)
 CONV = convnets.ConvNeXtConfig(dims=(4, 6, 8, 10), depths=(1, 1, 1, 1))
 
 
-def learning(photos: Path, teacher: Path, students: dict[str, Architecture], **runtime: object) -> TrainConfig:
-    base = config(photos, steps=4, **runtime)
+def learning(
+    photos: Path, teacher: Path, students: dict[str, Architecture], *, steps: int = 4, **runtime: object
+) -> TrainConfig:
+    base = config(photos, steps=steps, **runtime)
     crops = multicrop.Config(
         global_size=32, local_size=16 if all(each.whole_patches for each in students.values()) else 32, local_count=2
     )
@@ -154,12 +156,12 @@ def test_a_run_that_was_killed_goes_on_to_the_bit_and_every_student_loads(
 def test_a_teacher_without_heads_gets_prototypes_that_the_checkpoint_keeps(
     photos: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    settings = learning(photos, teacher / "model.safetensors", {"small": SMALL})
+    settings = learning(photos, teacher / "model.safetensors", {"small": SMALL}, steps=2, checkpoint_every=1)
     few = {"objectives.dino.head.prototypes": 4, "objectives.ibot.head.prototypes": 6}
     settings = configuration.override(settings, few, hidden=("experiment", "runtime"))
     engine.pretrain(settings, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
-    first, last = (load_file(run.checkpoint(step) / "state.safetensors") for step in (2, 4))
+    first, last = (load_file(run.checkpoint(step) / "state.safetensors") for step in (1, 2))
     assert first["heads.dino.centres"].shape == (4, 16)
     assert first["heads.ibot.centres"].shape == (6, 16)
     assert torch.equal(first["heads.dino.centres"], last["heads.dino.centres"])
@@ -170,7 +172,7 @@ def test_a_teacher_without_heads_gets_prototypes_that_the_checkpoint_keeps(
 
 
 def test_a_convolutional_student_may_be_alone(photos: Path, teacher: Path, tmp_path: Path) -> None:
-    engine.pretrain(learning(photos, teacher, {"conv": CONV}), tmp_path / "run")
+    engine.pretrain(learning(photos, teacher, {"conv": CONV}, steps=1), tmp_path / "run")
     assert load(tmp_path / "run")(torch.rand(1, 3, 64, 32)).grid == (2, 1)
 
 
@@ -215,10 +217,10 @@ def test_a_run_goes_on_without_the_teachers_state_but_not_with_another_teacher(
     photos: Path, teacher: Path, tmp_path: Path
 ) -> None:
     teacher = shutil.copytree(teacher, tmp_path / "teacher")
-    settings = learning(photos, teacher / "checkpoints" / "2", {"small": SMALL})
+    settings = learning(photos, teacher / "checkpoints" / "2", {"small": SMALL}, steps=2, checkpoint_every=1)
 
     def kill(step: int, path: Path) -> None:
-        if step == 2:
+        if step == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -234,7 +236,7 @@ def test_a_run_goes_on_without_the_teachers_state_but_not_with_another_teacher(
         engine.pretrain(settings, tmp_path / "run")
     weights.write_bytes(own)
     engine.pretrain(settings, tmp_path / "run")
-    assert RunFolder(tmp_path / "run").steps()[-1] == 4
+    assert RunFolder(tmp_path / "run").steps()[-1] == 2
 
 
 def test_k_means_finds_directions_that_are_there() -> None:

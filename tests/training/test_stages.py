@@ -70,6 +70,12 @@ def staged(photos: Path, *, begin: str = "continue", source: str = "start", **ru
     return replace(base, experiment=replace(base.experiment, stages=Stages(stages)))
 
 
+def anchored(photos: Path, changed: dict[str, object], *, source: str = "start", **runtime: object) -> TrainConfig:
+    """Three steps of pretraining and one with Gram, but for what is changed."""
+    shorter = {"stages.anchor.steps": 1, "stages.high_res": None} | changed
+    return configuration.override(staged(photos, source=source, **runtime), shorter, hidden=("experiment", "runtime"))
+
+
 def test_the_timeline_and_the_settings_of_each_stage(photos: Path) -> None:
     stages = staged(photos).experiment.all_stages
     assert [(stage.name, stage.first, stage.last, stage.begin) for stage in stages] == [
@@ -206,8 +212,8 @@ def test_continuing_keeps_moments_and_heads_and_beginning_from_the_teacher_does_
 
 
 def test_a_stage_runs_alone_from_a_run_a_checkpoint_or_a_model(photos: Path, first: Path, tmp_path: Path) -> None:
-    anchor = staged(photos).experiment.all_stages[1].experiment
-    base = config(photos, steps=3)
+    anchor = replace(staged(photos).experiment.all_stages[1].experiment, steps=1)
+    base = config(photos, steps=1)
     for name, source in (("run", first), ("checkpoint", first / "checkpoints" / "3")):
         alone = replace(base, experiment=replace(anchor, start=Start(source=str(source), begin="continue")))
         engine.pretrain(alone, tmp_path / name)
@@ -300,10 +306,9 @@ def test_an_anchor_that_is_not_there_is_said_before_the_first_stage(photos: Path
 def test_an_anchor_may_be_a_step_of_the_run_or_a_model(photos: Path, first: Path, tmp_path: Path) -> None:
     for source, wanted in ((1, "1"), (str(first / "checkpoints" / "2"), "2")):
         run = tmp_path / f"run{wanted}"
-        changed = {"stages.anchor.changes.anchor": {"source": source, "every": 0, "most": 0}, "stages.high_res": None}
-        settings = configuration.override(staged(photos, checkpoint_every=1), changed, hidden=("experiment", "runtime"))
-        engine.pretrain(settings, run)
-        state = load_file(run / "checkpoints" / "6" / "state.safetensors")
+        changed = {"stages.anchor.changes.anchor": {"source": source, "every": 0, "most": 0}}
+        engine.pretrain(anchored(photos, changed, checkpoint_every=1), run)
+        state = load_file(run / "checkpoints" / "4" / "state.safetensors")
         model = load_file(first / "checkpoints" / wanted / "model.safetensors")  # the same run so far
         assert all(
             torch.equal(state[f"anchor.{name}"], value) for name, value in model.items() if "periods" not in name
@@ -349,8 +354,7 @@ def test_a_damaged_beginning_is_refused_by_its_checksum(photos: Path, first: Pat
 
 def test_an_anchor_in_the_checkpoint_is_not_looked_for_again(photos: Path, first: Path, tmp_path: Path) -> None:
     model = Path(shutil.copy(first / "model.safetensors", tmp_path))
-    whole = staged(photos, source=str(model), checkpoint_every=1)
-    settings = configuration.override(whole, {"stages.high_res": None}, hidden=("experiment", "runtime"))
+    settings = anchored(photos, {"stages.anchor.steps": 2}, source=str(model), checkpoint_every=1)
 
     def kill(step: int, path: Path) -> None:
         if step == 4:
@@ -360,7 +364,7 @@ def test_an_anchor_in_the_checkpoint_is_not_looked_for_again(photos: Path, first
         engine.pretrain(settings, tmp_path / "run", on_checkpoint=kill)
     model.unlink()
     engine.pretrain(settings, tmp_path / "run")
-    assert RunFolder(tmp_path / "run").steps()[-1] == 6
+    assert RunFolder(tmp_path / "run").steps()[-1] == 5
 
 
 def test_the_best_of_patches_may_have_a_locality_below_zero(
@@ -368,9 +372,7 @@ def test_the_best_of_patches_may_have_a_locality_below_zero(
 ) -> None:
     worse = iter((-0.3, -0.1, -0.2, -0.1))
     monkeypatch.setattr(handover, "_signs", lambda *_: {"locality": next(worse)})
-    settings = configuration.override(
-        staged(photos, source="auto", checkpoint_every=100), {"stages.high_res": None}, hidden=("experiment", "runtime")
-    )
+    settings = anchored(photos, {}, source="auto", checkpoint_every=100)
     run = RunFolder(tmp_path / "run")
     engine.pretrain(settings, run.path)
     assert json.loads(run.anchor.read_text())["chosen"] == str(run.checkpoint(2))
@@ -400,8 +402,7 @@ def test_auto_takes_the_earliest_teacher_whose_patches_are_about_the_best_of_tho
 def test_auto_leaves_out_a_teacher_that_is_damaged(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    both = staged(photos, source="auto", checkpoint_every=1, keep=1)
-    settings = configuration.override(both, {"stages.high_res": None}, hidden=("experiment", "runtime"))
+    settings = anchored(photos, {}, source="auto", checkpoint_every=1, keep=1)
     run = RunFolder(tmp_path / "run")
 
     def stop(step: int, path: Path) -> None:
@@ -413,7 +414,7 @@ def test_auto_leaves_out_a_teacher_that_is_damaged(
     (run.checkpoint(1) / "model.safetensors").write_bytes(b"half")
     engine.pretrain(settings, run.path)
     assert f"not compared: {run.checkpoint(1)}" in capsys.readouterr().err
-    assert run.steps()[-1] == 6
+    assert run.steps()[-1] == 4
 
 
 def test_auto_without_a_past_and_a_step_that_is_to_come_are_refused(photos: Path, tmp_path: Path) -> None:
