@@ -6,6 +6,7 @@ arXiv:1603.09320): how far it is followed is not guessed, some rows are asked ex
 as finds `RECALL` of what they find (benchmarks/search.py).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ Kind = Literal["auto", "exact", "faiss"]
 EXACT = 1 << 27  # numbers of all rows up to which every search looks at all of them, 350,000 x 384
 TILE = 1 << 14  # rows of a product
 MORE = 16  # rows beyond those that are asked for that are settled
+WIDER, MOST = (
+    4,
+    1024,
+)  # where too many of the nearest were removed: so many times as many are asked for, and up to how many
 LINKS, CARE = 32, 80  # of the graph: neighbours of a row, and how far it looks for them
 REACH = (32, 64, 128, 256, 512, 1024)  # how far the graph is followed
 RECALL, ASKED, WANTED = 0.993, 256, 10  # of so many nearest, by so many rows that are asked exactly: 0.99 and a margin
@@ -90,18 +95,38 @@ class Faiss:
             self._graph = self._faiss.read_index(str(path))
         except RuntimeError as error:
             raise UserError(f"{path} is damaged ({line_of(error)}); `dinokit search add` writes it again") from error
-        self._rows, self._reach = rows, reach
-        self._alive = self._faiss.IDSelectorBitmap(numpy.packbits(rows.alive, bitorder="little"))
+        self._rows, self._reach, self._exact = rows, reach, Exact(rows)
         if self._graph.ntotal != len(rows.alive):
             raise UserError(f"{path} is of other rows; `dinokit search add` writes it again")
 
     def nearest(self, asked: Float32[numpy.ndarray, "query dim"], *, k: int) -> list[Found]:
-        """Return about the k nearest rows of each query."""
-        selector = {} if self._rows.alive.all() else {"sel": self._alive}
-        way = self._faiss.SearchParametersHNSW(efSearch=max(self._reach, 2 * k), **selector)
+        """Return about the k nearest rows of each query, and exactly those of a query whose like was removed.
+
+        The graph is asked for the nearest of all rows, for that is what its reach was measured by: a search that passes
+        over removed rows on its way ends among them, with less than there is. As many more are asked for as were
+        removed, then more still; where that is no longer worth it, all rows are looked at.
+        """
+        found = dict[int, Found]()
+        removed = len(self._rows.alive) / max(len(self._rows), 1)
+        wide, most = math.ceil((k + MORE) * removed), max(MOST, WIDER * (k + MORE))
+        while len(found) < len(asked) and wide <= most:
+            todo = [place for place in range(len(asked)) if place not in found]
+            for place, near in zip(todo, self._near(asked[todo], min(wide, len(self._rows.alive))), strict=True):
+                if len(near) >= k:
+                    found[place] = self._found(asked[place], near, k=k)
+            wide *= WIDER
+        rest = [place for place in range(len(asked)) if place not in found]
+        if rest:
+            found |= dict(zip(rest, self._exact.nearest(asked[rest], k=k), strict=True))
+        return [found[place] for place in range(len(asked))]
+
+    def _near(self, asked: Float32[numpy.ndarray, "query dim"], wide: int) -> list[Int64[numpy.ndarray, " near"]]:
+        """Return those that are searched of the nearest rows of each query, by their numbers."""
+        way = self._faiss.SearchParametersHNSW(efSearch=max(self._reach, 2 * wide))
         self._faiss.omp_set_num_threads(torch.get_num_threads())
-        _, numbers = self._graph.search(asked, min(k + MORE, len(self._rows)), params=way)
-        return [self._found(query, numpy.sort(near[near >= 0]), k=k) for query, near in zip(asked, numbers)]
+        _, numbers = self._graph.search(numpy.ascontiguousarray(asked), wide, params=way)
+        there = [numpy.sort(near[near >= 0]) for near in numbers]
+        return [near[self._rows.alive[near]] for near in there]
 
     def _found(self, query: Float32[numpy.ndarray, " dim"], numbers: Int64[numpy.ndarray, " near"], *, k: int) -> Found:
         # from the graph, where they are float16: to read them from the pools takes three times as long as the search
@@ -120,8 +145,8 @@ def built(folder: Path, pools: Sequence[Pool], by: By, *, kind: Kind) -> Engine:
         kind: auto: exact up to a size.
     """
     rows = Rows(pools, by, numpy.ones(sum(map(len, pools)), dtype=bool))
-    if kind == "exact" or (kind == "auto" and len(rows) * rows.dim <= EXACT):
-        return Engine()
+    if kind == "exact" or len(rows) < 2 or (kind == "auto" and len(rows) * rows.dim <= EXACT):
+        return Engine()  # also of one image, of which there is nothing to measure
     faiss = library("faiss", extra=EXTRA)
     name = f"rows-{digest([by, *(pool.digest for pool in pools)])}{SUFFIX}"
     path = folder / name

@@ -8,6 +8,7 @@ import pytest
 from dinokit.core.messages import UserError
 from dinokit.search import change, nearest, rows
 from dinokit.search.index import Index
+from tests.curation.pools import unit
 from tests.search.indices import made, names, noise
 
 
@@ -60,6 +61,33 @@ def test_faiss_finds_what_is_there_and_not_what_was_removed(tmp_path: Path) -> N
     exact = naive(vectors, asked, 10, gone)
     assert not any(set(each) & gone for each in found)
     assert np.mean([len(set(one) & set(two)) / 10 for one, two in zip(found, exact, strict=True)]) > 0.99
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_where_all_that_is_like_a_query_was_removed_faiss_finds_the_nearest_of_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: bool
+) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(nearest, "REACH", (32,))
+    vectors = noise(1500, dim=16)
+    vectors[:600] = unit(vectors[0] + 0.1 * noise(600, dim=16, seed=2).astype(np.float32))  # most of what is near
+    index = made(tmp_path / "i", vectors, kind="faiss")
+    gone = np.arange(1500) < 600
+    if left_out:
+        assert len(index.nearest(vectors[:1].astype(np.float64), k=10)[0].rows) == 10
+        index.leave_out(gone)
+    else:
+        index, _ = change.removed(index, [f"{row}.png" for row in range(600)])
+    asked = vectors[:40].astype(np.float32)
+    found = [each.rows.tolist() for each in index.nearest(asked.astype(np.float64), k=10)]
+    assert {len(each) for each in found} == {10}
+    exact = naive(vectors, asked, 10, set(range(600)))
+    assert np.mean([len(set(one) & set(two)) / 10 for one, two in zip(found, exact, strict=True)]) > 0.97
+
+
+def test_one_image_is_an_index_of_any_kind(tmp_path: Path) -> None:
+    index = made(tmp_path / "i", noise(1), kind="faiss")
+    assert names(index, noise(1), 3) == [["0.png"]]
 
 
 def test_large_indices_alone_are_not_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
