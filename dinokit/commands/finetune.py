@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from dinokit import config as configuration
 from dinokit.checkpoints.load import called, check_written, load
-from dinokit.checkpoints.store import MODEL, header
+from dinokit.checkpoints.store import MODEL, RunFolder, header
 from dinokit.commands.evaluate import kept_or_measured
 from dinokit.commands.tables import print_table
 from dinokit.config import NO_SETTINGS, Settings
@@ -44,9 +44,9 @@ def finetune(
 ) -> dict[str, dict[str, float]]:
     """Train a whole network with a head on labels: classes, masks or depths. The same command again goes on.
 
-    First a head is trained on the frozen network and measured, as by `dinokit evaluate`; then both are trained together
-    and measured on the same images. OUT is then a model (`--model OUT`), OUT/head its head (`dinokit predict --head
-    OUT/head`), OUT/finetune.json the numbers of both. Nothing is chosen on the images that are measured.
+    First a head is trained on the frozen network, as by `dinokit evaluate`, and measured; then both are trained
+    together and measured on the same images, in the same way. OUT is then a model (`--model OUT`), OUT/head its head
+    (`dinokit predict --head OUT/head`), OUT/finetune.json the numbers of both.
 
     Settings that begin with `frozen.` are of the first head and of what is measured, as `dinokit evaluate TASK --help`
     lists them: --frozen.protocol, --frozen.test, --frozen.limit, --frozen.size.
@@ -76,6 +76,8 @@ def finetune(
     if getattr(asked, "shots", None) is not None or asked.head is not None or asked.protocol == "knn":
         raise UserError("shots, head and protocol knn train no head of all images to begin with; leave them out")
     check_writable(out)
+    if RunFolder(out).config.exists() or ((out / MODEL).exists() and not (out / training.STATE).exists()):
+        raise UserError(f"{out} holds another model, which would be written over; give another --out")
     backbone = load(check_written(model), channels=channels, heads=heads)
     if not isinstance(backbone, Built):
         raise UserError(f"{model} runs in another library and is not trained; give weights that are a file")
@@ -99,13 +101,16 @@ def _task_of(data: str) -> str:
 
 def _trained(backbone: Built, task: str, asked: Any, config: training.Config, out: Path) -> dict[str, dict[str, float]]:
     """Measure the frozen network, train it, and measure it again."""
-    units = evaluations.find(task).UNITS
     before = {"weights": digest_of_model(backbone), "task": task, "data": absolute(asked.data)}
+    module = evaluations.find(task)
     info("1. a head on the frozen network")
-    frozen = kept_or_measured(task, backbone, asked, out / "frozen")
+    kept_or_measured(task, backbone, asked, out / "frozen")
+    alike = {name: getattr(asked, name) for name in module.MEASURING}  # for both, whatever the protocol says of its own
+    judged = type(asked)(**alike | {"head": str(out / "frozen" / "head")})
+    frozen = kept_or_measured(task, backbone, judged, out / "frozen" / "measured")
     head, about = load_head(out / "frozen" / "head")
     info("2. the network and its head")
-    course = evaluations.find(task).course(backbone, asked, batch_size=config.batch_size)
+    course = module.course(backbone, asked, batch_size=config.batch_size)
     stamp = before | {"frozen": configuration.to_plain(asked), "head": digest_of_weights(head)}
     training.finetune(backbone, head, course, config, folder=out, stamp=stamp)
     with write_atomic(out / MODEL) as temporary:
@@ -114,11 +119,10 @@ def _trained(backbone: Built, task: str, asked: Any, config: training.Config, ou
         save_file(weights, temporary, about_model)
     backbone.name = called(out)
     save_head(out / "head", head, replace(about, model=backbone.name, digest=digest_of_model(backbone)))
-    kept = {name: getattr(asked, name) for name in ("data", "test", "limit")}
-    numbers = evaluations.measure(task, backbone, type(asked)(**kept, head=str(out / "head")))
-    rows = {"finetuned": numbers, "frozen": {name: frozen[name] for name in numbers if name in frozen}}
+    numbers = evaluations.measure(task, backbone, replace(judged, head=str(out / "head")))
+    rows = {"finetuned": numbers, "frozen": frozen}
     write_json(out / RESULT, before | {"settings": configuration.to_plain(config), "results": rows})
-    print_table(f"{task} on {asked.data}", rows, units)
+    print_table(f"{task} on {asked.data}", rows, module.UNITS)
     best = headline(task, numbers)
     if (numbers[best] > frozen[best]) == lower_is_better(best) and numbers[best] != frozen[best]:
         warn(f"the frozen network has the better {best}; keep it, or try a lower --lr or fewer --iterations")

@@ -51,6 +51,7 @@ from dinokit.sources.location import absolute
 
 PATCHES = True  # what is measured are patches, not CLS
 UNITS = dict.fromkeys((*NAMES, *(f"AP{one}" for one in FREQUENCIES), "ER"), "%")
+MEASURING = {"data", "head", "test", "limit"}  # all that a saved head leaves to choose
 TESTS = ("val", "test")  # splits to measure on
 SHOWN = 12  # pictures
 
@@ -73,7 +74,7 @@ class Config:
     limit: int | None = at_least(1, None)  # test images, evenly spaced; null: all
 
     def __post_init__(self) -> None:
-        check_untrained(self, leaves=("data", "head", "test", "limit"))
+        check_untrained(self, leaves=MEASURING)
 
 
 def run(backbone: Backbone, config: Config, out: Path | None) -> Found:

@@ -57,6 +57,16 @@ from dinokit.sources.base import Metric
 from dinokit.sources.source import Source
 
 UNITS = {"top1": "%", "top5": "%", "per-class": "%", "mAP": "%", "val": "%", "mCE": "%"}
+MEASURING = {
+    "data",
+    "head",
+    "tests",
+    "train",
+    "val",
+    "test",
+    "metric",
+    "limit",
+}  # all that a saved head leaves to choose
 _ROWS = 1024  # images that all heads of a grid score at once
 _say_once = cache(info)
 
@@ -95,7 +105,7 @@ class Config(FewShot):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_untrained(self, leaves=("data", "head", "tests", "train", "val", "test", "metric", "limit", "near"))
+        check_untrained(self, leaves=MEASURING)
 
 
 @dataclass(frozen=True)
@@ -138,8 +148,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     """
     if config.head is not None:
         return _saved(backbone, config, config.head)
-    given = {name: getattr(config, name) for name in ("lr", "weight_decay", "blocks", "mean_patch")}
-    grid, layout = heads_of(backbone, PROTOCOLS[str(config.protocol)], **given)
+    grid, layout = _grid(backbone, config)
     lesson = _lesson(backbone, config, layout, chooses=len(grid) > 1)
     draws = [None] if config.shots is None else config.drawn(lesson.labels)
     chosen = [_trained(backbone, config, grid, lesson, rows, out) for rows in draws]
@@ -208,7 +217,7 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool
     """
     if config.crops and config.protocol == QUICK:
         raise UserError("the quick protocol learns from kept features; leave --crops out, or take --protocol dinov3")
-    crops = config.crops if config.crops is not None else config.protocol != QUICK and backbone.device.type != "cpu"
+    crops = _sees_crops(backbone, config)
     if not crops and config.protocol != QUICK and config.crops is None:
         _say_once(
             "on a CPU: heads learn from kept features of whole images; --crops true shows random crops, for hours"
@@ -243,6 +252,15 @@ def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool
     )
 
 
+def _grid(backbone: Backbone, config: Config) -> tuple[list[Member], Layout]:
+    given = {name: getattr(config, name) for name in ("lr", "weight_decay", "blocks", "mean_patch")}
+    return heads_of(backbone, PROTOCOLS[str(config.protocol)], **given)
+
+
+def _sees_crops(backbone: Backbone, config: Config) -> bool:
+    return config.crops if config.crops is not None else config.protocol != QUICK and backbone.device.type != "cpu"
+
+
 def _images(found: Embeddings, wanted: Wanted) -> Images:
     assert found.labels is not None
     return Images(found.vectors, wanted.truth(found.labels))
@@ -271,8 +289,11 @@ def course(backbone: Backbone, config: Config, *, batch_size: int) -> Course:
     Args:
         batch_size: crops per step.
     """
-    train, _, _ = thirds(backbone, config, choosing="the head", shared=config.protocol != QUICK)
-    wanted, found = Wanted.of(train, config.metric, data=config.data), embedded(backbone, train)
+    heads, layout = _grid(backbone, config)
+    shared = config.protocol != QUICK
+    train, _, _ = thirds(backbone, config, choosing="the head", shared=shared, chooses=len(heads) > 1)
+    reading = None if _sees_crops(backbone, config) else layout.reading  # as heads alone read them: they are kept
+    wanted, found = Wanted.of(train, config.metric, data=config.data), embedded(backbone, train, reading=reading)
     assert found.labels is not None
     loss = config.loss or ("bce" if wanted.several else "ce")
     targets = wanted.targets(found.labels, loss)

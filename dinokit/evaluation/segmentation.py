@@ -37,6 +37,7 @@ from dinokit.models.features import Backbone
 
 PATCHES = True  # what is measured are patches, not CLS
 UNITS = {"mIoU": "%", "mAcc": "%", "aAcc": "%"}
+MEASURING = {"data", "head", "test", "limit"}  # all that a saved head leaves to choose
 WINDOW = 32  # patches along the side of a window of DINOv3: 1024 tokens
 
 
@@ -103,7 +104,7 @@ class Config:
     bank: int = at_least(1, 100_000)  # knn, quick: training patches that are kept, drawn at random
 
     def __post_init__(self) -> None:
-        check_untrained(self, leaves=("data", "head", "test", "limit"))
+        check_untrained(self, leaves=MEASURING)
 
 
 def run(backbone: Backbone, config: Config, out: Path | None) -> Found:

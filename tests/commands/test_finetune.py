@@ -10,8 +10,10 @@ from PIL import Image
 import dinokit
 from dinokit import cli
 from dinokit.core.messages import UserError
+from dinokit.evaluation import base
 from tests.conftest import MakeFolder
 from tests.evaluation.dense_data import squares
+from tests.evaluation.test_depth import bright_is_far
 
 MASKS = ("--frozen.iterations", "20", "--frozen.warmup", "2", "--frozen.batch_size", "2", "--frozen.size", "24")
 
@@ -56,6 +58,28 @@ def test_classes_are_measured_on_the_same_images_before_and_after(
     frozen = dinokit.evaluate("linear", model=str(model), data=str(data), iterations=20, baselines=False)
     assert frozen[str(model)]["top1"] == found["frozen"]["top1"]
     assert run("predict", "--head", out / "head", "--data", data, "--out", tmp_path / "classes") == 0
+
+
+def test_both_are_measured_alike_whatever_the_settings(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bright_is_far(tmp_path / "data")
+    frozen = {"frozen.units": 250, "frozen.low": 0.5, "frozen.high": 20.0, "frozen.limit": 2, "frozen.iterations": 3}
+    settings = frozen | {"frozen.window": [16, 16]}
+    nothing = {"iterations": 1, "batch_size": 1, "lr": 1e-9, "weight_decay": 0.0}  # is learnt
+    found = dinokit.finetune(model=str(model), data=str(data), out=tmp_path / "out", settings=settings, **nothing)
+    assert found["finetuned"] == pytest.approx(found["frozen"], rel=1e-2)
+    many = {"settings": {"frozen.iterations": 3, "frozen.batch_size": 2, "frozen.size": 24}, **nothing}
+    monkeypatch.setattr(base, "IMAGES", (2, 2))
+    squares(tmp_path / "many", train=2, val=4)  # more than the quick protocol measures
+    found = dinokit.finetune(model=str(model), data=str(tmp_path / "many"), out=tmp_path / "other", **many)
+    assert found["finetuned"]["images"] == found["frozen"]["images"]
+
+
+def test_a_model_that_is_there_is_not_written_over(tmp_path: Path, model: Path, make_folder: MakeFolder) -> None:
+    data = make_folder("a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    with pytest.raises(UserError, match="holds another model, which would be written over; give another --out"):
+        dinokit.finetune(model=str(model), data=str(data), out=model.parent, task="linear")
 
 
 def test_mistakes_are_one_line(tmp_path: Path, model: Path, make_folder: MakeFolder) -> None:
