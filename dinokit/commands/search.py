@@ -1,9 +1,11 @@
 """`dinokit search`: find images by an image or by one of its patches: build, add, remove, query, near, serve"""
 
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from json import dumps
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Literal
 
 from dinokit.checkpoints.load import check_written, load
@@ -12,15 +14,15 @@ from dinokit.commands.studio import check_served, serve
 from dinokit.commands.tables import print_rows
 from dinokit.core import device as devices
 from dinokit.core.files import check_same, check_writable, digest_of_model, only_owner
-from dinokit.core.messages import UserError, info
+from dinokit.core.messages import UserError, info, library
 from dinokit.curation.pool import Pool
 from dinokit.curation.stored import STAMP
 from dinokit.features.embed import check_outside, embed
 from dinokit.search import change, near
 from dinokit.search.choice import Score
-from dinokit.search.descriptors import By, of
-from dinokit.search.index import NAME, Index
-from dinokit.search.nearest import Kind
+from dinokit.search.descriptors import By, fits, of
+from dinokit.search.index import NAME, Index, opened
+from dinokit.search.nearest import EXTRA, WANTED, Kind
 from dinokit.sources.source import absolute
 from dinokit.studio.start import of_index
 
@@ -33,7 +35,8 @@ def search(index: Path) -> dict[str, Any]:
     """
     found = Index(index)
     about = found.about
-    info(f"{len(found):,} images · {about.by} of {about.model} · {'exact' if about.engine.file is None else 'faiss'}")
+    recall = f"faiss, which finds {100 * about.engine.recall:.1f} % of the {WANTED} nearest"
+    info(f"{len(found):,} images · {about.by} of {about.model} · {'exact' if about.engine.file is None else recall}")
     rows = [
         (pool.source, pool.split or "", f"{len(pool) - len(piece.removed):,}", len(piece.removed))
         for pool, piece in zip(found.pools, about.pieces, strict=True)
@@ -79,6 +82,14 @@ def search_build(
     if (out / NAME).is_file():
         raise UserError(f"{out} is an index already; `dinokit search add {out} --data {data}` takes images in")
     check_outside(out, data)
+    if kind == "faiss":
+        library("faiss", extra=EXTRA)  # before the work
+    if (Path(data) / STAMP).is_file():
+        given = {"model": model, "split": split, "heads": heads, "batch": batch, "workers": workers}
+        given |= {
+            name: None if each == "auto" else each for name, each in (("device", device), ("precision", precision))
+        }
+        _check_pool(data, given, by="cls" if by == "auto" else by)
     check_writable(out)
     options: dict[str, Any] = {"heads": heads, "device": devices.choose(device), "precision": precision}
     options |= {"batch": batch, "workers": workers}
@@ -121,6 +132,12 @@ def search_add(
     with only_owner(index):
         before = Index(index)
         about, stamp = before.about, before.pools[0].stamp
+        if about.kind == "faiss" or about.engine.file is not None:
+            library("faiss", extra=EXTRA)  # before the work
+        if (Path(data) / STAMP).is_file():
+            given = {"model": model, "split": split, "batch": batch, "workers": workers}
+            _check_pool(data, given | {"device": None if device == "auto" else device}, by=about.by)
+            opened(Path(data), about)  # or it is of other weights, and nothing has been linked
         options: dict[str, Any] = {"heads": stamp.get("heads"), "precision": stamp["precision"], "batch": batch}
         options |= {"device": devices.choose(device), "workers": workers, "feature": about.feature}
         if not (Path(data) / STAMP).is_file():
@@ -261,9 +278,9 @@ def _embedded(
     """Return the folder in an index that holds the embedded images of a source, which it makes; of a pool, shares."""
     if (Path(data) / STAMP).is_file():
         pool = Pool(data)
-        if model is not None and before is None:
-            raise UserError(f"{data} is embedded already, by {pool.stamp['model']}; leave out --model")
         piece = change.place_for(out, pool.source, pool.split)
+        if (out / piece).exists():  # of a kill, and perhaps of what the pool was before
+            rmtree(out / piece)
         change.linked(pool.folder, out / piece)
         return piece
     if model is None:
@@ -274,6 +291,18 @@ def _embedded(
         change.linked(before.pools[known].folder, out / piece)
     embed(model, data, out / piece, split=split, **options)
     return piece
+
+
+def _check_pool(data: str, given: Mapping[str, object], *, by: By) -> None:
+    """Refuse options that do nothing where images are embedded already, and what these cannot be compared by."""
+    stamp = Pool(data).stamp
+    idle = [f"--{name}" for name, value in given.items() if value is not None]
+    if idle:
+        raise UserError(f"{data} is embedded already, by {stamp['model']}; leave out {' and '.join(idle)}")
+    if not fits(by, stamp["feature"]):
+        raise UserError(
+            f"{data} holds {stamp['feature']}, --by {by} needs {of(by)}; give --by cls, or --model and the images"
+        )
 
 
 def _changeable(index: Path) -> Path:

@@ -24,8 +24,7 @@ from dinokit.models.features import Backbone, decoded
 from dinokit.search.index import Index
 from dinokit.search.nearest import Found
 from dinokit.sources.base import Source
-
-PATCHES = 48  # of the short side where no size is given, as in the studio
+from dinokit.studio.start import PATCHES
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """How an index comes to be and changes: pools are taken in, images removed and taken back; call as its owner.
 
 A pool is taken in by links to its files, which nobody writes to (`core/files` renames whole ones into place), or as a
-copy where the disk cannot link. What a change leaves unnamed is deleted after search.json is written, never before.
+copy where the disk cannot link. What a change leaves unnamed is deleted by the change after it: who has the index open,
+such as a server, reads on meanwhile.
 """
 
 import os
@@ -20,7 +21,7 @@ from dinokit.curation.stored import STAMP
 from dinokit.search import choice, nearest
 from dinokit.search.choice import Score
 from dinokit.search.descriptors import WITH_GEM, By
-from dinokit.search.index import NAME, About, Index, Piece, called, opened, write
+from dinokit.search.index import NAME, About, Index, Piece, called, opened, read, write
 from dinokit.search.nearest import Kind
 
 POOL, ENDINGS = "pool-", (".npy", ".parquet", ".jsonl")
@@ -98,7 +99,7 @@ def restored(index: Index, patterns: Sequence[str]) -> tuple[Index, int]:
 
 
 def commit(folder: Path, about: About, *, engine: bool = True) -> Index:
-    """Write search.json, and delete what it does not name.
+    """Write search.json, and delete what neither it names nor the one before, which others may still read.
 
     Args:
         engine: the pools are others than before, and so is how rows are found.
@@ -106,16 +107,26 @@ def commit(folder: Path, about: About, *, engine: bool = True) -> Index:
     if engine:
         pools = [opened(folder / piece.folder, about) for piece in about.pieces]
         about = replace(about, engine=nearest.built(folder, pools, about.by, kind=about.kind))
+    named = _named(about) | (_named(read(folder)) if (folder / NAME).is_file() else set())
     write(folder, about)
-    named = {NAME, about.engine.file, *(piece.folder for piece in about.pieces)}
     for path in folder.glob("*"):
         if path.name in named:
             continue
-        if path.name.startswith(POOL):
+        if number_of(path) is not None and (path / STAMP).is_file():
             shutil.rmtree(path)
         elif path.suffix == nearest.SUFFIX:
             path.unlink()
     return Index(folder)
+
+
+def _named(about: About) -> set[str | None]:
+    return {NAME, about.engine.file, *(piece.folder for piece in about.pieces)}
+
+
+def number_of(path: Path) -> int | None:
+    """Return the number of a folder that is called as those of pools are; None of any other."""
+    digits = path.name.removeprefix(POOL)
+    return int(digits) if digits.isdecimal() and path.name == f"{POOL}{int(digits)}" else None
 
 
 def known_piece(index: Index, source: str, split: str | None) -> int | None:
@@ -126,14 +137,20 @@ def known_piece(index: Index, source: str, split: str | None) -> int | None:
 
 def place_for(folder: Path, source: str, split: str | None) -> str:
     """Return the folder for a pool that is to be taken in: what a kill has left of the same source, or a new one."""
-    numbers = [0]
+    about = read(folder) if (folder / NAME).is_file() else None
+    named = [number_of(folder / piece.folder) for piece in about.pieces] if about else []
+    last = max((number for number in named if number is not None), default=-1)
+    free = 0
     for path in folder.glob(f"{POOL}*"):
-        numbers.append(int(path.name.removeprefix(POOL)) + 1)
+        number = number_of(path)
+        if number is None:
+            continue
+        free = max(free, number + 1)
         stamp = read_json(path / STAMP) if (path / STAMP).is_file() else {}
-        named = (folder / NAME).is_file() and any(piece.folder == path.name for piece in Index(folder).about.pieces)
-        if not named and (stamp.get("data"), stamp.get("split")) == (source, split):
+        # a lower number was part of the index, and may be read still
+        if number > last and (stamp.get("data"), stamp.get("split")) == (source, split):
             return path.name
-    return f"{POOL}{max(numbers)}"
+    return f"{POOL}{free}"
 
 
 def linked(pool: Path, to: Path) -> None:

@@ -11,6 +11,8 @@ from dinokit.cli import run
 from dinokit.commands.search import search, search_build, search_query
 from dinokit.search import change
 from dinokit.search.index import Index
+from tests.curation.pools import make_pool
+from tests.search.indices import made, noise
 from tests.studio.conftest import COUNT, pictures, saved
 
 __all__ = ["pictures"]
@@ -145,3 +147,39 @@ def test_embedded_images_are_shared(tmp_path: Path, index: Path, capsys: pytest.
     assert Index(tmp_path / "b").about.by == "gem"
     assert run(["search", "remove", str(pool), "2.png"]) == 2
     assert "holds embedded images; make an index of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--by", "gem"], "holds cls, --by gem needs cls+gem"),
+        (["--by", "both"], "holds cls, --by both needs cls+gem"),
+        (["--split", "test", "--batch", "2"], "is embedded already, by m; leave out --split and --batch"),
+        (["--precision", "bf16"], "leave out --precision"),
+        (["--device", "cpu", "--workers", "0"], "leave out --workers and --device"),
+        (["--heads", "2"], "leave out --heads"),
+    ],
+)
+def test_what_a_pool_cannot_do_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    make_pool(tmp_path / "pool", noise(6), model="m")
+    assert run(["search", "build", "--data", str(tmp_path / "pool"), "--out", str(tmp_path / "i"), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_pool_that_is_refused_leaves_nothing_and_the_next_one_is_taken_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(tmp_path / "i", noise(6))
+    make_pool(tmp_path / "bad", noise(5), model="other", weights="v", data="/second")
+    make_pool(tmp_path / "good", noise(7), model="m", data="/second")
+    words = ["search", "add", str(tmp_path / "i"), "--data"]
+    assert run([*words, str(tmp_path / "bad")]) == 2
+    assert "was embedded by other (cls), the index by m (cls)" in capsys.readouterr().err
+    assert not (tmp_path / "i/pool-1").exists()
+    assert run([*words, str(tmp_path / "good"), "--split", "test", "--model", "m"]) == 2
+    assert "is embedded already, by m; leave out --model and --split" in capsys.readouterr().err
+    assert run([*words, str(tmp_path / "good")]) == 0
+    assert len(Index(tmp_path / "i")) == 13

@@ -60,8 +60,29 @@ def test_a_source_that_grew_takes_the_place_of_what_it_was_and_removed_images_st
     make_pool(tmp_path / "i" / piece, vectors, model="m", data="/first")
     after = change.added(before, piece)
     assert (len(after), [each.folder for each in after.about.pieces]) == (8, ["pool-1"])
-    assert not (tmp_path / "i" / "pool-0").exists()
     assert [found for (found,) in names(after, vectors[1:], 1)] == [f"{row}.png" for row in range(1, 9)]
+
+
+def test_who_has_the_index_open_reads_on_and_the_next_change_tidies_up(tmp_path: Path) -> None:
+    vectors, folder = noise(9), tmp_path / "i"
+    made(folder, vectors[:6])
+    reader = Index(folder)  # which reads no row yet
+    make_pool(folder / "pool-1", vectors, model="m", data="/first")
+    after = change.added(Index(folder), "pool-1")
+    assert names(reader, vectors[:6], 1) == [[f"{row}.png"] for row in range(6)]
+    assert change.place_for(folder, "/first", None) == "pool-2"  # not what is read
+    change.removed(after, ["8.png"])
+    assert sorted(path.name for path in folder.glob("pool-*")) == ["pool-1"]
+
+
+def test_folders_that_are_not_ours_are_left_alone(tmp_path: Path) -> None:
+    index = made(tmp_path / "i", noise(4))
+    for name in ("pool-old", "pool-7", "pool-", "pool-007"):
+        (tmp_path / "i" / name).mkdir()
+    assert change.place_for(tmp_path / "i", "/second", None) == "pool-8"
+    change.removed(index, ["1.png"])
+    found = sorted(path.name for path in (tmp_path / "i").glob("pool-*"))
+    assert found == ["pool-", "pool-0", "pool-007", "pool-7", "pool-old"]
 
 
 @pytest.mark.parametrize("stage", ["embedded", "written"])
