@@ -76,18 +76,22 @@ def make_folder(tmp_path: Path) -> MakeFolder:
     def make(
         *files: str, name: str = "images", sizes: tuple[tuple[int, int], ...] = ((16, 16),), tinted: bool = True
     ) -> Path:
-        root = tmp_path / name
-        for index, file in enumerate(files):
-            path = root / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder = sum(map(ord, path.parent.name)) if tinted else 0
-            tint = numpy.random.default_rng(folder).integers(0, 200, 3)
-            width, height = sizes[index % len(sizes)]
-            noise = numpy.random.default_rng([folder, index]).integers(0, 55, (height, width, 3))
-            Image.fromarray((tint + noise).astype(numpy.uint8)).save(path)
-        return root
+        return noise(tmp_path / name, *files, sizes=sizes, tinted=tinted)
 
     return make
+
+
+def noise(root: Path, *files: str, sizes: tuple[tuple[int, int], ...] = ((16, 16),), tinted: bool = True) -> Path:
+    """Write what `make_folder` makes."""
+    for index, file in enumerate(files):
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = sum(map(ord, path.parent.name)) if tinted else 0
+        tint = numpy.random.default_rng(folder).integers(0, 200, 3)
+        width, height = sizes[index % len(sizes)]
+        pixels = numpy.random.default_rng([folder, index]).integers(0, 55, (height, width, 3))
+        Image.fromarray((tint + pixels).astype(numpy.uint8)).save(path)
+    return root
 
 
 def few_photos(folder: Path) -> Path:

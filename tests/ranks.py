@@ -19,8 +19,9 @@ from dinokit.training.config import TrainConfig
 Train = Callable[[TrainConfig, Path], None]
 
 # One process without threads and devices imports what takes seconds, and the ranks of all tests are forked off it.
-# Dynamo is what the first optimiser and the first assert_close import.
-get_context("forkserver").set_forkserver_preload(["dinokit.run.engine", "torch._dynamo", "tests.disk"])
+# Dynamo is what the first optimiser and the first assert_close import; a rank finds its function in a file of tests.
+ALL_NEED = ["dinokit.run.engine", "torch._dynamo", "tests.disk", "tests.run.test_engine"]
+get_context("forkserver").set_forkserver_preload(ALL_NEED)
 
 
 def on_ranks(function: Callable[..., None], *args: object, count: int = 2) -> None:

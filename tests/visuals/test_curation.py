@@ -12,18 +12,36 @@ from dinokit.curation.account import read_account
 from dinokit.curation.stored import finish, schema, write_part
 from dinokit.sources.base import Unusable
 from dinokit.visuals.curation import Config, counts, write_page
-from tests.conftest import MakeFolder
+from tests.conftest import noise
 from tests.curation.steps import ROWS, all_steps, vectors
 from tests.visuals.test_report import Reader
 
 
+def curated(root: Path) -> Path:
+    """Take the steps of a curation."""
+    data = noise(root / "images", *(f"{number}.png" for number in range(ROWS)), tinted=False)
+    held = noise(root / "held", "0.png")
+    seeds = noise(root / "seeds", *(f"{number}.png" for number in range(3)))
+    all_steps(root / "set", data=str(data), held=str(held), seeds=str(seeds))
+    return root / "set"
+
+
 @pytest.fixture
-def out(tmp_path: Path, make_folder: MakeFolder) -> Path:
-    data = make_folder(*(f"{number}.png" for number in range(ROWS)), tinted=False)
-    held = make_folder("0.png", name="held")
-    seeds = make_folder(*(f"{number}.png" for number in range(3)), name="seeds")
-    all_steps(tmp_path / "set", data=str(data), held=str(held), seeds=str(seeds))
-    return tmp_path / "set"
+def out(tmp_path: Path) -> Path:
+    """Such steps."""
+    return curated(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such steps, which no test changes."""
+    return curated(tmp_path_factory.mktemp("curation"))
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path) -> tuple[str, Reader]:
+    """The page of all steps."""
+    return read(write_page(made, Config(), made.parent / "page.html"))
 
 
 def read(path: Path) -> tuple[str, Reader]:
@@ -33,8 +51,8 @@ def read(path: Path) -> tuple[str, Reader]:
     return page, reader
 
 
-def test_a_page_tells_all_and_asks_nobody_for_anything(out: Path) -> None:
-    page, reader = read(write_page(out, Config()))
+def test_a_page_tells_all_and_asks_nobody_for_anything(whole: tuple[str, Reader]) -> None:
+    page, reader = whole
     assert re.findall(r'<h2 id="(.*?)-h">', page) == [
         "duplicates", "balance", "mosaic", "concepts", "retrieved", "fates", "settings"
     ]  # fmt: skip
@@ -43,8 +61,8 @@ def test_a_page_tells_all_and_asks_nobody_for_anything(out: Path) -> None:
     assert "Some others" not in page  # four groups are no more than the largest
 
 
-def test_the_fates_add_up_to_all_images_and_each_shows_twelve(out: Path) -> None:
-    page, _ = read(write_page(out, Config()))
+def test_the_fates_add_up_to_all_images_and_each_shows_twelve(whole: tuple[str, Reader]) -> None:
+    page, _ = whole
     fates = page.split('id="fates-h"')[1].split("</section>")[0]
     rows = re.findall(r'<th scope="row">(.*?)</th><td>(\d+)</td>', fates)
     *each, (last, total) = [(name, int(count)) for name, count in rows]
@@ -59,15 +77,17 @@ def test_the_fates_add_up_to_all_images_and_each_shows_twelve(out: Path) -> None
     assert "<figcaption>reference</figcaption>" in fates
 
 
-def test_counts_follow_the_steps(out: Path) -> None:
-    found = dict(counts(read_account(out)))
+def test_counts_follow_the_steps(made: Path) -> None:
+    found = dict(counts(read_account(made)))
     assert list(found) == ["embedded", "unique", "retrieved-1", "clustered", "balanced", "chosen"]
     assert (found["embedded"], found["unique"], found["clustered"], found["balanced"]) == (40, 35, 35, 12)
 
 
-def test_the_same_folder_gives_the_same_page(out: Path, tmp_path: Path) -> None:
-    pages = [write_page(out, Config(seed=seed), tmp_path / f"{at}.html") for at, seed in enumerate((0, 0, 1))]
-    assert pages[0].read_bytes() == pages[1].read_bytes() != pages[2].read_bytes()
+def test_the_same_folder_gives_the_same_page(made: Path, whole: tuple[str, Reader], tmp_path: Path) -> None:
+    again, other = (
+        write_page(made, Config(seed=seed), tmp_path / f"{seed}.html").read_text("utf-8") for seed in (0, 1)
+    )
+    assert whole[0] == again != other
 
 
 def test_a_step_alone_has_the_sections_that_it_can_fill(out: Path) -> None:
@@ -104,6 +124,6 @@ def test_what_could_not_be_read_is_listed_and_counted(out: Path) -> None:
     assert counts(read_account(out))[0] == ("found", ROWS + 1)
 
 
-def test_a_page_that_cannot_be_written_is_one_line(out: Path) -> None:
+def test_a_page_that_cannot_be_written_is_one_line(made: Path) -> None:
     with pytest.raises(UserError, match="cannot write .*; give --out another place"):
-        write_page(out, Config(), out / "duplicates")
+        write_page(made / "duplicates", Config(), made / "clusters")

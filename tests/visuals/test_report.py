@@ -56,7 +56,7 @@ def read(run: Path) -> tuple[str, Reader]:
     return page, reader
 
 
-def test_a_finished_run_is_told_in_full(make_run: MakeFolder, make_folder: MakeFolder) -> None:
+def test_a_finished_run_is_told_in_full_and_loads_nothing(make_run: MakeFolder, make_folder: MakeFolder) -> None:
     run = make_run(str(make_folder(*FILES)), lines=log())
     page, reader = read(run)
     assert page.count("<h2") == 7  # of what there is
@@ -66,6 +66,11 @@ def test_a_finished_run_is_told_in_full(make_run: MakeFolder, make_folder: MakeF
     assert reader.tags.count("img") == 8 * 2 * 4 + 6 + 6 * 3 * 6
     assert "Of the query&#x27;s class are" in page
     assert "one of 3: a, b, c" in page.split("<nav", 1)[0]  # what the number counts
+    assert all(value.startswith(("data:image/", "#")) for value in reader.loaded)
+    assert page.count("<script") == 2  # the numbers, and what saves figures
+    assert "@import" not in page
+    assert not re.search(r"url\(", page)
+    assert len(page) < 3_000_000
 
 
 def test_health_is_said_at_the_head_and_drawn(make_run: MakeFolder) -> None:
@@ -81,18 +86,9 @@ def test_health_is_said_at_the_head_and_drawn(make_run: MakeFolder) -> None:
     assert "<h3>Cost of looking</h3>" in folded
 
 
-def test_the_page_loads_nothing(make_run: MakeFolder, make_folder: MakeFolder) -> None:
-    page, reader = read(make_run(str(make_folder(*FILES)), lines=log()))
-    assert all(value.startswith(("data:image/", "#")) for value in reader.loaded)
-    assert page.count("<script") == 2  # the numbers, and what saves figures
-    assert "@import" not in page
-    assert not re.search(r"url\(", page)
-    assert len(page) < 3_000_000
-
-
 def test_everything_from_files_is_escaped(make_run: MakeFolder, make_folder: MakeFolder) -> None:
     evil = '<script>alert("1")</script>'
-    run = make_run(str(make_folder(*FILES)), lines=({"step": 5, "loss": 1.0, evil: 2.0}, *log()))
+    run = make_run(str(make_folder("a/0.png")), steps=(100,), lines=({"step": 5, "loss": 1.0, evil: 2.0}, *log()))
     (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("recipe: demo", f"recipe: '{evil}'"))
     (run / "environment.json").write_text(json.dumps({"command": evil, "processor": evil, evil: evil}))
     (run / "bad_images.jsonl").write_text(json.dumps({"key": evil, "reason": evil}) + "\n")
