@@ -102,6 +102,10 @@ class Index:
         self.rows = replace(self.rows, alive=self.rows.alive & ~rows)
         self.__dict__.pop("_engine", None)
 
+    def ready(self) -> None:
+        """Open what rows are found by, before several threads ask."""
+        assert self._engine
+
     def keys(self, piece: int) -> list[str]:
         """Return the keys of the images of a piece, also of those that were removed."""
         if piece not in self._keys:

@@ -5,8 +5,10 @@ is computed as it is read, piece by piece; it is held in memory where that is sm
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
+from typing import Any
 
 import numpy
 from jaxtyping import Bool, Float, Float32, Int64
@@ -25,6 +27,7 @@ class Rows:
     pools: Sequence[Pool]
     by: By
     alive: Bool[numpy.ndarray, " row"]  # the others were removed
+    _lock: Any = field(default_factory=Lock, init=False, repr=False, compare=False)  # of what is held
 
     def __len__(self) -> int:
         """Return how many are searched."""
@@ -70,7 +73,9 @@ class Rows:
     def blocks(self) -> Iterator[tuple[Int64[numpy.ndarray, " some"], Float32[numpy.ndarray, "some dim"]]]:
         """Yield numbers and rows of all that are searched, in their order; from memory where they are held."""
         if len(self) * self.dim <= HELD:
-            yield self.numbers, self._held
+            with self._lock:  # several threads that ask at first would make a copy each
+                held = self._held
+            yield self.numbers, held
             return
         yield from self._read()
 

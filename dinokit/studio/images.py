@@ -44,6 +44,7 @@ class Images:
         self.source = source
         self._kept = Kept(KEPT)
         self._uploads: OrderedDict[str, tuple[str, bytes]] = OrderedDict()  # id -> name, file
+        self._passing: dict[str, tuple[str, bytes]] = {}  # of programs, until they are answered
         self._added = 0
         self._lock = Lock()
 
@@ -97,11 +98,14 @@ class Images:
             self._kept.put((id, patch_size, size), found)
         return found
 
-    def add(self, data: bytes, name: str, *, check: Callable[[int, int], None] | None = None) -> dict[str, str]:
+    def add(
+        self, data: bytes, name: str, *, check: Callable[[int, int], None] | None = None, passing: bool = False
+    ) -> dict[str, str]:
         """Keep an upload, and forget the oldest beyond the limits; return its id and name.
 
         Args:
             check: is told height and width, and raises BadImage where they do not suit.
+            passing: it takes nobody's place, is in no list and stays until `drop`.
 
         Raises:
             BadImage: if it is no image, or has too many pixels; these are counted in its header.
@@ -113,22 +117,30 @@ class Images:
         if check is not None:
             width, height = upright_size(data, decoded)
             check(height, width)
-        thumb = _thumb(decoded)
+        thumb = None if passing else _thumb(decoded)
         name = "".join(letter for letter in name[:NAME] if letter.isprintable()) or "upload"
         with self._lock:
             self._added += 1
             id = f"u{self._added}"
-            self._uploads[id] = name, data
+            (self._passing if passing else self._uploads)[id] = name, data
             while len(self._uploads) > UPLOADS or sum(len(each) for _, each in self._uploads.values()) > UPLOADED:
                 self._uploads.popitem(last=False)
-        self._kept.put(id, thumb)
+        if thumb is not None:
+            self._kept.put(id, thumb)
         return {"id": id, "name": name}
+
+    def drop(self, id: str) -> bool:
+        """Forget an upload that was passing; tell whether it was one."""
+        with self._lock:
+            return self._passing.pop(id, None) is not None
 
     def _decoded(self, data: bytes, *, min_side: int | None) -> intensity.Image:
         return decode(data, channels=self.source.channels, min_side=min_side, white=self.source.white)
 
     def _upload(self, id: str) -> tuple[str, bytes]:
         with self._lock:
+            if id in self._passing:
+                return self._passing[id]
             if id not in self._uploads:
                 raise Unknown(f"the upload {id} is no longer kept, only the newest {UPLOADS} are; drag it in once more")
             return self._uploads[id]

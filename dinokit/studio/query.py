@@ -3,12 +3,15 @@
     curl --data-binary @cat.jpg 'localhost:8000/api/query?count=5&at=120,80'
     curl 'localhost:8000/api/query?name=animals/cat.jpg'
 
-So many wait for their turn, with their bodies unread, and no more: then the answer is 503 at once, and memory is that
-of those whose turn it is.
+So many wait for their turn, and no more: then the answer is 503 at once. Of images that are sent a few are read at a
+time, the others wait unread; who sends slowly keeps those from being read alone, not the searches. What was sent is
+forgotten with the answer and takes the place of nothing that was dragged into the page.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from threading import Lock
@@ -22,12 +25,12 @@ from starlette.responses import JSONResponse, Response
 from dinokit.looks.field import bare
 from dinokit.sources.selection import finder
 from dinokit.studio import images as limits
-from dinokit.studio.images import Unknown
 from dinokit.studio.networks import Busy
 from dinokit.studio.search import Searcher
 from dinokit.studio.seeing import Seeing
 
-TURNS, WAITING = 4, 28  # queries that are worked on, and that wait: fewer than there are uploads kept
+TURNS, WAITING = 4, 28  # queries that are worked on; that wait, as many by name and as many by image
+BODIES = 8  # images that are read, or wait for their turn in memory
 COUNT = 10
 Body = Callable[[Request, int], Awaitable[bytes]]  # reads what is sent, up to so many bytes
 Image = Callable[[], str]  # finds out, in a thread, which image is meant
@@ -40,7 +43,8 @@ class Queries:
 
     def __init__(self, seeing: Seeing, searcher: Searcher) -> None:
         self._seeing, self._searcher = seeing, searcher
-        self._turns, self._threads, self._here = asyncio.Semaphore(TURNS), CapacityLimiter(TURNS), 0
+        self._turns, self._threads = asyncio.Semaphore(TURNS), CapacityLimiter(TURNS)
+        self._bodies, self._here = asyncio.Semaphore(BODIES), Counter[str]()
         self._decoding = Lock()  # one at a time: an image may take half a gigabyte
         self._find: Callable[[Iterable[str]], Any] | None = None
         self._model = next(iter(seeing.networks.models))
@@ -54,7 +58,7 @@ class Queries:
         async def named() -> Image:
             return partial(self._place, names[0])
 
-        return await self._answered(request, named)
+        return await self._answered(request, named, nullcontext())
 
     async def by_image(self, request: Request, body: Body) -> Response:
         """Answer for an image that is sent."""
@@ -63,20 +67,31 @@ class Queries:
             data = await body(request, limits.BYTES)
             return partial(self._kept, data)
 
-        return await self._answered(request, read)
+        return await self._answered(request, read, self._bodies)
 
-    async def _answered(self, request: Request, read: Callable[[], Awaitable[Image]]) -> Response:
-        """Search when it is the request's turn; what it sends is read no earlier."""
+    async def _answered(
+        self, request: Request, read: Callable[[], Awaitable[Image]], reading: AbstractAsyncContextManager[None]
+    ) -> Response:
+        """Search when it is the request's turn.
+
+        Args:
+            reading: held while the image is read and until it is its turn.
+        """
         count, at = _count(request), _at(request)
-        if self._here >= TURNS + WAITING:
-            raise Busy(f"{self._here} searches wait already; ask again in a moment")
-        self._here += 1
+        kind = request.method
+        if self._here[kind] >= TURNS + WAITING:
+            raise Busy(f"{self._here[kind]} searches wait already; ask again in a moment")
+        self._here[kind] += 1
         try:
-            async with self._turns:
+            async with reading:
                 work = partial(self._search, await read(), at, count)
+                await self._turns.acquire()
+            try:
                 found = await to_thread.run_sync(work, limiter=self._threads)
+            finally:
+                self._turns.release()
         finally:
-            self._here -= 1
+            self._here[kind] -= 1
         return JSONResponse(found)
 
     def _search(self, which: Image, at: tuple[float, float] | None, count: int) -> dict[str, Any]:
@@ -85,15 +100,15 @@ class Queries:
         try:
             patch = None if at is None else self._patch(image, *at)
             found = self._searcher.search(self._model, None, image, patch, count=count)
-        except Unknown as error:  # others have sent so many meanwhile
-            raise Busy(f"{error}; ask again in a moment") from error
+        finally:
+            self._seeing.drop(image)
         about = self._seeing.images.about
         hits = [about(str(hit.place)) | {each: asdict(hit)[each] for each in FOUND} for hit in found.hits]
         return {"found": hits, "searched": found.searched, "of": len(self._seeing.images)}
 
     def _kept(self, data: bytes) -> str:
         with self._decoding:
-            return self._seeing.add(data, "query")["id"]
+            return self._seeing.add(data, "query", passing=True)["id"]
 
     def _patch(self, image: str, x: float, y: float) -> tuple[int, int]:
         """Return row and column of the patch at a pixel."""
@@ -108,9 +123,13 @@ class Queries:
         if self._find is None:
             self._find = finder(self._seeing.images.source)
         place = int(self._find([name])[0])
-        if place < 0:
+        places = [place] if place >= 0 else self._searcher.named(name)
+        if len(places) > 1:
+            several = f"{len(places):,} images are called '{name[: limits.NAME]}'"
+            raise HTTPException(400, f"{several}; give the name of one as /api/images lists it")
+        if not places:
             raise HTTPException(404, f"no image is called '{name[: limits.NAME]}'; /api/images lists them")
-        return str(place)
+        return str(places[0])
 
 
 def _count(request: Request) -> int:

@@ -78,6 +78,12 @@ class Index:
             of = " and ".join(pool.source for pool in kept.pools)
             raise UserError(f"{kept.folder} is of {of}, none of its images is in {source.name}")
         kept.leave_out(self._places < 0)
+        kept.ready()
+
+    def named(self, name: str) -> list[int]:
+        """Return the images of the source that have a name in the index."""
+        found: list[int] = self._places[self._kept.named(name)].tolist()
+        return found
 
     def token(self, place: int) -> Float32[numpy.ndarray, " number"] | None:
         """Return what `reading` reads of an image of the source, if the index has it."""
@@ -180,6 +186,10 @@ class Searcher:
         if not self.has_index(first, None):
             self._gallery(first, None)
         seeing.passes.meanwhile(self.between)
+
+    def named(self, name: str) -> list[int]:
+        """Return the images of the source that the index calls so, or by a pattern; none without an index."""
+        return [] if self._index is None else self._index.named(name)
 
     def has_index(self, model: str, step: int | None) -> bool:
         """Tell whether a pool answers for a model."""

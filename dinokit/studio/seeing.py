@@ -43,9 +43,14 @@ class Seeing:
         self.passes = Passes()
         self._kept = Kept(KEPT)
 
-    def add(self, data: bytes, name: str) -> dict[str, str]:
+    def add(self, data: bytes, name: str, *, passing: bool = False) -> dict[str, str]:
         """Keep an upload that every model can see, see `Images.add`; BadImage says what to do with another."""
-        return self.images.add(data, name, check=self._fits)
+        return self.images.add(data, name, check=self._fits, passing=passing)
+
+    def drop(self, image: str) -> None:
+        """Forget an upload that was passing, and what was computed of it; nothing of any other image."""
+        if self.images.drop(image):
+            self._kept.drop(lambda name: isinstance(name, tuple) and name[3] == image)
 
     def features(self, model: str, step: int | None, image: str) -> "Future[bytes]":
         """Return the octets of the patches of an image."""

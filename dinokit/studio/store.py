@@ -9,7 +9,7 @@ them as they came.
 
 import struct
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from threading import Lock
 from typing import final
@@ -111,6 +111,12 @@ class Kept:
             if name in self._found:
                 self._found.move_to_end(name)
             return self._found.get(name)
+
+    def drop(self, unwanted: Callable[[Hashable], bool]) -> None:
+        """Forget what is kept under some names."""
+        with self._lock:
+            for name in [each for each in self._found if unwanted(each)]:
+                self.bytes -= len(self._found.pop(name))
 
     def put(self, name: Hashable, data: bytes) -> None:
         """Keep something, unless it alone is above the limit."""

@@ -1,5 +1,7 @@
 """A folder that is changed answers as one that is built anew, and one whose change was killed as before."""
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,32 @@ def test_near_duplicates_are_each_pair_once_and_none_that_was_removed(tmp_path: 
     less, _ = change.removed(found, ["4.png"])
     pairs = near.pairs(less.rows, above=0.999)
     assert sorted(zip(pairs.rows.tolist(), pairs.others.tolist(), strict=True)) == [(2, 8), (20, 25)]
+
+
+def test_pairs_that_are_not_listed_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(near, "NEIGHBOURS", 3)
+    found = made(tmp_path / "i", np.concatenate([np.repeat(noise(1), 5, axis=0), noise(9, seed=1)]))
+    near.pairs(found.rows, above=0.999)
+    assert "5 images have 3 such pairs or more" in capsys.readouterr().err
+
+
+def test_threads_that_ask_at_once_make_the_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, made_, read = made(tmp_path / "i", noise(9)).rows, list[int](), rows.Rows._read
+
+    def slowly(self: rows.Rows) -> Any:
+        made_.append(1)
+        time.sleep(0.05)
+        return read(self)
+
+    monkeypatch.setattr(rows.Rows, "_read", slowly)
+    threads = [threading.Thread(target=lambda: list(found.blocks())) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(made_) == 1
 
 
 def test_a_folder_that_is_none_is_said_in_one_line(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import shutil
 import threading
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy
 import pytest
@@ -13,7 +15,7 @@ from dinokit.core.files import digest_of_model
 from dinokit.curation.pool import Pool
 from dinokit.features.embed import embed
 from dinokit.search import change
-from dinokit.studio import query
+from dinokit.studio import images, query
 from dinokit.studio.search import Searcher
 from dinokit.studio.start import of_index
 from tests.studio.conftest import COUNT, Answer, Served, backbone, saved, served
@@ -131,3 +133,48 @@ def test_the_weights_of_the_index_are_those_that_are_served(index: Path, shown: 
     about = shown.get("/api/about").json
     assert about["index"] is True
     assert Pool(index / "pool-0").stamp["weights"] == digest_of_model(backbone(SEED))
+
+
+def test_what_was_dragged_in_outlives_any_number_of_queries(
+    shown: Served, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "UPLOADS", 2)
+    data = (pictures / "3.png").read_bytes()
+    own = shown.ask("POST", "/api/images", data).json["id"]
+    sent = [shown.ask("POST", "/api/query?count=1&at=2,2", data) for _ in range(3)]
+    assert {each.status for each in sent} == {200}
+    assert shown.get(f"/api/images/{own}/thumb").status == 200
+    assert shown.get(f"/api/images/u{int(own[1:]) + 3}/thumb").status == 404  # a query is forgotten
+
+
+def test_who_sends_slowly_keeps_no_search_waiting(shown: Served) -> None:
+    slow = [HTTPConnection("127.0.0.1", shown.port) for _ in range(query.TURNS + query.WAITING)]
+    for each in slow:
+        each.putrequest("POST", "/api/query")
+        each.putheader("Content-Length", "1000")
+        each.endheaders(b"begun")
+    try:
+        assert shown.get("/api/query?name=2.png").status == 200
+    finally:
+        for each in slow:
+            each.close()
+
+
+def test_names_are_those_of_the_index_whose_sources_are_two(pictures: Path, tmp_path: Path) -> None:
+    model, out = str(saved(tmp_path, SEED)), tmp_path / "index"
+    for folder, numbers in (("one", (0, 2)), ("two", (2, 3))):
+        (tmp_path / folder).mkdir()
+        for number in numbers:
+            shutil.copy(pictures / f"{number}.png", tmp_path / folder)
+    embed(model, str(tmp_path / "one"), out / "pool-0", precision="fp32", workers=0)
+    first = change.begin(out, "pool-0", by="cls", kind="exact")
+    embed(model, str(tmp_path / "two"), out / "pool-1", precision="fp32", workers=0)
+    change.added(first, "pool-1")
+    with served(of_index(out, size=16, device=CPU)) as found:
+        listed = [each["name"] for each in found.get("/api/images").json["images"]]
+        answers = [found.get(f"/api/query?count=9&name={quote(name)}") for name in ("3.png", listed[-1])]
+        assert answers[0].json == answers[1].json
+        assert len(answers[0].json["found"]) == 3
+        twice = found.get("/api/query?name=2.png")
+        line = "2 images are called '2.png'; give the name of one as /api/images lists it"
+        assert (twice.status, twice.json) == (400, {"error": line})
