@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,21 @@ def test_a_pool_that_is_refused_leaves_nothing_and_the_next_one_is_taken_in(
     assert "is embedded already, by m; leave out --model and --split" in capsys.readouterr().err
     assert run([*words, str(tmp_path / "good")]) == 0
     assert len(Index(tmp_path / "i")) == 13
+
+
+def test_a_library_that_is_missing_is_said_before_anything_is_embedded(
+    tmp_path: Path, pictures: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    words = ["--model", model, "--data", str(pictures), "--out", str(tmp_path / "i"), "--kind", "faiss"]
+    assert run(["search", "build", *words]) == 2
+    assert "pip install 'dinokit[search]'" in capsys.readouterr().err
+    assert not (tmp_path / "i").exists()
+
+
+def test_an_index_of_faiss_says_what_share_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("faiss")
+    recall = 100 * made(tmp_path / "i", noise(40), kind="faiss").about.engine.recall
+    capsys.readouterr()
+    search(tmp_path / "i")
+    assert f"faiss, which finds {recall:.1f} % of the 10 nearest" in capsys.readouterr().err
