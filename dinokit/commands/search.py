@@ -319,6 +319,8 @@ def _changeable(index: Path) -> Path:
 def _say(index: Index, *, twins: int, before: int | None = None) -> None:
     """Say what there is, and what is there twice."""
     more = "" if before is None else f", {len(index) - before:,} of them new"
+    unread = sum(pool.stamp.get("unreadable", 0) for pool in index.pools)
+    more += f" · {unread:,} unreadable" if unread else ""
     info(f"{len(index):,} images{more} · {index.about.by} of {os.path.basename(index.about.model)} · {index.folder}")
     if twins:
         same = f"{twins:,} of them are, byte by byte, the same file as another image"

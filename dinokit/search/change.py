@@ -88,11 +88,12 @@ def restored(index: Index, patterns: Sequence[str]) -> tuple[Index, int]:
     Raises:
         UserError: if nothing was.
     """
-    pieces, count = list[Piece](), 0
-    for piece in index.about.pieces:
-        stay = tuple(key for key in piece.removed if not any(called(key, each) for each in patterns))
-        count += len(piece.removed) - len(stay)
-        pieces.append(replace(piece, removed=stay))
+    gone = [key for piece in index.about.pieces for key in piece.removed]
+    back = {gone[place] for each in patterns for place in called(gone, each)}
+    count = sum(key in back for key in gone)
+    pieces = [
+        replace(piece, removed=tuple(key for key in piece.removed if key not in back)) for piece in index.about.pieces
+    ]
     if not count:
         raise UserError(f"nothing that was removed from {index.folder} is called {listed(patterns)}")
     return commit(index.folder, replace(index.about, pieces=tuple(pieces)), engine=False), count
@@ -114,7 +115,7 @@ def commit(folder: Path, about: About, *, engine: bool = True) -> Index:
             continue
         if number_of(path) is not None and (path / STAMP).is_file():
             shutil.rmtree(path)
-        elif path.suffix == nearest.SUFFIX:
+        elif path.name.startswith(nearest.PREFIX) and path.suffix == nearest.SUFFIX:
             path.unlink()
     return Index(folder)
 

@@ -8,6 +8,7 @@ What search.json does not name is no part of the index, so a change that is kill
 that it names is ever written to: images that are added to a source make a new folder, which shares the old one's files.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -134,10 +135,8 @@ class Index:
         return [each for each in found if each is not None]
 
     def named(self, pattern: str) -> Int64[numpy.ndarray, " some"]:
-        """Return the rows that are searched whose name is this, or fits a pattern such as 'trash/*'."""
-        keys = self.names()
-        places = [place for place, key in enumerate(keys) if called(key, pattern)]
-        return self.rows.numbers[places]
+        """Return the rows that are searched whose name is this, else those that fit a pattern such as 'trash/*'."""
+        return self.rows.numbers[called(self.names(), pattern)]
 
     def names(self) -> list[str]:
         """Return the names of all that is searched, in the order of the rows."""
@@ -177,9 +176,11 @@ class Index:
         return looking(self.about.engine, self.rows, self.folder)
 
 
-def called(key: str, pattern: str) -> bool:
-    """Tell whether an image has a name, or one that fits a pattern."""
-    return key == utf8(pattern) or fnmatchcase(key, utf8(pattern))
+def called(keys: Sequence[str], pattern: str) -> list[int]:
+    """Return which names are this word, or where none is, as `a[1].png` may be, which fit it as a pattern."""
+    word = utf8(pattern)
+    same = [place for place, key in enumerate(keys) if key == word]
+    return same or [place for place, key in enumerate(keys) if fnmatchcase(key, word)]
 
 
 def read(folder: Path) -> About:

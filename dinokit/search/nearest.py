@@ -35,7 +35,7 @@ WIDER, MOST = (
 LINKS, CARE = 32, 80  # of the graph: neighbours of a row, and how far it looks for them
 REACH = (32, 64, 128, 256, 512, 1024)  # how far the graph is followed
 RECALL, ASKED, WANTED = 0.993, 256, 10  # of so many nearest, by so many rows that are asked exactly: 0.99 and a margin
-SUFFIX, EXTRA = ".faiss", "search"
+PREFIX, SUFFIX, EXTRA = "rows-", ".faiss", "search"
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def built(folder: Path, pools: Sequence[Pool], by: By, *, kind: Kind) -> Engine:
     if kind == "exact" or len(rows) < 2 or (kind == "auto" and len(rows) * rows.dim <= EXACT):
         return Engine()  # also of one image, of which there is nothing to measure
     faiss = library("faiss", extra=EXTRA)
-    name = f"rows-{digest([by, *(pool.digest for pool in pools)])}{SUFFIX}"
+    name = f"{PREFIX}{digest([by, *(pool.digest for pool in pools)])}{SUFFIX}"
     path = folder / name
     if not path.is_file():
         with slow(f"{len(rows):,} images are brought into a graph, about {len(rows) / 1e3 / 60:.0f} minutes of a core"):

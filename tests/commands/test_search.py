@@ -66,8 +66,9 @@ def test_images_that_were_added_to_the_folder_are_taken_in_once(
     assert "8 images, 1 of them new" in said
     assert "1 of them are, byte by byte, the same file as another image: `dinokit search near" in said
     Image.new("RGB", (20, 20), "red").save(more / "red.png")
+    (more / "broken.png").write_bytes(b"")
     assert run(["search", "add", str(index), "--data", str(more)]) == 0
-    assert "9 images, 1 of them new" in capsys.readouterr().err
+    assert "9 images, 1 of them new · 2 unreadable ·" in capsys.readouterr().err
     assert run(["search", "near", str(index), "--above", "0.99999", "--json"]) == 0
     (pair,) = json.loads(capsys.readouterr().out)
     assert {pair["name"], pair["other"]} == {"3.png", "copy.png"}

@@ -12,7 +12,7 @@ from dinokit.core.files import read_json, write_json
 from dinokit.core.messages import UserError
 from dinokit.curation.pool import Pool
 from dinokit.search import change, index, near, rows
-from dinokit.search.index import Index
+from dinokit.search.index import Index, called
 from tests.curation.pools import make_pool
 from tests.search.indices import made, names, noise
 
@@ -54,6 +54,13 @@ def test_what_was_removed_comes_back_by_its_name(tmp_path: Path) -> None:
         change.restored(again, ["7.png"])
 
 
+def test_a_name_with_brackets_is_the_image_of_that_name_alone() -> None:
+    keys = ["img1.png", "img[1].png", "c.png"]
+    assert called(keys, "img[1].png") == [1]
+    assert called(keys, "img[1-2].png") == [0]
+    assert called(keys, "img*") == [0, 1]
+
+
 def test_a_source_that_grew_takes_the_place_of_what_it_was_and_removed_images_stay_out(tmp_path: Path) -> None:
     vectors = noise(9)
     before, _ = change.removed(made(tmp_path / "i", vectors[:6]), ["0.png"])
@@ -81,10 +88,12 @@ def test_folders_that_are_not_ours_are_left_alone(tmp_path: Path) -> None:
     index = made(tmp_path / "i", noise(4))
     for name in ("pool-old", "pool-7", "pool-", "pool-007"):
         (tmp_path / "i" / name).mkdir()
+    (tmp_path / "i" / "mine.faiss").touch()
     assert change.place_for(tmp_path / "i", "/second", None) == "pool-8"
     change.removed(index, ["1.png"])
     found = sorted(path.name for path in (tmp_path / "i").glob("pool-*"))
     assert found == ["pool-", "pool-0", "pool-007", "pool-7", "pool-old"]
+    assert (tmp_path / "i" / "mine.faiss").exists()
 
 
 @pytest.mark.parametrize("stage", ["embedded", "written"])
