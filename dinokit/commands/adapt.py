@@ -69,6 +69,9 @@ def adapt(
         anyway: start although this machine's memory is too small by what `dinokit plan` foresees.
     """
     join_srun()
+    idle = [key for key in {**settings, **named} if key.removeprefix("runtime.").startswith("eval.")]
+    if idle:
+        raise UserError(f"adapt measures what --data and --retain name, by its guard; leave --{idle[0]} out")
     run = RunFolder(Path(out))
     place = str(Path(from_).absolute()) if Path(from_).exists() else str(from_)
     config = adapted(_begun_with(place, run), recipe=recipe, method=method, channels=channels, steps=steps)
@@ -77,6 +80,8 @@ def adapt(
     config = with_settings(config, {**own, **settings, **named})
     if allowed < 0:
         raise UserError(f"--allowed is what may be lost, in points; it must be at least 0, got {allowed:g}")
+    if scratch is not None:
+        load(scratch)  # a mistake in it is said before the work, not after
     kept = _opened("retained", absolute(retain), config) if retain else None
     follow = partial(_train_guarded, kept=kept, allowed=allowed, scratch=scratch)
     return train(config, run.path, anyway=anyway, follow=follow)
@@ -116,7 +121,10 @@ def _train_guarded(
             info(settled([line for line in read_jsonl(run.metrics) if line.get("step", 0) <= step]))
         return guard.look(step)
 
+    guard.check()
     if not guard.ended():  # so all ranks find, before one changes anything
+        if is_main() and config.experiment.start is not None:  # what cannot be measured is said before the work
+            guard.begin(load(config.experiment.start.source, channels=config.experiment.backbone.channels))
         engine.pretrain(config, run.path, images=images, on_checkpoint=look)
     if not is_main():
         return
@@ -137,18 +145,19 @@ def settled(lines: list[dict[str, Any]]) -> str:
     if len(losses) < 2 * part:
         return "heads: too few lines of the log to say whether their loss has settled"
     before, last = sum(losses[-2 * part : -part]) / part, sum(losses[-part:]) / part
-    fall = (before - last) / abs(before)
-    if fall <= SETTLED:
-        return f"heads: their loss has settled at {last:.3f} ({fall:+.1%} in the last tenth of their steps)"
-    return (
-        f"heads: their loss still falls ({fall:.1%} in the last tenth of their steps, to {last:.3f}); give more --heads"
-    )
+    change = (last - before) / abs(before)
+    if change >= -SETTLED:
+        return f"heads: their loss has settled at {last:.3f} ({change:+.1%} in the last tenth of their steps)"
+    part_of = f"{-change:.1%} in the last tenth of their steps"
+    return f"heads: their loss still falls ({part_of}, to {last:.3f}); give more --heads"
 
 
 def compared(guard: Guard, scratch: Path | None) -> dict[str, dict[str, float]]:
     """Return what was measured of the original, of the published teacher, and of a run from scratch."""
     lines, best = guard.lines(), guard.best()
-    rows = {"original": dict(lines[0]), "adapted": dict(next(line for line in lines if line["step"] == best))}
+    chosen = {"original": lines[0], "adapted": next(line for line in lines if line["step"] == best)}
+    wanted = ("step", *(each.name for each in guard.sets))
+    rows = {name: {key: line[key] for key in wanted} for name, line in chosen.items()}
     if scratch is not None:
         backbone = load(scratch).to(guard.device)
         rows["from scratch"] = {each.name: each.measure(backbone) for each in guard.sets}

@@ -4,27 +4,31 @@ Two sets stay the same from step 0, when the teacher is the original: images of 
 those of a set that it is to go on understanding. Images with classes are measured by k-NN, each without itself, those
 of several domains by retrieval, others by locality: how much more alike neighbouring patches are than distant ones.
 
-    {"step": 300, "folder": 61.2, "retained": 83.4}      a line of guard.jsonl: percent, of locality hundredths
+    {"step": 0, "folder": 60.1, "sets": {"folder": ["/photos", "knn"]}}      guard.jsonl: the original, and what of it
+    {"step": 300, "folder": 61.2}      percent, of locality hundredths; null of a teacher that is not finite
 """
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from safetensors.torch import load_file
 
-from dinokit.checkpoints.load import load
+from dinokit.checkpoints.load import is_finite, load
 from dinokit.checkpoints.store import MODEL, RunFolder
 from dinokit.core.files import read_jsonl, write_atomic, write_jsonl
-from dinokit.core.messages import UserError, info, line_of, warn
+from dinokit.core.messages import RunError, UserError, info, line_of, warn
 from dinokit.evaluation import base as evaluations
 from dinokit.evaluation import knn, retrieval
 from dinokit.features.extraction import forgotten
 from dinokit.health.vitals import Probe, look, mirrored, places
 from dinokit.images.intensity import prepare, stacked
 from dinokit.models.features import Backbone
-from dinokit.sources.source import Source, open_source, splits, thinned
+from dinokit.sources.check import images_of_classes
+from dinokit.sources.source import Source, labelled, open_source, splits, thinned
 
 BEST = "best.safetensors"
 IMAGES, PROBE = 2_000, 256  # of a set, evenly spaced, at most; of those whose locality is measured
@@ -80,10 +84,16 @@ class Watched:
 
 
 def watched(name: str, source: str, images: Source) -> Watched:
-    """Say how a set is measured, by what its images tell."""
-    if images.labels is None or len(images.classes) < 2:
+    """Say how a set is measured, by what the images tell that are looked at: by classes where they have company."""
+    if images.labels is None or len(images.classes) < 2 or (images.labels < 0).all():
         return Watched(name, source, "locality")
-    return Watched(name, source, "knn" if images.domains is None else "retrieval")
+    if images.domains is not None:
+        pairs = {pair for pair in zip(images.labels.tolist(), images.domains.tolist(), strict=True) if pair[0] >= 0}
+        across = len({label for label, _ in pairs}) < len(pairs)  # a class in two domains
+        return Watched(name, source, "retrieval" if across else "locality")
+    counts = images_of_classes(thinned(labelled(images), IMAGES))[1]
+    shared = counts[counts > 1].sum() >= counts.sum() / 2  # half may find one of their class
+    return Watched(name, source, "knn" if shared and (counts > 0).sum() > 1 else "locality")
 
 
 @final
@@ -101,29 +111,52 @@ class Guard:
     ) -> None:
         self.run, self.sets, self.allowed, self.first, self.device = run, sets, allowed, first, device
         self.file = run.path / "guard.jsonl"
+        self._original: dict[str, float | None] = {}
 
     def lines(self) -> list[Line]:
         """Return what was measured of the teachers that there are, the original first."""
         kept = set(self.run.steps())
         return [line for line in read_jsonl(self.file) if line.get("step") in kept]
 
+    def check(self) -> None:
+        """Refuse to compare with what was measured of other sets; changes nothing.
+
+        Raises:
+            UserError: if the run watched other sets, or measured them otherwise.
+        """
+        lines, wanted = self.lines(), self._sets()
+        before = lines[0].get("sets", wanted) if lines else wanted
+        if before != wanted:
+            raise UserError(
+                f"{self.run.path} is guarded by {_named(before)}, not by {_named(wanted)}; give the same --data and "
+                "--retain, or another --out"
+            )
+
+    def begin(self, original: Backbone) -> None:
+        """Measure what is adapted before anything is trained, if a run did not."""
+        if not self.lines():
+            self._original = self._judged(original)
+            odd = [each.source for each in self.sets if self._original[each.name] is None]
+            if odd:
+                raise UserError(f"what the original makes of {odd[0]} is not finite, so that nothing can be compared")
+
     def look(self, step: int) -> bool:
         """Measure the teacher of a step, and say whether the run is to end there."""
         lines = [line for line in self.lines() if line["step"] < step]  # later ones are trained anew
         if not lines:
-            lines = [{"step": 0} | self._measured(0)]
-            said = ", ".join(f"{each.label} {lines[0][each.name]:.1f}" for each in self.sets)
+            lines = [{"step": 0} | (self._original or self._measured(0)) | {"sets": self._sets()}]
+            said = ", ".join(f"{each.label} {_shown(lines[0][each.name])}" for each in self.sets)
             info(f"guard: the original: {said}; a loss of more than {self.allowed:g} ends the run")
         if step > self.first:
             try:
                 lines.append({"step": step} | self._measured(step))
-            except Exception as error:  # nothing that fails here is worth the end of a training
+            except (UserError, RunError, OSError) as error:  # not worth the end of a training; the verdict names it
                 warn(f"guard: step {step} is not measured: {line_of(error)}")
-                return False
-            said = ", ".join(
-                f"{each.label} {lines[-1][each.name]:.1f} ({self._change(lines, each)})" for each in self.sets
-            )
-            info(f"guard: step {step}: {said}")
+            else:
+                said = ", ".join(
+                    f"{each.label} {_shown(lines[-1][each.name])} ({_change(lines, each)})" for each in self.sets
+                )
+                info(f"guard: step {step}: {said}")
         write_jsonl(self.file, lines)
         self.publish(BEST)
         return self.ended()
@@ -131,11 +164,12 @@ class Guard:
     def ended(self) -> bool:
         """Tell whether the newest teacher has lost too much."""
         lines = self.lines()
-        return bool(lines) and lines[-1]["step"] == self.run.steps()[-1] and bool(self._lost(lines[-1]))
+        return bool(lines) and lines[-1]["step"] == self.run.steps()[-1] and bool(self._lost(lines[-1], lines[0]))
 
     def best(self) -> int:
         """Return the step of the best teacher that has not lost: by the classes of the folder, else the newest."""
-        good = [line for line in self.lines() if not self._lost(line)]
+        lines = self.lines()
+        good = [line for line in lines if not self._lost(line, lines[0])]
         first = self.sets[0]
         if first.how == "locality":
             return int(good[-1]["step"])
@@ -153,24 +187,48 @@ class Guard:
         """Say in a line what became of it."""
         lines, best = self.lines(), self.best()
         which = f"the teacher of step {best:,}" if best else "the original, which no teacher has outdone"
-        lost = self._lost(lines[-1])
+        measured = {line["step"] for line in lines}
+        left = [step for step in self.run.steps() if step > self.first and step not in measured]
+        without = f"; not measured: step {', '.join(f'{step:,}' for step in left)}" if left else ""
+        if len(lines) == 1:
+            return f"guard: no teacher that has learnt is measured, so that published is the original{without}"
+        lost = self._lost(lines[-1], lines[0])
         if not lost:
-            return f"guard: nothing is lost; published is {which}"
+            return f"guard: nothing is lost; published is {which}{without}"
         said = " and ".join(
-            f"{each.label} fell from {lines[0][each.name]:.1f} to {lines[-1][each.name]:.1f}" for each in lost
+            f"{each.label} fell from {_shown(lines[0][each.name])} to {_shown(lines[-1][each.name])}" for each in lost
         )
-        return (
-            f"guard: {said}, by more than {self.allowed:g}: stopped at step {lines[-1]['step']:,}; published is {which}"
-        )
+        last = lines[-1]["step"]
+        return f"guard: {said}, by more than {self.allowed:g}: stopped at step {last:,}; published is {which}{without}"
 
-    def _lost(self, line: Line) -> list[Watched]:
-        original = self.lines()[0]
-        return [each for each in self.sets if original[each.name] - line[each.name] > self.allowed]
+    def _lost(self, line: Line, original: Line) -> list[Watched]:
+        names = {each.name: (original[each.name], line[each.name]) for each in self.sets}
+        gone = {name for name, (before, now) in names.items() if now is None or before - now > self.allowed}
+        return [each for each in self.sets if each.name in gone]
 
-    def _measured(self, step: int) -> dict[str, float]:
-        backbone = load(self.run.checkpoint(step)).to(self.device)
-        return {each.name: each.measure(backbone) for each in self.sets}
+    def _measured(self, step: int) -> dict[str, float | None]:
+        """Measure a saved teacher; one that is not finite has lost everything."""
+        folder = self.run.checkpoint(step)
+        if not all(is_finite(value) for value in load_file(folder / MODEL).values()):
+            return {each.name: None for each in self.sets}
+        return self._judged(load(folder))
 
-    @staticmethod
-    def _change(lines: Sequence[Line], one: Watched) -> str:
-        return f"{lines[-1][one.name] - lines[0][one.name]:+.1f}"
+    def _judged(self, backbone: Backbone) -> dict[str, float | None]:
+        found = {each.name: each.measure(backbone.to(self.device)) for each in self.sets}
+        return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+    def _sets(self) -> dict[str, list[str]]:
+        return {each.name: [each.source, each.how] for each in self.sets}
+
+
+def _shown(number: float | None) -> str:
+    return "nothing, for it is not finite" if number is None else f"{number:.1f}"
+
+
+def _change(lines: Sequence[Line], one: Watched) -> str:
+    before, now = lines[0][one.name], lines[-1][one.name]
+    return "lost" if now is None else f"{now - before:+.1f}"
+
+
+def _named(sets: Mapping[str, Sequence[str]]) -> str:
+    return ", ".join(f"{name} {source} ({LABELS[how]})" for name, (source, how) in sets.items())

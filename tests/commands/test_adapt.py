@@ -4,16 +4,19 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dinokit.checkpoints.store import RunFolder, header
-from dinokit.commands import adapt
+from dinokit.commands import adapt, guarding
 from dinokit.commands.guarding import Guard, Watched, watched
 from dinokit.core.files import read_jsonl
+from dinokit.core.messages import UserError
 from dinokit.run import engine
 from dinokit.sources.source import open_source
 from tests.run.test_engine import config
@@ -78,6 +81,124 @@ def test_images_without_classes_are_measured_by_locality(classes: Path, make_fol
     each = [watched("folder", str(path), open_source(str(path))) for path in (plain, classes)]
     assert [one.how for one in each] == ["locality", "knn"]
     assert -100 < each[0].measure(vit()) < 100
+
+
+def test_classes_measure_where_the_images_that_are_looked_at_have_company(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = make_folder(*(f"{name}/0.png" for name in "abcd"), name="alone")
+    pairs = make_folder(*(f"{name}/{index}.png" for name in "abcdef" for index in range(2)), name="pairs")
+    assert watched("folder", str(alone), open_source(str(alone))).how == "locality"
+    assert watched("folder", str(pairs), open_source(str(pairs))).how == "knn"
+    monkeypatch.setattr(guarding, "IMAGES", 4)  # evenly spaced, of most classes one
+    assert watched("folder", str(pairs), open_source(str(pairs))).how == "locality"
+
+
+def test_domains_are_asked_across_only_where_they_share_a_class(make_folder: MakeFolder) -> None:
+    some = open_source(str(make_folder("a/0.png", "a/1.png", "b/0.png", "b/1.png", name="some")))
+    for domains, how in ((["x", "y", "x", "y"], "retrieval"), (["x", "x", "y", "y"], "locality")):
+        assert watched("folder", some.name, replace(some, domains=numpy.array(domains))).how == how
+
+
+def test_a_run_does_not_compare_what_was_measured_of_other_sets(classes: Path, tmp_path: Path) -> None:
+    run, folder = RunFolder(tmp_path / "run"), Watched("folder", str(classes), "knn")
+    written(run, 0, seed=0)
+    Guard(run, [folder], allowed=2.0, first=0, device=CPU).look(0)
+    Guard(run, [folder], allowed=9.0, first=0, device=CPU).check()
+    others = ([folder, Watched("retained", "photos", "knn")], [Watched("folder", str(classes), "locality")])
+    for sets, said in zip(others, ("retained photos", "locality"), strict=True):
+        with pytest.raises(UserError, match=rf"is guarded by folder .*\(k-NN .*, not by .*{said}.*--retain"):
+            Guard(run, sets, allowed=2.0, first=0, device=CPU).check()
+
+
+def test_steps_that_are_not_measured_are_named_and_do_not_pass_for_kept(
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    guard = Guard(run, [Watched("folder", str(classes), "locality")], allowed=2.0, first=0, device=CPU)
+    guard.begin(vit())
+    written(run, 0, seed=0)
+    written(run, 1, seed=1)
+
+    def fails(*_: object) -> float:
+        raise UserError("no image can be read")
+
+    monkeypatch.setattr(Watched, "measure", fails)
+    assert not guard.look(1)
+    assert guard.best() == 0
+    assert "nothing is lost" not in guard.verdict()
+    assert guard.verdict().endswith("published is the original; not measured: step 1")
+    monkeypatch.setattr(Watched, "measure", lambda *_: 100.0)
+    written(run, 2, seed=2)
+    assert not guard.look(2)
+    assert guard.best() == 2  # of locality the newest
+    assert guard.verdict() == "guard: nothing is lost; published is the teacher of step 2; not measured: step 1"
+    monkeypatch.setattr(Watched, "measure", lambda *_: None + 1)  # type: ignore[operator]
+    with pytest.raises(TypeError):  # a mistake of ours is not hidden
+        guard.look(2)
+
+
+def test_a_teacher_that_is_not_finite_has_lost(classes: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    guard = Guard(run, [Watched("folder", str(classes), "knn")], allowed=1000.0, first=0, device=CPU)
+    written(run, 0, seed=0)
+    file = run.checkpoint(0) / "model.safetensors"
+    state = {name: value + torch.nan if name == "norm.weight" else value for name, value in load_file(file).items()}
+    run.checkpoint(1).mkdir()
+    save_file(state, run.checkpoint(1) / file.name, header(ARCHITECTURE, vit().pixels, step=1))
+    assert guard.look(1)
+    assert guard.best() == 0
+    assert "fell from 100.0 to nothing, for it is not finite" in guard.verdict()
+
+
+def test_of_classes_the_best_is_published_which_need_not_be_the_newest(
+    classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for how, best in (("knn", 1), ("locality", 2)):
+        numbers = iter((50.0, 52.0, 51.0))
+        monkeypatch.setattr(Watched, "measure", lambda *_, numbers=numbers: next(numbers))
+        run = RunFolder(tmp_path / how)
+        guard = Guard(run, [Watched("folder", str(classes), how)], allowed=2.0, first=0, device=CPU)
+        for step in (0, 1, 2):
+            written(run, step, seed=step)
+            assert not guard.look(step)
+        assert guard.best() == best
+
+
+def test_it_is_said_whether_the_loss_of_the_heads_has_settled() -> None:
+    def line(*losses: float) -> str:
+        return adapt.settled([{"loss": loss} for loss in losses])
+
+    falling = line(*(100.0 - step for step in range(20)))
+    assert "their loss still falls (2.4% in the last tenth" in falling
+    assert "more --heads" in falling
+    assert "has settled at 10.000 (+0.0%" in line(*[10.0] * 20)
+    assert "has settled at 9.950 (-0.5%" in line(*[10.0] * 18, 9.95, 9.95)
+    assert "has settled at 11.000 (+10.0%" in line(*[10.0] * 18, 11.0, 11.0)
+    assert "too few lines" in line(1.0)
+
+
+def test_what_would_do_nothing_or_fail_at_the_end_is_refused_before_the_work(
+    photos: Path, model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"leave --eval\.data out"):
+        adapt.adapt(from_=str(model), data=str(photos), out=run, settings={**FEW, "eval.data": "photos"})
+    with pytest.raises(UserError, match="nowhere"):
+        adapt.adapt(from_=str(model), data=str(photos), out=run, scratch=tmp_path / "nowhere", settings=FEW)
+    assert not run.exists()
+
+
+def test_an_original_that_cannot_be_measured_is_said_before_the_first_step(
+    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> float:
+        raise UserError("fewer than two of them can be read")
+
+    monkeypatch.setattr(Watched, "measure", fails)
+    with pytest.raises(UserError, match="fewer than two"):
+        adapt.adapt(from_=str(model), data=str(photos), out=tmp_path / "run", heads=1, steps=1, settings=FEW)
+    assert not RunFolder(tmp_path / "run").steps()
 
 
 @pytest.mark.slow
