@@ -72,7 +72,7 @@ def _run(source: str, network: Built) -> TeacherRun | None:
 def _of(config: TrainConfig, network: Built, run: TeacherRun | None) -> TrainConfig:
     """Bring a recipe to a network, and to the crops and heads of its run."""
     experiment, pixels = config.experiment, network.pixels
-    before = None if run is None else run.config.experiment
+    before = None if run is None else run.experiment  # of the stage whose heads go on
     backbone = _trainable(network.config)
     patch = backbone.patch_size
     side = pixels.size or experiment.data.pixels.size or 224

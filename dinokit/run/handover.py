@@ -113,6 +113,8 @@ def carried_over(before: Mapping[str, Tensor], fresh: Mapping[str, Tensor], *, b
         source = name.replace(".student.", ".teacher.") if begin == "teacher" else name
         if name.startswith("anchor.") or source not in before:
             continue
+        if begin == "teacher" and "low_rank." in name:  # what those factors made is in the teacher's weights
+            continue
         if before[source].shape != value.shape:
             raise UserError(
                 f"{name} has the shape {list(value.shape)} here and {list(before[source].shape)} in what the stage "
@@ -144,6 +146,11 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
             raise UserError(
                 f"{start.source} is a distillation; give the file of one of its students, RUN/NAME.safetensors"
             )
+        if (
+            start.begin == "teacher"
+            and read(folder.config).experiment.backbone.channels != trainer.backbone.teacher.channels
+        ):
+            return _of_model(str(folder.checkpoint(chosen)), trainer)  # as other kernels; heads begin anew
         if own != {name: each.shape for name, each in trainer.backbone.teacher.state_dict().items()}:
             theirs = read(folder.config).experiment.backbone
             raise _misfit(start.source, theirs, trainer)  # what it lacks would stay random
@@ -155,8 +162,13 @@ def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
             f"{start.source} holds no training state to go on with{kept}; give a checkpoint that has one, or let "
             "the stage begin with the teacher alone: --start.begin teacher"
         )
-    found, layout = {}, trainer.layout
-    weights, trainer.backbone.teacher.licence = _model(start.source, trainer)
+    return _of_model(start.source, trainer)
+
+
+def _of_model(source: str, trainer: Trainer) -> dict[str, Tensor]:
+    """Read the weights of a model as the state of a teacher."""
+    found, layout, prefix = {}, trainer.layout, "backbone.teacher."
+    weights, trainer.backbone.teacher.licence = _model(source, trainer)
     for name, value in weights.items():
         found[prefix + name] = layout(prefix + name, value.shape, value.dtype)
         dist.fill(found[prefix + name], value)
@@ -298,7 +310,7 @@ def _model(source: str, trainer: Trainer) -> tuple[dict[str, Tensor], str | None
         network = load(source, channels=channels)
     wanted, found = trainer.backbone.teacher.state_dict(), network.state_dict()
     if MASK in wanted.keys() - found.keys():
-        info(f"{source} has no {MASK}: that is learnt from its initial value")
+        info(f"{source} has no {MASK}: it begins at random, and learns where all of the backbone does")
     elif MASK in found.keys() - wanted.keys():
         del found[MASK]  # nothing is hidden from the network that is trained
     if not isinstance(network, Built):

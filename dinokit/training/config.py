@@ -55,7 +55,9 @@ class TrainConfig:
             if self.runtime.sharding != "none" and not isinstance(network, VitConfig):
                 raise UserError(f"runtime.sharding is for transformers, not a {network.kind}; set it to none")
             if self.runtime.sharding != "none" and self._factors:
-                raise UserError("low-rank changes are not sharded; set runtime.sharding to none, or another --method")
+                raise UserError(
+                    "low-rank changes are not sharded; set runtime.sharding to none, or optim.trained to all"
+                )
             if self.runtime.recompute != "none" and network.batch_norm:
                 raise UserError(f"a {network.kind} would count images twice; set runtime.recompute to none")
 

@@ -120,6 +120,10 @@ class Experiment:
         found = [RunStage(name, alone, first=0, begin=None)]
         for name, stage in self.stages.items():
             before = found[-1]
+            if name == found[0].name == FITTED:
+                raise UserError(
+                    f"stages.{name}: so the steps before it are called, with optim.trained {HEADS}; rename it"
+                )
             plain = changed(to_plain(before.experiment), to_plain(stage.changes))
             try:
                 experiment = from_plain(Experiment, plain | {"steps": stage.steps, "start": None, "stages": {}})

@@ -63,6 +63,10 @@ class Learner(nn.Module):
         if self.still:  # as it is: no path is dropped, no statistics of batches are kept
             self.backbone.eval()
         self.low_rank = choose(self.backbone.student, trained, seed=seed)
+        for name, part in self.backbone.student.named_modules():  # a block that does not learn is as it is, too
+            if not any(each.requires_grad for each in part.parameters()) and any(True for _ in part.parameters()):
+                part.eval()
+                self.backbone.teacher.get_submodule(name).eval()
         self.anchor: Network | None = copy.deepcopy(self.backbone.teacher).eval() if anchored else None
         self.named: dict[str, Objective] = {}
         for index, (name, config) in enumerate(configs.items()):

@@ -18,7 +18,7 @@ from dinokit.core.device import has_fused
 from dinokit.core.numbers import Schedule, above, at_least, between
 from dinokit.models.features import Built
 from dinokit.training.adamw import STEP, AdamW
-from dinokit.training.trained import ALL, parsed
+from dinokit.training.trained import ALL, LowRank, parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,10 @@ def optimizer(parts: Mapping[str, nn.Module], config: Config) -> AdamW:
     groups: dict[Multipliers, list[nn.Parameter]] = {}
     for module in parts.values():
         for name, parameter in module.named_parameters():
-            blocks = module.config.depth + 1 - module.depth_of(name) if isinstance(module, Built) else 0  # from the end
+            blocks = 0  # from the end
+            if isinstance(module, Built | LowRank):
+                depth = module.config.depth if isinstance(module, Built) else module.depth
+                blocks = depth + 1 - module.depth_of(name)
             embeds = isinstance(module, Built) and module.depth_of(name) == 0 and "." in name  # no token
             key = Multipliers(
                 lr=config.layer_decay**blocks * (config.patch_embed_lr if embeds else 1.0),

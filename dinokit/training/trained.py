@@ -55,19 +55,19 @@ def choose(network: Built, word: str, *, seed: int) -> "LowRank | None":
     depth = network.config.depth
     if how == "last" and count > depth:
         raise UserError(f"optim.trained {word}: the network has {depth} blocks; give last:{depth} or fewer")
-    matrices = dict[str, nn.Parameter]()
+    matrices, depths = dict[str, nn.Parameter](), dict[str, int]()
     for name, parameter in network.named_parameters():
         block = network.depth_of(name)  # 1 to depth
         learns = how == "all" or (how == "last" and block > depth - count)
         if how == "lora" and 1 <= block <= depth and parameter.ndim == 2:
-            matrices[name] = parameter
+            matrices[name], depths[name] = parameter, block
             learns = True
         parameter.requires_grad_(parameter.requires_grad and learns)
     if how != "lora":
         return None
     if not matrices:
         raise UserError(f"optim.trained {word}: the blocks of a {network.config.kind} have no matrices; give last:1")
-    return LowRank(matrices, rank=count, seed=seed)
+    return LowRank(matrices, depths, depth=depth, rank=count, seed=seed)
 
 
 @final
@@ -76,11 +76,16 @@ class LowRank(nn.Module):
 
     Args:
         matrices: by name, of a network that somebody else owns.
+        depths: of these, see `Built.depth_of`.
+        depth: of the network, in blocks.
         rank: of every change; no more than a matrix has rows or columns.
     """
 
-    def __init__(self, matrices: Mapping[str, nn.Parameter], *, rank: int, seed: int) -> None:
+    def __init__(
+        self, matrices: Mapping[str, nn.Parameter], depths: Mapping[str, int], *, depth: int, rank: int, seed: int
+    ) -> None:
         super().__init__()
+        self.depth, self._depths = depth, {name.replace(".", "/"): block for name, block in depths.items()}
         self._matrices = tuple(matrices.values())  # no parameters of this module
         self.names = tuple(name.replace(".", "/") for name in matrices)  # a dot would be a module
         draw = torch.Generator().manual_seed(derived(seed, _STREAM))
@@ -90,6 +95,10 @@ class LowRank(nn.Module):
             down = torch.randn(own, columns, generator=draw) * columns**-0.5
             self.register_parameter(f"{name}/up", nn.Parameter(torch.zeros(rows, own, device=matrix.device)))
             self.register_parameter(f"{name}/down", nn.Parameter(down.to(matrix.device)))
+
+    def depth_of(self, name: str) -> int:
+        """Say where the matrix of a factor stands, see `Built`."""
+        return self._depths[name.rpartition("/")[0]]
 
     @torch.no_grad()
     def fold(self) -> None:

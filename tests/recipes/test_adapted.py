@@ -118,3 +118,19 @@ def test_what_cannot_be_adapted_so_is_said(tmp_path: Path) -> None:
         adapted(file, recipe="demo")
     with pytest.raises(UserError, match="method"):
         adapted(file, method="most")
+
+
+def test_weights_of_a_run_are_brought_to_other_channels(photos: Path, tmp_path: Path) -> None:
+    engine.pretrain(config(photos, steps=1), tmp_path / "first")
+    source = tmp_path / "first" / "checkpoints" / "1"
+    five = tmp_path / "five"
+    five.mkdir()
+    draw = numpy.random.default_rng(0)
+    for index in range(6):
+        numpy.save(five / f"{index}.npy", draw.integers(0, 256, (20, 24, 5), dtype=numpy.uint8))
+    short = {"steps": 1, "stages.adapt.steps": 1, "data.source": str(five), **FEW}
+    engine.pretrain(with_settings(adapted(str(source), channels=5), short), tmp_path / "run")
+    begun, wanted = load(RunFolder(tmp_path / "run").checkpoint(0)), load(source, channels=5)
+    assert begun.channels == 5
+    images = torch.randn(2, 5, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(begun(images).cls, wanted(images).cls)

@@ -14,9 +14,10 @@ from dinokit.core.messages import UserError
 from dinokit.core.numbers import constant
 from dinokit.models import vit
 from dinokit.models.architecture import Network, build
-from dinokit.models.convnets import ConvNeXtConfig, ResNetConfig
+from dinokit.models.convnets import BatchNorm, ConvNeXtConfig, ResNetConfig
 from dinokit.run import engine
-from dinokit.training.config import ObjectiveConfigs, TrainConfig
+from dinokit.run.handover import carried_over
+from dinokit.training.config import ALONE, ObjectiveConfigs, Runtime, TrainConfig
 from dinokit.training.course import Changes, Stage, Stages, Start
 from dinokit.training.step import Trainer
 from dinokit.training.trained import LowRank, choose, parsed
@@ -205,3 +206,47 @@ def test_an_adaptation_stopped_in_either_stage_ends_with_the_same_weights(
     for name, value in load_file(original).items():  # the anchor is the original, and the teacher has left it
         assert "periods" in name or torch.equal(state[f"anchor.{name}"], value)
     assert not torch.equal(state["backbone.teacher.blocks.1.attn.qkv.weight"], state["anchor.blocks.1.attn.qkv.weight"])
+
+
+def test_factors_learn_at_the_rate_of_the_depth_of_their_matrix() -> None:
+    some = trainer("lora:2", layer_decay=0.5)
+    rates = {id(p): group["multipliers"].lr for group in some.optimizer.param_groups for p in group["params"]}
+    factors = some.learners[ALONE].low_rank
+    assert factors is not None
+    found = {name: rates[id(parameter)] for name, parameter in factors.named_parameters()}
+    assert {rate for name, rate in found.items() if name.startswith("blocks/0/")} == {0.25}  # of 2 blocks
+    assert {rate for name, rate in found.items() if name.startswith("blocks/1/")} == {0.5}
+
+
+def test_batch_norms_of_blocks_that_do_not_learn_keep_their_statistics_and_those_of_others_do_not() -> None:
+    base = tiny()
+    some = replace(
+        base,
+        backbone=RESNET,
+        data=replace(base.data, views=replace(base.data.views, global_size=64, local_size=32)),
+        objectives=ObjectiveConfigs({"dino": base.objectives["dino"]}),
+        optim=replace(base.optim, trained="last:1"),
+    )
+    learner = Trainer(some, CPU).learners[ALONE]
+    for network in (learner.backbone.student, learner.backbone.teacher):
+        training = {name for name, part in network.named_modules() if part.training and isinstance(part, BatchNorm)}
+        assert training
+        assert all(name.startswith("layer4.") for name in training)
+        assert not network.bn1.training
+
+
+def test_a_run_that_begins_with_low_rank_changes_leaves_their_factors_behind() -> None:
+    before, fresh = trainer("lora:2").state(), trainer("lora:3").state()
+    carried = carried_over(before, fresh, begin="teacher")
+    names = [name for name in fresh if "low_rank." in name]
+    assert names
+    assert all(torch.equal(carried[name], fresh[name]) for name in names)
+
+
+def test_stages_of_one_name_and_low_rank_changes_that_are_sharded_are_refused() -> None:
+    base = tiny(optim=replace(tiny().optim, trained="heads"))
+    with pytest.raises(UserError, match="stages.heads: so the steps before it are called"):
+        replace(base, stages=Stages({"heads": Stage(steps=1, changes=Changes({"optim": {"trained": "all"}}))}))
+    low_rank = tiny(optim=replace(tiny().optim, trained="lora:2"))
+    with pytest.raises(UserError, match="low-rank changes are not sharded.*optim.trained to all"):
+        TrainConfig(experiment=low_rank, runtime=Runtime(sharding="fsdp"))
