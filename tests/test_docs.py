@@ -29,6 +29,7 @@ SHORTER = {  # what else a command is given here, by its first words
     "adapt": ("--steps", "2", "--heads", "2", *TINY),
     "distill": ("--steps", "2", *TINY),
     **{f"evaluate {task}": ("--iterations", "2") for task in ("segmentation", "depth", "linear")},
+    "evaluate foreground": ("--size", "32"),
     "evaluate attentive": ("--passes", "1"),
     "finetune": ("--iterations", "2", "--frozen.iterations", "2"),
     "look": ("--size", "32"),
@@ -140,9 +141,9 @@ def place(page: str, tmp_path: Path, run_of_theirs: Path) -> Path:
     """A folder with all that pages speak of, tiny."""
     draw = numpy.random.default_rng(0)
 
-    def picture(file: str, size: tuple[int, ...] = (24, 32, 3), most: int = 256) -> None:
+    def picture(file: str, size: tuple[int, ...] = (24, 32, 3)) -> None:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw.integers(0, most, size, dtype=numpy.uint8)).save(tmp_path / file)
+        Image.fromarray(draw.integers(0, 256, size, dtype=numpy.uint8)).save(tmp_path / file)
 
     (tmp_path / "photos").mkdir()
     few_photos(tmp_path / "photos")
@@ -150,8 +151,11 @@ def place(page: str, tmp_path: Path, run_of_theirs: Path) -> Path:
         for index in range(count):
             for name in ("cat", "dog"):
                 picture(f"labelled/{split}/{name}/{index}.png")
+                picture(f"gray/{split}/{name}/{index}.png", (28, 28))
             picture(f"pairs/{split}/images/{index}.png")
-            picture(f"pairs/{split}/masks/{index}.png", (24, 32), 2)
+            (tmp_path / f"pairs/{split}/masks").mkdir(exist_ok=True)
+            halves = numpy.repeat(numpy.uint8([[0, 1]]), 24, 0).repeat(16, 1)
+            Image.fromarray(halves).save(tmp_path / f"pairs/{split}/masks/{index}.png")
             picture(f"depths/{split}/images/{index}.png")
             (tmp_path / f"depths/{split}/depth").mkdir(parents=True, exist_ok=True)
             numpy.save(tmp_path / f"depths/{split}/depth/{index}.npy", draw.uniform(1, 5, (24, 32)).astype("float32"))
@@ -201,8 +205,9 @@ def run(words: list[str], block: Block) -> None:
     if given is None:
         subprocess.run(words, check=True)
         return
-    if given[0] == "evaluate":
-        given = ["labelled" if word == "demo:fashion" else word for word in given]  # of 12,000 images
+    given = ["gray" if word == "demo:fashion" else word for word in given]  # which has 12,000 images
+    if "--train-masks" in given:
+        given += ["--size", "32"]
     more = next((SHORTER[key] for key in (" ".join(given[:2]), given[0]) if key in SHORTER), ())
     if given[:2] == ["pretrain", "small-cpu"] and not {"--stage", "--stages.anchor"} & {*given}:
         more += ("--stages.anchor.steps", "2")
