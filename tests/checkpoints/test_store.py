@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinokit.checkpoints import store
 from dinokit.checkpoints.store import MODEL, Clock, RunFolder
 from dinokit.core.messages import RunError
 
@@ -96,3 +97,16 @@ def test_only_numbers_are_steps_and_what_a_kill_left_is_removed(run: RunFolder) 
     assert run.steps() == [0, 2, 4]
     run.create("experiment: {}\n")
     assert not list(run.path.rglob(".*.part"))
+
+
+def test_a_checkpoint_is_forced_onto_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced = list[str]()
+    monkeypatch.setattr(store, "sync", lambda path: forced.append(path.name))
+    run = RunFolder(tmp_path)
+    state = {"x": torch.zeros(3)}
+    run.save(1, state=state, clock=Clock(step=1), models={MODEL: (state, {})}, keep=1)
+    parts = {path.name for path in run.checkpoint(1).rglob("*")}
+    assert parts <= set(forced)
+    assert forced[-2:] == [".1.part", "checkpoints"]
