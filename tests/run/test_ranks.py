@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dinokit.checkpoints.store import RunFolder
 from dinokit.config import override, to_yaml
@@ -248,3 +249,19 @@ def test_images_that_only_another_rank_misses_cost_no_step(
     with pytest.raises(RunError, match=r"could not be read.*saved is step [345]; the same command continues"):
         engine.pretrain(config(photos, steps=400, processes=2, checkpoint_every=1000), run)
     assert max(losses(run)) == RunFolder(run).steps(with_state=True)[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_move_low_rank_changes_as_one_does(photos: Path, tmp_path: Path) -> None:
+    """Gradients of the factors are averaged, not those that each rank has of its own images."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings = override(without_koleo(without_draws(config(photos))), {"optim.trained": "lora:2"}, hidden=HALVES)
+    engine.pretrain(settings, one)
+    train_on_ranks(settings, two)
+    alone, both = final(one), final(two)
+    name = "blocks.0.attn.qkv.weight"
+    begun = load_file(RunFolder(one).checkpoint(0) / "model.safetensors")[name]
+    name = f"backbone.student.{name}"
+    moved = alone[name] - begun
+    assert moved.norm() > 0
+    assert float((both[name] - alone[name]).norm() / moved.norm()) < 0.05
