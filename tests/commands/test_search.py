@@ -198,7 +198,6 @@ def test_a_library_that_is_missing_is_said_before_anything_is_embedded(
 
 
 def test_an_index_of_faiss_says_what_share_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("faiss")
     recall = 100 * made(tmp_path / "i", noise(40), kind="faiss").about.engine.recall
     capsys.readouterr()
     search(tmp_path / "i")

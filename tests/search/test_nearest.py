@@ -50,7 +50,6 @@ def test_an_image_finds_itself_first(tmp_path: Path) -> None:
 
 
 def test_faiss_finds_what_is_there_and_not_what_was_removed(tmp_path: Path) -> None:
-    pytest.importorskip("faiss")
     vectors, asked = noise(400), noise(20, seed=1)
     index = made(tmp_path / "i", vectors, kind="faiss")
     assert index.about.engine.file is not None
@@ -67,7 +66,6 @@ def test_faiss_finds_what_is_there_and_not_what_was_removed(tmp_path: Path) -> N
 def test_where_all_that_is_like_a_query_was_removed_faiss_finds_the_nearest_of_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: bool
 ) -> None:
-    pytest.importorskip("faiss")
     monkeypatch.setattr(nearest, "REACH", (32,))
     vectors = noise(1500, dim=16)
     vectors[:600] = unit(vectors[0] + 0.1 * noise(600, dim=16, seed=2).astype(np.float32))  # most of what is near
@@ -91,14 +89,12 @@ def test_one_image_is_an_index_of_any_kind(tmp_path: Path) -> None:
 
 
 def test_large_indices_alone_are_not_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("faiss")
     assert made(tmp_path / "a", noise(40), kind="auto").about.engine.file is None
     monkeypatch.setattr(nearest, "EXACT", 40 * 8 - 1)
     assert made(tmp_path / "b", noise(40), kind="auto").about.engine.file is not None
 
 
 def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("faiss")
     index = made(tmp_path / "i", noise(40), kind="faiss")
     (tmp_path / "i" / str(index.about.engine.file)).write_bytes(b"no graph")
     with pytest.raises(UserError, match=r"is damaged .*; `dinokit search add` writes it again"):

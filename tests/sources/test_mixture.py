@@ -235,10 +235,10 @@ def test_mistakes_in_a_mixture_are_one_line(tmp_path: Path, text: str, message: 
     assert "\n" not in str(caught.value)
 
 
-def test_the_example_of_the_readme_is_a_mixture(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (tmp_path / "mix.yaml").write_text(readme.split("# mix.yaml", 1)[1].split("\n", 1)[1].split("```")[0])
+def test_the_example_of_the_docs_is_a_mixture(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks" / "train.md").read_text()
+    (tmp_path / "mix.yaml").write_text(page.split("# mix.yaml", 1)[1].split("\n", 1)[1].split("```")[0])
     parts = read_mixture(str(tmp_path / "mix.yaml"))
     names = [part.source.removeprefix(f"{tmp_path}/") for part in parts]
-    assert names == ["web/shard-{000000..000099}.tar", "photos", "catalogue.csv"]
+    assert names == ["labelled", "photos", "table.csv"]
     assert [part.homogeneous for part in parts] == [0, 0, 0.1]
