@@ -69,7 +69,7 @@ def test_every_row_has_figures(against: ModuleType, tmp_path: Path) -> None:
     assert found["training demo: steps x s"] == ["300", "150", "0.50", "at most 0.5"]
     assert found["fast vits: steps x s, of today's dinov3-vits16: 125"] == ["1.6", "1", "0.62", "at most 0.6"]
     assert found["training demo: score on demo:fashion, mean of seeds 0, 1"] == ["83", "83", "1.00", "no less"]
-    assert found["features b 518 16: fp32: images/s, of timm's 16.00"] == ["0.5", "1", "2.00", "at least 1.15"]
+    assert found["features b 512 16: fp32: images/s, of timm's 16.00"] == ["0.5", "1", "2.00", "at least 1.15"]
     assert found["views: today, numba: images/s, of LightlyTrain's 8.0"] == ["2", "4", "2.00", "at least 2.5"]
     assert found["ranks: two ranks, sharded: of one process"] == ["0.5", "0.5", "1.00", "at least 0.85"]
 
