@@ -30,6 +30,8 @@ def photos_of(data: str, backbone: Built, told: About) -> Float[Tensor, "image c
 
 
 def halves(photos: Tensor) -> tuple[Tensor, Tensor]:
-    """Return those that calibrate, and those that are compared."""
-    judges = max(1, min(JUDGES, len(photos) // 4))
-    return photos[:-judges], photos[-judges:]
+    """Return those that calibrate, and those that are compared: evenly spaced, as a folder may be sorted by class."""
+    count = max(1, min(JUDGES, len(photos) // 4))
+    judges = torch.zeros(len(photos), dtype=torch.bool)
+    judges[(torch.arange(count) * 2 + 1) * len(photos) // (2 * count)] = True
+    return photos[~judges], photos[judges]
