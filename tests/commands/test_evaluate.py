@@ -18,6 +18,7 @@ from tests.conftest import MakeFolder
 from tests.evaluation.detectors import make_small
 from tests.evaluation.test_detection import scenes
 from tests.sources import instance_sets
+from tests.started import Started
 
 FILES = tuple(
     f"{split}/{kind}/{number}.png"
@@ -29,7 +30,7 @@ FILES = tuple(
 
 def command(task: str, model: Path, data: Path, out: Path, *words: str) -> list[str]:
     fast = {"logreg": ["--c", "[0.1, 1]"], "attentive": ["--passes", "2"]}.get(task, [])
-    start = [sys.executable, "-m", "dinokit", "evaluate", task, "--model", str(model), "--data", str(data)]
+    start = ["evaluate", task, "--model", str(model), "--data", str(data)]
     return [*start, "--out", str(out), *fast, *words]
 
 
@@ -42,29 +43,19 @@ def test_a_task_that_was_killed_three_times_gives_the_same_json(
     data = make_folder(*FILES, tinted=False)
     model = make_run(str(data), steps=(0,)) / "checkpoints" / "0"
     whole, out, cache = place / "whole.json", place / "out.json", place / "cache"
-    subprocess.run(
-        command(task, model, data, whole),
-        env={**os.environ, "DINOKIT_CACHE": str(place / "other")},
-        check=True,
-        capture_output=True,
-    )
+
+    def start(written: Path, kept: Path) -> Started:
+        words, said = command(task, model, data, written), place / "said"
+        return Started(*words, said=said, environment={"DINOKIT_CACHE": str(kept)})
+
+    assert start(whole, place / "other").wait() == 0, (place / "said").read_text()
     for parts in (0, 1, 2):  # that are there when the kill comes
-        process = subprocess.Popen(
-            command(task, model, data, out),
-            env={**os.environ, "DINOKIT_CACHE": str(cache)},
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        process = start(out, cache)
         while process.poll() is None and len(list(cache.glob("features/*/*.keys"))) < parts:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(
-        command(task, model, data, out),
-        env={**os.environ, "DINOKIT_CACHE": str(cache)},
-        check=True,
-        capture_output=True,
-    )
+    assert start(out, cache).wait() == 0, (place / "said").read_text()
     assert json.loads(out.read_text()) == json.loads(whole.read_text())
 
 
@@ -77,8 +68,9 @@ def test_ranks_share_the_images_and_change_no_number(
     model = make_run(str(data), steps=(0,)) / "checkpoints" / "0"
     found = []
     for ranks in ("1", "2"):
+        words = command("knn", model, data, place / f"{ranks}.json", "--processes", ranks)
         done = subprocess.run(
-            command("knn", model, data, place / f"{ranks}.json", "--processes", ranks),
+            [sys.executable, "-m", "dinokit", *words],
             env={**os.environ, "DINOKIT_CACHE": str(place / ranks), "OMP_NUM_THREADS": "1"},
             check=True,
             capture_output=True,

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -21,6 +19,7 @@ from dinokit.dense.embed import embed_dense, missing, part_size
 from dinokit.dense.pixels import Sampling, sampled
 from dinokit.sources.source import open_source
 from tests.conftest import MakeFolder
+from tests.started import Started
 
 FILES = tuple(f"{folder}/{index}.png" for folder in "ab" for index in range(3))
 PATCHES = Sampling(stride=None)
@@ -160,16 +159,16 @@ def test_a_kill_of_all_ranks_and_the_folder_comes_out_the_same(model: Path, data
         (data / f"b{index}.png").write_bytes((data / "b" / "1.png").read_bytes())
     whole, out = tmp_path / "whole", tmp_path / "out"
     words = ["--model", model, "--data", data, "--precision", "fp32", "--dense", "--stride", "1", "--processes", 2]
-    start = [sys.executable, "-m", "dinokit", "embed", *map(str, words), "--out"]
-    assert subprocess.run([*start, str(whole)], stderr=subprocess.DEVNULL).returncode == 0
-    process = subprocess.Popen([*start, str(out)], stderr=subprocess.DEVNULL)
+    start = ["embed", *words, "--out"]
+    assert Started(*start, whole).wait() == 0
+    process = Started(*start, out)
     while len(list(out.glob("part-*/*.npy"))) < 20:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     time.sleep(2.5)  # the other one looks every second whether the first is there
     kept = {path: path.stat().st_mtime_ns for path in out.glob("part-*/*.npy")}
-    assert subprocess.run([*start, str(out)], stderr=subprocess.DEVNULL).returncode == 0
+    assert Started(*start, out).wait() == 0
     again = [path for path, written in kept.items() if path.stat().st_mtime_ns != written]
     assert len(again) <= 2  # what each rank had at hand between array and line
     assert files(out) == files(whole)

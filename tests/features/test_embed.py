@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +24,7 @@ from dinokit.features.pipeline import compute
 from dinokit.images.intensity import Pixels
 from dinokit.models.vit import VisionTransformer
 from dinokit.sources.source import open_source
+from tests.started import Started
 from tests.vits import ARCHITECTURE
 
 FILES = tuple(f"{folder}/{index}.png" for folder in "ab" for index in range(5))
@@ -277,8 +276,7 @@ def test_a_kill_ends_all_processes_and_the_pool_comes_out_the_same(model: Path, 
     for path in out.glob("part-*"):
         path.unlink()
     words = ["--model", model, "--data", data, "--out", out, "--precision", "fp32", "--workers", 0, "--processes", 2]
-    command = [sys.executable, "-m", "dinokit", "embed", *map(str, words)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = Started("embed", *words)
     while not any(out.glob("part-*.parquet")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -1,7 +1,6 @@
 """A run that is hit again and again ends with the weights of one that was left alone."""
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from dinokit.core.files import read_jsonl
 from dinokit.core.messages import RunError
 from dinokit.run import engine
 from tests.run.test_engine import assert_same, config
+from tests.started import Started
 
 STEPS, FAULTS = 120, 32
 
@@ -82,7 +82,9 @@ def test_a_killed_loader_process_is_one_line_after_a_checkpoint(photos: Path, tm
     settings = config(photos, steps=30, checkpoint_every=1000, workers=2, processes=ranks)
     (tmp_path / "config.yaml").write_text(to_yaml(settings))
     run = tmp_path / "run"
-    process = start(tmp_path, run)
+    words = ["pretrain", str(tmp_path / "config.yaml"), "--out", str(run)]
+    with (tmp_path / "said").open("ab") as file:
+        process = subprocess.Popen([sys.executable, "-m", "dinokit", *words], stderr=file)
     assert advanced(run, process, 3)
     # of two ranks the other is a child as the loader's are, but has children itself
     of = process.pid if ranks == 1 else next(each for each in children(process.pid) if children(each))
@@ -98,19 +100,13 @@ def test_a_killed_loader_process_is_one_line_after_a_checkpoint(photos: Path, tm
         assert_same(tmp_path / "whole", run)
 
 
-def start(folder: Path, run: Path, *, largest_file: int = 0) -> "subprocess.Popen[bytes]":
+def start(folder: Path, run: Path, *, largest_file: int = 0) -> Started:
     """Start the command; no file that it writes can grow beyond a size, as on a disk that is full."""
-
-    def limit() -> None:
-        if largest_file:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    command = [sys.executable, "-m", "dinokit", "pretrain", str(folder / "config.yaml"), "--out", str(run)]
-    with (folder / "said").open("ab") as said:
-        return subprocess.Popen(command, preexec_fn=limit, stderr=said)
+    words = ("pretrain", folder / "config.yaml", "--out", run)
+    return Started(*words, said=folder / "said", largest_file=largest_file)
 
 
-def advanced(run: Path, process: "subprocess.Popen[bytes]", steps: int) -> bool:
+def advanced(run: Path, process: "Started | subprocess.Popen[bytes]", steps: int) -> bool:
     """Wait until a start has done some steps; no if it has ended before."""
     began, deadline = newest_line(run), time.monotonic() + 120
     while newest_line(run) < began + steps:
@@ -154,7 +150,7 @@ def damaged(run: Path, how: str) -> int:
     return len(steps)
 
 
-@pytest.mark.slow  # 33 starts of a few seconds each
+@pytest.mark.slow  # 33 starts
 def test_thirty_two_faults_at_random_moments_change_nothing(photos: Path, tmp_path: Path) -> None:
     settings = config(photos, steps=STEPS, checkpoint_every=3)
     (tmp_path / "config.yaml").write_text(to_yaml(settings))

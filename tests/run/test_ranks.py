@@ -24,6 +24,7 @@ from dinokit.sources.source import open_source
 from dinokit.training.config import HALVES, ObjectiveConfigs, Tolerance, TrainConfig
 from tests.ranks import train_on_ranks
 from tests.run.test_engine import _during_step, assert_same, config, final, losses
+from tests.started import Started
 
 
 def without_draws(settings: TrainConfig) -> TrainConfig:
@@ -45,25 +46,25 @@ def test_two_processes_take_the_steps_of_one(photos: Path, tmp_path: Path) -> No
     train_on_ranks(without_koleo(without_draws(config(photos))), two)
     for step, loss in losses(one).items():
         assert losses(two)[step] == pytest.approx(loss, rel=1e-4)
+    found = final(two)
     for name, value in final(one).items():
         if value.is_floating_point() and value.norm():
             # AdamW divides by the size of the gradient, so that noise in tiny gradients becomes noise in the weights
-            assert float((final(two)[name] - value).norm() / value.norm()) < 1e-2, name
+            assert float((found[name] - value).norm() / value.norm()) < 1e-2, name
     assert [line["key"] for line in read_jsonl(two / "bad_images.jsonl")] == ["broken.jpg"]
 
 
 @pytest.mark.slow
 def test_an_interrupted_run_of_two_processes_continues_bit_by_bit(photos: Path, tmp_path: Path) -> None:
     settings = config(photos, steps=12, checkpoint_every=5, processes=2)
-    (tmp_path / "config.yaml").write_text(to_yaml(settings))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    engine.pretrain(settings, whole)
+    train_on_ranks(settings, whole)
     for wish, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        process = _start(tmp_path, broken)
+        process = Started(*_words(settings, tmp_path, broken))
         _wait_for_line(broken, 3 if wish == signal.SIGINT else 7)
         process.send_signal(wish)
         assert process.wait() == code
-    engine.pretrain(settings, broken)
+    train_on_ranks(settings, broken)
     assert_same(whole, broken)
 
 
@@ -72,7 +73,7 @@ def test_a_run_continues_with_another_number_of_processes(photos: Path, tmp_path
     """The global batches stay the same, and so do the losses."""
     alone, mixed = without_draws(config(photos)), without_draws(config(photos, processes=2))
     engine.pretrain(alone, tmp_path / "whole")
-    process = _start_with(mixed, tmp_path, tmp_path / "run")
+    process = Started(*_words(mixed, tmp_path, tmp_path / "run"))
     _wait_for_line(tmp_path / "run", 2)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 130
@@ -118,7 +119,8 @@ def test_the_process_that_failed_is_named_and_not_one_that_fell_with_it(photos: 
 
 @pytest.mark.slow
 def test_no_process_outlives_rank_0(photos: Path, tmp_path: Path) -> None:
-    process = _start_with(config(photos, steps=500, processes=2), tmp_path, tmp_path / "run")
+    words = _words(config(photos, steps=500, processes=2), tmp_path, tmp_path / "run")
+    process = subprocess.Popen([sys.executable, "-m", "dinokit", *words])
     _wait_for_line(tmp_path / "run", 2)
     others = _others(process.pid)
     assert len(others) == 1
@@ -220,14 +222,9 @@ def _others(parent: int | None = None) -> list[int]:
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if "-m dinokit" in line]
 
 
-def _start_with(settings: TrainConfig, folder: Path, run: Path) -> "subprocess.Popen[bytes]":
+def _words(settings: TrainConfig, folder: Path, run: Path) -> list[str]:
     (folder / "config.yaml").write_text(to_yaml(settings))
-    return _start(folder, run)
-
-
-def _start(folder: Path, run: Path) -> "subprocess.Popen[bytes]":
-    words = ["pretrain", str(folder / "config.yaml"), "--out", str(run), "--eval.tasks", "null"]
-    return subprocess.Popen([sys.executable, "-m", "dinokit", *words])
+    return ["pretrain", str(folder / "config.yaml"), "--out", str(run), "--eval.tasks", "null"]
 
 
 def _wait_for_line(run: Path, step: int) -> None:

@@ -45,8 +45,9 @@ def logged_twice(folder: Path, name: str) -> None:
         trackers.close()
 
 
+@pytest.mark.slow  # its import takes seconds
 def test_mlflow_holds_settings_and_numbers_in_one_run(tmp_path: Path) -> None:
-    import mlflow  # a second, which every process that collects the tests would pay
+    import mlflow
 
     logged_twice(tmp_path / "run", "mlflow")
     client = mlflow.MlflowClient()

@@ -151,6 +151,7 @@ def test_s3(bucket: str) -> None:
     assert _values(open_source(f"{bucket}/images/**/?.png", split="val")) == [2]
 
 
+@pytest.mark.slow  # as above
 def test_s3_in_loader_processes(bucket: str) -> None:
     """The connections of the parent do not survive a fork; every process makes its own."""
     loader = partial(

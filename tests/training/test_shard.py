@@ -20,7 +20,7 @@ from dinokit.training import execution
 from dinokit.training.config import Experiment
 from dinokit.training.step import Trainer
 from dinokit.views.multicrop import Views
-from tests.ranks import on_ranks
+from tests.ranks import on_ranks, train_on_ranks
 from tests.run.test_engine import config, final, losses
 from tests.run.test_ranks import without_draws
 from tests.training.test_step import CPU
@@ -46,7 +46,7 @@ def test_a_run_goes_on_sharded_or_not_with_any_number_of_processes(photos: Path,
     for settings in (sharded, without_draws(config(photos))):
         with pytest.raises(RuntimeError, match="power cut"):
             engine.pretrain(settings, run, on_checkpoint=crash)
-    engine.pretrain(sharded, run)
+    train_on_ranks(sharded, run)
     assert losses(run) == {step: pytest.approx(loss, rel=1e-4) for step, loss in losses(whole).items()}
     assert_close(RunFolder(run).load(6)[0], final(whole))
     assert_close(load_file(run / "model.safetensors"), load_file(whole / "model.safetensors"))
