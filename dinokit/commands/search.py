@@ -71,7 +71,7 @@ def search_build(
         by: what is compared: cls; gem, the generalised mean of the patches; both. auto: what finds images of the same
             class best, measured on up to 2,000 images, or cls where they have no classes.
         kind: exact: every search looks at all images. faiss: a graph (extra `search`). auto: exact up to 350,000 images
-            of 384 numbers.
+            of 384 numbers, above it faiss, if it is installed.
         heads: of attention, for weights that do not say it.
         device: auto, cpu, cuda or mps.
         precision: fp32, bf16, or auto: bf16 where it is faster.
@@ -101,7 +101,7 @@ def search_build(
     if scores:
         _print_scores(scores, found.about.by)
     elif by == "auto":
-        info("no classes to measure by: cls is compared; --by gem or both take the patches, too")
+        info("no two classes of two images to measure by: cls is compared; --by gem or both take the patches, too")
     _say(found, twins=change.twins(found.pools))
     return out
 
@@ -132,7 +132,7 @@ def search_add(
     with only_owner(index):
         before = Index(index)
         about, stamp = before.about, before.pools[0].stamp
-        if about.kind == "faiss" or about.engine.file is not None:
+        if about.kind == "faiss":
             library("faiss", extra=EXTRA)  # before the work
         if (Path(data) / STAMP).is_file():
             given = {"model": model, "split": split, "batch": batch, "workers": workers}

@@ -142,12 +142,18 @@ def built(folder: Path, pools: Sequence[Pool], by: By, *, kind: Kind) -> Engine:
     """Write what is needed to find rows of some pools, also those that are removed now, and say what it is.
 
     Args:
-        kind: auto: exact up to a size.
+        kind: auto: exact up to a size, and above it where there is no faiss, which is said.
     """
     rows = Rows(pools, by, numpy.ones(sum(map(len, pools)), dtype=bool))
     if kind == "exact" or len(rows) < 2 or (kind == "auto" and len(rows) * rows.dim <= EXACT):
         return Engine()  # also of one image, of which there is nothing to measure
-    faiss = library("faiss", extra=EXTRA)
+    try:
+        faiss = library("faiss", extra=EXTRA)
+    except UserError as error:
+        if kind == "faiss":
+            raise
+        warn(f"every search looks at all {len(rows):,} images, for {error}; then `dinokit search add` makes a graph")
+        return Engine()
     name = f"{PREFIX}{digest([by, *(pool.digest for pool in pools)])}{SUFFIX}"
     path = folder / name
     if not path.is_file():

@@ -119,7 +119,7 @@ def test_classes_choose_what_is_compared_and_without_them_it_is_said(
     assert max(found.scores.values(), key=lambda each: each.precision) == found.scores[found.by]
     assert Index(index).about.by == "cls"
     search_build(model=model, data=str(pictures), out=tmp_path / "again", workers=0)
-    assert "no classes to measure by: cls is compared" in capsys.readouterr().err
+    assert "no two classes of two images to measure by: cls is compared" in capsys.readouterr().err
 
 
 def test_a_build_that_was_killed_goes_on_and_a_second_one_is_refused(

@@ -1,5 +1,6 @@
 """What is found is what a naive loop finds: in any number of blocks, without what was removed, and through faiss."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,23 @@ def test_large_indices_alone_are_not_searched_exactly(tmp_path: Path, monkeypatc
     assert made(tmp_path / "a", noise(40), kind="auto").about.engine.file is None
     monkeypatch.setattr(nearest, "EXACT", 40 * 8 - 1)
     assert made(tmp_path / "b", noise(40), kind="auto").about.engine.file is not None
+
+
+def test_without_faiss_auto_looks_at_all_and_says_so_until_there_is_faiss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nearest, "EXACT", 40 * 8 - 1)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "faiss", None)
+        index = made(tmp_path / "a", noise(40), kind="auto")
+        said = capsys.readouterr().err
+        assert "every search looks at all 40 images, for faiss is not installed; run: pip install" in said
+        assert said.count("\n") == 1
+        assert (index.about.kind, index.about.engine.file) == ("auto", None)
+        assert names(index, noise(40)[7:8], 1) == [["7.png"]]
+        with pytest.raises(UserError, match="faiss is not installed"):
+            made(tmp_path / "b", noise(40), kind="faiss")
+    assert change.commit(tmp_path / "a", index.about).about.engine.file is not None
 
 
 def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
