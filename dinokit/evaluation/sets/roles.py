@@ -175,11 +175,21 @@ def opened(backbone: Backbone, data: str, *, split: str | None, limit: int | Non
         if is_published(data):
             raise UserError(f"expected labelled images, and {data} has none; `dinokit evaluate retrieval` measures it")
         raise UserError(
-            f"expected labelled images of two or more classes in {data}, found {'one' if source.classes else 'none'}; "
-            "put each class in its own folder: DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with "
-            "DATA/val/CLASS/image.jpg, or give a manifest a column label, and its file as DATA"
+            f"expected labelled images of two or more classes in {data}, found {_classes(source)}; put each class in "
+            "its own folder: DATA/CLASS/image.jpg, or DATA/train/CLASS/image.jpg with DATA/val/CLASS/image.jpg, or "
+            "give a manifest a column label, and its file as DATA"
         )
     return source if limit is None else thinned(source, limit)
+
+
+def _classes(source: Source) -> str:
+    """Say which classes a source has that has not two, by its labels or by its folders, of which one alone is none."""
+    keys = [source.key(index) for index in range(len(source))]
+    folders = {key.rpartition("/")[0] for key in keys}
+    if source.classes or (len(folders) == 1 and "" not in folders):
+        return f"one, {source.classes[0] if source.classes else folders.pop()}: {len(keys):,} images"
+    beside = [key for key in keys if "/" not in key]
+    return f"none, for {len(beside):,} images lie beside the folders, such as {beside[0]}" if folders > {""} else "none"
 
 
 def doubted(data: str, lines: Iterable[str]) -> None:

@@ -77,3 +77,24 @@ def test_a_draw_takes_so_many_of_each_class_and_another_seed_others() -> None:
 def test_a_set_without_classes_is_told_what_measures_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has none; `dinokit evaluate retrieval` measures it"):
         roles.opened(RawPixels(size=4), f"roxford5k:{instance_sets.oxford(tmp_path)}", split=None)
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (("cats/0.png", "cats/1.png"), "found one, cats: 2 images; put each class"),
+        (("train/cats/0.png", "val/cats/1.png"), "found one, cats: 1 images; put each class"),
+        (("0.png", "1.png"), "found none; put each class"),
+        (("a/0.png", "b/1.png", "2.png"), "found none, for 1 images lie beside the folders, such as 2.png; put each"),
+    ],
+)
+def test_one_class_is_not_said_to_be_none(make_folder: MakeFolder, files: tuple[str, ...], found: str) -> None:
+    with pytest.raises(UserError, match=f"expected labelled images of two or more classes in .*, {found}"):
+        roles.opened(RawPixels(size=4), str(make_folder(*files)), split=None)
+
+
+def test_one_class_of_a_manifest_is_named(make_folder: MakeFolder) -> None:
+    folder = make_folder("0.png", "1.png")
+    (folder / "table.csv").write_text("path,label\n0.png,cat\n1.png,cat\n")
+    with pytest.raises(UserError, match="found one, cat: 2 images; put each class"):
+        roles.opened(RawPixels(size=4), str(folder / "table.csv"), split=None)
