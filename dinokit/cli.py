@@ -5,9 +5,9 @@ dinokit COMMAND ...        exit codes: 0 done, 1 made and found wrong, 2 your mi
 
 A verb is a function. What its signature has before `*` are words in their order, what follows are options (a bool is
 --NAME or --no-NAME, a tuple takes all words up to the next option), and any other --KEY VALUE is a dotted setting, if
-the function takes `settings`. A file may have a verb with words of its own, which its INNER names: `evaluate suite`.
-What its SHELL names must be given here, though Python may leave it out. Help shows the settings of its EXAMPLE where no
-word says of what.
+the function takes `settings`. After -- all are words, whatever they begin with. A file may have a verb with words of
+its own, which its INNER names: `evaluate suite`. What its SHELL names must be given here, though Python may leave it
+out. Help shows the settings of its EXAMPLE where no word says of what.
 """
 
 import inspect
@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
@@ -89,7 +89,7 @@ def _dispatch(words: list[str]) -> int:
         raise unknown_name("command", name, commands())
     module = outline(name)
     function, rest = _chosen(module, words)
-    if not HELP.isdisjoint(rest):
+    if not HELP.isdisjoint(_split(rest)[0]):
         _explain(module, function, _told_by(function, rest))
         return 0
     arguments(function, rest)  # or it is a mistake
@@ -137,21 +137,14 @@ def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, A
     places = [key for key, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
     options = {_option(key): key for key in parameters if key not in places}
     found: dict[str, Any] = {}
-    settings, rest = [], list(words)
+    settings: list[str] = []
+    rest, plain = _split(words)
     while rest:
         word, equals, text = rest.pop(0).partition("=")
         option = word.replace("_", "-")
         flag = f"--{option.removeprefix('--').removeprefix('no-')}"
-        free = [key for key in places if key not in found]
         if not re.match("--|-[A-Za-z]", word):
-            if not free:
-                raise UserError(f"one word too many: '{word}'; options and settings come as --KEY VALUE")
-            if get_origin(kinds[free[0]]) is tuple:
-                more = next((at for at, each in enumerate(rest) if each.startswith("--")), len(rest))
-                found[free[0]] = (word + equals + text, *rest[:more])
-                rest = rest[more:]
-                continue
-            found[free[0]] = _typed(free[0].upper(), word + equals + text, kinds[free[0]])
+            rest = _placed(found, places, kinds, [word + equals + text, *rest], end=1 + _to_option(rest))
         elif kinds.get(options.get(flag, "")) is bool:
             if equals or rest[:1] in (["true"], ["false"]):
                 raise UserError(f"{flag} takes no value; write {flag} or --no-{flag[2:]}")
@@ -163,7 +156,7 @@ def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, A
                 raise UserError(f"{option} has no value; write {option} VALUE")
             text = text if equals else rest.pop(0)
             if get_origin(kinds[options[option]]) is tuple:
-                more = next((at for at, each in enumerate(rest) if each.startswith("--")), len(rest))
+                more = _to_option(rest)
                 found[options[option]] = (*found.get(options[option], ()), text, *rest[:more])
                 rest = rest[more:]
                 continue
@@ -173,10 +166,14 @@ def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, A
         else:
             settings.append(word + equals + text)
             settings += [rest.pop(0)] if not equals and rest and not rest[0].startswith("--") else []
+    while plain:
+        plain = _placed(found, places, kinds, plain, end=len(plain), again=True)
     required = [key for key, each in parameters.items() if _must(function, key, each)]
     missing = [key.upper() if key in places else _option(key) for key in required if key not in found]
     if settings and (missing or "settings" not in kinds):
-        raise unknown_name("option", settings[0].partition("=")[0], options)
+        unknown = unknown_name("option", settings[0].partition("=")[0], options)
+        dashed = places and not settings[0].startswith("--")
+        raise UserError(f"{unknown}; words that begin with - come last, after --") if dashed else unknown
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given: {_usage(function)}")
     if settings:
@@ -184,6 +181,41 @@ def arguments(function: Callable[..., Any], words: Sequence[str]) -> dict[str, A
 
         found["settings"] = parse_overrides(settings)
     return found
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words before the first -- and those behind it, which are neither options nor settings."""
+    end = words.index("--") if "--" in words else len(words)
+    return list(words[:end]), list(words[end + 1 :])
+
+
+def _to_option(words: Sequence[str]) -> int:
+    return next((at for at, each in enumerate(words) if each.startswith("--")), len(words))
+
+
+def _placed(
+    found: dict[str, Any],
+    places: Sequence[str],
+    kinds: Mapping[str, Any],
+    words: list[str],
+    *,
+    end: int,
+    again: bool = False,
+) -> list[str]:
+    """Give the first word, or all up to an end, to the next of the places, and return the others.
+
+    Args:
+        again: a place that takes many, and has some, takes more.
+    """
+    many = [key for key in places if get_origin(kinds[key]) is tuple]
+    free = [key for key in places if key not in found] or many * again
+    if not free:
+        raise UserError(f"one word too many: '{words[0]}'; options and settings come as --KEY VALUE")
+    if free[0] in many:
+        found[free[0]] = (*found.get(free[0], ()), *words[:end])
+        return words[end:]
+    found[free[0]] = _typed(free[0].upper(), words[0], kinds[free[0]])
+    return words[1:]
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

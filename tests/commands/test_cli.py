@@ -423,3 +423,31 @@ def test_too_little_memory_is_one_line(
     monkeypatch.setattr(cli, "_dispatch", lacking)
     assert cli.run(["pretrain"]) == 3
     assert "stopped: too little memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "undo"),
+    [
+        (["i", "--", "-strange.jpg", "--odd"], ("-strange.jpg", "--odd"), None),
+        (["--undo", "--", "-i", "-h"], ("-h",), True),
+        (["i", "a.jpg", "--undo", "--", "-b.jpg", "--"], ("a.jpg", "-b.jpg", "--"), True),
+        (["i", "a.jpg", "-b.jpg"], ("a.jpg", "-b.jpg"), None),
+    ],
+)
+def test_after_two_dashes_all_are_words_whatever_they_begin_with(
+    words: list[str], names: tuple[str, ...], undo: bool | None
+) -> None:
+    found = cli.arguments(outline.outline("search").search_remove, words)
+    assert (found["names"], found.get("undo")) == (names, undo)
+    assert str(found["index"]) == ("-i" if "-i" in words else "i")
+
+
+def test_a_word_that_looks_like_an_option_is_told_where_it_may_stand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = mistake(capsys, "search", "remove", tmp_path, "-strange.jpg")
+    assert "unknown option '-strange.jpg'" in said
+    assert said.endswith("words that begin with - come last, after --")
+    assert "no index" in mistake(capsys, "search", "remove", tmp_path, "--", "--help")
+    assert "one word too many: '-x'" in mistake(capsys, "search", "near", tmp_path, "--", "-x")
+    assert "after --" not in mistake(capsys, "search", "remove", tmp_path, "a.jpg", "--und")
