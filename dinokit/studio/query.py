@@ -3,15 +3,13 @@
     curl --data-binary @cat.jpg 'localhost:8000/api/query?count=5&at=120,80'
     curl 'localhost:8000/api/query?name=animals/cat.jpg'
 
-So many wait for their turn, and no more: then the answer is 503 at once. Of images that are sent a few are read at a
-time, the others wait unread; who sends slowly keeps those from being read alone, not the searches. What was sent is
-forgotten with the answer and takes the place of nothing that was dragged into the page.
+So many wait for their turn, and no more: then the answer is 503 at once. An image that is sent is read before it has a
+place among them (bodies.py), so who sends slowly takes none. What was sent is forgotten with the answer and takes the
+place of nothing that was dragged into the page.
 """
 
-import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from threading import Lock
@@ -25,14 +23,13 @@ from starlette.responses import JSONResponse, Response
 from dinokit.looks.field import bare
 from dinokit.sources.selection import finder
 from dinokit.studio import images as limits
+from dinokit.studio.bodies import Bodies
 from dinokit.studio.networks import Busy
 from dinokit.studio.search import Searcher
 from dinokit.studio.seeing import Seeing
 
 TURNS, WAITING = 4, 28  # queries that are worked on; that wait, as many by name and as many by image
-BODIES = 8  # images that are read, or wait for their turn in memory
 COUNT = 10
-Body = Callable[[Request, int], Awaitable[bytes]]  # reads what is sent, up to so many bytes
 Image = Callable[[], str]  # finds out, in a thread, which image is meant
 FOUND = ("score", "patch", "grid")  # what is told of a hit besides the image
 
@@ -41,10 +38,9 @@ FOUND = ("score", "patch", "grid")  # what is told of a hit besides the image
 class Queries:
     """Answers searches of programs by the first model."""
 
-    def __init__(self, seeing: Seeing, searcher: Searcher) -> None:
-        self._seeing, self._searcher = seeing, searcher
-        self._turns, self._threads = asyncio.Semaphore(TURNS), CapacityLimiter(TURNS)
-        self._bodies, self._here = asyncio.Semaphore(BODIES), Counter[str]()
+    def __init__(self, seeing: Seeing, searcher: Searcher, bodies: Bodies) -> None:
+        self._seeing, self._searcher, self._bodies = seeing, searcher, bodies
+        self._turns, self._here = CapacityLimiter(TURNS), Counter[str]()
         self._decoding = Lock()  # one at a time: an image may take half a gigabyte
         self._find: Callable[[Iterable[str]], Any] | None = None
         self._model = next(iter(seeing.networks.models))
@@ -54,45 +50,31 @@ class Queries:
         names = request.query_params.getlist("name")
         if len(names) != 1:
             raise HTTPException(400, f"expected one name, got {len(names)}; or send an image by POST")
+        return await self._answered(request, partial(self._place, names[0]))
 
-        async def named() -> Image:
-            return partial(self._place, names[0])
-
-        return await self._answered(request, named, nullcontext())
-
-    async def by_image(self, request: Request, body: Body) -> Response:
+    async def by_image(self, request: Request) -> Response:
         """Answer for an image that is sent."""
+        self._check(request)  # before it is read
+        async with self._bodies.read(request, limits.BYTES) as data:
+            return await self._answered(request, partial(self._kept, data))
 
-        async def read() -> Image:
-            data = await body(request, limits.BYTES)
-            return partial(self._kept, data)
-
-        return await self._answered(request, read, self._bodies)
-
-    async def _answered(
-        self, request: Request, read: Callable[[], Awaitable[Image]], reading: AbstractAsyncContextManager[None]
-    ) -> Response:
-        """Search when it is the request's turn.
-
-        Args:
-            reading: held while the image is read and until it is its turn.
-        """
-        count, at = _count(request), _at(request)
-        kind = request.method
-        if self._here[kind] >= TURNS + WAITING:
-            raise Busy(f"{self._here[kind]} searches wait already; ask again in a moment")
-        self._here[kind] += 1
+    async def _answered(self, request: Request, image: Image) -> Response:
+        """Search when it is the request's turn."""
+        self._check(request)
+        work = partial(self._search, image, _at(request), _count(request))
+        self._here[request.method] += 1
         try:
-            async with reading:
-                work = partial(self._search, await read(), at, count)
-                await self._turns.acquire()
-            try:
-                found = await to_thread.run_sync(work, limiter=self._threads)
-            finally:
-                self._turns.release()
+            return JSONResponse(await to_thread.run_sync(work, limiter=self._turns))
         finally:
-            self._here[kind] -= 1
-        return JSONResponse(found)
+            self._here[request.method] -= 1
+
+    def _check(self, request: Request) -> None:
+        """Refuse what is asked wrongly, and what would have to wait among too many."""
+        _count(request)
+        _at(request)
+        waiting = self._here[request.method]
+        if waiting >= TURNS + WAITING:
+            raise Busy(f"{waiting} searches wait already; ask again in a moment")
 
     def _search(self, which: Image, at: tuple[float, float] | None, count: int) -> dict[str, Any]:
         """Search, in a thread."""

@@ -29,6 +29,7 @@ from dinokit.core import device as devices
 from dinokit.core.messages import BadImage, RunError, UserError, line_of
 from dinokit.core.numbers import at_least
 from dinokit.studio import images as limits
+from dinokit.studio.bodies import Bodies
 from dinokit.studio.guard import Guard, refused
 from dinokit.studio.images import Unknown
 from dinokit.studio.networks import Busy
@@ -39,9 +40,8 @@ from dinokit.studio.start import Opened
 T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
 OCTETS = "application/octet-stream"
-SEARCHES, UPLOADS = 2, 4  # at a time
+SEARCHES = 2  # at a time
 QUESTION = 1 << 14  # bytes of a search
-PATIENCE = 60.0  # seconds that a body may take
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,12 @@ class Studio:
     def __init__(self, opened: Opened) -> None:
         """Begin to embed images in the background."""
         self._searcher = Searcher(opened.seeing, opened.index)
-        self._queries = Queries(opened.seeing, self._searcher)
+        self._bodies = Bodies()
+        self._queries = Queries(opened.seeing, self._searcher, self._bodies)
         self.opened, self.seeing, self.images = opened, opened.seeing, opened.seeing.images
         self._readers = CapacityLimiter(devices.readers(self.seeing.networks.device))
         self._searches = CapacityLimiter(SEARCHES)
-        self._uploads, self._alone = asyncio.Semaphore(UPLOADS), CapacityLimiter(1)  # read, and decoded
+        self._alone = CapacityLimiter(1)  # uploads are decoded one at a time
 
     async def about(self, _: Request) -> Response:
         """Say what there is."""
@@ -108,13 +109,13 @@ class Studio:
     async def add(self, request: Request) -> Response:
         """Take an image in; its bytes are counted as they come, its pixels by its header."""
         name = unquote(request.headers.get("x-name", ""), errors="replace")
-        async with self._uploads:  # others wait, their bytes unread
-            data = await _body(request, limits.BYTES)
+        async with self._bodies.read(request, limits.BYTES) as data:
             return JSONResponse(await to_thread.run_sync(self.seeing.add, data, name, limiter=self._alone), 201)
 
     async def search(self, request: Request) -> Response:
         """Find images."""
-        asked = _question(await _body(request, QUESTION))
+        async with self._bodies.read(request, QUESTION) as data:
+            asked = _question(data)
         found = await to_thread.run_sync(
             lambda: self._searcher.search(asked.model, asked.step, asked.image, asked.patch, count=asked.count),
             limiter=self._searches,
@@ -125,7 +126,7 @@ class Studio:
     async def query(self, request: Request) -> Response:
         """Find images in one request."""
         if request.method == "POST":
-            return await self._queries.by_image(request, _body)
+            return await self._queries.by_image(request)
         return await self._queries.by_name(request)
 
     async def _read(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -220,26 +221,6 @@ def _question(data: bytes) -> Question:
         return from_plain(Question, json.loads(data))
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"expected a search as JSON, got something else: {line_of(error)}") from error
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    """Read what was sent, as long as it is within the limit."""
-    wrong = HTTPException(413, f"expected at most {limit:,} bytes, got more; make it smaller")
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared[:20]) > limit:
-        raise wrong
-    data = bytearray()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > limit:
-                    raise wrong
-    except TimeoutError as error:
-        raise HTTPException(
-            408, f"expected the body within {PATIENCE:.0f} s, got a part of it; send it again"
-        ) from error
-    return bytes(data)
 
 
 async def _answer(asked: "Future[bytes]") -> bytes:
