@@ -1,26 +1,21 @@
 """`dinokit search`: find images by an image or by one of its patches: build, add, remove, query, near, serve"""
 
-import os
-from collections.abc import Mapping
 from contextlib import closing
 from json import dumps
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, Literal
 
 from dinokit.checkpoints.load import check_written, load
-from dinokit.commands import searching
+from dinokit.commands import indexing, searching
 from dinokit.commands.studio import check_served, serve
 from dinokit.commands.tables import print_rows
 from dinokit.core import device as devices
 from dinokit.core.files import check_same, check_writable, digest_of_model, only_owner
 from dinokit.core.messages import UserError, info, library
-from dinokit.curation.pool import Pool
 from dinokit.curation.stored import STAMP
-from dinokit.features.embed import check_outside, embed
+from dinokit.features.embed import check_outside
 from dinokit.search import change, near
-from dinokit.search.choice import Score
-from dinokit.search.descriptors import By, fits, of
+from dinokit.search.descriptors import of
 from dinokit.search.index import NAME, Index, opened
 from dinokit.search.nearest import EXTRA, WANTED, Kind
 from dinokit.sources.source import absolute
@@ -43,7 +38,7 @@ def search(index: Path) -> dict[str, Any]:
     ]
     print_rows(str(index), ("source", "split", "images", "removed"), rows)
     if about.scores:
-        _print_scores(about.scores, about.by)
+        indexing.print_scores(about.scores, about.by)
     return {"images": len(found), "by": about.by, "model": about.model, "sources": [row[0] for row in rows]}
 
 
@@ -89,20 +84,20 @@ def search_build(
         given |= {
             name: None if each == "auto" else each for name, each in (("device", device), ("precision", precision))
         }
-        _check_pool(data, given, by="cls" if by == "auto" else by)
+        indexing.check_pool(data, given, by="cls" if by == "auto" else by)
     check_writable(out)
     options: dict[str, Any] = {"heads": heads, "device": devices.choose(device), "precision": precision}
     options |= {"batch": batch, "workers": workers}
     with only_owner(out):
         feature = "cls+gem" if by == "auto" else of(by)
-        piece = _embedded(out, data, model, split=split, feature=feature, **options)
+        piece = indexing.piece_of(out, data, model, split=split, feature=feature, **options)
         found = change.begin(out, piece, by=by, kind=kind)
     scores = found.about.scores
     if scores:
-        _print_scores(scores, found.about.by)
+        indexing.print_scores(scores, found.about.by)
     elif by == "auto":
         info("no two classes of two images to measure by: cls is compared; --by gem or both take the patches, too")
-    _say(found, twins=change.twins(found.pools))
+    indexing.say(found, twins=change.twins(found.pools))
     return out
 
 
@@ -127,7 +122,7 @@ def search_add(
         batch: images in one forward pass; left out, what suits the device.
         workers: threads that read; left out, what suits the device.
     """
-    index, data = _changeable(index), absolute(str(data))
+    index, data = indexing.changeable(index), absolute(str(data))
     check_outside(index, data)
     with only_owner(index):
         before = Index(index)
@@ -136,7 +131,7 @@ def search_add(
             library("faiss", extra=EXTRA)  # before the work
         if (Path(data) / STAMP).is_file():
             given = {"model": model, "split": split, "batch": batch, "workers": workers}
-            _check_pool(data, given | {"device": None if device == "auto" else device}, by=about.by)
+            indexing.check_pool(data, given | {"device": None if device == "auto" else device}, by=about.by)
             opened(Path(data), about)  # or it is of other weights, and nothing has been linked
         options: dict[str, Any] = {"heads": stamp.get("heads"), "precision": stamp["precision"], "batch": batch}
         options |= {"device": devices.choose(device), "workers": workers, "feature": about.feature}
@@ -144,10 +139,10 @@ def search_add(
             word = check_written(model or about.model)
             kept = {"weights": digest_of_model(load(word, heads=stamp.get("heads")))}
             check_same({"weights": about.weights}, kept, place=index, instead=f"give --model the one of {about.model}")
-        piece = _embedded(index, data, model or about.model, split=split, before=before, **options)
+        piece = indexing.piece_of(index, data, model or about.model, split=split, before=before, **options)
         known, twins = len(before), change.twins(before.pools)  # which may be gone after it
         after = change.added(before, piece)
-    _say(after, before=known, twins=change.twins(after.pools) - twins)
+    indexing.say(after, before=known, twins=change.twins(after.pools) - twins)
 
 
 def search_remove(index: Path, names: tuple[str, ...], *, undo: bool = False) -> int:
@@ -158,7 +153,7 @@ def search_remove(index: Path, names: tuple[str, ...], *, undo: bool = False) ->
         names: of images as searches show them, or patterns such as 'trash/*'.
         undo: take back what was removed under these names.
     """
-    index = _changeable(index)
+    index = indexing.changeable(index)
     several = (names,) if isinstance(names, str) else tuple(names)
     with only_owner(index):
         before = Index(index)
@@ -270,67 +265,3 @@ INNER = {
     "near": search_near,
     "serve": search_serve,
 }
-
-
-def _embedded(
-    out: Path, data: str, model: str | None, *, split: str | None, before: Index | None = None, **options: Any
-) -> str:
-    """Return the folder in an index that holds the embedded images of a source, which it makes; of a pool, shares."""
-    if (Path(data) / STAMP).is_file():
-        pool = Pool(data)
-        piece = change.place_for(out, pool.source, pool.split)
-        if (out / piece).exists():  # of a kill, and perhaps of what the pool was before
-            rmtree(out / piece)
-        change.linked(pool.folder, out / piece)
-        return piece
-    if model is None:
-        raise UserError("--model must be given: by whose features images are compared")
-    piece = change.place_for(out, data, split)
-    known = None if before is None else change.known_piece(before, data, split)
-    if before is not None and known is not None:
-        change.linked(before.pools[known].folder, out / piece)
-    embed(model, data, out / piece, split=split, **options)
-    return piece
-
-
-def _check_pool(data: str, given: Mapping[str, object], *, by: By) -> None:
-    """Refuse options that do nothing where images are embedded already, and what these cannot be compared by."""
-    stamp = Pool(data).stamp
-    idle = [f"--{name}" for name, value in given.items() if value is not None]
-    if idle:
-        raise UserError(f"{data} is embedded already, by {stamp['model']}; leave out {' and '.join(idle)}")
-    if not fits(by, stamp["feature"]):
-        raise UserError(
-            f"{data} holds {stamp['feature']}, --by {by} needs {of(by)}; give --by cls, or --model and the images"
-        )
-
-
-def _changeable(index: Path) -> Path:
-    """Refuse what is only searched."""
-    index = Path(index)
-    if not (index / NAME).is_file() and (index / STAMP).is_file():
-        raise UserError(
-            f"{index} holds embedded images; make an index of them: dinokit search build --data {index} --out INDEX"
-        )
-    Index(index)  # or it is none, before a lock would make the folder
-    return index
-
-
-def _say(index: Index, *, twins: int, before: int | None = None) -> None:
-    """Say what there is, and what is there twice."""
-    more = "" if before is None else f", {len(index) - before:,} of them new"
-    unread = sum(pool.stamp.get("unreadable", 0) for pool in index.pools)
-    more += f" · {unread:,} unreadable" if unread else ""
-    info(f"{len(index):,} images{more} · {index.about.by} of {os.path.basename(index.about.model)} · {index.folder}")
-    if twins:
-        same = f"{twins:,} of them are, byte by byte, the same file as another image"
-        info(f"{same}: `dinokit search near {index.folder}` lists them")
-
-
-def _print_scores(scores: dict[By, Score], chosen: By) -> None:
-    rows = [
-        (by, f"{each.precision:.2f} %", f"{each.nearest:.2f} %", "chosen" if by == chosen else "")
-        for by, each in scores.items()
-    ]
-    asked = next(iter(scores.values())).images
-    print_rows(f"same class, {asked:,} images", ("by", "mAP", "nearest", ""), rows)
