@@ -14,7 +14,7 @@ from dinokit.core.files import check_same, check_writable, digest_of_model, only
 from dinokit.core.messages import UserError, info, library
 from dinokit.curation.stored import STAMP
 from dinokit.features.embed import check_outside
-from dinokit.search import change, near
+from dinokit.search import change, there
 from dinokit.search.descriptors import of
 from dinokit.search.index import NAME, Index, opened
 from dinokit.search.nearest import EXTRA, WANTED, Kind
@@ -145,19 +145,25 @@ def search_add(
     indexing.say(after, before=known, twins=change.twins(after.pools) - twins)
 
 
-def search_remove(index: Path, names: tuple[str, ...], *, undo: bool = False) -> int:
+def search_remove(index: Path, names: tuple[str, ...] = (), *, gone: bool = False, undo: bool = False) -> int:
     """Leave images out of all searches, or take them back.
 
     Args:
         index: what `dinokit search build` wrote.
-        names: of images as searches show them, or patterns such as 'trash/*'.
+        names: of images as searches show them, or patterns such as 'trash/*'; those that begin with - after --.
+        gone: those that are no longer where they were.
         undo: take back what was removed under these names.
     """
-    index = indexing.changeable(index)
     several = (names,) if isinstance(names, str) else tuple(names)
+    if gone == bool(several) or (gone and undo):
+        raise UserError("expected names of images, or else --gone alone; give one of them")
+    index = indexing.changeable(index)
     with only_owner(index):
         before = Index(index)
-        after, count = (change.restored if undo else change.removed)(before, several)
+        if gone:
+            after, count = change.without(before, change.gone(before))
+        else:
+            after, count = (change.restored if undo else change.removed)(before, several)
     info(f"{count:,} images {'taken back' if undo else 'removed'} · {len(after):,} are searched")
     return count
 
@@ -199,7 +205,7 @@ def search_query(
         print(dumps(found, indent=2))
     else:
         for each in found:
-            searching.show(each)
+            searching.show(each, of=Path(index))
     return found
 
 
@@ -213,13 +219,10 @@ def search_near(index: Path, *, above: float = 0.95, json: bool = False) -> list
     """
     if not -1 <= above <= 1:
         raise UserError(f"--above must be between -1 and 1, got {above}")
-    found = Index(index)
-    pairs = near.pairs(found.rows, above=above)
-    sides = [[each.name for each in found.entries(numbers)] for numbers in (pairs.rows, pairs.others)]
-    lines = [
-        {"cosine": cosine, "name": one, "other": other}
-        for cosine, one, other in zip(pairs.similarity.tolist(), *sides, strict=True)
-    ]
+    found, gone = there.twins(Index(index), above=above)
+    lines = [{"cosine": each.cosine, "name": each.one.name, "other": each.other.name} for each in found]
+    if gone:
+        info(f"{gone:,} pairs are left out, of which an image is gone; {searching.FORGET.format(index)}")
     if json:
         print(dumps(lines, indent=2))
     else:

@@ -23,8 +23,11 @@ from dinokit.looks.sheet import Row, sheet
 from dinokit.models.features import Backbone, decoded
 from dinokit.search.index import Index
 from dinokit.search.nearest import Found
+from dinokit.search.there import Near, nearest
 from dinokit.sources.base import Source
 from dinokit.studio.start import PATCHES
+
+FORGET = "`dinokit search remove {} --gone` leaves out all that are"  # of an index
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,16 @@ class Asked:
         answers, drawn = list[dict[str, Any]](), list[Row]()
         for query in queries:
             wanted = self.k if mark is None else max(self.k, self.among)
-            near = self._nearest(query, wanted)
+            near = nearest(self.index, query.vector, k=wanted, but=query.row)
             if mark is None:
-                answers.append(self._answer(query, near.rows, near.cosines.tolist()))
-                drawn += self._agreed(query, near) if out is not None else []
+                answers.append(self._answer(query, near, near.found.rows, near.found.cosines.tolist()))
+                drawn += self._agreed(query, near.found) if out is not None else []
                 continue
             here = self._look(query.image, query.name)
             patch = here.at(*mark)
-            hits = self._located(here, patch, near)[: self.k]
+            hits = self._located(here, patch, near.found)[: self.k]
             rows = numpy.array([hit.image for hit, _ in hits], dtype=numpy.int64)
-            answers.append(self._answer(query, rows, [hit.cosine for hit, _ in hits], [hit for hit, _ in hits]))
+            answers.append(self._answer(query, near, rows, [hit.cosine for hit, _ in hits], [hit for hit, _ in hits]))
             drawn += located.rows(here, patch, hits) if out is not None else []
         if out is not None:
             page = sheet(drawn)
@@ -108,12 +111,6 @@ class Asked:
         except BadImage as error:
             raise UserError(f"{source.key(places[row])} cannot be read: {error}") from error
 
-    def _nearest(self, query: Query, k: int) -> Found:
-        """Return the nearest rows, without the query itself."""
-        found = self.index.nearest(query.vector, k=k + (query.row is not None))[0]
-        other = found.rows != (-1 if query.row is None else query.row)
-        return Found(found.rows[other][:k], found.cosines[other][:k])
-
     def _look(self, image: AnyImage | None, name: str) -> Field:
         assert image is not None
         return field(self._model, image, name=name, size=self.size or PATCHES * self._model.patch_size)
@@ -144,6 +141,7 @@ class Asked:
     def _answer(
         self,
         query: Query,
+        near: Near,
         rows: Int64[numpy.ndarray, " found"],
         cosines: list[float],
         hits: Sequence[Located] = (),
@@ -155,11 +153,11 @@ class Asked:
             if hits:
                 line |= {"at": [round(each, 1) for each in hits[number].at], "patch": list(hits[number].patch)}
             lines.append(line)
-        return {"query": query.name, "searched": len(self.index), "found": lines}
+        return {"query": query.name, "searched": len(self.index), "found": lines, "gone": list(near.gone)}
 
 
-def show(answer: dict[str, Any]) -> None:
-    """Print what was found."""
+def show(answer: dict[str, Any], *, of: Path) -> None:
+    """Print what was found in an index."""
     lines = answer["found"]
     classes, marks = any(line["class"] for line in lines), any("at" in line for line in lines)
     several = len({line["source"] for line in lines}) > 1
@@ -175,6 +173,9 @@ def show(answer: dict[str, Any]) -> None:
         for line in lines
     ]
     print_rows(f"{answer['query']} in {answer['searched']:,} images", head, rows)
+    gone = answer["gone"]
+    if gone:
+        info(f"{len(gone):,} images that are as near are gone, such as {gone[0]}; {FORGET.format(of)}")
 
 
 def _mark(at: Any) -> tuple[float, float]:

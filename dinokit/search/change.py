@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy
+from jaxtyping import Int64
 
 from dinokit.core.files import read_json, write_atomic
 from dinokit.core.messages import UserError, listed
@@ -72,7 +73,25 @@ def removed(index: Index, patterns: Sequence[str]) -> tuple[Index, int]:
     nothing = [each for each, found in zip(patterns, some, strict=True) if not len(found)]
     if nothing:
         raise UserError(f"no image of {index.folder} is called {nothing[0]}; expected a name or a pattern as 'a/*'")
-    rows = numpy.unique(numpy.concatenate(some))
+    return without(index, numpy.unique(numpy.concatenate(some)))
+
+
+def gone(index: Index) -> Int64[numpy.ndarray, " gone"]:
+    """Return the rows that are searched though their images are no longer in their sources, which are listed for it.
+
+    Raises:
+        UserError: if a source is gone as a whole, or all of its images.
+    """
+    _, there = index.images(channels=3)
+    return numpy.setdiff1d(index.rows.numbers, there)
+
+
+def without(index: Index, rows: Int64[numpy.ndarray, " row"]) -> tuple[Index, int]:
+    """Leave some rows out from now on, and say how many.
+
+    Raises:
+        UserError: if no image would be left.
+    """
     if len(rows) >= len(index):
         raise UserError(f"all {len(index):,} images of {index.folder} would be removed; delete the folder instead")
     more: list[list[str]] = [[] for _ in index.pools]

@@ -8,6 +8,8 @@ What search.json does not name is no part of the index, so a change that is kill
 that it names is ever written to: images that are added to a source make a new folder, which shares the old one's files.
 """
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -19,7 +21,7 @@ import numpy
 from jaxtyping import Bool, Float, Int64
 
 from dinokit.config import from_plain
-from dinokit.core.files import read_json, utf8, write_json
+from dinokit.core.files import odd_bytes, read_json, utf8, write_json
 from dinokit.core.messages import UserError, line_of
 from dinokit.curation.pool import Pool
 from dinokit.curation.stored import STAMP
@@ -29,8 +31,10 @@ from dinokit.search.descriptors import By, described
 from dinokit.search.nearest import Engine, Exact, Faiss, Found, Kind
 from dinokit.search.nearest import opened as looking
 from dinokit.search.rows import Rows
+from dinokit.sources import location
 from dinokit.sources.base import Source
 from dinokit.sources.mixture import Part, mixed
+from dinokit.sources.source import folder_of
 
 NAME = "search.json"
 EXACTLY = Engine()
@@ -65,6 +69,18 @@ class Entry:
     name: str
     source: str
     label: str | None
+    file: str | None = None  # on this machine; None: it is no file of its own, or the whole source is not there
+
+    @property
+    def gone(self) -> bool:
+        """Whether the file is no longer there: one look."""
+        if self.file is None:
+            return False
+        try:
+            os.stat(self.file)
+        except OSError as error:  # of others nobody knows
+            return error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return False
 
 
 @final
@@ -131,8 +147,25 @@ class Index:
             rows = numbers[mine] - self.rows.starts[pool]
             lines = self.pools[pool].table(["key", "source", "class"], rows=rows).to_pylist()
             for place, line in zip(mine.tolist(), lines, strict=True):
-                found[place] = Entry(line["key"], line["source"], line["class"])
+                file = self._file(pool, line["key"])
+                found[place] = Entry(line["key"], line["source"], line["class"], file)
         return [each for each in found if each is not None]
+
+    @cached_property
+    def folders(self) -> list[str | None]:
+        """Where the images of each pool lie, if they are files on this machine and the folder is still there."""
+        found = list[str | None]()
+        for pool in self.pools:
+            try:
+                found.append(folder_of(pool.source, split=pool.split))
+            except UserError:  # nothing is where it was, which is no matter of single images
+                found.append(None)
+        return found
+
+    def _file(self, pool: int, key: str) -> str | None:
+        folder = self.folders[pool]
+        path = None if folder is None else location.join(folder, odd_bytes(key))
+        return None if path is None or location.is_remote(path) else path
 
     def named(self, pattern: str) -> Int64[numpy.ndarray, " some"]:
         """Return the rows that are searched whose name is this, else those that fit a pattern such as 'trash/*'."""

@@ -19,6 +19,7 @@ __all__ = [
     "Source",
     "Unusable",
     "absolute",
+    "folder_of",
     "in_memory",
     "is_gray",
     "labelled",
@@ -91,6 +92,27 @@ def splits(spec: str) -> tuple[str, ...]:
     if opener is files.open_folder and (found := folder_splits(Path(spec))):
         return tuple(found)  # without a walk through all of it
     return opener(spec, split=None, channels=3).splits
+
+
+def folder_of(spec: str, *, split: str | None = None) -> str | None:
+    """Return the folder of this machine in which the keys of a source are paths; None where images are no own files.
+
+    Images are not listed for it, so that one can be looked for without the others.
+
+    Raises:
+        UserError: if there is no such source.
+    """
+    spec = os.path.expanduser(spec)
+    if location.is_remote(spec) or _is_mixture(spec) or selection.is_selection(spec):
+        return None
+    opener = _opener(spec)
+    if opener is files.open_folder:
+        found = folder_splits(Path(spec))
+        chosen = choose_split(spec, split, tuple(found))
+        return spec if chosen is None else str(found[chosen])
+    if opener is files.open_several:
+        return location.fixed_folder(spec)
+    return location.parent(spec) if opener in (files.open_list, files.open_manifest) else None
 
 
 def remarks(source: Source) -> list[str]:

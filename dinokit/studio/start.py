@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dinokit.core.messages import UserError
+from dinokit.core.messages import UserError, info
 from dinokit.search.index import Index as Kept
 from dinokit.sources.source import open_source
 from dinokit.studio import images
@@ -97,5 +97,8 @@ def of_index(
     networks = Networks([(model or kept.about.model, Path(kept.about.model).name)], device=device, heads=heads)
     first = networks.open(*networks.at(next(iter(networks.models)), None))
     source, rows = kept.images(channels=first.channels)
+    if len(rows) < len(kept):
+        gone = f"{len(kept) - len(rows):,} images of {folder} are gone"
+        info(f"{gone}; `dinokit search remove {folder} --gone` leaves them out of all searches")
     seeing = Seeing(Images(source), networks, size=size or PATCHES * first.patch_size)
     return Opened(seeing, Index(kept, source, networks, rows), str(folder))

@@ -103,6 +103,28 @@ def test_removing_and_taking_back(index: Path, capsys: pytest.CaptureFixture[str
     assert search(index)["images"] == 5
 
 
+def test_an_image_that_was_deleted_is_not_found_which_is_said_until_it_is_removed(
+    tmp_path: Path, model: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, index = shutil.copytree(pictures, tmp_path / "photos"), tmp_path / "index"
+    search_build(model=model, data=str(photos), out=index, workers=0)
+    first = search_query(index, ("2.png",), k=2)[0]["found"][0]["name"]
+    (photos / first).unlink()
+    capsys.readouterr()
+    (found,) = search_query(index, ("2.png",), k=2)
+    assert (len(found["found"]), found["gone"]) == (2, [first])
+    said = f"1 images that are as near are gone, such as {first}; `dinokit search remove {index} --gone` leaves out all"
+    assert said in capsys.readouterr().err
+    assert run(["search", "near", str(index), "--above", "-1"]) == 0
+    assert f"{COUNT - 2} pairs are left out, of which an image is gone;" in capsys.readouterr().err
+    assert run(["search", "remove", str(index), "--gone"]) == 0
+    assert f"1 images removed · {COUNT - 2} are searched" in capsys.readouterr().err
+    assert search_query(index, ("2.png",), k=2)[0]["gone"] == []
+    for words in (["--gone", "2.png"], [], ["--gone", "--undo"]):
+        assert run(["search", "remove", str(index), *words]) == 2
+        assert "expected names of images, or else --gone alone" in capsys.readouterr().err
+
+
 def test_classes_choose_what_is_compared_and_without_them_it_is_said(
     tmp_path: Path, model: str, pictures: Path, index: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

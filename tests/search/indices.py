@@ -22,7 +22,7 @@ def made(
 ) -> Index:
     """Make an index of a pool of some vectors; image i is named i.png."""
     folder.mkdir()
-    make_pool(folder / "pool-0", vectors, model="m", feature=feature, data="/first", **stamp)
+    make_pool(folder / "pool-0", vectors, model="m", feature=feature, **{"data": "/first", **stamp})
     return change.begin(folder, "pool-0", by=by, kind=kind)
 
 
