@@ -7,16 +7,18 @@ a fifth of its time for the few hundred tokens of an image (docs/log.md). Here i
 and what is linear goes into the weights, exactly up to rounding: LayerScale into W_o and W_2; 1 / sqrt(head_dim) into
 the queries; the bias of the values, of which every token gets a mean, through W_o into its bias. Channels of queries
 and keys are put so that a rotation is one product of complex numbers. Images go through a block one by one, so that
-what it makes of one stays in the cache.
+what it makes of one stays in the cache; of several, each thread takes some as a whole, and none waits for another.
 
 Packed weights are a second copy, for images of one number of tokens, made anew for another. Whether the first copy was
 written since cannot be told for certain, so they are kept for a stretch of code only, `with packed(network):`, whose
 author answers for the network. Everywhere else the blocks themselves are computed.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +48,9 @@ class _Kept:
 
     made: tuple[int, list[Step]] = (0, [])  # always replaced as a whole
 
+    def __init__(self, team: Executor) -> None:
+        self.team = team  # threads of one core each
+
 
 # lists of blocks that may be packed in this thread; a stretch empties its own, for contexts are copied
 _open: ContextVar[dict[nn.Module, _Kept] | None] = ContextVar("packed", default=None)
@@ -59,13 +64,15 @@ def packed(network: nn.Module) -> Iterator[None]:
     end: nobody writes weights, exchanges or hooks parts of its blocks, or transforms what is computed (torch.func).
     """
     outer = _open.get() or {}
-    inner = outer | {each: outer.get(each) or _Kept() for each in network.modules() if isinstance(each, nn.ModuleList)}
-    _open.set(inner)
-    try:
-        yield
-    finally:
-        inner.clear()
-        _open.set(outer)
+    lists = [each for each in network.modules() if isinstance(each, nn.ModuleList)]
+    with devices.threads(THREADS) as team:
+        inner = outer | {each: outer.get(each) or _Kept(team) for each in lists}
+        _open.set(inner)
+        try:
+            yield
+        finally:
+            inner.clear()
+            _open.set(outer)
 
 
 def steps(blocks: nn.ModuleList, tokens: Float[Tensor, "batch token dim"], *, turned: str | None) -> Iterable[Step]:
@@ -83,7 +90,8 @@ def steps(blocks: nn.ModuleList, tokens: Float[Tensor, "batch token dim"], *, tu
         if count < TOKENS or tokens.shape[2] < WIDTH or not _is_as_built(blocks):
             return blocks
         rotated = turned is not None
-        made = kept.made = (count, [_Block(each, count, rotated=rotated) for each in blocks if isinstance(each, Block)])
+        plain = (each for each in blocks if isinstance(each, Block))
+        made = kept.made = (count, [_Block(each, count, rotated=rotated, team=kept.team) for each in plain])
     return made[1]
 
 
@@ -146,8 +154,8 @@ class _Product:
 class _Block:
     """A block, packed; see the module."""
 
-    def __init__(self, block: Block, rows: int, *, rotated: bool) -> None:
-        self._norms, self._heads = (block.norm1, block.norm2), block.attn.heads
+    def __init__(self, block: Block, rows: int, *, rotated: bool, team: Executor) -> None:
+        self._norms, self._heads, self._team = (block.norm1, block.norm2), block.attn.heads, team
         dim, heads = block.attn.qkv.in_features, self._heads
         found = block.attn.bias_of_roles()
         bias = block.attn.qkv.weight.new_zeros(3 * dim) if found is None else found.clone()
@@ -179,11 +187,20 @@ class _Block:
             half = rotation.cos.shape[1] // 2
             turn = torch.complex(rotation.cos[:, :half], rotation.sin[:, half:])  # [token, head_dim / 2]
         found = torch.empty_like(tokens)
-        for image, out in zip(tokens, found):
+        images = list(zip(tokens, found, strict=True))
+        if len(images) == 1 or torch.get_num_threads() == 1:
+            self._put(images, turn=turn)
+        else:
+            list(self._team.map(partial(self._put, turn=turn), (images[first::THREADS] for first in range(THREADS))))
+        return found
+
+    @torch.inference_mode()  # a thread of the team knows nothing of the region of the one that called
+    def _put(self, images: Sequence[tuple[Tensor, Tensor]], *, turn: Tensor | None) -> None:
+        """Put images [token, dim] through the block, each into what stands beside it."""
+        for image, out in images:
             mixed = self._proj(self._attend(_normed(image, self._norms[0]), turn))  # [token, dim]
             torch.add(image, mixed, out=out).add_(self._proj_bias)
             out.add_(self._outer(self._widen(_normed(out, self._norms[1])))).add_(self._outer_bias)
-        return found
 
     def _attend(self, tokens: Tensor, turn: Tensor | None) -> Tensor:
         count, dim = tokens.shape

@@ -179,6 +179,19 @@ def test_threads_see_images_of_their_own_sizes() -> None:
     assert equal == [True] * 8
 
 
+@pytest.mark.parametrize("region", [torch.no_grad, torch.inference_mode])
+def test_two_threads_share_the_images_and_make_of_each_what_one_makes(region: Any) -> None:
+    model, given = network(), images(count=3)
+    expected = within(model, given)
+    torch.set_num_threads(2)
+    with region(), packed(model):
+        found = model(given)
+        alone = model(given[:1])
+    assert torch.equal(found.cls, expected.cls)
+    assert torch.equal(found.patches, expected.patches)
+    assert torch.equal(alone.cls, expected.cls[:1])
+
+
 def test_who_looks_into_the_blocks_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     with packed(model), TorchDispatchMode():  # type: ignore[no-untyped-call]  # such as one that counts operations
