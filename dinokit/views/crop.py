@@ -93,6 +93,8 @@ def turn(
 ) -> Shaped[Tensor, "view sample channel size size"]:
     """Take the middle `size` pixels of each crop, turned counter-clockwise by its angle (radians), bilinearly."""
     views, samples, channels, side, _ = crops.shape
+    if views == 0:  # torch turns nothing with an error
+        return crops.new_empty(views, samples, channels, size, size)
     radians = torch.from_numpy(angle).float().flatten()
     cos, sin, none = radians.cos() * size / side, radians.sin() * size / side, torch.zeros_like(radians)
     look_at = torch.stack([cos, -sin, none, sin, cos, none], dim=1).view(-1, 2, 3)  # output pixel -> canvas

@@ -40,11 +40,12 @@ def _images(count: int, channels: int = 3) -> list[torch.Tensor]:
     ]
 
 
-def test_shapes() -> None:
+@pytest.mark.parametrize("rotate", [0.0, 20.0])
+def test_shapes(rotate: float) -> None:
     global_crops, local_crops = make(_images(5), CONFIG, PIXELS, seed=0, step=0, first=0)
     assert global_crops.shape == (2, 5, 3, 16, 16)
     assert local_crops.shape == (3, 5, 3, 8, 8)
-    none = make(_images(2), replace(CONFIG, local_count=0), PIXELS, seed=0, step=0, first=0)[1]
+    none = make(_images(2), replace(CONFIG, local_count=0, rotate=rotate), PIXELS, seed=0, step=0, first=0)[1]
     assert none.shape == (0, 2, 3, 8, 8)
 
 
