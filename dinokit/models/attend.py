@@ -87,7 +87,9 @@ class _Mixed(torch.autograd.Function):
         of_roles[:, :, 2] = torch.bmm(shares.transpose(1, 2), of_mixed).view(batch, head, token, width).transpose(1, 2)
         for part in _parts(of_roles):
             own = of_pairs[:, part]
-            of_roles[part, :, :2] = (own if cos is None else turned(own, cos, -sin)).permute(1, 3, 0, 2, 4)
+            if cos is not None:
+                own = turned(own.to(cos.dtype), cos, -sin)
+            of_roles[part, :, :2] = own.permute(1, 3, 0, 2, 4)
         return of_roles, None, None
 
 
@@ -97,7 +99,10 @@ def _by_head(pairs: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
     found = torch.empty(2, batch, head, token, width, dtype=pairs.dtype, device=pairs.device)
     for part in _parts(pairs):
         own = pairs[part].permute(2, 0, 3, 1, 4)
-        found[:, part] = own if cos is None or sin is None else turned(own.contiguous(), cos, sin)
+        if cos is None or sin is None:
+            found[:, part] = own
+        else:  # to the table's type while they are put in order, and back while they are written
+            turned(own.to(cos.dtype, memory_format=torch.contiguous_format), cos, sin, out=found[:, part])
     return found
 
 
