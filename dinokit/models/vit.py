@@ -239,6 +239,9 @@ class PatchEmbed(nn.Module):
         """
         images = accepted(images, channels=self.channels, side=self.patch_size, dtype=self.proj.weight.dtype)
         if self.stem is not None:
+            # of more channels windows are larger than what is made of them: cutting takes longer than it saves
+            if images.device.type == "cpu" and 16 * self.channels <= self.stem.out_channels and not is_recorded():
+                return self._by_products(images, self.stem)
             images = F.gelu(self.stem(images))  # [batch, stem, height / 2, width / 2]
         if is_recorded():  # a convolution drops what fills no patch at every size; a reshape was recorded without any
             maps = self.proj(images)  # [batch, dim, rows, columns]
@@ -250,3 +253,25 @@ class PatchEmbed(nn.Module):
         squares = whole.reshape(whole.shape[0], -1, grid[0], side, grid[1], side).permute(0, 2, 4, 1, 3, 5)
         patches = squares.flatten(3).flatten(1, 2)  # [batch, patch, channel * side * side]
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), grid
+
+    def _by_products(self, images: Tensor, stem: nn.Conv2d) -> tuple[Float[Tensor, "batch patch dim"], tuple[int, int]]:
+        """Do the same by two products, of windows that are cut patch by patch.
+
+        What a convolution makes, many times the image, would have to be put into that order, and its gradient back.
+        """
+        if torch.is_autocast_enabled("cpu"):
+            images = images.to(torch.get_autocast_dtype("cpu"))
+        side = self.patch_size // 2
+        grid = images.shape[2] // 2 // side, images.shape[3] // 2 // side
+        rows, columns = grid[0] * side, grid[1] * side
+        blocks = F.pad(images, (1, 1, 1, 1))[:, :, : 2 * rows + 2, : 2 * columns + 2]
+        blocks = blocks.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 3, 5, 1)
+        blocks = blocks.flatten(3)  # [batch, rows + 1, columns + 1, 2 * 2 * channel]
+        windows = blocks.unfold(1, 2, 1).unfold(2, 2, 1)  # [batch, rows, columns, 2 * 2 * channel, 2, 2]
+        windows = windows.unflatten(2, (-1, side)).unflatten(1, (-1, side)).permute(0, 1, 3, 2, 4, 6, 7, 5)
+        windows = windows.flatten(5).flatten(1, 4)  # [batch, patch * side * side, 2 * 2 * 2 * 2 * channel]
+        kernel = stem.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).permute(0, 2, 4, 3, 5, 1).flatten(1)
+        pixels = F.gelu(F.linear(windows, kernel, stem.bias))
+        patches = pixels.unflatten(1, (-1, side * side)).flatten(2)  # [batch, patch, side * side * stem]
+        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(patches, weight, self.proj.bias), grid

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dinokit.core.messages import UserError
 from dinokit.models.architecture import VARIANTS
 from dinokit.models.rope import RopeConfig
-from dinokit.models.vit import Config, VisionTransformer
+from dinokit.models.vit import Config, PatchEmbed, VisionTransformer
 
 ROPE = Config(patch_size=4, dim=32, depth=3, heads=2, registers=2, ffn_hidden=64, layer_scale=0.5)
 TABLE = replace(ROPE, position="offset", position_grid=4, qkv_bias="qkv")
@@ -35,6 +36,22 @@ def test_any_number_of_channels(channels: int) -> None:
     model = VisionTransformer(replace(ROPE, channels=channels)).eval()
     assert model(images(channels=channels)).cls.shape == (3, 32)
     assert len(model.pixels.mean) in (1, channels)
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 24, 24), (3, 19, 42), (2, 8, 9)])
+def test_a_stem_is_two_convolutions(channels: int, height: int, width: int) -> None:
+    embed = PatchEmbed(patch_size=8, channels=channels, dim=6, stem=48).double()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, channels, height, width, generator=generator).double().requires_grad_()
+    patches, grid = embed(images)
+    assert embed.stem is not None
+    wanted = embed.proj(F.gelu(embed.stem(images)))  # [batch, dim, rows, columns]
+    assert grid == tuple(wanted.shape[2:])
+    torch.testing.assert_close(patches, wanted.flatten(2).transpose(1, 2), rtol=1e-10, atol=1e-12)
+    seen = [images, *embed.parameters()]
+    gradients = [torch.autograd.grad(each.square().sum(), seen, retain_graph=True) for each in (patches, wanted)]
+    for own, by_convolutions in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, by_convolutions, rtol=1e-9, atol=1e-10)
 
 
 def test_one_channel_sees_the_luminance_of_rgb() -> None:
