@@ -12,19 +12,16 @@ Test images are shown as everywhere here, resized to the crop itself, where DINO
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy
 import torch
-from jaxtyping import Float32, Int64, Shaped
-from torch import Tensor
+from jaxtyping import Int64
 
 from dinokit.core.files import digest, digest_of_model
-from dinokit.core.messages import UserError, info
 from dinokit.core.numbers import above, at_least, between
 from dinokit.dense.batches import cropped, kept
 from dinokit.dense.grid import Grid, Layout, Member, Training
@@ -33,45 +30,20 @@ from dinokit.dense.linear import LinearHead, about_of
 from dinokit.dense.protocols import PROTOCOLS, heads_of
 from dinokit.dense.sweep import train
 from dinokit.evaluation.base import QUICK, Found, check_untrained, saved_head
-from dinokit.evaluation.sets.further import (
-    Images,
-    Result,
-    Set,
-    around,
-    further,
-    measured,
-    named,
-    opened_for,
-    scores_of,
-)
-from dinokit.evaluation.sets.labelled import embedded, leaked
+from dinokit.evaluation.sets.further import Images, around, further, measured, named, opened_for
+from dinokit.evaluation.sets.labelled import embedded
+from dinokit.evaluation.sets.lesson import Lesson, images_of, lesson_of, sees_crops
+from dinokit.evaluation.sets.results import interval, summary
 from dinokit.evaluation.sets.roles import FewShot, thirds
 from dinokit.evaluation.sets.wanted import Wanted, check_classes
-from dinokit.features.extraction import Embeddings
 from dinokit.finetuning.course import Course, of_images
 from dinokit.metrics.accuracy import accuracy, per_class
-from dinokit.metrics.interval import percent
-from dinokit.metrics.precision import mean_precision_interval
 from dinokit.models.features import Backbone
-from dinokit.sources.base import Metric
-from dinokit.sources.source import Source
 
 UNITS = {"top1": "%", "top5": "%", "per-class": "%", "mAP": "%", "val": "%", "mCE": "%"}
-MEASURING = {
-    "data",
-    "head",
-    "tests",
-    "train",
-    "val",
-    "test",
-    "metric",
-    "limit",
-}  # all that a saved head leaves to choose
+# all that a saved head leaves to choose
+MEASURING = {"data", "head", "tests", "train", "val", "test", "metric", "limit"}
 _ROWS = 1024  # images that all heads of a grid score at once
-_say_once = cache(info)
-
-Numbers = dict[str, float]
-Intervals = dict[str, list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,25 +81,6 @@ class Config(FewShot):
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What heads learn from, and what they are judged by."""
-
-    classes: tuple[str, ...]
-    labels: Int64[Tensor, " image"]  # of the images that are learnt from
-    targets: Shaped[Tensor, "image *class"]  # what a head is to say of each
-    source: Source  # of these images
-    rows: Float32[numpy.ndarray, "image width"] | None  # what is read of them; None: crops are cut of them anew
-    val: Images | None  # None: there is nothing to choose
-    test: Images
-    further: dict[str, Set]  # by the name of the set
-    metric: Metric
-    layout: Layout
-    learnt: Embeddings  # of the images that are learnt from, as they are evaluated
-    leaks: int  # test images that are learnt from, too
-    details: dict[str, object]
-
-
-@dataclass(frozen=True)
 class Chosen:
     """The best head of a grid, and how the others did."""
 
@@ -149,7 +102,7 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     if config.head is not None:
         return _saved(backbone, config, config.head)
     grid, layout = _grid(backbone, config)
-    lesson = _lesson(backbone, config, layout, chooses=len(grid) > 1)
+    lesson = lesson_of(backbone, config, layout, chooses=len(grid) > 1)
     draws = [None] if config.shots is None else config.drawn(lesson.labels)
     chosen = [_trained(backbone, config, grid, lesson, rows, out) for rows in draws]
     heads = [one.head for one in chosen]
@@ -158,9 +111,9 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     found = {"": [measured(head, lesson.test, layout, lesson.classes) for head in heads]}
     for name, other in lesson.further.items():
         found[name] = further(backbone, heads, other, learnt=lesson.learnt)
-    numbers, details, intervals = _summary(found, first=lesson.metric, few=config.shots is not None)
+    numbers, details, intervals = summary(found, first=lesson.metric, few=config.shots is not None)
     if lesson.metric == "mAP":  # no mean over images
-        intervals["mAP"] = _interval(heads, lesson.test, layout)
+        intervals["mAP"] = interval(heads, lesson.test, layout)
     counts = {"heads": float(len(grid)), "test": float(len(lesson.test.rows))}
     counts["train"] = float(len(lesson.labels) if draws[0] is None else len(draws[0]))
     counts |= {"leaks": float(lesson.leaks)} if lesson.leaks else {}
@@ -174,96 +127,9 @@ def run(backbone: Backbone, config: Config, out: Path | None) -> Found:
     return numbers | counts, lesson.details | details | {"intervals": intervals}
 
 
-def _interval(heads: Sequence[LinearHead], images: Images, layout: Layout) -> list[float]:
-    """Return the ends of the interval of the mean average precision, as a mean over the heads."""
-    truth, scores = images.truth, [scores_of(head, images.rows, layout) for head in heads]
-    shown = truth.shown[truth.labels]
-    left_out = numpy.zeros_like(shown) if truth.left_open is None else truth.left_open[truth.labels]
-    return [100 * end for end in mean_precision_interval(shown, scores, left_out=left_out)]
-
-
-def _summary(
-    found: Mapping[str, Sequence[Result]], *, first: str, few: bool
-) -> tuple[Numbers, dict[str, Any], Intervals]:
-    """Return the numbers of all sets, the means over the heads, with their details and intervals.
-
-    Args:
-        found: by the name of the set, '' for the test images, one result per head.
-        first: the measure that leads.
-        few: the heads are of draws of few images; the deviation of the first measure is a number, too.
-    """
-    numbers, details, intervals = Numbers(), dict[str, Any](), Intervals()
-    for name, results in found.items():
-        ending = f"/{name}" if name else ""
-        names = sorted(results[0].numbers, key=lambda measure: measure != first or bool(name))
-        for measure in names:
-            values = [result.numbers[measure] for result in results]
-            numbers[measure + ending] = float(numpy.mean(values))
-            if measure == names[0] and few:
-                numbers[f"{measure}/std{ending}"] = float(numpy.std(values))
-            if measure in results[0].counted:
-                means = numpy.mean([result.counted[measure] for result in results], axis=0)
-                intervals[measure + ending] = percent(means)
-        said = dict(results[0].details) | ({"draws": [each.numbers for each in results]} if few else {})
-        details |= {"tests": details.get("tests", {}) | {name: said}} if name else said
-    return numbers, details, intervals
-
-
-def _lesson(backbone: Backbone, config: Config, layout: Layout, *, chooses: bool) -> Lesson:
-    """Open all images and extract what is read of them; say what makes the numbers doubtful.
-
-    Args:
-        chooses: whether there is anything to choose.
-    """
-    if config.crops and config.protocol == QUICK:
-        raise UserError("the quick protocol learns from kept features; leave --crops out, or take --protocol dinov3")
-    crops = _sees_crops(backbone, config)
-    if not crops and config.protocol != QUICK and config.crops is None:
-        _say_once(
-            "on a CPU: heads learn from kept features of whole images; --crops true shows random crops, for hours"
-        )
-    shared = config.protocol != QUICK
-    train, val, test = thirds(backbone, config, choosing="the head", shared=shared, chooses=chooses)
-    wanted = Wanted.of(train, config.metric, data=config.data)
-    specs = named(config.tests)
-    tests = {name: opened_for(backbone, spec, wanted.classes, limit=config.limit) for name, spec in specs.items()}
-    learnt = embedded(backbone, train, reading=None if crops else layout.reading)
-    asked = embedded(backbone, test, reading=layout.reading)
-    chosen = asked if val is test else None if val is None else embedded(backbone, val, reading=layout.reading)
-    parts = [(test, asked)] if val is None or chosen is None or val is test else [(test, asked), (val, chosen)]
-    # cosines are those of what `learnt` holds
-    near, *others = (embedded(backbone, one) if crops and config.near is not None else found for one, found in parts)
-    leaking = leaked(config.data, near, learnt, *others, above=config.near)
-    assert learnt.labels is not None
-    return Lesson(
-        classes=wanted.classes,
-        labels=torch.from_numpy(learnt.labels),
-        targets=wanted.targets(learnt.labels, config.loss),
-        source=train.subset(learnt.indices),
-        rows=None if crops else learnt.vectors,
-        val=None if chosen is None else _images(chosen, wanted),
-        test=_images(asked, wanted),
-        further=tests,
-        metric=wanted.metric,
-        layout=layout,
-        learnt=learnt,
-        leaks=len(leaking),
-        details=leaking.details(),
-    )
-
-
 def _grid(backbone: Backbone, config: Config) -> tuple[list[Member], Layout]:
     given = {name: getattr(config, name) for name in ("lr", "weight_decay", "blocks", "mean_patch")}
     return heads_of(backbone, PROTOCOLS[str(config.protocol)], **given)
-
-
-def _sees_crops(backbone: Backbone, config: Config) -> bool:
-    return config.crops if config.crops is not None else config.protocol != QUICK and backbone.device.type != "cpu"
-
-
-def _images(found: Embeddings, wanted: Wanted) -> Images:
-    assert found.labels is not None
-    return Images(found.vectors, wanted.truth(found.labels))
 
 
 def _saved(backbone: Backbone, config: Config, folder: str) -> Found:
@@ -273,13 +139,13 @@ def _saved(backbone: Backbone, config: Config, folder: str) -> Found:
     _, _, test = thirds(backbone, config, choosing="the head", shared=True, chooses=False)
     wanted, layout = Wanted.of(test, config.metric, data=config.data), around([head], backbone)
     check_classes(about.details["classes"], wanted.classes, data=test.name)
-    images = _images(embedded(backbone, test, reading=layout.reading), wanted)
+    images = images_of(embedded(backbone, test, reading=layout.reading), wanted)
     found = {"": [measured(head, images, layout, wanted.classes)]}
     for name, spec in named(config.tests).items():
         found[name] = further(backbone, [head], opened_for(backbone, spec, wanted.classes, limit=config.limit))
-    numbers, details, intervals = _summary(found, first=wanted.metric, few=False)
+    numbers, details, intervals = summary(found, first=wanted.metric, few=False)
     if wanted.metric == "mAP":
-        intervals["mAP"] = _interval([head], images, layout)
+        intervals["mAP"] = interval([head], images, layout)
     return numbers | {"test": float(len(images.rows))}, details | {"intervals": intervals}
 
 
@@ -292,7 +158,7 @@ def course(backbone: Backbone, config: Config, *, batch_size: int) -> Course:
     heads, layout = _grid(backbone, config)
     shared = config.protocol != QUICK
     train, _, _ = thirds(backbone, config, choosing="the head", shared=shared, chooses=len(heads) > 1)
-    reading = None if _sees_crops(backbone, config) else layout.reading  # as heads alone read them: they are kept
+    reading = None if sees_crops(backbone, config) else layout.reading  # as heads alone read them: they are kept
     wanted, found = Wanted.of(train, config.metric, data=config.data), embedded(backbone, train, reading=reading)
     assert found.labels is not None
     loss = config.loss or ("bce" if wanted.several else "ce")
