@@ -7,7 +7,7 @@
     RUN/checkpoints/STEP/model.safetensors   the EMA teacher's backbone
     RUN/checkpoints/STEP/STUDENT.safetensors of a distillation: each student's average; model.safetensors is the first
     RUN/model.safetensors                    the newest of these, as those of the students
-    RUN/anchor.json                          what a stage chose its anchor from, if it did (run/handover.py)
+    RUN/anchor.json                          what a stage chose its anchor from, if it did (run/anchoring.py)
 
 A checkpoint is written under another name, forced to the disk and renamed; older ones keep only their teacher.
 A damaged one is set aside under a hidden name, never deleted, if an older one can take its place.

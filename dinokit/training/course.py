@@ -71,7 +71,7 @@ class Anchor:
     """The anchor; the steps are those of the stage."""
 
     # start: the EMA teacher as the stage begins; teacher: that of every step; auto: that of the earlier step whose
-    # patches are best (run/handover.py); a number: that of this step; or a model's path
+    # patches are best (run/anchoring.py); a number: that of this step; or a model's path
     source: Place = START
     candidates: int = at_least(1, 10)  # for auto: earlier steps that are compared; the run keeps their teachers
     images: int = at_least(2, 128)  # for auto: looked at, the same ones for each

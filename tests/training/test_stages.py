@@ -23,7 +23,7 @@ from dinokit.core.numbers import constant
 from dinokit.images.intensity import Pixels
 from dinokit.models.architecture import build
 from dinokit.objectives import gram
-from dinokit.run import engine, handover
+from dinokit.run import anchoring, engine
 from dinokit.run.handover import carried_over
 from dinokit.run.replay import replay
 from dinokit.training.config import TrainConfig
@@ -371,7 +371,7 @@ def test_the_best_of_patches_may_have_a_locality_below_zero(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse = iter((-0.3, -0.1, -0.2, -0.1))
-    monkeypatch.setattr(handover, "_signs", lambda *_: {"locality": next(worse)})
+    monkeypatch.setattr(anchoring, "_signs", lambda *_: {"locality": next(worse)})
     settings = anchored(photos, {}, source="auto", checkpoint_every=100)
     run = RunFolder(tmp_path / "run")
     engine.pretrain(settings, run.path)
