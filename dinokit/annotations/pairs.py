@@ -20,7 +20,8 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from dinokit.annotations.masks import IGNORED, Meaning, black_and_white, class_ids, described, numbered, palette
+from dinokit.annotations.masks import IGNORED, palette
+from dinokit.annotations.meaning import Meaning, black_and_white, class_ids, described, numbered
 from dinokit.annotations.pairing import Annotated, Files, check_size, folders_of, matched, read_image, reading
 from dinokit.core.files import read_text
 from dinokit.core.messages import UserError, warn

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from dinokit.annotations.masks import IGNORED, Mask, above_half, may_be_edges, read_mask, white_of
+from dinokit.annotations.masks import IGNORED, Mask, read_mask
+from dinokit.annotations.meaning import above_half, may_be_edges, white_of
 from dinokit.annotations.pairing import check_size, read_image
 from dinokit.core.files import read_text
 from dinokit.core.messages import UserError, unknown_name, warn

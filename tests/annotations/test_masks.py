@@ -8,7 +8,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageDraw, ImageFilter
 
-from dinokit.annotations.masks import IGNORED, class_ids, described, palette, read_mask
+from dinokit.annotations.masks import IGNORED, palette, read_mask
+from dinokit.annotations.meaning import class_ids, described
 from dinokit.core.messages import UserError
 
 VALUES = numpy.array([[0, 1, 2], [15, 255, 1]], dtype=numpy.uint8)
