@@ -23,7 +23,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinokit.annotations.matching import PointPair, Surface, ViewPair, open_matching, read_both
+from dinokit.annotations.matching import PointPair, open_matching, read_both
+from dinokit.annotations.navi import Surface, ViewPair
 from dinokit.core.files import write_atomic
 from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least

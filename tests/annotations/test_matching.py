@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dinokit.annotations.matching import PointPair, Surface, View, ViewPair, angles, open_matching, rotation
+from dinokit.annotations.matching import PointPair, open_matching
+from dinokit.annotations.navi import Surface, View, ViewPair, angles, rotation
 from dinokit.core.messages import UserError
 
 GOOD: dict[str, Any] = {"image_a": "a.png", "image_b": "b.png", "points_a": [[1, 2]], "points_b": [[3, 4.5]]}
