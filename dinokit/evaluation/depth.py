@@ -24,7 +24,8 @@ from torch import nn
 from dinokit.annotations.depths import Depths, open_depths, splits_of
 from dinokit.core.messages import UserError, progress
 from dinokit.core.numbers import above, at_least
-from dinokit.dense.depth import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, crop, log_loss, mean_depths, seen
+from dinokit.dense.depth import DPT, Bins, DPTConfig, LinearConfig, LinearDepth
+from dinokit.dense.depth_lesson import crop, log_loss, mean_depths, seen
 from dinokit.dense.fit import Member, Training
 from dinokit.dense.lesson import Lesson, learn
 from dinokit.dense.maps import Layers, Windows, augmented, frozen, predictor, prepared, tried

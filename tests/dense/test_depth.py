@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dinokit.core.messages import UserError
-from dinokit.dense.depth import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, decode, gradient_loss, sigloss
+from dinokit.dense.depth import DPT, Bins, DPTConfig, LinearConfig, LinearDepth, decode
+from dinokit.dense.depth_lesson import gradient_loss, sigloss
 from dinokit.dense.heads import About, load_head, save_head
 from dinokit.models.features import Features
 

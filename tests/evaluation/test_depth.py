@@ -19,7 +19,8 @@ from dinokit.annotations.depths import open_depths, splits_of
 from dinokit.checkpoints.store import header
 from dinokit.cli import run as command
 from dinokit.core.messages import UserError
-from dinokit.dense.depth import LinearDepth, crop, seen, units
+from dinokit.dense.depth import LinearDepth, units
+from dinokit.dense.depth_lesson import crop, seen
 from dinokit.dense.heads import apply, load_head, save_head
 from dinokit.dense.maps import Windows, frozen, predictor, prepared, slide
 from dinokit.evaluation import base
