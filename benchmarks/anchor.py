@@ -28,7 +28,8 @@ from dinokit.config import override
 from dinokit.evaluation import base as evaluations
 from dinokit.evaluation import knn, segmentation
 from dinokit.health import vitals
-from dinokit.health.vitals import look, mirrored, open_probe, places
+from dinokit.health.probe import look, mirrored, open_probe
+from dinokit.health.vitals import places
 from dinokit.images.intensity import Pixels
 from dinokit.recipes import find
 from dinokit.run import engine

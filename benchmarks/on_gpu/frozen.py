@@ -16,7 +16,7 @@ from dinokit.curation.vectors import Vectors
 from dinokit.features.embed import missing, work_of
 from dinokit.features.embedding import encode
 from dinokit.features.pipeline import batch_size, compute
-from dinokit.health.vitals import Probe
+from dinokit.health.probe import Probe
 from dinokit.images.intensity import Pixels
 from dinokit.models import architecture
 from dinokit.run.monitor import measure

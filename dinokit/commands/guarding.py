@@ -24,7 +24,8 @@ from dinokit.core.messages import RunError, UserError, info, line_of, warn
 from dinokit.evaluation import base as evaluations
 from dinokit.evaluation import knn, retrieval
 from dinokit.features.extraction import forgotten
-from dinokit.health.vitals import Probe, look, mirrored, places
+from dinokit.health.probe import Probe, look, mirrored
+from dinokit.health.vitals import places
 from dinokit.images.intensity import prepare, stacked
 from dinokit.models.features import Backbone
 from dinokit.sources.check import images_of_classes

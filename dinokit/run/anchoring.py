@@ -17,7 +17,8 @@ from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.core import dist
 from dinokit.core.files import write_json
 from dinokit.core.messages import UserError, info, is_main, warn
-from dinokit.health.vitals import Probe, look, mirrored, places
+from dinokit.health.probe import Probe, look, mirrored
+from dinokit.health.vitals import places
 from dinokit.run.origin import model_of
 from dinokit.run.setup import Setup
 from dinokit.training.course import AUTO, START, Anchor

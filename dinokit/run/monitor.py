@@ -21,8 +21,9 @@ from torch import Tensor
 from dinokit.core import dist
 from dinokit.core.messages import info, is_main, warn
 from dinokit.health import vitals
+from dinokit.health.probe import Look, Probe, look, mirrored
 from dinokit.health.verdict import HEALTHY, STARTING, Line, Verdict, judged_from, verdict
-from dinokit.health.vitals import Look, Probe, look, mirrored, places
+from dinokit.health.vitals import places
 from dinokit.objectives import assign
 from dinokit.objectives.base import Objective
 from dinokit.run.setup import Setup

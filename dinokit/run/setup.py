@@ -28,7 +28,7 @@ from dinokit.core import device as devices
 from dinokit.core import dist
 from dinokit.core.files import check_writable, only_owner, write_json
 from dinokit.core.messages import RunError, UserError, info, is_main, library, reason, warn
-from dinokit.health.vitals import Probe, open_probe
+from dinokit.health.probe import Probe, open_probe
 from dinokit.models.features import Built
 from dinokit.run import ranks
 from dinokit.run.precision import agreed, settled

@@ -25,7 +25,7 @@ from dinokit.core.files import digest_of_weights
 from dinokit.core.messages import UserError, info, is_main
 from dinokit.core.seed import generator
 from dinokit.health import vitals
-from dinokit.health.vitals import open_probe
+from dinokit.health.probe import open_probe
 from dinokit.models.features import Features
 from dinokit.models.head import Head
 from dinokit.objectives.base import find

@@ -1,6 +1,6 @@
 """How many prototypes of each head live, and what they tell: the first thing that dies in a collapse.
 
-Everything is of the probe, a few images that stayed the same (health/vitals.py): `used` and `information` are relative
+Everything is of the probe, a few images that stayed the same (health/probe.py): `used` and `information` are relative
 to what so few images can show, so a head of 65,536 prototypes is not dead because 256 images choose 200 of them.
 """
 

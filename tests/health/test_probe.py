@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinokit.health.vitals import look
+from dinokit.health.probe import look
 from dinokit.models import convnets, vit
 
 IMAGES = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dinokit.health import vitals
-from dinokit.health.vitals import CONTRAST, LIGHT, Look, mirrored, places
+from dinokit.health.probe import CONTRAST, LIGHT, Look, mirrored
+from dinokit.health.vitals import places
 from dinokit.models.features import Features
 
 

@@ -14,8 +14,8 @@ from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder
 from dinokit.core.files import read_jsonl
 from dinokit.core.numbers import constant, ramp
+from dinokit.health.probe import open_probe
 from dinokit.health.verdict import HEALTHY, Verdict, verdict
-from dinokit.health.vitals import open_probe
 from dinokit.images.intensity import Pixels
 from dinokit.models import head, vit
 from dinokit.objectives import dino, koleo
