@@ -265,13 +265,16 @@ class PatchEmbed(nn.Module):
         grid = images.shape[2] // 2 // side, images.shape[3] // 2 // side
         rows, columns = grid[0] * side, grid[1] * side
         blocks = F.pad(images, (1, 1, 1, 1))[:, :, : 2 * rows + 2, : 2 * columns + 2]
-        blocks = blocks.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 3, 5, 1)
-        blocks = blocks.flatten(3)  # [batch, rows + 1, columns + 1, 2 * 2 * channel]
+        blocks = torch.unflatten(torch.unflatten(blocks, 3, (-1, 2)), 2, (-1, 2))
+        blocks = blocks.permute(0, 2, 4, 3, 5, 1).flatten(3)  # [batch, rows + 1, columns + 1, 2 * 2 * channel]
         windows = blocks.unfold(1, 2, 1).unfold(2, 2, 1)  # [batch, rows, columns, 2 * 2 * channel, 2, 2]
-        windows = windows.unflatten(2, (-1, side)).unflatten(1, (-1, side)).permute(0, 1, 3, 2, 4, 6, 7, 5)
-        windows = windows.flatten(5).flatten(1, 4)  # [batch, patch * side * side, 2 * 2 * 2 * 2 * channel]
-        kernel = stem.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).permute(0, 2, 4, 3, 5, 1).flatten(1)
+        windows = torch.unflatten(torch.unflatten(windows, 2, (-1, side)), 1, (-1, side))
+        windows = (
+            windows.permute(0, 1, 3, 2, 4, 6, 7, 5).flatten(5).flatten(1, 4)
+        )  # [batch, patch * side * side, 2 * 2 * 2 * 2 * channel]
+        kernel = torch.unflatten(torch.unflatten(stem.weight, 3, (2, 2)), 2, (2, 2))
+        kernel = kernel.permute(0, 2, 4, 3, 5, 1).flatten(1)
         pixels = F.gelu(F.linear(windows, kernel, stem.bias))
-        patches = pixels.unflatten(1, (-1, side * side)).flatten(2)  # [batch, patch, side * side * stem]
+        patches = torch.unflatten(pixels, 1, (-1, side * side)).flatten(2)  # [batch, patch, side * side * stem]
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(patches, weight, self.proj.bias), grid
