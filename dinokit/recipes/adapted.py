@@ -15,6 +15,7 @@ from dinokit.recipes.words import *
 from dinokit.training.config import with_settings
 from dinokit.training.course import Start
 from dinokit.training.teacher import TeacherRun, teacher_run
+from dinokit.training.trained import MASK, MASKED
 
 METHODS = ("full", "lora", "last")
 RANK = 8  # of LoRA
@@ -49,14 +50,19 @@ def adapted(
     found = _of(plain, network, _run(source, network))
     config = replace(found, experiment=replace(found.experiment, start=Start(source=source)))
     settings: dict[str, Any] = {} if steps is None else {f"stages.{STAGE}.steps": steps}
-    return with_settings(config, settings | _of_method(method, depth=network.config.depth))
+    hides = config.experiment.data.masks is not None and not getattr(network.config, MASK)
+    return with_settings(config, settings | _of_method(method, depth=network.config.depth, masked=hides))
 
 
-def _of_method(method: str, *, depth: int) -> dict[str, Any]:
-    """Return the settings of a way of learning; rates that fall with depth are for whole networks."""
+def _of_method(method: str, *, depth: int, masked: bool) -> dict[str, Any]:
+    """Return the settings of a way of learning; rates that fall with depth are for whole networks.
+
+    Args:
+        masked: whether a mask token is new, which has to be learnt.
+    """
     if method == "full":
         return {}
-    word = f"lora:{RANK}" if method == "lora" else f"last:{max(1, depth // 3)}"
+    word = (f"lora:{RANK}" if method == "lora" else f"last:{max(1, depth // 3)}") + (MASKED if masked else "")
     place = f"stages.{STAGE}.changes.optim"
     return {f"{place}.trained": word, f"{place}.layer_decay": 1.0}
 

@@ -30,7 +30,7 @@ class Config:
     betas: tuple[float, float] = between(0, 1, (0.9, 0.999), without=1)  # decay of AdamW's two moments
     layer_decay: float = between(0, 1, 1.0, without=0)  # factor on the learning rate per block further from the output
     patch_embed_lr: float = at_least(0, 1.0)  # further factor on the learning rate of the patch embedding
-    trained: str = ALL  # of the backbone: all; last:N blocks; lora:RANK, changes of its matrices; heads: none of it
+    trained: str = ALL  # of the backbone: all; heads: none; last:N blocks; lora:RANK changes; +mask: its mask token too
     freeze_last_layer: int = at_least(0, 0)  # first steps in which the prototypes stay as they are
     freeze: Literal["rate", "gradient"] = "rate"  # how they stay: rate 0, moments go on (v2, v3); gradient removed (v1)
     clip: float | None = above(0, 3.0)  # largest gradient norm; null: no clipping

@@ -4,6 +4,7 @@
     last:N    the last N blocks and the final norms
     lora:R    W = W0 + up down, of every matrix in the blocks; up [rows, R] begins at 0, down [R, columns] at random
     heads     nothing: the heads of the objectives learn alone
+    ...+mask  of last and lora, the mask token as well: that of a network from which nothing was hidden is not loaded
 
 What does not learn gets no gradient and no moments, and no graph is kept of what comes before the first that learns.
 
@@ -25,24 +26,28 @@ from dinokit.core.seed import derived
 from dinokit.models.features import Built
 
 ALL, HEADS = "all", "heads"
+MASK, MASKED = "mask_token", "+mask"  # its name in a network, and what says that it learns
 How = Literal["all", "heads", "last", "lora"]
 _STREAM = 1 << 20  # keeps the factors' random numbers apart from those of the heads
 
 
-def parsed(word: str) -> tuple[How, int]:
-    """Read what a setting says: how, and how many blocks or of which rank.
+def parsed(word: str) -> tuple[How, int, bool]:
+    """Read what a setting says: how, how many blocks or of which rank, and whether the mask token learns.
 
     Raises:
         UserError: if it says nothing of the kind.
     """
-    how, _, number = word.partition(":")
+    how, _, number = word.removesuffix(MASKED).partition(":")
     if word == "all":
-        return "all", 0
+        return "all", 0, True
     if word == "heads":
-        return "heads", 0
+        return "heads", 0, False
     if how in ("last", "lora") and number.isascii() and number.isdecimal() and 0 < int(number) < 1 << 16:
-        return ("last" if how == "last" else "lora"), int(number)
-    raise UserError(f"optim.trained is all, heads, last:BLOCKS or lora:RANK, such as last:4 or lora:8; got {word}")
+        return ("last" if how == "last" else "lora"), int(number), word.endswith(MASKED)
+    raise UserError(
+        "optim.trained is all, heads, last:BLOCKS or lora:RANK, such as last:4 or lora:8, "
+        f"or with the mask token last:4{MASKED}; got {word}"
+    )
 
 
 def choose(network: Built, word: str, *, seed: int) -> "LowRank | None":
@@ -51,14 +56,14 @@ def choose(network: Built, word: str, *, seed: int) -> "LowRank | None":
     Raises:
         UserError: if the network has no such blocks or matrices.
     """
-    how, count = parsed(word)
+    how, count, masked = parsed(word)
     depth = network.config.depth
     if how == "last" and count > depth:
         raise UserError(f"optim.trained {word}: the network has {depth} blocks; give last:{depth} or fewer")
     matrices, depths = dict[str, nn.Parameter](), dict[str, int]()
     for name, parameter in network.named_parameters():
         block = network.depth_of(name)  # 1 to depth
-        learns = how == "all" or (how == "last" and block > depth - count)
+        learns = how == "all" or (how == "last" and block > depth - count) or (masked and name == MASK)
         if how == "lora" and 1 <= block <= depth and parameter.ndim == 2:
             matrices[name], depths[name] = parameter, block
             learns = True

@@ -86,12 +86,18 @@ def test_heads_of_a_run_go_on_and_a_file_gets_new_ones(photos: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("method", "word", "decay"), [("full", "all", 0.7), ("lora", "lora:8", 1.0), ("last", "last:1", 1.0)]
+    ("method", "word", "decay"), [("full", "all", None), ("lora", "lora:8", 1.0), ("last", "last:1", 1.0)]
 )
-def test_a_method_is_what_learns_after_the_heads(tmp_path: Path, method: str, word: str, decay: float) -> None:
-    fitted, learns = adapted(str(saved(tmp_path / "weights.safetensors")), method=method).experiment.all_stages
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_method_is_what_learns_after_the_heads(
+    tmp_path: Path, method: str, word: str, decay: float | None, masks: bool
+) -> None:
+    file = saved(tmp_path / "weights.safetensors", mask_token=masks)
+    fitted, learns = adapted(str(file), method=method).experiment.all_stages
+    word += "" if masks or method == "full" else "+mask"  # one that is not loaded has to learn
     assert fitted.name == fitted.experiment.optim.trained == "heads"
-    assert (learns.experiment.optim.trained, learns.experiment.optim.layer_decay) == (word, decay)
+    assert learns.experiment.optim.trained == word
+    assert decay is None or learns.experiment.optim.layer_decay == decay
     assert learns.experiment.anchor is not None
     assert learns.experiment.anchor.source == "start"
 

@@ -99,6 +99,24 @@ def test_low_rank_changes_move_the_matrices_of_the_blocks_alone_and_by_no_more_t
     assert moments
 
 
+@pytest.mark.parametrize("trained", ["last:1", "lora:2"])
+def test_a_mask_token_learns_where_it_is_said(trained: str) -> None:
+    """At random it would stay, and what stands in for hidden patches would never be fitted to the rest."""
+    still, learning = moved(trainer(trained)), moved(trainer(f"{trained}+mask"))
+    tokens = {f"backbone.{each}.mask_token" for each in ("student", "teacher")}
+    assert {name for name, change in still.items() if change} | tokens == {name for name in learning if learning[name]}
+
+
+def test_moments_of_a_mask_token_beside_low_rank_changes_are_kept() -> None:
+    some, other = trainer("lora:2+mask"), trainer("lora:2+mask")
+    moved(some)
+    other.load_state({name: value.clone() for name, value in some.state().items()})
+    for each in (some, other):
+        assert each.step([make_views()], step=2).finite
+    assert torch.equal(some.backbone.student.mask_token, other.backbone.student.mask_token)
+    assert any("mask_token.exp_avg" in name for name in some.state())
+
+
 def network(**changes: object) -> Network:
     """A small transformer."""
     sizes = {"patch_size": 4, "dim": 16, "depth": 2, "heads": 2, "ffn_hidden": 32} | changes
@@ -138,7 +156,9 @@ def test_rates_fall_with_depth_for_what_learns() -> None:
     assert rates == {1.0, 0.5}  # norm and heads; the last block
 
 
-@pytest.mark.parametrize("word", ["", "some", "last", "last:0", "last:-1", "lora:x", "heads:2", "lora:1.5"])
+@pytest.mark.parametrize(
+    "word", ["", "some", "last", "last:0", "last:-1", "lora:x", "heads:2", "lora:1.5", "all+mask", "last+mask"]
+)
 def test_what_says_nothing_is_refused(word: str) -> None:
     with pytest.raises(UserError, match="optim.trained is all, heads, last:BLOCKS or lora:RANK"):
         parsed(word)
