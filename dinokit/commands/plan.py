@@ -28,6 +28,7 @@ from dinokit.planning import plan as planning
 from dinokit.planning.usual import MFU
 from dinokit.run.precision import settled
 from dinokit.training.config import with_settings
+from dinokit.training.course import FIRST
 
 EXAMPLE = ("demo",)  # whose settings --help lists where none is named
 
@@ -79,7 +80,9 @@ def plan(
     hours = sum(each.hours for each in found.values())
     if len(found) > 1:
         info(f"all stages: {hours:,.1f} h on {gpus:,} GPUs")
-    info(f"next: dinokit pretrain {recipe} --data {data or 'FOLDER'} --out runs/NAME {found['pretrain'].settings}")
+    first = next(iter(found.values()))
+    verb = "pretrain" if FIRST in found else "adapt --from MODEL --recipe"
+    info(f"next: dinokit {verb} {recipe} --data {data or 'FOLDER'} --out runs/NAME {first.settings}")
     if out is not None:
         stages = {name: asdict(each) | {"peak": each.peak, "hours": each.hours} for name, each in found.items()}
         write_json(Path(out), {"stages": stages, "hours": hours})

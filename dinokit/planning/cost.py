@@ -6,7 +6,9 @@ Operations, two per multiplication and addition of every matrix product and of a
     head, t tokens      2 t (d m + (layers - 2) m^2 + m b + b K)
 
 A student's backward pass costs twice its forward pass: gradients of inputs and of weights. The logits of a student are
-computed once more for it (objectives/prototypes.py), so prototypes cost four products instead of three.
+computed once more for it (objectives/prototypes.py), so prototypes cost four products instead of three. What comes
+before the first block that learns (`optim.trained`) has a forward pass alone, whole, and keeps nothing; low-rank
+changes have the gradients of whole matrices and moments of their factors.
 
 Memory has its peak when the backward pass of the heads makes gradients while all activations of the backbone are alive.
 Numbers that a block keeps of a token, in float32 unless said otherwise (SwiGLU: h twice, and their product):
@@ -40,9 +42,10 @@ from dinokit.models.vit import Config as VitConfig
 from dinokit.objectives.base import HeadUse, Seen
 from dinokit.training.config import Experiment
 from dinokit.training.execution import MESSAGE, Recompute, grouped
+from dinokit.training.trained import ALL, HEADS, choose, parsed
 from dinokit.views.multicrop import Config as ViewsConfig
 
-FLOAT = 4
+FLOAT, CHANGES = 4, "low-rank changes"  # bytes; among the networks the name of what moves the backbone's matrices
 BASE = 0.72e9  # bytes of a process before it holds anything: Python, torch, this package; measured with torch 2.14
 
 
@@ -59,12 +62,19 @@ class Shape:
     anchor_tokens: int  # of one crop that the anchor sees; 0: there is no anchor, or the teacher is it
     others: dict[str, float]  # operations per image of an objective beside its head
     pixels: int  # numbers in all crops of an image
+    still: int  # first blocks of which no graph is kept
+    embeds: bool  # whether the map from pixels to patches learns
 
     @property
     def kept(self) -> float:
         """Share of the samples that run through a residual branch of the student, over its blocks."""
         rate = self.backbone.drop_path
         return 1 - (rate if self.backbone.drop_path_shape == "uniform" else rate / 2)
+
+    @property
+    def learning(self) -> int:
+        """Blocks of which a graph is kept."""
+        return self.backbone.depth - self.still
 
     @property
     def tokens(self) -> int:
@@ -97,7 +107,7 @@ def _shape(experiment: Experiment, views: ViewsConfig) -> Shape:
         low, high = experiment.data.masks.ratio
         hidden = 2 * patches * experiment.data.masks.probability * (low + high) / 2
     seen = Seen(crops=2, locals=views.local_count, hidden=hidden, patches=patches, dim=backbone.dim)
-    objectives = experiment.objectives
+    objectives, (how, count, masked) = experiment.objectives, parsed(experiment.optim.trained)
     uses = {name: config.head_use(seen, siblings=objectives) for name, config in objectives.items()}
     side, small, large = views.global_size, views.local_size, views.anchor_size
     return Shape(
@@ -110,17 +120,22 @@ def _shape(experiment: Experiment, views: ViewsConfig) -> Shape:
         anchor_tokens=prefix + (large // backbone.patch_size) ** 2 if large else 0,
         others={name: config.operations(seen) for name, config in objectives.items()},
         pixels=backbone.channels * (2 * side**2 + views.local_count * small**2 + 2 * large**2),
+        # a mask token's gradient comes through all of them, which is more than it costs
+        still=backbone.depth - count if how == "last" and not masked else backbone.depth * (how == HEADS),
+        embeds=how == ALL,
     )
 
 
 def networks(experiment: Experiment) -> dict[str, nn.Module]:
-    """Build backbone and heads on the meta device: shapes without numbers."""
+    """Build backbone and heads on the meta device: shapes without numbers; what learns asks for gradients."""
     with torch.device("meta"):
-        built: dict[str, nn.Module] = {"backbone": build(experiment.backbone)}
+        backbone = build(experiment.backbone)
+        built: dict[str, nn.Module] = {"backbone": backbone}
         for name, use in shapes(experiment)[0][1].heads.items():
             if use.owned:
                 built[f"{name}_head"] = Head(experiment.backbone.dim, use.config, seed=0)
-    return built
+    changes = choose(backbone, experiment.optim.trained, seed=0)
+    return built if changes is None else built | {CHANGES: changes}
 
 
 def operations(shape: Shape, recompute: Recompute) -> dict[str, float]:
@@ -129,16 +144,18 @@ def operations(shape: Shape, recompute: Recompute) -> dict[str, float]:
     prefix = 1 + backbone.registers
     crops = ((shape.globals, shape.global_tokens), (shape.locals, shape.local_tokens))
     embed = sum(count * embedding(backbone, tokens - prefix) for count, tokens in crops)
-    blocks = sum(count * backbone.depth * block(backbone, tokens) for count, tokens in crops)
+    each = sum(count * block(backbone, tokens) for count, tokens in crops)
     whole = shape.globals * forward(backbone, shape.global_tokens)
     passes = 4 if recompute == "full" else 3
-    work = {"teacher": float(whole), "student": 2 * embed + passes * shape.kept * blocks}
+    blocks = backbone.depth - shape.learning + passes * shape.kept * shape.learning
+    work = {"teacher": float(whole), "student": (1 + shape.embeds) * embed + blocks * each}
     if shape.anchor_tokens:
         work["anchor"] = float(shape.globals * forward(backbone, shape.anchor_tokens))
     work |= {name: count for name, count in shape.others.items() if count}
     for name, use in shape.heads.items():
         mlp, scores = projection(backbone.dim, use.config), 2 * use.config.bottleneck * use.config.prototypes
-        work[f"{name} head"] = use.teacher * (mlp + scores) + use.student * (3 * mlp + 4 * scores)
+        inputs = 0 if shape.learning else 2 * backbone.dim * use.config.hidden  # which get no gradient
+        work[f"{name} head"] = use.teacher * (mlp + scores) + use.student * (3 * mlp + 4 * scores - inputs)
     return work
 
 
@@ -189,6 +206,8 @@ def memory(
     """
     weights = FLOAT * float(sum(p.numel() for network in networks.values() for p in network.parameters()))
     own = weights / (ranks if sharded else 1)
+    wanted = FLOAT * float(sum(learnt(network) for network in networks.values())) / (ranks if sharded else 1)
+    moved = FLOAT * float(sum(moving(networks).values())) / (ranks if sharded else 1)
     uses = shape.heads.values()
     targets = float(sum(use.targets * use.config.prototypes for use in uses))
     # of its inner width a head keeps four numbers of a token: two inputs and two results of GELU
@@ -197,15 +216,15 @@ def memory(
         "process": BASE,
         "weights": own,
         "EMA teacher": own,
-        "gradients": own,
-        "AdamW": 2 * own,
+        "gradients": wanted,
+        "AdamW": 2 * moved,
         "activations": images * activations(shape, recompute, bf16=bf16),
         "targets": FLOAT * images * targets,
         "heads' tokens": FLOAT * images * tokens,
         "crops": float(FLOAT * images * shape.pixels),
     }
     if shared and ranks > 1 and not sharded:
-        parts["averaging"] = weights  # beside the gradients that the next backward pass makes
+        parts["averaging"] = moved  # beside the gradients that the next backward pass makes
     if shape.anchor_tokens:
         anchor = FLOAT * float(sum(p.numel() for p in networks["backbone"].parameters()))
         parts["anchor"] = anchor / (ranks if sharded else 1)
@@ -222,12 +241,24 @@ def memory(
     return parts
 
 
+def learnt(network: nn.Module) -> int:
+    """Count the numbers of a network that get a gradient."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def moving(networks: dict[str, nn.Module]) -> dict[str, int]:
+    """Count what the optimiser moves, by network: of low-rank changes their factors, which the backbone follows."""
+    counts = {name: learnt(network) for name, network in networks.items()}
+    return counts | {"backbone": 0} if CHANGES in networks else counts
+
+
 def activations(shape: Shape, recompute: Recompute, *, bf16: bool) -> float:
     """Return the bytes that the student's backbone keeps of an image."""
     config = shape.backbone
     kept = {each: _of_token(config, each) for each in ("none", "selective", "full")}
     share = 1.0 if recompute == "full" else shape.kept
-    blocks = config.depth * kept[recompute] * share + (kept["none"] if recompute == "full" else 0)
+    again = kept["none"] if recompute == "full" and shape.learning else 0
+    blocks = shape.learning * kept[recompute] * share + again
     return shape.tokens * (blocks * FLOAT * (0.6 if bf16 and recompute != "full" else 1.0) + 4 * config.dim * FLOAT)
 
 
@@ -249,13 +280,14 @@ def traffic(
         return {}
     share = (ranks - 1) / ranks
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    moved = moving(networks)
     heads = FLOAT * float(sum(counts.values()) - counts["backbone"])
     numbers = sum(use.reductions * use.config.prototypes for use in shape.heads.values())
     sent = {"targets": 2 * share * accumulate * FLOAT * numbers}
     if not sharded:
-        return {"gradients": 2 * share * FLOAT * sum(counts.values())} | sent
+        return {"gradients": 2 * share * FLOAT * sum(moved.values())} | sent
     travelling = (2 if bf16 else FLOAT) * counts["backbone"]
     return {
         "weights": share * accumulate * ((4 if shape.anchor_tokens else 3) * travelling + 2 * heads),
-        "gradients": share * accumulate * (FLOAT * counts["backbone"] + heads),
+        "gradients": share * accumulate * (FLOAT * moved["backbone"] + heads),
     } | sent

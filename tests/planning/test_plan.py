@@ -135,6 +135,37 @@ def test_the_later_stages_of_the_7b_are_planned_with_their_anchor_and_their_size
     assert high_res.images <= 2048 // 256
 
 
+def test_what_does_not_learn_takes_no_gradient_no_moments_and_keeps_nothing() -> None:
+    base = recipes.find("dinov3-vits16").experiment
+    whole, last, low_rank, heads = (
+        planned(replace(base, optim=replace(base.optim, trained=word)), ranks=2)
+        for word in ("all", "last:3", "lora:8", "heads")
+    )
+    of_heads = 4 * (sum(whole.parameters.values()) - whole.parameters["backbone"])
+    for name, times in (("gradients", 1), ("AdamW", 2)):
+        assert heads.memory[name] == times * of_heads
+        # a quarter of the blocks, and the norm
+        share = (last.memory[name] / times - of_heads) / 4 / whole.parameters["backbone"]
+        assert share == pytest.approx(0.25, abs=0.01)
+    assert low_rank.memory["gradients"] > 0.98 * whole.memory["gradients"]  # of whole matrices
+    factors = 4 * low_rank.parameters["low-rank changes"]
+    assert low_rank.memory["AdamW"] == 2 * (of_heads + factors)
+    assert factors < 0.05 * 4 * low_rank.parameters["backbone"]
+    sent = [each.traffic["gradients"] for each in (whole, low_rank, heads)]
+    assert sent[1] - sent[2] == factors
+    assert sent[0] - sent[2] == 4 * whole.parameters["backbone"]
+    kept = [each.memory["activations"] for each in (whole, last, heads)]
+    assert kept[1] - kept[2] == pytest.approx((kept[0] - kept[2]) / 4)
+    assert heads.peak < last.peak < low_rank.peak < whole.peak
+
+
+def test_an_adaptation_is_planned_by_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    found = dinokit.plan("adapt-small", tflops=1.0)
+    assert list(found) == ["heads", "adapt"]
+    assert found["heads"].work["student"] < found["adapt"].work["student"] / 2
+    assert "next: dinokit adapt --from MODEL --recipe adapt-small --data FOLDER" in capsys.readouterr().err
+
+
 def test_what_cannot_fit_here_is_refused_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = recipes.find("dinov3-vits16"), recipes.find("small-cpu")
     monkeypatch.setattr(planning.devices, "memory", lambda _: 24e9)
