@@ -274,6 +274,7 @@ def test_a_coarser_grid_gets_means_and_majorities() -> None:
             "student conv: local_size 8 is less",
         ),
         ({"runtime.sharding": "fsdp"}, "a distillation is not sharded"),
+        ({"optim.trained": "heads"}, "students begin at random and learn whole; set optim.trained to all"),
     ],
 )
 def test_what_does_not_fit_is_said(
