@@ -1,6 +1,7 @@
 """`dinokit adapt`: go on pretraining from any backbone, with a guard over what it could do"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,9 @@ from dinokit.checkpoints.store import RunFolder, run_and_step
 from dinokit.commands.guarding import Guard, Watched, watched
 from dinokit.commands.running import join_srun, train
 from dinokit.commands.tables import print_rows
-from dinokit.config import NO_SETTINGS, Settings
+from dinokit.config import NO_SETTINGS, Settings, to_yaml
 from dinokit.core import device as devices
-from dinokit.core.files import only_owner, read_jsonl, write_json
+from dinokit.core.files import only_owner, read_jsonl, write_json, write_text
 from dinokit.core.messages import UserError, info, is_main
 from dinokit.recipes.adapted import adapted
 from dinokit.run import engine
@@ -24,6 +25,7 @@ from dinokit.visuals.report import write_report
 EXAMPLE = ("adapt-small",)  # whose settings --help lists
 FIRST = ("optim.lr.peak", "stages.adapt.changes.optim.lr.peak", "data.batch_size", "seed", "device", "workers")
 SETTLED = 0.01  # of the loss of the heads: what it may still fall by, from a tenth of their steps to the next
+PORTIONS, FEWEST = 4, 2  # times their steps that heads may take until then; lines of a tenth
 
 
 def adapt(
@@ -45,11 +47,12 @@ def adapt(
 ) -> Path:
     """Go on pretraining a backbone on a folder of images, from weights with or without heads.
 
-    First the heads are fitted to the frozen backbone. Then it learns at a low rate that falls towards its input, while
-    the similarities of its patches are held to the original's (Gram). A guard measures the original and every saved
-    teacher on images of the folder, and on those to retain: by k-NN if they have classes, else by locality. Where one
-    falls too far the run ends. RUN/model.safetensors is then the best teacher, and a table compares it with the
-    original. Any setting can be changed by its dotted key, of the second part as --stages.adapt.changes.KEY.
+    First the heads are fitted to the frozen backbone, until their loss settles. Then it learns at a low rate that falls
+    towards its input, while the similarities of its patches are held to the original's (Gram). A guard measures the
+    original and every saved teacher on images of the folder, and on those to retain: by k-NN if they have classes, else
+    by locality. Where one falls too far the run ends. RUN/model.safetensors is then the best teacher, and a table
+    compares it with the original. Any setting can be changed by its dotted key, of the second part as
+    --stages.adapt.changes.KEY.
 
     Args:
         from_: a run, RUN/checkpoints/STEP, a weights file, or a name that `dinokit models` lists.
@@ -61,7 +64,8 @@ def adapt(
         allowed: points, percent of k-NN and hundredths of locality, that may be lost before the run ends.
         scratch: a run that learnt from the same images alone, for the table.
         recipe: adapt or adapt-small; if not given, by the width of the backbone.
-        heads: steps in which the heads learn alone; if not given, the recipe's.
+        heads: steps in which the heads learn alone, up to four times as many while their loss falls; if not given,
+            the recipe's.
         steps: steps in which the backbone learns; if not given, the recipe's.
         channels: of the images, where they are not the backbone's.
         settings: in Python, settings by dotted key.
@@ -83,7 +87,11 @@ def adapt(
     if scratch is not None:
         load(scratch)  # a mistake in it is said before the work, not after
     kept = _opened("retained", absolute(retain), config) if retain else None
-    follow = partial(_train_guarded, kept=kept, allowed=allowed, scratch=scratch)
+    portion = config.experiment.steps
+    begun = read(run.config).experiment.steps if run.steps() else portion
+    if begun in [count * portion for count in range(2, PORTIONS + 1)]:  # the heads had not settled
+        config = _longer(config, begun)
+    follow = partial(_train_guarded, heads=portion, kept=kept, allowed=allowed, scratch=scratch)
     return train(config, run.path, anyway=anyway, follow=follow)
 
 
@@ -106,26 +114,32 @@ def _opened(name: str, source: str, config: TrainConfig) -> Watched:
 
 
 def _train_guarded(
-    config: TrainConfig, images: Source, run: RunFolder, *, kept: Watched | None, allowed: float, scratch: Path | None
+    config: TrainConfig,
+    images: Source,
+    run: RunFolder,
+    *,
+    heads: int,
+    kept: Watched | None,
+    allowed: float,
+    scratch: Path | None,
 ) -> None:
     """Train under the guard, then publish, compare and report."""
     sets = [watched("folder", config.experiment.data.source, images), *([] if kept is None else [kept])]
-    stages = config.experiment.all_stages
     device = devices.choose(config.runtime.device)
-    guard = Guard(run, sets, allowed=allowed, first=stages[0].last, device=device)
-    ends = [stages[0].last]  # of the heads, until it is said; a start hands its checkpoint over once more
-
-    def look(step: int, _: Path) -> bool:
-        if step in ends:
-            ends.clear()
-            info(settled([line for line in read_jsonl(run.metrics) if line.get("step", 0) <= step]))
-        return guard.look(step)
-
-    guard.check()
-    if not guard.ended():  # so all ranks find, before one changes anything
+    while True:
+        guard = Guard(run, sets, allowed=allowed, first=config.experiment.steps, device=device)
+        guard.check()
+        if guard.ended():  # so all ranks find, before one changes anything
+            break
         if is_main() and config.experiment.start is not None:  # what cannot be measured is said before the work
             guard.begin(load(config.experiment.start.source, channels=config.experiment.backbone.channels))
+        look = partial(_look, guard, [guard.first], heads)
         engine.pretrain(config, run.path, images=images, on_checkpoint=look)
+        if run.steps()[-1] != guard.first or not _fall(guard, heads):
+            break
+        config = _longer(config, guard.first + heads)
+        if is_main():  # a start knows by it how long they are
+            write_text(run.config, to_yaml(_longer(read(run.config), config.experiment.steps)))
     if not is_main():
         return
     with only_owner(run.path, doing="measures the teachers of"):
@@ -138,18 +152,58 @@ def _train_guarded(
     info(f"model {run.model} · report {write_report(run.path)}")
 
 
-def settled(lines: list[dict[str, Any]]) -> str:
-    """Say whether the loss of the heads has settled: how much lower its last tenth is than the one before."""
+def _look(guard: Guard, ends: list[int], heads: int, step: int, _: Path) -> bool:
+    """Look at a checkpoint; say whether the run is to end there, or the heads are to learn on.
+
+    Args:
+        ends: of the heads, until it is said; a start hands its checkpoint over once more.
+        heads: steps that they take at a time.
+    """
+    more = step == guard.first and _fall(guard, heads)
+    if step in ends:
+        ends.clear()
+        info(settled(_lines(guard), more=heads if more else 0))
+    return more or guard.look(step)
+
+
+def _fall(guard: Guard, heads: int) -> bool:
+    """Tell whether the loss of the heads still falls and they may take more steps; the log says it on all ranks."""
+    found = change(_lines(guard))
+    return guard.first < PORTIONS * heads and found is not None and found[0] < -SETTLED
+
+
+def _lines(guard: Guard) -> list[dict[str, Any]]:
+    return [line for line in read_jsonl(guard.run.metrics) if line.get("step", 0) <= guard.first]
+
+
+def _longer(config: TrainConfig, heads: int) -> TrainConfig:
+    """Let the heads learn for so many steps, whose first ones stay to the bit what they were."""
+    return replace(config, experiment=replace(config.experiment, steps=heads))
+
+
+def change(lines: list[dict[str, Any]]) -> tuple[float, float] | None:
+    """Return by which share of itself the loss of the heads changed from a tenth of their steps to the last, and that.
+
+    None where a tenth has too few lines.
+    """
     losses = [line["loss"] for line in lines if "loss" in line]
-    part = max(1, len(losses) // 10)
-    if len(losses) < 2 * part:
-        return "heads: too few lines of the log to say whether their loss has settled"
+    part = len(losses) // 10
+    if part < FEWEST:
+        return None
     before, last = sum(losses[-2 * part : -part]) / part, sum(losses[-part:]) / part
-    change = (last - before) / abs(before)
-    if change >= -SETTLED:
-        return f"heads: their loss has settled at {last:.3f} ({change:+.1%} in the last tenth of their steps)"
-    part_of = f"{-change:.1%} in the last tenth of their steps"
-    return f"heads: their loss still falls ({part_of}, to {last:.3f}); give more --heads"
+    return (last - before) / abs(before), last
+
+
+def settled(lines: list[dict[str, Any]], *, more: int = 0) -> str:
+    """Say whether the loss of the heads has settled, or for how many steps more they learn."""
+    found = change(lines)
+    if found is None:
+        return "heads: too few lines of the log to say whether their loss has settled"
+    by, last = found
+    if by >= -SETTLED:
+        return f"heads: their loss has settled at {last:.3f} ({by:+.1%} in the last tenth of their steps)"
+    then = f"{more:,} steps more" if more else "give more --heads"
+    return f"heads: their loss still falls ({-by:.1%} in the last tenth of their steps, to {last:.3f}); {then}"
 
 
 def compared(guard: Guard, scratch: Path | None) -> dict[str, dict[str, float]]:

@@ -19,7 +19,9 @@ from dinokit.core.files import read_jsonl
 from dinokit.core.messages import UserError
 from dinokit.run import engine
 from dinokit.sources.source import open_source
-from tests.run.test_engine import config
+from dinokit.training.config import TrainConfig
+from tests.ranks import train_on_ranks
+from tests.run.test_engine import assert_same, config
 from tests.vits import ARCHITECTURE, vit
 
 CPU = torch.device("cpu")
@@ -178,6 +180,50 @@ def test_it_is_said_whether_the_loss_of_the_heads_has_settled() -> None:
     assert "too few lines" in line(1.0)
 
 
+def test_heads_learn_on_while_their_loss_falls_and_a_start_finds_how_long(
+    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped before it was noted that they go on, and stopped as they do: the same weights as without."""
+    monkeypatch.setattr(adapt, "change", lambda lines: (-0.5 if len(lines) < 4 else 0.0, 1.0))
+    monkeypatch.setattr(Watched, "measure", lambda *_: 50.0)
+
+    def begin(name: str) -> RunFolder:
+        rate = {"optim.lr.warmup": 0, "optim.lr.decay": 2}
+        out = tmp_path / name
+        adapt.adapt(from_=str(model), data=str(photos), out=out, heads=2, steps=1, settings={**FEW, **rate})
+        return RunFolder(out)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    whole = begin("whole")
+    assert whole.steps() == [0, 1, 2, 3, 4, 5]
+    said = capfd.readouterr().err
+    assert "their loss still falls (50.0% in the last tenth of their steps, to 1.000); 2 steps more" in said
+    assert "has settled" in said
+    with monkeypatch.context() as patch:
+        patch.setattr(adapt, "write_text", stop)
+        with pytest.raises(KeyboardInterrupt):
+            begin("broken")
+    assert RunFolder(tmp_path / "broken").steps() == [0, 1, 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(Guard, "look", lambda _, step: stop() if step == 3 else False)
+        with pytest.raises(KeyboardInterrupt):
+            begin("broken")
+    assert begin("broken").steps() == whole.steps()
+    assert_same(whole.path, tmp_path / "broken")
+
+
+def test_heads_that_never_settle_end_with_four_times_their_steps(
+    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(adapt, "change", lambda _: (-0.5, 1.0))
+    monkeypatch.setattr(Watched, "measure", lambda *_: 50.0)
+    adapt.adapt(from_=str(model), data=str(photos), out=tmp_path / "run", heads=1, steps=1, settings=FEW)
+    assert RunFolder(tmp_path / "run").steps() == [0, 1, 2, 3, 4, 5]
+    assert "give more --heads" in capfd.readouterr().err
+
+
 def test_what_would_do_nothing_or_fail_at_the_end_is_refused_before_the_work(
     photos: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -239,6 +285,27 @@ def test_a_run_that_has_lost_too_much_ends_and_goes_back(
         assert (run.path / "model.safetensors").read_bytes() == (run.checkpoint(2) / "model.safetensors").read_bytes()
     said = capfd.readouterr().err
     assert "fell from 50.0 to 47.0, by more than 2: stopped at step 3; published is the teacher of step 2" in said
+
+
+def lost_on_ranks(settings: TrainConfig, run: Path) -> None:
+    """Adapt on a rank, twice; one that measures at another time than expected has no number for it."""
+    numbers = iter((50.0, 47.0))  # of the original, and of step 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watched, "measure", lambda *_: next(numbers))
+        for _ in range(2):
+            few = {**FEW, "objectives.koleo.group": 2}
+            source = str(settings.experiment.data.source)
+            adapt.adapt(from_=str(run.parent / "weights.safetensors"), data=source, out=run, heads=1, settings=few)
+
+
+@pytest.mark.slow
+def test_a_loss_that_rank_0_measures_ends_all_ranks(photos: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copyfile(model, tmp_path / "weights.safetensors")
+    train_on_ranks(config(photos), tmp_path / "run", train=lost_on_ranks)  # one that went on would wait for ever
+    run = RunFolder(tmp_path / "run")
+    assert run.steps() == [0, 1, 2]
+    assert [line["folder"] for line in read_jsonl(run.path / "guard.jsonl")] == [50.0, 47.0]
+    assert (run.path / "model.safetensors").read_bytes() == (run.checkpoint(0) / "model.safetensors").read_bytes()
 
 
 def test_a_run_is_begun_with_at_a_step_and_again_at_that_one(photos: Path, tmp_path: Path) -> None:
