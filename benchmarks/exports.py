@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print("network | file | MB | output | worst cosine | largest error | rms | holds | seconds to write")
+    print("network | file | MB | output | worst cosine | largest error | relative | rms | holds | seconds to write")
     for name in given.networks:
         with tempfile.TemporaryDirectory() as place:
             _network(name, given, Path(place))
@@ -114,7 +114,8 @@ def _print(title: str, output: str, rows: list[Row], seconds: float) -> None:
     own = [row for row in rows if row.output == output]
     cosine, error = min(row.cosine for row in own), max(row.error for row in own)
     holds, scale = sum(row.holds for row in own), max(row.scale for row in own)
-    numbers = f"{cosine:.7f} | {error:.1e} | {scale:.2f} | {holds} of {len(own)} | {seconds:.0f}"
+    relative = max(row.relative for row in own)
+    numbers = f"{cosine:.7f} | {error:.1e} | {relative:.1e} | {scale:.2f} | {holds} of {len(own)} | {seconds:.0f}"
     print(f"{title} | {output} | {numbers}", flush=True)
 
 

@@ -3,14 +3,14 @@
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from dinokit.checkpoints.load import load
 from dinokit.commands.tables import print_rows
 from dinokit.core.files import check_result, digest_of_model, digest_of_weights, write_json
-from dinokit.core.messages import CheckFailed, UserError, info
+from dinokit.core.messages import CheckFailed, UserError, info, unknown_name
 from dinokit.dense.heads import About as AboutHead
 from dinokit.dense.heads import check_model, load_head
 from dinokit.exports import onnx, openvino, torch_export
@@ -20,14 +20,18 @@ from dinokit.exports.outputs import About, Exported, Outputs, Precision, about, 
 from dinokit.exports.parity import BOUNDS, Row, Run, compare
 from dinokit.models.features import Built
 
-HEAD = ("output", "batch", "size", "cosine", "error", "rms")
+HEAD = ("output", "batch", "size", "cosine", "error", "relative", "rms")
 TARGETS = {"onnx": onnx, "openvino": openvino, "torch-export": torch_export}
+REFUSED = {
+    "executorch": "its files run images of one size alone, and here every size is compared; take --to torch-export, "
+    "whose program ExecuTorch's own tools lower for a fixed size, or --to onnx"
+}
 
 
 def export(
     model: str,
     *,
-    to: Literal["onnx", "openvino", "torch-export"],
+    to: str,
     out: Path,
     head: Path | None = None,
     outputs: str | None = None,
@@ -61,6 +65,8 @@ def export(
         channels: of the images, where they are not the model's.
         heads: of attention, for weights that do not say it.
     """
+    if to not in TARGETS:
+        raise UserError(f"no --to {to}: {REFUSED[to]}") if to in REFUSED else unknown_name("--to", to, TARGETS)
     target, out = TARGETS[to], Path(out)
     if out.suffix != target.SUFFIX:
         raise UserError(
@@ -176,5 +182,5 @@ def _own(backbone: Built, head: Path | None, told: About) -> Run:
 
 
 def _shown(row: Row) -> tuple[object, ...]:
-    numbers = f"{row.cosine:.7f}", f"{row.error:.1e}", f"{row.scale:.2g}"
+    numbers = f"{row.cosine:.7f}", f"{row.error:.1e}", f"{row.relative:.1e}", f"{row.scale:.2g}"
     return row.output, row.batch, f"{row.height} x {row.width}", *numbers

@@ -13,6 +13,7 @@ from dinokit.sources.source import open_source
 
 MOST = 128  # images that are read of a source
 JUDGES = 8  # of them, at most a quarter, that are compared and choose nothing
+LEAST = 2  # that choose, and that are compared: by one image a constant output is not found out
 
 
 def photos_of(data: str, backbone: Built, told: About) -> Float[Tensor, "image channel side side"]:
@@ -24,14 +25,17 @@ def photos_of(data: str, backbone: Built, told: About) -> Float[Tensor, "image c
             found.append(prepare(source.read(index), size=told.size, patch_size=backbone.patch_size))
         except BadImage:
             continue
-    if len(found) < 2:
-        raise UserError(f"int8 is calibrated with at least 2 images, {data} holds {len(found)} that can be read")
+    if len(found) < 2 * LEAST:
+        raise UserError(
+            f"int8 takes at least {2 * LEAST} images, of which {LEAST} are compared; {data} holds {len(found)} that "
+            "can be read"
+        )
     return torch.cat([normalised(to_unit(stacked([each])), backbone.pixels) for each in found])
 
 
 def halves(photos: Tensor) -> tuple[Tensor, Tensor]:
     """Return those that calibrate, and those that are compared: evenly spaced, as a folder may be sorted by class."""
-    count = max(1, min(JUDGES, len(photos) // 4))
+    count = max(LEAST, min(JUDGES, len(photos) // 4))
     judges = torch.zeros(len(photos), dtype=torch.bool)
     judges[(torch.arange(count) * 2 + 1) * len(photos) // (2 * count)] = True
     return photos[~judges], photos[judges]

@@ -60,7 +60,11 @@ def test_a_file_is_right_at_every_size_until_its_weights_are_altered(
     [
         (["--to", "onnx", "--out", "a.pt2"], "onnx writes files .onnx, got a.pt2"),
         (["--to", "onnx", "--out", "a.onnx", "--outputs", "cls,patch"], "did you mean 'patches'"),
-        (["--to", "tensorflow", "--out", "a.onnx"], "onnx"),
+        (
+            ["--to", "tensorflow", "--out", "a.onnx"],
+            "unknown --to 'tensorflow'; known are: onnx, openvino, torch-export",
+        ),
+        (["--to", "executorch", "--out", "a.pte"], "its files run images of one size alone"),
         (["--to", "onnx", "--out", "a.onnx", "--precision", "bf16"], "not bf16, which openvino, torch-export would"),
         (["--to", "torch-export", "--out", "a.pt2", "--precision", "int8", "--calibrate", "x"], "which onnx, openvino"),
         (["--to", "onnx", "--out", "a.onnx", "--precision", "int8"], "--calibrate IMAGES belong together"),

@@ -40,9 +40,10 @@ def test_images_come_as_the_model_sees_them_and_some_choose_nothing(pile: str) -
 
 
 def test_too_few_images_are_one_line(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
     told = about(network("dinov2"), ("cls",), model="m", dynamic=True, precision="int8")
-    with pytest.raises(UserError, match="at least 2 images"):
+    with pytest.raises(UserError, match="at least 4 images, of which 2 are compared"):
         photos_of(str(tmp_path), network("dinov2"), told)
 
 
