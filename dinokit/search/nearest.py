@@ -2,8 +2,9 @@
 
 Exact: one product in float32, tile by tile; the best of it, and some more, are settled in float64, so that of equal
 ones the lower row comes first. Above `EXACT` numbers a graph of faiss (HNSW, Malkov and Yashunin 2018,
-arXiv:1603.09320): how far it is followed is not guessed, some rows are asked exactly first, and the search goes as far
-as finds `RECALL` of what they find (benchmarks/search.py).
+arXiv:1603.09320): how far it is followed is not guessed, some queries are asked exactly first, and the search goes as
+far as finds `RECALL` of what they find (benchmarks/search.py). They are no rows, which a graph finds more easily: of
+350,000 rows it led rows to 99.6 % and new ones of the same kind to 98.0 % of their nearest.
 """
 
 import math
@@ -19,6 +20,7 @@ from jaxtyping import Float32, Int64
 from dinokit.core.files import digest, write_atomic
 from dinokit.core.messages import UserError, info, library, line_of, slow, warn
 from dinokit.core.order import evenly
+from dinokit.core.seed import generator
 from dinokit.curation.pool import Pool
 from dinokit.features.embedding import nearest as best
 from dinokit.search.descriptors import By
@@ -34,7 +36,7 @@ WIDER, MOST = (
 )  # where too many of the nearest were removed: so many times as many are asked for, and up to how many
 LINKS, CARE = 32, 80  # of the graph: neighbours of a row, and how far it looks for them
 REACH = (32, 64, 128, 256, 512, 1024)  # how far the graph is followed
-RECALL, ASKED, WANTED = 0.993, 256, 10  # of so many nearest, by so many rows that are asked exactly: 0.99 and a margin
+RECALL, ASKED, WANTED = 0.993, 256, 10  # of so many nearest, by so many that are asked exactly: 0.99 and a margin
 PREFIX, SUFFIX, EXTRA = "rows-", ".faiss", "search"
 
 
@@ -44,7 +46,7 @@ class Engine:
 
     file: str | None = None  # that faiss looks into; None: exactly
     reach: int = 0
-    recall: float = 1.0  # of the ten nearest, on some rows of the index
+    recall: float = 1.0  # of the ten nearest, of queries that are no rows of the index
 
 
 @dataclass(frozen=True)
@@ -178,20 +180,31 @@ def _graph(faiss: Any, rows: Rows) -> Any:
 
 def _reaching(name: str, path: Path, rows: Rows) -> Engine:
     """Find out how far the graph must be followed."""
-    numbers = evenly(ASKED, len(rows))
-    asked, k = rows.take(numbers), min(WANTED + 1, len(rows))
+    asked, k = strangers(rows, evenly(ASKED, len(rows))), min(WANTED, len(rows))
     truth = [set(found.rows.tolist()) for found in Exact(rows).nearest(asked, k=k)]
     found = Engine()
     for reach in REACH:
         graph = Faiss(path, rows, reach)
-        hits = [len(each & set(near.rows.tolist())) - 1 for each, near in zip(truth, graph.nearest(asked, k=k))]
-        found = Engine(name, reach, sum(hits) / ((k - 1) * len(hits)))
+        hits = [len(each & set(near.rows.tolist())) for each, near in zip(truth, graph.nearest(asked, k=k))]
+        found = Engine(name, reach, sum(hits) / (k * len(hits)))
         if found.recall >= RECALL:
             break
     else:
         warn(f"of the {WANTED} nearest images a search finds {100 * found.recall:.1f} %; --kind exact finds all")
     info(f"{len(rows):,} images in a graph; of the {WANTED} nearest a search finds {100 * found.recall:.1f} %")
     return found
+
+
+def strangers(rows: Rows, numbers: Int64[numpy.ndarray, " some"]) -> Float32[numpy.ndarray, "some dim"]:
+    """Make of some rows what is like them and not among them: a row, moved as two of its nearest lie to each other."""
+    own, draw = rows.take(numbers), generator(0)
+    found = numpy.empty_like(own)
+    for place, near in enumerate(Exact(rows).nearest(own, k=min(WANTED + 1, len(rows)))):
+        others = near.rows[near.rows != numbers[place]]
+        two = draw.permutation(len(others))[:2]  # of two rows there is but one
+        one, other = (rows.take(others[each])[0] for each in (two[:1], two[-1:]))
+        found[place] = own[place] + one - other
+    return found / numpy.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-6)
 
 
 def _settled(

@@ -84,6 +84,21 @@ def test_where_all_that_is_like_a_query_was_removed_faiss_finds_the_nearest_of_t
     assert np.mean([len(set(one) & set(two)) / 10 for one, two in zip(found, exact, strict=True)]) > 0.97
 
 
+def test_how_much_faiss_finds_is_measured_by_what_is_like_rows_and_none_of_them(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    centres = draw.standard_normal((12, 16))
+    vectors = unit(np.repeat(centres, 15, axis=0) + 0.2 * draw.standard_normal((180, 16)))
+    index = made(tmp_path / "i", vectors)
+    rows = index.rows
+    some = np.arange(0, 180, 4)
+    asked = nearest.strangers(rows, some)
+    assert np.linalg.norm(asked, axis=1) == pytest.approx(np.ones(45), abs=1e-5)
+    cosines = asked @ rows.take(np.arange(180)).T
+    assert (cosines.max(axis=1) < 0.9999).all()
+    assert (cosines.argmax(axis=1) // 15 == some // 15).all()  # of the cluster of the row
+    assert (nearest.strangers(rows, some) == asked).all()
+
+
 def test_one_image_is_an_index_of_any_kind(tmp_path: Path) -> None:
     index = made(tmp_path / "i", noise(1), kind="faiss")
     assert names(index, noise(1), 3) == [["0.png"]]
