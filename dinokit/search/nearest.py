@@ -204,7 +204,8 @@ def strangers(rows: Rows, numbers: Int64[numpy.ndarray, " some"]) -> Float32[num
         two = draw.permutation(len(others))[:2]  # of two rows there is but one
         one, other = (rows.take(others[each])[0] for each in (two[:1], two[-1:]))
         found[place] = own[place] + one - other
-    return found / numpy.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-6)
+    found /= numpy.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-6)
+    return found
 
 
 def _settled(
