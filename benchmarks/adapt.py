@@ -95,6 +95,7 @@ def configured(arm: str, original: Path, heads: int, steps: int, settings: Mappi
     file = str(original.absolute() / "model.safetensors")  # without its heads, as a published backbone comes
     if arm == "no-heads":  # all learns from the first step
         alone = config.experiment.alone("adapt", start=file)
+        common["start.begin"] = "teacher"  # the file holds no heads that it could go on with
         return with_settings(TrainConfig(experiment=alone, runtime=config.runtime), {**common, **own_stage(settings)})
     return with_settings(config, {"start.source": file, "steps": heads, **common, **settings, **ABLATED.get(arm, {})})
 
