@@ -33,7 +33,7 @@ from dinokit.health.vitals import places
 from dinokit.images.intensity import Pixels
 from dinokit.recipes import find
 from dinokit.run import engine
-from dinokit.run.handover import CLOSE
+from dinokit.run.anchoring import CLOSE
 from dinokit.sources.source import open_source
 from dinokit.training.config import TrainConfig
 from dinokit.visuals.chart import Series, line_chart

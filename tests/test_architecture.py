@@ -92,6 +92,21 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, int]]:
                 yield f"{node.module}.{alias.name}", node.lineno
 
 
+@cache
+def _top(module: Path) -> set[str]:
+    """Return the names that a module has."""
+    names = {
+        alias.asname or alias.name
+        for node in _nodes(module)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    names |= {node.name for node in _nodes(module) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return names | {
+        node.id for node in _nodes(module) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
 def _ours(path: Path) -> Iterator[tuple[str, int]]:
     found = _imports(_nodes(path))
     return ((name.removeprefix("dinokit."), line) for name, line in found if name.startswith("dinokit."))
@@ -114,6 +129,18 @@ def test_a_module_imports_only_from_lower_floors() -> None:
             if other != "__version__" and any(f"{target}.".startswith(f"{door}.") for door in NEVER.get(room, ())):
                 faults.append(f"{path}:{line} {room} must not know of {target}")
     assert not faults, "\n".join(faults)
+
+
+def test_what_benchmarks_import_of_the_package_is_there() -> None:
+    missing = []
+    for path in sorted((ROOT.parent / "benchmarks").rglob("*.py")):
+        for name, line in _ours(path):
+            whole = ROOT.joinpath(*name.split("."))
+            if not whole.is_dir() and not whole.with_suffix(".py").exists():
+                module = whole.parent / "__init__.py" if whole.parent.is_dir() else whole.parent.with_suffix(".py")
+                if not module.exists() or whole.name not in _top(module):
+                    missing.append(f"{path.name}:{line} {name}")
+    assert not missing
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
