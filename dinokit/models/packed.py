@@ -7,7 +7,7 @@ a fifth of its time for the few hundred tokens of an image (docs/log.md). Here i
 and what is linear goes into the weights, exactly up to rounding: LayerScale into W_o and W_2; 1 / sqrt(head_dim) into
 the queries; the bias of the values, of which every token gets a mean, through W_o into its bias. Channels of queries
 and keys are put so that a rotation is one product of complex numbers. Images go through a block one by one, so that
-what it makes of one stays in the cache; of several, each thread takes some as a whole, and none waits for another.
+what it makes of one stays in the cache; of several, each thread takes as many as the other and waits for none.
 
 Packed weights are a second copy, for images of one number of tokens, made anew for another. Whether the first copy was
 written since cannot be told for certain, so they are kept for a stretch of code only, `with packed(network):`, whose
@@ -188,10 +188,11 @@ class _Block:
             turn = torch.complex(rotation.cos[:, :half], rotation.sin[:, half:])  # [token, head_dim / 2]
         found = torch.empty_like(tokens)
         images = list(zip(tokens, found, strict=True))
-        if len(images) == 1 or torch.get_num_threads() == 1:
-            self._put(images, turn=turn)
-        else:
-            list(self._team.map(partial(self._put, turn=turn), (images[first::THREADS] for first in range(THREADS))))
+        shared = 0 if torch.get_num_threads() == 1 else len(images) - len(images) % THREADS
+        if shared:
+            parts = (images[first:shared:THREADS] for first in range(THREADS))
+            list(self._team.map(partial(self._put, turn=turn), parts))
+        self._put(images[shared:], turn=turn)  # by all threads together
         return found
 
     @torch.inference_mode()  # a thread of the team knows nothing of the region of the one that called
