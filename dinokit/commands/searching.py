@@ -174,7 +174,9 @@ def show(answer: dict[str, Any], *, of: Path) -> None:
     ]
     print_rows(f"{answer['query']} in {answer['searched']:,} images", head, rows)
     gone = answer["gone"]
-    if gone:
+    if lines and all(line["name"] in gone for line in lines):
+        info(f"none of these is where it was, such as {gone[0]}: put the images of {of} back, or build it anew")
+    elif gone:
         info(f"{len(gone):,} images that are as near are gone, such as {gone[0]}; {FORGET.format(of)}")
 
 

@@ -125,6 +125,20 @@ def test_an_image_that_was_deleted_is_not_found_which_is_said_until_it_is_remove
         assert "expected names of images, or else --gone alone" in capsys.readouterr().err
 
 
+def test_where_none_of_the_images_is_there_their_names_are_shown_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mount").mkdir()
+    index = tmp_path / "i"
+    made(index, noise(6), data=str(tmp_path / "mount"))
+    (found,) = search_query(index, ("2.png",), k=2)
+    assert [line["name"] for line in found["found"]] == found["gone"]
+    said = (
+        f"none of these is where it was, such as {found['gone'][0]}: put the images of {index} back, or build it anew"
+    )
+    assert said in capsys.readouterr().err
+
+
 def test_classes_choose_what_is_compared_and_without_them_it_is_said(
     tmp_path: Path, model: str, pictures: Path, index: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

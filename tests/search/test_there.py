@@ -9,6 +9,7 @@ import pytest
 from dinokit.core.messages import UserError
 from dinokit.search import change, index, there
 from dinokit.search.index import Index
+from dinokit.search.nearest import Kind
 from dinokit.sources.source import folder_of
 from tests.curation.pools import unit
 from tests.search.indices import made, noise
@@ -56,6 +57,45 @@ def test_a_file_is_looked_for_only_if_its_image_is_found(
     monkeypatch.setattr(index.os, "stat", lambda path, **rest: asked.append(str(path)) or stat(path, **rest))
     assert not near(found, noise(ROWS)[:1], k=5).gone
     assert len({path for path in asked if path.endswith(".png")}) == 5
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("kind", ["exact", "faiss"])
+def test_however_many_of_the_nearest_are_gone_those_that_are_there_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int, kind: Kind
+) -> None:
+    monkeypatch.setattr(there, "MOST", 4)
+    vectors = noise(ROWS)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    order = naive(vectors, vectors[7:8], ROWS)[0]
+    for row in (7, *order[40:42]):  # the query's own, and two that are far from it
+        (photos / f"{row}.png").touch()
+    found = made(tmp_path / "i", vectors, data=str(photos), kind=kind)
+    one = near(found, vectors[7:8], k=k, but=7)
+    assert one.found.rows.tolist() == order[40:42][:k]
+    assert one.found.cosines == pytest.approx((vectors[order[40:42]] @ vectors[7])[:k], abs=2e-3)  # float16
+    assert set(one.gone) <= {f"{row}.png" for row in order[:40]}
+    assert len(found) == ROWS  # which is asked again as it was
+
+
+@pytest.mark.parametrize("most", [1, 64])
+def test_where_none_of_the_files_is_there_the_names_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(there, "MOST", most)
+    vectors, mount = noise(ROWS), tmp_path / "mount"
+    mount.mkdir()
+    (tmp_path / "list.txt").write_text("".join(f"{row}.png\n" for row in range(ROWS)))
+    vectors[31] = vectors[30]
+    order = [row for row in naive(vectors, vectors[7:8], ROWS)[0] if row != 7]
+    for place, data in enumerate([mount, tmp_path / "list.txt"]):
+        found = made(tmp_path / f"{place}", vectors, data=str(data))
+        three = near(found, vectors[7:8], k=3, but=7)
+        assert three.found.rows.tolist() == order[:3]
+        assert three.gone == tuple(f"{row}.png" for row in order[:3])
+        (pair,), lost = there.twins(found, above=0.9999)
+        assert ({pair.one.name, pair.other.name}, lost) == ({"30.png", "31.png"}, 0)
 
 
 def test_where_a_source_is_gone_as_a_whole_its_names_are_found(tmp_path: Path) -> None:
