@@ -19,7 +19,7 @@ from dinokit.core.files import read_json, write_atomic
 from dinokit.core.messages import UserError, listed
 from dinokit.curation.pool import Pool
 from dinokit.curation.stored import STAMP
-from dinokit.search import choice, nearest
+from dinokit.search import choice, nearest, there
 from dinokit.search.choice import Score
 from dinokit.search.descriptors import WITH_GEM, By
 from dinokit.search.index import NAME, About, Index, Piece, called, opened, read, write
@@ -77,21 +77,31 @@ def removed(index: Index, patterns: Sequence[str]) -> tuple[Index, int]:
 
 
 def gone(index: Index) -> Int64[numpy.ndarray, " gone"]:
-    """Return the rows that are searched though their images are no longer in their sources, which are listed for it.
+    """Return the rows that are searched though their images are gone: not in their sources, or in a list alone.
+
+    The sources are listed for it, and every file that they name is looked for.
 
     Raises:
         UserError: if a source is gone as a whole, or all of its images.
     """
-    _, there = index.images(channels=3)
-    return numpy.setdiff1d(index.rows.numbers, there)
+    _, known = index.images(channels=3)
+    lost = there.gone(index, known)
+    of = index.rows.pool_of(known)
+    for number in numpy.unique(of).tolist():
+        if lost[of == number].all():
+            source = index.pools[number].source
+            raise UserError(f"none of the images of {source} is where it was; put them back, or build the index anew")
+    return numpy.union1d(numpy.setdiff1d(index.rows.numbers, known), known[lost])
 
 
 def without(index: Index, rows: Int64[numpy.ndarray, " row"]) -> tuple[Index, int]:
-    """Leave some rows out from now on, and say how many.
+    """Leave some rows out from now on, and say how many; of none nothing is written.
 
     Raises:
         UserError: if no image would be left.
     """
+    if not len(rows):
+        return index, 0
     if len(rows) >= len(index):
         raise UserError(f"all {len(index):,} images of {index.folder} would be removed; delete the folder instead")
     more: list[list[str]] = [[] for _ in index.pools]
@@ -179,13 +189,13 @@ def linked(pool: Path, to: Path) -> None:
     if not (to / STAMP).is_file():
         _copy(pool / STAMP, to / STAMP)
     for path in sorted(pool.glob("[!.]*")):
-        there = to / path.name
-        if path.suffix not in ENDINGS or there.exists():
+        own = to / path.name
+        if path.suffix not in ENDINGS or own.exists():
             continue
         try:
-            os.link(path, there)
+            os.link(path, own)
         except OSError:  # another disk, or one without links
-            _copy(path, there)
+            _copy(path, own)
 
 
 def _copy(path: Path, to: Path) -> None:

@@ -128,6 +128,34 @@ def test_all_that_are_gone_are_removed_at_once(tmp_path: Path, photos: Path) -> 
         change.gone(left)
 
 
+@pytest.mark.parametrize("ending", ["txt", "csv", "jsonl"])
+def test_what_a_list_names_and_is_not_there_is_gone_too(tmp_path: Path, photos: Path, ending: str) -> None:
+    names = [f"{row}.png" for row in range(ROWS)]
+    lines = {"txt": names, "csv": ["path", *names], "jsonl": [f'{{"path": "{name}"}}' for name in names]}[ending]
+    source = photos / f"list.{ending}"
+    source.write_text("\n".join(lines))
+    vectors = noise(ROWS)
+    found = made(tmp_path / "i", vectors, data=str(source))
+    (photos / "3.png").unlink()
+    source.write_text("\n".join(line for line in lines if "40.png" not in line))  # a file that is listed no more
+    assert near(found, vectors[3:4], k=1).gone == ("3.png",)
+    assert change.gone(found).tolist() == [3, 40]
+    left, _ = change.without(found, change.gone(found))
+    assert not near(left, vectors[3:4], k=1).gone
+    for path in photos.glob("*.png"):
+        path.unlink()
+    with pytest.raises(UserError, match=rf"none of the images of .*list.{ending} is where it was; put them back"):
+        change.gone(left)
+
+
+def test_of_no_rows_nothing_is_written(tmp_path: Path) -> None:
+    found = made(tmp_path / "i", noise(ROWS))
+    before = (tmp_path / "i" / index.NAME).stat()
+    after, count = change.without(found, np.arange(0))
+    assert (after, count) == (found, 0)
+    assert (tmp_path / "i" / index.NAME).stat().st_ino == before.st_ino  # a whole one would be renamed into place
+
+
 def test_where_the_files_of_a_source_lie(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "list.txt").write_text("photos/1.png\n")
     (tmp_path / "table.csv").write_text("path,label\nphotos/1.png,a\n")
