@@ -30,10 +30,8 @@ Kind = Literal["auto", "exact", "faiss"]
 EXACT = 1 << 27  # numbers of all rows up to which every search looks at all of them, 350,000 x 384
 TILE = 1 << 14  # rows of a product
 MORE = 16  # rows beyond those that are asked for that are settled
-WIDER, MOST = (
-    4,
-    1024,
-)  # where too many of the nearest were removed: so many times as many are asked for, and up to how many
+WIDER = 4  # where too many of the nearest were removed: so many times as many are asked for
+MOST = 1024  # and up to how many
 LINKS, CARE = 32, 80  # of the graph: neighbours of a row, and how far it looks for them
 REACH = (32, 64, 128, 256, 512, 1024)  # how far the graph is followed
 RECALL, ASKED, WANTED = 0.993, 256, 10  # of so many nearest, by so many that are asked exactly: 0.99 and a margin
