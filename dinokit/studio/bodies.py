@@ -1,7 +1,8 @@
 """What is sent to the studio, read a piece at a time and bounded: in its bytes, in its time, and all of it together.
 
-Nobody waits for others to have sent, so who sends slowly holds nobody up. Who pauses, or takes too long in whole, is
-refused (408); and so is, at once, who comes while very many send, or sends what would be too much to hold (503).
+Nobody waits for others to have sent, so who sends slowly holds nobody up, as long as fewer than `SENDERS` do. Who
+pauses, or takes too long in whole, is refused (408); and so is, at once, who comes while so many send, or sends what
+would be too much to hold (503).
 """
 
 import asyncio

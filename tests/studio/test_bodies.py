@@ -110,6 +110,13 @@ def test_many_may_send_and_more_are_refused_until_one_has_ended(monkeypatch: pyt
     run(work())
 
 
+def test_the_manual_says_what_is_refused() -> None:
+    said = (Path(__file__).parents[2] / "docs/tasks/search.md").read_text()
+    assert f"{bodies.SENDERS + 1}th image while {bodies.SENDERS} are being sent" in said
+    assert f"more than {bodies.HELD >> 20} MB held" in said
+    assert f"more than {bodies.WHOLE:g} s to arrive, or pauses for {bodies.PAUSE:g}" in said
+
+
 def test_slow_senders_hold_up_no_other(shared: Served, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "PAUSE", 60.0)
     monkeypatch.setattr(bodies, "WHOLE", 60.0)
