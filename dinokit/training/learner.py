@@ -23,7 +23,7 @@ from dinokit.models.architecture import Architecture, Network, build
 from dinokit.models.features import Features
 from dinokit.models.head import Pair
 from dinokit.objectives.base import Inputs, Losses, Objective, find
-from dinokit.training.trained import ALL, HEADS, MASK, choose
+from dinokit.training.trained import ALL, HEADS, MASK, WithMask, choose
 from dinokit.views.multicrop import Views
 
 FROZEN = ".head.teacher."  # in names of a student's state: the heads of a frozen teacher, which all students share
@@ -82,11 +82,13 @@ class Learner(nn.Module):
 
     def parts(self) -> dict[str, nn.Module]:
         """Name what the optimiser moves."""
-        found: dict[str, nn.Module] = {} if self.still else {"backbone": self.low_rank or self.backbone.student}
+        heads = {name: pair.student for name, pair in self.heads.items()}
+        if self.still:
+            return heads
         mask = getattr(self.backbone.student, MASK, None)
         if self.low_rank is not None and mask is not None and mask.requires_grad:
-            found["tokens"] = nn.ParameterDict({MASK: mask})
-        return found | {name: pair.student for name, pair in self.heads.items()}
+            return {"backbone": WithMask(self.low_rank, mask)} | heads
+        return {"backbone": self.low_rank or self.backbone.student} | heads
 
     def pairs(self) -> list[Pair[Any]]:
         """List what has an average that follows it; heads of a frozen teacher do not, nor what does not learn."""

@@ -18,7 +18,7 @@ from dinokit.core.device import has_fused
 from dinokit.core.numbers import Schedule, above, at_least, between
 from dinokit.models.features import Built
 from dinokit.training.adamw import STEP, AdamW
-from dinokit.training.trained import ALL, LowRank, parsed
+from dinokit.training.trained import ALL, LowRank, WithMask, parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def optimizer(parts: Mapping[str, nn.Module], config: Config) -> AdamW:
     for module in parts.values():
         for name, parameter in module.named_parameters():
             blocks = 0  # from the end
-            if isinstance(module, Built | LowRank):
+            if isinstance(module, Built | LowRank | WithMask):
                 depth = module.config.depth if isinstance(module, Built) else module.depth
                 blocks = depth + 1 - module.depth_of(name)
             embeds = isinstance(module, Built) and module.depth_of(name) == 0 and "." in name  # no token

@@ -26,7 +26,7 @@ from dinokit.core.seed import derived
 from dinokit.models.features import Built
 
 ALL, HEADS = "all", "heads"
-MASK, MASKED = "mask_token", "+mask"  # its name in a network, and what says that it learns
+MASK, MASKED = "mask_token", "+mask"  # its name in a network, which may have none; what says that it learns
 How = Literal["all", "heads", "last", "lora"]
 _STREAM = 1 << 20  # keeps the factors' random numbers apart from those of the heads
 
@@ -127,3 +127,22 @@ class LowRank(nn.Module):
     def _all(self) -> list[tuple[nn.Parameter, nn.Parameter, nn.Parameter]]:
         factors = [(self.get_parameter(f"{name}/up"), self.get_parameter(f"{name}/down")) for name in self.names]
         return [(matrix, up, down) for matrix, (up, down) in zip(self._matrices, factors, strict=True)]
+
+
+@final
+class WithMask(nn.Module):
+    """Low-rank changes and the mask token that learns beside them: the one part of a backbone that the optimiser moves.
+
+    It has no state of its own: the factors are `LowRank`'s, by their names there, the token is the network's.
+    """
+
+    def __init__(self, changes: LowRank, mask: nn.Parameter) -> None:
+        super().__init__()
+        self.depth, self._changes = changes.depth, (changes,)  # no module of this one
+        for name, parameter in changes.named_parameters():
+            self.register_parameter(name, parameter)
+        self.register_parameter(MASK, mask)
+
+    def depth_of(self, name: str) -> int:
+        """Say where a parameter stands, see `Built`: the token embeds images."""
+        return 0 if name == MASK else self._changes[0].depth_of(name)

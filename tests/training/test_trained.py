@@ -101,7 +101,7 @@ def test_low_rank_changes_move_the_matrices_of_the_blocks_alone_and_by_no_more_t
 
 @pytest.mark.parametrize("trained", ["last:1", "lora:2"])
 def test_a_mask_token_learns_where_it_is_said(trained: str) -> None:
-    """At random it would stay, and what stands in for hidden patches would never be fitted to the rest."""
+    """At 0 it would stay, and what stands in for hidden patches would never be fitted to the rest."""
     still, learning = moved(trainer(trained)), moved(trainer(f"{trained}+mask"))
     tokens = {f"backbone.{each}.mask_token" for each in ("student", "teacher")}
     assert {name for name, change in still.items() if change} | tokens == {name for name in learning if learning[name]}
@@ -236,6 +236,15 @@ def test_factors_learn_at_the_rate_of_the_depth_of_their_matrix() -> None:
     found = {name: rates[id(parameter)] for name, parameter in factors.named_parameters()}
     assert {rate for name, rate in found.items() if name.startswith("blocks/0/")} == {0.25}  # of 2 blocks
     assert {rate for name, rate in found.items() if name.startswith("blocks/1/")} == {0.5}
+
+
+@pytest.mark.parametrize("trained", ["last:1+mask", "lora:2+mask"])
+def test_a_mask_token_learns_at_the_rate_of_what_embeds_and_is_clipped_with_the_backbone(trained: str) -> None:
+    some = trainer(trained, layer_decay=0.5)
+    mask = some.backbone.student.mask_token
+    rates = {id(p): group["multipliers"].lr for group in some.optimizer.param_groups for p in group["params"]}
+    assert rates[id(mask)] == 0.125  # of 2 blocks
+    assert mask in {*some.learners[ALONE].parts()["backbone"].parameters()}  # one norm of its gradients
 
 
 def test_batch_norms_of_blocks_that_do_not_learn_keep_their_statistics_and_those_of_others_do_not() -> None:
