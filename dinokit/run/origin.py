@@ -15,8 +15,7 @@ from dinokit.models.features import Built
 from dinokit.training.config import DRAWN, read
 from dinokit.training.course import Start
 from dinokit.training.step import Trainer
-
-MASK = "mask_token"  # weights of a network from which nothing was hidden have none
+from dinokit.training.trained import MASK
 
 
 def weights_of(start: Start, trainer: Trainer) -> Mapping[str, Tensor]:
@@ -86,7 +85,7 @@ def model_of(source: str, trainer: Trainer) -> tuple[dict[str, Tensor], str | No
         network = load(source, channels=channels)
     wanted, found = trainer.backbone.teacher.state_dict(), network.state_dict()
     if MASK in wanted.keys() - found.keys():
-        info(f"{source} has no {MASK}: it begins at random, and learns where all of the backbone does")
+        info(f"{source} has no {MASK}: it begins at 0, and learns where all of the backbone does or +mask says so")
     elif MASK in found.keys() - wanted.keys():
         del found[MASK]  # nothing is hidden from the network that is trained
     if not isinstance(network, Built):
