@@ -7,8 +7,9 @@ Operations, two per multiplication and addition of every matrix product and of a
 
 A student's backward pass costs twice its forward pass: gradients of inputs and of weights. The logits of a student are
 computed once more for it (objectives/prototypes.py), so prototypes cost four products instead of three. What comes
-before the first block that learns (`optim.trained`) has a forward pass alone, whole, and keeps nothing; low-rank
-changes have the gradients of whole matrices and moments of their factors.
+before the first block that learns (`optim.trained`) has a forward pass alone, whole, and keeps nothing; where a mask
+token learns before it, gradients of inputs as well, of what has patches hidden. Low-rank changes have the gradients of
+whole matrices and moments of their factors.
 
 Memory has its peak when the backward pass of the heads makes gradients while all activations of the backbone are alive.
 Numbers that a block keeps of a token, in float32 unless said otherwise (SwiGLU: h twice, and their product):
@@ -62,7 +63,8 @@ class Shape:
     anchor_tokens: int  # of one crop that the anchor sees; 0: there is no anchor, or the teacher is it
     others: dict[str, float]  # operations per image of an objective beside its head
     pixels: int  # numbers in all crops of an image
-    still: int  # first blocks of which no graph is kept
+    still: int  # first blocks that do not learn
+    through: bool  # whether the gradient of a mask token, of the global crops, comes through these
     embeds: bool  # whether the map from pixels to patches learns
 
     @property
@@ -73,8 +75,8 @@ class Shape:
 
     @property
     def learning(self) -> int:
-        """Blocks of which a graph is kept."""
-        return self.backbone.depth - self.still
+        """Blocks of which a graph is kept; of local crops, which hide nothing, perhaps fewer."""
+        return self.backbone.depth - (0 if self.through else self.still)
 
     @property
     def tokens(self) -> int:
@@ -120,8 +122,8 @@ def _shape(experiment: Experiment, views: ViewsConfig) -> Shape:
         anchor_tokens=prefix + (large // backbone.patch_size) ** 2 if large else 0,
         others={name: config.operations(seen) for name, config in objectives.items()},
         pixels=backbone.channels * (2 * side**2 + views.local_count * small**2 + 2 * large**2),
-        # a mask token's gradient comes through all of them, which is more than it costs
-        still=backbone.depth - count if how == "last" and not masked else backbone.depth * (how == HEADS),
+        still=backbone.depth - count if how == "last" else backbone.depth * (how == HEADS),
+        through=how == "last" and masked and hidden > 0,
         embeds=how == ALL,
     )
 
@@ -145,10 +147,13 @@ def operations(shape: Shape, recompute: Recompute) -> dict[str, float]:
     crops = ((shape.globals, shape.global_tokens), (shape.locals, shape.local_tokens))
     embed = sum(count * embedding(backbone, tokens - prefix) for count, tokens in crops)
     each = sum(count * block(backbone, tokens) for count, tokens in crops)
+    passed = shape.globals * (block(backbone, shape.global_tokens) + attention(backbone, shape.global_tokens))
     whole = shape.globals * forward(backbone, shape.global_tokens)
     passes = 4 if recompute == "full" else 3
-    blocks = backbone.depth - shape.learning + passes * shape.kept * shape.learning
+    blocks = shape.still + passes * shape.kept * (backbone.depth - shape.still)
     work = {"teacher": float(whole), "student": (1 + shape.embeds) * embed + blocks * each}
+    if shape.through:
+        work["student"] += shape.still * (passed + (passes - 3) * shape.globals * block(backbone, shape.global_tokens))
     if shape.anchor_tokens:
         work["anchor"] = float(shape.globals * forward(backbone, shape.anchor_tokens))
     work |= {name: count for name, count in shape.others.items() if count}
@@ -167,7 +172,12 @@ def forward(config: VitConfig, tokens: int) -> int:
 def block(config: VitConfig, tokens: int) -> int:
     """Count the forward pass of a block on one sequence."""
     ffn = (3 if config.ffn == "swiglu" else 2) * config.dim * config.ffn_hidden
-    return 2 * tokens * (4 * config.dim**2 + ffn) + 4 * tokens**2 * config.dim
+    return 2 * tokens * (4 * config.dim**2 + ffn) + attention(config, tokens)
+
+
+def attention(config: VitConfig, tokens: int) -> int:
+    """Count what a block makes of two inputs, queries and keys, weights and values."""
+    return 4 * tokens**2 * config.dim
 
 
 def embedding(config: VitConfig, patches: int) -> int:
