@@ -214,6 +214,7 @@ def _settled(
     k: int,
 ) -> Found:
     """Put rows, ascending by their numbers, into the order of their cosines, and keep k."""
-    exact = torch.from_numpy(rows.astype(numpy.float64) @ query.astype(numpy.float64))
-    cosines, places = best(exact[None], min(k, len(numbers)))
+    products = rows.astype(numpy.float64)
+    products *= query  # not rows @ query, which rounds equal rows differently, by where they stand in the matrix
+    cosines, places = best(torch.from_numpy(products.sum(axis=1))[None], min(k, len(numbers)))
     return Found(numbers[places[0].numpy()], cosines[0].float().numpy())

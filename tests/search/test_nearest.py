@@ -50,6 +50,23 @@ def test_an_image_finds_itself_first(tmp_path: Path) -> None:
     assert index.nearest(index.vector(7), k=1)[0].cosines == pytest.approx([1], abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_of_twins_the_lower_row_comes_first_however_many_are_asked_for(tmp_path: Path, seed: int) -> None:
+    vectors = noise(40, dim=96, seed=seed)
+    twins = ((3, 32), (4, 5), (0, 39))
+    for low, high in twins:
+        vectors[high] = vectors[low]
+    index, asked = made(tmp_path / "i", vectors), noise(2, dim=96, seed=seed + 50)
+    asked = np.concatenate([vectors[[low for low, _ in twins]], asked]).astype(np.float64)
+    whole = index.nearest(asked, k=40)
+    for k in range(1, 40):
+        for found, wanted in zip(index.nearest(asked, k=k), whole, strict=True):
+            assert found.rows.tolist() == wanted.rows[:k].tolist()
+    for found in whole:
+        order = found.rows.tolist()
+        assert [order.index(high) - order.index(low) for low, high in twins] == [1, 1, 1]
+
+
 def test_faiss_finds_what_is_there_and_not_what_was_removed(tmp_path: Path) -> None:
     vectors, asked = noise(400), noise(20, seed=1)
     index = made(tmp_path / "i", vectors, kind="faiss")
