@@ -5,16 +5,15 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
-from dinokit.checkpoints.load import check_written, load
 from dinokit.commands import indexing, searching
 from dinokit.commands.studio import check_served, serve
 from dinokit.commands.tables import print_rows
 from dinokit.core import device as devices
-from dinokit.core.files import check_same, check_writable, digest_of_model, only_owner
+from dinokit.core.files import check_writable, only_owner
 from dinokit.core.messages import UserError, info, library
 from dinokit.curation.stored import STAMP
 from dinokit.features.embed import check_outside
-from dinokit.search import change, there
+from dinokit.search import change, there, weights
 from dinokit.search.descriptors import of
 from dinokit.search.index import NAME, Index, opened
 from dinokit.search.nearest import EXTRA, WANTED, Kind
@@ -76,6 +75,7 @@ def search_build(
     out, data = Path(out), absolute(str(data))
     if (out / NAME).is_file():
         raise UserError(f"{out} is an index already; `dinokit search add {out} --data {data}` takes images in")
+    library("pyarrow.parquet", extra=EXTRA)
     check_outside(out, data)
     if kind == "faiss":
         library("faiss", extra=EXTRA)  # before the work
@@ -123,8 +123,8 @@ def search_add(
         workers: threads that read; left out, what suits the device.
     """
     index, data = indexing.changeable(index), absolute(str(data))
-    check_outside(index, data)
-    with only_owner(index):
+    check_outside(index, data, instead="move the index elsewhere")
+    with only_owner(index, option=None):
         before = Index(index)
         about, stamp = before.about, before.pools[0].stamp
         if about.kind == "faiss":
@@ -136,9 +136,7 @@ def search_add(
         options: dict[str, Any] = {"heads": stamp.get("heads"), "precision": stamp["precision"], "batch": batch}
         options |= {"device": devices.choose(device), "workers": workers, "feature": about.feature}
         if not (Path(data) / STAMP).is_file():
-            word = check_written(model or about.model)
-            kept = {"weights": digest_of_model(load(word, heads=stamp.get("heads")))}
-            check_same({"weights": about.weights}, kept, place=index, instead=f"give --model the one of {about.model}")
+            weights.loaded(before, model)  # or they are others, and nothing has been linked
         piece = indexing.piece_of(index, data, model or about.model, split=split, before=before, **options)
         known, twins = len(before), change.twins(before.pools)  # which may be gone after it
         after = change.added(before, piece)
@@ -158,7 +156,7 @@ def search_remove(index: Path, names: tuple[str, ...] = (), *, gone: bool = Fals
     if gone == bool(several) or (gone and undo):
         raise UserError("expected names of images, or else --gone alone; give one of them")
     index = indexing.changeable(index)
-    with only_owner(index):
+    with only_owner(index, option=None):
         before = Index(index)
         if gone:
             after, count = change.without(before, change.gone(before))

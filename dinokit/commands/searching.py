@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from dinokit.commands.tables import print_rows
 from dinokit.core.messages import BadImage, UserError, info, progress, unknown_name, warn
 from dinokit.curation.neighbours import Edges
-from dinokit.features.embed import embedded, model_of
+from dinokit.features.embed import embedded, ready
 from dinokit.images.intensity import AnyImage
 from dinokit.images.picture import check_picture, write_picture
 from dinokit.looks import located, neighbours
@@ -21,6 +21,7 @@ from dinokit.looks.field import Field, TooLong, field
 from dinokit.looks.located import Located
 from dinokit.looks.sheet import Row, sheet
 from dinokit.models.features import Backbone, decoded
+from dinokit.search import weights
 from dinokit.search.index import Index
 from dinokit.search.nearest import Found
 from dinokit.search.there import Near, nearest
@@ -80,7 +81,7 @@ class Asked:
 
     @cached_property
     def _model(self) -> Backbone:
-        return model_of(self.index.pools[0], model=self.model, device=self.device)
+        return ready(self.index.pools[0], weights.loaded(self.index, self.model), device=self.device)
 
     @cached_property
     def _images(self) -> tuple[Source, dict[int, int]]:

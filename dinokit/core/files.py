@@ -215,21 +215,26 @@ def check_result(out: Path, *, json: bool = False) -> None:
 
 
 @contextmanager
-def only_owner(folder: Path, *, doing: str = "writes to", option: str = "--out") -> Iterator[None]:
-    """Keep a second process out of a folder, made if need be; the lock goes with the process, however it ends."""
+def only_owner(folder: Path, *, doing: str = "writes to", option: str | None = "--out") -> Iterator[None]:
+    """Keep a second process out of a folder, made if need be; the lock goes with the process, however it ends.
+
+    Args:
+        option: by which another folder can be chosen; None: there is none.
+    """
+    another = "" if option is None else f"choose another {option}"
     path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {reason(error)}; choose another {option}") from error
+        raise UserError(f"cannot write to {folder}: {reason(error)}{another and '; '}{another}") from error
     with lock:
         try:
             locked(lock, wait=False)
             if not path.exists() or os.fstat(lock.fileno()).st_ino != path.stat().st_ino:
                 raise BlockingIOError  # its owner has just left and taken the file along
         except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"another process {doing} {folder}; wait for it or choose another {option}") from error
+            raise UserError(f"another process {doing} {folder}; wait for it{another and ' or '}{another}") from error
         try:
             yield
         finally:

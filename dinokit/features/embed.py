@@ -123,14 +123,17 @@ def work_of(
     )
 
 
-def check_outside(out: Path, data: str) -> None:
+def check_outside(out: Path, data: str, *, instead: str = "give --out a folder elsewhere") -> None:
     """Refuse a folder among the images: the next start would take its arrays for some of them.
+
+    Args:
+        instead: what to do.
 
     Raises:
         UserError: if it is one.
     """
     if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise UserError(f"{out} lies among the images of {data}; give --out a folder elsewhere")
+        raise UserError(f"{out} lies among the images of {data}; {instead}")
 
 
 def _seen(backbone: Backbone, model: str | Path, heads: int | None, feature: Feature) -> dict[str, Any]:
@@ -202,20 +205,26 @@ def embedder(
     return partial(embedded, pool, model_of(pool, heads=heads, device=device))
 
 
-def model_of(
-    pool: Pool, *, model: str | None = None, heads: int | None = None, device: torch.device | None = None
-) -> Backbone:
+def model_of(pool: Pool, *, heads: int | None = None, device: torch.device | None = None) -> Backbone:
     """Load the model that a pool was embedded with.
 
     Args:
-        model: whatever `load` takes, where the weights lie now; None: where they lay.
         heads: of attention; None: those that it was embedded with.
 
     Raises:
         UserError: if the model is gone, has other weights by now, or does not see colour images.
     """
-    backbone = load(model or str(pool.stamp["model"]), heads=pool.stamp.get("heads") if heads is None else heads)
+    backbone = load(str(pool.stamp["model"]), heads=pool.stamp.get("heads") if heads is None else heads)
     check_same({"weights": pool.stamp["weights"]}, {"weights": digest_of_model(backbone)}, place=pool.folder)
+    return ready(pool, backbone, device=device)
+
+
+def ready(pool: Pool, backbone: Backbone, *, device: torch.device | None = None) -> Backbone:
+    """Make the model of a pool one that is asked.
+
+    Raises:
+        UserError: if it does not see colour images.
+    """
     if backbone.channels not in (1, 3):  # one of gray images sees their luminance
         raise UserError(f"{pool.folder} was embedded by a model of images of {backbone.channels} channels, expected 3")
     backbone.name = str(pool.stamp["model"])

@@ -22,13 +22,13 @@ from jaxtyping import Bool, Float, Int64
 
 from dinokit.config import from_plain
 from dinokit.core.files import odd_bytes, read_json, utf8, write_json
-from dinokit.core.messages import UserError, line_of
+from dinokit.core.messages import UserError, library, line_of
 from dinokit.curation.pool import Pool
 from dinokit.curation.stored import STAMP
 from dinokit.features.embed import Feature
 from dinokit.search.choice import Score
 from dinokit.search.descriptors import By, described
-from dinokit.search.nearest import Engine, Exact, Faiss, Found, Kind
+from dinokit.search.nearest import EXTRA, Engine, Exact, Faiss, Found, Kind
 from dinokit.search.nearest import opened as looking
 from dinokit.search.rows import Rows
 from dinokit.sources import location
@@ -93,10 +93,22 @@ class Index:
         Raises:
             UserError: if the folder holds no index, or what search.json names is damaged or of something else.
         """
+        library("pyarrow.parquet", extra=EXTRA)
         self.folder = Path(folder)
         self.about = read(self.folder)
-        self.pools = [opened(self.folder / piece.folder, self.about) for piece in self.about.pieces]
+        self.pools = [self._pool(piece) for piece in self.about.pieces]
         self._keys: dict[int, list[str]] = {}
+
+    def _pool(self, piece: Piece) -> Pool:
+        folder = self.folder / piece.folder
+        try:
+            return opened(folder, self.about)
+        except UserError as error:
+            if not (self.folder / NAME).is_file():
+                raise
+            told = str(error).rpartition("; ")[0] or str(error)  # the rest is of `embed`, which does not write here
+            anew = f"dinokit search build --model {self.about.model} --data IMAGES --out FOLDER"
+            raise UserError(f"{told}; build the index anew in another folder: {anew}") from error
 
     def __len__(self) -> int:
         """Return how many images are searched."""

@@ -24,6 +24,7 @@ from dinokit.features.embedding import Read
 from dinokit.looks.neighbours import nearest
 from dinokit.models.classifier import Reading
 from dinokit.search.index import Index as Kept
+from dinokit.search.weights import instead
 from dinokit.sources.base import Source
 from dinokit.sources.selection import finder
 from dinokit.studio.networks import Busy, Networks
@@ -66,10 +67,9 @@ class Index:
         self.models = {id for id, digest in digests.items() if digest == about.weights}
         if not self.models:
             names = " and ".join(model.name for model in networks.models.values())
-            raise UserError(
-                f"{kept.folder} was embedded by {about.model}, whose weights are not those of {names}; embed the images"
-                " by one of these, or leave --index out"
-            )
+            alone = "embed the images by one of these, or leave --index out" if rows is None else instead(about)
+            told = f"{kept.folder} was embedded by {about.model}, whose weights are not those of {names}"
+            raise UserError(f"{told}; {alone}")
         self.reading = READINGS[about.feature]
         self._places = _places(kept, source) if rows is None else numpy.full(len(kept.rows.alive), -1)
         if rows is not None:

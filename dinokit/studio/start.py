@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dinokit.core.messages import UserError, info
+from dinokit.search import weights
 from dinokit.search.index import Index as Kept
 from dinokit.sources.source import open_source
 from dinokit.studio import images
@@ -94,8 +95,9 @@ def of_index(
     """
     kept = Kept(folder)
     heads = kept.pools[0].stamp.get("heads")
-    networks = Networks([(model or kept.about.model, Path(kept.about.model).name)], device=device, heads=heads)
-    first = networks.open(*networks.at(next(iter(networks.models)), None))
+    with weights.finding(model):
+        networks = Networks([(model or kept.about.model, Path(kept.about.model).name)], device=device, heads=heads)
+        first = networks.open(*networks.at(next(iter(networks.models)), None))
     source, rows = kept.images(channels=first.channels)
     if len(rows) < len(kept):
         gone = f"{len(kept) - len(rows):,} images of {folder} are gone"

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from dinokit.cli import run
 from dinokit.commands.search import search, search_build, search_query
+from dinokit.core.messages import UserError
 from dinokit.search import change
 from dinokit.search.index import Index
+from dinokit.studio.start import of_index
 from tests.curation.pools import make_pool
 from tests.search.indices import made, noise
 from tests.studio.conftest import COUNT, pictures, saved
@@ -84,11 +87,80 @@ def test_weights_that_were_moved_are_found_and_others_refused(
     Path(model).rename(tmp_path / "moved.safetensors")
     words = ["search", "query", str(index), str(pictures / "2.png")]
     assert run(words) == 2
-    assert "no model at" in capsys.readouterr().err
+    elsewhere = "; or give --model the place where the weights of the index lie now"
+    said = capsys.readouterr().err
+    assert f"no model at {model}" in said
+    assert elsewhere in said
+    assert run(["search", "add", str(index), "--data", str(pictures)]) == 2
+    assert elsewhere in capsys.readouterr().err
+    assert run([*words, "--model", str(tmp_path / "nowhere")]) == 2
+    assert elsewhere not in capsys.readouterr().err
     assert run([*words, "--model", str(tmp_path / "moved.safetensors")]) == 0
     capsys.readouterr()
-    assert run([*words, "--model", str(saved(tmp_path / "other", 1))]) == 2
-    assert "was made with other weights" in capsys.readouterr().err
+    other = str(saved(tmp_path / "other", 1))
+    assert run([*words, "--model", other]) == 2
+    assert f"error: {index} was made with other weights; give --model the one of {model}\n" in capsys.readouterr().err
+    Path(other).rename(model)
+    assert run(words) == 2
+    assert f"{model} has changed: give --model what it was, or build the index anew" in capsys.readouterr().err
+
+
+def test_a_page_by_other_weights_is_refused_and_says_which(index: Path, model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"; give --model the one of {model}$"):
+        of_index(index, model=str(saved(tmp_path / "other", 1)), size=16, device=torch.device("cpu"))
+    Path(model).unlink()
+    with pytest.raises(UserError, match="; or give --model the place where the weights of the index lie now$"):
+        of_index(index, size=16, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+@pytest.mark.parametrize("left", [0.5, None])
+def test_of_an_index_that_is_damaged_it_is_said_how_to_build_it_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str, left: float | None
+) -> None:
+    index = tmp_path / "i"
+    made(index, noise(6))
+    part = index / "pool-0" / f"part-00000.{ending}"
+    if left is None:
+        part.unlink()
+    else:
+        part.write_bytes(part.read_bytes()[: int(left * part.stat().st_size)])
+    for words in (["query", str(index), "2.png"], ["add", str(index), "--data", str(tmp_path)]):
+        assert run(["search", *words]) == 2
+        said = capsys.readouterr().err
+        assert "; build the index anew in another folder: dinokit search build --model m --data IMAGES --out F" in said
+        assert "delete" not in said
+        assert "again" not in said
+
+
+def test_an_addition_knows_no_other_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = tmp_path / "images" / "i"
+    index.parent.mkdir()
+    made(index, noise(6))
+    assert run(["search", "add", str(index), "--data", str(index.parent)]) == 2
+    assert f"lies among the images of {index.parent}; move the index elsewhere\n" in capsys.readouterr().err
+
+    def taken(*_: object, **__: object) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr("dinokit.core.files.locked", taken)
+    for words in (["add", str(index), "--data", str(tmp_path / "none")], ["remove", str(index), "2.png"]):
+        assert run(["search", *words]) == 2
+        assert f"another process writes to {index}; wait for it\n" in capsys.readouterr().err
+
+
+def test_without_pyarrow_the_extra_of_search_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(tmp_path / "i", noise(6))
+    for name in [each for each in sys.modules if each.partition(".")[0] == "pyarrow"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    build = ["build", "--model", "m", "--data", str(tmp_path), "--out", str(tmp_path / "j")]
+    for words in (build, ["query", str(tmp_path / "i"), "2.png"], ["add", str(tmp_path / "i"), "--data", "x"]):
+        assert run(["search", *words]) == 2
+        assert "pip install 'dinokit[search]'" in capsys.readouterr().err
 
 
 def test_removing_and_taking_back(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
