@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dinokit.checkpoints.load import load
 from dinokit.commands.tables import print_rows
-from dinokit.core.files import check_result, digest_of_model, digest_of_weights, write_json
+from dinokit.core.files import check_result, digest_of_model, digest_of_weights, in_one_go, write_json
 from dinokit.core.messages import CheckFailed, UserError, info, unknown_name
 from dinokit.dense.heads import About as AboutHead
 from dinokit.dense.heads import check_model, load_head
@@ -163,7 +163,8 @@ def _judged(
         "rows": [asdict(row) for row in rows],
     }
     beside = file.with_name(f"{file.name}.json")
-    write_json(beside, kept)
+    with in_one_go(beside):
+        write_json(beside, kept)
     wrong = sum(not row.holds for row in rows)
     if wrong:
         raise CheckFailed(f"{wrong} of {len(rows)} rows of {beside} are beyond the bound ({bound}); do not use {file}")

@@ -68,9 +68,27 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors=ODD_BYTES)
 
 
-def no_room(path: Path) -> RunError:
-    """Return what is said where a disk is full of what a command goes on from."""
-    return RunError(f"no room is left for {path}; free space: the same command goes on")
+def no_room(path: Path, *, then: str = "free space: the same command goes on") -> RunError:
+    """Return what is said where a disk is full, by default of what a command goes on from."""
+    return RunError(f"no room is left for {path}; {then}")
+
+
+@contextmanager
+def in_one_go(path: Path) -> Iterator[None]:
+    """Name the file that the body writes by a library, where the disk is full: then it is begun anew.
+
+    Raises:
+        RunError: if the disk is full.
+        OSError: with this path, if the system refuses otherwise and does not say where.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise no_room(path, then="free space and give the same command again") from error
+        if error.errno is None or error.filename:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_state(path: Path, values: Any) -> None:
@@ -205,7 +223,8 @@ def check_result(out: Path, *, json: bool = False) -> None:
         json: of the result; a file of anything else that is there, such as a model or a picture, is not written over.
     """
     if out.is_dir():
-        raise UserError(f"{out} is a folder; --out takes a file such as {out / 'result.json'}")
+        name = f"result{out.suffix or '.json'}"
+        raise UserError(f"{out} is a folder; --out takes a file such as {out / name}")
     check_writable(out.parent)
     if json and out.is_file() and out.stat().st_size:
         with out.open("rb") as file:

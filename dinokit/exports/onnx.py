@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinokit.core.files import write_atomic
+from dinokit.core.files import in_one_go, write_atomic
 from dinokit.core.messages import UserError, library, line_of
 from dinokit.exports.outputs import About, Exported, logged_off, recorded
 from dinokit.exports.parity import Refused, Run
@@ -58,7 +58,7 @@ def write(network: Exported, told: About, out: Path, *, photos: Tensor | None = 
         model = _quantised(model, told, photos)
     library("onnx.helper", extra="onnx").set_model_props(model, told.plain())
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export") as place:
+    with in_one_go(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=".export") as place:
         whole, weights = Path(place) / out.name, out.with_name(f"{out.name}.data")
         library("onnx", extra="onnx").save(model, whole, save_as_external_data=size > MOST, location=weights.name)
         with write_atomic(out) as steps:
@@ -105,7 +105,7 @@ def _quantised(model: Any, told: About, photos: Tensor) -> Any:
             image = next(self.left, None)
             return None if image is None else {told.input: image.numpy()}
 
-    with tempfile.TemporaryDirectory() as place, logged_off():
+    with tempfile.TemporaryDirectory() as place, in_one_go(Path(place)), logged_off():
         whole, made = Path(place) / "float.onnx", Path(place) / "int8.onnx"
         format.save(model, whole)
         tools.quantize_static(

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from dinokit.core.files import write_atomic
-from dinokit.core.messages import UserError, library, line_of
+from dinokit.core.files import in_one_go, write_atomic
+from dinokit.core.messages import RunError, UserError, library, line_of
 from dinokit.exports.outputs import About, Exported, Outputs, depth_of, logged_off, recorded
 from dinokit.exports.parity import Refused, Run
 from dinokit.models.convnets import ConvNet
@@ -70,9 +70,17 @@ def write(network: Exported, told: About, out: Path, *, photos: Tensor | None = 
     for key, value in (told.plain() | {HINT: _hint(told)}).items():
         model.set_rt_info(value, [ROOM, key])
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export") as place:
+    with in_one_go(out), tempfile.TemporaryDirectory(dir=out.parent, prefix=".export") as place:
         made = Path(place) / "model.xml"
-        runtime.save_model(model, made, compress_to_fp16=False)  # else it would be half precision
+        try:
+            runtime.save_model(model, made, compress_to_fp16=False)  # else it would be half precision
+        except RuntimeError as error:
+            if "stream" not in str(error):
+                raise
+            raise RunError(
+                f"no room is left for {out}, it seems: OpenVINO says no more than '{line_of(error)}'; free space and "
+                "give the same command again"
+            ) from error
         with write_atomic(out) as steps, write_atomic(out.with_suffix(".bin")) as weights:  # the weights first
             made.with_suffix(".bin").replace(weights)
             out.unlink(missing_ok=True)  # what was there belongs to other weights

@@ -103,6 +103,14 @@ def test_a_place_that_cannot_be_written_is_known_before_and_left_as_it_was(tmp_p
             check_writable(Path(place))
 
 
+def test_a_folder_in_place_of_a_file_is_refused_with_a_name_of_its_kind(tmp_path: Path) -> None:
+    for ending, wanted in (("", ".json"), (".onnx", ".onnx")):
+        place = tmp_path / f"out{ending}"
+        place.mkdir()
+        with pytest.raises(UserError, match=f"is a folder; --out takes a file such as {place}/result{wanted}$"):
+            check_result(place)
+
+
 def test_json_holds_no_number_that_json_lacks(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": math.nan, "b": [1.5, math.inf], "c": (2, None)})
     text = (tmp_path / "x.json").read_text()
