@@ -15,7 +15,7 @@ from dinokit.commands.tables import print_table
 from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
 from dinokit.core.files import check_writable, digest_of_model, digest_of_weights, only_owner, write_atomic, write_json
-from dinokit.core.messages import UserError, info, warn
+from dinokit.core.messages import UserError, info, unknown_name, warn
 from dinokit.dense.heads import load_head, save_head
 from dinokit.evaluation import base as evaluations
 from dinokit.finetuning import learning as training
@@ -65,12 +65,12 @@ def finetune(
     """
     given, out, data = {**settings, **named}, Path(out), str(data)
     config = configuration.override(training.Config(), {k: v for k, v in given.items() if not k.startswith(FROZEN)})
-    task = task or _task_of(data)
+    task, trained = task or _task_of(data), sorted(set(TASKS.values()))
+    if task not in trained:
+        if task not in evaluations.names():
+            raise unknown_name("task", task, trained)
+        raise UserError(f"--task {task} is not trained with the whole network; give {', '.join(trained)}")
     module = evaluations.find(task)
-    if task not in TASKS.values():
-        raise UserError(
-            f"--task {task} is not trained with the whole network; give {', '.join(sorted(set(TASKS.values())))}"
-        )
     own = {key.removeprefix(FROZEN): value for key, value in given.items() if key.startswith(FROZEN)}
     asked = configuration.override(module.Config(data=data, seed=config.seed), own)
     if getattr(asked, "shots", None) is not None or asked.head is not None or asked.protocol == "knn":
@@ -93,9 +93,11 @@ def _task_of(data: str) -> str:
     tasks = sorted({TASKS[one.kind] for one in found if one.kind in TASKS})
     if len(tasks) == 1:
         return tasks[0]
-    why = f"it holds what is of {' and '.join(tasks)}" if tasks else (lines or ["it holds none"])[0]
+    why = (lines or ["it holds none of these"])[0]
+    if tasks:
+        why = f"it holds what is of {' and '.join(tasks)}; say which by --task"
     raise UserError(
-        f"expected folders of classes, images/ with masks/ or images/ with depth/ in {data}: {why}; say which by --task"
+        f"expected folders of two classes or more, images/ with masks/ or images/ with depth/ in {data}: {why}"
     )
 
 

@@ -85,8 +85,10 @@ def test_a_model_that_is_there_is_not_written_over(tmp_path: Path, model: Path, 
 def test_mistakes_are_one_line(tmp_path: Path, model: Path, make_folder: MakeFolder) -> None:
     words = {"model": str(model), "out": tmp_path / "out"}
     empty = make_folder("images/0.png", name="unlabelled")
-    with pytest.raises(UserError, match="expected folders of classes.* say which by --task"):
+    with pytest.raises(UserError, match=r"expected folders of two classes or more, .*: it holds none of these$"):
         dinokit.finetune(data=str(empty), **words)
+    with pytest.raises(UserError, match="unknown task 'foo'; known are: depth, linear, segmentation"):
+        dinokit.finetune(data=str(empty), task="foo", **words)
     data = make_folder("a/0.png", "a/1.png", "b/0.png", "b/1.png")
     with pytest.raises(UserError, match="--task knn is not trained with the whole network"):
         dinokit.finetune(data=str(data), task="knn", **words)
