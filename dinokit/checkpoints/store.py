@@ -69,6 +69,7 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.events = self.path / "events"
         self.anchor = self.path / "anchor.json"
+        self.guard = self.path / "guard.jsonl"  # of an adaptation: what was measured of its teachers
         self.model = self.path / MODEL
 
     def started(self) -> dict[str, Any]:
@@ -77,6 +78,13 @@ class RunFolder:
             noted = read_json(self.environment)
             return noted if isinstance(noted, dict) else {}
         return {}
+
+    def begun_by(self, verb: str) -> str:
+        """Return the command of this verb that the run was begun with, as a person types it."""
+        noted = self.started()
+        commands = (str(each.get("command")) for each in (*noted.get("earlier", []), noted))
+        rests = (command.partition(" ")[2] for command in commands)  # without dinokit, or the file that ran it
+        return next((f"dinokit {rest}" for rest in rests if rest.split(" ")[0] == verb), f"dinokit {verb} as before")
 
     def checkpoint(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
@@ -102,10 +110,15 @@ class RunFolder:
             (self.path / "checkpoints").mkdir(exist_ok=True)
             for leftover in (self.path / "checkpoints").glob(".*.part"):
                 shutil.rmtree(leftover)
-            for leftover in self.path.glob(".*.safetensors.*.part"):
-                leftover.unlink()
+            self.clear()
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {reason(error)}; choose another --out") from error
+
+    def clear(self) -> None:
+        """Remove what a killed owner left half written of weights, logs and numbers; the owner alone may call."""
+        for kind in ("safetensors", "json", "jsonl"):
+            for leftover in self.path.glob(f".*.{kind}.*.part"):
+                leftover.unlink(missing_ok=True)
 
     def save(
         self,

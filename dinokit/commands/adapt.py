@@ -76,14 +76,17 @@ def adapt(
     idle = [key for key in {**settings, **named} if key.removeprefix("runtime.").startswith("eval.")]
     if idle:
         raise UserError(f"adapt measures what --data and --retain name, by its guard; leave --{idle[0]} out")
+    for option, value in {"heads": heads, "steps": steps}.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{option} must be at least 1, got {value}")
+    if allowed < 0:
+        raise UserError(f"--allowed is what may be lost, in points; it must be at least 0, got {allowed:g}")
     run = RunFolder(Path(out))
     place = str(Path(from_).absolute()) if Path(from_).exists() else str(from_)
     config = adapted(_begun_with(place, run), recipe=recipe, method=method, channels=channels, steps=steps)
     own: dict[str, Any] = {"experiment.data.source": str(data), "eval.tasks": None}
     own |= {} if heads is None else {"steps": heads}
     config = with_settings(config, {**own, **settings, **named})
-    if allowed < 0:
-        raise UserError(f"--allowed is what may be lost, in points; it must be at least 0, got {allowed:g}")
     if scratch is not None:
         load(scratch)  # a mistake in it is said before the work, not after
     kept = _opened("retained", absolute(retain), config) if retain else None
@@ -97,10 +100,15 @@ def adapt(
 
 def _begun_with(source: str, out: RunFolder) -> str:
     """Name the step of a run, which may train on; of an adaptation that goes on the one that it has begun with."""
+    begun = read(out.config).experiment.start if out.steps() else None
+    if begun is not None and Path(begun.source).is_absolute() and not Path(begun.source).exists():
+        raise UserError(
+            f"{out.path} was begun with {begun.source}, which tells its network and settings and is no longer there; "
+            "put it, or a link to it, back in its place"
+        )
     folder, step = run_and_step(Path(source))
     if step is not None or not folder.steps():
         return source
-    begun = read(out.config).experiment.start if out.steps() else None
     if begun is not None and run_and_step(Path(begun.source))[0] == folder:
         return begun.source
     published = folder.published()  # of an adaptation the best, which is not always the newest
@@ -132,7 +140,8 @@ def _train_guarded(
         if guard.ended():  # so all ranks find, before one changes anything
             break
         if is_main() and config.experiment.start is not None:  # what cannot be measured is said before the work
-            guard.begin(load(config.experiment.start.source, channels=config.experiment.backbone.channels))
+            channels = config.experiment.backbone.channels
+            guard.begin(partial(load, config.experiment.start.source, channels=channels))
         look = partial(_look, guard, [guard.first], heads)
         engine.pretrain(config, run.path, images=images, on_checkpoint=look)
         if run.steps()[-1] != guard.first or not _fall(guard, heads):
@@ -143,6 +152,7 @@ def _train_guarded(
     if not is_main():
         return
     with only_owner(run.path, doing="measures the teachers of"):
+        run.clear()
         guard.publish("model.safetensors", "best.safetensors")
         info(guard.verdict())
         rows = compared(guard, scratch)

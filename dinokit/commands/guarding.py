@@ -10,7 +10,7 @@ of several domains by retrieval, others by locality: how much more alike neighbo
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -28,6 +28,7 @@ from dinokit.health.probe import Probe, look, mirrored
 from dinokit.health.vitals import places
 from dinokit.images.intensity import prepare, stacked
 from dinokit.models.features import Backbone
+from dinokit.sources.base import Unusable
 from dinokit.sources.check import images_of_classes
 from dinokit.sources.source import Source, labelled, open_source, splits, thinned
 
@@ -76,9 +77,11 @@ class Watched:
             return prepare(source.read(index, min_side=1), size=side, patch_size=patch)
 
         # without `open_probe`, which divides the images among the ranks: one alone measures
-        found = [image for _, image in source.each(read, list(range(len(source))), workers=0) if torch.is_tensor(image)]
+        each = [image for _, image in source.each(read, list(range(len(source))), workers=0)]
+        found = [image for image in each if torch.is_tensor(image)]
         if len(found) < 2:
-            raise UserError(f"the guard looks at images of {self.source}, and fewer than two of them can be read")
+            why = "".join([f" ({image.key}: {image.reason})" for image in each if isinstance(image, Unusable)][:1])
+            raise UserError(f"the guard looks at images of {self.source}, and fewer than two of them can be read{why}")
         probe = Probe(stacked(found), None, pixels)
         views = probe.batches(backbone.device), mirrored(probe.batches(backbone.device))
         return places(*(look(backbone, each) for each in views))["locality"]
@@ -111,7 +114,7 @@ class Guard:
         self, run: RunFolder, sets: Sequence[Watched], *, allowed: float, first: int, device: torch.device
     ) -> None:
         self.run, self.sets, self.allowed, self.first, self.device = run, sets, allowed, first, device
-        self.file = run.path / "guard.jsonl"
+        self.file = run.guard
         self._original: dict[str, float | None] = {}
 
     def lines(self) -> list[Line]:
@@ -133,10 +136,14 @@ class Guard:
                 "--retain, or another --out"
             )
 
-    def begin(self, original: Backbone) -> None:
-        """Measure what is adapted before anything is trained, if a run did not."""
-        if not self.lines():
-            self._original = self._judged(original)
+    def begin(self, original: Callable[[], Backbone]) -> None:
+        """Measure what is adapted before anything is trained, if a run did not: what is saved of it, if it is.
+
+        Args:
+            original: opens it.
+        """
+        if not self.lines():  # the file may be another one by now than that which the run has begun with
+            self._original = self._measured(0) if 0 in self.run.steps() else self._judged(original())
             odd = [each.source for each in self.sets if self._original[each.name] is None]
             if odd:
                 raise UserError(f"what the original makes of {odd[0]} is not finite, so that nothing can be compared")

@@ -7,9 +7,10 @@ from typing import Any
 
 from dinokit import recipes
 from dinokit.checkpoints.load import load
+from dinokit.checkpoints.store import RunFolder
 from dinokit.commands.running import join_srun, train
 from dinokit.config import NO_SETTINGS, Settings, to_plain
-from dinokit.core.messages import UserError
+from dinokit.core.messages import UserError, is_main
 from dinokit.models.features import Built
 from dinokit.run.ranks import write_job
 from dinokit.training.config import TrainConfig, with_settings
@@ -66,6 +67,12 @@ def pretrain(
         anyway: start although this machine's memory is too small by what `dinokit plan` foresees.
     """
     join_srun()
+    run = RunFolder(Path(out))
+    if run.guard.exists() and is_main():  # the ranks that an adaptation starts say `pretrain` too
+        raise UserError(
+            f"{run.path} is guarded, and pretrain would publish what its guard has refused; go on with "
+            f"{run.begun_by('adapt')}, or choose another --out"
+        )
     given = {**settings, **named, **({"experiment.data.source": str(data)} if data else {})}
     recipe, from_ = str(recipe), str(from_)
     weights = str(Path(from_).absolute()) if from_ and Path(from_).exists() else from_
@@ -81,7 +88,7 @@ def pretrain(
         words = ["pretrain", chosen, *(word for pair in options.items() if pair[1] for word in pair)]
         write_job(Path(slurm or ""), words, config, {**settings, **named}, nodes=nodes, gpus_per_node=gpus_per_node)
 
-    return train(config, Path(out), natural=natural, anyway=anyway, instead=None if slurm is None else write)
+    return train(config, run.path, natural=natural, anyway=anyway, instead=None if slurm is None else write)
 
 
 def _with_settings(config: TrainConfig, settings: Settings, *, weights: str, stage: str) -> TrainConfig:

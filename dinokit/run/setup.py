@@ -215,14 +215,16 @@ def check_folder(run: RunFolder, config: TrainConfig) -> None:
         shown = {key: pair for key, pair in changed.items() if str(pair[0]) != str(pair[1])} or changed
         listed = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in list(shown.items())[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-        place = shlex.quote(str(run.path))
-        begun = f"dinokit pretrain {shlex.quote(str(run.config))}"
-        anew = "choose another --out"
-        if config.experiment.distil is None:
-            anew = f"begin another with what it has learned: {begun} --from {place} --out ANOTHER"
+        place, anew = shlex.quote(str(run.path)), "choose another --out"
+        command = f"dinokit pretrain {shlex.quote(str(run.config))}"
+        begun = f"{command} --out {place}"
+        if run.guard.exists():  # which alone knows what is published
+            begun = run.begun_by("adapt")
+        elif config.experiment.distil is None:
+            anew = f"begin another with what it has learned: {command} --from {place} --out ANOTHER"
         raise UserError(
             f"{run.path} holds another experiment: {listed}{more}; give these their old values back, go on as it began "
-            f"({begun} --out {place}), or {anew}"
+            f"({begun}), or {anew}"
         )
 
 
@@ -301,7 +303,7 @@ def record_start(setup: Setup) -> None:
     """Write environment.json, earlier starts included; warn of other images than at the last one, and of slow bf16."""
     run, images = setup.run, setup.images
     now: dict[str, Any] = {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "device": str(setup.device),
         "processor": devices.processor(),

@@ -93,7 +93,8 @@ def test_only_numbers_are_steps_and_what_a_kill_left_is_removed(run: RunFolder) 
     for name in ("\N{SUPERSCRIPT TWO}", "007", "-1", "notes"):
         (run.path / "checkpoints" / name).mkdir()
     (run.path / "checkpoints" / ".6.part").mkdir()
-    (run.path / ".model.safetensors.123.part").write_bytes(b"half")
+    for name in ("model.safetensors", "guard.jsonl", "adapt.json"):
+        (run.path / f".{name}.123.part").write_bytes(b"half")
     assert run.steps() == [0, 2, 4]
     run.create("experiment: {}\n")
     assert not list(run.path.rglob(".*.part"))

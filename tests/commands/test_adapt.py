@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -15,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from dinokit.checkpoints.store import RunFolder, header
 from dinokit.commands import adapt, guarding
 from dinokit.commands.guarding import Guard, Watched, watched
+from dinokit.commands.pretrain import pretrain
 from dinokit.core.files import read_jsonl
 from dinokit.core.messages import UserError
+from dinokit.models.vit import VisionTransformer
 from dinokit.run import engine
 from dinokit.sources.source import open_source
 from dinokit.training.config import TrainConfig
@@ -113,12 +117,24 @@ def test_a_run_does_not_compare_what_was_measured_of_other_sets(classes: Path, t
             Guard(run, sets, allowed=2.0, first=0, device=CPU).check()
 
 
+def test_the_original_is_what_the_run_has_begun_with_and_not_what_its_file_became(
+    classes: Path, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    guard = Guard(run, [Watched("folder", str(classes), "locality")], allowed=2.0, first=0, device=CPU)
+    written(run, 0, seed=0)  # and not yet measured: the process was killed in between
+    guard.begin(partial(vit, seed=1))
+    guard.look(0)
+    own, other = (guard.sets[0].measure(vit(seed=seed)) for seed in (0, 1))
+    assert guard.lines()[0]["folder"] == own != other
+
+
 def test_steps_that_are_not_measured_are_named_and_do_not_pass_for_kept(
     classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunFolder(tmp_path / "run")
     guard = Guard(run, [Watched("folder", str(classes), "locality")], allowed=2.0, first=0, device=CPU)
-    guard.begin(vit())
+    guard.begin(vit)
     written(run, 0, seed=0)
     written(run, 1, seed=1)
 
@@ -235,6 +251,17 @@ def test_what_would_do_nothing_or_fail_at_the_end_is_refused_before_the_work(
     assert not run.exists()
 
 
+def test_options_are_called_what_they_are_called(photos: Path, model: Path, tmp_path: Path) -> None:
+    for name in ("heads", "steps"):
+        with pytest.raises(UserError, match=f"^--{name} must be at least 1, got 0$"):
+            adapt.adapt(from_=str(model), data=str(photos), out=tmp_path / "run", **{name: 0})  # type: ignore[arg-type]
+
+
+def test_images_that_cannot_be_measured_are_said_with_the_first_reason(classes: Path) -> None:
+    with pytest.raises(UserError, match=r"fewer than two of them can be read \(red/0.png: 4 channels wanted"):
+        Watched("folder", str(classes), "locality").measure(VisionTransformer(replace(ARCHITECTURE, channels=4)))
+
+
 def test_an_original_that_cannot_be_measured_is_said_before_the_first_step(
     photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,12 +306,23 @@ def test_a_run_that_has_lost_too_much_ends_and_goes_back(
     numbers = iter((50.0, 51.0, 47.0))  # of the original, and of steps 2 and 3
     monkeypatch.setattr(Watched, "measure", lambda *_: next(numbers))
     run = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["/bin/dinokit", "adapt", "--from", "a model", "--heads", "1"])
     for _ in range(2):  # the second time nothing is trained or measured
         adapt.adapt(from_=str(model), data=str(photos), out=run.path, heads=1, steps=9, settings=FEW)
         assert run.steps() == [0, 1, 2, 3]
         assert (run.path / "model.safetensors").read_bytes() == (run.checkpoint(2) / "model.safetensors").read_bytes()
     said = capfd.readouterr().err
     assert "fell from 50.0 to 47.0, by more than 2: stopped at step 3; published is the teacher of step 2" in said
+    before = {path.name: path.read_bytes() for path in run.path.glob("*.safetensors")}
+    begun = "dinokit adapt --from 'a model' --heads 1"  # another command would publish the teacher that was refused
+    with pytest.raises(UserError, match=re.escape(f"go on as it began ({begun}), or choose another --out")):
+        adapt.adapt(from_=str(model), data=str(photos), out=run.path, heads=2, steps=9, settings=FEW)
+    with pytest.raises(UserError, match=f"is guarded, .*; go on with {begun}, or choose another --out"):
+        pretrain(str(run.config), out=run.path)
+    assert {path.name: path.read_bytes() for path in run.path.glob("*.safetensors")} == before
+    model.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=f"was begun with {model}, .* no longer there; put it, or a link to it, back"):
+        adapt.adapt(from_=str(model), data=str(photos), out=run.path, heads=1, steps=9, settings=FEW)
 
 
 def lost_on_ranks(settings: TrainConfig, run: Path) -> None:
