@@ -1,6 +1,7 @@
 """OpenVINO computes what our networks do, at sizes that were not recorded, where float32 is asked for."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from dinokit.core.files import digest_of_model
 from dinokit.core.messages import UserError
 from dinokit.exports import openvino
-from dinokit.exports.outputs import Outputs, Precision
+from dinokit.exports.outputs import Outputs, Precision, about
 from dinokit.exports.parity import compare
 from tests.exports.conftest import NETWORKS, Exported, network
 
@@ -58,6 +59,26 @@ def test_half_precision_is_within_its_bound_and_not_exact(precision: Precision, 
         file.with_suffix(".bin").stat().st_size
         < 0.7 * exported("dinov3", "openvino").with_suffix(".bin").stat().st_size
     )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("dinov2", "transformer"), ("convnext", None)])
+def test_the_kind_of_network_decides_how_nncf_treats_it(
+    name: str, kind: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A treatment of transformers spoils a ConvNet, whose networks of a few channels int8 spoils as well."""
+    asked: dict[str, object] = {}
+    tools = SimpleNamespace(
+        ModelType=SimpleNamespace(TRANSFORMER="transformer"),
+        Dataset=list,
+        quantize=lambda model, data, **how: asked.update(how, images=len(data)) or model,
+    )
+    plain = openvino.quiet
+    monkeypatch.setattr(openvino, "quiet", lambda library, **how: tools if library == "nncf" else plain(library, **how))
+    backbone = network(name)
+    told = about(backbone, ("cls",), model=name, dynamic=False, precision="int8")
+    photos = torch.zeros(3, 3, told.size, told.size)
+    openvino.write(Outputs(backbone, told.outputs, "int8").eval(), told, tmp_path / "a.xml", photos=photos)
+    assert asked == {"model_type": kind, "subset_size": 3, "images": 3}
 
 
 def test_what_is_no_file_of_ours_is_one_line(tmp_path: Path) -> None:
