@@ -23,8 +23,8 @@ from dinokit.models.features import Built
 HEAD = ("output", "batch", "size", "cosine", "error", "relative", "rms")
 TARGETS = {"onnx": onnx, "openvino": openvino, "torch-export": torch_export}
 REFUSED = {
-    "executorch": "its files run images of one size alone, and here every size is compared; take --to torch-export, "
-    "whose program ExecuTorch's own tools lower for a fixed size, or --to onnx"
+    "executorch": "it was left out, for its programs run images of one size (free ones fail in arange); take --to "
+    "torch-export without --dynamic, whose program ExecuTorch's own tools lower, or --to onnx"
 }
 
 
@@ -60,7 +60,7 @@ def export(
         dynamic: take any batch, height and width, with positions that follow; else one image of the model's size.
         precision: fp32; fp16: weights of half the size; bf16: as well, not in onnx; int8: products in 8 bits, in onnx
             and openvino (extra nncf).
-        calibrate: images, anything that `pretrain` takes, of which up to 128 choose the steps of int8; a few of them
+        calibrate: images, anything that `pretrain` takes, of which up to 120 choose the steps of int8; up to 8 others
             choose nothing and are compared.
         channels: of the images, where they are not the model's.
         heads: of attention, for weights that do not say it.

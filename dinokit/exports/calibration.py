@@ -12,7 +12,7 @@ from dinokit.models.features import Built
 from dinokit.sources.source import open_source
 
 MOST = 128  # images that are read of a source
-JUDGES = 8  # of them, at most a quarter, that are compared and choose nothing
+JUDGES = 8  # of them, at most a quarter and at least LEAST, that are compared and choose nothing
 LEAST = 2  # that choose, and that are compared: by one image a constant output is not found out
 
 

@@ -64,7 +64,7 @@ def test_a_file_is_right_at_every_size_until_its_weights_are_altered(
             ["--to", "tensorflow", "--out", "a.onnx"],
             "unknown --to 'tensorflow'; known are: onnx, openvino, torch-export",
         ),
-        (["--to", "executorch", "--out", "a.pte"], "its files run images of one size alone"),
+        (["--to", "executorch", "--out", "a.pte"], "it was left out, for its programs run images of one size"),
         (["--to", "onnx", "--out", "a.onnx", "--precision", "bf16"], "not bf16, which openvino, torch-export would"),
         (["--to", "torch-export", "--out", "a.pt2", "--precision", "int8", "--calibrate", "x"], "which onnx, openvino"),
         (["--to", "onnx", "--out", "a.onnx", "--precision", "int8"], "--calibrate IMAGES belong together"),
