@@ -5,12 +5,15 @@
     error     largest absolute difference
     relative  root mean square error of the worst image, over that of the best constant output, which is our own
               output's deviation from its mean over all vectors of all images, per channel. A constant output has 1 or
-              more, one that is ten times too large 9 or more, one that is shifted by one deviation 1.
+              more, one that is ten times too large 9 or more, one that is shifted by one deviation 1; the last two
+              where the deviation is a tenth of the scale or more.
     scale     root mean square of our own
 
-Of classes: the share of pixels that have the same; that have another; the latter of the worst image, over the share
-that is not of the most common class; and the scale as above. An output that hardly varies, as class tokens of noise do,
-would make a rounding look large: a deviation counts as at least FLOOR of the scale, of classes as at least FLOOR.
+Of classes, of the worst image: the share of pixels that have the same; that have another; the latter over the share of
+all images' that is not of the most common class; and the scale as above. An output that hardly varies, as class tokens
+of noise do, would make a rounding look large: a deviation counts as at least FLOOR of the scale, of classes as at least
+FLOOR. Where images differ from the first by less than a tenth of what ours do, and ours by more than a rounding, the
+output is constant, and has 1 at least whatever the floor makes of it.
 """
 
 from typing import final
@@ -21,6 +24,7 @@ from torch import Tensor
 
 MAPS = ("depth", "probability")  # one number per pixel: the image is the vector
 FLOOR = 0.1
+ROUNDING = 0.01  # of the scale, of classes of the pixels: by which images that differ by rounding differ
 _TINY = 1e-300  # of a network whose every number is 0
 
 
@@ -35,6 +39,8 @@ class Difference:
         self._worst = torch.tensor([-1.0, 0.0, 0.0]).double()  # least cosine negated, largest error, rms of an image
         self._vectors, self._squares = 0, torch.zeros(()).double()
         self._sums = torch.zeros(1).double()  # per channel; of classes, how many pixels have each
+        self._first: tuple[Tensor, Tensor] | None = None  # image, of both
+        self._spread = torch.zeros(2).double()  # rms, of classes share of pixels, by which one differs from it, of both
 
     def add(self, found: Shaped[Tensor, "*found"], expected: Shaped[Tensor, "*expected"]) -> None:
         """See one batch of both."""
@@ -45,6 +51,9 @@ class Difference:
         for one, other in zip(found, expected, strict=True):  # in float64 a map of many classes is large
             seen = self._classes(one, other) if self.is_classes else self._numbers(one, other)
             self._worst = self._worst.maximum(seen)  # which keeps NaN
+            self._first = self._first or (one.clone(), other.clone())
+            apart = [_apart(now, first) for now, first in zip((one, other), self._first, strict=True)]
+            self._spread = self._spread.maximum(torch.stack(apart))
 
     def numbers(self) -> tuple[float, float, float, float]:
         """Return cosine, error, relative, scale; NaN where shapes differ."""
@@ -60,6 +69,9 @@ class Difference:
             means = self._sums / self._vectors
             deviation = (self._squares / self._vectors - means.square().mean()).clamp(min=0).sqrt()
         relative = worst / deviation.maximum(least).clamp(min=_TINY)
+        theirs, ours = self._spread
+        if ours > ROUNDING * (1 if self.is_classes else scale) and theirs < ours / 10:
+            relative = relative.clamp(min=1)
         return float(cosine), float(error), float(relative), float(scale)
 
     def _numbers(self, one: Float[Tensor, "*image"], other: Float[Tensor, "*image"]) -> Float[Tensor, "3"]:
@@ -79,6 +91,12 @@ class Difference:
         self._sums = counts
         other_share = (one != other).double().mean()
         return torch.stack([other_share - 1, other_share, other_share])
+
+
+def _apart(image: Shaped[Tensor, "*image"], first: Shaped[Tensor, "*image"]) -> Float[Tensor, ""]:
+    if not image.is_floating_point():
+        return (image != first).double().mean()
+    return (image.double() - first.double()).square().mean().sqrt()
 
 
 def _table(name: str, image: Float[Tensor, "*image"]) -> Float[Tensor, "vector channel"]:

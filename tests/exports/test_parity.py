@@ -189,6 +189,29 @@ def test_an_output_that_hardly_varies_makes_no_rounding_look_large() -> None:
     assert all(row.holds and row.relative == pytest.approx(0.01, rel=1e-3) for row in rows)
 
 
+@pytest.mark.parametrize("precision", list(BOUNDS))
+@pytest.mark.parametrize("name", ["cls", "mask"])
+def test_a_constant_output_does_not_hold_where_ours_varies_by_less_than_a_tenth(
+    name: str, precision: Precision
+) -> None:
+    """The floor that spares roundings would give it 0.4."""
+    told = replace(FREE, outputs=(name,), precision=precision)
+
+    def right(images: Tensor) -> tuple[Tensor, ...]:
+        if name == "mask":
+            return ((images[:, 0] > images[:, 0].flatten(1).quantile(0.97, dim=1).view(-1, 1, 1)).long(),)
+        return (1 + 0.04 * torch.nn.functional.normalize(images[:, :, 0, :4].flatten(1), dim=1) * 12**0.5,)
+
+    def constant(images: Tensor) -> tuple[Tensor, ...]:
+        (found,) = right(images)
+        return (torch.full_like(found, 0 if name == "mask" else 1),)
+
+    rows = compare(constant, right, told, photos=PHOTOS)
+    assert not [row for row in rows if row.holds]
+    assert min(row.relative for row in rows) == pytest.approx(1, abs=0.1)
+    assert all(row.holds for row in compare(right, right, told, photos=PHOTOS))
+
+
 def test_photos_take_the_place_of_noise_at_every_size() -> None:
     seen = []
 
