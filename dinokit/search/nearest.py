@@ -30,6 +30,7 @@ Kind = Literal["auto", "exact", "faiss"]
 EXACT = 1 << 27  # numbers of all rows up to which every search looks at all of them, 350,000 x 384
 TILE = 1 << 14  # rows of a product
 MORE = 16  # rows beyond those that are asked for that are settled
+CLOSE = 1e-5  # between cosines in float32 that are perhaps equal
 WIDER = 4  # where too many of the nearest were removed: so many times as many are asked for
 MOST = 1024  # and up to how many
 LINKS, CARE = 32, 80  # of the graph: neighbours of a row, and how far it looks for them
@@ -63,7 +64,7 @@ class Exact:
         self._rows = rows
 
     def nearest(self, asked: Float32[numpy.ndarray, "query dim"], *, k: int) -> list[Found]:
-        """Return the k nearest rows of each query."""
+        """Return the k nearest rows of each query; where more are as near as the last, those of the lowest numbers."""
         queries = torch.from_numpy(asked)
         values = torch.empty(len(asked), 0)
         numbers = torch.empty(len(asked), 0, dtype=torch.int64)
@@ -74,10 +75,24 @@ class Exact:
                 numbers = torch.cat([numbers, torch.from_numpy(some)[first + places]], dim=1)
                 values, places = torch.cat([values, most], dim=1).topk(min(k + MORE, numbers.shape[1]))
                 numbers = numbers.gather(1, places)
+        cut = values.shape[1] < len(self._rows)
         return [
-            _settled(self._rows.take(near), query, near, k=k)
-            for query, near in zip(asked, numbers.sort(dim=1).values.numpy())
+            self._of_many(query, float(most[k - 1]) - CLOSE, k=k)
+            if cut and most[-1] >= most[k - 1] - CLOSE
+            else _settled(self._rows.take(near), query, near, k=k)
+            for query, most, near in zip(asked, values, numbers.sort(dim=1).values.numpy(), strict=True)
         ]
+
+    def _of_many(self, query: Float32[numpy.ndarray, " dim"], least: float, *, k: int) -> Found:
+        """Return the k nearest of all rows of a cosine or more: one more look at all, for such as empty images."""
+        hits = [some[rows @ query >= least] for some, rows in self._rows.blocks()]
+        near = numpy.concatenate(hits)
+        most = max(TILE, 4 * k)
+        while len(near) > most:  # few at a time, for they are settled in float64
+            parts = numpy.array_split(near, -(-len(near) // most))
+            left = [_settled(self._rows.take(part), query, part, k=k).rows for part in parts]
+            near = numpy.sort(numpy.concatenate(left))
+        return _settled(self._rows.take(near), query, near, k=k)
 
 
 @final

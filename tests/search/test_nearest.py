@@ -67,6 +67,18 @@ def test_of_twins_the_lower_row_comes_first_however_many_are_asked_for(tmp_path:
         assert [order.index(high) - order.index(low) for low, high in twins] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("tile", [7, 1 << 14])
+def test_of_many_equal_images_the_lowest_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
+    monkeypatch.setattr(nearest, "TILE", tile)
+    vectors, empty = noise(150, dim=96), np.arange(2, 150, 2)
+    vectors[empty] = vectors[empty[-1]]
+    index = made(tmp_path / "i", vectors)
+    for k in (1, 3, 20, 60, 74, 80, 150):
+        (found,) = index.nearest(vectors[empty[:1]].astype(np.float64), k=k)
+        assert found.rows[:74].tolist() == empty[:k].tolist()
+        assert len(set(found.rows.tolist())) == k
+
+
 def test_faiss_finds_what_is_there_and_not_what_was_removed(tmp_path: Path) -> None:
     vectors, asked = noise(400), noise(20, seed=1)
     index = made(tmp_path / "i", vectors, kind="faiss")
