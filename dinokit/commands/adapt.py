@@ -23,7 +23,7 @@ from dinokit.training.config import TrainConfig, read, with_settings
 from dinokit.visuals.report import write_report
 
 EXAMPLE = ("adapt-small",)  # whose settings --help lists
-FIRST = ("optim.lr.peak", "stages.adapt.changes.optim.lr.peak", "data.batch_size", "seed", "device", "workers")
+FIRST = ("stages.adapt.changes.optim.lr.peak", "data.batch_size", "seed", "device", "workers")
 SETTLED = 0.01  # of the loss of the heads: what it may still fall by, from a tenth of their steps to the next
 PORTIONS, FEWEST = 4, 2  # times their steps that heads may take until then; lines of a tenth
 
@@ -91,6 +91,9 @@ def adapt(
         load(scratch)  # a mistake in it is said before the work, not after
     kept = _opened("retained", absolute(retain), config) if retain else None
     portion = config.experiment.steps
+    if not {"log_every", "runtime.log_every"} & {*settings, *named}:  # as often as it takes to judge the heads
+        every = max(1, min(config.runtime.log_every, portion // (10 * FEWEST)))
+        config = replace(config, runtime=replace(config.runtime, log_every=every))
     begun = read(run.config).experiment.steps if run.steps() else portion
     if begun in [count * portion for count in range(2, PORTIONS + 1)]:  # the heads had not settled
         config = _longer(config, begun)
@@ -208,7 +211,10 @@ def settled(lines: list[dict[str, Any]], *, more: int = 0) -> str:
     """Say whether the loss of the heads has settled, or for how many steps more they learn."""
     found = change(lines)
     if found is None:
-        return "heads: too few lines of the log to say whether their loss has settled"
+        return (
+            f"heads: too few lines of the log to say whether their loss has settled, {10 * FEWEST} at least; give more "
+            "--heads or a smaller --log_every. The backbone learns now"
+        )
     by, last = found
     if by >= -SETTLED:
         return f"heads: their loss has settled at {last:.3f} ({by:+.1%} in the last tenth of their steps)"

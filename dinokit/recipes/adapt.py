@@ -37,7 +37,7 @@ def adapt() -> TrainConfig:
                 }
             ),
             optim=optim.Config(
-                lr=cosine(HEADS_RATE, RATE, steps=FITTED, warmup=FITTED // 20),
+                lr=Schedule(peak=HEADS_RATE, end=HEADS_RATE, warmup=FITTED // 20),  # falling would look like settling
                 weight_decay=constant(0.04),
                 trained="heads",
                 clip=3.0,

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dinokit import recipes
 from dinokit.checkpoints.store import RunFolder, header
 from dinokit.commands import adapt, guarding
 from dinokit.commands.guarding import Guard, Watched, watched
@@ -204,7 +205,7 @@ def test_heads_learn_on_while_their_loss_falls_and_a_start_finds_how_long(
     monkeypatch.setattr(Watched, "measure", lambda *_: 50.0)
 
     def begin(name: str) -> RunFolder:
-        rate = {"optim.lr.warmup": 0, "optim.lr.decay": 2}
+        rate = {"optim.lr.warmup": 0}
         out = tmp_path / name
         adapt.adapt(from_=str(model), data=str(photos), out=out, heads=2, steps=1, settings={**FEW, **rate})
         return RunFolder(out)
@@ -228,6 +229,29 @@ def test_heads_learn_on_while_their_loss_falls_and_a_start_finds_how_long(
             begin("broken")
     assert begin("broken").steps() == whole.steps()
     assert_same(whole.path, tmp_path / "broken")
+
+
+def test_heads_are_judged_by_the_log_of_a_short_run_and_their_portions_warn_of_nothing(
+    photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Watched, "measure", lambda *_: 50.0)
+    few = FEW | {"checkpoint_every": 100, "health.every": 1000}
+    adapt.adapt(from_=str(model), data=str(photos), out=tmp_path / "run", heads=20, steps=1, settings=few)
+    said = capfd.readouterr().err
+    assert RunFolder(tmp_path / "run").steps()[:3] == [0, 20, 40]  # in the first 20 it falls by 2 %
+    assert "their loss still falls" in said
+    assert "too few lines" not in said
+    assert "optim.lr takes" not in said
+
+
+@pytest.mark.parametrize("name", ["adapt", "adapt-small"])
+def test_the_heads_of_a_recipe_have_lines_enough_and_one_rate(name: str) -> None:
+    """Else their loss cannot be judged, or looks settled because the rate has fallen."""
+    found = recipes.find(name)
+    lines = [{"loss": 1.0}] * (found.experiment.steps // found.runtime.log_every)
+    assert adapt.change(lines) == (0.0, 1.0)
+    rate = found.experiment.optim.lr
+    assert rate.at(rate.warmup) == rate.at(found.experiment.steps - 1) == rate.peak
 
 
 def test_heads_that_never_settle_end_with_four_times_their_steps(
