@@ -28,7 +28,7 @@ from dinokit.planning import plan as planning
 from dinokit.planning.usual import MFU
 from dinokit.run.precision import settled
 from dinokit.training.config import with_settings
-from dinokit.training.course import FIRST
+from dinokit.training.course import FIRST as BEFORE_STAGES
 
 EXAMPLE = ("demo",)  # whose settings --help lists where none is named
 
@@ -81,7 +81,7 @@ def plan(
     if len(found) > 1:
         info(f"all stages: {hours:,.1f} h on {gpus:,} GPUs")
     first = next(iter(found.values()))
-    verb = "pretrain" if FIRST in found else "adapt --from MODEL --recipe"
+    verb = "pretrain" if BEFORE_STAGES in found else "adapt --from MODEL --recipe"
     info(f"next: dinokit {verb} {recipe} --data {data or 'FOLDER'} --out runs/NAME {first.settings}")
     if out is not None:
         stages = {name: asdict(each) | {"peak": each.peak, "hours": each.hours} for name, each in found.items()}
