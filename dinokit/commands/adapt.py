@@ -1,7 +1,6 @@
 """`dinokit adapt`: go on pretraining from any backbone, with a guard over what it could do"""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +8,14 @@ from typing import Any, Literal
 from dinokit import recipes
 from dinokit.checkpoints.load import load
 from dinokit.checkpoints.store import RunFolder, run_and_step
+from dinokit.commands import fitting
+from dinokit.commands.fitting import Fitting
 from dinokit.commands.guarding import Guard, Watched, watched
 from dinokit.commands.running import join_srun, train
 from dinokit.commands.tables import print_rows
-from dinokit.config import NO_SETTINGS, Settings, to_yaml
+from dinokit.config import NO_SETTINGS, Settings
 from dinokit.core import device as devices
-from dinokit.core.files import only_owner, read_jsonl, write_json, write_text
+from dinokit.core.files import only_owner, write_json
 from dinokit.core.messages import UserError, info, is_main
 from dinokit.recipes.adapted import adapted
 from dinokit.run import engine
@@ -24,8 +25,6 @@ from dinokit.visuals.report import write_report
 
 EXAMPLE = ("adapt-small",)  # whose settings --help lists
 FIRST = ("stages.adapt.changes.optim.lr.peak", "data.batch_size", "seed", "device", "workers")
-SETTLED = 0.01  # of the loss of the heads: what it may still fall by, from a tenth of their steps to the next
-PORTIONS, FEWEST = 4, 2  # times their steps that heads may take until then; lines of a tenth
 
 
 def adapt(
@@ -91,13 +90,10 @@ def adapt(
         load(scratch)  # a mistake in it is said before the work, not after
     kept = _opened("retained", absolute(retain), config) if retain else None
     portion = config.experiment.steps
-    if not {"log_every", "runtime.log_every"} & {*settings, *named}:  # as often as it takes to judge the heads
-        every = max(1, min(config.runtime.log_every, portion // (10 * FEWEST)))
-        config = replace(config, runtime=replace(config.runtime, log_every=every))
-    begun = read(run.config).experiment.steps if run.steps() else portion
-    if begun in [count * portion for count in range(2, PORTIONS + 1)]:  # the heads had not settled
-        config = _longer(config, begun)
-    follow = partial(_train_guarded, heads=portion, kept=kept, allowed=allowed, scratch=scratch)
+    if not {"log_every", "runtime.log_every"} & {*settings, *named}:
+        config = fitting.logged(config)
+    config = fitting.begun(run, config)
+    follow = partial(_train_guarded, portion=portion, kept=kept, allowed=allowed, scratch=scratch)
     return train(config, run.path, anyway=anyway, follow=follow)
 
 
@@ -129,7 +125,7 @@ def _train_guarded(
     images: Source,
     run: RunFolder,
     *,
-    heads: int,
+    portion: int,
     kept: Watched | None,
     allowed: float,
     scratch: Path | None,
@@ -137,21 +133,18 @@ def _train_guarded(
     """Train under the guard, then publish, compare and report."""
     sets = [watched("folder", config.experiment.data.source, images), *([] if kept is None else [kept])]
     device = devices.choose(config.runtime.device)
-    while True:
-        guard = Guard(run, sets, allowed=allowed, first=config.experiment.steps, device=device)
+    longer: TrainConfig | None = config
+    while longer is not None:
+        heads = Fitting(run, longer, portion=portion)
+        guard = Guard(run, sets, allowed=allowed, first=heads.end, device=device)
         guard.check()
         if guard.ended():  # so all ranks find, before one changes anything
             break
         if is_main() and config.experiment.start is not None:  # what cannot be measured is said before the work
             channels = config.experiment.backbone.channels
             guard.begin(partial(load, config.experiment.start.source, channels=channels))
-        look = partial(_look, guard, [guard.first], heads)
-        engine.pretrain(config, run.path, images=images, on_checkpoint=look)
-        if run.steps()[-1] != guard.first or not _fall(guard, heads):
-            break
-        config = _longer(config, guard.first + heads)
-        if is_main():  # a start knows by it how long they are
-            write_text(run.config, to_yaml(_longer(read(run.config), config.experiment.steps)))
+        engine.pretrain(longer, run.path, images=images, on_checkpoint=partial(_look, heads, guard))
+        longer = heads.longer()
     if not is_main():
         return
     with only_owner(run.path, doing="measures the teachers of"):
@@ -165,61 +158,9 @@ def _train_guarded(
     info(f"model {run.model} · report {write_report(run.path)}")
 
 
-def _look(guard: Guard, ends: list[int], heads: int, step: int, _: Path) -> bool:
-    """Look at a checkpoint; say whether the run is to end there, or the heads are to learn on.
-
-    Args:
-        ends: of the heads, until it is said; a start hands its checkpoint over once more.
-        heads: steps that they take at a time.
-    """
-    more = step == guard.first and _fall(guard, heads)
-    if step in ends:
-        ends.clear()
-        info(settled(_lines(guard), more=heads if more else 0))
-    return more or guard.look(step)
-
-
-def _fall(guard: Guard, heads: int) -> bool:
-    """Tell whether the loss of the heads still falls and they may take more steps; the log says it on all ranks."""
-    found = change(_lines(guard))
-    return guard.first < PORTIONS * heads and found is not None and found[0] < -SETTLED
-
-
-def _lines(guard: Guard) -> list[dict[str, Any]]:
-    return [line for line in read_jsonl(guard.run.metrics) if line.get("step", 0) <= guard.first]
-
-
-def _longer(config: TrainConfig, heads: int) -> TrainConfig:
-    """Let the heads learn for so many steps, whose first ones stay to the bit what they were."""
-    return replace(config, experiment=replace(config.experiment, steps=heads))
-
-
-def change(lines: list[dict[str, Any]]) -> tuple[float, float] | None:
-    """Return by which share of itself the loss of the heads changed from a tenth of their steps to the last, and that.
-
-    None where a tenth has too few lines.
-    """
-    losses = [line["loss"] for line in lines if "loss" in line]
-    part = len(losses) // 10
-    if part < FEWEST:
-        return None
-    before, last = sum(losses[-2 * part : -part]) / part, sum(losses[-part:]) / part
-    return (last - before) / abs(before), last
-
-
-def settled(lines: list[dict[str, Any]], *, more: int = 0) -> str:
-    """Say whether the loss of the heads has settled, or for how many steps more they learn."""
-    found = change(lines)
-    if found is None:
-        return (
-            f"heads: too few lines of the log to say whether their loss has settled, {10 * FEWEST} at least; give more "
-            "--heads or a smaller --log_every. The backbone learns now"
-        )
-    by, last = found
-    if by >= -SETTLED:
-        return f"heads: their loss has settled at {last:.3f} ({by:+.1%} in the last tenth of their steps)"
-    then = f"{more:,} steps more" if more else "give more --heads"
-    return f"heads: their loss still falls ({-by:.1%} in the last tenth of their steps, to {last:.3f}); {then}"
+def _look(heads: Fitting, guard: Guard, step: int, _: Path) -> bool:
+    """Tell whether the run is to end at a checkpoint."""
+    return heads.look(step) or guard.look(step)
 
 
 def compared(guard: Guard, scratch: Path | None) -> dict[str, dict[str, float]]:
