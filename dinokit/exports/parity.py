@@ -40,7 +40,7 @@ class Bound:
     def __str__(self) -> str:
         return (
             f"cosine at least {self.cosine:g}, error at most {self.error:g}, times the rms where that is above 1, "
-            f"relative at most {self.relative:g}; of classes, {self.agreement:.1%} of pixels alike"
+            f"relative at most {self.relative:g}; of classes, {self.agreement:.2%} of pixels alike"
         )
 
 
